@@ -1,0 +1,13 @@
+"""Nonnegative matrix factorization on Dask and Zarr: one read of V per iteration.
+
+`NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` reads a
+checkpointed fit.
+"""
+
+from importlib.metadata import version
+
+from dasknmf.estimator import NMF, non_negative_factorization
+from dasknmf.store.run import Run as open_run
+
+__all__ = ["NMF", "non_negative_factorization", "open_run"]
+__version__ = version("dasknmf")

@@ -1,0 +1,224 @@
+"""Dense panels: products by BLAS, a tile of rows at a time.
+
+BLAS is slow on tall-skinny operands taken whole; tiles of about 2 MiB keep V in cache from the
+cross product to the tally, so that one visit moves V through memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from dasknmf.blocks import sums
+from dasknmf.blocks.base import Sums
+
+_TILE_BYTES = 2**21
+_TILE_ROWS = (64, 1024)  # between the fixed cost of a call and the size of the caches
+
+
+def tile_rows(n_features: int, itemsize: int) -> int:
+    """Rows of a tile: depends on the width and dtype of V alone, so tile edges are absolute."""
+    least, most = _TILE_ROWS
+    rows = _TILE_BYTES // max(1, n_features * itemsize)
+    return int(min(most, max(least, rows // 16 * 16)))
+
+
+def scratch_bytes(n_features: int, dtype: np.dtype) -> int:
+    """Most bytes of tile-sized buffers that one walk holds."""
+    return 5 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
+
+
+class DenseBlock:
+    """A panel given as slabs of whole rows.
+
+    Parameters
+    ----------
+    slabs : iterable of ndarray of shape (slab_rows, n_features)
+        Read one after another while the block is walked; each walk iterates it anew.
+    n_rows, first : int
+        Rows of the panel, and the index in V of its first row.
+    dtype : numpy.dtype
+        float32 or float64: what tiles are converted to, a tile at a time.
+    checked : bool
+        Whether a walk sums V, for the comparison with what the first pass read.
+    """
+
+    def __init__(
+        self,
+        slabs: Iterable[np.ndarray],
+        *,
+        n_rows: int,
+        first: int,
+        n_features: int,
+        dtype: np.dtype,
+        checked: bool,
+    ) -> None:
+        self._slabs = slabs
+        self.n_rows = n_rows
+        self.first = first
+        self._dtype = dtype
+        self._height = tile_rows(n_features, dtype.itemsize)
+        self._scratch = Scratch(self._height, n_features, dtype)
+        self._checked = checked
+        self.total = 0.0
+        self.nbytes = 0
+
+    def tiles(self) -> Iterator[DenseTile]:
+        self.total = 0.0
+        self.nbytes = 0
+        row = 0
+        for slab in self._slabs:
+            for start in range(0, len(slab), self._height):
+                values = self._converted(slab[start : start + self._height])
+                if self._checked:
+                    self.total += sums.total(_flat(values))
+                stop = row + len(values)
+                yield DenseTile(values, slice(row, stop), self.first + row, self._scratch)
+                row = stop
+            self.nbytes += slab.nbytes
+        if row != self.n_rows:
+            raise ValueError(
+                f"a panel gave {row} rows; the panel table says {self.n_rows}: "
+                "V changed its shape after it was opened, open it again."
+            )
+
+    def _converted(self, values: np.ndarray) -> np.ndarray:
+        unit = values.itemsize
+        if values.dtype == self._dtype and unit in values.strides:
+            return values
+        converted = self._scratch.get("values", len(values))
+        np.copyto(converted, values, casting="unsafe")
+        return converted
+
+
+class Scratch:
+    """Tile-sized buffers that every tile of a walk reuses."""
+
+    def __init__(self, height: int, n_features: int, dtype: np.dtype) -> None:
+        self._shape = (height, n_features)
+        self._dtype = dtype
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def get(self, name: str, n_rows: int) -> np.ndarray:
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = np.empty(self._shape, self._dtype)
+        return array[:n_rows]
+
+
+class DenseTile:
+    """A dense tile; see `dasknmf.blocks.base.Tile`."""
+
+    __slots__ = ("V", "rows", "first", "_scratch")
+
+    def __init__(self, V: np.ndarray, rows: slice, first: int, scratch: Scratch) -> None:
+        self.V = V
+        self.rows = rows
+        self.first = first
+        self._scratch = scratch
+
+    def sums(self) -> Sums:
+        return Sums(*sums.survey(_flat(self.V)))
+
+    def power_sum(self, exponent: float) -> float:
+        return float((self.V.astype(np.float64) ** exponent).sum())
+
+    def cross(self, Ht: np.ndarray) -> np.ndarray:
+        return np.matmul(self.V, Ht)
+
+    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+        A += np.matmul(W.T, self.V)
+
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
+        np.subtract(self.V, P, out=P)
+        flat = _flat(P)
+        return 0.5 * sums.product_total(flat, flat)
+
+    def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
+        n_rows = len(self.V)
+        P = np.matmul(W, H, out=self._scratch.get("P", n_rows))
+        Q = self._scratch.get("Q", n_rows)
+        if beta == 1:
+            total = float(W.sum(axis=0, dtype=np.float64) @ H.sum(axis=1, dtype=np.float64))
+            np.maximum(P, eps, out=P)
+            np.divide(self.V, P, out=Q)
+            return DenseRatio(self.V, Q, None, P, beta, total)
+        if beta < 2:
+            np.maximum(P, eps, out=P)
+        R = self._scratch.get("R", n_rows)
+        if beta == 0:
+            np.divide(1, P, out=R)
+            np.multiply(R, R, out=Q)
+        else:
+            np.power(P, beta - 2, out=Q)
+            np.multiply(Q, P, out=R)
+        np.multiply(self.V, Q, out=Q)
+        return DenseRatio(self.V, Q, R, P, beta, 0.0)
+
+
+class DenseRatio:
+    """Q = V ∘ P^{β−2} and R = P^{β−1} of a dense tile; see `dasknmf.blocks.base.Ratio`."""
+
+    __slots__ = ("V", "Q", "R", "P", "beta", "total")
+
+    def __init__(
+        self,
+        V: np.ndarray,
+        Q: np.ndarray,
+        R: np.ndarray | None,
+        P: np.ndarray,
+        beta: float,
+        total: float,
+    ) -> None:
+        self.V = V
+        self.Q = Q
+        self.R = R
+        self.P = P
+        self.beta = beta
+        self.total = total
+
+    def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:
+        return np.matmul(self.Q, Ht)
+
+    def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
+        assert self.R is not None  # for β = 1 the denominator is ΣH, which no tile needs to make
+        return np.matmul(self.R, Ht)
+
+    def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
+        A += np.matmul(W.T, self.Q)
+
+    def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
+        assert self.R is not None
+        B += np.matmul(W.T, self.R)
+
+    def loss(self) -> float:
+        """D(V | P) less its constant; overwrites P, which nothing needs any more."""
+        V, Q, R, P = self.V, self.Q, self.R, self.P
+        beta = self.beta
+        if beta == 1:
+            # v log(v / p): where v = 0 the floor makes it 0 · log(tiny) = 0.
+            np.maximum(Q, np.finfo(P.dtype).tiny, out=P)
+            np.log(P, out=P)
+            return product_sum(V, P) - sums.total(_flat(V)) + self.total
+        assert R is not None
+        if beta == 0:
+            np.multiply(V, R, out=P)
+            ratio = sums.total(_flat(P))
+            np.log(P, out=P)
+            return ratio - sums.total(_flat(P)) - P.size
+        powers = product_sum(R, P)
+        return ((beta - 1) * powers - beta * product_sum(V, R)) / (beta * (beta - 1))
+
+
+def product_sum(left: np.ndarray, right: np.ndarray) -> float:
+    """Σ u v over two tiles of one shape, in float64."""
+    if left.flags.c_contiguous and right.flags.c_contiguous:
+        return float(sums.product_total(left.reshape(-1), right.reshape(-1)))
+    return float(np.einsum("ij,ij->", left, right, dtype=np.float64))
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """The values in one contiguous row: a view where the memory is in one piece."""
+    return values.reshape(-1) if values.flags.c_contiguous else values.T.reshape(-1)

@@ -1,0 +1,309 @@
+"""One pass as a Dask graph: the same graph for the synchronous scheduler, threads and clusters.
+
+::
+
+    load ──► visit 0 ──┐
+       ├───► visit 1 ──┼─► add ─┐
+       └───► visit …   ┘        ├─► update (one per model) ─► outcome
+                        … add ──┘
+
+A visit reads its panel of V and its rows of W, writes the new rows to the factor store, and
+returns only a tally. The tree of additions is fixed by the panel table, so the sums, and with them
+every later number, do not depend on the scheduler. Nothing but the outcome returns to the client,
+and no result outlives the pass: the graph of the hundredth pass is as large as that of the first.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from dask.task_spec import Alias, GraphNode, List, Task, TaskRef
+
+from dasknmf.blocks import DenseBlock, RowsOnly
+from dasknmf.errors import DataChangedError
+from dasknmf.inputs.base import PanelSlabs, Source
+from dasknmf.inputs.zarr_array import metered
+from dasknmf.panels import Grid, Panel
+from dasknmf.passes import Outcome, Phase, Tally, Visitor, add, visit
+from dasknmf.store.factors import Factors, Generation
+
+FAN_IN = 8
+
+_SUM_TOLERANCE = 1e-12
+"""Relative: two CPUs may add the same numbers in another order."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What the visits of a pass moved and saw, beside their tallies."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    sums: tuple[tuple[int, float], ...] = ()
+    """Panel and Σv, where the pass read V."""
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(
+            self.bytes_read + other.bytes_read,
+            self.bytes_written + other.bytes_written,
+            self.sums + other.sums,
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a list of models over V: all of them share its read."""
+
+    name: str
+    """``"<pass>-<epoch>"``: names what the pass leaves behind."""
+    phases: tuple[Phase, ...]
+    source: Source
+    grid: Grid
+    dtype: np.dtype
+    factors: Factors
+    state: str
+    """Name of the pass that left the state which this one starts from; empty for none."""
+    rows: Generation | None
+    """The rows that enter."""
+    sums: Sequence[float] | None = None
+    """Σv of each panel, as the first read found it; None until then."""
+
+    @property
+    def leaves(self) -> Generation | None:
+        """The rows that the pass leaves behind; None where it changes none."""
+        generation = Generation.of(self.name, [phase.widths for phase in self.phases])
+        return generation if generation.widths else None
+
+    @property
+    def reads_data(self) -> bool:
+        return any(phase.reads_data for phase in self.phases)
+
+
+Get = Callable[[dict[Hashable, GraphNode], list[Hashable]], Any]
+"""A scheduler: computes some keys of a graph."""
+
+
+def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
+    """Run a pass to its end. Afterwards its rows and states are in the factor store."""
+    if one.leaves:
+        one.factors.begin(one.leaves)
+    graph, keys = graph_of(one)
+    *outcomes, ledger = get(graph, keys)
+    return outcomes, ledger
+
+
+def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
+    """The graph of a pass, and the keys of its outcomes followed by that of its ledger."""
+    # Names that group well on the dashboard: what it does, then a token of this very pass.
+    token = uuid.uuid4().hex
+    label = one.phases[0].name.replace(" ", "-")
+    worker_side = WorkerSide(
+        one.name,
+        one.phases,
+        one.source.reader,
+        one.source.shape[1],
+        one.dtype,
+        one.factors,
+        one.state,
+        one.rows,
+        one.leaves,
+        checked=not one.source.in_process,
+    )
+    load = f"load-{token}"
+    graph: dict[Hashable, GraphNode] = {load: Task(load, _load, worker_side)}
+
+    upstream = Upstream(one.source.upstream()) if one.reads_data else None
+    parts: list[Hashable] = []
+    for index, panels in enumerate(one.grid.runs()):
+        key = (f"{label}-{token}", index)
+        chunks = [one.source.chunk_keys(panel) if upstream else [] for panel in panels]
+        references = List(
+            *(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks)
+        )
+        expected = [one.sums[panel.index] for panel in panels] if one.sums is not None else None
+        task = Task(key, _visit_run, TaskRef(load), panels, expected, references)
+        needed = [chunk for panel in chunks for row in panel for chunk in row]
+        if upstream and needed:
+            graph |= upstream.fused(task, needed)
+        else:
+            graph[key] = task
+        parts.append(key)
+
+    level = 0
+    while len(parts) > 1:
+        sums: list[Hashable] = []
+        for index in range(0, len(parts), FAN_IN):
+            group = parts[index : index + FAN_IN]
+            key = (f"add-tallies-{token}", level, index)
+            graph[key] = Task(key, _add, List(*map(TaskRef, group)))
+            sums.append(key)
+        parts, level = sums, level + 1
+
+    total = parts[0]
+    keys: list[Hashable] = []
+    for model in range(len(one.phases)):
+        key = (f"update-{token}", model)
+        graph[key] = Task(key, _update, TaskRef(load), model, TaskRef(total))
+        keys.append(key)
+    ledger = f"ledger-{token}"
+    graph[ledger] = Task(ledger, _ledger, TaskRef(total))
+    return graph, [*keys, ledger]
+
+
+class Upstream:
+    """The graph that makes V's chunks; what only one visit needs becomes part of that visit."""
+
+    def __init__(self, graph: dict[Hashable, GraphNode]) -> None:
+        self._graph = graph
+        self._uses = Counter(
+            dependency
+            for node in graph.values()
+            if isinstance(node, GraphNode)
+            for dependency in node.dependencies
+        )
+
+    def fused(self, task: Task, needed: Sequence[Hashable]) -> dict[Hashable, GraphNode]:
+        """The visit with its private ancestors in one task, beside the ancestors it shares."""
+        private: dict[Hashable, GraphNode] = {}
+        shared: dict[Hashable, GraphNode] = {}
+        uses = Counter(needed)
+        asked = set(needed)
+        waiting = list(uses)
+        while waiting:
+            key = waiting.pop()
+            if key in private:
+                continue
+            node = self._graph[key]
+            # Data and futures are used in place; only tasks are worth running inside the visit.
+            if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in asked):
+                shared[key] = node
+                continue
+            shared.pop(key, None)
+            private[key] = node
+            for dependency in node.dependencies:
+                uses[dependency] += 1
+                waiting.append(dependency)
+        for key in list(shared):
+            self._closure(key, shared)
+        fused = Task.fuse(*private.values(), task) if private else task
+        return {**shared, task.key: fused}
+
+    def _closure(self, key: Hashable, found: dict[Hashable, GraphNode]) -> None:
+        waiting = [key]
+        while waiting:
+            node = self._graph[waiting.pop()]
+            for dependency in getattr(node, "dependencies", ()):
+                if dependency not in found:
+                    found[dependency] = self._graph[dependency]
+                    waiting.append(dependency)
+
+
+@dataclass(frozen=True)
+class WorkerSide:
+    """The part of a pass that every task of it needs; travels once, as one task's argument."""
+
+    name: str
+    phases: tuple[Phase, ...]
+    reader: Any
+    n_features: int
+    dtype: np.dtype
+    factors: Factors
+    state: str
+    rows: Generation | None
+    leaves: Generation | None
+    checked: bool
+    smalls: tuple[Any, ...] = ()
+
+
+def _load(side: WorkerSide) -> WorkerSide:
+    states = side.factors.read_states(side.state) or [{} for _ in side.phases]
+    smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, states, strict=True))
+    return replace(side, smalls=smalls)
+
+
+def _visit_run(
+    side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
+) -> tuple[list[Tally], Ledger]:
+    """Visit consecutive panels in turn."""
+    visited = [
+        _visit_panel(side, panel, None if expected is None else expected[i], chunks[i])
+        for i, panel in enumerate(panels)
+    ]
+    return _add(visited)
+
+
+def _visit_panel(
+    side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
+) -> tuple[list[Tally], Ledger]:
+    bytes_read = bytes_written = 0
+    models: list[dict[str, np.ndarray]] = [{} for _ in side.phases]
+    if side.rows:
+        stored = side.factors.read_rows(side.rows, panel.index, panel.n_rows)
+        bytes_read += stored.nbytes
+        models = side.rows.split(stored)
+    for phase, rows in zip(side.phases, models, strict=True):
+        for name, columns in phase.widths.items():
+            if name not in rows:
+                rows[name] = np.zeros((panel.n_rows, columns), side.dtype)
+    visitors = [
+        Visitor(phase, small, rows)
+        for phase, small, rows in zip(side.phases, side.smalls, models, strict=True)
+    ]
+    sums: tuple[tuple[int, float], ...] = ()
+    if any(phase.reads_data for phase in side.phases):
+        block = DenseBlock(
+            PanelSlabs(side.reader, panel.start, panel.stop, chunks),
+            n_rows=panel.n_rows,
+            first=panel.start,
+            n_features=side.n_features,
+            dtype=side.dtype,
+            checked=side.checked,
+        )
+        with metered() as meter:
+            tallies = visit(block, visitors)
+        bytes_read += meter.nbytes or block.nbytes
+        if side.checked:
+            sums = ((panel.index, block.total),)
+            _check_sum(panel, block.total, expected)
+    else:
+        tallies = visit(RowsOnly(panel.n_rows, panel.start), visitors)
+    if side.leaves:
+        joined = side.leaves.joined(models)
+        side.factors.write_rows(side.leaves, panel.index, joined)
+        bytes_written = joined.nbytes
+    return tallies, Ledger(bytes_read, bytes_written, sums)
+
+
+def _check_sum(panel: Panel, found: float, expected: float | None) -> None:
+    if expected is None or np.isnan(expected):
+        return
+    if not abs(found - expected) <= _SUM_TOLERANCE * abs(expected):
+        raise DataChangedError(
+            f"panel {panel.index} (rows {panel.start} to {panel.stop - 1}) of V sums to {found!r}; the "
+            f"first pass found {expected!r}: V changed or is damaged since, bring it back or start "
+            "over with overwrite=True."
+        )
+
+
+def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
+    tallies = [add(model) for model in zip(*(tally for tally, _ in parts), strict=True)]
+    ledger = parts[0][1]
+    for _, part in parts[1:]:
+        ledger = ledger + part
+    return tallies, ledger
+
+
+def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
+    states = side.factors.read_states(side.state) or [{} for _ in side.phases]
+    state, outcome = side.phases[model].update(total[0][model], states[model])
+    side.factors.write_state(side.name, model, state)
+    return outcome
+
+
+def _ledger(total: tuple[list[Tally], Ledger]) -> Ledger:
+    return total[1]

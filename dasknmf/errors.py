@@ -1,0 +1,59 @@
+"""Exceptions, grouped by what a handler would do about them.
+
+::
+
+    DaskNMFError
+    ├── DataError (ValueError)         mend the data, or tell NMF how to read it
+    ├── SourceError (ValueError)       give a source that can be opened and read
+    ├── MemoryLimitError (MemoryError) give more memory, or ask for less
+    ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
+    └── RunError (RuntimeError)        something about the run store
+        ├── RunMismatchError           repeat the arguments, or overwrite the run
+        ├── RunLockedError             wait for the other process, or stop it
+        ├── RunDamagedError            restore the store from a copy, or overwrite the run
+        └── DataChangedError           bring V back, or overwrite the run
+
+Bad parameter values raise scikit-learn's own ``InvalidParameterError`` or ``ValueError``.
+"""
+
+from __future__ import annotations
+
+
+class DaskNMFError(Exception):
+    """Root of every exception that this package defines."""
+
+
+class DataError(DaskNMFError, ValueError):
+    """V holds values that the model does not take."""
+
+
+class SourceError(DaskNMFError, ValueError):
+    """V cannot be opened, or its layout cannot be cut into panels."""
+
+
+class MemoryLimitError(DaskNMFError, MemoryError):
+    """The projected peak exceeds what a worker has."""
+
+
+class SchedulerError(DaskNMFError, RuntimeError):
+    """The scheduler is unknown, or its workers cannot reach the factor store."""
+
+
+class RunError(DaskNMFError, RuntimeError):
+    """A run store cannot be used as asked."""
+
+
+class RunMismatchError(RunError):
+    """The run was started with another V or another model."""
+
+
+class RunLockedError(RunError):
+    """Another live process is writing this run."""
+
+
+class RunDamagedError(RunError):
+    """A record or a factor of the run is missing, truncated or altered."""
+
+
+class DataChangedError(RunError):
+    """A panel of V no longer holds what the first pass read there."""

@@ -1,0 +1,249 @@
+"""A fit: the phases of a model, run over V one pass after another, each of them committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from dasknmf import engine
+from dasknmf.blocks.dense import scratch_bytes
+from dasknmf.history import History, Outcome, Record, Stop
+from dasknmf.inputs.base import Source
+from dasknmf.model import Model
+from dasknmf.panels import Grid, Projection
+from dasknmf.passes import Callback, Phase
+from dasknmf.schedulers import Scheduler
+from dasknmf.starts import survey
+from dasknmf.store.factors import Generation
+from dasknmf.store.run import MemoryRun, Position, StoredRun
+
+
+@dataclass
+class Fit:
+    """One model fitted to one V.
+
+    Parameters
+    ----------
+    model, source, grid, run, scheduler
+        What, of what, cut where, kept where, computed where.
+    max_iter : int
+        Most exact passes, those of earlier sessions of the run included.
+    tol : float
+        Of the stop rule.
+    given : tuple of arrays or None
+        Rows of W, shape (n_samples, k), NumPy or Dask, and H, for ``init="custom"``.
+    callbacks : sequence of callable
+        Called with the new `Record` after each pass.
+    """
+
+    model: Model
+    source: Source
+    grid: Grid
+    run: MemoryRun | StoredRun
+    scheduler: Scheduler
+    max_iter: int
+    tol: float
+    given: tuple[Any, np.ndarray] | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def __call__(self) -> None:
+        """Run to the end, from wherever the run stands."""
+        exact, closing = self.model.exact(), self.model.closing()
+        starts = self.model.starts()
+        self._check_memory([*starts, exact, closing])
+        with self.scheduler.single_threaded_blas():
+            while self.run.position.start < len(starts):
+                self._start(starts[self.run.position.start])
+            self._place_given()
+            self._rule = self.model.stop_rule(self.tol, self._state())
+            while self.run.position.outcome is None:
+                ended = self._ended(self.run.history)
+                if ended is None:
+                    self._exact(exact)
+                elif self._loss_is_known():
+                    self._commit(replace(self.run.position, outcome=ended.value), None, self.run.sums)
+                else:
+                    self._closing(closing, ended)
+
+    @property
+    def history(self) -> History:
+        return self.run.history
+
+    def _start(self, phase: Phase) -> None:
+        at = self.run.position
+        one, outcomes, ledger, seconds = self._passed(phase, at.state)
+        state = self.run.factors.read_states(one.name)[0]
+        if phase.reads_data:
+            survey.check(state, self.model.loss, self.model.shape)
+        record = self._record(phase, 0, outcomes[0], ledger, seconds)
+        after = replace(
+            at, passes=at.passes + 1, start=at.start + 1, state=one.name, rows=one.leaves or at.rows
+        )
+        self._commit(after, record, self._sums(ledger))
+
+    def _place_given(self) -> None:
+        """Commit the state of the first exact pass; for a custom start, with the given factors."""
+        at = self.run.position
+        state = self._state()
+        if "iteration" in state:
+            return
+        state = self.model.first(state)
+        name = f"{at.passes}-{self.run.epoch}"
+        rows = at.rows
+        began = time.perf_counter()
+        written = 0
+        if self.given is not None:
+            W, H = self.given
+            state = state | {"H": np.ascontiguousarray(H, dtype=self.model.dtype)}
+            rows = Generation.of(name, [{"W": self.model.k}])
+            self.run.factors.begin(rows)
+            for panel in self.grid:
+                block = W[panel.start : panel.stop]
+                block = block.compute() if isinstance(block, da.Array) else block
+                block = np.array(block, dtype=self.model.dtype, order="C")
+                self.run.factors.write_rows(rows, panel.index, block)
+                written += block.nbytes
+        self.run.factors.write_state(name, 0, state)
+        seconds = time.perf_counter() - began
+        record = Record(
+            0, "start", None, None, None, None, seconds, 0, written, self.run.history.reads
+        )
+        self._commit(replace(at, passes=at.passes + 1, state=name, rows=rows), record, self.run.sums)
+
+    def _exact(self, phase: Phase) -> None:
+        at = self.run.position
+        one, outcomes, ledger, seconds = self._passed(phase, at.state)
+        record = self._record(phase, at.iteration + 1, outcomes[0], ledger, seconds)
+        stop = self._rule.decide(self.run.history.plus(record))
+        if stop is not None and stop.at == "entry":
+            # The pair that entered is the answer, and this pass has evaluated it: undo its moves.
+            self.run.forget(one.leaves)
+            record = replace(record, phase="closing", iteration=at.iteration)
+            after = replace(at, passes=at.passes + 1, outcome=Outcome.CONVERGED.value)
+        else:
+            after = replace(
+                at,
+                passes=at.passes + 1,
+                iteration=at.iteration + 1,
+                state=one.name,
+                rows=one.leaves,
+            )
+            ended = self._ended(self.run.history.plus(record), after.iteration)
+            if ended is not None and _tells_loss(record):
+                after = replace(after, outcome=ended.value)
+        self._commit(after, record, self._sums(ledger))
+
+    def _closing(self, phase: Phase, ended: Outcome) -> None:
+        at = self.run.position
+        one, outcomes, ledger, seconds = self._passed(phase, at.state)
+        record = self._record(phase, at.iteration, outcomes[0], ledger, seconds)
+        after = replace(at, passes=at.passes + 1, state=one.name, outcome=ended.value)
+        self._commit(after, record, self._sums(ledger))
+
+    def _passed(
+        self, phase: Phase, state: str
+    ) -> tuple[engine.Pass, list[Any], engine.Ledger, float]:
+        """Run one pass. What it leaves is not part of the run before it is committed."""
+        one = engine.Pass(
+            name=f"{self.run.position.passes}-{self.run.epoch}",
+            phases=(phase,),
+            source=self.source,
+            grid=self.grid,
+            dtype=self.model.dtype,
+            factors=self.run.factors,
+            state=state,
+            rows=self.run.position.rows,
+            sums=self.run.sums,
+        )
+        began = time.perf_counter()
+        outcomes, ledger = engine.run(one, self.scheduler.get)
+        return one, outcomes, ledger, time.perf_counter() - began
+
+    def _record(
+        self, phase: Phase, iteration: int, outcome: Any, ledger: engine.Ledger, seconds: float
+    ) -> Record:
+        objective = outcome.objective
+        before = next(
+            (past.objective for past in reversed(self.run.history) if past.objective is not None),
+            None,
+        )
+        change = None
+        if objective is not None and before:
+            change = (before - objective) / before
+        return Record(
+            iteration,
+            phase.name,
+            outcome.loss,
+            objective,
+            outcome.loss_at,
+            change,
+            seconds,
+            ledger.bytes_read,
+            ledger.bytes_written,
+            self.run.history.reads + phase.reads_data,
+            outcome.measures,
+        )
+
+    def _commit(
+        self, position: Position, record: Record | None, sums: tuple[float, ...] | None
+    ) -> None:
+        self.run.commit(position, record, sums)
+        if record is not None:
+            for callback in self.callbacks:
+                callback(record)
+
+    def _ended(self, history: History, iteration: int | None = None) -> Outcome | None:
+        """Whether the fit is over after this history, as the history and the budget alone decide."""
+        done = self.run.position.iteration if iteration is None else iteration
+        if done == 0:
+            return None
+        last = history[-1]
+        stop = self._rule.decide(history) if last.phase == "exact" else None
+        if stop == Stop("end"):
+            return Outcome.CONVERGED
+        return Outcome.MAX_ITER if done >= self.max_iter else None
+
+    def _loss_is_known(self) -> bool:
+        """Whether the last record tells the loss of the pair that would be returned."""
+        return _tells_loss(self.run.history[-1])
+
+    def _sums(self, ledger: engine.Ledger) -> tuple[float, ...] | None:
+        if self.run.sums is not None or not ledger.sums:
+            return self.run.sums
+        found = dict(ledger.sums)
+        return tuple(found[panel.index] for panel in self.grid)
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return self.run.factors.read_states(self.run.position.state)[0]
+
+    def _check_memory(self, phases: Sequence[Phase]) -> None:
+        """Refuse, before anything is read, what will not fit."""
+        n_features = self.source.shape[1]
+        itemsize = self.model.dtype.itemsize
+        slab = self.source.slab_bytes
+        if not slab and not self.source.in_process:
+            slab = self.grid.rows_max * n_features * self.source.dtype.itemsize
+        for phase in phases:
+            width = max([sum(phase.widths.values()), self.model.k])
+            Projection(
+                baseline=self.scheduler.baseline,
+                threads=min(self.scheduler.threads, len(self.grid)),
+                slab=slab,
+                tiles=scratch_bytes(n_features, self.model.dtype),
+                rows=self.grid.rows_max * width * itemsize,
+                tally=phase.tally().nbytes,
+                small=4 * width * n_features * 8,
+                fan_in=engine.FAN_IN,
+            ).check(self.scheduler.memory_limit)
+
+
+def _tells_loss(record: Record) -> bool:
+    """Whether a record's loss is that of the pair which stands after it."""
+    if record.phase == "closing":
+        return True
+    return record.loss_at == "end" and not record.measures.get("imprecise")

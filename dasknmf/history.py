@@ -1,0 +1,213 @@
+"""What each pass achieved, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PUBLIC = (
+    "iteration",
+    "phase",
+    "loss",
+    "objective",
+    "loss_at",
+    "change",
+    "seconds",
+    "bytes_read",
+    "bytes_written",
+    "reads",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pass."""
+
+    iteration: int
+    """Exact passes so far; 0 during survey and start."""
+    phase: str
+    """Name of the phase."""
+    loss: float | None
+    """The divergence D(V | WH), without penalties; None in phases before there is a pair."""
+    objective: float | None
+    """The loss with penalties: what the solver lowers."""
+    loss_at: str | None
+    """``"end"``: the loss of the pair that the pass made; ``"entry"``: of the pair that entered."""
+    change: float | None
+    """Relative decrease of the objective since the last record that has one."""
+    seconds: float
+    """Wall time of the pass."""
+    bytes_read: int
+    """Bytes of V, as fetched from its store, and of factors."""
+    bytes_written: int
+    """Bytes of factors."""
+    reads: float
+    """Reads of the whole of V so far."""
+    measures: dict[str, float] = field(default_factory=dict, repr=False)
+    """What the solver's own stop rule needs."""
+
+
+class History(Sequence[Record]):
+    """The records of a run, the oldest first."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records = tuple(records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __repr__(self) -> str:
+        if not self._records:
+            return "History(empty)"
+        last = self._records[-1]
+        return f"History({len(self)} passes, {last.reads:g} reads of V, objective {last.objective})"
+
+    def plus(self, record: Record) -> History:
+        return History((*self._records, record))
+
+    @property
+    def exact(self) -> list[Record]:
+        """The exact passes."""
+        return [record for record in self._records if record.phase == "exact"]
+
+    @property
+    def reads(self) -> float:
+        """Reads of V so far."""
+        return self._records[-1].reads if self._records else 0.0
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per pass. Needs pandas."""
+        import pandas as pd
+
+        rows = [{name: getattr(record, name) for name in _PUBLIC} for record in self._records]
+        return pd.DataFrame(rows, columns=list(_PUBLIC))
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    return asdict(record)
+
+
+def from_json(content: dict[str, Any]) -> Record:
+    known = {each.name for each in fields(Record)}
+    return Record(**{name: value for name, value in content.items() if name in known})
+
+
+class Outcome(Enum):
+    """How a fit ended; each value says what one may do about it."""
+
+    CONVERGED = "converged"
+    MAX_ITER = "max_iter"
+
+    @property
+    def advice(self) -> str:
+        if self is Outcome.CONVERGED:
+            return "The stop rule was met: lower tol to go further."
+        return "max_iter was reached before the stop rule was met: raise max_iter, or tol."
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The decision to end."""
+
+    at: str
+    """``"end"``: keep the pair that the last pass made; ``"entry"``: the pair that entered it."""
+
+
+class StopRule(Protocol):
+    """Decides from the history alone, so a resumed run decides as an uninterrupted one."""
+
+    def decide(self, history: History) -> Stop | None:
+        """Whether to end after the last record."""
+
+
+@dataclass(frozen=True)
+class RemainingGain:
+    """Stop when what is left to gain is small.
+
+    With Δ_t the decrease of the objective in pass t and ρ = Δ_t / Δ_{t−1}, taken no larger than
+    0.99, a geometric decrease has Δ_t ρ / (1 − ρ) left to go. The fit ends when that is at most
+    `tol` times the objective for two passes running, or when the loss is below `floor`.
+    """
+
+    tol: float
+    floor: float
+    """Ten roundings of V's own size: less cannot be told from an exact fit."""
+
+    _STEEPEST = 0.99
+
+    def decide(self, history: History) -> Stop | None:
+        passes = history.exact
+        if not passes or self.tol == 0:
+            return None
+        last = passes[-1]
+        assert last.loss is not None and last.loss_at is not None
+        if last.loss <= self.floor or (self._small(passes) and self._small(passes[:-1])):
+            return Stop(last.loss_at)
+        return None
+
+    def _small(self, passes: Sequence[Record]) -> bool:
+        values = [record.objective for record in passes[-3:]]
+        if len(values) < 3 or len({record.loss_at for record in passes[-3:]}) > 1:
+            return False
+        first, second, third = (float(value or 0.0) for value in values)
+        gain, gain_before = second - third, first - second
+        if gain <= 0:
+            return True
+        ratio = min(self._STEEPEST, gain / gain_before) if gain_before > 0 else self._STEEPEST
+        return gain * ratio / (1 - ratio) <= self.tol * third
+
+
+@dataclass(frozen=True)
+class Violation:
+    """scikit-learn's rule for ``solver="cd"``: the projected gradient against that of the first pass."""
+
+    tol: float
+
+    def decide(self, history: History) -> Stop | None:
+        passes = history.exact
+        if not passes:
+            return None
+        first, last = (passes[i].measures["violation"] for i in (0, -1))
+        return Stop("end") if first == 0 or last / first <= self.tol else None
+
+
+@dataclass(frozen=True)
+class EveryTenth:
+    """scikit-learn's rule for ``solver="mu"``: the decrease of √(2D) over ten iterations."""
+
+    tol: float
+
+    def decide(self, history: History) -> Stop | None:
+        passes = history.exact
+        if not passes or self.tol == 0:
+            return None
+        errors = self._errors(passes)
+        last = len(errors) - 1
+        if last < 10 or last % 10:
+            return None
+        if (errors[last - 10] - errors[last]) < self.tol * errors[0]:
+            return Stop(str(passes[-1].loss_at))
+        return None
+
+    @staticmethod
+    def _errors(passes: Sequence[Record]) -> list[float]:
+        """√(2D) of the start and after each iteration, as far as it is known."""
+        losses: dict[int, float] = {}
+        for record in passes:
+            if "loss_at_start" in record.measures:
+                losses[0] = record.measures["loss_at_start"]
+            at = record.iteration if record.loss_at == "end" else record.iteration - 1
+            losses[at] = float(record.loss or 0.0)
+        return [math.sqrt(2 * max(losses[i], 0.0)) for i in sorted(losses)]

@@ -1,0 +1,80 @@
+"""Inputs: everything that V can be given as, turned into rows of panels."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+import zarr
+from zarr.abc.store import Store
+
+from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
+from dasknmf.inputs.dask_array import DaskSource
+from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.inputs.zarr_array import ZarrSource, open_array
+
+__all__ = [
+    "Source",
+    "grid_of",
+    "is_chunked",
+    "opened",
+    "rather_transposed",
+    "source_of",
+    "working_dtype",
+]
+
+_LARGE = 128 * 2**20
+
+
+def opened(X: Any) -> Any:
+    """X with paths and URLs opened as Zarr arrays; anything else as it is."""
+    return open_array(X) if isinstance(X, (str, os.PathLike, Store)) else X
+
+
+def is_chunked(X: Any) -> bool:
+    """Whether X is worked on in chunks by the scheduler, and its W is a Dask array."""
+    return isinstance(X, (da.Array, zarr.Array))
+
+
+def source_of(X: Any, *, transposed: bool = False) -> Source:
+    """The source of V = X, or of Xᵀ.
+
+    Parameters
+    ----------
+    X : ndarray, SciPy sparse matrix, dask.array.Array or zarr.Array
+    transposed : bool
+        Factorize Xᵀ instead.
+    """
+    check_shape(X.shape)
+    working_dtype(X.dtype)
+    if isinstance(X, zarr.Array):
+        return ZarrSource(X, transposed=transposed)
+    if transposed:
+        X = X.T
+    return DaskSource(X) if isinstance(X, da.Array) else MemorySource(X)
+
+
+def rather_transposed(X: Any, *, parity: bool) -> bool:
+    """Whether Xᵀ is cut into better panels than X: wide in memory, or chunked by columns.
+
+    Parameters
+    ----------
+    X : as for `source_of`
+    parity : bool
+        Keep scikit-learn's order of updates, W before H, unless V is large and its chunks leave no
+        choice: in transposed roles H moves first.
+    """
+    n, m = X.shape
+    if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
+        return not parity and m > n
+    if isinstance(X, zarr.Array):
+        shape = X.shards or X.chunks
+        rows, columns = -(-n // shape[0]), -(-m // shape[1])
+    else:
+        rows, columns = X.numblocks
+    if parity:
+        return bool(rows == 1 and columns > 1 and n * m * X.dtype.itemsize > _LARGE)
+    return bool(rows == 1 and (columns > 1 or m > n))

@@ -1,0 +1,104 @@
+"""What the engine asks of a V that it has to read, wherever that is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from dask.task_spec import GraphNode
+
+from dasknmf.panels import Grid, Panel
+
+Chunks = Sequence[Sequence[Any]]
+"""Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
+
+
+class Reader(Protocol):
+    """The part of a source that works inside a task. Picklable and small."""
+
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+        """Rows [start, stop) of V as arrays of whole rows, from the first to the last."""
+
+
+class Source(Protocol):
+    """V, as rows of panels."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    """What V is stored as."""
+    reader: Reader
+    in_process: bool
+    """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
+    slab_bytes: int
+    """Decoded size of the largest slab."""
+
+    @property
+    def cuts(self) -> np.ndarray:
+        """Rows at which a panel may begin or end, from 0 to the number of rows."""
+
+    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
+        """Keys of the panel's chunks in `upstream`; empty where the reader needs none."""
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        """The graph that makes the chunks."""
+
+
+@dataclass(frozen=True)
+class PanelSlabs:
+    """One panel's slabs; each iteration reads them anew."""
+
+    reader: Reader
+    start: int
+    stop: int
+    chunks: Chunks
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self.reader.slabs(self.start, self.stop, self.chunks)
+
+
+def grid_of(source: Source) -> Grid:
+    """The panels of V: decided by its shape, dtype and stored chunks alone."""
+    return Grid.of(source.cuts, source.shape[1] * source.dtype.itemsize)
+
+
+def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:
+    """float32 or float64: what V is converted to, tile by tile.
+
+    Integers of up to 16 bits are exact in float32; other types become what scikit-learn makes of
+    them.
+
+    Raises
+    ------
+    ValueError
+        If V is complex, or `asked` is neither float32 nor float64.
+    """
+    stored = np.dtype(stored)
+    if stored.kind == "c":
+        raise ValueError(f"Complex data not supported: X is {stored}; give its magnitude.")
+    if stored.kind not in "biuf":
+        raise ValueError(f"X is {stored}; V must be real numbers: convert it first.")
+    if asked is not None:
+        asked = np.dtype(asked)
+        if asked not in (np.float32, np.float64):
+            raise ValueError(f"dtype is {asked}; it must be float32, float64 or None: give one of these.")
+        return asked
+    if stored == np.float32 or (stored.kind in "biu" and stored.itemsize <= 2):
+        return np.dtype(np.float32)
+    return np.dtype(np.float64)
+
+
+def check_shape(shape: tuple[Any, ...]) -> None:
+    """Refuse what is not a matrix, in scikit-learn's words."""
+    if len(shape) != 2:
+        raise ValueError(
+            f"Expected 2D array, got {len(shape)}D array instead: X has shape {shape}; "
+            "reshape it to (n_samples, n_features)."
+        )
+    for length, what in zip(shape, ("sample", "feature"), strict=True):
+        if length == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required: "
+                "check how X was made."
+            )

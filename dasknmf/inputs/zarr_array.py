@@ -1,0 +1,150 @@
+"""Zarr arrays, read by the tasks themselves: no graph, and every byte that is fetched is counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import zarr
+from dask.task_spec import GraphNode
+from zarr.storage import WrapperStore
+
+from dasknmf.errors import SourceError
+from dasknmf.inputs.base import Chunks, check_shape
+from dasknmf.panels import Panel, slab_rows
+
+
+class Meter:
+    """Counts bytes; safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.nbytes = 0
+
+    def add(self, nbytes: int) -> None:
+        with self._lock:
+            self.nbytes += nbytes
+
+
+_meter: ContextVar[Meter | None] = ContextVar("dasknmf_bytes_fetched", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Count what this task fetches from stores: the variable follows it into Zarr's event loop."""
+    meter = Meter()
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
+
+
+class MeteredStore(WrapperStore[Any]):
+    """A store that reports the size of every value it returns."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        value = await super().get(key, prototype, byte_range)
+        _count(value)
+        return value
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
+        values = await super().get_partial_values(prototype, key_ranges)
+        for value in values:
+            _count(value)
+        return values
+
+
+def _count(value: Any) -> None:
+    meter = _meter.get()
+    if meter is not None and value is not None:
+        meter.add(len(value))
+
+
+class ZarrSource:
+    """A Zarr array in chunks.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    transposed : bool
+        Read it by columns, as the rows of Vᵀ.
+    """
+
+    in_process = False
+
+    def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
+        check_shape(array.shape)
+        axis = 1 if transposed else 0
+        n_rows, n_columns = array.shape[axis], array.shape[1 - axis]
+        self.shape: tuple[int, int] = (int(n_rows), int(n_columns))
+        self.dtype = np.dtype(array.dtype)
+        row_bytes = n_columns * self.dtype.itemsize
+        # Inner chunks of a shard can be read on their own; panels begin and end with shards.
+        self._cut = int((array.shards or array.chunks)[axis])
+        height = slab_rows(int(array.chunks[axis]), row_bytes)
+        self.slab_bytes = min(height, n_rows) * row_bytes
+        self.reader = ZarrReader(with_meter(array), height, transposed)
+
+    @property
+    def cuts(self) -> np.ndarray:
+        return np.append(np.arange(0, self.shape[0], self._cut), self.shape[0])
+
+    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
+        return []
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        return {}
+
+
+class ZarrReader:
+    """Reads slabs of whole chunks, one after another."""
+
+    def __init__(self, array: zarr.Array, height: int, transposed: bool) -> None:
+        self._array = array
+        self._height = height
+        self._transposed = transposed
+
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+        for first in range(start, stop, self._height):
+            rows = slice(first, min(first + self._height, stop))
+            if self._transposed:
+                yield np.asarray(self._array[:, rows]).T
+            else:
+                yield np.asarray(self._array[rows])
+
+
+def with_meter(array: zarr.Array) -> zarr.Array:
+    """The same array over a store that counts what it fetches."""
+    store = MeteredStore(array.store)
+    opened = zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
+    return opened
+
+
+def open_array(source: Any) -> zarr.Array:
+    """The array at a path or URL.
+
+    Raises
+    ------
+    SourceError
+        If nothing can be read there, or it is not a Zarr array.
+    """
+    try:
+        node = zarr.open(source, mode="r")
+    except Exception as error:  # every store has exceptions of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"{str(source)!r} cannot be opened as Zarr ({reason}); V must be a Zarr array that this "
+            "process can read: check the path, the credentials and that the array was written."
+        ) from error
+    if isinstance(node, zarr.Array):
+        return node
+    arrays = sorted(name for name, _ in node.arrays())
+    found = f"it holds the arrays {arrays}: append one of these to the path" if arrays else (
+        "it holds no arrays: check the path"
+    )
+    raise SourceError(f"{str(source)!r} is a Zarr group; V must be one array; {found}.")

@@ -1,0 +1,147 @@
+"""The grid of panels, and what a pass over it will need of memory.
+
+The grid depends on V alone (its shape, dtype and stored chunks): the same V gives the same panels,
+and so the same sums in the same order, on a laptop and on a cluster. What differs between machines
+is met inside a panel, by reading it in slabs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from dask.utils import format_bytes
+
+from dasknmf.errors import MemoryLimitError
+
+_PANELS = 64
+_PANEL_BYTES = (4 * 2**20, 128 * 2**20)
+_SLAB_BYTES = 16 * 2**20
+_MOST_TASKS = 4096
+_SLAB_COPIES = 2.3
+"""Peak of reading a slab over its decoded bytes: the slab, its chunks before they are put together."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows [start, stop) of V."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def n_rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cuts of V into panels.
+
+    Parameters
+    ----------
+    edges : tuple of int
+        First row of each panel, and the number of rows of V last.
+    """
+
+    edges: tuple[int, ...]
+
+    @classmethod
+    def of(cls, cuts: Sequence[int] | np.ndarray, row_bytes: int) -> Grid:
+        """The grid over rows that may be cut at `cuts` only (0 first, the number of rows last)."""
+        cuts = np.asarray(cuts, dtype=np.int64)
+        n_rows = int(cuts[-1])
+        least, most = _PANEL_BYTES
+        target = min(most, max(least, n_rows * row_bytes // _PANELS))
+        n_panels = max(1, round(n_rows * row_bytes / target))
+        wanted = np.linspace(0, n_rows, n_panels + 1)
+        after = np.searchsorted(cuts, wanted).clip(1, len(cuts) - 1)
+        nearer = np.where(wanted - cuts[after - 1] <= cuts[after] - wanted, after - 1, after)
+        edges = np.unique(cuts[nearer])
+        return cls(tuple(int(edge) for edge in edges))
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, index: int) -> Panel:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return Panel(index, self.edges[index], self.edges[index + 1])
+
+    def __iter__(self) -> Iterator[Panel]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def n_rows(self) -> int:
+        return self.edges[-1]
+
+    @property
+    def rows_max(self) -> int:
+        """Rows of the largest panel."""
+        return int(np.diff(self.edges).max())
+
+    def runs(self) -> list[list[Panel]]:
+        """Consecutive panels that one task visits in turn."""
+        length = -(-len(self) // _MOST_TASKS)
+        panels = list(self)
+        return [panels[i : i + length] for i in range(0, len(panels), length)]
+
+
+def slab_rows(chunk_rows: int, row_bytes: int) -> int:
+    """Rows read at a time: whole chunks, about 16 MiB, never less than one chunk."""
+    return chunk_rows * max(1, int(_SLAB_BYTES // max(1, chunk_rows * row_bytes)))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Bytes that one process will hold at the peak of a pass.
+
+    Parameters
+    ----------
+    baseline : int
+        What the process holds before the pass.
+    threads : int
+        Tasks that run in it at once.
+    slab, tiles, rows, tally, small : int
+        Bytes of a decoded slab, of the buffers of a tile, of a panel's factor rows, of a tally, and of
+        what every panel needs.
+    fan_in : int
+        Tallies that one addition holds.
+    """
+
+    baseline: int
+    threads: int
+    slab: int
+    tiles: int
+    rows: int
+    tally: int
+    small: int
+    fan_in: int
+
+    @property
+    def peak(self) -> int:
+        # Rows are held as they were read and as they are written.
+        each = math.ceil(_SLAB_COPIES * self.slab) + self.tiles + 3 * self.rows + 2 * self.tally
+        return self.baseline + self.threads * each + (self.fan_in + 2) * self.tally + self.small
+
+    def check(self, limit: int) -> None:
+        """Refuse a pass that cannot fit.
+
+        Raises
+        ------
+        MemoryLimitError
+        """
+        if self.peak > limit:
+            parts = (
+                f"{format_bytes(self.baseline)} now, and for each of {self.threads} threads a slab of "
+                f"{format_bytes(self.slab)}, factor rows of {format_bytes(self.rows)} and a tally of "
+                f"{format_bytes(self.tally)}"
+            )
+            raise MemoryLimitError(
+                f"a pass is projected to peak at {format_bytes(self.peak)} ({parts}); a process has "
+                f"{format_bytes(limit)}: give it more memory or fewer threads, store V in smaller "
+                "chunks of rows, or ask for fewer components."
+            )

@@ -1,0 +1,123 @@
+"""The contract between algorithms and the engine: visit, add, update.
+
+A phase reads V (or only factor rows) in passes. In one pass
+
+1. every panel is *visited*: its rows of W move, and what the small factor needs is tallied;
+2. the tallies are *added*;
+3. the total *updates* the small factor and says what the pass achieved.
+
+The engine knows these three and nothing of nonnegative matrix factorization; the phases know
+nothing of Dask or Zarr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from dasknmf.blocks.base import Block, RowsOnly
+
+Rows = dict[str, np.ndarray]
+"""Named arrays with one row per sample of a panel."""
+State = dict[str, np.ndarray]
+"""Named arrays that every panel of the next pass needs: H, and the solver's small state."""
+
+
+class Tally:
+    """Named float64 arrays that add: what a panel leaves behind."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, np.ndarray]) -> None:
+        self.values = values
+
+    @classmethod
+    def zeros(cls, shapes: Mapping[str, tuple[int, ...]]) -> Tally:
+        return cls({name: np.zeros(shape) for name, shape in shapes.items()})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.values[name]
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self.values[name] = value
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally({name: value + other.values[name] for name, value in self.values.items()})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.nbytes for value in self.values.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass achieved, for the history and the stop rule. Only plain numbers."""
+
+    loss: float | None = None
+    """The divergence D(V | WH), without penalties."""
+    objective: float | None = None
+    """The loss with penalties: what the solver lowers."""
+    loss_at: str | None = None
+    """``"end"``: of the pair that the pass made; ``"entry"``: of the pair that entered it."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """What the solver's own stop rule needs."""
+
+
+class Phase(Protocol):
+    """One kind of pass. Frozen and small: it is sent to every worker."""
+
+    name: str
+    """What history and the dashboard call it."""
+    reads_data: bool
+    """Whether a visit walks V; if not, it sees row ranges only."""
+    widths: Mapping[str, int]
+    """Columns of each row array that the phase leaves behind."""
+
+    def prepare(self, state: State) -> Any:
+        """What every tile needs, made once per pass."""
+
+    def tally(self) -> Tally:
+        """A tally of zeros."""
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        """Visit one tile: change its rows in place and add to the tally."""
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        """The next state from the whole tally."""
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A phase with what its visit of one panel needs."""
+
+    phase: Phase
+    small: Any
+    rows: Rows
+    """Changed in place by the visit: the caller hands over a copy of its own."""
+
+
+def visit(block: Block | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
+    """Walk one panel once, for every model at the same time.
+
+    The order of tiles, and so of every sum, depends on the panel alone.
+    """
+    tallies = [visitor.phase.tally() for visitor in visitors]
+    for tile in block.tiles():
+        for visitor, tally in zip(visitors, tallies, strict=True):
+            rows = {name: array[tile.rows] for name, array in visitor.rows.items()}
+            visitor.phase.tile(tile, rows, visitor.small, tally)
+    return tallies
+
+
+def add(parts: Iterable[Tally]) -> Tally:
+    """Sum from the first to the last: the order is part of the result."""
+    first, *rest = parts
+    for part in rest:
+        first = first + part
+    return first
+
+
+Callback = Callable[[Any], None]

@@ -1,0 +1,153 @@
+"""Where a pass runs: in this process, by threads, or on a cluster; and what each has of memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import threadpoolctl
+from dask.base import get_scheduler
+from dask.system import CPU_COUNT
+from distributed import Client, WorkerPlugin
+from distributed.system import MEMORY_LIMIT
+
+from dasknmf.engine import Get
+from dasknmf.errors import SchedulerError
+
+_PAUSED_AT = 0.8
+"""Share of its memory at which Dask pauses a worker."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A way to compute a graph, with the memory of the processes that do it."""
+
+    name: str
+    get: Get
+    client: Client | None = None
+
+    @property
+    def threads(self) -> int:
+        """Tasks that run at once in one process."""
+        if self.client is not None:
+            return max((worker["nthreads"] for worker in self._workers()), default=1)
+        return 1 if self.name == "synchronous" else int(dask.config.get("num_workers", CPU_COUNT))
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that one process may hold."""
+        if self.client is None:
+            return min(MEMORY_LIMIT, self.baseline + psutil.virtual_memory().available)
+        limits = [worker["memory_limit"] for worker in self._workers()]
+        return int(_PAUSED_AT * min((limit for limit in limits if limit), default=MEMORY_LIMIT))
+
+    @property
+    def baseline(self) -> int:
+        """Bytes that one process holds already."""
+        if self.client is None:
+            return int(psutil.Process().memory_info().rss)
+        return max((worker["metrics"]["memory"] for worker in self._workers()), default=0)
+
+    def _workers(self) -> list[dict[str, Any]]:
+        assert self.client is not None
+        return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+    @contextmanager
+    def single_threaded_blas(self) -> Iterator[None]:
+        """One BLAS thread per task while a fit runs, in every process that works for it.
+
+        Set around the run and not inside tasks, where limits that threads set and restore at
+        different moments would race.
+        """
+        if self.client is None:
+            with threadpoolctl.threadpool_limits(1, user_api="blas"):
+                yield
+            return
+        name = f"dasknmf-blas-{uuid.uuid4().hex}"
+        self.client.register_plugin(SingleThreadedBLAS(), name=name)
+        try:
+            yield
+        finally:
+            if self.client.status == "running":
+                self.client.unregister_worker_plugin(name)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory that this process and every worker reach, removed afterwards.
+
+        Raises
+        ------
+        SchedulerError
+            If the workers do not see this process's files.
+        """
+        assert self.client is not None
+        with tempfile.TemporaryDirectory(prefix="dasknmf-") as directory:
+            token = uuid.uuid4().hex
+            probe = Path(directory) / "probe"
+            probe.write_text(token)
+            answers = self.client.run(_read_probe, os.fspath(probe))
+            blind = sorted(worker for worker, answer in answers.items() if answer != token)
+            if blind or not answers:
+                raise SchedulerError(
+                    f"{len(blind)} of {len(answers)} workers do not see this process's directory "
+                    f"{directory!r}, {blind[0] if blind else 'none has come'} among them; factors live "
+                    "between passes in a store that all workers reach: give fit(..., checkpoint=) a "
+                    "path or URL on shared storage."
+                )
+            probe.unlink()
+            yield Path(directory) / "run"
+
+
+class SingleThreadedBLAS(WorkerPlugin):
+    """Limits a worker process to one BLAS thread until it is removed."""
+
+    def setup(self, worker: Any) -> None:
+        self._limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+
+    def teardown(self, worker: Any) -> None:
+        self._limits.restore_original_limits()
+
+
+def _read_probe(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def current(*, in_process: bool) -> Scheduler:
+    """The scheduler that Dask would use now.
+
+    Parameters
+    ----------
+    in_process : bool
+        V is in this process's memory, so a cluster would only be sent copies of it.
+
+    Raises
+    ------
+    SchedulerError
+        If it is one whose tasks share neither memory nor a factor store.
+    """
+    get = get_scheduler()
+    owner = getattr(get, "__self__", None)
+    if isinstance(owner, Client):
+        if not in_process:
+            return Scheduler("distributed", owner.get, owner)
+        get = None
+    if get is None or get is dask.threaded.get:
+        return Scheduler("threads", dask.threaded.get)
+    if get is dask.get:
+        return Scheduler("synchronous", dask.get)
+    name = f"{getattr(get, '__module__', '')}.{getattr(get, '__name__', get)}"
+    raise SchedulerError(
+        f"the scheduler {name} is not one of 'threads', 'synchronous' or a distributed Client; passes "
+        "share factors in memory or through a store: choose one of these."
+    )

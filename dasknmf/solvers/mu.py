@@ -1,0 +1,192 @@
+"""Multiplicative updates: the step that majorises the beta-divergence.
+
+For one row w of W with p = w H, writing [1]_::
+
+    a = (v ∘ p^{β−2}) Hᵀ        b = p^{β−1} Hᵀ
+    w ← w ∘ (a / (b + l1 + l2 w))^γ        γ = 1/(2−β), 1, 1/(β−1)  for β < 1, 1 ≤ β ≤ 2, β > 2
+
+For β = 2 both follow from the cross product and the Gram, a = v Hᵀ and b = w H Hᵀ, so the step can
+be repeated without V.
+
+With an l2 penalty and 1 ≤ β < 2 that form, scikit-learn's, can raise the objective. The
+majoriser's own minimum does not. Setting its derivative to zero and multiplying by x^{2−β} gives,
+for x = w'/w, the only positive root of::
+
+    b x + (l1 + l2 w x) x^{2−β} = a
+
+References
+----------
+.. [1] Févotte, C., & Idier, J. (2011). Algorithms for nonnegative matrix factorization with the
+   beta-divergence. Neural Computation, 23(9). https://doi.org/10.1162/NECO_a_00168
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dasknmf.kernel import kernel
+from dasknmf.losses import Loss
+from dasknmf.solvers.cd import LANES
+from dasknmf.solvers.penalty import Penalty
+
+EAGERNESS = 2.0
+"""α of Gillis & Glineur (2012) for multiplicative updates."""
+
+
+@kernel
+def _move(
+    W: np.ndarray,
+    N: np.ndarray,
+    S: np.ndarray,
+    l1: float,
+    count: int,
+    delta_squared: float,
+    eps: float,
+) -> None:
+    n_rows, k = W.shape
+    zero = W.dtype.type(0)
+    penalty = W.dtype.type(l1)
+    tolerance = W.dtype.type(delta_squared)
+    floor = W.dtype.type(eps)
+    w = np.zeros((k, LANES), W.dtype)
+    n = np.zeros((k, LANES), W.dtype)
+    b = np.zeros((k, LANES), W.dtype)
+    moved = np.zeros(LANES, W.dtype)
+    first_moved = np.zeros(LANES, W.dtype)
+    going = np.zeros(LANES, np.bool_)
+    for start in range(0, n_rows, LANES):
+        width = min(LANES, n_rows - start)
+        for lane in range(LANES):
+            going[lane] = lane < width
+        for lane in range(width):
+            for t in range(k):
+                w[t, lane] = W[start + lane, t]
+                n[t, lane] = N[start + lane, t]
+        for step in range(count):
+            for t in range(k):
+                for lane in range(LANES):
+                    b[t, lane] = penalty
+                for r in range(k):
+                    s = S[t, r]
+                    for lane in range(LANES):
+                        b[t, lane] += s * w[r, lane]
+            for lane in range(LANES):
+                moved[lane] = zero
+            for t in range(k):
+                for lane in range(LANES):
+                    here = w[t, lane]
+                    denominator = b[t, lane] if b[t, lane] != zero else floor
+                    there = here * n[t, lane] / denominator if going[lane] else here
+                    moved[lane] += (there - here) * (there - here)
+                    w[t, lane] = there
+            left = 0
+            for lane in range(LANES):
+                if step == 0:
+                    first_moved[lane] = moved[lane]
+                going[lane] = (
+                    going[lane]
+                    and moved[lane] > zero
+                    and moved[lane] >= tolerance * first_moved[lane]
+                )
+                left += going[lane]
+            if left == 0:
+                break
+        for lane in range(width):
+            for t in range(k):
+                W[start + lane, t] = w[t, lane]
+
+
+def move(
+    W: np.ndarray,
+    N: np.ndarray,
+    S: np.ndarray,
+    l1: float,
+    count: int,
+    delta: float,
+    eps: float,
+) -> None:
+    """Quadratic loss: multiply the rows of W in place by N / (W S + l1), at most `count` times.
+
+    Parameters are those of `dasknmf.solvers.cd.move`; `eps` replaces a denominator of zero.
+    """
+    _move(W, N, S, l1, count, delta * delta, eps)
+
+
+@kernel
+def _root(
+    a: np.ndarray, b: np.ndarray, w: np.ndarray, l1: float, l2: float, power: float
+) -> np.ndarray:
+    """x > 0 with b x + (l1 + l2 w x) x^power = a, for 0 < power ≤ 1, entry by entry."""
+    result = np.empty(a.size, np.float64)
+    for i in range(a.size):
+        target = np.float64(a[i])
+        linear = np.float64(b[i])
+        curve = l2 * np.float64(w[i])
+        if target <= 0.0:
+            result[i] = 0.0
+            continue
+        # The left side rises from 0 without bound: bracket the root, then halve and step.
+        low = 0.0
+        high = 1.0
+        while linear * high + (l1 + curve * high) * high**power < target and high < 1e300:
+            low = high
+            high *= 2.0
+        x = 0.5 * (low + high)
+        for _ in range(200):
+            bent = x**power
+            value = linear * x + (l1 + curve * x) * bent - target
+            if value > 0.0:
+                high = x
+            else:
+                low = x
+            slope = linear + (power * l1 / x + (1.0 + power) * curve) * bent
+            step = x - value / slope
+            if not (low < step < high):
+                step = 0.5 * (low + high)
+            if abs(step - x) <= 1e-15 * x:
+                x = step
+                break
+            x = step
+        result[i] = x
+    return result
+
+
+def step(
+    W: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    loss: Loss,
+    penalty: Penalty,
+    eps: float,
+    *,
+    exact: bool,
+) -> np.ndarray:
+    """The factor after one multiplicative step from W.
+
+    Parameters
+    ----------
+    W, a, b : ndarray
+        The factor and the two sums of the module's formula, of one shape (b may broadcast).
+    loss : Loss
+    penalty : Penalty
+    eps : float
+        Replaces a denominator of zero.
+    exact : bool
+        Whether an l2 penalty with 1 ≤ β < 2 takes the majoriser's minimum, which never raises the
+        objective, instead of scikit-learn's form.
+    """
+    if exact and penalty.l2 and 1 <= loss.beta < 2:
+        b = np.broadcast_to(b, W.shape)
+        if loss.beta == 1:
+            # l2 w x² + (b + l1) x − a = 0, in the form that does not cancel.
+            linear = b + penalty.l1
+            return W * (2 * a / (linear + np.sqrt(linear**2 + 4 * penalty.l2 * W * a) + eps * (a == 0)))
+        flat = [np.ascontiguousarray(part).reshape(-1) for part in (a, b, W)]
+        x = _root(*flat, penalty.l1, penalty.l2, 2.0 - loss.beta)
+        return (W * x.reshape(W.shape)).astype(W.dtype, copy=False)
+    denominator = b + penalty.l1 + penalty.l2 * W if penalty else b
+    denominator = np.where(denominator == 0, W.dtype.type(eps), denominator)
+    ratio = a / denominator
+    if loss.gamma != 1:
+        ratio **= loss.gamma
+    return (W * ratio).astype(W.dtype, copy=False)

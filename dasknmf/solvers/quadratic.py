@@ -1,0 +1,176 @@
+"""The exact pass for the quadratic loss ½ ‖V − WH‖²: V is needed once, for N = V Hᵀ and A = Wᵀ V.
+
+::
+
+    N = V Hᵀ,  S = H Hᵀ                  cross
+    W ← steps given N, S                 move (needs no V: repeated as often as it pays)
+    A += Wᵀ V,  G += Wᵀ W                tally, V still in cache
+    H ← steps given A, G                 update
+    D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
+
+The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
+the panels: with one step it is scikit-learn's iteration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dasknmf.blocks.base import Tile
+from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.solvers import cd, mu
+from dasknmf.solvers.inner import Inner
+from dasknmf.solvers.penalty import Penalties, Penalty
+
+_GRAM_FLOOR = 500
+"""Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
+
+_W_STREAM, _H_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class Small:
+    """What every tile of one pass needs."""
+
+    H: np.ndarray
+    Ht: np.ndarray
+    S: np.ndarray
+    order: np.ndarray
+    eps: float
+    residual: bool
+
+
+@dataclass(frozen=True)
+class QuadraticPass:
+    """One read of V: W moves row by row, then H."""
+
+    k: int
+    n_features: int
+    dtype: np.dtype
+    solver: Literal["cd", "mu"]
+    inner: Inner
+    penalties: Penalties = Penalties()
+    shuffle_seed: int | None = None
+    """Seed of the order of coordinates; None: the natural order."""
+
+    name = "exact"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {"W": self.k}
+
+    def prepare(self, state: State) -> Small:
+        H = state["H"].astype(self.dtype, copy=False)
+        H64 = state["H"].astype(np.float64)
+        S = H64 @ H64.T
+        S[np.diag_indices(self.k)] += self.penalties.W.l2
+        return Small(
+            H=H,
+            Ht=np.ascontiguousarray(H.T),
+            S=S.astype(self.dtype),
+            order=self._order(int(state["iteration"]), _W_STREAM),
+            eps=float(state["eps"]),
+            # The loss of the start, which scikit-learn's rule for "mu" compares with, needs it too.
+            residual=bool(state["residual"]) or int(state["iteration"]) == 0,
+        )
+
+    def tally(self) -> Tally:
+        k, m = self.k, self.n_features
+        return Tally.zeros(
+            {"A": (k, m), "G": (k, k), "usage": (k,), "violation": (), "entry": (3,)}
+        )
+
+    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+        W = rows["W"]
+        if small.residual:
+            residual = tile.residual(W, small.H)
+            W64 = W.astype(np.float64)
+            tally["entry"] += (residual, W64.sum(), (W64 * W64).sum())
+        tally["violation"] += self._move(
+            W, tile.cross(small.Ht), small.S, self.penalties.W, small.order, self.inner.rows, small.eps
+        )
+        tile.add_cross(W, tally["A"])
+        tally["G"] += W.T @ W
+        tally["usage"] += W.sum(axis=0, dtype=np.float64)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        A, G, squares = tally["A"], tally["G"], float(state["squares"])
+        iteration = int(state["iteration"])
+        H, violation = self._moved_H(state, A, G)
+        H64 = H.astype(np.float64)
+        gram = 0.5 * (squares - 2.0 * np.vdot(A, H64) + np.vdot(G, H64 @ H64.T))
+        gram = max(float(gram), 0.0)
+        eps = float(np.finfo(self.dtype).eps)
+
+        imprecise = gram < _GRAM_FLOOR * eps * squares
+        measures = {
+            "violation": float(tally["violation"]) + violation,
+            "imprecise": float(imprecise),
+        }
+        entered, total, total_squares = (float(part) for part in tally["entry"])
+        if bool(state["residual"]):
+            loss, loss_at = entered, "entry"
+            H_in = state["H"].astype(np.float64)
+            W_in = (total, total_squares)
+        else:
+            loss, loss_at = gram, "end"
+            H_in = H64
+            W_in = (float(tally["usage"].sum()), float(np.trace(G)))
+        if iteration == 0:
+            measures["loss_at_start"] = entered
+        objective = loss + self.penalties.value(W_in, H_in)
+        after = state | {
+            "H": H,
+            "iteration": np.asarray(iteration + 1),
+            "residual": np.asarray(bool(state["residual"]) or imprecise),
+            "usage": tally["usage"],
+        }
+        return after, Outcome(loss, objective, loss_at, measures)
+
+    def _moved_H(self, state: State, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
+        """H after its steps, in V's dtype, and the violation met by the first of them.
+
+        The same step as for W, on Hᵀ; one δ rule for the whole of H.
+        """
+        Ht = state["H"].T.astype(np.float64, order="C")
+        At = np.ascontiguousarray(A.T)
+        S = G.copy()
+        S[np.diag_indices(self.k)] += self.penalties.H.l2
+        order = self._order(int(state["iteration"]), _H_STREAM)
+        violation = first_moved = 0.0
+        for step in range(self.inner.columns):
+            before = Ht.copy()
+            met = self._move(Ht, At, S, self.penalties.H, order, 1, float(state["eps"]))
+            moved = float(((Ht - before) ** 2).sum())
+            if step == 0:
+                violation, first_moved = met, moved
+            if moved <= self.inner.delta**2 * first_moved:
+                break
+        return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
+
+    def _move(
+        self,
+        F: np.ndarray,
+        cross: np.ndarray,
+        gram: np.ndarray,
+        penalty: Penalty,
+        order: np.ndarray,
+        count: int,
+        eps: float,
+    ) -> float:
+        """Move the rows of one factor in place; the violation met, for coordinate descent."""
+        if self.solver == "cd":
+            return cd.move(F, cross, gram, penalty.l1, order, count, self.inner.delta)
+        mu.move(F, cross, gram, penalty.l1, count, self.inner.delta, eps)
+        return 0.0
+
+    def _order(self, iteration: int, stream: int) -> np.ndarray:
+        if self.shuffle_seed is None:
+            return np.arange(self.k)
+        seed = np.random.SeedSequence([self.shuffle_seed, iteration, stream])
+        return np.random.default_rng(seed).permutation(self.k)

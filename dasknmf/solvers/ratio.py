@@ -1,0 +1,123 @@
+"""The exact pass for β ≠ 2: multiplicative steps, where the cross products need W as well.
+
+::
+
+    P = W H;   W ← step(a = (V ∘ P^{β−2}) Hᵀ, b = P^{β−1} Hᵀ)      each step costs 4 n m k flops
+    P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
+    H ← step(A, B)
+
+For β = 1, b and B are the sums of H and W. The loss of the pair that *entered* the pass comes from
+the first P; the loss after H moved would need V again, so the history holds the former.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.blocks.base import Tile
+from dasknmf.losses import Loss
+from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.solvers import mu
+from dasknmf.solvers.inner import Inner
+from dasknmf.solvers.penalty import Penalties
+
+
+@dataclass(frozen=True)
+class Small:
+    """What every tile of one pass needs."""
+
+    H: np.ndarray
+    Ht: np.ndarray
+    sums: np.ndarray
+    """ΣH over features, shape (k,): the denominator for β = 1."""
+    eps: float
+    tiny: float
+
+
+@dataclass(frozen=True)
+class RatioPass:
+    """One read of V: W moves row by row, then H."""
+
+    k: int
+    n_features: int
+    dtype: np.dtype
+    loss: Loss
+    inner: Inner
+    penalties: Penalties = Penalties()
+    exact_l2: bool = True
+    """Whether an l2 penalty keeps the objective from rising (False: scikit-learn's form)."""
+
+    name = "exact"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {"W": self.k}
+
+    def prepare(self, state: State) -> Small:
+        H = state["H"].astype(self.dtype, copy=False)
+        return Small(
+            H=H,
+            Ht=np.ascontiguousarray(H.T),
+            sums=H.sum(axis=1, dtype=np.float64).astype(self.dtype),
+            eps=float(state["eps"]),
+            tiny=float(state["tiny"]),
+        )
+
+    def tally(self) -> Tally:
+        k, m = self.k, self.n_features
+        B = (k,) if self.loss.beta == 1 else (k, m)
+        return Tally.zeros({"A": (k, m), "B": B, "usage": (k,), "entry": (3,)})
+
+    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+        W = rows["W"]
+        beta = self.loss.beta
+        ratio = tile.ratio(W, small.H, beta, small.eps)
+        W64 = W.astype(np.float64)
+        first_moved = np.zeros(0)
+        going = np.ones(len(W), bool)
+        for step in range(self.inner.rows):
+            a = ratio.numerator_rows(small.Ht)
+            b = small.sums if beta == 1 else ratio.denominator_rows(small.Ht)
+            if step == 0:
+                tally["entry"] += (ratio.loss(), W64.sum(), (W64 * W64).sum())
+            there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
+            if beta < 1:
+                there[there < small.tiny] = 0
+            moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
+            W[going] = there[going]
+            if step == 0:
+                first_moved = moved
+            going &= (moved > 0) & (moved >= self.inner.delta**2 * first_moved)
+            ratio = tile.ratio(W, small.H, beta, small.eps)
+            if not going.any():
+                break
+        ratio.add_numerator(W, tally["A"])
+        usage = W.sum(axis=0, dtype=np.float64)
+        tally["usage"] += usage
+        if beta == 1:
+            tally["B"] += usage
+        else:
+            ratio.add_denominator(W, tally["B"])
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        beta = self.loss.beta
+        H_in = state["H"].astype(np.float64)
+        B = tally["B"][:, None] if beta == 1 else tally["B"]
+        H = mu.step(
+            H_in, tally["A"], B, self.loss, self.penalties.H, float(state["eps"]), exact=self.exact_l2
+        )
+        if beta <= 1:
+            H[H < float(state["tiny"])] = 0
+        divergence, *W_in = (float(part) for part in tally["entry"])
+        loss = divergence + float(state["constant"])
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)
+        after = state | {
+            "H": H.astype(self.dtype),
+            "iteration": np.asarray(int(state["iteration"]) + 1),
+            "usage": tally["usage"],
+        }
+        return after, Outcome(loss, objective, "entry")

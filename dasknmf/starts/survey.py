@@ -1,0 +1,139 @@
+"""The survey: what the first read of V must know before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.blocks.base import Tile
+from dasknmf.errors import DataError
+from dasknmf.losses import Loss
+from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+
+_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "powers")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Sums and counts over V, and the scales that follow from them."""
+
+    shape: tuple[int, int]
+    loss: Loss
+
+    name = "survey"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def _power(self) -> float | None:
+        """Exponent of the divergence's constant Σ v^β, which V alone decides."""
+        return None if self.loss.beta in (0, 1, 2) else self.loss.beta
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        return Tally.zeros({"sums": (len(_FIELDS),)})
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        sums = tile.sums()
+        powers = 0.0
+        if self._power is not None and not (sums.n_negative or (self._power < 0 and sums.n_zero)):
+            powers = tile.power_sum(self._power)
+        counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero)
+        tally["sums"] += (sums.total, sums.squares, *counts, powers)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        n, m = self.shape
+        mean = found["total"] / (n * m)
+        beta = self.loss.beta
+        constant = 0.0 if self._power is None else found["powers"] / (beta * (beta - 1))
+        after = state | {
+            "sums": tally["sums"],
+            "mean": np.asarray(mean),
+            "squares": np.asarray(found["squares"]),
+            "constant": np.asarray(constant),
+            "scale": np.asarray(self._scale(found)),
+            # scikit-learn's floors, which are absolute, in units of V and of √V.
+            "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
+            "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
+        }
+        return after, Outcome()
+
+    def _scale(self, found: dict[str, float]) -> float:
+        """Σ v^β: the size that the divergence of a useless fit has."""
+        n, m = self.shape
+        return {0.0: float(n * m), 1.0: found["total"], 2.0: found["squares"]}.get(
+            self.loss.beta, found["powers"]
+        )
+
+
+def check(state: State, loss: Loss, shape: tuple[int, int]) -> None:
+    """Refuse what the survey found, before anything is committed.
+
+    Raises
+    ------
+    DataError
+        If V holds NaN, infinities or negative values, or zeros that the loss does not take.
+    """
+    found = dict(zip(_FIELDS, state["sums"], strict=True))
+    size = shape[0] * shape[1]
+    if found["n_nan"]:
+        raise DataError(
+            f"Input X contains NaN. {found['n_nan']:.0f} of {size} entries are missing; NMF takes "
+            "finite values only: fill them in, or leave out their rows or columns."
+        )
+    if found["n_inf"]:
+        raise DataError(
+            "Input X contains infinity or a value too large for dtype('float64'). "
+            f"{found['n_inf']:.0f} of {size} entries are infinite; NMF takes finite values only: "
+            "replace them."
+        )
+    if found["n_negative"]:
+        raise DataError(
+            "Negative values in data passed to NMF initialization. "
+            f"{found['n_negative']:.0f} of {size} entries are below zero; V = WH with W, H >= 0 "
+            "cannot be: shift or clip them, or give the values before they were centred."
+        )
+    loss.check_zeros(found["n_zero"])
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """Another phase with the survey in the same read."""
+
+    survey: Survey
+    phase: Phase
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.phase.widths
+
+    def prepare(self, state: State) -> Any:
+        return self.phase.prepare(state)
+
+    def tally(self) -> Tally:
+        return Tally(self.survey.tally().values | self.phase.tally().values)
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        self.survey.tile(tile, rows, None, tally)
+        self.phase.tile(tile, rows, small, tally)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        state, _ = self.survey.update(tally, state)
+        if not np.isfinite(tally["sums"][1]):
+            return state, Outcome()  # `check` will refuse V; the other phase cannot work on it
+        return self.phase.update(tally, state)

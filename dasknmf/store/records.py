@@ -1,0 +1,142 @@
+"""Records: small JSON documents with a checksum, each replaced by one atomic put.
+
+A record is the attributes of a Zarr group: one key, ``<path>/zarr.json``, which every store
+replaces as a whole, and which any Zarr reader can look at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from dasknmf.errors import RunDamagedError
+
+_META = "zarr.json"
+
+
+def write(store: Any, path: str, content: dict[str, Any]) -> None:
+    """Replace the record at `path`."""
+    document = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"record": content, "crc32": _checksum(content)},
+    }
+    key = f"{path}/{_META}"
+    put(store, key, encoded(document))
+    make_durable(store, key)
+
+
+def read(store: Any, path: str) -> dict[str, Any] | None:
+    """The record at `path`, or None if there is none.
+
+    Raises
+    ------
+    RunDamagedError
+        If what stands there is not a record as it was written.
+    """
+    raw = get(store, f"{path}/{_META}")
+    if raw is None:
+        return None
+    try:
+        attributes = decoded(raw)["attributes"]
+        content, checksum = attributes["record"], attributes["crc32"]
+        if _checksum(content) != checksum:
+            raise ValueError(f"its checksum is {_checksum(content)}, not {checksum}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDamagedError(
+            f"the record {path!r} of the run at {str(store)!r} is damaged ({error}); a run goes on only "
+            "from a sound record: restore the store from a copy, or start over with overwrite=True."
+        ) from error
+    return dict(content)
+
+
+def put(store: Any, key: str, value: bytes) -> None:
+    """Write one key as a whole."""
+    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def put_if_absent(store: Any, key: str, value: bytes) -> None:
+    """Write one key unless it exists; who won is told by reading it back."""
+    sync(store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def get(store: Any, key: str) -> bytes | None:
+    """The value of one key."""
+    value = sync(store.get(key, default_buffer_prototype()))
+    return None if value is None else bytes(value.to_bytes())
+
+
+def delete(store: Any, path: str) -> None:
+    """Delete everything below `path`."""
+    sync(store.delete_dir(path))
+
+
+def delete_key(store: Any, key: str) -> None:
+    """Delete one key."""
+    sync(store.delete(key))
+
+
+def children(store: Any, path: str) -> list[str]:
+    """Names directly below `path`."""
+
+    async def listed() -> list[str]:
+        return [name async for name in store.list_dir(path)]
+
+    return sorted(name.rstrip("/") for name in sync(listed()))
+
+
+def opened(target: Any, *, read_only: bool = False) -> Any:
+    """The Zarr store of a path, an fsspec URL or a store."""
+    if isinstance(target, Store):
+        return target.with_read_only() if read_only and not target.read_only else target
+    if isinstance(target, os.PathLike):
+        target = os.fspath(target)
+    if "://" in str(target):
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(str(target), read_only=read_only)
+    return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
+
+
+def local_path(store: Any, key: str) -> Path | None:
+    """Where a key lies on this machine's file system, for stores that are directories."""
+    return Path(store.root) / key if isinstance(store, LocalStore) else None
+
+
+def make_durable(store: Any, key: str) -> None:
+    """Flush one key and its directory entry to disk, where the store is a directory.
+
+    Without it a power cut can leave a commit record that names factors which never reached the
+    disk. Object stores acknowledge a put only when it is durable.
+    """
+    path = local_path(store, key)
+    if path is None:
+        return
+    for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+        descriptor = os.open(each, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def encoded(document: dict[str, Any]) -> bytes:
+    """A Zarr metadata document as bytes."""
+    return json.dumps(document, indent=2).encode()
+
+
+def decoded(raw: bytes) -> dict[str, Any]:
+    """The inverse of `encoded`."""
+    return dict(json.loads(raw))
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -1,0 +1,156 @@
+"""Factors in a Zarr store: what workers of any process or machine read and write.
+
+Every panel's rows are one chunk with a CRC32C. Chunks of zeros are written like any other and the
+fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from dasknmf.errors import RunDamagedError
+from dasknmf.passes import State
+from dasknmf.store import records
+from dasknmf.store.factors import Generation
+
+_INLINE = 4096  # entries; longer arrays of a state are Zarr arrays, shorter ones stand in its record
+
+
+class ZarrFactors:
+    """Generations and states in a Zarr group. Picklable: workers open the store themselves.
+
+    Parameters
+    ----------
+    store : zarr store
+    n_panels, rows_max : int
+        Panels of the grid, and rows of the largest.
+    dtype : numpy.dtype
+        Of the rows.
+    """
+
+    def __init__(self, store: Any, n_panels: int, rows_max: int, dtype: np.dtype) -> None:
+        self.store = store
+        self._n_panels = n_panels
+        self._rows_max = rows_max
+        self._dtype = dtype
+        self._open: dict[str, zarr.Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+    def begin(self, generation: Generation) -> None:
+        shape = (self._n_panels, self._rows_max, generation.width)
+        zarr.create_array(
+            self.store,
+            name=f"W/{generation.name}",
+            shape=shape,
+            chunks=(1, *shape[1:]),
+            dtype=self._dtype,
+            fill_value=np.nan,
+            filters=None,
+            compressors=(Crc32cCodec(),),
+            config={"write_empty_chunks": True},
+        )
+
+    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+        try:
+            block = np.asarray(self._array(generation.name)[panel])[:n_rows]
+        except (ValueError, FileNotFoundError, KeyError) as error:
+            raise self._damaged(generation, panel, str(error)) from error
+        # One missing chunk is NaN throughout: the sum is NaN, and far cheaper than a search.
+        if np.isnan(block.sum()):
+            raise self._damaged(generation, panel, "its chunk is missing")
+        return block
+
+    def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
+        array = self._array(generation.name)
+        padded = np.zeros((1, *array.shape[1:]), self._dtype)
+        padded[0, : len(block)] = block
+        array[panel : panel + 1] = padded
+        records.make_durable(self.store, f"W/{generation.name}/c/{panel}/0/0")
+
+    def read_states(self, name: str) -> list[State]:
+        if not name:
+            return []
+        states: list[State] = []
+        while (record := records.read(self.store, f"small/{name}/{len(states)}")) is not None:
+            states.append(self._read_state(f"small/{name}/{len(states)}", record))
+        if not states:
+            raise RunDamagedError(
+                f"the state {name!r} of the run at {str(self.store)!r} is missing; every pass starts "
+                "from the state of the last: restore the store from a copy, or start over with "
+                "overwrite=True."
+            )
+        return states
+
+    def _read_state(self, path: str, record: dict[str, Any]) -> State:
+        state = {
+            key: np.array(content["values"], content["dtype"]).reshape(content["shape"])
+            for key, content in record["inline"].items()
+        }
+        for key in record["arrays"]:
+            try:
+                array = np.asarray(zarr.open_array(self.store, path=f"{path}/{key}", mode="r")[...])
+            except (ValueError, FileNotFoundError, KeyError) as error:
+                raise self._damaged_state(path, key, str(error)) from error
+            if np.isnan(array).any():
+                raise self._damaged_state(path, key, "a chunk is missing")
+            state[key] = array
+        return state
+
+    def write_state(self, name: str, model: int, state: State) -> None:
+        path = f"small/{name}/{model}"
+        inline: dict[str, Any] = {}
+        arrays: list[str] = []
+        for key, value in state.items():
+            if value.size <= _INLINE and value.ndim < 2:
+                values = value.reshape(-1).tolist()
+                inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
+                continue
+            stored = zarr.create_array(
+                self.store,
+                name=f"{path}/{key}",
+                shape=value.shape,
+                chunks=value.shape,
+                dtype=value.dtype,
+                fill_value=np.nan,
+                filters=None,
+                compressors=(Crc32cCodec(),),
+                config={"write_empty_chunks": True},
+                overwrite=True,
+            )
+            stored[...] = value
+            records.make_durable(self.store, f"{path}/{key}/c/" + "/".join("0" * value.ndim))
+            arrays.append(key)
+        # The record comes last: it vouches for the arrays.
+        records.write(self.store, path, {"inline": inline, "arrays": arrays})
+
+    def drop(self, generation: str) -> None:
+        self._open.pop(generation, None)
+        records.delete(self.store, f"W/{generation}")
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self._open.get(name)
+        if array is None:
+            array = zarr.open_array(self.store, path=f"W/{name}", mode="r+")
+            self._open = {name: array, **dict(list(self._open.items())[:1])}
+        return array
+
+    def _damaged(self, generation: Generation, panel: int, reason: str) -> RunDamagedError:
+        return RunDamagedError(
+            f"rows of panel {panel} in generation {generation.name!r} of the run at "
+            f"{str(self.store)!r} cannot be read ({reason}); every chunk of a live generation must be "
+            "as it was written: open the run again if it has moved on, else restore the store from a "
+            "copy or start over with overwrite=True."
+        )
+
+    def _damaged_state(self, path: str, key: str, reason: str) -> RunDamagedError:
+        return RunDamagedError(
+            f"{key} in {path!r} of the run at {str(self.store)!r} cannot be read ({reason}); a state "
+            "must be as it was written: restore the store from a copy, or start over with "
+            "overwrite=True."
+        )

@@ -1,0 +1,103 @@
+"""W for a given H: the nonnegative coefficients of new rows, one read and no iteration over V.
+
+Every row is solved on its own, so the answer does not depend on how X is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.blocks import DenseBlock
+from dasknmf.losses import Loss
+from dasknmf.solvers import mu, nnls
+from dasknmf.solvers.penalty import Penalty
+
+
+@dataclass(frozen=True)
+class Coder:
+    """Solves rows of W for one H.
+
+    Parameters
+    ----------
+    H : ndarray of shape (n_components, n_features)
+    loss : Loss
+    penalty : Penalty
+        Of W.
+    tol : float
+        A row of a multiplicative solve rests once a step moves it by less than this share of itself.
+    max_iter : int
+        Most multiplicative steps.
+    """
+
+    H: np.ndarray
+    loss: Loss
+    penalty: Penalty
+    tol: float
+    max_iter: int
+
+    def __call__(self, X: np.ndarray) -> np.ndarray:
+        """W of these rows, in the dtype of H."""
+        if hasattr(X, "toarray"):
+            X = X.toarray()
+        W = np.zeros((len(X), len(self.H)), self.H.dtype)
+        Ht = np.ascontiguousarray(self.H.T)
+        H64 = self.H.astype(np.float64)
+        S = H64 @ H64.T + self.penalty.l2 * np.eye(len(self.H))
+        for tile in self._block(X).tiles():
+            if self.loss.quadratic:
+                nnls.solve(W[tile.rows], tile.cross(Ht), S, self.penalty.l1)
+            else:
+                W[tile.rows] = self._multiplied(tile.V)
+        return W
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """The loss of each row against its best reconstruction, float64."""
+        if hasattr(X, "toarray"):
+            X = X.toarray()
+        W = self(X)
+        H = self.H.astype(np.float64)
+        losses = np.empty(len(X))
+        for tile in self._block(X).tiles():
+            P = W[tile.rows].astype(np.float64) @ H
+            losses[tile.rows] = self.loss.rows(tile.V, P, _floor(tile.V))
+        return losses
+
+    def _block(self, X: np.ndarray) -> DenseBlock:
+        return DenseBlock(
+            [X],
+            n_rows=len(X),
+            first=0,
+            n_features=X.shape[1],
+            dtype=self.H.dtype,
+            checked=False,
+        )
+
+    def _multiplied(self, V: np.ndarray) -> np.ndarray:
+        """Multiplicative steps from a constant that gives each row its own total."""
+        H = self.H.astype(np.float64)
+        V = V.astype(np.float64)
+        totals = V.sum(axis=1, keepdims=True)
+        W = np.broadcast_to(totals / max(H.sum(), np.finfo(np.float64).tiny), (len(V), len(H))).copy()
+        going = np.flatnonzero(totals[:, 0] > 0)
+        beta = self.loss.beta
+        for _ in range(self.max_iter):
+            if not len(going):
+                break
+            rows, W_going = V[going], W[going]
+            eps = float(np.finfo(np.float32).eps) * rows.mean(axis=1, keepdims=True)
+            P = W_going @ H
+            P = np.maximum(P, eps) if beta < 2 else P
+            weighted = P ** (beta - 2)
+            a = (rows * weighted) @ H.T
+            b = (weighted * P) @ H.T
+            there = mu.step(W_going, a, b, self.loss, self.penalty, float(eps.min()), exact=True)
+            moved = np.linalg.norm(there - W_going, axis=1)
+            W[going] = there
+            going = going[moved > self.tol * np.linalg.norm(there, axis=1)]
+        return W
+
+
+def _floor(V: np.ndarray) -> float:
+    return float(np.finfo(np.float32).eps) * float(V.mean() or 1.0)
