@@ -163,7 +163,6 @@ class Upstream:
         self._uses = Counter(
             dependency
             for node in graph.values()
-            if isinstance(node, GraphNode)
             for dependency in node.dependencies
         )
 
@@ -178,8 +177,10 @@ class Upstream:
             key = waiting.pop()
             if key in private:
                 continue
-            node = self._graph[key]
-            # Data and futures are used in place; only tasks are worth running inside the visit.
+            node = self._graph.get(key)
+            if node is None:
+                continue  # persisted on a cluster, whose scheduler knows it by this key
+            # Data is used in place; only tasks are worth running inside the visit.
             if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in asked):
                 shared[key] = node
                 continue
@@ -197,8 +198,8 @@ class Upstream:
         waiting = [key]
         while waiting:
             node = self._graph[waiting.pop()]
-            for dependency in getattr(node, "dependencies", ()):
-                if dependency not in found:
+            for dependency in node.dependencies:
+                if dependency in self._graph and dependency not in found:
                     found[dependency] = self._graph[dependency]
                     waiting.append(dependency)
 
@@ -301,6 +302,8 @@ def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
 def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
     states = side.factors.read_states(side.state) or [{} for _ in side.phases]
     state, outcome = side.phases[model].update(total[0][model], states[model])
+    # One memory layout, whichever store the state comes back from: BLAS sums by layout.
+    state = {name: np.array(value, order="C") for name, value in state.items()}
     side.factors.write_state(side.name, model, state)
     return outcome
 

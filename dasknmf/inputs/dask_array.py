@@ -35,6 +35,7 @@ class DaskSource:
         self.reader = ChunkReader(tile_rows(self.shape[1], max(4, self.dtype.itemsize)))
         # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
         self.slab_bytes = 0
+        self._persisted = X  # keeps persisted chunks alive, which the optimized graph leaves out
         (optimized,) = dask.optimize(X)
         self._keys: list[list[Hashable]] = optimized.__dask_keys__()
         self._graph = dict(optimized.__dask_graph__())

@@ -85,12 +85,12 @@ def delete_key(store: Any, key: str) -> None:
 
 
 def children(store: Any, path: str) -> list[str]:
-    """Names directly below `path`."""
+    """Names directly below `path`, without Zarr's own metadata."""
 
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
 
-    return sorted(name.rstrip("/") for name in sync(listed()))
+    return sorted({name.rstrip("/") for name in sync(listed())} - {_META})
 
 
 def opened(target: Any, *, read_only: bool = False) -> Any:

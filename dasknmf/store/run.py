@@ -197,8 +197,8 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = set(records.children(self.store, ""))
-        ours = {"run", "panels", "W", "small", "history", "commit", "lock", "zarr.json"}
-        if found - ours or ("zarr.json" in found and _format_of(self.store) is None):
+        ours = {"run", "panels", "W", "small", "history", "commit", "lock"}
+        if found - ours or (found - {"lock"} and _format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
                 "of its own, and overwrite=True replaces runs only: choose another checkpoint."
