@@ -10,6 +10,7 @@
     └── RunError (RuntimeError)        something about the run store
         ├── RunMismatchError           repeat the arguments, or overwrite the run
         ├── RunLockedError             wait for the other process, or stop it
+        ├── RunWriteError              make room or give permission, and start again
         ├── RunDamagedError            restore the store from a copy, or overwrite the run
         └── DataChangedError           bring V back, or overwrite the run
 
@@ -49,6 +50,10 @@ class RunMismatchError(RunError):
 
 class RunLockedError(RunError):
     """Another live process is writing this run."""
+
+
+class RunWriteError(RunError):
+    """The run store does not take what a pass writes."""
 
 
 class RunDamagedError(RunError):

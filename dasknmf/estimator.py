@@ -31,7 +31,7 @@ from dasknmf.model import Init, Model
 from dasknmf.panels import Grid
 from dasknmf.passes import Callback
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.store.run import MemoryRun, StoredRun, oriented, rows_array
+from dasknmf.store.run import MemoryRun, Run, StoredRun, oriented, rows_array
 from dasknmf.transform import Coder
 
 log = logging.getLogger("dasknmf")
@@ -301,6 +301,25 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             Lazy where X is chunked. Half the squared residual for the Frobenius loss.
         """
         return self._by_rows(X, "scores")
+
+    @classmethod
+    def from_run(cls, run: Any) -> NMF:
+        """The fitted model of a checkpoint, for `transform` and `inverse_transform`.
+
+        Parameters
+        ----------
+        run : Run, or the path, URL or Zarr store of one
+        """
+        run = run if isinstance(run, Run) else Run(run)
+        known = cls().get_params()
+        model = cls(**{name: value for name, value in run.params.items() if name in known})
+        model.components_ = run.H
+        model.n_components_ = len(run.H)
+        model.n_features_in_ = run.shape[1]
+        model.init_ = run.params["init"]
+        model.n_iter_ = run.n_iter
+        model.history_ = run.history
+        return model
 
     @property
     def _n_features_out(self) -> int:

@@ -59,7 +59,8 @@ class Fit:
         with self.scheduler.single_threaded_blas():
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
-            self._place_given()
+            if self.given is not None and "H" not in self._state():
+                self._place(self.given)
             self._rule = self.model.stop_rule(self.tol, self._state())
             while self.run.position.outcome is None:
                 ended = self._ended(self.run.history)
@@ -86,34 +87,28 @@ class Fit:
         )
         self._commit(after, record, self._sums(ledger))
 
-    def _place_given(self) -> None:
-        """Commit the state of the first exact pass; for a custom start, with the given factors."""
+    def _place(self, given: tuple[Any, np.ndarray]) -> None:
+        """Commit a custom start: rows of W panel by panel, and H."""
         at = self.run.position
-        state = self._state()
-        if "iteration" in state:
-            return
-        state = self.model.first(state)
         name = f"{at.passes}-{self.run.epoch}"
-        rows = at.rows
         began = time.perf_counter()
+        W, H = given
+        rows = Generation.of(name, [{"W": self.model.k}])
+        self.run.factors.begin(rows)
         written = 0
-        if self.given is not None:
-            W, H = self.given
-            state = state | {"H": np.ascontiguousarray(H, dtype=self.model.dtype)}
-            rows = Generation.of(name, [{"W": self.model.k}])
-            self.run.factors.begin(rows)
-            for panel in self.grid:
-                block = W[panel.start : panel.stop]
-                block = block.compute() if isinstance(block, da.Array) else block
-                block = np.array(block, dtype=self.model.dtype, order="C")
-                self.run.factors.write_rows(rows, panel.index, block)
-                written += block.nbytes
-        self.run.factors.write_state(name, 0, state)
+        for panel in self.grid:
+            block = W[panel.start : panel.stop]
+            block = block.compute() if isinstance(block, da.Array) else block
+            block = np.array(block, dtype=self.model.dtype, order="C")
+            self.run.factors.write_rows(rows, panel.index, block)
+            written += block.nbytes
+        H = np.array(H, dtype=self.model.dtype, order="C")
+        self.run.factors.write_state(name, 0, self._state() | {"H": H})
         seconds = time.perf_counter() - began
-        record = Record(
-            0, "start", None, None, None, None, seconds, 0, written, self.run.history.reads
-        )
-        self._commit(replace(at, passes=at.passes + 1, state=name, rows=rows), record, self.run.sums)
+        reads = self.run.history.reads
+        record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)
+        after = replace(at, passes=at.passes + 1, state=name, rows=rows)
+        self._commit(after, record, self.run.sums)
 
     def _exact(self, phase: Phase) -> None:
         at = self.run.position

@@ -109,7 +109,3 @@ class Model:
             return Violation(tol) if self.solver == "cd" else EveryTenth(tol)
         eps = float(np.finfo(self.dtype).eps)
         return RemainingGain(tol, floor=10 * eps * float(surveyed["scale"]))
-
-    def first(self, surveyed: State) -> State:
-        """What the exact pass adds to the state of the start."""
-        return surveyed | {"iteration": np.asarray(0), "residual": np.asarray(False)}

@@ -73,10 +73,10 @@ class QuadraticPass:
             H=H,
             Ht=np.ascontiguousarray(H.T),
             S=S.astype(self.dtype),
-            order=self._order(int(state["iteration"]), _W_STREAM),
+            order=self._order(_iteration(state), _W_STREAM),
             eps=float(state["eps"]),
             # The loss of the start, which scikit-learn's rule for "mu" compares with, needs it too.
-            residual=bool(state["residual"]) or int(state["iteration"]) == 0,
+            residual=_residual(state) or _iteration(state) == 0,
         )
 
     def tally(self) -> Tally:
@@ -100,7 +100,7 @@ class QuadraticPass:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         A, G, squares = tally["A"], tally["G"], float(state["squares"])
-        iteration = int(state["iteration"])
+        iteration = _iteration(state)
         H, violation = self._moved_H(state, A, G)
         H64 = H.astype(np.float64)
         gram = 0.5 * (squares - 2.0 * np.vdot(A, H64) + np.vdot(G, H64 @ H64.T))
@@ -113,7 +113,7 @@ class QuadraticPass:
             "imprecise": float(imprecise),
         }
         entered, total, total_squares = (float(part) for part in tally["entry"])
-        if bool(state["residual"]):
+        if _residual(state):
             loss, loss_at = entered, "entry"
             H_in = state["H"].astype(np.float64)
             W_in = (total, total_squares)
@@ -127,7 +127,7 @@ class QuadraticPass:
         after = state | {
             "H": H,
             "iteration": np.asarray(iteration + 1),
-            "residual": np.asarray(bool(state["residual"]) or imprecise),
+            "residual": np.asarray(_residual(state) or imprecise),
             "usage": tally["usage"],
         }
         return after, Outcome(loss, objective, loss_at, measures)
@@ -141,7 +141,7 @@ class QuadraticPass:
         At = np.ascontiguousarray(A.T)
         S = G.copy()
         S[np.diag_indices(self.k)] += self.penalties.H.l2
-        order = self._order(int(state["iteration"]), _H_STREAM)
+        order = self._order(_iteration(state), _H_STREAM)
         violation = first_moved = 0.0
         for step in range(self.inner.columns):
             before = Ht.copy()
@@ -174,3 +174,13 @@ class QuadraticPass:
             return np.arange(self.k)
         seed = np.random.SeedSequence([self.shuffle_seed, iteration, stream])
         return np.random.default_rng(seed).permutation(self.k)
+
+
+def _iteration(state: State) -> int:
+    """Exact passes before this one; a start leaves none."""
+    return int(state.get("iteration", 0))
+
+
+def _residual(state: State) -> bool:
+    """Whether the loss is so small that it has to be summed entry by entry."""
+    return bool(state.get("residual", False))

@@ -117,7 +117,6 @@ class RatioPass:
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)
         after = state | {
             "H": H.astype(self.dtype),
-            "iteration": np.asarray(int(state["iteration"]) + 1),
             "usage": tally["usage"],
         }
         return after, Outcome(loss, objective, "entry")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunDamagedError
+from dasknmf.errors import RunDamagedError, RunWriteError
 
 _META = "zarr.json"
 
@@ -60,12 +62,31 @@ def read(store: Any, path: str) -> dict[str, Any] | None:
 
 def put(store: Any, key: str, value: bytes) -> None:
     """Write one key as a whole."""
-    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+    with writing(store, key):
+        sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
 
 def put_if_absent(store: Any, key: str, value: bytes) -> None:
     """Write one key unless it exists; who won is told by reading it back."""
-    sync(store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value)))
+    with writing(store, key):
+        sync(store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+@contextmanager
+def writing(store: Any, what: str) -> Iterator[None]:
+    """Say which run could not be written, and that nothing committed is lost.
+
+    Raises
+    ------
+    RunWriteError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunWriteError(
+            f"{what!r} of the run at {str(store)!r} cannot be written ({error}); the last commit stands: "
+            "make room or give permission, then start the same fit again, it goes on from there."
+        ) from error
 
 
 def get(store: Any, key: str) -> bytes | None:

@@ -6,7 +6,7 @@ fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads w
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -44,17 +44,8 @@ class ZarrFactors:
 
     def begin(self, generation: Generation) -> None:
         shape = (self._n_panels, self._rows_max, generation.width)
-        zarr.create_array(
-            self.store,
-            name=f"W/{generation.name}",
-            shape=shape,
-            chunks=(1, *shape[1:]),
-            dtype=self._dtype,
-            fill_value=np.nan,
-            filters=None,
-            compressors=(Crc32cCodec(),),
-            config={"write_empty_chunks": True},
-        )
+        with records.writing(self.store, f"W/{generation.name}"):
+            self._create(f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
     def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
         try:
@@ -70,8 +61,9 @@ class ZarrFactors:
         array = self._array(generation.name)
         padded = np.zeros((1, *array.shape[1:]), self._dtype)
         padded[0, : len(block)] = block
-        array[panel : panel + 1] = padded
-        records.make_durable(self.store, f"W/{generation.name}/c/{panel}/0/0")
+        with records.writing(self.store, f"W/{generation.name}/c/{panel}"):
+            array[panel : panel + 1] = padded
+            records.make_durable(self.store, f"W/{generation.name}/c/{panel}/0/0")
 
     def read_states(self, name: str) -> list[State]:
         if not name:
@@ -111,23 +103,28 @@ class ZarrFactors:
                 values = value.reshape(-1).tolist()
                 inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
                 continue
-            stored = zarr.create_array(
-                self.store,
-                name=f"{path}/{key}",
-                shape=value.shape,
-                chunks=value.shape,
-                dtype=value.dtype,
-                fill_value=np.nan,
-                filters=None,
-                compressors=(Crc32cCodec(),),
-                config={"write_empty_chunks": True},
-                overwrite=True,
-            )
-            stored[...] = value
-            records.make_durable(self.store, f"{path}/{key}/c/" + "/".join("0" * value.ndim))
+            with records.writing(self.store, f"{path}/{key}"):
+                self._create(f"{path}/{key}", value.shape, value.shape, value.dtype)[...] = value
+                records.make_durable(self.store, f"{path}/{key}/c/" + "/".join("0" * value.ndim))
             arrays.append(key)
         # The record comes last: it vouches for the arrays.
         records.write(self.store, path, {"inline": inline, "arrays": arrays})
+
+    def _create(
+        self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype
+    ) -> zarr.Array:
+        return zarr.create_array(
+            self.store,
+            name=name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=np.nan,
+            filters=None,
+            compressors=(Crc32cCodec(),),
+            config={"write_empty_chunks": True},
+            overwrite=True,
+        )
 
     def drop(self, generation: str) -> None:
         self._open.pop(generation, None)
@@ -136,7 +133,8 @@ class ZarrFactors:
     def _array(self, name: str) -> zarr.Array:
         array = self._open.get(name)
         if array is None:
-            array = zarr.open_array(self.store, path=f"W/{name}", mode="r+")
+            mode: Literal["r", "r+"] = "r" if self.store.read_only else "r+"
+            array = zarr.open_array(self.store, path=f"W/{name}", mode=mode)
             self._open = {name: array, **dict(list(self._open.items())[:1])}
         return array
 
