@@ -360,3 +360,6 @@ def _summary(run: Any) -> str:
     if run.status != "running":
         lines.append(Outcome(run.status).advice)
     return "\n".join(lines)
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import numpy as np
 
 from dasknmf import engine
 from dasknmf.blocks.dense import scratch_bytes
+from dasknmf.errors import RunDamagedError
 from dasknmf.history import History, Outcome, Record, Stop
 from dasknmf.inputs.base import Source
 from dasknmf.model import Model
@@ -156,7 +157,11 @@ class Fit:
             sums=self.run.sums,
         )
         began = time.perf_counter()
-        outcomes, ledger = engine.run(one, self.scheduler.get)
+        try:
+            outcomes, ledger = engine.run(one, self.scheduler.get)
+        except RunDamagedError:
+            self.run.check_owner()  # rows that another writer has pruned are not damage
+            raise
         return one, outcomes, ledger, time.perf_counter() - began
 
     def _record(

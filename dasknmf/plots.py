@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
-    """One map per component, all on one scale, beside its spectrum; the strongest first.
+    """One map per component, each from zero to its own maximum, above its spectrum.
 
-    W and H are only known up to a factor per component: each map is scaled by the mean of its
-    spectrum, so that it shows how much of the signal the component carries in a pixel.
+    W and H are only known up to a factor per component: a component's share of the signal, by which
+    the maps are ordered, is the sum of its part of WH.
 
     Parameters
     ----------
@@ -32,7 +32,6 @@ def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
     k = W.shape[1]
     maps = (W * H.mean(axis=1)).T.reshape(k, *shape)
     order = np.argsort(-maps.mean(axis=(1, 2)))
-    top = float(np.quantile(maps, 0.995)) or 1.0
     across = min(4, k)
     down = -(-k // across)
     figure = Figure(figsize=(3.1 * across, 3.6 * down), layout="constrained")
@@ -40,7 +39,6 @@ def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
         2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down}
     )
     share = maps.sum(axis=(1, 2)) / max(float(maps.sum()), np.finfo(float).tiny)
-    image = None
     for place in range(down * across):
         row, column = divmod(place, across)
         above, below = grid[2 * row][column], grid[2 * row + 1][column]
@@ -49,7 +47,9 @@ def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
             below.set_axis_off()
             continue
         component = int(order[place])
-        image = above.imshow(maps[component], cmap="viridis", vmin=0, vmax=top)
+        # A few bright pixels would leave the rest of a map dark.
+        top = float(np.quantile(maps[component], 0.995)) or 1.0
+        above.imshow(maps[component], cmap="viridis", vmin=0, vmax=top)
         above.set_title(f"component {component}   {share[component]:.0%} of the signal", fontsize=9)
         above.set_xticks([])
         above.set_yticks([])
@@ -58,7 +58,4 @@ def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
         below.set_yticks([])
         below.tick_params(labelsize=7)
         below.set_xlabel("band", fontsize=7)
-    if image is not None:
-        bar = figure.colorbar(image, ax=grid.ravel().tolist(), shrink=0.4, aspect=40)
-        bar.set_label("mean signal over bands, in units of V")
     return figure

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from dask.task_spec import GraphNode
 
+from dasknmf.errors import SourceError
 from dasknmf.panels import Grid, Panel
 
 Chunks = Sequence[Sequence[Any]]
@@ -90,7 +91,13 @@ def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:
 
 
 def check_shape(shape: tuple[Any, ...]) -> None:
-    """Refuse what is not a matrix, in scikit-learn's words."""
+    """Refuse what is not a matrix of known size, the former in scikit-learn's words."""
+    if any(np.isnan(length) for length in shape):
+        raise SourceError(
+            f"X has unknown chunk sizes, shape {shape}; panels need to know their rows: call "
+            "X.compute_chunk_sizes() first (one pass over X), or to_dask_array(lengths=True) where it "
+            "comes from a DataFrame."
+        )
     if len(shape) != 2:
         raise ValueError(
             f"Expected 2D array, got {len(shape)}D array instead: X has shape {shape}; "

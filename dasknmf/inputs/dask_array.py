@@ -11,7 +11,6 @@ import numpy as np
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks.dense import tile_rows
-from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, check_shape
 from dasknmf.panels import Panel
 
@@ -23,12 +22,6 @@ class DaskSource:
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
-        if any(np.isnan(length) for axis in X.chunks for length in axis):
-            raise SourceError(
-                f"X has unknown chunk sizes, shape {X.shape}; panels need to know their rows: call "
-                "X.compute_chunk_sizes() first (one pass over X), or to_dask_array(lengths=True) "
-                "where it comes from a DataFrame."
-            )
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
         self._rows = np.append(0, np.cumsum(X.chunks[0])).astype(np.int64)

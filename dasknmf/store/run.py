@@ -78,6 +78,9 @@ class MemoryRun:
         if generation:
             self.factors.drop(generation.name)
 
+    def check_owner(self) -> None:
+        """Nobody else can reach this memory."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -153,13 +156,7 @@ class StoredRun:
         RunLockedError
             If another process has taken the run over.
         """
-        standing = records.read(self.store, "commit")
-        if standing is not None and standing["epoch"] != self.epoch and self._fenced(standing):
-            raise RunLockedError(
-                f"the run at {str(self.store)!r} was taken over by another process, which committed "
-                f"pass {standing['passes']} since; a run has one writer: leave it to the other, its "
-                "commits are sound."
-            )
+        self.check_owner()
         if sums is not None and self.sums is None:
             _write_sums(self.store, sums)
         if record is not None:
@@ -179,6 +176,24 @@ class StoredRun:
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._prune(live)
+
+    def check_owner(self) -> None:
+        """Raise if another process has committed to the run since this one began.
+
+        Raises
+        ------
+        RunLockedError
+        """
+        standing = records.read(self.store, "commit")
+        if standing is None or standing["epoch"] == self.epoch:
+            return
+        ours = {epoch for _, epoch in self._segments}
+        if standing["passes"] > self.position.passes or standing["epoch"] not in ours:
+            raise RunLockedError(
+                f"the run at {str(self.store)!r} was taken over by another process, which committed "
+                f"pass {standing['passes']} since; a run has one writer: leave it to the other, its "
+                "commits are sound."
+            )
 
     @property
     def seed(self) -> int:
@@ -236,11 +251,6 @@ class StoredRun:
         self._write_about(about["identity"], budget)
         self._prune({self.position.rows.name} if self.position.rows else set())
 
-    def _fenced(self, standing: dict[str, Any]) -> bool:
-        return bool(standing["passes"] > self.position.passes) or (
-            standing["epoch"] not in {epoch for _, epoch in self._segments}
-        )
-
     def _prune(self, live: set[str]) -> None:
         for name in records.children(self.store, "W"):
             if name not in live:
@@ -263,8 +273,11 @@ class Run:
     """
 
     def __init__(self, target: Any) -> None:
-        self.store = records.opened(target, read_only=True)
-        about = records.read(self.store, "run") if _format_of(self.store) is not None else None
+        try:
+            self.store = records.opened(target, read_only=True)
+            about = records.read(self.store, "run") if _format_of(self.store) is not None else None
+        except FileNotFoundError:
+            about = None
         if about is None:
             raise RunError(
                 f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the "

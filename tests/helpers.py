@@ -1,0 +1,85 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import dask
+import numpy as np
+import zarr
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from zarr.storage import LocalStore
+
+from dasknmf import NMF
+
+BETAS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
+
+ALGORITHMS = [("cd", 2.0), *(("mu", beta) for beta in BETAS)]
+"""The table of solvers and losses: a new solver is one more row."""
+
+PENALTIES = [
+    {},
+    {"alpha_W": 0.02, "alpha_H": 0.01, "l1_ratio": 1.0},
+    {"alpha_W": 0.02, "alpha_H": 0.05, "l1_ratio": 0.0},
+    {"alpha_W": 0.03, "alpha_H": "same", "l1_ratio": 0.4},
+]
+
+
+def fitted(X: Any, scheduler: Any = None, run: dict[str, Any] | None = None, **parameters: Any):
+    """A model and its W as NumPy, without the warning that it has not converged."""
+    model = NMF(**({"random_state": 0, "max_iter": 8} | parameters))
+    with warnings.catch_warnings(), dask.config.set(scheduler=scheduler or "threads"):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="components .* are zero throughout")
+        W = model.fit_transform(X, **(run or {}))
+        return model, np.asarray(W)
+
+
+def stored(path: Any, X: np.ndarray, chunks: tuple[int, int], **options: Any) -> zarr.Array:
+    array = zarr.create_array(path, shape=X.shape, chunks=chunks, dtype=X.dtype, **options)
+    array[...] = X
+    return array
+
+
+@st.composite
+def cuts(draw: st.DrawFn, length: int, most: int = 6) -> tuple[int, ...]:
+    """Chunk lengths that add up to `length`."""
+    edges = draw(st.lists(st.integers(1, max(1, length - 1)), max_size=most, unique=True))
+    edges = sorted({0, length, *edges})
+    return tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+
+
+@st.composite
+def matrices(draw: st.DrawFn, *, positive: bool = True) -> np.ndarray:
+    """A noisy low-rank matrix; without zeros, or with some."""
+    n = draw(st.integers(3, 40))
+    m = draw(st.integers(3, 20))
+    rank = draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    X = rng.random((n, rank)) @ rng.random((rank, m)) + 0.2 * rng.random((n, m)) + 0.01
+    if not positive:
+        X[rng.random((n, m)) < 0.2] = 0
+    return X
+
+
+class Killed(BaseException):
+    """The process that a test pretends to kill."""
+
+
+class DyingStore(LocalStore):
+    """A directory that dies at its n-th write: nothing is written from then on."""
+
+    def __init__(self, root: Any, *, after: int | None = None, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self.writes = 0
+        self.after = after
+        self.keys: list[str] = []
+
+    async def set(self, key: str, value: Any) -> None:
+        if self.after is not None and self.writes >= self.after:
+            raise Killed(key)
+        self.writes += 1
+        self.keys.append(key)
+        await super().set(key, value)

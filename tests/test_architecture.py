@@ -1,0 +1,98 @@
+"""One direction of import: a room knows only the rooms below it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dasknmf
+
+ROOT = Path(dasknmf.__file__).parent
+
+ROOMS = [
+    ["errors", "kernel"],
+    ["losses"],
+    ["blocks"],
+    ["passes"],
+    ["solvers"],
+    ["starts"],
+    ["history"],
+    ["panels"],
+    ["inputs"],
+    ["store"],
+    ["engine"],
+    ["schedulers"],
+    ["model"],
+    ["transform"],
+    ["fit"],
+    ["estimator"],
+    ["__init__"],
+    ["outputs", "plots"],
+    ["demo"],
+    ["cli"],
+]
+"""From the floor to the roof; rooms in one row do not know each other."""
+
+LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
+FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of every module that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative imports hide the direction"
+            names.add(str(node.module))
+            if node.module in ("dasknmf", "dasknmf.store", "dasknmf.solvers", "dasknmf.starts"):
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down(path):
+    here = room_of(path)
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] != "dasknmf" or len(parts) == 1:
+            continue
+        there = parts[1]
+        if there in LEVEL and there != here:
+            assert LEVEL[there] < LEVEL[here], f"{here} imports {there}"
+        if path.parent == ROOT and there == here and len(parts) > 2:
+            raise AssertionError(f"{path.name} and a package share a name")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if room_of(path) in FLOOR], ids=lambda path: path.stem
+)
+def test_the_floor_knows_no_dask_and_no_zarr(path):
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {"dask", "distributed", "zarr"}
+
+
+def test_every_room_has_a_level():
+    assert {room_of(path) for path in FILES} == set(LEVEL)
+
+
+def test_the_readme_names_the_rooms():
+    readme = (ROOT.parent / "README.md").read_text()
+    for room in set(LEVEL) - {"__init__"}:
+        assert f"`{room}`" in readme or f"`{room}/`" in readme, room
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_stay_small(path):
+    limit = 700 if path.stem == "estimator" else 500
+    assert len(path.read_text().splitlines()) <= limit

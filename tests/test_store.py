@@ -1,0 +1,365 @@
+"""Runs that cannot be lost: every moment of death, every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from sklearn.exceptions import ConvergenceWarning
+
+from dasknmf import NMF, engine, open_run
+from dasknmf.errors import (
+    DataChangedError,
+    RunDamagedError,
+    RunError,
+    RunLockedError,
+    RunMismatchError,
+    RunWriteError,
+)
+from dasknmf.inputs import grid_of, source_of
+from dasknmf.store import records
+from dasknmf.store.lock import Lock
+from tests.helpers import DyingStore, Killed, fitted, stored
+
+pytestmark = pytest.mark.usefixtures("small_panels")
+
+MODELS = {
+    "cd": {"init": "nndsvda", "solver": "cd"},
+    "kl": {"init": "random", "beta_loss": "kullback-leibler"},
+    "custom": {"init": "custom"},
+}
+
+
+@pytest.fixture
+def V(tmp_path, low_rank):
+    return stored(tmp_path / "v.zarr", low_rank, (30, 14))
+
+
+def start_of(name, shape):
+    if name != "custom":
+        return {}
+    rng = np.random.default_rng(5)
+    return {"W": rng.random((shape[0], 3)), "H": rng.random((3, shape[1]))}
+
+
+def fit(V, store, name, max_iter=4, **more):
+    run = {"checkpoint": store, **start_of(name, V.shape)}
+    model, W = fitted(
+        V, "synchronous", run, n_components=3, max_iter=max_iter, **MODELS[name], **more
+    )
+    return W, model.components_, model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_death_at_any_write_changes_nothing(V, tmp_path, name):
+    quiet = DyingStore(tmp_path / "quiet")
+    W, H, model = fit(V, quiet, name)
+    assert quiet.writes > 40
+    for after in range(quiet.writes):
+        root = tmp_path / "run"
+        shutil.rmtree(root, ignore_errors=True)
+        with pytest.raises(Killed):
+            fit(V, DyingStore(root, after=after), name)
+        W_again, H_again, again = fit(V, root, name)
+        np.testing.assert_array_equal(W_again, W, err_msg=quiet.keys[after])
+        np.testing.assert_array_equal(H_again, H, err_msg=quiet.keys[after])
+        assert [r.objective for r in again.history_] == [r.objective for r in model.history_]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_passes_in_two_runs_are_passes_in_one(V, tmp_path, name):
+    W, H, _ = fit(V, tmp_path / "one", name, max_iter=7)
+    fit(V, tmp_path / "two", name, max_iter=3)
+    W_two, H_two, model = fit(V, tmp_path / "two", name, max_iter=7)
+    assert model.n_iter_ == 7
+    np.testing.assert_array_equal(W_two, W)
+    np.testing.assert_array_equal(H_two, H)
+
+
+def test_a_finished_run_is_not_read_again(V, tmp_path):
+    _, _, first = fit(V, tmp_path / "run", "cd")
+    _, _, again = fit(V, tmp_path / "run", "cd")
+    assert again.n_reads_ == first.n_reads_
+    assert len(again.history_) == len(first.history_)
+
+
+def test_a_smaller_tol_continues_a_converged_run(V, tmp_path):
+    _, _, rough = fit(V, tmp_path / "run", "cd", max_iter=200, tol=1e-2)
+    _, _, fine = fit(V, tmp_path / "run", "cd", max_iter=200, tol=1e-4)
+    assert fine.n_iter_ > rough.n_iter_
+    _, _, whole = fit(V, tmp_path / "whole", "cd", max_iter=200, tol=1e-4)
+    np.testing.assert_array_equal(fine.components_, whole.components_)
+
+
+def test_open_run_tells_what_the_model_tells(V, tmp_path):
+    W, H, model = fit(V, tmp_path / "run", "cd")
+    run = open_run(tmp_path / "run")
+    assert isinstance(run.W, da.Array)
+    np.testing.assert_array_equal(run.W.compute(), W)
+    np.testing.assert_array_equal(run.H, H)
+    assert run.status == "max_iter"
+    assert run.params["n_components"] == 3
+    assert run.n_iter == 4
+    assert [r.loss for r in run.history] == [r.loss for r in model.history_]
+    again = NMF.from_run(run)
+    np.testing.assert_array_equal(
+        np.asarray(again.transform(V)), np.asarray(model.transform(V))
+    )
+
+
+def test_W_survives_its_estimator(V, tmp_path):
+    W = NMF(3, init="random", random_state=0, max_iter=3, tol=0).fit_transform(V)
+    assert np.isfinite(W.compute()).all()
+    kept = NMF(3, init="random", random_state=0, max_iter=3, tol=0).fit_transform(
+        V, checkpoint=tmp_path / "run"
+    )
+    np.testing.assert_array_equal(kept.compute(), W.compute())
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunDamagedError, match="chunk is missing"):
+        kept.compute()
+
+
+def test_W_of_a_generation_that_has_moved_on_raises(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    old = open_run(tmp_path / "run").W
+    fit(V, tmp_path / "run", "cd", max_iter=6)
+    with pytest.raises(RunDamagedError, match="open the run again"):
+        old.compute()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"solver": "mu"}, "solver was 'cd' and is 'mu'"),
+        ({"alpha_W": 0.5}, "alpha_W was 0.0 and is 0.5"),
+        ({"random_state": 9}, "random_state was 0 and is 9"),
+        ({"init": "random"}, "init was 'nndsvda' and is 'random'"),
+        ({"n_components": 2}, "n_components was 3 and is 2"),
+    ],
+)
+def test_another_model_is_refused(V, tmp_path, change, named):
+    fit(V, tmp_path / "run", "cd")
+    parameters = {"n_components": 3, "max_iter": 4, **MODELS["cd"]} | change
+    with pytest.raises(RunMismatchError, match=named):
+        fitted(V, run={"checkpoint": tmp_path / "run"}, **parameters)
+    fitted(V, run={"checkpoint": tmp_path / "run", "overwrite": True}, **parameters)
+
+
+def test_another_shape_is_refused(V, tmp_path, low_rank):
+    fit(V, tmp_path / "run", "cd")
+    with pytest.raises(RunMismatchError, match=r"shape was \[90, 14\] and is \[60, 14\]"):
+        fit(da.from_array(low_rank[:60], chunks=(30, 14)), tmp_path / "run", "cd")
+
+
+def test_a_drawn_seed_is_kept(V, tmp_path):
+    parameters = {"n_components": 3, "init": "random", "random_state": None}
+    fitted(V, run={"checkpoint": tmp_path / "run"}, max_iter=2, **parameters)
+    two, _ = fitted(V, run={"checkpoint": tmp_path / "run"}, max_iter=5, **parameters)
+    seed = open_run(tmp_path / "run").identity["seed"]
+    one, _ = fitted(V, max_iter=5, **parameters | {"random_state": seed})
+    np.testing.assert_array_equal(two.components_, one.components_)
+
+
+def test_what_is_not_a_run_is_left_alone(V, tmp_path):
+    precious = stored(tmp_path / "precious", np.ones((4, 4)), (2, 2))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("irreplaceable")
+    for place in ("precious", "notes"):
+        with pytest.raises(RunMismatchError, match="not a run"):
+            fit(V, tmp_path / place, "cd", max_iter=2)
+        with pytest.raises(RunMismatchError, match="not a run"):
+            fitted(V, run={"checkpoint": tmp_path / place, "overwrite": True}, n_components=3)
+    assert precious[...].sum() == 16
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "irreplaceable"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+@pytest.mark.parametrize("part", ["W", "H"])
+def test_damaged_factors_are_seen(V, tmp_path, damage, part):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    run = open_run(tmp_path / "run")
+    below = {
+        "W": tmp_path / "run" / "W" / run._position.rows.name / "c" / "1" / "0" / "0",
+        "H": tmp_path / "run" / "small" / run._position.state / "0" / "H" / "c" / "0" / "0",
+    }[part]
+    content = bytearray(below.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+        below.write_bytes(bytes(content))
+    elif damage == "truncated":
+        below.write_bytes(bytes(content[:-8]))
+    else:
+        below.unlink()
+    with pytest.raises(RunDamagedError, match="restore the store"):
+        fit(V, tmp_path / "run", "cd", max_iter=5)
+
+
+@pytest.mark.parametrize("record", ["commit", "run"])
+@pytest.mark.parametrize("damage", ["garbage", "edited"])
+def test_a_damaged_record_is_seen(V, tmp_path, record, damage):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    path = tmp_path / "run" / record / "zarr.json"
+    if damage == "garbage":
+        path.write_bytes(b"\x00" * 40)
+    else:
+        document = json.loads(path.read_text())
+        document["attributes"]["record"]["edited"] = True
+        path.write_text(json.dumps(document))
+    with pytest.raises(RunDamagedError, match=f"record '{record}'"):
+        fit(V, tmp_path / "run", "cd", max_iter=5)
+    with pytest.raises(RunDamagedError):
+        open_run(tmp_path / "run")
+    fitted(V, run={"checkpoint": tmp_path / "run", "overwrite": True}, n_components=3)
+
+
+def test_a_changed_V_is_seen(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    V[45, 3] += 1e-3
+    with pytest.raises(DataChangedError, match="panel 1 "):
+        fit(V, tmp_path / "run", "cd", max_iter=5)
+
+
+def test_a_V_that_changes_between_passes_is_seen(V):
+    def spoil(record):
+        if record.iteration == 2:
+            V[80, 0] = 0.5
+
+    with pytest.raises(DataChangedError, match="panel 2 "):
+        NMF(3, init="random", random_state=0, tol=0).fit(V, callbacks=[spoil])
+
+
+def test_a_missing_chunk_of_V_is_seen(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    (tmp_path / "v.zarr" / "c" / "2" / "0").unlink()
+    with pytest.raises(DataChangedError, match="panel 2 "):
+        fit(zarr.open_array(tmp_path / "v.zarr", mode="r"), tmp_path / "run", "cd", max_iter=5)
+
+
+def test_one_writer_at_a_time(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    lock = Lock(records.opened(tmp_path / "run"))
+    with pytest.raises(RunLockedError, match=r"is being written by process \d+"):
+        fit(V, tmp_path / "run", "cd", max_iter=5)
+    lock.release()
+    fit(V, tmp_path / "run", "cd", max_iter=5)
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    code = (
+        "import os, sys; from dasknmf.store import records; from dasknmf.store.lock import Lock;"
+        "Lock(records.opened(sys.argv[1])); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert (tmp_path / "run" / "lock").exists()
+    _, _, model = fit(V, tmp_path / "run", "cd", max_iter=5)
+    assert model.n_iter_ == 5
+    assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_a_writer_that_lost_its_run_stops(V, tmp_path):
+    other = {}
+
+    def lose(record):
+        if record.iteration == 2:
+            # Another client, blind to the lock, goes on with the run and finishes it.
+            (tmp_path / "run" / "lock").unlink()
+            other["W"], other["H"], _ = fit(V, tmp_path / "run", "cd", max_iter=6)
+
+    with pytest.raises(RunLockedError, match="taken over"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        NMF(3, max_iter=6, random_state=0, **MODELS["cd"]).fit(
+            V, checkpoint=tmp_path / "run", callbacks=[lose]
+        )
+    run = open_run(tmp_path / "run")
+    np.testing.assert_array_equal(run.W.compute(), other["W"])
+    np.testing.assert_array_equal(run.H, other["H"])
+
+
+def test_a_late_task_cannot_reach_live_factors(V, tmp_path):
+    """A visit of pass t that wakes up after pass t + 2 was committed."""
+    late = []
+
+    parameters = {"n_components": 3, "max_iter": 4, **MODELS["cd"]}
+    original = engine.run
+
+    def run(one, get):
+        late.append(one)
+        return original(one, get)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "run", run)
+        _, W = fitted(V, "synchronous", {"checkpoint": tmp_path / "run"}, **parameters)
+    exact = [one for one in late if one.phases[0].name == "exact"]
+    graph, _ = engine.graph_of(exact[-3])
+    with pytest.raises(RunDamagedError):  # what it needs is gone: it cannot even begin
+        dask.get(graph, list(graph)[1])
+    np.testing.assert_array_equal(open_run(tmp_path / "run").W.compute(), W)
+
+
+def test_nothing_is_committed_of_bad_data(tmp_path, low_rank):
+    low_rank[50, 2] = -1
+    V = stored(tmp_path / "bad.zarr", low_rank, (30, 14))
+    with pytest.raises(ValueError, match="Negative values in data passed to NMF"):
+        fit(V, tmp_path / "run", "cd")
+    assert open_run(tmp_path / "run").status == "running"
+    assert records.read(records.opened(tmp_path / "run"), "commit") is None
+    with pytest.raises(RunError, match="not finished its start"):
+        _ = open_run(tmp_path / "run").W
+
+
+def test_only_live_generations_are_kept(V, tmp_path):
+    kept = []
+
+    def look(record):
+        kept.append(len(list((tmp_path / "run" / "W").glob("*-*"))))
+
+    NMF(3, init="random", random_state=0, max_iter=6, tol=0).fit(
+        V, checkpoint=tmp_path / "run", callbacks=[look]
+    )
+    assert max(kept) == 2
+    assert len(list((tmp_path / "run" / "small").glob("*-*"))) == len(kept)
+
+
+def test_a_checkpoint_that_cannot_be_written(V, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(RunError, match="cannot be"):
+        fit(V, tmp_path / "file", "cd")
+    from zarr.storage import LocalStore
+
+    (tmp_path / "readonly").mkdir()
+    with pytest.raises(RunError, match="read-only"):
+        fit(V, LocalStore(tmp_path / "readonly", read_only=True), "cd")
+
+
+def test_a_full_disk_is_told_and_survived(V, tmp_path):
+    class FullStore(DyingStore):
+        async def set(self, key, value):
+            if self.writes >= 60:
+                raise OSError(28, "No space left on device")
+            await super().set(key, value)
+
+    with pytest.raises(RunWriteError, match="No space left on device.*make room"):
+        fit(V, FullStore(tmp_path / "run"), "cd")
+    W, H, _ = fit(V, tmp_path / "run", "cd")
+    W_whole, H_whole, _ = fit(V, tmp_path / "whole", "cd")
+    np.testing.assert_array_equal(W, W_whole)
+    np.testing.assert_array_equal(H, H_whole)
+
+
+def test_open_run_of_nothing(tmp_path):
+    with pytest.raises(RunError, match="no run at"):
+        open_run(tmp_path / "nowhere")
+
+
+def test_the_grid_of_a_run_is_the_grid_of_V(V, tmp_path):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    assert open_run(tmp_path / "run")._grid == grid_of(source_of(V))
