@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
@@ -53,11 +54,8 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except tuple(_CODES) as error:
-            failure = click.ClickException(" ".join(str(error).split()))
-            failure.exit_code = next(
-                code for kind, code in _CODES.items() if isinstance(error, kind)
-            )
-            raise failure from error
+            click.echo("Error: " + " ".join(str(error).split()), err=True)
+            sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))
 
     return run
 
@@ -187,9 +185,7 @@ def fit(
 @click.argument("out", type=click.Path(path_type=Path))
 @_with(_scheduler_options)
 @_friendly
-def transform(
-    run: str, source: str, out: Path, scheduler: str, scheduler_file: Path | None
-) -> None:
+def transform(run: str, source: str, out: Path, scheduler: str, scheduler_file: Path | None) -> None:
     """Write W of the Zarr array SOURCE, for the H of RUN, to the new Zarr array OUT."""
     from dasknmf.outputs import write_rows
 
@@ -292,11 +288,10 @@ def _progress(max_iter: int) -> Iterator[Callable[[Record], None]]:
     warned.propagate = False
     log.addHandler(handler)
     log.propagate = False
-    stderr = click.get_text_stream("stderr")
     try:
-        if stderr.isatty():
+        if sys.stderr.isatty():
             with click.progressbar(
-                length=max_iter, label="start", file=stderr, item_show_func=lambda text: text
+                length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
             ) as bar:
 
                 def show(record: Record) -> None:
@@ -352,14 +347,13 @@ def _summary(run: Any) -> str:
         last = run.history[-1]
         seconds = sum(record.seconds for record in run.history)
         read = format_bytes(sum(record.bytes_read for record in run.history))
-        lines.append(
-            f"passes: {run.n_iter}   reads of V: {last.reads:g}   {seconds:.1f} s   {read} read"
-        )
+        lines.append(f"passes: {run.n_iter}   reads of V: {last.reads:g}   {seconds:.1f} s   {read} read")
         if last.loss is not None:
             lines.append(f"loss D(V | WH): {last.loss:.8g}   at the {last.loss_at} of the last pass")
     if run.status != "running":
         lines.append(Outcome(run.status).advice)
     return "\n".join(lines)
+
 
 if __name__ == "__main__":
     main()

@@ -38,9 +38,7 @@ def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
     rows, columns, bands = scene.shape
     V = scene.reshape(rows * columns, bands)
     path = directory / "indian_pines.zarr"
-    array = zarr.create_array(
-        path, shape=V.shape, chunks=(columns * 8, bands), dtype=V.dtype, overwrite=True
-    )
+    array = zarr.create_array(path, shape=V.shape, chunks=(columns * 8, bands), dtype=V.dtype, overwrite=True)
     array[...] = V
     return path, (rows, columns)
 

@@ -122,9 +122,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
     for index, panels in enumerate(one.grid.runs()):
         key = (f"{label}-{token}", index)
         chunks = [one.source.chunk_keys(panel) if upstream else [] for panel in panels]
-        references = List(
-            *(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks)
-        )
+        references = List(*(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks))
         expected = [one.sums[panel.index] for panel in panels] if one.sums is not None else None
         task = Task(key, _visit_run, TaskRef(load), panels, expected, references)
         needed = [chunk for panel in chunks for row in panel for chunk in row]
@@ -137,11 +135,10 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
     level = 0
     while len(parts) > 1:
         sums: list[Hashable] = []
-        for index in range(0, len(parts), FAN_IN):
-            group = parts[index : index + FAN_IN]
-            key = (f"add-tallies-{token}", level, index)
-            graph[key] = Task(key, _add, List(*map(TaskRef, group)))
-            sums.append(key)
+        for first in range(0, len(parts), FAN_IN):
+            node = (f"add-tallies-{token}", level, first)
+            graph[node] = Task(node, _add, List(*map(TaskRef, parts[first : first + FAN_IN])))
+            sums.append(node)
         parts, level = sums, level + 1
 
     total = parts[0]
@@ -160,11 +157,7 @@ class Upstream:
 
     def __init__(self, graph: dict[Hashable, GraphNode]) -> None:
         self._graph = graph
-        self._uses = Counter(
-            dependency
-            for node in graph.values()
-            for dependency in node.dependencies
-        )
+        self._uses = Counter(dependency for node in graph.values() for dependency in node.dependencies)
 
     def fused(self, task: Task, needed: Sequence[Hashable]) -> dict[Hashable, GraphNode]:
         """The visit with its private ancestors in one task, beside the ancestors it shares."""

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
@@ -40,7 +40,7 @@ _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
 
 
-class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Nonnegative matrix factorization of matrices that need not fit in memory.
 
     Finds nonnegative W (n_samples, n_components) and H (n_components, n_features) whose product
@@ -143,7 +143,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None, StrOptions({"auto"})],
         "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
         "solver": [StrOptions({"auto", "cd", "mu"})],
@@ -403,9 +403,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 return da.from_array(_in_memory(result), chunks=result.chunks)
             return result
 
-    def _finish(
-        self, run: Any, grid: Grid, dtype: np.dtype, transposed: bool, init: str
-    ) -> Any:
+    def _finish(self, run: Any, grid: Grid, dtype: np.dtype, transposed: bool, init: str) -> Any:
         """Set the fitted attributes; W, lazily over the run's factors."""
         position, history = run.position, run.history
         state = run.factors.read_states(position.state)[0]
@@ -418,9 +416,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.n_reads_ = history.reads
         self.history_ = history
         self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
-        self.dead_components_ = np.flatnonzero(
-            (state["usage"] == 0) | (state["H"].max(axis=1) == 0)
-        )
+        self.dead_components_ = np.flatnonzero((state["usage"] == 0) | (state["H"].max(axis=1) == 0))
         if len(self.dead_components_):
             warnings.warn(
                 f"components {self.dead_components_.tolist()} of {len(H)} are zero throughout; they add "
@@ -430,8 +426,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             )
         if position.outcome == Outcome.MAX_ITER.value and self.tol > 0:
             warnings.warn(
-                f"Maximum number of iterations {self.max_iter} reached. Increase it to improve "
-                "convergence.",
+                f"Maximum number of iterations {self.max_iter} reached. Increase it to improve convergence.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
@@ -466,8 +461,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 del self.feature_names_in_
         elif X.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"X has {X.shape[1]} features, but NMF is expecting {self.n_features_in_} features as "
-                "input."
+                f"X has {X.shape[1]} features, but NMF is expecting {self.n_features_in_} features as input."
             )
         return X
 
@@ -597,7 +591,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             "inner_iter": self.inner_iter if isinstance(self.inner_iter, str) else int(self.inner_iter),
         }
         if H is not None:
-            model["H"] = hashlib.sha256(np.ascontiguousarray(H)).hexdigest()[:16]
+            model["H"] = hashlib.sha256(np.ascontiguousarray(H).tobytes()).hexdigest()[:16]
         identity = {
             "shape": list(shape),
             "dtype": dtype.str,
@@ -662,8 +656,10 @@ def _code(X: np.ndarray, H: np.ndarray, *, coder: Coder, method: str) -> np.ndar
     if hasattr(X, "toarray"):
         X = X.toarray()
     if not np.isfinite(X).all() or (X < 0).any():
-        kind = "Negative values in data passed to X in NMF" if np.isfinite(X).all() else (
-            "Input X contains NaN or infinity"
+        kind = (
+            "Negative values in data passed to X in NMF"
+            if np.isfinite(X).all()
+            else ("Input X contains NaN or infinity")
         )
         raise DataError(f"{kind}; new rows must be finite and nonnegative: mend them first.")
     filled = Coder(np.ascontiguousarray(H), coder.loss, coder.penalty, coder.tol, coder.max_iter)

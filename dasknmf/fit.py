@@ -141,9 +141,7 @@ class Fit:
         after = replace(at, passes=at.passes + 1, state=one.name, outcome=ended.value)
         self._commit(after, record, self._sums(ledger))
 
-    def _passed(
-        self, phase: Phase, state: str
-    ) -> tuple[engine.Pass, list[Any], engine.Ledger, float]:
+    def _passed(self, phase: Phase, state: str) -> tuple[engine.Pass, list[Any], engine.Ledger, float]:
         """Run one pass. What it leaves is not part of the run before it is committed."""
         one = engine.Pass(
             name=f"{self.run.position.passes}-{self.run.epoch}",
@@ -189,9 +187,7 @@ class Fit:
             outcome.measures,
         )
 
-    def _commit(
-        self, position: Position, record: Record | None, sums: tuple[float, ...] | None
-    ) -> None:
+    def _commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
         self.run.commit(position, record, sums)
         if record is not None:
             for callback in self.callbacks:

@@ -152,7 +152,8 @@ class RemainingGain:
         if not passes or self.tol == 0:
             return None
         last = passes[-1]
-        assert last.loss is not None and last.loss_at is not None
+        assert last.loss is not None
+        assert last.loss_at is not None
         if last.loss <= self.floor or (self._small(passes) and self._small(passes[:-1])):
             return Stop(last.loss_at)
         return None

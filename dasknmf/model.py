@@ -75,9 +75,7 @@ class Model:
         eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
         n_features = self.shape[1]
         if self.loss.quadratic:
-            inner = Inner.chosen(
-                self.inner_iter, eagerness=eagerness, shape=self.shape, k=self.k
-            )
+            inner = Inner.chosen(self.inner_iter, eagerness=eagerness, shape=self.shape, k=self.k)
             return QuadraticPass(
                 self.k,
                 n_features,

@@ -69,12 +69,17 @@ class Outcome:
 class Phase(Protocol):
     """One kind of pass. Frozen and small: it is sent to every worker."""
 
-    name: str
-    """What history and the dashboard call it."""
-    reads_data: bool
-    """Whether a visit walks V; if not, it sees row ranges only."""
-    widths: Mapping[str, int]
-    """Columns of each row array that the phase leaves behind."""
+    @property
+    def name(self) -> str:
+        """What history and the dashboard call it."""
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether a visit walks V; if not, it sees row ranges only."""
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Columns of each row array that the phase leaves behind."""
 
     def prepare(self, state: State) -> Any:
         """What every tile needs, made once per pass."""

@@ -35,9 +35,7 @@ def abundances(W: np.ndarray, shape: tuple[int, int], H: np.ndarray) -> Figure:
     across = min(4, k)
     down = -(-k // across)
     figure = Figure(figsize=(3.1 * across, 3.6 * down), layout="constrained")
-    grid = figure.subplots(
-        2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down}
-    )
+    grid = figure.subplots(2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down})
     share = maps.sum(axis=(1, 2)) / max(float(maps.sum()), np.finfo(float).tiny)
     for place in range(down * across):
         row, column = divmod(place, across)

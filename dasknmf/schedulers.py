@@ -45,7 +45,7 @@ class Scheduler:
     def memory_limit(self) -> int:
         """Bytes that one process may hold."""
         if self.client is None:
-            return min(MEMORY_LIMIT, self.baseline + psutil.virtual_memory().available)
+            return int(min(MEMORY_LIMIT, self.baseline + psutil.virtual_memory().available))
         limits = [worker["memory_limit"] for worker in self._workers()]
         return int(_PAUSED_AT * min((limit for limit in limits if limit), default=MEMORY_LIMIT))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -48,7 +49,7 @@ def cuts(draw: st.DrawFn, length: int, most: int = 6) -> tuple[int, ...]:
     """Chunk lengths that add up to `length`."""
     edges = draw(st.lists(st.integers(1, max(1, length - 1)), max_size=most, unique=True))
     edges = sorted({0, length, *edges})
-    return tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(b - a for a, b in itertools.pairwise(edges))
 
 
 @st.composite

@@ -30,7 +30,7 @@ def call(*arguments):
 
 def test_fit_info_transform(V, tmp_path, low_rank):
     run, out = tmp_path / "run", tmp_path / "w.zarr"
-    result = call("fit", V, run, "-k", 3, "--max-iter", 300, "--random-state", 0)
+    result = call("fit", V, run, "-k", 3, "--tol", 0.01, "--random-state", 0)
     assert result.exit_code == 0, result.output
     assert "status: converged" in result.stdout
     assert "exact 1  objective" in result.stderr
@@ -119,6 +119,7 @@ def test_a_bar_on_a_terminal(V, tmp_path):
     """A real terminal: one line that moves, no log lines."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "dasknmf.cli", "fit", V, str(tmp_path / "run"), "-k", "3"]
+    command += ["--tol", "0.01"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child, env=os.environ)
     os.close(child)
     screen = b""

@@ -56,7 +56,13 @@ def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X
 @pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
 def test_schedulers_give_the_same_bits(small_panels, low_rank, cluster, solver, beta, init, tmp_path):
     V = stored(tmp_path / "v.zarr", low_rank, (17, 5))
-    parameters = {"n_components": 3, "solver": solver, "beta_loss": beta, "init": init, "max_iter": 4}
+    parameters = {
+        "n_components": 3,
+        "solver": solver,
+        "beta_loss": beta,
+        "init": init,
+        "max_iter": 4,
+    }
     one, W_one = fitted(V, scheduler="synchronous", **parameters)
     for scheduler in ("threads", cluster):
         other, W_other = fitted(V, scheduler=scheduler, **parameters)
@@ -178,9 +184,7 @@ def test_exchanged_roles_exchange_the_penalties(low_rank, penalty):
         W_theirs = theirs.fit_transform(low_rank.T)
 
     def objective(W, H):
-        both = Penalties.scaled(
-            penalty["alpha_W"], penalty["alpha_H"], penalty["l1_ratio"], low_rank.T.shape
-        )
+        both = Penalties.scaled(penalty["alpha_W"], penalty["alpha_H"], penalty["l1_ratio"], low_rank.T.shape)
         loss = 0.5 * ((low_rank.T - W @ H) ** 2).sum()
         return loss + both.value((W.sum(), (W**2).sum()), H)
 

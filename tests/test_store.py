@@ -6,14 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import zarr
-from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF, engine, open_run
 from dasknmf.errors import (
@@ -52,9 +50,7 @@ def start_of(name, shape):
 
 def fit(V, store, name, max_iter=4, **more):
     run = {"checkpoint": store, **start_of(name, V.shape)}
-    model, W = fitted(
-        V, "synchronous", run, n_components=3, max_iter=max_iter, **MODELS[name], **more
-    )
+    model, W = fitted(V, "synchronous", run, n_components=3, max_iter=max_iter, **MODELS[name], **more)
     return W, model.components_, model
 
 
@@ -110,9 +106,7 @@ def test_open_run_tells_what_the_model_tells(V, tmp_path):
     assert run.n_iter == 4
     assert [r.loss for r in run.history] == [r.loss for r in model.history_]
     again = NMF.from_run(run)
-    np.testing.assert_array_equal(
-        np.asarray(again.transform(V)), np.asarray(model.transform(V))
-    )
+    np.testing.assert_array_equal(np.asarray(again.transform(V)), np.asarray(model.transform(V)))
 
 
 def test_W_survives_its_estimator(V, tmp_path):
@@ -274,11 +268,9 @@ def test_a_writer_that_lost_its_run_stops(V, tmp_path):
             (tmp_path / "run" / "lock").unlink()
             other["W"], other["H"], _ = fit(V, tmp_path / "run", "cd", max_iter=6)
 
-    with pytest.raises(RunLockedError, match="taken over"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        NMF(3, max_iter=6, random_state=0, **MODELS["cd"]).fit(
-            V, checkpoint=tmp_path / "run", callbacks=[lose]
-        )
+    model = NMF(3, max_iter=6, random_state=0, **MODELS["cd"])
+    with pytest.raises(RunLockedError, match="taken over"):
+        model.fit(V, checkpoint=tmp_path / "run", callbacks=[lose])
     run = open_run(tmp_path / "run")
     np.testing.assert_array_equal(run.W.compute(), other["W"])
     np.testing.assert_array_equal(run.H, other["H"])
@@ -347,7 +339,7 @@ def test_a_full_disk_is_told_and_survived(V, tmp_path):
                 raise OSError(28, "No space left on device")
             await super().set(key, value)
 
-    with pytest.raises(RunWriteError, match="No space left on device.*make room"):
+    with pytest.raises(RunWriteError, match=r"No space left on device.*make room"):
         fit(V, FullStore(tmp_path / "run"), "cd")
     W, H, _ = fit(V, tmp_path / "run", "cd")
     W_whole, H_whole, _ = fit(V, tmp_path / "whole", "cd")

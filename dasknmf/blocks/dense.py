@@ -110,7 +110,7 @@ class Scratch:
 class DenseTile:
     """A dense tile; see `dasknmf.blocks.base.Tile`."""
 
-    __slots__ = ("V", "rows", "first", "_scratch")
+    __slots__ = ("V", "_scratch", "first", "rows")
 
     def __init__(self, V: np.ndarray, rows: slice, first: int, scratch: Scratch) -> None:
         self.V = V
@@ -161,7 +161,7 @@ class DenseTile:
 class DenseRatio:
     """Q = V ∘ P^{β−2} and R = P^{β−1} of a dense tile; see `dasknmf.blocks.base.Ratio`."""
 
-    __slots__ = ("V", "Q", "R", "P", "beta", "total")
+    __slots__ = ("P", "Q", "R", "V", "beta", "total")
 
     def __init__(
         self,

@@ -38,8 +38,8 @@ def survey(values: np.ndarray) -> tuple[float, float, int, int, int, int]:
         v = np.float64(values[i])
         result += v
         squares += v * v
-        n_nan += v != v
-        n_inf += abs(v) == np.inf
-        n_negative += v < 0.0
-        n_zero += v == 0.0
+        n_nan += int(v != v)
+        n_inf += int(abs(v) == np.inf)
+        n_negative += int(v < 0.0)
+        n_zero += int(v == 0.0)
     return result, squares, n_nan, n_inf, n_negative, n_zero

@@ -29,11 +29,14 @@ class Source(Protocol):
     shape: tuple[int, int]
     dtype: np.dtype
     """What V is stored as."""
-    reader: Reader
     in_process: bool
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
     """Decoded size of the largest slab."""
+
+    @property
+    def reader(self) -> Reader:
+        """What tasks read V with."""
 
     @property
     def cuts(self) -> np.ndarray:
@@ -84,7 +87,7 @@ def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:
         asked = np.dtype(asked)
         if asked not in (np.float32, np.float64):
             raise ValueError(f"dtype is {asked}; it must be float32, float64 or None: give one of these.")
-        return asked
+        return np.dtype(asked)
     if stored == np.float32 or (stored.kind in "biu" and stored.itemsize <= 2):
         return np.dtype(np.float32)
     return np.dtype(np.float64)

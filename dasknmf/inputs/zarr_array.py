@@ -121,8 +121,7 @@ class ZarrReader:
 def with_meter(array: zarr.Array) -> zarr.Array:
     """The same array over a store that counts what it fetches."""
     store = MeteredStore(array.store)
-    opened = zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
-    return opened
+    return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
 
 
 def open_array(source: Any) -> zarr.Array:
@@ -144,7 +143,9 @@ def open_array(source: Any) -> zarr.Array:
     if isinstance(node, zarr.Array):
         return node
     arrays = sorted(name for name, _ in node.arrays())
-    found = f"it holds the arrays {arrays}: append one of these to the path" if arrays else (
-        "it holds no arrays: check the path"
+    found = (
+        f"it holds the arrays {arrays}: append one of these to the path"
+        if arrays
+        else ("it holds no arrays: check the path")
     )
     raise SourceError(f"{str(source)!r} is a Zarr group; V must be one array; {found}.")

@@ -85,9 +85,7 @@ def _move(
                 if step == 0:
                     first_moved[lane] = moved[lane]
                 going[lane] = (
-                    going[lane]
-                    and moved[lane] > zero
-                    and moved[lane] >= tolerance * first_moved[lane]
+                    going[lane] and moved[lane] > zero and moved[lane] >= tolerance * first_moved[lane]
                 )
                 left += going[lane]
             if left == 0:

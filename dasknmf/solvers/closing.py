@@ -38,10 +38,8 @@ class Closing:
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         H, eps = small
         W = rows["W"]
-        if self.loss.quadratic:
-            loss = tile.residual(W, H)
-        else:
-            loss = tile.ratio(W, H, self.loss.beta, eps).loss()
+        beta = self.loss.beta
+        loss = tile.residual(W, H) if self.loss.quadratic else tile.ratio(W, H, beta, eps).loss()
         W64 = W.astype(np.float64)
         tally["entry"] += (loss, W64.sum(), (W64 * W64).sum())
 

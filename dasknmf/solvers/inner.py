@@ -31,9 +31,7 @@ class Inner:
     delta: float = _DELTA
 
     @classmethod
-    def chosen(
-        cls, inner_iter: int | str, *, eagerness: float, shape: tuple[int, int], k: int
-    ) -> Inner:
+    def chosen(cls, inner_iter: int | str, *, eagerness: float, shape: tuple[int, int], k: int) -> Inner:
         """Counts for ``inner_iter``: the number itself, or from flops where it is ``"auto"``.
 
         Parameters

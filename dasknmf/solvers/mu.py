@@ -84,9 +84,7 @@ def _move(
                 if step == 0:
                     first_moved[lane] = moved[lane]
                 going[lane] = (
-                    going[lane]
-                    and moved[lane] > zero
-                    and moved[lane] >= tolerance * first_moved[lane]
+                    going[lane] and moved[lane] > zero and moved[lane] >= tolerance * first_moved[lane]
                 )
                 left += going[lane]
             if left == 0:
@@ -113,9 +111,7 @@ def move(
 
 
 @kernel
-def _root(
-    a: np.ndarray, b: np.ndarray, w: np.ndarray, l1: float, l2: float, power: float
-) -> np.ndarray:
+def _root(a: np.ndarray, b: np.ndarray, w: np.ndarray, l1: float, l2: float, power: float) -> np.ndarray:
     """x > 0 with b x + (l1 + l2 w x) x^power = a, for 0 < power ≤ 1, entry by entry."""
     result = np.empty(a.size, np.float64)
     for i in range(a.size):
@@ -180,13 +176,14 @@ def step(
         if loss.beta == 1:
             # l2 w x² + (b + l1) x − a = 0, in the form that does not cancel.
             linear = b + penalty.l1
-            return W * (2 * a / (linear + np.sqrt(linear**2 + 4 * penalty.l2 * W * a) + eps * (a == 0)))
-        flat = [np.ascontiguousarray(part).reshape(-1) for part in (a, b, W)]
-        x = _root(*flat, penalty.l1, penalty.l2, 2.0 - loss.beta)
-        return (W * x.reshape(W.shape)).astype(W.dtype, copy=False)
+            root = linear + np.sqrt(linear**2 + 4 * penalty.l2 * W * a) + eps * (a == 0)
+            return np.asarray(W * (2 * a / root), W.dtype)
+        a, b, w = (np.ascontiguousarray(part).reshape(-1) for part in (a, b, W))
+        x = _root(a, b, w, penalty.l1, penalty.l2, 2.0 - loss.beta)
+        return np.asarray(W * x.reshape(W.shape), W.dtype)
     denominator = b + penalty.l1 + penalty.l2 * W if penalty else b
     denominator = np.where(denominator == 0, W.dtype.type(eps), denominator)
     ratio = a / denominator
     if loss.gamma != 1:
         ratio **= loss.gamma
-    return (W * ratio).astype(W.dtype, copy=False)
+    return np.asarray(W * ratio, W.dtype)

@@ -81,9 +81,7 @@ class QuadraticPass:
 
     def tally(self) -> Tally:
         k, m = self.k, self.n_features
-        return Tally.zeros(
-            {"A": (k, m), "G": (k, k), "usage": (k,), "violation": (), "entry": (3,)}
-        )
+        return Tally.zeros({"A": (k, m), "G": (k, k), "usage": (k,), "violation": (), "entry": (3,)})
 
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
         W = rows["W"]
@@ -92,7 +90,13 @@ class QuadraticPass:
             W64 = W.astype(np.float64)
             tally["entry"] += (residual, W64.sum(), (W64 * W64).sum())
         tally["violation"] += self._move(
-            W, tile.cross(small.Ht), small.S, self.penalties.W, small.order, self.inner.rows, small.eps
+            W,
+            tile.cross(small.Ht),
+            small.S,
+            self.penalties.W,
+            small.order,
+            self.inner.rows,
+            small.eps,
         )
         tile.add_cross(W, tally["A"])
         tally["G"] += W.T @ W

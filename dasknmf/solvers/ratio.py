@@ -108,10 +108,16 @@ class RatioPass:
         H_in = state["H"].astype(np.float64)
         B = tally["B"][:, None] if beta == 1 else tally["B"]
         H = mu.step(
-            H_in, tally["A"], B, self.loss, self.penalties.H, float(state["eps"]), exact=self.exact_l2
+            H_in,
+            tally["A"],
+            B,
+            self.loss,
+            self.penalties.H,
+            float(state["eps"]),
+            exact=self.exact_l2,
         )
         if beta <= 1:
-            H[H < float(state["tiny"])] = 0
+            H[float(state["tiny"]) > H] = 0
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + float(state["constant"])
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)

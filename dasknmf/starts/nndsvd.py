@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class Projection:
         values, vectors = np.linalg.eigh(tally["gram"])
         Z = vectors[:, ::-1][:, : self.k]
         S = np.sqrt(np.maximum(values[::-1][: self.k], 0.0))
-        positive = S > S[0] * 1e-12 if S[0] > 0 else np.zeros(self.k, bool)
+        positive = S[0] * 1e-12 < S if S[0] > 0 else np.zeros(self.k, bool)
         inverse = np.divide(1.0, S, out=np.zeros_like(S), where=positive)
         after = state | {"to_U": Z * inverse, "S": S * positive, "Vt": (state["Q"] @ Z).T}
         return after, Outcome()
@@ -194,9 +194,7 @@ class Lift:
         return {name: value for name, value in state.items() if name not in spent}, Outcome()
 
 
-def filled(
-    F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, first: int
-) -> np.ndarray:
+def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, first: int) -> np.ndarray:
     """F with entries below scikit-learn's cutoff replaced as `fill` says."""
     F[F < _CUTOFF] = 0.0
     zeros = F == 0.0

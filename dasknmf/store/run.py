@@ -63,9 +63,7 @@ class MemoryRun:
         self.sums: tuple[float, ...] | None = None
         self.epoch = "memory"
 
-    def commit(
-        self, position: Position, record: Record | None, sums: tuple[float, ...] | None
-    ) -> None:
+    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
         before = self.position.rows
         if before and before != position.rows:
             self.factors.drop(before.name)
@@ -144,9 +142,7 @@ class StoredRun:
             self._lock.release()
             raise
 
-    def commit(
-        self, position: Position, record: Record | None, sums: tuple[float, ...] | None
-    ) -> None:
+    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
         """Make a pass part of the run: from here on it cannot be lost.
 
         Without a record only the position changes: how the fit ended.
@@ -230,7 +226,11 @@ class StoredRun:
         }
         records.put(self.store, "zarr.json", records.encoded(root))
         edges = zarr.create_array(
-            self.store, name="panels/edges", shape=(len(grid.edges),), dtype="int64", chunks=(len(grid.edges),)
+            self.store,
+            name="panels/edges",
+            shape=(len(grid.edges),),
+            dtype="int64",
+            chunks=(len(grid.edges),),
         )
         edges[...] = np.asarray(grid.edges)
         self._write_about(identity, budget)
@@ -240,9 +240,7 @@ class StoredRun:
         about = {"identity": identity, "budget": budget, "environment": environment()}
         records.write(self.store, "run", about)
 
-    def _resume(
-        self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any]
-    ) -> None:
+    def _resume(self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any]) -> None:
         _check_identity(about["identity"], identity, str(self.store))
         self.position, self.history, self.sums, self._segments = _committed(self.store)
         if (self.position.outcome is not None) and about["budget"] != budget:
@@ -280,8 +278,7 @@ class Run:
             about = None
         if about is None:
             raise RunError(
-                f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the "
-                "path."
+                f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
             )
         self.identity: dict[str, Any] = about["identity"]
         self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
@@ -382,7 +379,12 @@ def _committed(
         widths = tuple((int(m), str(n), int(c)) for m, n, c in rows["widths"])
         rows = Generation(rows["name"], widths)
     position = Position(
-        content["passes"], content["start"], content["iteration"], content["state"], rows, content["outcome"]
+        content["passes"],
+        content["start"],
+        content["iteration"],
+        content["state"],
+        rows,
+        content["outcome"],
     )
     history = []
     for index in range(position.passes):
@@ -399,21 +401,24 @@ def _committed(
 
 
 def _check_identity(stored: dict[str, Any], asked: dict[str, Any], where: str) -> None:
-    differences = []
-    for name in sorted(stored["model"].keys() | asked["model"].keys()):
-        was, now = stored["model"].get(name), asked["model"].get(name)
-        # A seed that is not asked for is the one that was drawn.
-        if was != now and not (name == "random_state" and now is None):
-            differences.append(f"{name} was {was!r} and is {now!r}")
-    for name in sorted((stored.keys() | asked.keys()) - {"model", "seed"}):
-        if stored.get(name) != asked.get(name):
-            differences.append(f"{name} was {stored.get(name)!r} and is {asked.get(name)!r}")
+    models = stored["model"], asked["model"]
+    # A seed that is not asked for is the one that was drawn.
+    free = {"random_state"} if asked["model"].get("random_state") is None else set()
+    differences = _differences(*models, free) + _differences(stored, asked, {"model", "seed"})
     if differences:
         raise RunMismatchError(
             f"the run at {where!r} is another one: {'; '.join(differences)}. A run goes on only with the "
             "same V and the same model: repeat these, choose another checkpoint, or start over with "
             "overwrite=True."
         )
+
+
+def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
+    return [
+        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted((was.keys() | now.keys()) - free)
+        if was.get(name) != now.get(name)
+    ]
 
 
 def _format_of(store: Any) -> int | None:
