@@ -12,32 +12,27 @@ from typing import Any, ClassVar
 
 import dask.array as da
 import numpy as np
-import scipy.sparse
-import zarr
 from dask.utils import format_bytes
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from dasknmf import inputs, schedulers
-from dasknmf.errors import DataError, MemoryLimitError
+from dasknmf import inputs, schedulers, validation
 from dasknmf.fit import Fit
 from dasknmf.history import Outcome
-from dasknmf.inputs.base import check_shape
 from dasknmf.losses import NAMES, Loss
-from dasknmf.model import Init, Model
+from dasknmf.model import Model
 from dasknmf.panels import Grid
 from dasknmf.passes import Callback
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.store.run import MemoryRun, Run, StoredRun, oriented, rows_array
-from dasknmf.transform import Coder
+from dasknmf.store.memory_run import MemoryRun
+from dasknmf.store.opened_run import Run, oriented, rows_array
+from dasknmf.store.stored_run import StoredRun
+from dasknmf.transform import Coder, by_rows
 
 log = logging.getLogger("dasknmf")
-
-_MOST_AUTO = 512
-_MOST_W_BYTES = 2**30
 
 
 class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -272,7 +267,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         W : ndarray or dask.array.Array of shape (n_samples, n_components)
             Lazy where X is chunked; computing it reads X once.
         """
-        return self._by_rows(X, "__call__")
+        return self._coded(X, "__call__")
 
     def inverse_transform(self, X: Any) -> Any:
         """WH for W = X.
@@ -300,7 +295,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         errors : ndarray or dask.array.Array of shape (n_samples,)
             Lazy where X is chunked. Half the squared residual for the Frobenius loss.
         """
-        return self._by_rows(X, "scores")
+        return self._coded(X, "scores")
 
     @classmethod
     def from_run(cls, run: Any) -> NMF:
@@ -345,15 +340,15 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> Any:
         self._validate_params()
         loss = Loss.named(self.beta_loss)
-        solver = self._chosen_solver(loss)
-        X = self._validated(X, reset=True)
+        solver = validation.chosen_solver(self, loss)
+        X = validation.validated(self, X, reset=True)
         dtype = inputs.working_dtype(X.dtype, self.dtype)
         shape = (int(X.shape[0]), int(X.shape[1]))
-        W, H = self._checked_start(X, W, H, dtype)
-        k = self._chosen_k(shape, W, H)
-        init = self._chosen_init(shape, k)
+        W, H = validation.checked_start(self, X, W, H, dtype)
+        k = validation.chosen_k(self, shape, W, H)
+        init = validation.chosen_init(self, shape, k)
         if inputs.is_chunked(X) and checkpoint is None and wants_W:
-            _check_W_fits(shape[0], k, dtype)
+            validation.check_W_fits(shape[0], k, dtype)
 
         transposed = inputs.rather_transposed(X, parity=self.inner_iter == 1)
         source = inputs.source_of(X, transposed=transposed)
@@ -432,132 +427,18 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         return W
 
-    def _validated(self, X: Any, *, reset: bool) -> Any:
-        """X as an array that can be cut into panels, checked as far as its metadata goes."""
-        X = inputs.opened(X)
-        if not inputs.is_chunked(X):
-            keep = isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2
-            X = validate_data(
-                self,
-                X,
-                accept_sparse=("csr", "csc"),
-                dtype=X.dtype if keep else [np.float64, np.float32],
-                reset=reset,
-            )
-            smallest = X.data.min(initial=0) if scipy.sparse.issparse(X) else X.min(initial=0)
-            if smallest < 0:
-                place = "NMF initialization" if reset else "X in NMF"
-                raise DataError(
-                    f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
-                    "V = WH with W, H >= 0 cannot be: shift or clip the values, or give them as they "
-                    "were before they were centred."
-                )
-            return X
-        check_shape(X.shape)
-        inputs.working_dtype(X.dtype)
-        if reset:
-            self.n_features_in_ = int(X.shape[1])
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
-        elif X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but NMF is expecting {self.n_features_in_} features as input."
-            )
-        return X
-
-    def _by_rows(self, X: Any, method: str) -> Any:
-        """Apply the coder to rows of X: at once in memory, lazily where X is chunked."""
+    def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        loss = Loss.named(self.beta_loss)
+        X = validation.validated(self, X, reset=False)
         penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, X.shape)
-        tol = min(self.tol, 1e-4) if self.tol else 1e-6
-        dtype = np.dtype(self.components_.dtype)
-        coder = Coder(self.components_, loss, penalties.W, tol, max(self.max_iter, 1000))
-        if not inputs.is_chunked(X):
-            return getattr(coder, method)(X)
-        if isinstance(X, zarr.Array):
-            edges = inputs.grid_of(inputs.source_of(X)).edges
-            X = da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
-        else:
-            X = X.rechunk({1: -1})
-        # H is one task of the graph, not an argument of every one.
-        coded = da.from_array(self.components_, chunks=-1, name=False)
-        columns = {"k": self.n_components_} if method == "__call__" else {}
-        return da.blockwise(
-            _code,
-            "ik" if columns else "i",
-            X,
-            "ij",
-            coded,
-            "hj",
-            coder=Coder(np.empty((0, 0), dtype), loss, penalties.W, tol, coder.max_iter),
-            method=method,
-            new_axes=columns,
-            concatenate=True,
-            dtype=dtype if columns else np.float64,
-            meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
+        coder = Coder(
+            self.components_,
+            Loss.named(self.beta_loss),
+            penalties.W,
+            tol=min(self.tol, 1e-4) if self.tol else 1e-6,
+            max_iter=max(self.max_iter, 1000),
         )
-
-    def _chosen_solver(self, loss: Loss) -> Any:
-        if self.solver == "auto":
-            return "cd" if loss.quadratic else "mu"
-        if self.solver == "cd" and not loss.quadratic:
-            raise ValueError(
-                f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = {loss.beta}; "
-                "use solver='mu', which takes every beta_loss."
-            )
-        return self.solver
-
-    def _chosen_k(self, shape: tuple[int, int], W: Any, H: Any) -> int:
-        if self.n_components not in (None, "auto"):
-            return int(self.n_components)
-        if H is not None:
-            return int(H.shape[0])
-        n_features = shape[1]
-        if n_features > _MOST_AUTO:
-            raise ValueError(
-                f"n_components is {self.n_components!r}, which means all {n_features} features; above "
-                f"{_MOST_AUTO} that is rarely meant: give a number."
-            )
-        return n_features
-
-    def _chosen_init(self, shape: tuple[int, int], k: int) -> Init:
-        if self.init is None:
-            return "nndsvda" if k <= min(shape) else "random"
-        if self.init.startswith("nndsvd") and k > min(shape):
-            raise ValueError(
-                f"init = '{self.init}' can only be used when n_components <= min(n_samples, n_features): "
-                f"n_components is {k}, X is {shape[0]} x {shape[1]}; use init='random'."
-            )
-        return self.init  # type: ignore[return-value]  # validated by _parameter_constraints
-
-    def _checked_start(self, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
-        """A custom start that fits X, or nothing."""
-        if self.init != "custom":
-            if W is not None or H is not None:
-                warnings.warn(
-                    "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
-                    "as initialization.",
-                    RuntimeWarning,
-                    stacklevel=5,
-                )
-            return None, None
-        if W is None or H is None:
-            missing = " and ".join(name for name, F in (("W", W), ("H", H)) if F is None)
-            raise ValueError(
-                f"init='custom' needs both W and H, {missing} is None: pass fit(X, W=..., H=...)."
-            )
-        k = self.n_components if self.n_components not in (None, "auto") else np.shape(H)[0]
-        shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
-        for name, F in (("W", W), ("H", H)):
-            _check_factor(F, shapes[name], f"NMF (input {name})")
-        if np.dtype(W.dtype) != dtype or np.dtype(H.dtype) != dtype:
-            raise TypeError(
-                "H and W should have the same dtype as X. "
-                f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and X works in {dtype}: convert them."
-            )
-        return W, np.asarray(H)
+        return by_rows(coder, X, method)
 
     def _drawn_seed(self) -> int:
         if isinstance(self.random_state, Integral):
@@ -599,104 +480,6 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "model": model,
         }
         return identity, {"max_iter": int(self.max_iter), "tol": float(self.tol)}
-
-
-def non_negative_factorization(
-    X: Any,
-    W: Any = None,
-    H: Any = None,
-    n_components: Any = "auto",
-    *,
-    update_H: bool = True,
-    **parameters: Any,
-) -> tuple[Any, np.ndarray, int]:
-    """Factorize X ≈ WH with one call; the function of the same name in scikit-learn.
-
-    Parameters
-    ----------
-    X : as for `NMF.fit_transform`
-    W, H : array, optional
-        The start for ``init="custom"``. With ``update_H=False``, H is kept and W is solved for; a
-        given W is ignored.
-    n_components : int, None or "auto"
-    update_H : bool
-        Whether H moves.
-    **parameters
-        Of `NMF`.
-
-    Returns
-    -------
-    W : ndarray or dask.array.Array of shape (n_samples, n_components)
-    H : ndarray of shape (n_components, n_features)
-    n_iter : int
-        Exact passes; 1 with ``update_H=False``, which solves W in one read.
-    """
-    model = NMF(n_components, **parameters)
-    if update_H:
-        W = model.fit_transform(X, W=W, H=H)
-        return W, model.components_, model.n_iter_
-    model._validate_params()
-    if W is not None:
-        warnings.warn(
-            "When update_H=False, the provided initial W is not used.", RuntimeWarning, stacklevel=2
-        )
-    if H is None:
-        raise ValueError("update_H=False keeps H, but H is None: give H.")
-    X = inputs.opened(X)
-    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
-    _check_factor(H, (k, X.shape[1]), "NMF (input H)")
-    model.n_features_in_ = int(X.shape[1])
-    model.components_ = np.asarray(H)
-    model.n_components_ = len(H)
-    return model.transform(X), model.components_, 1
-
-
-def _code(X: np.ndarray, H: np.ndarray, *, coder: Coder, method: str) -> np.ndarray:
-    """One chunk of a lazy transform: the values are checked here, where they are first seen."""
-    if hasattr(X, "toarray"):
-        X = X.toarray()
-    if not np.isfinite(X).all() or (X < 0).any():
-        kind = (
-            "Negative values in data passed to X in NMF"
-            if np.isfinite(X).all()
-            else ("Input X contains NaN or infinity")
-        )
-        raise DataError(f"{kind}; new rows must be finite and nonnegative: mend them first.")
-    filled = Coder(np.ascontiguousarray(H), coder.loss, coder.penalty, coder.tol, coder.max_iter)
-    return np.asarray(getattr(filled, method)(X))
-
-
-def _check_factor(F: Any, shape: tuple[int, int], whom: str) -> None:
-    """Refuse a factor that cannot start or stay, in scikit-learn's words."""
-    found = tuple(np.shape(F))
-    if len(found) != 2:
-        raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {whom} has shape {found}.")
-    for axis, order in enumerate(("first", "second")):
-        if found[axis] != shape[axis]:
-            raise ValueError(
-                f"Array with wrong {order} dimension passed to {whom}. Expected {shape[axis]}, but got "
-                f"{found[axis]}: give an array of shape {shape}."
-            )
-    smallest, largest = (float(each) for each in da.compute(F.min(), F.max()))
-    if not np.isfinite(smallest + largest):
-        raise ValueError(f"{whom} contains NaN or infinity: give finite values.")
-    if smallest < 0:
-        raise ValueError(
-            f"Negative values in data passed to {whom}: the smallest is {smallest:g}, factors are "
-            "nonnegative; clip them."
-        )
-    if largest == 0:
-        raise ValueError(f"Array passed to {whom} is full of zeros: no solver can move it; give a start.")
-
-
-def _check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
-    nbytes = n_rows * k * dtype.itemsize
-    if nbytes > _MOST_W_BYTES:
-        raise MemoryLimitError(
-            f"W would hold {n_rows} x {k} values, {format_bytes(nbytes)}, in this process; without a "
-            f"checkpoint at most {format_bytes(_MOST_W_BYTES)} are kept: give fit(..., checkpoint=), "
-            "where W stays on disk."
-        )
 
 
 def _in_memory(F: Any) -> np.ndarray:

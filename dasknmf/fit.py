@@ -21,7 +21,9 @@ from dasknmf.passes import Callback, Phase
 from dasknmf.schedulers import Scheduler
 from dasknmf.starts import survey
 from dasknmf.store.factors import Generation
-from dasknmf.store.run import MemoryRun, Position, StoredRun
+from dasknmf.store.memory_run import MemoryRun
+from dasknmf.store.position import Position
+from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass

@@ -5,11 +5,16 @@ Every row is solved on its own, so the answer does not depend on how X is cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import dask.array as da
 import numpy as np
+import zarr
 
+from dasknmf import inputs
 from dasknmf.blocks import DenseBlock
+from dasknmf.errors import DataError
 from dasknmf.losses import Loss
 from dasknmf.solvers import mu, nnls
 from dasknmf.solvers.penalty import Penalty
@@ -101,3 +106,46 @@ class Coder:
 
 def _floor(V: np.ndarray) -> float:
     return float(np.finfo(np.float32).eps) * float(V.mean() or 1.0)
+
+
+def by_rows(coder: Coder, X: Any, method: str) -> Any:
+    """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
+    if not inputs.is_chunked(X):
+        return getattr(coder, method)(X)
+    if isinstance(X, zarr.Array):
+        edges = inputs.grid_of(inputs.source_of(X)).edges
+        X = da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
+    else:
+        X = X.rechunk({1: -1})
+    k = len(coder.H)
+    dtype = coder.H.dtype
+    columns = {"k": k} if method == "__call__" else {}
+    return da.blockwise(
+        _code,
+        "ik" if columns else "i",
+        X,
+        "ij",
+        # H is one task of the graph, not an argument of every one.
+        da.from_array(coder.H, chunks=-1, name=False),
+        "hj",
+        coder=replace(coder, H=np.empty((0, 0), dtype)),
+        method=method,
+        new_axes=columns,
+        concatenate=True,
+        dtype=dtype if columns else np.float64,
+        meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
+    )
+
+
+def _code(X: np.ndarray, H: np.ndarray, *, coder: Coder, method: str) -> np.ndarray:
+    """One chunk of a lazy transform: the values are checked here, where they are first seen."""
+    if hasattr(X, "toarray"):
+        X = X.toarray()
+    if not np.isfinite(X).all() or (X < 0).any():
+        kind = (
+            "Negative values in data passed to X in NMF"
+            if np.isfinite(X).all()
+            else ("Input X contains NaN or infinity")
+        )
+        raise DataError(f"{kind}; new rows must be finite and nonnegative: mend them first.")
+    return np.asarray(getattr(replace(coder, H=np.ascontiguousarray(H)), method)(X))

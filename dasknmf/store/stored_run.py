@@ -16,71 +16,20 @@ written last. A process that dies at any moment leaves the previous commit with 
 
 from __future__ import annotations
 
-import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-import dask
 import numpy as np
 import zarr
 
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
-from dasknmf.history import History, Record, from_json, to_json
+from dasknmf.history import History, Record, to_json
 from dasknmf.panels import Grid
 from dasknmf.store import records
-from dasknmf.store.factors import Generation, MemoryFactors
+from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
+from dasknmf.store.position import FORMAT, Position, committed, environment, format_of, write_sums
 from dasknmf.store.zarr_factors import ZarrFactors
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands after its last commit."""
-
-    passes: int = 0
-    """Passes committed, of every phase."""
-    start: int = 0
-    """Start phases done."""
-    iteration: int = 0
-    """Exact passes done."""
-    state: str = ""
-    """Name of the pass that left the state."""
-    rows: Generation | None = None
-    """The live generation."""
-    outcome: str | None = None
-    """How the fit ended; None while it runs."""
-
-
-class MemoryRun:
-    """A run without a checkpoint, in this process."""
-
-    def __init__(self) -> None:
-        self.factors = MemoryFactors()
-        self.position = Position()
-        self.history = History()
-        self.sums: tuple[float, ...] | None = None
-        self.epoch = "memory"
-
-    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        before = self.position.rows
-        if before and before != position.rows:
-            self.factors.drop(before.name)
-        self.position = position
-        self.history = self.history.plus(record) if record else self.history
-        self.sums = sums
-
-    def forget(self, generation: Generation | None) -> None:
-        """Delete rows that were written but not committed."""
-        if generation:
-            self.factors.drop(generation.name)
-
-    def check_owner(self) -> None:
-        """Nobody else can reach this memory."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class StoredRun:
@@ -154,7 +103,7 @@ class StoredRun:
         """
         self.check_owner()
         if sums is not None and self.sums is None:
-            _write_sums(self.store, sums)
+            write_sums(self.store, sums)
         if record is not None:
             name = f"{position.passes - 1}-{self.epoch}"
             records.write(self.store, f"history/{name}", to_json(record))
@@ -209,7 +158,7 @@ class StoredRun:
         """Never write into, or clear, a store that holds something else."""
         found = set(records.children(self.store, ""))
         ours = {"run", "panels", "W", "small", "history", "commit", "lock"}
-        if found - ours or (found - {"lock"} and _format_of(self.store) is None):
+        if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
                 "of its own, and overwrite=True replaces runs only: choose another checkpoint."
@@ -242,7 +191,7 @@ class StoredRun:
 
     def _resume(self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any]) -> None:
         _check_identity(about["identity"], identity, str(self.store))
-        self.position, self.history, self.sums, self._segments = _committed(self.store)
+        self.position, self.history, self.sums, self._segments = committed(self.store)
         if (self.position.outcome is not None) and about["budget"] != budget:
             # A finished run with another budget goes on from where it stopped.
             self.position = replace(self.position, outcome=None)
@@ -253,151 +202,6 @@ class StoredRun:
         for name in records.children(self.store, "W"):
             if name not in live:
                 self.factors.drop(name)
-
-
-class Run:
-    """A finished or running fit, read from its store.
-
-    Attributes
-    ----------
-    H : ndarray of shape (n_components, n_features)
-    W : dask.array.Array of shape (n_samples, n_components)
-        Lazy; it reads the generation that was live when the run was opened, or raises.
-    history : History
-    params : dict
-        Parameters of the model and of the run.
-    status : str
-        ``"running"``, ``"converged"`` or ``"max_iter"``.
-    """
-
-    def __init__(self, target: Any) -> None:
-        try:
-            self.store = records.opened(target, read_only=True)
-            about = records.read(self.store, "run") if _format_of(self.store) is not None else None
-        except FileNotFoundError:
-            about = None
-        if about is None:
-            raise RunError(
-                f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
-            )
-        self.identity: dict[str, Any] = about["identity"]
-        self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
-        self.environment: dict[str, Any] = about["environment"]
-        self._position, self.history, self.sums, _ = _committed(self.store)
-        self.status = self._position.outcome or "running"
-        self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
-        self._transposed = bool(about["identity"]["transposed"])
-        edges = np.asarray(zarr.open_array(self.store, path="panels/edges", mode="r")[...])
-        self._grid = Grid(tuple(int(edge) for edge in edges))
-        self._dtype = np.dtype(about["identity"]["dtype"])
-
-    def __repr__(self) -> str:
-        n, m = self.shape
-        k = self.params["n_components"]
-        return f"<Run {n} x {m}, {k} components, {self._position.iteration} passes, {self.status}>"
-
-    @property
-    def n_iter(self) -> int:
-        """Exact passes done."""
-        return self._position.iteration
-
-    @property
-    def W(self) -> Any:
-        return self._factors_of_model()[0]
-
-    @property
-    def H(self) -> np.ndarray:
-        return np.asarray(self._factors_of_model()[1])
-
-    def _factors_of_model(self) -> tuple[Any, Any]:
-        position = self._position
-        if position.rows is None or "W" not in {name for _, name, _ in position.rows.widths}:
-            raise RunError(
-                f"the run at {str(self.store)!r} has not finished its start, it stands after "
-                f"{position.passes} passes; factors exist from the first exact pass on: start the same "
-                "fit again."
-            )
-        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        rows = rows_array(factors, position.rows, self._grid, self._dtype)
-        small = factors.read_states(position.state)[0]["H"]
-        return oriented(rows, small, transposed=self._transposed)
-
-
-def rows_array(factors: Any, generation: Generation, grid: Grid, dtype: np.dtype) -> Any:
-    """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
-    import dask.array as da
-
-    read = dask.delayed(_rows_of, pure=True)
-    blocks = [
-        da.from_delayed(
-            read(factors, generation, panel.index, panel.n_rows),
-            (panel.n_rows, generation.width),
-            dtype=dtype,
-        )
-        for panel in grid
-    ]
-    return da.concatenate(blocks)
-
-
-def _rows_of(factors: Any, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
-    return np.asarray(factors.read_rows(generation, panel, n_rows))
-
-
-def oriented(rows: Any, small: np.ndarray, *, transposed: bool) -> tuple[Any, np.ndarray]:
-    """W and H of the model, from the factor that lives in rows and the small one."""
-    import dask.array as da
-
-    if not transposed:
-        return rows, small
-    return da.from_array(np.ascontiguousarray(small.T)), np.ascontiguousarray(rows.compute().T)
-
-
-def environment() -> dict[str, str]:
-    """What made the numbers, for the log line on resume: nothing here has to match."""
-    import numba
-    import scipy
-    import sklearn
-
-    versions = {module.__name__: module.__version__ for module in (np, scipy, sklearn, numba, zarr, dask)}
-    return versions | {"python": platform.python_version(), "machine": platform.machine()}
-
-
-def _committed(
-    store: Any,
-) -> tuple[Position, History, tuple[float, ...] | None, list[tuple[int, str]]]:
-    content = records.read(store, "commit")
-    if content is None:
-        return Position(), History(), None, []
-    if content["format"] > FORMAT:
-        raise RunDamagedError(
-            f"the run at {str(store)!r} has format {content['format']}; this version reads up to "
-            f"{FORMAT}: upgrade dasknmf."
-        )
-    segments = [(int(first), str(epoch)) for first, epoch in content["segments"]]
-    rows = content["rows"]
-    if rows is not None:
-        widths = tuple((int(m), str(n), int(c)) for m, n, c in rows["widths"])
-        rows = Generation(rows["name"], widths)
-    position = Position(
-        content["passes"],
-        content["start"],
-        content["iteration"],
-        content["state"],
-        rows,
-        content["outcome"],
-    )
-    history = []
-    for index in range(position.passes):
-        epoch = [epoch for first, epoch in segments if first <= index][-1]
-        record = records.read(store, f"history/{index}-{epoch}")
-        if record is None:
-            raise RunDamagedError(
-                f"the history of pass {index} of the run at {str(store)!r} is missing; the commit names "
-                "it: restore the store from a copy, or start over with overwrite=True."
-            )
-        history.append(from_json(record))
-    sums = _read_sums(store) if content["has_sums"] else None
-    return position, History(history), sums, segments
 
 
 def _check_identity(stored: dict[str, Any], asked: dict[str, Any], where: str) -> None:
@@ -419,35 +223,6 @@ def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> li
         for name in sorted((was.keys() | now.keys()) - free)
         if was.get(name) != now.get(name)
     ]
-
-
-def _format_of(store: Any) -> int | None:
-    raw = records.get(store, "zarr.json")
-    if raw is None:
-        return None
-    try:
-        return int(records.decoded(raw)["attributes"]["dasknmf"]["format"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_sums(store: Any, sums: tuple[float, ...]) -> None:
-    array = zarr.create_array(
-        store,
-        name="panels/sums",
-        shape=(len(sums),),
-        chunks=(len(sums),),
-        dtype="float64",
-        fill_value=np.nan,
-        overwrite=True,
-    )
-    array[...] = np.asarray(sums)
-    records.make_durable(store, "panels/sums/c/0")
-
-
-def _read_sums(store: Any) -> tuple[float, ...]:
-    values = np.asarray(zarr.open_array(store, path="panels/sums", mode="r")[...])
-    return tuple(float(value) for value in values)
 
 
 def _writable(target: Any) -> Any:

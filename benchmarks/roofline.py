@@ -1,0 +1,213 @@
+"""How near a pass comes to a bare loop that does the same reads, products and moves.
+
+The bare loop is a thread pool over the same panels: read a slab, and for each tile V Hᵀ, the moves of
+coordinate descent, Wᵀ V and Wᵀ W. It checks nothing, keeps nothing and commits nothing. Beside it
+stand its own limits: the same reads alone, and the same products and moves alone on data in memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import dask
+import numpy as np
+import threadpoolctl
+import zarr
+from distributed import Client, LocalCluster
+from zarr.codecs import BloscCodec
+
+from benchmarks.runner import interleaved, ratio_of_minima, report, summary
+from dasknmf import engine, schedulers
+from dasknmf.blocks.dense import tile_rows
+from dasknmf.inputs import grid_of, source_of
+from dasknmf.losses import Loss
+from dasknmf.model import Model
+from dasknmf.panels import Grid
+from dasknmf.solvers import cd
+from dasknmf.solvers.penalty import Penalties
+from dasknmf.store.factors import Generation, MemoryFactors
+from dasknmf.store.zarr_factors import ZarrFactors
+
+
+def counts(path: Path, n: int, m: int, rank: int) -> zarr.Array:
+    """Poisson counts of a planted factorization as float32, in LZ4-bitshuffle chunks of 16 MB."""
+    rows = max(1, 16_000_000 // (4 * m))
+    array = zarr.create_array(
+        path,
+        shape=(n, m),
+        chunks=(min(rows, n), m),
+        dtype="f4",
+        compressors=BloscCodec(cname="lz4", shuffle="bitshuffle", clevel=5),
+    )
+    rng = np.random.default_rng(0)
+    H = rng.gamma(0.3, 1, (rank, m))
+    for first in range(0, n, array.chunks[0]):
+        stop = min(first + array.chunks[0], n)
+        array[first:stop] = rng.poisson(rng.gamma(0.3, 1, (stop - first, rank)) @ H)
+    return array
+
+
+class BareLoop:
+    """Reads, tiled products and moves over panels, by threads and nothing else."""
+
+    def __init__(self, V: zarr.Array, grid: Grid, k: int, count: int, threads: int) -> None:
+        self.V, self.grid, self.count = V, grid, count
+        self.pool = ThreadPoolExecutor(threads)
+        rng = np.random.default_rng(1)
+        self.H = rng.random((k, V.shape[1]), dtype=np.float32)
+        self.W = rng.random((V.shape[0], k), dtype=np.float32)
+        self.height = tile_rows(V.shape[1], 4)
+        self.slab = V.chunks[0]
+        self.resident = V[: self.slab]
+
+    def start(self, W: np.ndarray, H: np.ndarray) -> None:
+        """Factors whose moves cost what the pass's moves cost."""
+        self.W, self.H = W.copy(), H.copy()
+
+    def full(self) -> None:
+        self._over_panels(lambda first, stop: self.V[first:stop], products=True)
+
+    def reads(self) -> None:
+        self._over_panels(lambda first, stop: self.V[first:stop], products=False)
+
+    def products(self) -> None:
+        self._over_panels(lambda first, stop: self.resident[: stop - first], products=True)
+
+    def _over_panels(self, slab: Any, *, products: bool) -> None:
+        Ht = np.ascontiguousarray(self.H.T)
+        S = self.H @ self.H.T
+        order = np.arange(len(S))
+        W = self.W.copy()
+
+        def panel(index: int) -> tuple[np.ndarray, np.ndarray]:
+            A = np.zeros(self.H.shape)
+            G = np.zeros(S.shape)
+            edges = self.grid[index]
+            for first in range(edges.start, edges.stop, self.slab):
+                stop = min(first + self.slab, edges.stop)
+                values = slab(first, stop)
+                if not products:
+                    continue
+                for top in range(0, len(values), self.height):
+                    tile = values[top : top + self.height]
+                    w = W[first + top : first + top + len(tile)]
+                    cd.move(w, tile @ Ht, S, 0.0, order, self.count, 0.1)
+                    A += w.T @ tile
+                    G += w.T @ w
+            return A, G
+
+        for A, G in self.pool.map(panel, range(len(self.grid))):
+            _ = A, G
+
+
+class OnePass:
+    """The exact pass of a model over V, again and again from the same factors."""
+
+    def __init__(
+        self, V: zarr.Array, model: Model, factors: Any, scheduler: schedulers.Scheduler, start: Any
+    ) -> None:
+        self.source = source_of(V)
+        self.grid = grid_of(self.source)
+        self.scheduler = scheduler
+        self.counter = 0
+        W, H, squares = start
+        rows = Generation.of("start", [{"W": model.k}])
+        factors.begin(rows)
+        for panel in self.grid:
+            factors.write_rows(rows, panel.index, W[panel.start : panel.stop])
+        state = {"H": H, "eps": np.asarray(1e-7), "squares": np.asarray(squares), "iteration": np.asarray(1)}
+        factors.write_state("start", 0, state)
+        self.one = engine.Pass(
+            "start", (model.exact(),), self.source, self.grid, model.dtype, factors, "start", rows
+        )
+
+    def __call__(self) -> None:
+        self.counter += 1
+        one = replace(self.one, name=f"{self.counter}-bench")
+        engine.run(one, self.scheduler.get)
+        one.factors.drop(one.name)
+
+
+def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> list[dict[str, Any]]:
+    n, m = V.shape
+    model = Model((n, m), k, np.dtype("f4"), Loss(2.0), "cd", "random", 0, Penalties(), "auto")
+    grid = grid_of(source_of(V))
+    nbytes = n * m * 4
+    flops = 4 * n * m * k
+    with ExitStack() as stack:
+        stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+        if where == "cluster":
+            cluster = stack.enter_context(
+                LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+            )
+            client = stack.enter_context(Client(cluster))
+            scheduler = schedulers.Scheduler("distributed", client.get, client)
+            factors: Any = ZarrFactors(
+                zarr.storage.LocalStore(directory / f"factors-{k}"), len(grid), grid.rows_max, model.dtype
+            )
+            factors.store._is_open = True
+        else:
+            scheduler = schedulers.Scheduler("threads", dask.threaded.get)
+            factors = MemoryFactors()
+        stack.enter_context(scheduler.single_threaded_blas())
+        bare = BareLoop(V, grid, k, model.exact().inner.rows, threads=2)  # type: ignore[attr-defined]
+        W, H = bare.W, bare.H
+        ours = OnePass(V, model, factors, scheduler, (W, H, float(n * m)))
+        for warm in (ours, bare.full):
+            warm()
+        # Moves stop early near a solution: both start every pass from the same unfinished factors.
+        bare.start(W, H)
+        seconds = interleaved({"pass": ours, "bare loop": bare.full}, pairs)
+        limits = interleaved({"reads": bare.reads, "products": bare.products}, max(3, pairs // 8))
+    ratio = ratio_of_minima(seconds["pass"], seconds["bare loop"])
+    rows = []
+    for name, taken in {**seconds, **limits}.items():
+        row: dict[str, Any] = {"k": k, "where": where, "what": name, **summary(taken)}
+        row["GB/s of V"] = nbytes / min(taken) / 1e9
+        row["GFLOP/s"] = None if name == "reads" else flops / min(taken) / 1e9
+        if name == "pass":
+            row |= {"bare / pass": ratio["ratio"], "low": ratio["low"], "high": ratio["high"], "pairs": pairs}
+        if name == "bare loop":
+            both = min(limits["reads"]) + min(limits["products"])
+            row |= {"(reads + products) / bare": both / min(taken)}
+        rows.append(row)
+    return rows
+
+
+@click.command()
+@click.option("--gigabytes", default=3.2, show_default=True)
+@click.option("-m", "--features", default=2000, show_default=True)
+@click.option("-k", "ranks", multiple=True, type=int, default=[20], show_default=True)
+@click.option(
+    "--where", multiple=True, type=click.Choice(["threads", "cluster"]), default=["threads", "cluster"]
+)
+@click.option("--pairs", default=31, show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), help="Keep V here, or find it here.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write JSON here.")
+def main(
+    gigabytes: float,
+    features: int,
+    ranks: tuple[int, ...],
+    where: tuple[str, ...],
+    pairs: int,
+    data: Path | None,
+    out: Path | None,
+) -> None:
+    """Ratio of a pass to a bare loop over the same data."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = data or Path(scratch) / "v.zarr"
+        n = int(gigabytes * 1e9 / 4 / features)
+        V = zarr.open_array(path, mode="r") if path.exists() else counts(path, n, features, 20)
+        V = zarr.open_array(path, mode="r")
+        rows = [row for place in where for k in ranks for row in measure(V, k, place, pairs, Path(scratch))]
+    report("roofline", rows, out)
+
+
+if __name__ == "__main__":
+    main()

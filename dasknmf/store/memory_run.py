@@ -1,0 +1,37 @@
+"""A run without a checkpoint, in this process."""
+
+from __future__ import annotations
+
+from dasknmf.history import History, Record
+from dasknmf.store.factors import Generation, MemoryFactors
+from dasknmf.store.position import Position
+
+
+class MemoryRun:
+    """A run without a checkpoint, in this process."""
+
+    def __init__(self) -> None:
+        self.factors = MemoryFactors()
+        self.position = Position()
+        self.history = History()
+        self.sums: tuple[float, ...] | None = None
+        self.epoch = "memory"
+
+    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
+        before = self.position.rows
+        if before and before != position.rows:
+            self.factors.drop(before.name)
+        self.position = position
+        self.history = self.history.plus(record) if record else self.history
+        self.sums = sums
+
+    def forget(self, generation: Generation | None) -> None:
+        """Delete rows that were written but not committed."""
+        if generation:
+            self.factors.drop(generation.name)
+
+    def check_owner(self) -> None:
+        """Nobody else can reach this memory."""
+
+    def close(self) -> None:
+        """Nothing is open."""

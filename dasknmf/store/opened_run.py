@@ -1,0 +1,110 @@
+"""A run read from its store: W and H of a fit, whether it has finished or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+
+from dasknmf.errors import RunError
+from dasknmf.panels import Grid
+from dasknmf.store import records
+from dasknmf.store.factors import Generation
+from dasknmf.store.position import committed, format_of
+from dasknmf.store.zarr_factors import ZarrFactors
+
+
+class Run:
+    """A finished or running fit, read from its store.
+
+    Attributes
+    ----------
+    H : ndarray of shape (n_components, n_features)
+    W : dask.array.Array of shape (n_samples, n_components)
+        Lazy; it reads the generation that was live when the run was opened, or raises.
+    history : History
+    params : dict
+        Parameters of the model and of the run.
+    status : str
+        ``"running"``, ``"converged"`` or ``"max_iter"``.
+    """
+
+    def __init__(self, target: Any) -> None:
+        try:
+            self.store = records.opened(target, read_only=True)
+            about = records.read(self.store, "run") if format_of(self.store) is not None else None
+        except FileNotFoundError:
+            about = None
+        if about is None:
+            raise RunError(
+                f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
+            )
+        self.identity: dict[str, Any] = about["identity"]
+        self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
+        self.environment: dict[str, Any] = about["environment"]
+        self._position, self.history, self.sums, _ = committed(self.store)
+        self.status = self._position.outcome or "running"
+        self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
+        self._transposed = bool(about["identity"]["transposed"])
+        edges = np.asarray(zarr.open_array(self.store, path="panels/edges", mode="r")[...])
+        self._grid = Grid(tuple(int(edge) for edge in edges))
+        self._dtype = np.dtype(about["identity"]["dtype"])
+
+    def __repr__(self) -> str:
+        n, m = self.shape
+        k = self.params["n_components"]
+        return f"<Run {n} x {m}, {k} components, {self._position.iteration} passes, {self.status}>"
+
+    @property
+    def n_iter(self) -> int:
+        """Exact passes done."""
+        return self._position.iteration
+
+    @property
+    def W(self) -> Any:
+        return self._factors_of_model()[0]
+
+    @property
+    def H(self) -> np.ndarray:
+        return np.asarray(self._factors_of_model()[1])
+
+    def _factors_of_model(self) -> tuple[Any, Any]:
+        position = self._position
+        if position.rows is None or "W" not in {name for _, name, _ in position.rows.widths}:
+            raise RunError(
+                f"the run at {str(self.store)!r} has not finished its start, it stands after "
+                f"{position.passes} passes; factors exist from the first exact pass on: start the same "
+                "fit again."
+            )
+        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
+        rows = rows_array(factors, position.rows, self._grid, self._dtype)
+        small = factors.read_states(position.state)[0]["H"]
+        return oriented(rows, small, transposed=self._transposed)
+
+
+def rows_array(factors: Any, generation: Generation, grid: Grid, dtype: np.dtype) -> Any:
+    """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
+    read = dask.delayed(_rows_of, pure=True)
+    blocks = [
+        da.from_delayed(
+            read(factors, generation, panel.index, panel.n_rows),
+            (panel.n_rows, generation.width),
+            dtype=dtype,
+        )
+        for panel in grid
+    ]
+    return da.concatenate(blocks)
+
+
+def _rows_of(factors: Any, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    return np.asarray(factors.read_rows(generation, panel, n_rows))
+
+
+def oriented(rows: Any, small: np.ndarray, *, transposed: bool) -> tuple[Any, np.ndarray]:
+    """W and H of the model, from the factor that lives in rows and the small one."""
+    if not transposed:
+        return rows, small
+    return da.from_array(np.ascontiguousarray(small.T)), np.ascontiguousarray(rows.compute().T)

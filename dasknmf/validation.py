@@ -1,0 +1,153 @@
+"""What a model is asked, checked before anything is read: parameters against X, and the start."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, cast
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+from dask.utils import format_bytes
+from sklearn.utils.validation import validate_data
+
+from dasknmf import inputs
+from dasknmf.errors import DataError, MemoryLimitError
+from dasknmf.inputs.base import check_shape
+from dasknmf.losses import Loss
+from dasknmf.model import Init
+
+_MOST_AUTO = 512
+_MOST_W_BYTES = 2**30
+
+
+def validated(model: Any, X: Any, *, reset: bool) -> Any:
+    """X as an array that can be cut into panels, checked as far as its metadata goes."""
+    X = inputs.opened(X)
+    if not inputs.is_chunked(X):
+        keep = isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2
+        X = validate_data(
+            model,
+            X,
+            accept_sparse=("csr", "csc"),
+            dtype=X.dtype if keep else [np.float64, np.float32],
+            reset=reset,
+        )
+        smallest = X.data.min(initial=0) if scipy.sparse.issparse(X) else X.min(initial=0)
+        if smallest < 0:
+            place = "NMF initialization" if reset else "X in NMF"
+            raise DataError(
+                f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
+                "V = WH with W, H >= 0 cannot be: shift or clip the values, or give them as they "
+                "were before they were centred."
+            )
+        return X
+    check_shape(X.shape)
+    inputs.working_dtype(X.dtype)
+    if reset:
+        model.n_features_in_ = int(X.shape[1])
+        if hasattr(model, "feature_names_in_"):
+            del model.feature_names_in_
+    elif X.shape[1] != model.n_features_in_:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features as input."
+        )
+    return X
+
+
+def chosen_solver(model: Any, loss: Loss) -> Literal["cd", "mu"]:
+    """The solver, where "auto" leaves the choice."""
+    if model.solver == "auto":
+        return "cd" if loss.quadratic else "mu"
+    if model.solver == "cd" and not loss.quadratic:
+        raise ValueError(
+            f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = {loss.beta}; "
+            "use solver='mu', which takes every beta_loss."
+        )
+    return model.solver
+
+
+def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
+    """The number of components, from a custom start or from the features where none is given."""
+    if model.n_components not in (None, "auto"):
+        return int(model.n_components)
+    if H is not None:
+        return int(H.shape[0])
+    n_features = shape[1]
+    if n_features > _MOST_AUTO:
+        raise ValueError(
+            f"n_components is {model.n_components!r}, which means all {n_features} features; above "
+            f"{_MOST_AUTO} that is rarely meant: give a number."
+        )
+    return n_features
+
+
+def chosen_init(model: Any, shape: tuple[int, int], k: int) -> Init:
+    """The start, where None leaves the choice."""
+    if model.init is None:
+        return "nndsvda" if k <= min(shape) else "random"
+    if model.init.startswith("nndsvd") and k > min(shape):
+        raise ValueError(
+            f"init = '{model.init}' can only be used when n_components <= min(n_samples, n_features): "
+            f"n_components is {k}, X is {shape[0]} x {shape[1]}; use init='random'."
+        )
+    return cast(Init, model.init)
+
+
+def checked_start(model: Any, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
+    """A custom start that fits X, or nothing."""
+    if model.init != "custom":
+        if W is not None or H is not None:
+            warnings.warn(
+                "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
+                "as initialization.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return None, None
+    if W is None or H is None:
+        missing = " and ".join(name for name, F in (("W", W), ("H", H)) if F is None)
+        raise ValueError(f"init='custom' needs both W and H, {missing} is None: pass fit(X, W=..., H=...).")
+    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
+    shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
+    for name, F in (("W", W), ("H", H)):
+        check_factor(F, shapes[name], f"NMF (input {name})")
+    if np.dtype(W.dtype) != dtype or np.dtype(H.dtype) != dtype:
+        raise TypeError(
+            "H and W should have the same dtype as X. "
+            f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and X works in {dtype}: convert them."
+        )
+    return W, np.asarray(H)
+
+
+def check_factor(F: Any, shape: tuple[int, int], whom: str) -> None:
+    """Refuse a factor that cannot start or stay, in scikit-learn's words."""
+    found = tuple(np.shape(F))
+    if len(found) != 2:
+        raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {whom} has shape {found}.")
+    for axis, order in enumerate(("first", "second")):
+        if found[axis] != shape[axis]:
+            raise ValueError(
+                f"Array with wrong {order} dimension passed to {whom}. Expected {shape[axis]}, but got "
+                f"{found[axis]}: give an array of shape {shape}."
+            )
+    smallest, largest = (float(each) for each in da.compute(F.min(), F.max()))
+    if not np.isfinite(smallest + largest):
+        raise ValueError(f"{whom} contains NaN or infinity: give finite values.")
+    if smallest < 0:
+        raise ValueError(
+            f"Negative values in data passed to {whom}: the smallest is {smallest:g}, factors are "
+            "nonnegative; clip them."
+        )
+    if largest == 0:
+        raise ValueError(f"Array passed to {whom} is full of zeros: no solver can move it; give a start.")
+
+
+def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
+    nbytes = n_rows * k * dtype.itemsize
+    if nbytes > _MOST_W_BYTES:
+        raise MemoryLimitError(
+            f"W would hold {n_rows} x {k} values, {format_bytes(nbytes)}, in this process; without a "
+            f"checkpoint at most {format_bytes(_MOST_W_BYTES)} are kept: give fit(..., checkpoint=), "
+            "where W stays on disk."
+        )
