@@ -31,6 +31,7 @@ from dasknmf.model import Model
 from dasknmf.panels import Grid
 from dasknmf.solvers import cd
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.store import records
 from dasknmf.store.factors import Generation, MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
 
@@ -65,10 +66,6 @@ class BareLoop:
         self.height = tile_rows(V.shape[1], 4)
         self.slab = V.chunks[0]
         self.resident = V[: self.slab]
-
-    def start(self, W: np.ndarray, H: np.ndarray) -> None:
-        """Factors whose moves cost what the pass's moves cost."""
-        self.W, self.H = W.copy(), H.copy()
 
     def full(self) -> None:
         self._over_panels(lambda first, stop: self.V[first:stop], products=True)
@@ -121,15 +118,21 @@ class OnePass:
         factors.begin(rows)
         for panel in self.grid:
             factors.write_rows(rows, panel.index, W[panel.start : panel.stop])
-        state = {"H": H, "eps": np.asarray(1e-7), "squares": np.asarray(squares), "iteration": np.asarray(1)}
-        factors.write_state("start", 0, state)
+        self.state = {
+            "H": H,
+            "eps": np.asarray(1e-7),
+            "squares": np.asarray(squares),
+            "iteration": np.asarray(1),
+        }
         self.one = engine.Pass(
             "start", (model.exact(),), self.source, self.grid, model.dtype, factors, "start", rows
         )
 
     def __call__(self) -> None:
         self.counter += 1
-        one = replace(self.one, name=f"{self.counter}-bench")
+        # A store keeps the last passes only: each begins from a state of its own.
+        one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
+        one.factors.write_state(one.state, 0, self.state)
         engine.run(one, self.scheduler.get)
         one.factors.drop(one.name)
 
@@ -149,20 +152,17 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
             client = stack.enter_context(Client(cluster))
             scheduler = schedulers.Scheduler("distributed", client.get, client)
             factors: Any = ZarrFactors(
-                zarr.storage.LocalStore(directory / f"factors-{k}"), len(grid), grid.rows_max, model.dtype
+                records.opened(directory / f"factors-{k}"), len(grid), grid.rows_max, model.dtype
             )
-            factors.store._is_open = True
         else:
             scheduler = schedulers.Scheduler("threads", dask.threaded.get)
             factors = MemoryFactors()
         stack.enter_context(scheduler.single_threaded_blas())
         bare = BareLoop(V, grid, k, model.exact().inner.rows, threads=2)  # type: ignore[attr-defined]
-        W, H = bare.W, bare.H
-        ours = OnePass(V, model, factors, scheduler, (W, H, float(n * m)))
+        # Moves stop early near a solution: both start every pass from the same unfinished factors.
+        ours = OnePass(V, model, factors, scheduler, (bare.W, bare.H, float(n * m)))
         for warm in (ours, bare.full):
             warm()
-        # Moves stop early near a solution: both start every pass from the same unfinished factors.
-        bare.start(W, H)
         seconds = interleaved({"pass": ours, "bare loop": bare.full}, pairs)
         limits = interleaved({"reads": bare.reads, "products": bare.products}, max(3, pairs // 8))
     ratio = ratio_of_minima(seconds["pass"], seconds["bare loop"])

@@ -58,7 +58,9 @@ class Fit:
         """Run to the end, from wherever the run stands."""
         exact, closing = self.model.exact(), self.model.closing()
         starts = self.model.starts()
-        self._check_memory([*starts, exact, closing])
+        limit = self.scheduler.memory_limit
+        for projection in self.projections():  # before anything is read
+            projection.check(limit)
         with self.scheduler.single_threaded_blas():
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
@@ -219,25 +221,30 @@ class Fit:
     def _state(self) -> dict[str, np.ndarray]:
         return self.run.factors.read_states(self.run.position.state)[0]
 
-    def _check_memory(self, phases: Sequence[Phase]) -> None:
-        """Refuse, before anything is read, what will not fit."""
+    def projections(self) -> list[Projection]:
+        """What each kind of pass will hold in one process."""
         n_features = self.source.shape[1]
-        itemsize = self.model.dtype.itemsize
         slab = self.source.slab_bytes
         if not slab and not self.source.in_process:
             slab = self.grid.rows_max * n_features * self.source.dtype.itemsize
-        for phase in phases:
-            width = max([sum(phase.widths.values()), self.model.k])
-            Projection(
-                baseline=self.scheduler.baseline,
-                threads=min(self.scheduler.threads, len(self.grid)),
+        baseline, threads = self.scheduler.baseline, self.scheduler.threads
+        in_memory = isinstance(self.run, MemoryRun)
+        projections = []
+        for phase in (*self.model.starts(), self.model.exact(), self.model.closing()):
+            width = max(sum(phase.widths.values()), self.model.k)
+            projection = Projection(
+                baseline=baseline,
+                threads=min(threads, len(self.grid)),
                 slab=slab,
                 tiles=scratch_bytes(n_features, self.model.dtype),
-                rows=self.grid.rows_max * width * itemsize,
+                rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=phase.tally().nbytes,
                 small=4 * width * n_features * 8,
+                held=self.grid.n_rows * width * self.model.dtype.itemsize * in_memory,
                 fan_in=engine.FAN_IN,
-            ).check(self.scheduler.memory_limit)
+            )
+            projections.append(projection)
+        return projections
 
 
 def _tells_loss(record: Record) -> bool:

@@ -20,8 +20,10 @@ _PANELS = 64
 _PANEL_BYTES = (4 * 2**20, 128 * 2**20)
 _SLAB_BYTES = 16 * 2**20
 _MOST_TASKS = 4096
-_SLAB_COPIES = 2.3
-"""Peak of reading a slab over its decoded bytes: the slab, its chunks before they are put together."""
+_SLAB_COPIES = 3.0
+"""Peak of reading a slab over its decoded bytes: it, its chunks decoded, and as they were stored."""
+_RUNTIME_BYTES = 64 * 2**20
+"""Compiled kernels and the threads of the store, which a process has only once it has run."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Projection:
     slab, tiles, rows, tally, small : int
         Bytes of a decoded slab, of the buffers of a tile, of a panel's factor rows, of a tally, and of
         what every panel needs.
+    held : int
+        Bytes of all factor rows that stay in the process: none with a factor store.
     fan_in : int
         Tallies that one addition holds.
     """
@@ -119,13 +123,15 @@ class Projection:
     rows: int
     tally: int
     small: int
+    held: int
     fan_in: int
 
     @property
     def peak(self) -> int:
         # Rows are held as they were read and as they are written.
         each = math.ceil(_SLAB_COPIES * self.slab) + self.tiles + 3 * self.rows + 2 * self.tally
-        return self.baseline + self.threads * each + (self.fan_in + 2) * self.tally + self.small
+        shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held
+        return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
     def check(self, limit: int) -> None:
         """Refuse a pass that cannot fit.

@@ -76,6 +76,9 @@ class Block(Protocol):
         """The tiles from the first row to the last."""
 
 
+_RANGE_ROWS = 4096
+
+
 @dataclass(frozen=True)
 class RowRange:
     """A tile of a phase that only works on factor rows."""
@@ -86,10 +89,12 @@ class RowRange:
 
 @dataclass(frozen=True)
 class RowsOnly:
-    """The block of a phase that does not read V: one tile that covers the panel."""
+    """The block of a phase that does not read V: ranges of rows."""
 
     n_rows: int
     first: int
 
     def tiles(self) -> Iterator[RowRange]:
-        yield RowRange(slice(0, self.n_rows), self.first)
+        for start in range(0, self.n_rows, _RANGE_ROWS):
+            stop = min(start + _RANGE_ROWS, self.n_rows)
+            yield RowRange(slice(start, stop), self.first + start)
