@@ -157,7 +157,7 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
         else:
             scheduler = schedulers.Scheduler("threads", dask.threaded.get)
             factors = MemoryFactors()
-        stack.enter_context(scheduler.single_threaded_blas())
+        stack.enter_context(scheduler.tuned())
         bare = BareLoop(V, grid, k, model.exact().inner.rows, threads=2)  # type: ignore[attr-defined]
         # Moves stop early near a solution: both start every pass from the same unfinished factors.
         ours = OnePass(V, model, factors, scheduler, (bare.W, bare.H, float(n * m)))

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from dasknmf.estimator import NMF
 from dasknmf.functional import non_negative_factorization
-from dasknmf.store.opened_run import Run as open_run
+from dasknmf.store.opened_run import open_run
 
 __all__ = ["NMF", "non_negative_factorization", "open_run"]
 __version__ = version("dasknmf")

@@ -53,6 +53,9 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted: the same command goes on from the last commit", err=True)
+            sys.exit(130)
         except tuple(_CODES) as error:
             click.echo("Error: " + " ".join(str(error).split()), err=True)
             sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))

@@ -70,6 +70,8 @@ class Pass:
     """Name of the pass that left the state which this one starts from; empty for none."""
     rows: Generation | None
     """The rows that enter."""
+    checked: bool = True
+    """Whether panels are summed, and compared with `sums`."""
     sums: Sequence[float] | None = None
     """Σv of each panel, as the first read found it; None until then."""
 
@@ -112,7 +114,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
         one.state,
         one.rows,
         one.leaves,
-        checked=not one.source.in_process,
+        checked=one.checked,
     )
     load = f"load-{token}"
     graph: dict[Hashable, GraphNode] = {load: Task(load, _load, worker_side)}

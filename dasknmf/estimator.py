@@ -191,14 +191,24 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.dtype = dtype
         self.missing_values = missing_values
 
-    def fit(self, X: Any, y: Any = None, **run: Any) -> NMF:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        W: Any = None,
+        H: Any = None,
+        checkpoint: Any = None,
+        overwrite: bool = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> NMF:
         """Fit the model to X; see `fit_transform` for the parameters.
 
         Returns
         -------
         self : NMF
         """
-        self._fit(X, wants_W=False, **run)
+        self._fit(X, W, H, checkpoint, overwrite, callbacks, wants_W=False)
         return self
 
     def fit_transform(
@@ -245,15 +255,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If the checkpoint holds another run, is being written, or is not as it was written; or if
             X changed.
         """
-        return self._fit(
-            X,
-            wants_W=True,
-            W=W,
-            H=H,
-            checkpoint=checkpoint,
-            overwrite=overwrite,
-            callbacks=callbacks,
-        )
+        return self._fit(X, W, H, checkpoint, overwrite, callbacks, wants_W=True)
 
     def transform(self, X: Any) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
@@ -330,13 +332,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _fit(
         self,
         X: Any,
+        W: Any,
+        H: Any,
+        checkpoint: Any,
+        overwrite: bool,
+        callbacks: Sequence[Callback],
         *,
         wants_W: bool,
-        W: Any = None,
-        H: Any = None,
-        checkpoint: Any = None,
-        overwrite: bool = False,
-        callbacks: Sequence[Callback] = (),
     ) -> Any:
         self._validate_params()
         loss = Loss.named(self.beta_loss)
@@ -471,8 +473,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             "shuffle": bool(self.shuffle),
             "inner_iter": self.inner_iter if isinstance(self.inner_iter, str) else int(self.inner_iter),
         }
-        if H is not None:
-            model["H"] = hashlib.sha256(np.ascontiguousarray(H).tobytes()).hexdigest()[:16]
+        for name, factor in (("W", W), ("H", H)):
+            if isinstance(factor, np.ndarray):
+                content = np.ascontiguousarray(factor).tobytes()
+                model[name] = hashlib.sha256(content).hexdigest()[:16]
         identity = {
             "shape": list(shape),
             "dtype": dtype.str,

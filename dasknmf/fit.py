@@ -61,7 +61,7 @@ class Fit:
         limit = self.scheduler.memory_limit
         for projection in self.projections():  # before anything is read
             projection.check(limit)
-        with self.scheduler.single_threaded_blas():
+        with self.scheduler.tuned():
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
             if self.given is not None and "H" not in self._state():
@@ -156,6 +156,8 @@ class Fit:
             factors=self.run.factors,
             state=state,
             rows=self.run.position.rows,
+            # V in this process cannot change behind a run that ends with it.
+            checked=not (self.source.in_process and isinstance(self.run, MemoryRun)),
             sums=self.run.sums,
         )
         began = time.perf_counter()

@@ -16,11 +16,12 @@ import psutil
 import threadpoolctl
 from dask.base import get_scheduler
 from dask.system import CPU_COUNT
-from distributed import Client, WorkerPlugin
+from distributed import Client
 from distributed.system import MEMORY_LIMIT
 
 from dasknmf.engine import Get
 from dasknmf.errors import SchedulerError
+from dasknmf.workers import TunedWorker
 
 _PAUSED_AT = 0.8
 """Share of its memory at which Dask pauses a worker."""
@@ -61,7 +62,7 @@ class Scheduler:
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
 
     @contextmanager
-    def single_threaded_blas(self) -> Iterator[None]:
+    def tuned(self) -> Iterator[None]:
         """One BLAS thread per task while a fit runs, in every process that works for it.
 
         Set around the run and not inside tasks, where limits that threads set and restore at
@@ -71,8 +72,8 @@ class Scheduler:
             with threadpoolctl.threadpool_limits(1, user_api="blas"):
                 yield
             return
-        name = f"dasknmf-blas-{uuid.uuid4().hex}"
-        self.client.register_plugin(SingleThreadedBLAS(), name=name)
+        name = f"dasknmf-{uuid.uuid4().hex}"
+        self.client.register_plugin(TunedWorker(), name=name)
         try:
             yield
         finally:
@@ -104,16 +105,6 @@ class Scheduler:
                 )
             probe.unlink()
             yield Path(directory) / "run"
-
-
-class SingleThreadedBLAS(WorkerPlugin):
-    """Limits a worker process to one BLAS thread until it is removed."""
-
-    def setup(self, worker: Any) -> None:
-        self._limits = threadpoolctl.threadpool_limits(1, user_api="blas")
-
-    def teardown(self, worker: Any) -> None:
-        self._limits.restore_original_limits()
 
 
 def _read_probe(path: str) -> str:

@@ -23,6 +23,7 @@ ROOMS = [
     ["inputs"],
     ["store"],
     ["engine"],
+    ["workers"],
     ["schedulers"],
     ["model"],
     ["transform", "validation"],

@@ -221,6 +221,35 @@ def test_a_changed_V_is_seen(V, tmp_path):
         fit(V, tmp_path / "run", "cd", max_iter=5)
 
 
+def test_a_changed_V_in_memory_is_seen(low_rank, tmp_path):
+    fit(low_rank, tmp_path / "run", "cd", max_iter=2)
+    low_rank[45, 3] += 1e-3
+    with pytest.raises(DataChangedError, match="panel 0 "):
+        fit(low_rank, tmp_path / "run", "cd", max_iter=5)
+
+
+@pytest.mark.parametrize("scheme", ["memory://runs-{}", "file://{}/run"])
+def test_urls_of_any_file_system(V, tmp_path, scheme):
+    url = scheme.format(tmp_path)
+    W, H, _ = fit(V, url, "kl", max_iter=2)
+    W, H, _ = fit(V, url, "kl", max_iter=4)
+    W_expected, H_expected, _ = fit(V, tmp_path / "plain", "kl", max_iter=4)
+    np.testing.assert_array_equal(W, W_expected)
+    np.testing.assert_array_equal(open_run(url).H, H_expected)
+
+
+def test_another_environment_is_one_log_line(V, tmp_path, monkeypatch, caplog):
+    from dasknmf.store import stored_run
+
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    monkeypatch.setattr(stored_run, "environment", lambda: {"numpy": "9.9"})
+    with caplog.at_level("INFO", "dasknmf"):
+        fit(V, tmp_path / "run", "cd", max_iter=3)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "numpy was" in line
+    assert "is '9.9'" in line
+
+
 def test_a_V_that_changes_between_passes_is_seen(V):
     def spoil(record):
         if record.iteration == 2:

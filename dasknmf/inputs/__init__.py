@@ -11,6 +11,7 @@ import scipy.sparse
 import zarr
 from zarr.abc.store import Store
 
+from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
@@ -30,7 +31,18 @@ _LARGE = 128 * 2**20
 
 
 def opened(X: Any) -> Any:
-    """X with paths and URLs opened as Zarr arrays; anything else as it is."""
+    """X with paths and URLs opened as Zarr arrays; anything else as it is.
+
+    Raises
+    ------
+    SourceError
+        If nothing can be read there, or X is a Dask DataFrame, whose rows nobody has counted.
+    """
+    if hasattr(X, "to_dask_array"):
+        raise SourceError(
+            f"X is a {type(X).__module__}.{type(X).__name__}; V must be an array: give "
+            "X.to_dask_array(lengths=True)."
+        )
     return open_array(X) if isinstance(X, (str, os.PathLike, Store)) else X
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zarr
 from dask.task_spec import GraphNode
-from zarr.storage import WrapperStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, check_shape
@@ -75,10 +75,9 @@ class ZarrSource:
         Read it by columns, as the rows of Vᵀ.
     """
 
-    in_process = False
-
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
+        self.in_process = isinstance(array.store, MemoryStore)
         axis = 1 if transposed else 0
         n_rows, n_columns = array.shape[axis], array.shape[1 - axis]
         self.shape: tuple[int, int] = (int(n_rows), int(n_columns))

@@ -85,6 +85,19 @@ class Run:
         return oriented(rows, small, transposed=self._transposed)
 
 
+def open_run(target: Any) -> Run:
+    """The run at a path, URL or Zarr store: what ``fit(..., checkpoint=)`` has committed so far.
+
+    Raises
+    ------
+    RunError
+        If there is no run.
+    RunDamagedError
+        If a record of it is not as it was written.
+    """
+    return Run(target)
+
+
 def rows_array(factors: Any, generation: Generation, grid: Grid, dtype: np.dtype) -> Any:
     """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
     read = dask.delayed(_rows_of, pure=True)

@@ -16,6 +16,7 @@ written last. A process that dies at any moment leaves the previous commit with 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import FORMAT, Position, committed, environment, format_of, write_sums
 from dasknmf.store.zarr_factors import ZarrFactors
+
+log = logging.getLogger("dasknmf")
 
 
 class StoredRun:
@@ -191,6 +194,9 @@ class StoredRun:
 
     def _resume(self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any]) -> None:
         _check_identity(about["identity"], identity, str(self.store))
+        changed = _differences(about["environment"], environment(), set())
+        if changed:
+            log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
         self.position, self.history, self.sums, self._segments = committed(self.store)
         if (self.position.outcome is not None) and about["budget"] != budget:
             # A finished run with another budget goes on from where it stopped.

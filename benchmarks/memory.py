@@ -1,0 +1,131 @@
+"""A V far larger than its workers: does it finish, and what do the workers hold at their peak?
+
+V is uniform noise over a low-rank ramp, float32, which hardly compresses. Two workers of 1 GB each
+factorize it; a thread samples their resident memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+import zarr
+from distributed import Client, LocalCluster
+
+from benchmarks.runner import report
+from dasknmf import NMF, fit
+
+
+def noise(path: Path, n: int, m: int) -> zarr.Array:
+    """Random float32 in chunks of 8 MB."""
+    rows = max(1, 8_000_000 // (4 * m))
+    array = zarr.create_array(path, shape=(n, m), chunks=(min(rows, n), m), dtype="f4")
+    rng = np.random.default_rng(0)
+    H = rng.random((20, m), dtype="f4")
+    for first in range(0, n, array.chunks[0]):
+        stop = min(first + array.chunks[0], n)
+        W = rng.random((stop - first, 20), dtype="f4") ** 4
+        array[first:stop] = W @ H + rng.random((stop - first, m), dtype="f4")
+    return array
+
+
+class Watch:
+    """The largest resident memory of some processes, sampled twenty times a second."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.peak = 0
+        self._processes = [psutil.Process(pid) for pid in pids]
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.05):
+            for process in self._processes:
+                if process.is_running():
+                    self.peak = max(self.peak, process.memory_info().rss)
+
+
+def pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+@click.command()
+@click.option("--gigabytes", default=4.0, show_default=True)
+@click.option("-m", "--features", default=1000, show_default=True)
+@click.option("-k", "rank", default=20, show_default=True)
+@click.option("--passes", default=20, show_default=True)
+@click.option("--memory", default="1GB", show_default=True, help="Of each of two workers.")
+@click.option("--data", type=click.Path(path_type=Path), help="Keep V here, or find it here.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write JSON here.")
+def main(
+    gigabytes: float,
+    features: int,
+    rank: int,
+    passes: int,
+    memory: str,
+    data: Path | None,
+    out: Path | None,
+) -> None:
+    """Peak memory of workers against the projection, over a V that is larger than they are."""
+    projected: list[int] = []
+    original = fit.Fit.__call__
+
+    def call(self: fit.Fit) -> None:
+        projected.append(max(projection.peak for projection in self.projections()))
+        original(self)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = data or Path(scratch) / "v.zarr"
+        n = int(gigabytes * 1e9 / 4 / features)
+        if not path.exists():
+            noise(path, n, features)
+        V = zarr.open_array(path, mode="r")
+        with (
+            LocalCluster(
+                n_workers=2, threads_per_worker=1, memory_limit=memory, dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            pids = client.run(pid)
+            began = time.perf_counter()
+            with Watch(list(pids.values())) as watch:
+                fit.Fit.__call__ = call  # type: ignore[method-assign]
+                try:
+                    model = NMF(rank, init="random", random_state=0, max_iter=passes, tol=0).fit(
+                        V, checkpoint=Path(scratch) / "run"
+                    )
+                finally:
+                    fit.Fit.__call__ = original  # type: ignore[method-assign]
+            seconds = time.perf_counter() - began
+            restarted = len(set(pids.values()) - set(client.run(pid).values()))
+        row: dict[str, Any] = {
+            "V GB": V.nbytes / 1e9,
+            "stored GB": V.nbytes_stored() / 1e9,
+            "workers": f"2 x {memory}",
+            "passes": model.n_iter_,
+            "seconds": seconds,
+            "projected GB": projected[0] / 1e9,
+            "seen GB": watch.peak / 1e9,
+            "workers restarted": restarted,
+        }
+    report("memory", [row], out)
+
+
+if __name__ == "__main__":
+    main()

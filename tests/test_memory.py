@@ -1,0 +1,51 @@
+"""What a pass holds at its peak is what was projected before it, or less."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.helpers import stored
+
+pytestmark = pytest.mark.slow
+
+CHILD = """
+import json, resource, sys, warnings
+warnings.simplefilter("ignore")
+from dasknmf import NMF, fit
+projected = []
+original = fit.Fit.__call__
+
+def call(self):
+    projected.append(max(projection.peak for projection in self.projections()))
+    original(self)
+
+fit.Fit.__call__ = call
+path, parameters = sys.argv[1], json.loads(sys.argv[2])
+NMF(**parameters).fit(path)
+measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps([projected[0], measured]))
+"""
+
+CASES = {
+    "tall, many chunks": ((60_000, 500), (2000, 500), {"init": "random"}),
+    "large chunks": ((20_000, 3000), (5000, 3000), {"init": "nndsvda", "beta_loss": 1.0}),
+    "wide tallies": ((4000, 20_000), (200, 20_000), {"init": "nndsvda", "beta_loss": 0.5}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_measured_is_not_above_projected(tmp_path, case):
+    shape, chunks, parameters = CASES[case]
+    stored(tmp_path / "v.zarr", np.random.default_rng(0).random(shape, dtype="f4"), chunks)
+    arguments = [str(tmp_path / "v.zarr"), json.dumps({"n_components": 20, "max_iter": 3} | parameters)]
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], check=True, capture_output=True, text=True
+    )
+    projected, measured = json.loads(ended.stdout)
+    assert measured <= projected
+    assert projected <= 2 * measured  # a projection that refuses everything would be none
