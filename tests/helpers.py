@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dask
 import numpy as np
 import zarr
+from distributed import Client
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from zarr.storage import LocalStore
@@ -31,11 +34,23 @@ PENALTIES = [
 def fitted(X: Any, scheduler: Any = None, run: dict[str, Any] | None = None, **parameters: Any):
     """A model and its W as NumPy, without the warning that it has not converged."""
     model = NMF(**({"random_state": 0, "max_iter": 8} | parameters))
-    with warnings.catch_warnings(), dask.config.set(scheduler=scheduler or "threads"):
+    with warnings.catch_warnings(), computing(scheduler or "threads"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", message="components .* are zero throughout")
         W = model.fit_transform(X, **(run or {}))
         return model, np.asarray(W)
+
+
+@contextmanager
+def computing(scheduler: Any) -> Iterator[None]:
+    """Make a scheduler's name, or a Client, the one that Dask uses."""
+    if not isinstance(scheduler, Client):
+        with dask.config.set(scheduler=scheduler):
+            yield
+        return
+    # Never the Client itself in the config: a nanny hands the config to the workers that it restarts.
+    with scheduler.as_current(), dask.config.set(scheduler="dask.distributed"):
+        yield
 
 
 def stored(path: Any, X: np.ndarray, chunks: tuple[int, int], **options: Any) -> zarr.Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from dasknmf.inputs import grid_of, source_of
 from dasknmf.panels import Grid
 from dasknmf.passes import Tally, Visitor, add, visit
 from dasknmf.starts.random import normal_rows
-from tests.helpers import cuts, fitted, stored
+from tests.helpers import computing, cuts, fitted, stored
 
 
 @given(lengths=cuts(5000, most=30), row_bytes=st.integers(1, 10**6))
@@ -180,7 +179,7 @@ class TestPasses:
         np.testing.assert_allclose(W, expected, rtol=1e-8)
 
     def test_persisted_chunks_are_used_in_place(self, low_rank, cluster):
-        with dask.config.set(scheduler=cluster):
+        with computing(cluster):
             X = da.from_array(low_rank, chunks=(30, 7)).map_blocks(np.array)
             X = cluster.persist(X)
             _, W = fitted(X, cluster, n_components=3, init="random")
@@ -250,7 +249,7 @@ def test_a_cluster_without_shared_files_is_told_so(low_rank, cluster, monkeypatc
     monkeypatch.setattr(schedulers, "_read_probe", lambda path: "")
     X = da.from_array(low_rank, chunks=(30, 14))
     with (
-        dask.config.set(scheduler=cluster),
+        computing(cluster),
         pytest.raises(RuntimeError, match=r"do not see this process's directory.*give fit\(\.\.\., check"),
     ):
         NMF(3, init="random").fit(X)
@@ -264,6 +263,6 @@ def test_scheduler_forgets_every_pass(tmp_path, low_rank, cluster):
     def count(record):
         counts.append(cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
-    with dask.config.set(scheduler=cluster):
+    with computing(cluster):
         NMF(3, init="random", tol=0, max_iter=12, random_state=0).fit(V, callbacks=[count])
     assert max(counts) <= 10 + 2 + 5  # what one pass makes, at the most

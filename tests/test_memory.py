@@ -14,7 +14,7 @@ from tests.helpers import stored
 pytestmark = pytest.mark.slow
 
 CHILD = """
-import json, resource, sys, warnings
+import json, sys, warnings
 warnings.simplefilter("ignore")
 from dasknmf import NMF, fit
 projected = []
@@ -27,7 +27,9 @@ def call(self):
 fit.Fit.__call__ = call
 path, parameters = sys.argv[1], json.loads(sys.argv[2])
 NMF(**parameters).fit(path)
-measured = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not getrusage: that of a child begins with what its parent held when it forked.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+measured = int(status["VmHWM"].split()[0]) * 1024
 print(json.dumps([projected[0], measured]))
 """
 

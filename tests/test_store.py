@@ -231,8 +231,8 @@ def test_a_changed_V_in_memory_is_seen(low_rank, tmp_path):
 @pytest.mark.parametrize("scheme", ["memory://runs-{}", "file://{}/run"])
 def test_urls_of_any_file_system(V, tmp_path, scheme):
     url = scheme.format(tmp_path)
-    W, H, _ = fit(V, url, "kl", max_iter=2)
-    W, H, _ = fit(V, url, "kl", max_iter=4)
+    fit(V, url, "kl", max_iter=2)
+    W, _, _ = fit(V, url, "kl", max_iter=4)
     W_expected, H_expected, _ = fit(V, tmp_path / "plain", "kl", max_iter=4)
     np.testing.assert_array_equal(W, W_expected)
     np.testing.assert_array_equal(open_run(url).H, H_expected)
