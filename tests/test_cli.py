@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
 
+import dasknmf
 from dasknmf import open_run
 from dasknmf.cli import main
 from tests.helpers import stored
@@ -144,3 +148,26 @@ def test_the_demo(tmp_path):
     assert (tmp_path / "demo" / "abundances.png").stat().st_size > 50_000
     assert open_run(tmp_path / "demo" / "run.zarr").H.shape == (16, 200)
     assert "loss D(V | WH)" in result.output
+
+
+def test_the_example(tmp_path):
+    from examples import hyperspectral
+
+    hyperspectral.main(tmp_path)
+    assert open_run(tmp_path / "cluster.zarr").status in ("converged", "max_iter")
+
+
+def test_the_readmes_first_program(tmp_path, monkeypatch):
+    readme = (Path(dasknmf.__file__).parent.parent / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", readme, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(code, "README.md", "exec"), {})
+    assert open_run(tmp_path / "run.zarr").H.shape == (8, 200)
+
+
+def test_batch_scripts_are_clean():
+    scripts = sorted((Path(dasknmf.__file__).parent.parent / "deploy").rglob("*.sbatch"))
+    assert scripts
+    assert subprocess.run(["shellcheck", *map(str, scripts)], check=False).returncode == 0
