@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -356,7 +356,21 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         source = inputs.source_of(X, transposed=transposed)
         grid = inputs.grid_of(source)
         given = None if W is None else ((H.T, _in_memory(W).T) if transposed else (W, H))
-        identity, budget = self._identity(shape, dtype, loss, solver, init, k, transposed, W, H)
+        penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
+        if transposed:
+            penalties = Penalties(penalties.H, penalties.W)
+        model = Model(
+            source.shape,
+            k,
+            dtype,
+            loss,
+            solver,
+            init,
+            self._drawn_seed(),
+            penalties,
+            self.inner_iter,
+            self.shuffle,
+        )
         scheduler = schedulers.current(in_process=source.in_process)
 
         with ExitStack() as stack:
@@ -364,30 +378,12 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             if checkpoint is None and scheduler.client is not None:
                 scratch = stack.enter_context(scheduler.scratch())
             where = checkpoint if checkpoint is not None else scratch
-            run: MemoryRun | StoredRun
-            if where is None:
-                run = MemoryRun()
-                seed = self._drawn_seed()
-            else:
-                identity["seed"] = self._drawn_seed()
-                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite)
-                seed = run.seed
+            run: MemoryRun | StoredRun = MemoryRun()
+            if where is not None:
+                about = identity_of(self, model, shape, (W, H), transposed=transposed)
+                run = StoredRun(where, *about, grid, dtype, overwrite=overwrite)
+                model = replace(model, seed=run.seed)
             stack.callback(run.close)
-            penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
-            if transposed:
-                penalties = Penalties(penalties.H, penalties.W)
-            model = Model(
-                source.shape,
-                k,
-                dtype,
-                loss,
-                solver,
-                init,
-                seed,
-                penalties,
-                self.inner_iter,  # type: ignore[arg-type]  # validated above
-                self.shuffle,
-            )
             reports = (*callbacks, _log) if self.verbose else callbacks
             Fit(model, source, grid, run, scheduler, self.max_iter, self.tol, given, reports)()
             result = self._finish(run, grid, dtype, transposed, init)
@@ -446,44 +442,6 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if isinstance(self.random_state, Integral):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-
-    def _identity(
-        self,
-        shape: tuple[int, int],
-        dtype: np.dtype,
-        loss: Loss,
-        solver: str,
-        init: str,
-        k: int,
-        transposed: bool,
-        W: Any,
-        H: Any,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What must match when a run is resumed, and what may change."""
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else None
-        model = {
-            "n_components": k,
-            "init": init,
-            "solver": solver,
-            "beta_loss": loss.beta,
-            "random_state": seed,
-            "alpha_W": float(self.alpha_W),
-            "alpha_H": self.alpha_H if isinstance(self.alpha_H, str) else float(self.alpha_H),
-            "l1_ratio": float(self.l1_ratio),
-            "shuffle": bool(self.shuffle),
-            "inner_iter": self.inner_iter if isinstance(self.inner_iter, str) else int(self.inner_iter),
-        }
-        for name, factor in (("W", W), ("H", H)):
-            if isinstance(factor, np.ndarray):
-                content = np.ascontiguousarray(factor).tobytes()
-                model[name] = hashlib.sha256(content).hexdigest()[:16]
-        identity = {
-            "shape": list(shape),
-            "dtype": dtype.str,
-            "transposed": transposed,
-            "model": model,
-        }
-        return identity, {"max_iter": int(self.max_iter), "tol": float(self.tol)}
 
 
 def _in_memory(F: Any) -> np.ndarray:

@@ -26,7 +26,7 @@ ROOMS = [
     ["workers"],
     ["schedulers"],
     ["model"],
-    ["transform", "validation"],
+    ["identity", "transform", "validation"],
     ["fit"],
     ["estimator"],
     ["functional"],

@@ -170,4 +170,5 @@ def test_the_readmes_first_program(tmp_path, monkeypatch):
 def test_batch_scripts_are_clean():
     scripts = sorted((Path(dasknmf.__file__).parent.parent / "deploy").rglob("*.sbatch"))
     assert scripts
-    assert subprocess.run(["shellcheck", *map(str, scripts)], check=False).returncode == 0
+    shellcheck = str(Path(sys.executable).with_name("shellcheck"))
+    assert subprocess.run([shellcheck, *map(str, scripts)], check=False).returncode == 0

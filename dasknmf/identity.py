@@ -1,0 +1,57 @@
+"""What must match when a run goes on, and what may change."""
+
+from __future__ import annotations
+
+import hashlib
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from dasknmf.model import Model
+
+
+def identity_of(
+    estimator: Any, model: Model, shape: tuple[int, int], start: tuple[Any, Any], *, transposed: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The identity and the budget of a fit, as JSON values.
+
+    Parameters
+    ----------
+    estimator : NMF
+        Its parameters, where they are not settled by the model.
+    model : Model
+    shape : tuple of int
+        n_samples, n_features, as the user sees them.
+    start : tuple of arrays or None
+        W and H of a custom start.
+    transposed : bool
+        Whether the roles of W and H are exchanged.
+    """
+    asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
+    alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
+    inner_iter = model.inner_iter if isinstance(model.inner_iter, str) else int(model.inner_iter)
+    parameters = {
+        "n_components": model.k,
+        "init": model.init,
+        "solver": model.solver,
+        "beta_loss": model.loss.beta,
+        "random_state": None if asked_seed is None else int(asked_seed),
+        "alpha_W": float(estimator.alpha_W),
+        "alpha_H": alpha_H,
+        "l1_ratio": float(estimator.l1_ratio),
+        "shuffle": bool(model.shuffle),
+        "inner_iter": inner_iter,
+    }
+    for name, factor in zip("WH", start, strict=True):
+        if isinstance(factor, np.ndarray):  # a Dask W would have to be computed to be compared
+            content = np.ascontiguousarray(factor).tobytes()
+            parameters[name] = hashlib.sha256(content).hexdigest()[:16]
+    identity = {
+        "shape": list(shape),
+        "dtype": model.dtype.str,
+        "transposed": transposed,
+        "seed": model.seed,
+        "model": parameters,
+    }
+    return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
