@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from dasknmf import inputs, schedulers, validation
 from dasknmf.fit import Fit
 from dasknmf.history import Outcome
+from dasknmf.identity import identity_of
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import Model
 from dasknmf.panels import Grid
@@ -380,8 +381,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
-                about = identity_of(self, model, shape, (W, H), transposed=transposed)
-                run = StoredRun(where, *about, grid, dtype, overwrite=overwrite)
+                identity, budget = identity_of(self, model, shape, (W, H), transposed=transposed)
+                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite)
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)
             reports = (*callbacks, _log) if self.verbose else callbacks
