@@ -41,7 +41,7 @@ class Model:
     init: Init
     seed: int
     penalties: Penalties
-    inner_iter: int | Literal["auto"]
+    inner_iter: int | str
     shuffle: bool = False
 
     @property

@@ -120,10 +120,11 @@ def opened(target: Any, *, read_only: bool = False) -> Any:
         return target.with_read_only() if read_only and not target.read_only else target
     if isinstance(target, os.PathLike):
         target = os.fspath(target)
-    if "://" in str(target):
+    target = str(target).removeprefix("file://")  # a directory has renames and fsync, fsspec has not
+    if "://" in target:
         from zarr.storage import FsspecStore
 
-        return FsspecStore.from_url(str(target), read_only=read_only)
+        return FsspecStore.from_url(target, read_only=read_only)
     return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
 
 
