@@ -22,17 +22,19 @@ from typing import Any
 import click
 import dask
 from dask.utils import format_bytes
+from distributed import KilledWorker
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF, __version__, open_run
 from dasknmf.errors import (
     DataError,
     MemoryLimitError,
+    NumericalError,
     RunError,
     SchedulerError,
     SourceError,
 )
-from dasknmf.history import Outcome, Record
+from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
 
 _CODES: dict[type[Exception], int] = {
@@ -41,8 +43,11 @@ _CODES: dict[type[Exception], int] = {
     RunError: 4,
     MemoryLimitError: 5,
     SchedulerError: 6,
+    KilledWorker: 6,
+    NumericalError: 3,
     ValueError: 2,
     TypeError: 2,
+    OSError: 3,
 }
 
 
@@ -354,7 +359,7 @@ def _summary(run: Any) -> str:
         if last.loss is not None:
             lines.append(f"loss D(V | WH): {last.loss:.8g}   at the {last.loss_at} of the last pass")
     if run.status != "running":
-        lines.append(Outcome(run.status).advice)
+        lines.append(Ending(run.status).advice)
     return "\n".join(lines)
 
 

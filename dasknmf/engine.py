@@ -296,7 +296,8 @@ def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
 
 def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
     states = side.factors.read_states(side.state) or [{} for _ in side.phases]
-    state, outcome = side.phases[model].update(total[0][model], states[model])
+    with np.errstate(all="ignore"):  # as in `visit`
+        state, outcome = side.phases[model].update(total[0][model], states[model])
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
     state = {name: np.array(value, order="C") for name, value in state.items()}
     side.factors.write_state(side.name, model, state)

@@ -5,6 +5,7 @@
     DaskNMFError
     ├── DataError (ValueError)         mend the data, or tell NMF how to read it
     ├── SourceError (ValueError)       give a source that can be opened and read
+    ├── NumericalError (ArithmeticError)  rescale V, or work in float64
     ├── MemoryLimitError (MemoryError) give more memory, or ask for less
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
     └── RunError (RuntimeError)        something about the run store
@@ -30,6 +31,10 @@ class DataError(DaskNMFError, ValueError):
 
 class SourceError(DaskNMFError, ValueError):
     """V cannot be opened, or its layout cannot be cut into panels."""
+
+
+class NumericalError(DaskNMFError, ArithmeticError):
+    """A step left the range of its floating-point type."""
 
 
 class MemoryLimitError(DaskNMFError, MemoryError):

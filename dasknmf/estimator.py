@@ -21,15 +21,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from dasknmf import inputs, schedulers, validation
 from dasknmf.fit import Fit
-from dasknmf.history import Outcome
+from dasknmf.history import Callback, Ending
 from dasknmf.identity import identity_of
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import Model
 from dasknmf.panels import Grid
-from dasknmf.passes import Callback
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.opened_run import Run, oriented, rows_array
+from dasknmf.store.opened_run import Run, oriented, rows_in_memory
 from dasknmf.store.stored_run import StoredRun
 from dasknmf.transform import Coder, by_rows
 
@@ -71,7 +70,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     max_iter : int, default=200
         Most exact passes over X; those of the start do not count.
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of `shuffle`. A run that is resumed keeps the seed it drew.
+        Seed of the start and of `shuffle`. With None, a run that is resumed keeps the seed it began with.
     alpha_W, alpha_H : float or "same" (alpha_H only), default=0.0, "same"
         Strengths of the penalties.
     l1_ratio : float, default=0.0
@@ -356,7 +355,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         transposed = inputs.rather_transposed(X, parity=self.inner_iter == 1)
         source = inputs.source_of(X, transposed=transposed)
         grid = inputs.grid_of(source)
-        given = None if W is None else ((H.T, _in_memory(W).T) if transposed else (W, H))
+        given = None if W is None else ((H.T, _computed(W).T) if transposed else (W, H))
         penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
         if transposed:
             penalties = Penalties(penalties.H, penalties.W)
@@ -387,22 +386,20 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             stack.callback(run.close)
             reports = (*callbacks, _log) if self.verbose else callbacks
             Fit(model, source, grid, run, scheduler, self.max_iter, self.tol, given, reports)()
-            result = self._finish(run, grid, dtype, transposed, init)
-            if not wants_W:
-                return None
-            if not inputs.is_chunked(X):
-                return np.asarray(result)
-            if scratch is not None:
-                # The scratch store goes: what is returned has to live in this process.
-                return da.from_array(_in_memory(result), chunks=result.chunks)
-            return result
+            result = self._finish(run, grid, transposed, init)
+            if not wants_W or (inputs.is_chunked(X) and scratch is None):
+                return result if wants_W else None
+            # The user gave an array, or the scratch store goes: W has to live in this process.
+            rows = run.position.rows
+            assert rows is not None  # every fit ends with a pair
+            kept = _computed(result) if transposed else rows_in_memory(run.factors, rows, grid)
+            return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
 
-    def _finish(self, run: Any, grid: Grid, dtype: np.dtype, transposed: bool, init: str) -> Any:
+    def _finish(self, run: Any, grid: Grid, transposed: bool, init: str) -> Any:
         """Set the fitted attributes; W, lazily over the run's factors."""
         position, history = run.position, run.history
         state = run.factors.read_states(position.state)[0]
-        rows = rows_array(run.factors, position.rows, grid, dtype)
-        W, H = oriented(rows, state["H"], transposed=transposed)
+        W, H = oriented(run.factors, position.rows, grid, state["H"], transposed=transposed)
         self.components_ = H
         self.n_components_ = len(H)
         self.init_ = init
@@ -410,7 +407,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_reads_ = history.reads
         self.history_ = history
         self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
-        self.dead_components_ = np.flatnonzero((state["usage"] == 0) | (state["H"].max(axis=1) == 0))
+        usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
+        self.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
         if len(self.dead_components_):
             warnings.warn(
                 f"components {self.dead_components_.tolist()} of {len(H)} are zero throughout; they add "
@@ -418,7 +416,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=4,
             )
-        if position.outcome == Outcome.MAX_ITER.value and self.tol > 0:
+        if position.outcome == Ending.MAX_ITER.value and self.tol > 0:
             warnings.warn(
                 f"Maximum number of iterations {self.max_iter} reached. Increase it to improve convergence.",
                 ConvergenceWarning,
@@ -445,7 +443,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
 
-def _in_memory(F: Any) -> np.ndarray:
+def _computed(F: Any) -> np.ndarray:
     return np.asarray(F.compute() if isinstance(F, da.Array) else F)
 
 

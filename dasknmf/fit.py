@@ -13,11 +13,11 @@ import numpy as np
 from dasknmf import engine
 from dasknmf.blocks.dense import scratch_bytes
 from dasknmf.errors import RunDamagedError
-from dasknmf.history import History, Outcome, Record, Stop
+from dasknmf.history import Callback, Ending, History, Record, Stop
 from dasknmf.inputs.base import Source
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
-from dasknmf.passes import Callback, Phase
+from dasknmf.passes import Outcome, Phase
 from dasknmf.schedulers import Scheduler
 from dasknmf.starts import survey
 from dasknmf.store.factors import Generation
@@ -124,7 +124,7 @@ class Fit:
             # The pair that entered is the answer, and this pass has evaluated it: undo its moves.
             self.run.forget(one.leaves)
             record = replace(record, phase="closing", iteration=at.iteration)
-            after = replace(at, passes=at.passes + 1, outcome=Outcome.CONVERGED.value)
+            after = replace(at, passes=at.passes + 1, outcome=Ending.CONVERGED.value)
         else:
             after = replace(
                 at,
@@ -138,14 +138,14 @@ class Fit:
                 after = replace(after, outcome=ended.value)
         self._commit(after, record, self._sums(ledger))
 
-    def _closing(self, phase: Phase, ended: Outcome) -> None:
+    def _closing(self, phase: Phase, ended: Ending) -> None:
         at = self.run.position
         one, outcomes, ledger, seconds = self._passed(phase, at.state)
         record = self._record(phase, at.iteration, outcomes[0], ledger, seconds)
         after = replace(at, passes=at.passes + 1, state=one.name, outcome=ended.value)
         self._commit(after, record, self._sums(ledger))
 
-    def _passed(self, phase: Phase, state: str) -> tuple[engine.Pass, list[Any], engine.Ledger, float]:
+    def _passed(self, phase: Phase, state: str) -> tuple[engine.Pass, list[Outcome], engine.Ledger, float]:
         """Run one pass. What it leaves is not part of the run before it is committed."""
         one = engine.Pass(
             name=f"{self.run.position.passes}-{self.run.epoch}",
@@ -169,7 +169,7 @@ class Fit:
         return one, outcomes, ledger, time.perf_counter() - began
 
     def _record(
-        self, phase: Phase, iteration: int, outcome: Any, ledger: engine.Ledger, seconds: float
+        self, phase: Phase, iteration: int, outcome: Outcome, ledger: engine.Ledger, seconds: float
     ) -> Record:
         objective = outcome.objective
         before = next(
@@ -199,16 +199,15 @@ class Fit:
             for callback in self.callbacks:
                 callback(record)
 
-    def _ended(self, history: History, iteration: int | None = None) -> Outcome | None:
+    def _ended(self, history: History, iteration: int | None = None) -> Ending | None:
         """Whether the fit is over after this history, as the history and the budget alone decide."""
         done = self.run.position.iteration if iteration is None else iteration
         if done == 0:
             return None
-        last = history[-1]
-        stop = self._rule.decide(history) if last.phase == "exact" else None
+        stop = self._rule.decide(history)
         if stop == Stop("end"):
-            return Outcome.CONVERGED
-        return Outcome.MAX_ITER if done >= self.max_iter else None
+            return Ending.CONVERGED
+        return Ending.MAX_ITER if done >= self.max_iter else None
 
     def _loss_is_known(self) -> bool:
         """Whether the last record tells the loss of the pair that would be returned."""

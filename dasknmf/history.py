@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,6 +51,9 @@ class Record:
     """Reads of the whole of V so far."""
     measures: dict[str, float] = field(default_factory=dict, repr=False)
     """What the solver's own stop rule needs."""
+
+
+Callback = Callable[[Record], None]
 
 
 class History(Sequence[Record]):
@@ -104,7 +107,7 @@ def from_json(content: dict[str, Any]) -> Record:
     return Record(**{name: value for name, value in content.items() if name in known})
 
 
-class Outcome(Enum):
+class Ending(Enum):
     """How a fit ended; each value says what one may do about it."""
 
     CONVERGED = "converged"
@@ -112,7 +115,7 @@ class Outcome(Enum):
 
     @property
     def advice(self) -> str:
-        if self is Outcome.CONVERGED:
+        if self is Ending.CONVERGED:
             return "The stop rule was met: lower tol to go further."
         return "max_iter was reached before the stop rule was met: raise max_iter, or tol."
 
@@ -154,7 +157,8 @@ class RemainingGain:
         last = passes[-1]
         assert last.loss is not None
         assert last.loss_at is not None
-        if last.loss <= self.floor or (self._small(passes) and self._small(passes[:-1])):
+        known = last.loss_at == "entry" or not last.measures.get("imprecise")
+        if (known and last.loss <= self.floor) or (self._small(passes) and self._small(passes[:-1])):
             return Stop(last.loss_at)
         return None
 

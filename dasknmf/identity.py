@@ -6,6 +6,7 @@ import hashlib
 from numbers import Integral
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
 from dasknmf.model import Model
@@ -44,9 +45,8 @@ def identity_of(
         "inner_iter": inner_iter,
     }
     for name, factor in zip("WH", start, strict=True):
-        if isinstance(factor, np.ndarray):  # a Dask W would have to be computed to be compared
-            content = np.ascontiguousarray(factor).tobytes()
-            parameters[name] = hashlib.sha256(content).hexdigest()[:16]
+        if factor is not None:
+            parameters[name] = _digest(factor)
     identity = {
         "shape": list(shape),
         "dtype": model.dtype.str,
@@ -55,3 +55,12 @@ def identity_of(
         "model": parameters,
     }
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
+
+
+def _digest(factor: Any) -> str:
+    """Of the values in row order, a block of rows at a time."""
+    digest = hashlib.sha256()
+    blocks = factor.rechunk({1: -1}).blocks if isinstance(factor, da.Array) else [factor]
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block).tobytes())
+    return digest.hexdigest()[:16]

@@ -78,13 +78,13 @@ class Loss:
                 f"X holds {n_zeros:.0f} zeros."
             )
 
-    def rows(self, V: np.ndarray, P: np.ndarray, eps: float) -> np.ndarray:
+    def rows(self, V: np.ndarray, P: np.ndarray, eps: float | np.ndarray) -> np.ndarray:
         """Loss of each row of V against P = WH, in float64.
 
         Parameters
         ----------
         V, P : ndarray of shape (n_rows, n_features)
-        eps : float
+        eps : float or ndarray of shape (n_rows, 1)
             Floor of P where a negative power of it is taken.
 
         Returns

@@ -12,13 +12,14 @@ nothing of Dask or Zarr.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from dasknmf.blocks.base import Block, RowsOnly
+from dasknmf.errors import NumericalError
 
 Rows = dict[str, np.ndarray]
 """Named arrays with one row per sample of a panel."""
@@ -104,16 +105,34 @@ class Visitor:
     """Changed in place by the visit: the caller hands over a copy of its own."""
 
 
+def finite(H: np.ndarray) -> np.ndarray:
+    """H, if every step that made it stayed in range: called before anything of it is kept.
+
+    Raises
+    ------
+    NumericalError
+    """
+    if not np.isfinite(H).all():
+        count = np.count_nonzero(~np.isfinite(H))
+        raise NumericalError(
+            f"{count} of {H.size} entries of a factor are not finite after a step; in {H.dtype} V's "
+            "scale, or its spread, exceeds what products can hold: rescale V to a mean near 1, or give "
+            "dtype=np.float64."
+        )
+    return H
+
+
 def visit(block: Block | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
     """Walk one panel once, for every model at the same time.
 
     The order of tiles, and so of every sum, depends on the panel alone.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
-    for tile in block.tiles():
-        for visitor, tally in zip(visitors, tallies, strict=True):
-            rows = {name: array[tile.rows] for name, array in visitor.rows.items()}
-            visitor.phase.tile(tile, rows, visitor.small, tally)
+    with np.errstate(all="ignore"):  # `finite` tells what left its range, once and in words
+        for tile in block.tiles():
+            for visitor, tally in zip(visitors, tallies, strict=True):
+                rows = {name: array[tile.rows] for name, array in visitor.rows.items()}
+                visitor.phase.tile(tile, rows, visitor.small, tally)
     return tallies
 
 
@@ -123,6 +142,3 @@ def add(parts: Iterable[Tally]) -> Tally:
     for part in rest:
         first = first + part
     return first
-
-
-Callback = Callable[[Any], None]

@@ -91,21 +91,23 @@ class Coder:
             if not len(going):
                 break
             rows, W_going = V[going], W[going]
-            eps = float(np.finfo(np.float32).eps) * rows.mean(axis=1, keepdims=True)
+            eps = _floor(rows)
             P = W_going @ H
             P = np.maximum(P, eps) if beta < 2 else P
             weighted = P ** (beta - 2)
             a = (rows * weighted) @ H.T
             b = (weighted * P) @ H.T
-            there = mu.step(W_going, a, b, self.loss, self.penalty, float(eps.min()), exact=True)
+            there = mu.step(W_going, a, b, self.loss, self.penalty, eps, exact=True)
             moved = np.linalg.norm(there - W_going, axis=1)
             W[going] = there
             going = going[moved > self.tol * np.linalg.norm(there, axis=1)]
         return W
 
 
-def _floor(V: np.ndarray) -> float:
-    return float(np.finfo(np.float32).eps) * float(V.mean() or 1.0)
+def _floor(V: np.ndarray) -> np.ndarray:
+    """scikit-learn's floor of P in units of each row's own mean, shape (n_rows, 1)."""
+    means = V.mean(axis=1, keepdims=True, dtype=np.float64)
+    return float(np.finfo(np.float32).eps) * np.where(means > 0, means, 1.0)
 
 
 def by_rows(coder: Coder, X: Any, method: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from typing import Any
 
 import threadpoolctl
@@ -16,6 +17,11 @@ _MAPPED_FROM_BYTES = 32 * 2**20
 _GLIBC_DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 2**10, _M_MMAP_THRESHOLD: 128 * 2**10, _M_ARENA_MAX: 0}
 
 
+_lock = threading.Lock()
+_working: list[Any] = []
+"""One entry for each fit that works in this process, with the limits that it found."""
+
+
 class TunedWorker(WorkerPlugin):
     """One BLAS thread, and slabs that reuse the memory of the slab before.
 
@@ -25,7 +31,10 @@ class TunedWorker(WorkerPlugin):
     """
 
     def setup(self, worker: Any) -> None:
-        self._limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+        with _lock:
+            _working.append(threadpoolctl.threadpool_limits(1, user_api="blas"))
+            if len(_working) > 1:
+                return
         _mallopt(
             {
                 _M_ARENA_MAX: 1,
@@ -35,7 +44,11 @@ class TunedWorker(WorkerPlugin):
         )
 
     def teardown(self, worker: Any) -> None:
-        self._limits.restore_original_limits()
+        with _lock:
+            limits = _working.pop()
+            if _working:
+                return  # another fit still works here; the first one's limits are restored last
+        limits.restore_original_limits()
         trim = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
         _mallopt(_GLIBC_DEFAULTS | ({_M_TRIM_THRESHOLD: int(trim)} if trim.isdigit() else {}))
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import dasknmf
 from dasknmf import NMF, inputs, non_negative_factorization
-from dasknmf.errors import DataError, MemoryLimitError, SourceError
+from dasknmf.errors import DataError, MemoryLimitError, NumericalError, SourceError
 from tests.helpers import BETAS, fitted, stored
 
 
@@ -121,6 +121,35 @@ def test_an_exact_fit_has_no_nan():
         assert min(losses) >= 0
         assert model.reconstruction_err_ < 2e-3 * np.linalg.norm(X)
         assert "entry" in {r.loss_at for r in model.history_}
+
+
+def test_a_start_that_is_exact_is_kept():
+    rng = np.random.default_rng(0)
+    W, H = rng.random((20, 2)), rng.random((2, 6))
+    for beta in (1.0, 0.5):
+        model, _ = fitted(W @ H, run={"W": W, "H": H}, n_components=2, init="custom", beta_loss=beta)
+        assert model.reconstruction_err_ < 1e-6
+        assert len(model.dead_components_) == 0
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, 3.0])
+def test_numbers_that_leave_their_range_are_told(low_rank, beta):
+    tiny = (low_rank * 1e-20).astype(np.float32)
+    if beta == -1:  # 1 / p³ is beyond float32
+        with pytest.raises(NumericalError, match="rescale V to a mean near 1"):
+            fitted(tiny, n_components=3, beta_loss=beta)
+        return
+    model, W = fitted(tiny, n_components=3, beta_loss=beta)
+    assert np.isfinite(W).all()
+    assert np.isfinite(model.components_).all()
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_a_row_is_scored_on_its_own(low_rank, beta):
+    model, _ = fitted(low_rank, n_components=3, beta_loss=beta)
+    mixed = np.vstack([low_rank[:1] * 1e-9, low_rank * 1e6])
+    alone = model.score_samples(mixed[:1])
+    assert model.score_samples(mixed)[0] == pytest.approx(alone[0], rel=1e-9)
 
 
 def test_convergence_is_told(low_rank):

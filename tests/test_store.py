@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from dasknmf.errors import (
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.store import records
 from dasknmf.store.lock import Lock
+from dasknmf.store.zarr_factors import ZarrFactors
 from tests.helpers import DyingStore, Killed, fitted, stored
 
 pytestmark = pytest.mark.usefixtures("small_panels")
@@ -68,6 +70,78 @@ def test_death_at_any_write_changes_nothing(V, tmp_path, name):
         np.testing.assert_array_equal(W_again, W, err_msg=quiet.keys[after])
         np.testing.assert_array_equal(H_again, H, err_msg=quiet.keys[after])
         assert [r.objective for r in again.history_] == [r.objective for r in model.history_]
+
+
+def test_death_at_any_write_of_a_continued_run(V, tmp_path):
+    fit(V, tmp_path / "begun", "kl", max_iter=2)
+    shutil.copytree(tmp_path / "begun", tmp_path / "quiet")
+    quiet = DyingStore(tmp_path / "quiet")
+    W, H, _ = fit(V, quiet, "kl", max_iter=3)
+    for after in range(quiet.writes):
+        root = tmp_path / "run"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(tmp_path / "begun", root)
+        with pytest.raises(Killed):
+            fit(V, DyingStore(root, after=after), "kl", max_iter=3)
+        W_again, H_again, again = fit(V, root, "kl", max_iter=3)
+        assert again.n_iter_ == 3
+        np.testing.assert_array_equal(W_again, W, err_msg=quiet.keys[after])
+        np.testing.assert_array_equal(H_again, H, err_msg=quiet.keys[after])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("inner_iter", [1, "auto"])
+def test_any_budget_may_follow_any_other(tmp_path, low_rank, name, inner_iter, dtype):
+    """Converged, then longer, then finer: as if the last budget had been the first."""
+    exact = low_rank if dtype == "f8" else np.outer(low_rank[:, 0], low_rank[0]) + 0.01 * low_rank
+    V = stored(tmp_path / "w.zarr", exact.astype(dtype), (30, 14))
+    parameters = {"n_components": 3, "inner_iter": inner_iter, **MODELS[name]}
+    start = {key: F.astype(dtype) for key, F in start_of(name, V.shape).items()}
+    for budget in (
+        {"tol": 1e-1, "max_iter": 30},
+        {"tol": 1e-1, "max_iter": 40},
+        {"tol": 1e-2, "max_iter": 25},
+    ):
+        run = {"checkpoint": tmp_path / "run", **start}
+        model, W = fitted(V, "synchronous", run, **parameters | budget)
+    whole, W_whole = fitted(V, "synchronous", start, **parameters | budget)
+    if model.n_iter_ == whole.n_iter_:
+        np.testing.assert_array_equal(W, W_whole)
+        np.testing.assert_array_equal(model.components_, whole.components_)
+    else:
+        assert model.n_iter_ > whole.n_iter_  # an earlier, longer budget had already gone further
+
+
+def test_other_chunks_are_other_panels(V, tmp_path, low_rank):
+    fit(V, tmp_path / "run", "cd", max_iter=2)
+    for rows in (9, 45):
+        other = stored(tmp_path / f"v{rows}.zarr", low_rank, (rows, 14))
+        with pytest.raises(RunMismatchError, match="cuts V into 3 panels"):
+            fit(other, tmp_path / "run", "cd", max_iter=5)
+
+
+def test_a_writer_that_slept_commits_nothing(V, tmp_path):
+    """Another client opens the run while a pass of the first is still being written."""
+
+    def sleep(record):
+        if record.iteration == 2:
+            (tmp_path / "run" / "lock").unlink()
+            fit(V, tmp_path / "run", "cd", max_iter=2, tol=0)  # opens, and finds its budget spent
+
+    model = NMF(3, max_iter=6, random_state=0, tol=0, **MODELS["cd"])
+    with pytest.raises(RunLockedError, match="taken over"):
+        model.fit(V, checkpoint=tmp_path / "run", callbacks=[sleep])
+    assert open_run(tmp_path / "run").n_iter == 2
+    assert np.isfinite(open_run(tmp_path / "run").W.compute()).all()
+
+
+def test_another_custom_start_is_refused(V, tmp_path):
+    start = start_of("custom", V.shape)
+    fitted(V, run={"checkpoint": tmp_path / "run", **start}, n_components=3, init="custom")
+    start["W"] = da.from_array(start["W"] + 0.1, chunks=(40, 3))
+    with pytest.raises(RunMismatchError, match="W was"):
+        fitted(V, run={"checkpoint": tmp_path / "run", **start}, n_components=3, init="custom")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -181,8 +255,8 @@ def test_damaged_factors_are_seen(V, tmp_path, damage, part):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     run = open_run(tmp_path / "run")
     below = {
-        "W": tmp_path / "run" / "W" / run._position.rows.name / "c" / "1" / "0" / "0",
-        "H": tmp_path / "run" / "small" / run._position.state / "0" / "H" / "c" / "0" / "0",
+        "W": tmp_path / "run" / "W" / run._position.rows.name / "c.1.0.0",
+        "H": tmp_path / "run" / "small" / run._position.state / "0" / "H" / "c.0.0",
     }[part]
     content = bytearray(below.read_bytes())
     if damage == "flipped":
@@ -305,8 +379,33 @@ def test_a_writer_that_lost_its_run_stops(V, tmp_path):
     np.testing.assert_array_equal(run.H, other["H"])
 
 
-def test_a_late_task_cannot_reach_live_factors(V, tmp_path):
-    """A visit of pass t that wakes up after pass t + 2 was committed."""
+def test_a_late_write_cannot_reach_live_factors(V, tmp_path):
+    """A task of pass t has read its rows, sleeps, and writes after pass t + 2 was committed."""
+    late = []
+    original = ZarrFactors.write_rows
+
+    def write_rows(self, generation, panel, block):
+        if panel == 1:
+            late.append((self, generation, panel, block + 7.0))  # what it writes is not even right
+        original(self, generation, panel, block)
+
+    def wake(record):
+        if record.iteration >= 3:
+            factors, generation, panel, block = late[-3]
+            with contextlib.suppress(RunWriteError, FileNotFoundError):
+                original(factors, generation, panel, block)
+
+    parameters = {"n_components": 3, "max_iter": 6, **MODELS["cd"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ZarrFactors, "write_rows", write_rows)
+        run = {"checkpoint": tmp_path / "run", "callbacks": [wake]}
+        _, W = fitted(V, "synchronous", run, **parameters)
+    _, expected = fitted(V, "synchronous", **parameters)
+    np.testing.assert_array_equal(W, expected)
+
+
+def test_a_late_task_cannot_begin(V, tmp_path):
+    """A visit of pass t that is only started after pass t + 2 was committed."""
     late = []
 
     parameters = {"n_components": 3, "max_iter": 4, **MODELS["cd"]}

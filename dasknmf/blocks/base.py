@@ -64,7 +64,7 @@ class Ratio(Protocol):
         """B += Wᵀ P^{β−1}."""
 
     def loss(self) -> float:
-        """D(V | P) of the tile less `Loss.constant` of V, in float64."""
+        """D(V | P) of the tile less the survey's constant of V, in float64."""
 
 
 class Block(Protocol):

@@ -149,12 +149,14 @@ class DenseTile:
             np.maximum(P, eps, out=P)
         R = self._scratch.get("R", n_rows)
         if beta == 0:
+            # (v / p) / p: the square of 1 / p would overflow long before this does.
             np.divide(1, P, out=R)
-            np.multiply(R, R, out=Q)
+            np.multiply(self.V, R, out=Q)
+            np.multiply(Q, R, out=Q)
         else:
             np.power(P, beta - 2, out=Q)
             np.multiply(Q, P, out=R)
-        np.multiply(self.V, Q, out=Q)
+            np.multiply(self.V, Q, out=Q)
         return DenseRatio(self.V, Q, R, P, beta, 0.0)
 
 

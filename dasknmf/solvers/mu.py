@@ -153,7 +153,7 @@ def step(
     b: np.ndarray,
     loss: Loss,
     penalty: Penalty,
-    eps: float,
+    eps: float | np.ndarray,
     *,
     exact: bool,
 ) -> np.ndarray:
@@ -165,7 +165,7 @@ def step(
         The factor and the two sums of the module's formula, of one shape (b may broadcast).
     loss : Loss
     penalty : Penalty
-    eps : float
+    eps : float or ndarray
         Replaces a denominator of zero.
     exact : bool
         Whether an l2 penalty with 1 ≤ β < 2 takes the majoriser's minimum, which never raises the
@@ -182,7 +182,7 @@ def step(
         x = _root(a, b, w, penalty.l1, penalty.l2, 2.0 - loss.beta)
         return np.asarray(W * x.reshape(W.shape), W.dtype)
     denominator = b + penalty.l1 + penalty.l2 * W if penalty else b
-    denominator = np.where(denominator == 0, W.dtype.type(eps), denominator)
+    denominator = np.where(denominator == 0, np.asarray(eps, W.dtype), denominator)
     ratio = a / denominator
     if loss.gamma != 1:
         ratio **= loss.gamma

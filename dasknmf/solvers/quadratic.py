@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.blocks.base import Tile
-from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.solvers import cd, mu
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
@@ -129,7 +129,7 @@ class QuadraticPass:
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in)
         after = state | {
-            "H": H,
+            "H": finite(H),
             "iteration": np.asarray(iteration + 1),
             "residual": np.asarray(_residual(state) or imprecise),
             "usage": tally["usage"],

@@ -19,7 +19,7 @@ import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.losses import Loss
-from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.solvers import mu
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
@@ -122,7 +122,7 @@ class RatioPass:
         loss = divergence + float(state["constant"])
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)
         after = state | {
-            "H": H.astype(self.dtype),
+            "H": finite(H.astype(self.dtype)),
             "usage": tally["usage"],
         }
         return after, Outcome(loss, objective, "entry")

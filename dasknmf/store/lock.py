@@ -3,7 +3,8 @@
 The lock is a key that is created only where it does not exist. It names its process and is renewed
 while that lives; a lock of a dead process of this host, or one that was not renewed within its
 lease, is taken over. Stores without an atomic create, and two clocks that disagree, can still let
-two writers in: the epoch in the commit record then stops the one that lost (`RunStore.commit`).
+two writers in: whoever opens a run commits its own epoch first, and `StoredRun.check_owner` stops
+the other before its next commit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +26,8 @@ from dasknmf.store import records
 _KEY = "lock"
 _LEASE = 120.0
 """Seconds after which a lock that was not renewed is free."""
+_SETTLE = 0.2
+"""Seconds in which another who takes over the same lock has written its own token."""
 
 
 class Lock:
@@ -49,21 +53,32 @@ class Lock:
                     f"writer: wait for it, stop it, or retry after its lease of {_LEASE:.0f} s."
                 )
             records.put(store, _KEY, self._content())
+            time.sleep(_SETTLE)
+            if not self.is_held():
+                raise RunLockedError(
+                    f"the run at {str(store)!r} was taken over by another process at the same moment; a "
+                    "run has one writer: leave it to the other."
+                )
         self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
         self._renewing.start()
+
+    def is_held(self) -> bool:
+        """Whether the lock is still ours."""
+        return bool(self._holder()["token"] == self.token)
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
         self._released.set()
         self._renewing.join()
-        if self._holder()["token"] == self.token:
+        if self.is_held():
             records.delete_key(self._store, _KEY)
 
     def _renew(self) -> None:
         while not self._released.wait(_LEASE / 4):
             try:
-                if self._holder()["token"] == self.token:
-                    records.put(self._store, _KEY, self._content())
+                if not self.is_held():
+                    return
+                records.put(self._store, _KEY, self._content())
             except OSError:
                 continue  # a store out of reach for a moment: the lease outlasts three of these
 
@@ -71,7 +86,7 @@ class Lock:
         process = psutil.Process()
         content = {
             "token": self.token,
-            "host": socket.gethostname(),
+            "host": _host(),
             "pid": process.pid,
             "started": process.create_time(),
             "time": time.time(),
@@ -86,8 +101,22 @@ class Lock:
             return nobody  # half of a lock holds nothing
 
 
+def _host() -> str:
+    """This machine since it was started, and the space in which its process numbers count.
+
+    Containers may share a host's name, and hosts a name in their images.
+    """
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        pass  # not Linux
+    return " ".join(parts)
+
+
 def _alive(holder: dict[str, Any]) -> bool:
-    if holder["host"] == socket.gethostname():
+    if holder["host"] == _host():
         if holder["pid"] == os.getpid():
             return True
         try:

@@ -7,13 +7,12 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-import zarr
 
 from dasknmf.errors import RunError
 from dasknmf.panels import Grid
 from dasknmf.store import records
-from dasknmf.store.factors import Generation
-from dasknmf.store.position import committed, format_of
+from dasknmf.store.factors import Factors, Generation, MemoryFactors
+from dasknmf.store.position import committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -49,8 +48,7 @@ class Run:
         self.status = self._position.outcome or "running"
         self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
         self._transposed = bool(about["identity"]["transposed"])
-        edges = np.asarray(zarr.open_array(self.store, path="panels/edges", mode="r")[...])
-        self._grid = Grid(tuple(int(edge) for edge in edges))
+        self._grid = read_grid(self.store)
         self._dtype = np.dtype(about["identity"]["dtype"])
 
     def __repr__(self) -> str:
@@ -71,7 +69,7 @@ class Run:
     def H(self) -> np.ndarray:
         return np.asarray(self._factors_of_model()[1])
 
-    def _factors_of_model(self) -> tuple[Any, Any]:
+    def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         position = self._position
         if position.rows is None or "W" not in {name for _, name, _ in position.rows.widths}:
             raise RunError(
@@ -80,9 +78,8 @@ class Run:
                 "fit again."
             )
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        rows = rows_array(factors, position.rows, self._grid, self._dtype)
         small = factors.read_states(position.state)[0]["H"]
-        return oriented(rows, small, transposed=self._transposed)
+        return oriented(factors, position.rows, self._grid, small, transposed=self._transposed)
 
 
 def open_run(target: Any) -> Run:
@@ -98,26 +95,42 @@ def open_run(target: Any) -> Run:
     return Run(target)
 
 
-def rows_array(factors: Any, generation: Generation, grid: Grid, dtype: np.dtype) -> Any:
-    """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
-    read = dask.delayed(_rows_of, pure=True)
-    blocks = [
-        da.from_delayed(
-            read(factors, generation, panel.index, panel.n_rows),
-            (panel.n_rows, generation.width),
-            dtype=dtype,
-        )
-        for panel in grid
-    ]
-    return da.concatenate(blocks)
-
-
-def _rows_of(factors: Any, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
-    return np.asarray(factors.read_rows(generation, panel, n_rows))
-
-
-def oriented(rows: Any, small: np.ndarray, *, transposed: bool) -> tuple[Any, np.ndarray]:
-    """W and H of the model, from the factor that lives in rows and the small one."""
+def oriented(
+    factors: Factors, generation: Generation, grid: Grid, small: np.ndarray, *, transposed: bool
+) -> tuple[Any, np.ndarray]:
+    """W, as a Dask array, and H of the model: from the factor that lives in rows and the small one."""
     if not transposed:
-        return rows, small
-    return da.from_array(np.ascontiguousarray(small.T)), np.ascontiguousarray(rows.compute().T)
+        return rows_lazily(factors, generation, grid, small.dtype), small
+    W = da.from_array(np.ascontiguousarray(small.T), name=False)
+    return W, np.ascontiguousarray(rows_in_memory(factors, generation, grid).T)
+
+
+def rows_in_memory(factors: Factors, generation: Generation, grid: Grid) -> np.ndarray:
+    """The rows of a generation, read by this process."""
+    return np.concatenate([factors.read_rows(generation, panel.index, panel.n_rows) for panel in grid])
+
+
+def rows_lazily(factors: Factors, generation: Generation, grid: Grid, dtype: np.dtype) -> da.Array:
+    """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
+    if isinstance(factors, MemoryFactors):
+        blocks = [
+            da.from_array(factors.read_rows(generation, panel.index, panel.n_rows), chunks=-1, name=False)
+            for panel in grid
+        ]
+        return da.concatenate(blocks)
+    read = dask.delayed(_rows_of, pure=False)
+    shared = dask.delayed(factors, traverse=False, pure=False)
+    return da.concatenate(
+        [
+            da.from_delayed(
+                read(shared, generation, panel.index, panel.n_rows),
+                (panel.n_rows, generation.width),
+                dtype=dtype,
+            )
+            for panel in grid
+        ]
+    )
+
+
+def _rows_of(factors: Factors, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    return np.asarray(factors.read_rows(generation, panel, n_rows))

@@ -12,6 +12,7 @@ import zarr
 
 from dasknmf.errors import RunDamagedError
 from dasknmf.history import History, from_json
+from dasknmf.panels import Grid
 from dasknmf.store import records
 from dasknmf.store.factors import Generation
 
@@ -85,22 +86,16 @@ def format_of(store: Any) -> int | None:
 
 
 def write_sums(store: Any, sums: tuple[float, ...]) -> None:
-    array = zarr.create_array(
-        store,
-        name="panels/sums",
-        shape=(len(sums),),
-        chunks=(len(sums),),
-        dtype="float64",
-        fill_value=np.nan,
-        overwrite=True,
-    )
-    array[...] = np.asarray(sums)
-    records.make_durable(store, "panels/sums/c/0")
+    records.write_array(store, "panels/sums", np.asarray(sums))
 
 
 def read_sums(store: Any) -> tuple[float, ...]:
-    values = np.asarray(zarr.open_array(store, path="panels/sums", mode="r")[...])
-    return tuple(float(value) for value in values)
+    return tuple(float(value) for value in records.read_array(store, "panels/sums"))
+
+
+def read_grid(store: Any) -> Grid:
+    """The panels that a run was begun with."""
+    return Grid(tuple(int(edge) for edge in records.read_array(store, "panels/edges")))
 
 
 def environment() -> dict[str, str]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import zarr
 from zarr.abc.store import Store
+from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
@@ -22,6 +26,8 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunDamagedError, RunWriteError
 
 _META = "zarr.json"
+SPARE = ".spare"
+"""Ends the name of a key whose content is not yet on disk."""
 
 
 def write(store: Any, path: str, content: dict[str, Any]) -> None:
@@ -33,7 +39,6 @@ def write(store: Any, path: str, content: dict[str, Any]) -> None:
     }
     key = f"{path}/{_META}"
     put(store, key, encoded(document))
-    make_durable(store, key)
 
 
 def read(store: Any, path: str) -> dict[str, Any] | None:
@@ -61,9 +66,24 @@ def read(store: Any, path: str) -> dict[str, Any] | None:
 
 
 def put(store: Any, key: str, value: bytes) -> None:
-    """Write one key as a whole."""
+    """Write one key as a whole: after a power cut there is the old value or the new one."""
     with writing(store, key):
-        sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+        sync(_set(store, key, value))
+
+
+async def _set(store: Any, key: str, value: bytes) -> None:
+    buffer = default_buffer_prototype().buffer.from_bytes(value)
+    path = local_path(store, key)
+    if path is None:
+        await store.set(key, buffer)
+        return
+    # A directory's own `set` renames before the new content is on disk: a power cut could keep the
+    # new name with nothing behind it. Here the content goes first.
+    spare = f"{key}.{uuid.uuid4().hex}{SPARE}"
+    await store.set(spare, buffer)
+    _fsync(path.with_name(Path(spare).name), os.O_RDONLY)
+    path.with_name(Path(spare).name).replace(path)
+    _fsync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def put_if_absent(store: Any, key: str, value: bytes) -> None:
@@ -134,20 +154,86 @@ def local_path(store: Any, key: str) -> Path | None:
 
 
 def make_durable(store: Any, key: str) -> None:
-    """Flush one key and its directory entry to disk, where the store is a directory.
+    """Flush one key to disk, where the store is a directory.
 
     Without it a power cut can leave a commit record that names factors which never reached the
     disk. Object stores acknowledge a put only when it is durable.
     """
     path = local_path(store, key)
-    if path is None:
-        return
-    for each, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        descriptor = os.open(each, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    if path is not None:
+        _fsync(path, os.O_RDONLY)
+
+
+def make_directories_durable(store: Any, paths: list[str]) -> None:
+    """Flush the names below some paths to disk: those of the files, and of directories one below."""
+    for name in paths:
+        path = local_path(store, name)
+        if path is not None and path.is_dir():
+            for each in (path, *(below for below in path.iterdir() if name and below.is_dir())):
+                _fsync(each, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_array(store: Any, name: str, values: np.ndarray) -> None:
+    """Write a whole array as one chunk with a CRC32C, durably."""
+    create_array(store, name, values.shape, values.shape, values.dtype)[...] = values
+    make_durable(store, f"{name}/c." + ".".join("0" * values.ndim))
+
+
+def create_array(
+    store: Any, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype
+) -> zarr.Array:
+    """An array whose chunks carry a CRC32C, and in which a missing chunk of floats reads as NaN.
+
+    Chunks of zeros are written like any other. All keys of an array are in one directory.
+    """
+    with writing(store, name):
+        array = zarr.create_array(
+            store,
+            name=name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=np.nan if dtype.kind == "f" else -1,
+            filters=None,
+            compressors=(Crc32cCodec(),),
+            config={"write_empty_chunks": True},
+            chunk_key_encoding={"name": "default", "separator": "."},
+            overwrite=True,
+        )
+        make_durable(store, f"{name}/{_META}")
+    return array
+
+
+def read_array(store: Any, name: str) -> np.ndarray:
+    """An array that `write_array` wrote.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is missing or altered.
+    """
+    try:
+        values = np.asarray(zarr.open_array(store, path=name, mode="r")[...])
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise _damaged_array(store, name, str(error)) from error
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise _damaged_array(store, name, "a chunk is missing")
+    return values
+
+
+def _damaged_array(store: Any, name: str, reason: str) -> RunDamagedError:
+    return RunDamagedError(
+        f"{name!r} of the run at {str(store)!r} cannot be read ({reason}); it must be as it was written: "
+        "restore the store from a copy, or start over with overwrite=True."
+    )
 
 
 def encoded(document: dict[str, Any]) -> bytes:

@@ -10,8 +10,8 @@
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
-Everything but the commit is written under a name that is never used twice, and the commit is
-written last. A process that dies at any moment leaves the previous commit with all that it names.
+What a pass leaves is written under a name that is never used twice, and the commit after all of it.
+A process that dies at any moment leaves the previous commit with all that it names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import zarr
 
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
@@ -29,7 +28,15 @@ from dasknmf.panels import Grid
 from dasknmf.store import records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
-from dasknmf.store.position import FORMAT, Position, committed, environment, format_of, write_sums
+from dasknmf.store.position import (
+    FORMAT,
+    Position,
+    committed,
+    environment,
+    format_of,
+    read_grid,
+    write_sums,
+)
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -79,6 +86,7 @@ class StoredRun:
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
+            self._standing: str | None = None
             about = None if overwrite else records.read(self.store, "run")
             if about is None:
                 if not overwrite and records.read(self.store, "commit") is not None:
@@ -89,7 +97,7 @@ class StoredRun:
                     )
                 self._begin(identity, budget, grid)
             else:
-                self._resume(about, identity, budget)
+                self._resume(about, identity, budget, grid)
         except BaseException:
             self._lock.release()
             raise
@@ -112,35 +120,25 @@ class StoredRun:
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
-        content = {
-            "format": FORMAT,
-            "epoch": self.epoch,
-            "segments": self._segments,
-            "has_sums": sums is not None,
-            **asdict(position),
-        }
-        records.write(self.store, "commit", content)
-        live = {each.name for each in (self.position.rows, position.rows) if each}
+        live = [each.name for each in (self.position.rows, position.rows) if each]
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
+        self._write_commit()
         self._prune(live)
 
     def check_owner(self) -> None:
-        """Raise if another process has committed to the run since this one began.
+        """Raise if another process has taken the lock, or committed to the run, since this one began.
 
         Raises
         ------
         RunLockedError
         """
         standing = records.read(self.store, "commit")
-        if standing is None or standing["epoch"] == self.epoch:
-            return
-        ours = {epoch for _, epoch in self._segments}
-        if standing["passes"] > self.position.passes or standing["epoch"] not in ours:
+        epoch = None if standing is None else standing["epoch"]
+        if epoch != self._standing or not self._lock.is_held():
             raise RunLockedError(
-                f"the run at {str(self.store)!r} was taken over by another process, which committed "
-                f"pass {standing['passes']} since; a run has one writer: leave it to the other, its "
-                "commits are sound."
+                f"the run at {str(self.store)!r} was taken over by another process; a run has one "
+                "writer: leave it to the other, its commits are sound."
             )
 
     @property
@@ -159,7 +157,7 @@ class StoredRun:
 
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
-        found = set(records.children(self.store, ""))
+        found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
         ours = {"run", "panels", "W", "small", "history", "commit", "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
@@ -177,14 +175,7 @@ class StoredRun:
             "attributes": {"dasknmf": {"format": FORMAT}},
         }
         records.put(self.store, "zarr.json", records.encoded(root))
-        edges = zarr.create_array(
-            self.store,
-            name="panels/edges",
-            shape=(len(grid.edges),),
-            dtype="int64",
-            chunks=(len(grid.edges),),
-        )
-        edges[...] = np.asarray(grid.edges)
+        records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         self._write_about(identity, budget)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
@@ -192,22 +183,55 @@ class StoredRun:
         about = {"identity": identity, "budget": budget, "environment": environment()}
         records.write(self.store, "run", about)
 
-    def _resume(self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any]) -> None:
+    def _resume(
+        self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any], grid: Grid
+    ) -> None:
         _check_identity(about["identity"], identity, str(self.store))
+        _check_grid(read_grid(self.store), grid, str(self.store))
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
         self.position, self.history, self.sums, self._segments = committed(self.store)
-        if (self.position.outcome is not None) and about["budget"] != budget:
+        if about["budget"] != budget:
             # A finished run with another budget goes on from where it stopped.
             self.position = replace(self.position, outcome=None)
+        if self.position.passes:
+            # First of all the run is ours: a writer that was only asleep finds another's epoch.
+            self._write_commit()
         self._write_about(about["identity"], budget)
-        self._prune({self.position.rows.name} if self.position.rows else set())
+        self._prune([self.position.rows.name] if self.position.rows else [])
 
-    def _prune(self, live: set[str]) -> None:
+    def _write_commit(self) -> None:
+        records.make_directories_durable(self.store, ["W", "small", "history", ""])
+        content = {
+            "format": FORMAT,
+            "epoch": self.epoch,
+            "segments": self._segments,
+            "has_sums": self.sums is not None,
+            **asdict(self.position),
+        }
+        records.write(self.store, "commit", content)
+        self._standing = self.epoch
+
+    def _prune(self, live: list[str]) -> None:
+        """Drop the generations of passes that are over; what is being written stays."""
+        newest = max((_pass_of(name) for name in live), default=-1)
         for name in records.children(self.store, "W"):
-            if name not in live:
+            if name not in live and _pass_of(name) <= newest:
                 self.factors.drop(name)
+
+
+def _pass_of(generation: str) -> int:
+    return int(generation.split("-")[0])
+
+
+def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
+    if stored != grid:
+        raise RunMismatchError(
+            f"the run at {where!r} cuts V into {len(stored)} panels, V is now cut into {len(grid)} "
+            "others; panels follow the chunks of V: give V in the chunks that it had, choose another "
+            "checkpoint, or start over with overwrite=True."
+        )
 
 
 def _check_identity(stored: dict[str, Any], asked: dict[str, Any], where: str) -> None:

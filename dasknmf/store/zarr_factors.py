@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
 
 from dasknmf.errors import RunDamagedError
 from dasknmf.passes import State
@@ -44,8 +43,7 @@ class ZarrFactors:
 
     def begin(self, generation: Generation) -> None:
         shape = (self._n_panels, self._rows_max, generation.width)
-        with records.writing(self.store, f"W/{generation.name}"):
-            self._create(f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
+        records.create_array(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
     def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
         try:
@@ -61,9 +59,9 @@ class ZarrFactors:
         array = self._array(generation.name)
         padded = np.zeros((1, *array.shape[1:]), self._dtype)
         padded[0, : len(block)] = block
-        with records.writing(self.store, f"W/{generation.name}/c/{panel}"):
+        with records.writing(self.store, f"W/{generation.name}/c.{panel}"):
             array[panel : panel + 1] = padded
-            records.make_durable(self.store, f"W/{generation.name}/c/{panel}/0/0")
+            records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
 
     def read_states(self, name: str) -> list[State]:
         if not name:
@@ -85,13 +83,7 @@ class ZarrFactors:
             for key, content in record["inline"].items()
         }
         for key in record["arrays"]:
-            try:
-                array = np.asarray(zarr.open_array(self.store, path=f"{path}/{key}", mode="r")[...])
-            except (ValueError, FileNotFoundError, KeyError) as error:
-                raise self._damaged_state(path, key, str(error)) from error
-            if np.isnan(array).any():
-                raise self._damaged_state(path, key, "a chunk is missing")
-            state[key] = array
+            state[key] = records.read_array(self.store, f"{path}/{key}")
         return state
 
     def write_state(self, name: str, model: int, state: State) -> None:
@@ -103,28 +95,10 @@ class ZarrFactors:
                 values = value.reshape(-1).tolist()
                 inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
                 continue
-            with records.writing(self.store, f"{path}/{key}"):
-                self._create(f"{path}/{key}", value.shape, value.shape, value.dtype)[...] = value
-                records.make_durable(self.store, f"{path}/{key}/c/" + "/".join("0" * value.ndim))
+            records.write_array(self.store, f"{path}/{key}", value)
             arrays.append(key)
         # The record comes last: it vouches for the arrays.
         records.write(self.store, path, {"inline": inline, "arrays": arrays})
-
-    def _create(
-        self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype
-    ) -> zarr.Array:
-        return zarr.create_array(
-            self.store,
-            name=name,
-            shape=shape,
-            chunks=chunks,
-            dtype=dtype,
-            fill_value=np.nan,
-            filters=None,
-            compressors=(Crc32cCodec(),),
-            config={"write_empty_chunks": True},
-            overwrite=True,
-        )
 
     def drop(self, generation: str) -> None:
         self._open.pop(generation, None)
@@ -144,11 +118,4 @@ class ZarrFactors:
             f"{str(self.store)!r} cannot be read ({reason}); every chunk of a live generation must be "
             "as it was written: open the run again if it has moved on, else restore the store from a "
             "copy or start over with overwrite=True."
-        )
-
-    def _damaged_state(self, path: str, key: str, reason: str) -> RunDamagedError:
-        return RunDamagedError(
-            f"{key} in {path!r} of the run at {str(self.store)!r} cannot be read ({reason}); a state "
-            "must be as it was written: restore the store from a copy, or start over with "
-            "overwrite=True."
         )
