@@ -62,7 +62,8 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
             click.echo("interrupted: the same command goes on from the last commit", err=True)
             sys.exit(130)
         except tuple(_CODES) as error:
-            click.echo("Error: " + " ".join(str(error).split()), err=True)
+            text = " ".join(str(error).split()).replace("overwrite=True", "--overwrite")
+            click.echo(f"Error: {text}", err=True)
             sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))
 
     return run
@@ -103,7 +104,9 @@ def _configured(ctx: click.Context, param: click.Parameter, path: Path | None) -
     known = {each.name for each in ctx.command.params if each.name not in ("source", "run", "config")}
     given = {name.replace("-", "_").lower(): value for name, value in values.items()}
     if unknown := sorted(given.keys() - known):
-        raise click.BadParameter(f"{path} sets {unknown}; the options are {sorted(filter(None, known))}.")
+        raise click.BadParameter(
+            f"{path} sets {unknown}; the options, at the top level, are {sorted(filter(None, known))}."
+        )
     ctx.default_map = given
     return path
 

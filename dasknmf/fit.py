@@ -12,7 +12,7 @@ import numpy as np
 
 from dasknmf import engine
 from dasknmf.blocks.dense import scratch_bytes
-from dasknmf.errors import RunDamagedError
+from dasknmf.errors import DataError, NumericalError, RunDamagedError
 from dasknmf.history import Callback, Ending, History, Record, Stop
 from dasknmf.inputs.base import Source
 from dasknmf.model import Model
@@ -82,10 +82,14 @@ class Fit:
 
     def _start(self, phase: Phase) -> None:
         at = self.run.position
-        one, outcomes, ledger, seconds = self._passed(phase, at.state)
-        state = self.run.factors.read_states(one.name)[0]
-        if phase.reads_data:
-            survey.check(state, self.model.loss, self.model.shape)
+        try:
+            one, outcomes, ledger, seconds = self._passed(phase, at.state)
+            state = self.run.factors.read_states(one.name)[0]
+            survey.check(state, self.model.loss, self.model.shape, self.model.dtype)
+        except (DataError, NumericalError):
+            if not at.passes:
+                self.run.discard()  # a V that was refused leaves no run behind
+            raise
         record = self._record(phase, 0, outcomes[0], ledger, seconds)
         after = replace(
             at, passes=at.passes + 1, start=at.start + 1, state=one.name, rows=one.leaves or at.rows

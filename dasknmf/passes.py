@@ -105,21 +105,21 @@ class Visitor:
     """Changed in place by the visit: the caller hands over a copy of its own."""
 
 
-def finite(H: np.ndarray) -> np.ndarray:
-    """H, if every step that made it stayed in range: called before anything of it is kept.
+def finite(values: np.ndarray) -> np.ndarray:
+    """The values, if every step that made them stayed in range: called before they are kept.
 
     Raises
     ------
     NumericalError
     """
-    if not np.isfinite(H).all():
-        count = np.count_nonzero(~np.isfinite(H))
+    if not np.isfinite(values).all():
+        count = np.count_nonzero(~np.isfinite(values))
         raise NumericalError(
-            f"{count} of {H.size} entries of a factor are not finite after a step; in {H.dtype} V's "
-            "scale, or its spread, exceeds what products can hold: rescale V to a mean near 1, or give "
+            f"{count} of {values.size} entries of a factor are not finite after a step; V's scale, or "
+            "its spread, exceeds what products can hold: rescale V to a mean near 1, or give "
             "dtype=np.float64."
         )
-    return H
+    return values
 
 
 def visit(block: Block | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:

@@ -132,16 +132,37 @@ def test_a_start_that_is_exact_is_kept():
         assert len(model.dead_components_) == 0
 
 
-@pytest.mark.parametrize("beta", [0.0, -1.0, 3.0])
+@pytest.mark.parametrize("beta", [0.0, -3.0, 3.0])
 def test_numbers_that_leave_their_range_are_told(low_rank, beta):
-    tiny = (low_rank * 1e-20).astype(np.float32)
-    if beta == -1:  # 1 / p³ is beyond float32
+    tiny = (low_rank * 1e-11).astype(np.float32)
+    if beta == -3:  # 1 / p⁵ is beyond float32
         with pytest.raises(NumericalError, match="rescale V to a mean near 1"):
             fitted(tiny, n_components=3, beta_loss=beta)
         return
     model, W = fitted(tiny, n_components=3, beta_loss=beta)
     assert np.isfinite(W).all()
     assert np.isfinite(model.components_).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20])
+@pytest.mark.parametrize("init", ["random", "nndsvda"])
+def test_scales_beyond_products_are_refused(low_rank, scale, init):
+    told = r"the mean of X is .*rescale X|not finite after a step.*rescale V"
+    with pytest.raises((DataError, NumericalError), match=told):
+        NMF(3, init=init).fit((low_rank * scale).astype(np.float32))
+
+
+@pytest.mark.parametrize("beta", [3.0, 2.0, 1.0])
+def test_nothing_but_zeros(beta):
+    model, W = fitted(np.zeros((9, 6)), n_components=2, beta_loss=beta, solver="mu")
+    assert model.reconstruction_err_ == pytest.approx(0, abs=1e-6)
+    assert np.isfinite(W).all()
+
+
+def test_masks_are_refused(low_rank):
+    for X in (np.ma.masked_greater(low_rank, 1), da.ma.masked_greater(da.from_array(low_rank), 1)):
+        with pytest.raises(DataError, match="is a masked array"):
+            NMF(3).fit(X)
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])

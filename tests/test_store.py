@@ -430,10 +430,18 @@ def test_nothing_is_committed_of_bad_data(tmp_path, low_rank):
     V = stored(tmp_path / "bad.zarr", low_rank, (30, 14))
     with pytest.raises(ValueError, match="Negative values in data passed to NMF"):
         fit(V, tmp_path / "run", "cd")
-    assert open_run(tmp_path / "run").status == "running"
-    assert records.read(records.opened(tmp_path / "run"), "commit") is None
+    with pytest.raises(RunError, match="no run at"):
+        open_run(tmp_path / "run")
+    fit(stored(tmp_path / "good.zarr", np.abs(low_rank), (30, 14)), tmp_path / "run", "kl")
+
+
+def test_a_run_that_has_not_finished_its_start_says_so(V, tmp_path):
+    with pytest.raises(Killed):
+        fit(V, DyingStore(tmp_path / "run", after=20), "cd")
+    run = open_run(tmp_path / "run")
+    assert run.status == "running"
     with pytest.raises(RunError, match="not finished its start"):
-        _ = open_run(tmp_path / "run").W
+        _ = run.W
 
 
 def test_only_live_generations_are_kept(V, tmp_path):

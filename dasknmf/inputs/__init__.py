@@ -11,7 +11,7 @@ import scipy.sparse
 import zarr
 from zarr.abc.store import Store
 
-from dasknmf.errors import SourceError
+from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
@@ -37,11 +37,18 @@ def opened(X: Any) -> Any:
     ------
     SourceError
         If nothing can be read there, or X is a Dask DataFrame, whose rows nobody has counted.
+    DataError
+        If X is masked.
     """
     if hasattr(X, "to_dask_array"):
         raise SourceError(
             f"X is a {type(X).__module__}.{type(X).__name__}; V must be an array: give "
             "X.to_dask_array(lengths=True)."
+        )
+    if isinstance(getattr(X, "_meta", X), np.ma.MaskedArray):
+        raise DataError(
+            f"X is a masked array of shape {X.shape}; NMF takes every entry as observed: fill the masked "
+            "ones, or leave out their rows or columns."
         )
     return open_array(X) if isinstance(X, (str, os.PathLike, Store)) else X
 

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.blocks.base import RowRange, Tile
-from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.starts import random
 
 Fill = Literal["zeros", "mean", "random", "floor"]
@@ -65,7 +65,7 @@ class RangeFinder:
         tile.add_cross(tile.cross(small), tally["Yt"])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        return state | {"Q": np.linalg.qr(tally["Yt"].T)[0]}, Outcome()
+        return state | {"Q": np.linalg.qr(finite(tally["Yt"]).T)[0]}, Outcome()
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Projection:
         tally["gram"] += R64.T @ R64
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        values, vectors = np.linalg.eigh(tally["gram"])
+        values, vectors = np.linalg.eigh(finite(tally["gram"]))
         Z = vectors[:, ::-1][:, : self.k]
         S = np.sqrt(np.maximum(values[::-1][: self.k], 0.0))
         positive = S[0] * 1e-12 < S if S[0] > 0 else np.zeros(self.k, bool)

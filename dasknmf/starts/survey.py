@@ -75,7 +75,11 @@ class Survey:
         )
 
 
-def check(state: State, loss: Loss, shape: tuple[int, int]) -> None:
+_SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
+"""Means of V, by bytes of a value, between which products of four factors stay in range."""
+
+
+def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype) -> None:
     """Refuse what the survey found, before anything is committed.
 
     Raises
@@ -103,6 +107,14 @@ def check(state: State, loss: Loss, shape: tuple[int, int]) -> None:
             "cannot be: shift or clip them, or give the values before they were centred."
         )
     loss.check_zeros(found["n_zero"])
+    mean = found["total"] / size
+    least, most = _SCALES[dtype.itemsize]
+    if mean and not least <= mean <= most:
+        raise DataError(
+            f"the mean of X is {mean:.3g}; in {dtype} products of factors stay in range for means "
+            f"between {least:g} and {most:g}: rescale X, the factors scale with it, or give "
+            "dtype=np.float64."
+        )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ class MemoryRun:
         if generation:
             self.factors.drop(generation.name)
 
+    def discard(self) -> None:
+        """Nothing of it is anywhere else."""
+
     def check_owner(self) -> None:
         """Nobody else can reach this memory."""
 

@@ -151,6 +151,11 @@ class StoredRun:
         if generation:
             self.factors.drop(generation.name)
 
+    def discard(self) -> None:
+        """Delete a run that has committed nothing."""
+        self._clear()
+        records.delete_key(self.store, "zarr.json")
+
     def close(self) -> None:
         """Let others write."""
         self._lock.release()
@@ -166,9 +171,7 @@ class StoredRun:
             )
 
     def _begin(self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid) -> None:
-        # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "W", "small", "history"):
-            records.delete(self.store, path)
+        self._clear()
         root = {
             "zarr_format": 3,
             "node_type": "group",
@@ -177,6 +180,11 @@ class StoredRun:
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         self._write_about(identity, budget)
+
+    def _clear(self) -> None:
+        # The commit goes first: a half-cleared run is then a run that has not begun.
+        for path in ("commit", "run", "panels", "W", "small", "history"):
+            records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
         self._identity = identity
