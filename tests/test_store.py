@@ -59,14 +59,14 @@ def fit(V, store, name, max_iter=4, **more):
 @pytest.mark.parametrize("name", MODELS)
 def test_death_at_any_write_changes_nothing(V, tmp_path, name):
     quiet = DyingStore(tmp_path / "quiet")
-    W, H, model = fit(V, quiet, name)
+    W, H, model = fit(V, quiet, name, max_iter=3)
     assert quiet.writes > 40
     for after in range(quiet.writes):
         root = tmp_path / "run"
         shutil.rmtree(root, ignore_errors=True)
         with pytest.raises(Killed):
-            fit(V, DyingStore(root, after=after), name)
-        W_again, H_again, again = fit(V, root, name)
+            fit(V, DyingStore(root, after=after), name, max_iter=3)
+        W_again, H_again, again = fit(V, root, name, max_iter=3)
         np.testing.assert_array_equal(W_again, W, err_msg=quiet.keys[after])
         np.testing.assert_array_equal(H_again, H, err_msg=quiet.keys[after])
         assert [r.objective for r in again.history_] == [r.objective for r in model.history_]
