@@ -1,6 +1,6 @@
 """A V far larger than its workers: does it finish, and what do the workers hold at their peak?
 
-V is uniform noise over a low-rank ramp, float32, which hardly compresses. Two workers of 1 GB each
+V is a low-rank product and uniform noise, float32, which hardly compresses. Two workers of 1 GB each
 factorize it; a thread samples their resident memory.
 """
 
@@ -105,6 +105,7 @@ def main(
             pids = client.run(pid)
             began = time.perf_counter()
             with Watch(list(pids.values())) as watch:
+                # The projection is made where the fit begins: it is caught there, for this one fit.
                 fit.Fit.__call__ = call  # type: ignore[method-assign]
                 try:
                     model = NMF(rank, init="random", random_state=0, max_iter=passes, tol=0).fit(

@@ -348,8 +348,7 @@ def _line(record: Record) -> str:
 def _summary(run: Any) -> str:
     n, m = run.shape
     lines = [f"V: {n} x {m}   components: {run.params['n_components']}   status: {run.status}"]
-    loss = NAMES | {"frobenius": 2.0}
-    named = next((name for name, beta in loss.items() if beta == run.params["beta_loss"]), None)
+    named = next((name for name, beta in NAMES.items() if beta == run.params["beta_loss"]), None)
     lines.append(
         f"loss: {named or run.params['beta_loss']}   solver: {run.params['solver']}   "
         f"init: {run.params['init']}"

@@ -76,10 +76,6 @@ class Fit:
                 else:
                     self._closing(closing, ended)
 
-    @property
-    def history(self) -> History:
-        return self.run.history
-
     def _start(self, phase: Phase) -> None:
         at = self.run.position
         try:

@@ -105,7 +105,7 @@ class MemoryFactors:
         return [states[model] for model in sorted(states)]
 
     def write_state(self, name: str, model: int, state: State) -> None:
-        # Only the last two passes' states can still be asked for.
+        # Only the state before a pass and the one after it can still be asked for.
         while len(self._states) > 2:
             del self._states[next(iter(self._states))]
         self._states.setdefault(name, {})[model] = state
