@@ -29,7 +29,7 @@ from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source
 from dasknmf.inputs.zarr_array import metered
 from dasknmf.panels import Grid, Panel
-from dasknmf.passes import Outcome, Phase, Tally, Visitor, add, visit
+from dasknmf.passes import Outcome, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.store.factors import Factors, Generation
 
 FAN_IN = 8
@@ -70,6 +70,8 @@ class Pass:
     """Name of the pass that left the state which this one starts from; empty for none."""
     rows: Generation | None
     """The rows that enter."""
+    entering: tuple[int, ...] = (0,)
+    """For each phase, which model of that state and of those rows it goes on from."""
     checked: bool = True
     """Whether panels are summed, and compared with `sums`."""
     sums: Sequence[float] | None = None
@@ -114,6 +116,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
         one.state,
         one.rows,
         one.leaves,
+        one.entering,
         checked=one.checked,
     )
     load = f"load-{token}"
@@ -212,13 +215,37 @@ class WorkerSide:
     state: str
     rows: Generation | None
     leaves: Generation | None
+    entering: tuple[int, ...]
     checked: bool
     smalls: tuple[Any, ...] = ()
 
+    def states(self) -> list[State]:
+        """The state that each phase starts from."""
+        left = self.factors.read_states(self.state)
+        return [left[model] for model in self.entering] if left else [{} for _ in self.phases]
+
+    def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
+        """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
+        left: list[Rows] = []
+        nbytes = 0
+        if self.rows:
+            stored = self.factors.read_rows(self.rows, panel.index, panel.n_rows)
+            nbytes = stored.nbytes
+            left = self.rows.split(stored)
+        models: list[Rows] = []
+        for position, (phase, model) in enumerate(zip(self.phases, self.entering, strict=True)):
+            rows = dict(left[model]) if model < len(left) else {}
+            if model in self.entering[:position]:
+                rows = {name: array.copy() for name, array in rows.items()}
+            for name, columns in phase.widths.items():
+                if name not in rows:
+                    rows[name] = np.zeros((panel.n_rows, columns), self.dtype)
+            models.append(rows)
+        return models, nbytes
+
 
 def _load(side: WorkerSide) -> WorkerSide:
-    states = side.factors.read_states(side.state) or [{} for _ in side.phases]
-    smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, states, strict=True))
+    smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, side.states(), strict=True))
     return replace(side, smalls=smalls)
 
 
@@ -236,16 +263,8 @@ def _visit_run(
 def _visit_panel(
     side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
 ) -> tuple[list[Tally], Ledger]:
-    bytes_read = bytes_written = 0
-    models: list[dict[str, np.ndarray]] = [{} for _ in side.phases]
-    if side.rows:
-        stored = side.factors.read_rows(side.rows, panel.index, panel.n_rows)
-        bytes_read += stored.nbytes
-        models = side.rows.split(stored)
-    for phase, rows in zip(side.phases, models, strict=True):
-        for name, columns in phase.widths.items():
-            if name not in rows:
-                rows[name] = np.zeros((panel.n_rows, columns), side.dtype)
+    bytes_written = 0
+    models, bytes_read = side.rows_of(panel)
     visitors = [
         Visitor(phase, small, rows)
         for phase, small, rows in zip(side.phases, side.smalls, models, strict=True)
@@ -295,9 +314,8 @@ def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
 
 
 def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
-    states = side.factors.read_states(side.state) or [{} for _ in side.phases]
     with np.errstate(all="ignore"):  # as in `visit`
-        state, outcome = side.phases[model].update(total[0][model], states[model])
+        state, outcome = side.phases[model].update(total[0][model], side.states()[model])
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
     state = {name: np.array(value, order="C") for name, value in state.items()}
     side.factors.write_state(side.name, model, state)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import dask.array as da
 import numpy as np
@@ -24,7 +24,7 @@ from dasknmf.fit import Fit
 from dasknmf.history import Callback, Ending
 from dasknmf.identity import identity_of
 from dasknmf.losses import NAMES, Loss
-from dasknmf.model import Model
+from dasknmf.model import Init, Model
 from dasknmf.panels import Grid
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.store.memory_run import MemoryRun
@@ -51,10 +51,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_components : int, None or "auto", default="auto"
         Number of components. ``None`` and ``"auto"`` mean the number of features, or what a custom
         W or H has; above 512 a number must be given.
-    init : {"random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
-        How W and H start. ``None``: ``"nndsvda"`` where n_components ≤ min(n_samples, n_features),
-        else ``"random"``. The SVD of the nndsvd starts takes three reads of X in all, the random
-        start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where zeros would
+    init : {"sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
+        How W and H start. ``"sample"`` (one read) and ``"sketch"`` (three, Frobenius loss only) fit H
+        before the first exact pass, to rows drawn from all over X or to a low-rank sketch of it [3]_;
+        for two passes a plain start (random, or nndsvda from the same reads) advances beside it, and
+        the lower of the two goes on. ``None``: for X of less than 1 MiB, or with ``inner_iter=1``,
+        scikit-learn's choice; else ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each
+        component, ``"sketch"`` where they do not and the loss is Frobenius; `init_` says which. The SVD
+        of the nndsvd starts takes three reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where zeros would
         be, which multiplicative updates cannot move. Random starts are the same for any chunks of
         X, and are not scikit-learn's numbers.
     solver : {"auto", "cd", "mu"}, default="auto"
@@ -81,8 +85,11 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Visit the coordinates of ``solver="cd"`` in a random order.
     inner_iter : int or "auto", default="auto"
         Most steps on a factor while X rests. For the Frobenius loss these cost no read, and ``"auto"``
-        takes as many as pay [2]_; for others it is 1. With ``inner_iter=1`` iterates and stop rule are
-        scikit-learn's.
+        takes as many as pay [2]_; for others as many steps on W as compute for as long as X takes to be
+        read, at a fixed rate: one where X is in memory. With ``inner_iter=1`` and any start but
+        ``"sketch"`` and ``"sample"`` iterates and stop rule are scikit-learn's.
+    sample_bytes : int, default=64 MiB
+        Size of the rows, in `dtype`, that ``init="sample"`` draws.
     dtype : {float32, float64} or None, default=None
         Of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
         float64.
@@ -126,6 +133,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
        and tensor factorizations. IEICE Transactions, E92-A(3).
     .. [2] Gillis, N., & Glineur, F. (2012). Accelerated multiplicative updates and hierarchical ALS
        algorithms for nonnegative matrix factorization. Neural Computation, 24(4).
+    .. [3] Tepper, M., & Sapiro, G. (2016). Compressed nonnegative matrix factorization is fast and
+       accurate. IEEE Transactions on Signal Processing, 64(9).
 
     Examples
     --------
@@ -140,7 +149,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None, StrOptions({"auto"})],
-        "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
+        "init": [StrOptions(set(get_args(Init))), None],
         "solver": [StrOptions({"auto", "cd", "mu"})],
         "beta_loss": [StrOptions(set(NAMES)), Real],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -152,6 +161,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         "verbose": ["verbose"],
         "shuffle": ["boolean"],
         "inner_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "sample_bytes": [Interval(Integral, 1, None, closed="left")],
         "dtype": "no_validation",  # checked with the dtype of X
         "missing_values": [StrOptions({"error"})],
     }
@@ -172,6 +182,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         verbose: int = 0,
         shuffle: bool = False,
         inner_iter: int | str = "auto",
+        sample_bytes: int = 2**26,
         dtype: Any = None,
         missing_values: str = "error",
     ) -> None:
@@ -188,6 +199,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.verbose = verbose
         self.shuffle = shuffle
         self.inner_iter = inner_iter
+        self.sample_bytes = sample_bytes
         self.dtype = dtype
         self.missing_values = missing_values
 
@@ -348,13 +360,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         shape = (int(X.shape[0]), int(X.shape[1]))
         W, H = validation.checked_start(self, X, W, H, dtype)
         k = validation.chosen_k(self, shape, W, H)
-        init = validation.chosen_init(self, shape, k)
         if inputs.is_chunked(X) and checkpoint is None and wants_W:
             validation.check_W_fits(shape[0], k, dtype)
 
         transposed = inputs.rather_transposed(X, parity=self.inner_iter == 1)
         source = inputs.source_of(X, transposed=transposed)
         grid = inputs.grid_of(source)
+        init = validation.chosen_init(self, loss, source.shape, k, dtype)
         given = None if W is None else ((H.T, _computed(W).T) if transposed else (W, H))
         penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
         if transposed:
@@ -370,6 +382,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             penalties,
             self.inner_iter,
             self.shuffle,
+            self.sample_bytes,
+            streamed=not source.in_process,
         )
         scheduler = schedulers.current(in_process=source.in_process)
 
@@ -390,16 +404,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             if not wants_W or (inputs.is_chunked(X) and scratch is None):
                 return result if wants_W else None
             # The user gave an array, or the scratch store goes: W has to live in this process.
-            rows = run.position.rows
-            assert rows is not None  # every fit ends with a pair
-            kept = _computed(result) if transposed else rows_in_memory(run.factors, rows, grid)
+            kept = _computed(result) if transposed else rows_in_memory(run.factors, run.position, grid)
             return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
 
     def _finish(self, run: Any, grid: Grid, transposed: bool, init: str) -> Any:
         """Set the fitted attributes; W, lazily over the run's factors."""
         position, history = run.position, run.history
-        state = run.factors.read_states(position.state)[0]
-        W, H = oriented(run.factors, position.rows, grid, state["H"], transposed=transposed)
+        state = run.factors.read_states(position.state)[position.leader]
+        W, H = oriented(run.factors, position, grid, transposed=transposed)
         self.components_ = H
         self.n_components_ = len(H)
         self.init_ = init

@@ -13,9 +13,9 @@ import numpy as np
 from dasknmf import engine
 from dasknmf.blocks.dense import scratch_bytes
 from dasknmf.errors import DataError, NumericalError, RunDamagedError
-from dasknmf.history import Callback, Ending, History, Record, Stop
+from dasknmf.history import Callback, Ending, History, Record, Stop, rivals
 from dasknmf.inputs.base import Source
-from dasknmf.model import Model
+from dasknmf.model import Lineup, Model
 from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome, Phase
 from dasknmf.schedulers import Scheduler
@@ -56,7 +56,6 @@ class Fit:
 
     def __call__(self) -> None:
         """Run to the end, from wherever the run stands."""
-        exact, closing = self.model.exact(), self.model.closing()
         starts = self.model.starts()
         limit = self.scheduler.memory_limit
         for projection in self.projections():  # before anything is read
@@ -70,25 +69,30 @@ class Fit:
             while self.run.position.outcome is None:
                 ended = self._ended(self.run.history)
                 if ended is None:
-                    self._exact(exact)
+                    self._exact(self.model.lineup(self.run.position.iteration))
                 elif self._loss_is_known():
                     self._commit(replace(self.run.position, outcome=ended.value), None, self.run.sums)
                 else:
-                    self._closing(closing, ended)
+                    self._closing(self.model.closing(), ended)
 
-    def _start(self, phase: Phase) -> None:
+    def _start(self, lineup: Lineup) -> None:
         at = self.run.position
         try:
-            one, outcomes, ledger, seconds = self._passed(phase, at.state)
+            one, outcomes, ledger, seconds = self._passed(lineup)
             state = self.run.factors.read_states(one.name)[0]
             survey.check(state, self.model.loss, self.model.shape, self.model.dtype)
         except (DataError, NumericalError):
             if not at.passes:
                 self.run.discard()  # a V that was refused leaves no run behind
             raise
-        record = self._record(phase, 0, outcomes[0], ledger, seconds)
+        record = self._record(lineup, 0, outcomes[0], ledger, seconds)
         after = replace(
-            at, passes=at.passes + 1, start=at.start + 1, state=one.name, rows=one.leaves or at.rows
+            at,
+            passes=at.passes + 1,
+            start=at.start + 1,
+            state=one.name,
+            rows=one.leaves or at.rows,
+            standing=tuple(range(len(lineup))),
         )
         self._commit(after, record, self._sums(ledger))
 
@@ -115,11 +119,16 @@ class Fit:
         after = replace(at, passes=at.passes + 1, state=name, rows=rows)
         self._commit(after, record, self.run.sums)
 
-    def _exact(self, phase: Phase) -> None:
+    def _exact(self, lineup: Lineup) -> None:
         at = self.run.position
-        one, outcomes, ledger, seconds = self._passed(phase, at.state)
-        record = self._record(phase, at.iteration + 1, outcomes[0], ledger, seconds)
-        stop = self._rule.decide(self.run.history.plus(record))
+        one, outcomes, ledger, seconds = self._passed(lineup)
+        leader = min(range(len(lineup)), key=lambda model: _objective(outcomes[model]))
+        best = outcomes[leader]
+        if len(lineup) > 1:
+            best = replace(best, measures=best.measures | rivals(map(_objective, outcomes)))
+        record = self._record(lineup, at.iteration + 1, best, ledger, seconds)
+        rivalry = len(self.model.lineup(at.iteration + 1)) > 1
+        stop = None if rivalry else self._rule.decide(self.run.history.plus(record))
         if stop is not None and stop.at == "entry":
             # The pair that entered is the answer, and this pass has evaluated it: undo its moves.
             self.run.forget(one.leaves)
@@ -132,6 +141,8 @@ class Fit:
                 iteration=at.iteration + 1,
                 state=one.name,
                 rows=one.leaves,
+                standing=tuple(range(len(lineup))) if rivalry else (leader,),
+                leader=leader,
             )
             ended = self._ended(self.run.history.plus(record), after.iteration)
             if ended is not None and _tells_loss(record):
@@ -140,22 +151,29 @@ class Fit:
 
     def _closing(self, phase: Phase, ended: Ending) -> None:
         at = self.run.position
-        one, outcomes, ledger, seconds = self._passed(phase, at.state)
-        record = self._record(phase, at.iteration, outcomes[0], ledger, seconds)
-        after = replace(at, passes=at.passes + 1, state=one.name, outcome=ended.value)
+        _, outcomes, ledger, seconds = self._passed((phase,), (at.leader,))
+        record = self._record((phase,), at.iteration, outcomes[0], ledger, seconds)
+        after = replace(at, passes=at.passes + 1, outcome=ended.value)  # it leaves what it found
         self._commit(after, record, self._sums(ledger))
 
-    def _passed(self, phase: Phase, state: str) -> tuple[engine.Pass, list[Outcome], engine.Ledger, float]:
+    def _passed(
+        self, lineup: Lineup, entering: tuple[int, ...] | None = None
+    ) -> tuple[engine.Pass, list[Outcome], engine.Ledger, float]:
         """Run one pass. What it leaves is not part of the run before it is committed."""
+        at = self.run.position
+        if entering is None:
+            # One model may part into several, all of which begin where it stands.
+            entering = at.standing if len(at.standing) == len(lineup) else at.standing * len(lineup)
         one = engine.Pass(
-            name=f"{self.run.position.passes}-{self.run.epoch}",
-            phases=(phase,),
+            name=f"{at.passes}-{self.run.epoch}",
+            phases=lineup,
             source=self.source,
             grid=self.grid,
             dtype=self.model.dtype,
             factors=self.run.factors,
-            state=state,
-            rows=self.run.position.rows,
+            state=at.state,
+            rows=at.rows,
+            entering=entering,
             # V in this process cannot change behind a run that ends with it.
             checked=not (self.source.in_process and isinstance(self.run, MemoryRun)),
             sums=self.run.sums,
@@ -169,7 +187,7 @@ class Fit:
         return one, outcomes, ledger, time.perf_counter() - began
 
     def _record(
-        self, phase: Phase, iteration: int, outcome: Outcome, ledger: engine.Ledger, seconds: float
+        self, lineup: Lineup, iteration: int, outcome: Outcome, ledger: engine.Ledger, seconds: float
     ) -> Record:
         objective = outcome.objective
         before = next(
@@ -181,7 +199,7 @@ class Fit:
             change = (before - objective) / before
         return Record(
             iteration,
-            phase.name,
+            lineup[0].name,
             outcome.loss,
             objective,
             outcome.loss_at,
@@ -189,7 +207,7 @@ class Fit:
             seconds,
             ledger.bytes_read,
             ledger.bytes_written,
-            self.run.history.reads + phase.reads_data,
+            self.run.history.reads + any(phase.reads_data for phase in lineup),
             outcome.measures,
         )
 
@@ -220,7 +238,7 @@ class Fit:
         return tuple(found[panel.index] for panel in self.grid)
 
     def _state(self) -> dict[str, np.ndarray]:
-        return self.run.factors.read_states(self.run.position.state)[0]
+        return self.run.factors.read_states(self.run.position.state)[self.run.position.leader]
 
     def projections(self) -> list[Projection]:
         """What each kind of pass will hold in one process."""
@@ -231,21 +249,27 @@ class Fit:
         baseline, threads = self.scheduler.baseline, self.scheduler.threads
         in_memory = isinstance(self.run, MemoryRun)
         projections = []
-        for phase in (*self.model.starts(), self.model.exact(), self.model.closing()):
-            width = max(sum(phase.widths.values()), self.model.k)
+        for lineup in (*self.model.starts(), self.model.lineup(0), (self.model.closing(),)):
+            width = sum(max(sum(phase.widths.values()), self.model.k) for phase in lineup)
+            tallies = [phase.tally() for phase in lineup]
             projection = Projection(
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=slab,
                 tiles=scratch_bytes(n_features, self.model.dtype),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
-                tally=phase.tally().nbytes,
+                tally=sum(tally.nbytes for tally in tallies),
+                drawn=sum(tally.capacity for tally in tallies),
                 small=4 * width * n_features * 8,
                 held=self.grid.n_rows * width * self.model.dtype.itemsize * in_memory,
                 fan_in=engine.FAN_IN,
             )
             projections.append(projection)
         return projections
+
+
+def _objective(outcome: Outcome) -> float:
+    return float("inf") if outcome.objective is None else outcome.objective
 
 
 def _tells_loss(record: Record) -> bool:

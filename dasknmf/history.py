@@ -148,8 +148,6 @@ class RemainingGain:
     floor: float
     """Ten roundings of V's own size: less cannot be told from an exact fit."""
 
-    _STEEPEST = 0.99
-
     def decide(self, history: History) -> Stop | None:
         passes = history.exact
         if not passes or self.tol == 0:
@@ -158,20 +156,45 @@ class RemainingGain:
         assert last.loss is not None
         assert last.loss_at is not None
         known = last.loss_at == "entry" or not last.measures.get("imprecise")
-        if (known and last.loss <= self.floor) or (self._small(passes) and self._small(passes[:-1])):
+        if known and last.loss <= self.floor:
             return Stop(last.loss_at)
-        return None
+        if len(passes) < 4 or len({record.loss_at for record in passes[-4:]}) > 1:
+            return None
+        return Stop(last.loss_at) if gains_end(own_objectives(passes)[-4:], self.tol) else None
 
-    def _small(self, passes: Sequence[Record]) -> bool:
-        values = [record.objective for record in passes[-3:]]
-        if len(values) < 3 or len({record.loss_at for record in passes[-3:]}) > 1:
-            return False
-        first, second, third = (float(value or 0.0) for value in values)
-        gain, gain_before = second - third, first - second
-        if gain <= 0:
-            return True
-        ratio = min(self._STEEPEST, gain / gain_before) if gain_before > 0 else self._STEEPEST
-        return gain * ratio / (1 - ratio) <= self.tol * third
+
+def gains_end(objectives: Sequence[float], tol: float) -> bool:
+    """Whether the estimated remaining gain is at most `tol` after each of the last two passes."""
+    return len(objectives) >= 4 and all(
+        _remaining_gain(*objectives[last - 2 : last + 1]) <= tol * objectives[last]
+        for last in (len(objectives) - 1, len(objectives) - 2)
+    )
+
+
+_STEEPEST = 0.99
+
+
+def _remaining_gain(first: float, second: float, third: float) -> float:
+    gain, gain_before = second - third, first - second
+    if gain <= 0:
+        return 0.0
+    ratio = min(_STEEPEST, gain / gain_before) if gain_before > 0 else _STEEPEST
+    return gain * ratio / (1 - ratio)
+
+
+def rivals(objectives: Iterable[float]) -> dict[str, float]:
+    """Measures of a pass on which several models are compared."""
+    return {f"rival {model}": objective for model, objective in enumerate(objectives)}
+
+
+def own_objectives(passes: Sequence[Record]) -> list[float]:
+    """The objectives of the model that goes on, also from passes in which it was behind a rival."""
+    compared = [record for record in passes if "rival 0" in record.measures]
+    if not compared:
+        return [float(record.objective or 0.0) for record in passes]
+    last = {name: value for name, value in compared[-1].measures.items() if name.startswith("rival")}
+    winner = min(last, key=lambda name: last[name])
+    return [float(record.measures.get(winner, record.objective or 0.0)) for record in passes]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ def identity_of(
         "l1_ratio": float(estimator.l1_ratio),
         "shuffle": bool(model.shuffle),
         "inner_iter": inner_iter,
+        "sample_bytes": model.sample_bytes,
+        "streamed": model.streamed,
     }
     for name, factor in zip("WH", start, strict=True):
         if factor is not None:

@@ -18,9 +18,17 @@ from dasknmf.solvers.quadratic import QuadraticPass
 from dasknmf.solvers.ratio import RatioPass
 from dasknmf.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.starts.random import RandomStart
+from dasknmf.starts.sample import Audited, Chosen, Draw
+from dasknmf.starts.sketch import Sketch
 from dasknmf.starts.survey import Survey, Surveyed
+from dasknmf.starts.trial import Trial
 
-Init = Literal["random", "nndsvd", "nndsvda", "nndsvdar", "custom"]
+Init = Literal["sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"]
+Lineup = tuple[Phase, ...]
+"""Phases of several models that share the reads of one pass."""
+
+_RIVALRY = 2
+"""Exact passes in which a fitted start and a plain one both advance; the lower goes on."""
 
 _FILLS: dict[str, Fill] = {"nndsvd": "zeros", "nndsvda": "mean", "nndsvdar": "random"}
 
@@ -43,32 +51,70 @@ class Model:
     penalties: Penalties
     inner_iter: int | str
     shuffle: bool = False
+    sample_bytes: int = 2**26
+    streamed: bool = True
+    """Whether V is read from outside this process's memory."""
 
     @property
     def parity(self) -> bool:
         """Whether iterates, and the rule that ends them, are scikit-learn's own."""
-        return self.inner_iter == 1
+        return self.inner_iter == 1 and not self.fitted_start
 
-    def starts(self) -> list[Phase]:
-        """The phases before the first exact pass. A custom start is placed by the fit itself."""
-        n_features = self.shape[1]
+    @property
+    def fitted_start(self) -> bool:
+        """Whether H is fitted to a part of V before the first exact pass."""
+        return self.init in ("sketch", "sample")
+
+    def starts(self) -> list[Lineup]:
+        """The passes before the first exact one. A custom start is placed by the fit itself."""
         survey = Survey(self.shape, self.loss)
         if self.init == "custom":
-            return [survey]
+            return [(survey,)]
+        drawn = RandomStart(self.seed, self.k, self.shape[1], self.dtype)
         if self.init == "random":
-            return [survey, RandomStart(self.seed, self.k, n_features, self.dtype)]
-        fill = _FILLS[self.init]
+            return [(survey,), (drawn,)]
+        if self.init == "sample":
+            return [(Surveyed(survey, self._draw()),), (Chosen(), drawn)]
+        fill = _FILLS.get(self.init, "mean")
         if self.solver == "mu" and fill == "zeros":
             fill = "floor"
         width = sketch_width(self.k, self.shape)
-        finder = RangeFinder(self.seed, width, n_features, self.dtype)
+        finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
+        projection = Projection(self.k, width, self.dtype)
+        lift = Lift(self.k, fill, self.seed)
+        fitted = self.init == "sketch"
         return [
-            Surveyed(survey, finder),
-            finder,
-            Projection(self.k, width, self.dtype),
-            SignNorms(self.k, self.dtype, fill, self.seed),
-            Lift(self.k, fill, self.seed),
+            (Surveyed(survey, finder),),
+            (finder,),
+            (Sketch(projection, self._trial()) if fitted else projection,),
+            (SignNorms(self.k, self.dtype, fill, self.seed),),
+            (Chosen(), lift) if fitted else (lift,),
         ]
+
+    def lineup(self, iteration: int) -> Lineup:
+        """Who takes part in the exact pass after so many: a fitted start has a plain one beside it."""
+        exact = self.exact()
+        if not self.fitted_start or iteration >= _RIVALRY:
+            return (exact,)
+        if iteration == 0 and self.init == "sample" and self._draw().share < 1:
+            return (Audited(exact, self._draw()), exact)
+        return (exact, exact)
+
+    def _draw(self) -> Draw:
+        n, m = self.shape
+        rows = self.sample_bytes / (m * self.dtype.itemsize)
+        return Draw(self._trial(), m, min(1.0, rows / n))
+
+    def _trial(self) -> Trial:
+        return Trial(
+            self.k,
+            self.dtype,
+            self.loss,
+            self.penalties,
+            self.seed,
+            self.shape[0],
+            positive=self.solver == "mu",
+        )
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
@@ -85,8 +131,9 @@ class Model:
                 self.penalties,
                 self.seed if self.shuffle else None,
             )
-        # A step on W costs as much as a pass over V in memory: repeat it only when asked to.
-        inner = Inner.chosen(self.inner_iter, eagerness=0.0, shape=self.shape, k=self.k)
+        inner = Inner.between_reads(
+            self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
+        )
         return RatioPass(
             self.k,
             n_features,

@@ -22,6 +22,8 @@ _SLAB_BYTES = 16 * 2**20
 _MOST_TASKS = 4096
 _SLAB_COPIES = 3.0
 """Peak of reading a slab over its decoded bytes: it, its chunks decoded, and as they were stored."""
+_DRAWN_COPIES = 3
+"""Rows that a start draws are held as they come, in one piece, and scaled."""
 _RUNTIME_BYTES = 192 * 2**20
 """What a process has only once it has run: compiled kernels, the threads of the store, and freed
 slabs that the allocator keeps for the next."""
@@ -111,6 +113,8 @@ class Projection:
     slab, tiles, rows, tally, small : int
         Bytes of a decoded slab, of the buffers of a tile, of a panel's factor rows, of a tally, and of
         what every panel needs.
+    drawn : int
+        Bytes of the rows of V that a start gathers in one task.
     held : int
         Bytes of all factor rows that stay in the process: none with a factor store.
     fan_in : int
@@ -124,6 +128,7 @@ class Projection:
     rows: int
     tally: int
     small: int
+    drawn: int
     held: int
     fan_in: int
 
@@ -132,6 +137,7 @@ class Projection:
         # Rows are held as they were read and as they are written.
         each = math.ceil(_SLAB_COPIES * self.slab) + self.tiles + 3 * self.rows + 2 * self.tally
         shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held
+        shared += _DRAWN_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
     def check(self, limit: int) -> None:

@@ -13,12 +13,13 @@ nothing of Dask or Zarr.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from dasknmf.blocks.base import Block, RowsOnly
+from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.errors import NumericalError
 
 Rows = dict[str, np.ndarray]
@@ -27,22 +28,53 @@ State = dict[str, np.ndarray]
 """Named arrays that every panel of the next pass needs: H, and the solver's small state."""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Some rows of V, which add by standing one below the other."""
+
+    width: int
+    dtype: np.dtype
+    capacity: int
+    """Bytes that the rows of all panels are expected to take together."""
+    parts: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def plus(self, indices: np.ndarray, values: np.ndarray) -> Drawn:
+        """With more rows, whose indices in V are given."""
+        return self + replace(self, parts=((indices, values),)) if len(indices) else self
+
+    def __add__(self, other: Drawn) -> Drawn:
+        return replace(self, parts=self.parts + other.parts)
+
+    @property
+    def indices(self) -> np.ndarray:
+        return np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in self.parts)])
+
+    @property
+    def values(self) -> np.ndarray:
+        """The rows, shape (drawn, width)."""
+        return np.concatenate([np.zeros((0, self.width), self.dtype), *(rows for _, rows in self.parts)])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(indices.nbytes + rows.nbytes for indices, rows in self.parts)
+
+
 class Tally:
-    """Named float64 arrays that add: what a panel leaves behind."""
+    """Named float64 arrays, and rows drawn from V, that add: what a panel leaves behind."""
 
     __slots__ = ("values",)
 
-    def __init__(self, values: dict[str, np.ndarray]) -> None:
+    def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
 
     @classmethod
     def zeros(cls, shapes: Mapping[str, tuple[int, ...]]) -> Tally:
         return cls({name: np.zeros(shape) for name, shape in shapes.items()})
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
-    def __setitem__(self, name: str, value: np.ndarray) -> None:
+    def __setitem__(self, name: str, value: Any) -> None:
         self.values[name] = value
 
     def __add__(self, other: Tally) -> Tally:
@@ -51,6 +83,11 @@ class Tally:
     @property
     def nbytes(self) -> int:
         return sum(value.nbytes for value in self.values.values())
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that drawn rows will take in the whole tally."""
+        return sum(value.capacity for value in self.values.values() if isinstance(value, Drawn))
 
 
 @dataclass(frozen=True)
@@ -122,7 +159,7 @@ def finite(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def visit(block: Block | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
+def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
     """Walk one panel once, for every model at the same time.
 
     The order of tiles, and so of every sum, depends on the panel alone.

@@ -19,6 +19,9 @@ from dasknmf.model import Init
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
+_SMALL_BYTES = 2**20
+_SAMPLED_ROWS = 100
+"""For each component, below which a sample of rows knows too little of H."""
 
 
 def validated(model: Any, X: Any, *, reset: bool) -> Any:
@@ -82,11 +85,28 @@ def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
     return n_features
 
 
-def chosen_init(model: Any, shape: tuple[int, int], k: int) -> Init:
-    """The start, where None leaves the choice."""
+def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: np.dtype) -> Init:
+    """The start, where None leaves the choice; `shape` is that of the roles which are worked on."""
+    n_rows, row_bytes = shape[0], shape[1] * dtype.itemsize
+    sampled = min(n_rows, model.sample_bytes // row_bytes)
     if model.init is None:
-        return "nndsvda" if k <= min(shape) else "random"
-    if model.init.startswith("nndsvd") and k > min(shape):
+        plain: Init = "nndsvda" if k <= min(shape) else "random"
+        if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES:
+            return plain
+        if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
+            return "sample"
+        return "sketch" if loss.quadratic and k <= min(shape) else plain
+    if model.init == "sample" and sampled < min(2 * k, n_rows):
+        raise ValueError(
+            f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes} bytes; "
+            f"init='sample' fits {k} components to them and needs {2 * k}: raise sample_bytes."
+        )
+    if model.init == "sketch" and not loss.quadratic:
+        raise ValueError(
+            f"init = 'sketch' can only be used with the Frobenius loss, which a sketch of X tells: "
+            f"beta_loss is {loss.beta:g}; use init='sample'."
+        )
+    if model.init.startswith(("nndsvd", "sketch")) and k > min(shape):
         raise ValueError(
             f"init = '{model.init}' can only be used when n_components <= min(n_samples, n_features): "
             f"n_components is {k}, X is {shape[0]} x {shape[1]}; use init='random'."

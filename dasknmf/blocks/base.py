@@ -35,6 +35,12 @@ class Tile(Protocol):
     def power_sum(self, exponent: float) -> float:
         """Σ v^exponent in float64."""
 
+    def column_sums(self) -> np.ndarray:
+        """Σ over rows, shape (n_features,), float64."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """A copy of some rows, counted within the tile, shape (len(indices), n_features)."""
+
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         """V Hᵀ, shape (rows, n_components)."""
 

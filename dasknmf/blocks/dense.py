@@ -124,6 +124,12 @@ class DenseTile:
     def power_sum(self, exponent: float) -> float:
         return float((self.V.astype(np.float64) ** exponent).sum())
 
+    def column_sums(self) -> np.ndarray:
+        return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self.V[indices])
+
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self.V, Ht)
 

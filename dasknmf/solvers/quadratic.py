@@ -8,6 +8,8 @@
     H ← steps given A, G                 update
     D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
 
+A start that gives H alone is *cold*: the first move is then the exact solution W(V, H).
+
 The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
 the panels: with one step it is scikit-learn's iteration.
 """
@@ -22,7 +24,7 @@ import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
-from dasknmf.solvers import cd, mu
+from dasknmf.solvers import cd, cold, mu
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
 
@@ -42,6 +44,7 @@ class Small:
     order: np.ndarray
     eps: float
     residual: bool
+    cold: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class QuadraticPass:
             order=self._order(_iteration(state), _W_STREAM),
             eps=float(state["eps"]),
             # The loss of the start, which scikit-learn's rule for "mu" compares with, needs it too.
-            residual=_residual(state) or _iteration(state) == 0,
+            residual=_residual(state) or (_iteration(state) == 0 and not cold.is_cold(state)),
+            cold=cold.is_cold(state),
         )
 
     def tally(self) -> Tally:
@@ -89,15 +93,13 @@ class QuadraticPass:
             residual = tile.residual(W, small.H)
             W64 = W.astype(np.float64)
             tally["entry"] += (residual, W64.sum(), (W64 * W64).sum())
-        tally["violation"] += self._move(
-            W,
-            tile.cross(small.Ht),
-            small.S,
-            self.penalties.W,
-            small.order,
-            self.inner.rows,
-            small.eps,
-        )
+        N = tile.cross(small.Ht)
+        if small.cold:
+            cold.solve(W, N, small.S, self.penalties.W.l1, positive=self.solver == "mu")
+        else:
+            tally["violation"] += self._move(
+                W, N, small.S, self.penalties.W, small.order, self.inner.rows, small.eps
+            )
         tile.add_cross(W, tally["A"])
         tally["G"] += W.T @ W
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
@@ -125,10 +127,10 @@ class QuadraticPass:
             loss, loss_at = gram, "end"
             H_in = H64
             W_in = (float(tally["usage"].sum()), float(np.trace(G)))
-        if iteration == 0:
+        if iteration == 0 and not cold.is_cold(state):
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in)
-        after = state | {
+        after = cold.warmed(state) | {
             "H": finite(H),
             "iteration": np.asarray(iteration + 1),
             "residual": np.asarray(_residual(state) or imprecise),

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dasknmf.blocks.base import Tile
+from dasknmf.blocks.base import Ratio, Tile
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
-from dasknmf.solvers import mu
+from dasknmf.solvers import cold, mu
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 
@@ -35,6 +35,8 @@ class Small:
     """ΣH over features, shape (k,): the denominator for β = 1."""
     eps: float
     tiny: float
+    weighted: tuple[np.ndarray, np.ndarray] | None
+    """What a cold W is guessed with."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class RatioPass:
             sums=H.sum(axis=1, dtype=np.float64).astype(self.dtype),
             eps=float(state["eps"]),
             tiny=float(state["tiny"]),
+            weighted=cold.weighted(H, self.loss) if cold.is_cold(state) else None,
         )
 
     def tally(self) -> Tally:
@@ -75,18 +78,18 @@ class RatioPass:
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
         W = rows["W"]
         beta = self.loss.beta
+        if small.weighted is not None:
+            cold.guess(W, tile, *small.weighted)
+            for _ in range(cold.STEPS):
+                W[:] = self._moved(W, tile.ratio(W, small.H, beta, small.eps), small)
         ratio = tile.ratio(W, small.H, beta, small.eps)
         W64 = W.astype(np.float64)
         first_moved = np.zeros(0)
         going = np.ones(len(W), bool)
         for step in range(self.inner.rows):
-            a = ratio.numerator_rows(small.Ht)
-            b = small.sums if beta == 1 else ratio.denominator_rows(small.Ht)
             if step == 0:
                 tally["entry"] += (ratio.loss(), W64.sum(), (W64 * W64).sum())
-            there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
-            if beta < 1:
-                there[there < small.tiny] = 0
+            there = self._moved(W, ratio, small)
             moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
             W[going] = there[going]
             if step == 0:
@@ -102,6 +105,15 @@ class RatioPass:
             tally["B"] += usage
         else:
             ratio.add_denominator(W, tally["B"])
+
+    def _moved(self, W: np.ndarray, ratio: Ratio, small: Small) -> np.ndarray:
+        """The rows of W after one step."""
+        a = ratio.numerator_rows(small.Ht)
+        b = small.sums if self.loss.beta == 1 else ratio.denominator_rows(small.Ht)
+        there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
+        if self.loss.beta < 1:
+            there[there < small.tiny] = 0
+        return there
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         beta = self.loss.beta
@@ -121,7 +133,7 @@ class RatioPass:
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + float(state["constant"])
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)
-        after = state | {
+        after = cold.warmed(state) | {
             "H": finite(H.astype(self.dtype)),
             "usage": tally["usage"],
         }

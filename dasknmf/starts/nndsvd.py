@@ -22,7 +22,7 @@ import numpy as np
 
 from dasknmf.blocks.base import RowRange, Tile
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
-from dasknmf.starts import random
+from dasknmf.starts import random, survey
 
 Fill = Literal["zeros", "mean", "random", "floor"]
 """What becomes of zeros: they stay (nndsvd), V's mean (nndsvda), small random numbers (nndsvdar),
@@ -190,8 +190,7 @@ class Lift:
         rows["W"][:] = filled(W, self.fill, mean, self.seed, random.FILL_W_STREAM, tile.first)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        spent = {"to_U", "signs", "scales", "S"}
-        return {name: value for name, value in state.items() if name not in spent}, Outcome()
+        return survey.kept(state) | {"H": state["H"]}, Outcome()
 
 
 def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, first: int) -> np.ndarray:

@@ -15,8 +15,11 @@ from scipy.special import ndtri
 
 from dasknmf.blocks.base import RowRange
 from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.starts import survey
 
-W_STREAM, H_STREAM, OMEGA_STREAM, FILL_W_STREAM, FILL_H_STREAM = range(5)
+W_STREAM, H_STREAM, OMEGA_STREAM, FILL_W_STREAM, FILL_H_STREAM, DRAW_STREAM = range(6)
+TRIAL_STREAM = 16
+"""The first of as many streams as a start tries."""
 _WORDS = 4  # 64-bit words that one step of Philox's counter gives
 
 
@@ -39,6 +42,15 @@ def normal_rows(seed: int, stream: int, first: int, n_rows: int, k: int) -> np.n
     words = generator.random_raw(n_rows * steps * _WORDS).reshape(n_rows, steps * _WORDS)[:, :k]
     # The upper 53 bits, centred in their cells: never 0 or 1, where the inverse is infinite.
     return np.asarray(ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53))
+
+
+def uniform_rows(seed: int, stream: int, first: int, n_rows: int) -> np.ndarray:
+    """One number in [0, 1) for each of rows first … first + n_rows − 1, float64."""
+    generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    generator.advance(first // _WORDS)
+    skipped = first % _WORDS
+    words = generator.random_raw(skipped + n_rows)[skipped:]
+    return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,7 @@ class RandomStart:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         drawn = normal_rows(self.seed, H_STREAM, 0, self.k, self.n_features)
         H = np.abs(self._scale(state) * drawn).astype(self.dtype)
-        return state | {"H": H}, Outcome()
+        return survey.kept(state) | {"H": H}, Outcome()
 
     def _scale(self, state: State) -> float:
         return float(np.sqrt(state["mean"] / self.k))

@@ -67,12 +67,27 @@ class Survey:
         }
         return after, Outcome()
 
+    def takes(self, tally: Tally) -> bool:
+        """Whether V has no entry that `check` refuses."""
+        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        refused = found["n_nan"] + found["n_inf"] + found["n_negative"]
+        refused += found["n_zero"] if self.loss.beta <= 0 else 0
+        return bool(refused == 0 and np.isfinite(found["squares"]))
+
     def _scale(self, found: dict[str, float]) -> float:
         """Σ v^β: the size that the divergence of a useless fit has."""
         n, m = self.shape
         return {0.0: float(n * m), 1.0: found["total"], 2.0: found["squares"]}.get(
             self.loss.beta, found["powers"]
         )
+
+
+_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny")
+
+
+def kept(state: State) -> State:
+    """What the survey found, without what a start has added since."""
+    return {name: state[name] for name in _KEPT}
 
 
 _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
@@ -146,6 +161,6 @@ class Surveyed:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state, _ = self.survey.update(tally, state)
-        if not np.isfinite(tally["sums"][1]):
+        if not self.survey.takes(tally):
             return state, Outcome()  # `check` will refuse V; the other phase cannot work on it
         return self.phase.update(tally, state)

@@ -45,6 +45,15 @@ class Generation:
         )
         return cls(name, tuple(flat))
 
+    def of_model(self, block: np.ndarray, model: int) -> np.ndarray:
+        """The columns of a block that are one model's W: a view."""
+        first = 0
+        for owner, name, columns in self.widths:
+            if (owner, name) == (model, "W"):
+                return block[:, first : first + columns]
+            first += columns
+        raise KeyError(model)
+
     def split(self, block: np.ndarray) -> list[Rows]:
         """The block's columns as named arrays of each model: copies, for visits to change."""
         models: list[Rows] = [{} for _ in range(1 + max((m for m, _, _ in self.widths), default=-1))]

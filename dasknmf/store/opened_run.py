@@ -12,7 +12,7 @@ from dasknmf.errors import RunError
 from dasknmf.panels import Grid
 from dasknmf.store import records
 from dasknmf.store.factors import Factors, Generation, MemoryFactors
-from dasknmf.store.position import committed, format_of, read_grid
+from dasknmf.store.position import Position, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -71,15 +71,15 @@ class Run:
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         position = self._position
-        if position.rows is None or "W" not in {name for _, name, _ in position.rows.widths}:
+        live = position.rows.widths if position.rows else ()
+        if not any((model, name) == (position.leader, "W") for model, name, _ in live):
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
                 f"{position.passes} passes; factors exist from the first exact pass on: start the same "
                 "fit again."
             )
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        small = factors.read_states(position.state)[0]["H"]
-        return oriented(factors, position.rows, self._grid, small, transposed=self._transposed)
+        return oriented(factors, position, self._grid, transposed=self._transposed)
 
 
 def open_run(target: Any) -> Run:
@@ -95,26 +95,25 @@ def open_run(target: Any) -> Run:
     return Run(target)
 
 
-def oriented(
-    factors: Factors, generation: Generation, grid: Grid, small: np.ndarray, *, transposed: bool
-) -> tuple[Any, np.ndarray]:
-    """W, as a Dask array, and H of the model: from the factor that lives in rows and the small one."""
+def oriented(factors: Factors, position: Position, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
+    """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
+    small = factors.read_states(position.state)[position.leader]["H"]
     if not transposed:
-        return rows_lazily(factors, generation, grid, small.dtype), small
+        return rows_lazily(factors, position, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)
-    return W, np.ascontiguousarray(rows_in_memory(factors, generation, grid).T)
+    return W, np.ascontiguousarray(rows_in_memory(factors, position, grid).T)
 
 
-def rows_in_memory(factors: Factors, generation: Generation, grid: Grid) -> np.ndarray:
-    """The rows of a generation, read by this process."""
-    return np.concatenate([factors.read_rows(generation, panel.index, panel.n_rows) for panel in grid])
+def rows_in_memory(factors: Factors, position: Position, grid: Grid) -> np.ndarray:
+    """W's rows of the leading model, read by this process."""
+    return np.concatenate([_rows_of(factors, position, panel.index, panel.n_rows) for panel in grid])
 
 
-def rows_lazily(factors: Factors, generation: Generation, grid: Grid, dtype: np.dtype) -> da.Array:
-    """The rows of a generation as a Dask array, one chunk per panel, pinned to it."""
+def rows_lazily(factors: Factors, position: Position, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
+    """The same as a Dask array, one chunk per panel, pinned to the live generation."""
     if isinstance(factors, MemoryFactors):
         blocks = [
-            da.from_array(factors.read_rows(generation, panel.index, panel.n_rows), chunks=-1, name=False)
+            da.from_array(_rows_of(factors, position, panel.index, panel.n_rows), chunks=-1, name=False)
             for panel in grid
         ]
         return da.concatenate(blocks)
@@ -123,8 +122,8 @@ def rows_lazily(factors: Factors, generation: Generation, grid: Grid, dtype: np.
     return da.concatenate(
         [
             da.from_delayed(
-                read(shared, generation, panel.index, panel.n_rows),
-                (panel.n_rows, generation.width),
+                read(shared, position, panel.index, panel.n_rows),
+                (panel.n_rows, k),
                 dtype=dtype,
             )
             for panel in grid
@@ -132,5 +131,11 @@ def rows_lazily(factors: Factors, generation: Generation, grid: Grid, dtype: np.
     )
 
 
-def _rows_of(factors: Factors, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
-    return np.asarray(factors.read_rows(generation, panel, n_rows))
+def _rows_of(factors: Factors, position: Position, panel: int, n_rows: int) -> np.ndarray:
+    generation = _live(position)
+    return generation.of_model(factors.read_rows(generation, panel, n_rows), position.leader)
+
+
+def _live(position: Position) -> Generation:
+    assert position.rows is not None  # asked for only once there is a pair
+    return position.rows

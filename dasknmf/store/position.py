@@ -33,6 +33,10 @@ class Position:
     """Name of the pass that left the state."""
     rows: Generation | None = None
     """The live generation."""
+    standing: tuple[int, ...] = (0,)
+    """Models of that state and generation which go on."""
+    leader: int = 0
+    """The one of them with the lowest objective: what the fit would return."""
     outcome: str | None = None
     """How the fit ended; None while it runs."""
 
@@ -59,6 +63,8 @@ def committed(
         content["iteration"],
         content["state"],
         rows,
+        tuple(content["standing"]),
+        content["leader"],
         content["outcome"],
     )
     history = []

@@ -1,0 +1,69 @@
+"""The sketch start: H is fitted to V̂ = R Qᵀ, which three reads of V give, for the Frobenius loss.
+
+Q holds an orthonormal basis of V's leading row space and R = V Q, both from the reads that the nndsvd
+starts make. V̂ is thin, so exact alternation on it costs no read of V: ½ ‖V̂ − WH‖² differs from the
+true loss by a constant and by the part of WH outside Q's span. A part of R's rows is enough for H,
+and the first exact pass solves W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.blocks.base import Tile
+from dasknmf.passes import Drawn, Outcome, Rows, State, Tally
+from dasknmf.starts import random
+from dasknmf.starts.nndsvd import Projection
+from dasknmf.starts.trial import Trial
+
+_ROWS = (8192, 256)
+"""Rows of R that H is fitted to: at least so many, and so many for each component."""
+
+
+def n_sketched(k: int) -> int:
+    least, each = _ROWS
+    return max(least, each * k)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The third read, which also gathers rows of R; its update fits H to them."""
+
+    projection: Projection
+    trial: Trial
+
+    name = "sketch"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.projection.widths
+
+    @property
+    def _share(self) -> float:
+        return min(1.0, n_sketched(self.trial.k) / self.trial.n_rows)
+
+    def prepare(self, state: State) -> np.ndarray:
+        return self.projection.prepare(state)
+
+    def _nothing(self) -> Drawn:
+        width, dtype = self.projection.width, self.trial.dtype
+        return Drawn(width, dtype, int(self._share * self.trial.n_rows * width * dtype.itemsize))
+
+    def tally(self) -> Tally:
+        return Tally(self.projection.tally().values | {"rows": self._nothing()})
+
+    def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
+        self.projection.tile(tile, rows, small, tally)
+        R = rows["R"]
+        numbers = random.uniform_rows(self.trial.seed, random.DRAW_STREAM, tile.first, len(R))
+        drawn = np.flatnonzero(numbers < self._share)
+        tally["rows"] += self._nothing().plus(drawn + tile.first, R[drawn])
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.projection.update(tally, state)
+        found = self.trial.of_sketch(tally["rows"].values, state["Q"], float(state["mean"]))
+        return after | {"chosen": found.H}, outcome
