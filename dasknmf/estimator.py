@@ -55,12 +55,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         How W and H start. ``"sample"`` (one read) and ``"sketch"`` (three, Frobenius loss only) fit H
         before the first exact pass, to rows drawn from all over X or to a low-rank sketch of it [3]_;
         for two passes a plain start (random, or nndsvda from the same reads) advances beside it, and
-        the lower of the two goes on. ``None``: for X of less than 1 MiB, or with ``inner_iter=1``,
-        scikit-learn's choice; else ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each
-        component, ``"sketch"`` where they do not and the loss is Frobenius; `init_` says which. The SVD
-        of the nndsvd starts takes three reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where zeros would
-        be, which multiplicative updates cannot move. Random starts are the same for any chunks of
-        X, and are not scikit-learn's numbers.
+        the lower of the two goes on. ``None``: scikit-learn's choice with ``inner_iter=1`` and for X of
+        less than 128 MiB (Frobenius) or 1 MiB (other losses), where reads are cheap; else ``"sample"``
+        where `sample_bytes` hold all of X or 100 rows for each component; else ``"sketch"`` for the
+        Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three reads of X in all,
+        the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
+        zeros would be, which multiplicative updates cannot move. Random numbers are the same for any
+        chunks of X, and are not scikit-learn's.
     solver : {"auto", "cd", "mu"}, default="auto"
         Coordinate descent (Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for
         the Frobenius loss, ``"mu"`` for others.

@@ -19,7 +19,8 @@ from dasknmf.model import Init
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
-_SMALL_BYTES = 2**20
+_SMALL_BYTES = {True: 2**27, False: 2**20}
+"""V below which reads cost less than a fitted start, for the Frobenius loss and for others."""
 _SAMPLED_ROWS = 100
 """For each component, below which a sample of rows knows too little of H."""
 
@@ -91,7 +92,7 @@ def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: n
     sampled = min(n_rows, model.sample_bytes // row_bytes)
     if model.init is None:
         plain: Init = "nndsvda" if k <= min(shape) else "random"
-        if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES:
+        if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES[loss.quadratic]:
             return plain
         if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
             return "sample"

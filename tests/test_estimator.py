@@ -36,7 +36,7 @@ def test_scikit_learns_own_checks(estimator, check):
 
 def test_parameters_are_scikit_learns_and_ours():
     ours, theirs = NMF().get_params(), Theirs().get_params()
-    assert set(ours) - set(theirs) == {"inner_iter", "dtype", "missing_values"}
+    assert set(ours) - set(theirs) == {"inner_iter", "sample_bytes", "dtype", "missing_values"}
     differing = {name for name in theirs if ours[name] != theirs[name]}
     assert differing == {"solver"}
 
