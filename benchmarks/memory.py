@@ -16,9 +16,8 @@ import click
 import numpy as np
 import psutil
 import zarr
-from distributed import Client, LocalCluster
 
-from benchmarks.runner import report
+from benchmarks.runner import report, two_workers
 from dasknmf import NMF, fit
 
 
@@ -96,12 +95,7 @@ def main(
         if not path.exists():
             noise(path, n, features)
         V = zarr.open_array(path, mode="r")
-        with (
-            LocalCluster(
-                n_workers=2, threads_per_worker=1, memory_limit=memory, dashboard_address=None
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        with two_workers(memory_limit=memory) as client:
             pids = client.run(pid)
             began = time.perf_counter()
             with Watch(list(pids.values())) as watch:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ import dask
 import numpy as np
 import threadpoolctl
 import zarr
-from distributed import Client, LocalCluster
-from zarr.codecs import BloscCodec
 
-from benchmarks.runner import interleaved, ratio_of_minima, report, summary
-from dasknmf import engine, schedulers
+from benchmarks.data import stored_counts
+from benchmarks.one_pass import OnePass
+from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
+from dasknmf import schedulers
 from dasknmf.blocks.dense import tile_rows
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.losses import Loss
@@ -32,26 +31,8 @@ from dasknmf.panels import Grid
 from dasknmf.solvers import cd
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.store import records
-from dasknmf.store.factors import Generation, MemoryFactors
+from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
-
-
-def counts(path: Path, n: int, m: int, rank: int) -> zarr.Array:
-    """Poisson counts of a planted factorization as float32, in LZ4-bitshuffle chunks of 16 MB."""
-    rows = max(1, 16_000_000 // (4 * m))
-    array = zarr.create_array(
-        path,
-        shape=(n, m),
-        chunks=(min(rows, n), m),
-        dtype="f4",
-        compressors=BloscCodec(cname="lz4", shuffle="bitshuffle", clevel=5),
-    )
-    rng = np.random.default_rng(0)
-    H = rng.gamma(0.3, 1, (rank, m))
-    for first in range(0, n, array.chunks[0]):
-        stop = min(first + array.chunks[0], n)
-        array[first:stop] = rng.poisson(rng.gamma(0.3, 1, (stop - first, rank)) @ H)
-    return array
 
 
 class BareLoop:
@@ -103,53 +84,17 @@ class BareLoop:
             _ = A, G
 
 
-class OnePass:
-    """The exact pass of a model over V, again and again from the same factors."""
-
-    def __init__(
-        self, V: zarr.Array, model: Model, factors: Any, scheduler: schedulers.Scheduler, start: Any
-    ) -> None:
-        self.source = source_of(V)
-        self.grid = grid_of(self.source)
-        self.scheduler = scheduler
-        self.counter = 0
-        W, H, squares = start
-        rows = Generation.of("start", [{"W": model.k}])
-        factors.begin(rows)
-        for panel in self.grid:
-            factors.write_rows(rows, panel.index, W[panel.start : panel.stop])
-        self.state = {
-            "H": H,
-            "eps": np.asarray(1e-7),
-            "squares": np.asarray(squares),
-            "iteration": np.asarray(1),
-        }
-        self.one = engine.Pass(
-            "start", (model.exact(),), self.source, self.grid, model.dtype, factors, "start", rows
-        )
-
-    def __call__(self) -> None:
-        self.counter += 1
-        # A store keeps the last passes only: each begins from a state of its own.
-        one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
-        one.factors.write_state(one.state, 0, self.state)
-        engine.run(one, self.scheduler.get)
-        one.factors.drop(one.name)
-
-
 def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> list[dict[str, Any]]:
     n, m = V.shape
     model = Model((n, m), k, np.dtype("f4"), Loss(2.0), "cd", "random", 0, Penalties(), "auto")
-    grid = grid_of(source_of(V))
+    source = source_of(V)
+    grid = grid_of(source)
     nbytes = n * m * 4
     flops = 4 * n * m * k
     with ExitStack() as stack:
         stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
         if where == "cluster":
-            cluster = stack.enter_context(
-                LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-            )
-            client = stack.enter_context(Client(cluster))
+            client = stack.enter_context(two_workers())
             scheduler = schedulers.Scheduler("distributed", client.get, client)
             factors: Any = ZarrFactors(
                 records.opened(directory / f"factors-{k}"), len(grid), grid.rows_max, model.dtype
@@ -160,7 +105,7 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
         stack.enter_context(scheduler.tuned())
         bare = BareLoop(V, grid, k, model.exact().inner.rows, threads=2)  # type: ignore[attr-defined]
         # Moves stop early near a solution: both start every pass from the same unfinished factors.
-        ours = OnePass(V, model, factors, scheduler, (bare.W, bare.H, float(n * m)))
+        ours = OnePass(source, grid, model, factors, scheduler, (bare.W, bare.H, float(n * m)))
         for warm in (ours, bare.full):
             warm()
         seconds = interleaved({"pass": ours, "bare loop": bare.full}, pairs)
@@ -183,7 +128,7 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
 @click.command()
 @click.option("--gigabytes", default=3.2, show_default=True)
 @click.option("-m", "--features", default=2000, show_default=True)
-@click.option("-k", "ranks", multiple=True, type=int, default=[20], show_default=True)
+@click.option("-k", "ranks", multiple=True, type=int, default=[10, 20, 50], show_default=True)
 @click.option(
     "--where", multiple=True, type=click.Choice(["threads", "cluster"]), default=["threads", "cluster"]
 )
@@ -201,11 +146,8 @@ def main(
 ) -> None:
     """Ratio of a pass to a bare loop over the same data."""
     with tempfile.TemporaryDirectory() as scratch:
-        path = data or Path(scratch) / "v.zarr"
-        n = int(gigabytes * 1e9 / 4 / features)
-        V = zarr.open_array(path, mode="r") if path.exists() else counts(path, n, features, 20)
-        V = zarr.open_array(path, mode="r")
-        rows = [row for place in where for k in ranks for row in measure(V, k, place, pairs, Path(scratch))]
+        V = stored_counts(data or Path(scratch) / "v.zarr", gigabytes, features)
+        rows = [row for k in ranks for place in where for row in measure(V, k, place, pairs, Path(scratch))]
     report("roofline", rows, out)
 
 

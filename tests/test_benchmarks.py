@@ -2,28 +2,121 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
+import dask
+import numpy as np
+import pytest
 from click.testing import CliRunner
 
-from benchmarks import memory, roofline
+from benchmarks import data, memory, roofline, runner, scaling, vs_dask_array, vs_sklearn
+from benchmarks.until import Race
+from dasknmf import NMF
+from dasknmf.schedulers import Scheduler
+from dasknmf.store.factors import MemoryFactors
 
 
-def test_roofline(tmp_path):
-    out = tmp_path / "roofline.json"
-    arguments = ["--gigabytes", "0.004", "-m", "100", "-k", "3", "--pairs", "3", "--out", str(out)]
-    result = CliRunner().invoke(roofline.main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert {row["what"] for row in rows} == {"pass", "bare loop", "reads", "products"}
-    assert {row["where"] for row in rows} == {"threads", "cluster"}
+@pytest.fixture
+def measured(tmp_path):
+    """Runs a benchmark's command and gives the rows that it wrote."""
+
+    def run(command, arguments):
+        out = tmp_path / "out.json"
+        result = CliRunner().invoke(command, [*arguments.split(), "--out", str(out)], catch_exceptions=False)
+        assert result.exit_code == 0
+        return json.loads(out.read_text())["rows"]
+
+    return run
 
 
-def test_memory(tmp_path):
-    out = tmp_path / "memory.json"
-    arguments = ["--gigabytes", "0.02", "-m", "500", "--passes", "2", "--out", str(out)]
-    result = CliRunner().invoke(memory.main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
-    (row,) = json.loads(out.read_text())["rows"]
+def test_roofline(measured):
+    rows = measured(roofline.main, "--gigabytes 0.004 -m 100 -k 2 -k 3 --where threads --pairs 3")
+    rows += measured(roofline.main, "--gigabytes 0.004 -m 100 -k 3 --where cluster --pairs 3")
+    groups = [(k, "threads") for k in (2, 3)] + [(3, "cluster")]
+    expected = itertools.product(groups, ("pass", "bare loop", "reads", "products"))
+    assert [((row["k"], row["where"]), row["what"]) for row in rows] == list(expected)
+
+
+def test_memory(measured):
+    (row,) = measured(memory.main, "--gigabytes 0.02 -m 500 --passes 2")
     assert row["workers restarted"] == 0
     assert row["seen GB"] <= row["projected GB"]
+
+
+def test_vs_sklearn(measured):
+    rows = measured(
+        vs_sklearn.main,
+        "--megabytes 0.1 -m 30 -k 3 --dtype float32 --dtype float64 --iterations 2 6 --repeats 2 --fits 2",
+    )
+    expected = itertools.product(
+        ("float32", "float64"), vs_sklearn.METHODS, ("plain iteration", "to the error")
+    )
+    assert [(row["dtype"], (row["solver"], row["loss"]), row["question"]) for row in rows] == list(expected)
+    for row in rows:
+        assert {"our min s", "their median s", "theirs / ours", "low", "high"} <= set(row)
+        if row["question"] == "to the error" and row["our passes"]:
+            assert row["our D / theirs"] <= 1 + 1e-5
+
+
+def test_vs_sklearn_counts_what_did_not_arrive():
+    row = {"question": "to the error", "solver": "mu", "loss": "frobenius"}
+    (group,) = vs_sklearn.by_loss([row | {"theirs / ours": ratio} for ratio in (None, 2.0, 3.0)])
+    assert (group["cases"], group["not reached"], group["smallest"], group["median"]) == (3, 1, 0.0, 2.0)
+
+
+def test_usual_cases_hold_the_scene_and_every_rank():
+    usual = vs_sklearn.cases((), (), (), ())
+    assert {case.k for case in usual} == {10, 20, 50, 100}
+    scene = next(case.data for case in usual if isinstance(case.data, vs_sklearn.Scene))
+    assert scene.values("float32", "itakura-saito").min() > 0
+
+
+def test_vs_dask_array(measured):
+    rows = measured(
+        vs_dask_array.main,
+        "--gigabytes 0.04 --small 0.004 -m 100 -k 3 --iterations 2 --repeats 2 --long 5 --fits 1",
+    )
+    iteration, error = rows[:3], rows[3:]
+    assert [row["what"] for row in iteration] == ["ours", "two computes", "one persist"]
+    assert [row["reads of V"] for row in iteration] == pytest.approx([1, 2, 1], rel=0.01)
+    assert all(row["H differs"] < 1e-4 for row in iteration)
+    assert [row["what"] for row in error] == ["ours", "two computes"]
+
+
+def test_scaling(measured):
+    rows = measured(
+        scaling.main, "--panels 10 --panels 40 --cluster-panels 5 --cluster-panels 20 --repeats 2"
+    )
+    assert [(row["where"], row["panels"]) for row in rows] == [
+        *((scaling.THREADS, count) for count in (10, 40)),
+        *((scaling.CLUSTER, count) for count in (5, 20)),
+    ]
+    assert all(row["tasks"] > row["panels"] for row in rows)
+
+
+def test_tasks_stop_growing_before_panels_do():
+    scheduler = Scheduler("threads", dask.threaded.get)
+    assert len(scaling.stubbed(5000, MemoryFactors(), scheduler).graph()) < 5000
+
+
+def test_race_that_arrives_and_race_that_does_not():
+    V = data.drawn_counts(300, 20, 3)
+    model = NMF(3, tol=0, max_iter=5, random_state=0)
+    reached = model.fit(V).history_[-1].loss
+    assert Race(model, V, reached).scouted() == (5, pytest.approx(1, rel=1e-5))
+    assert Race(model, V, reached / 2).scouted() == (None, pytest.approx(2, rel=1e-5))
+
+
+def test_steps_are_free_of_what_is_paid_once():
+    ours, theirs = ([3.0, 3.5], [5.0, 5.5]), ([1.0, 1.2], [7.0, 7.2])
+    assert runner.step_summary(ours, 4)["min s"] == 0.5
+    ratio = runner.ratio_of_steps(ours, theirs)
+    assert ratio["low"] <= ratio["ratio"] == 3.0 <= ratio["high"]
+
+
+def test_stored_counts_reuse_what_is_there(tmp_path):
+    path = tmp_path / "v.zarr"
+    first = data.stored_counts(path, 0.0004, 50, 3)[...]
+    again = data.stored_counts(path, 1.0, 99)
+    assert np.array_equal(first, again[...])

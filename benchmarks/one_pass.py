@@ -1,0 +1,80 @@
+"""One pass by the engine, without the fit around it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from dask.task_spec import GraphNode
+
+from dasknmf import engine
+from dasknmf.inputs import Source
+from dasknmf.model import Model
+from dasknmf.panels import Grid
+from dasknmf.schedulers import Scheduler
+from dasknmf.store.factors import Factors, Generation
+
+
+class OnePass:
+    """The exact pass of a model over V, again and again from the same factors.
+
+    Parameters
+    ----------
+    source, grid, model, factors, scheduler
+        Of what, cut where, which, kept where, computed where.
+    start : tuple of (W, H, Σv²)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        grid: Grid,
+        model: Model,
+        factors: Factors,
+        scheduler: Scheduler,
+        start: tuple[np.ndarray, np.ndarray, float],
+    ) -> None:
+        self.scheduler = scheduler
+        self.counter = 0
+        W, H, squares = start
+        rows = Generation.of("start", [{"W": model.k}])
+        factors.begin(rows)
+        for panel in grid:
+            factors.write_rows(rows, panel.index, W[panel.start : panel.stop])
+        self.state = {
+            "H": H,
+            "eps": np.asarray(1e-7),
+            "squares": np.asarray(squares),
+            "iteration": np.asarray(1),
+        }
+        self.one = engine.Pass("start", (model.exact(),), source, grid, model.dtype, factors, "start", rows)
+
+    def __call__(self) -> None:
+        """Run the pass, and drop what it leaves as a commit drops what nothing needs any more."""
+        one = self._next()
+        engine.run(one, self.scheduler.get)
+        one.factors.drop(one.name)
+
+    def in_a_loop(self) -> None:
+        """The same tasks, called one after another: what they cost without a scheduler."""
+        one = self._next()
+        assert one.leaves is not None
+        one.factors.begin(one.leaves)
+        results: dict[Hashable, Any] = {}
+        for key, node in self.graph(one).items():  # tasks stand behind what they need
+            results[key] = node({needed: results[needed] for needed in node.dependencies})
+        one.factors.drop(one.name)
+
+    def graph(self, one: engine.Pass | None = None) -> dict[Hashable, GraphNode]:
+        """The pass's graph."""
+        graph, _ = engine.graph_of(one or self.one)
+        return graph
+
+    def _next(self) -> engine.Pass:
+        self.counter += 1
+        # A store keeps the last passes only: each begins from a state of its own.
+        one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
+        one.factors.write_state(one.state, 0, self.state)
+        return one
