@@ -1,9 +1,9 @@
 """The command line. Everything here goes through the public estimator, run and history.
 
 Exit codes: 0 done; 1 a defect of dasknmf (with a traceback); 2 a wrong option or parameter; 3 V was
-refused; 4 the run store was refused or could not be written; 5 it would not fit in memory; 6 no
-usable scheduler; 130 interrupted. After 4 (disk full), 5, 6 and 130 the same command goes on from the
-last commit.
+refused; 4 the run store was refused or could not be written; 5 it would not fit in memory, or its
+stage on disk; 6 no usable scheduler; 130 interrupted. After 4 (disk full), 5, 6 and 130 the same
+command goes on from the last commit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dasknmf.errors import (
     RunError,
     SchedulerError,
     SourceError,
+    StageError,
 )
 from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
@@ -42,6 +43,7 @@ _CODES: dict[type[Exception], int] = {
     SourceError: 3,
     RunError: 4,
     MemoryLimitError: 5,
+    StageError: 5,
     SchedulerError: 6,
     KilledWorker: 6,
     NumericalError: 3,
@@ -158,6 +160,11 @@ def main() -> None:
 @click.option("--l1-ratio", type=float, default=0.0, show_default=True)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]))
 @_with(_scheduler_options)
+@click.option(
+    "--stage",
+    metavar="memory|DIRECTORY",
+    help="Keep SOURCE in memory, or in a directory, after the first pass has read it.",
+)
 @click.option("--overwrite", is_flag=True, help="Start over where RUN holds a run.")
 @click.option(
     "--config",
@@ -173,6 +180,7 @@ def fit(
     run: str,
     scheduler: str,
     scheduler_file: Path | None,
+    stage: str | None,
     overwrite: bool,
     alpha_w: float,
     alpha_h: float | None,
@@ -185,7 +193,7 @@ def fit(
     """
     model = NMF(alpha_W=alpha_w, alpha_H="same" if alpha_h is None else alpha_h, **parameters)
     with _scheduled(scheduler, scheduler_file), _progress(model.max_iter) as report:
-        model.fit(source, checkpoint=run, overwrite=overwrite, callbacks=[report])
+        model.fit(source, checkpoint=run, overwrite=overwrite, stage=stage, callbacks=[report])
     click.echo(_summary(open_run(run)))
     click.echo(f"W and H: dasknmf.open_run({run!r})")
 

@@ -10,7 +10,8 @@
 A visit reads its panel of V and its rows of W, writes the new rows to the factor store, and
 returns only a tally. The tree of additions is fixed by the panel table, so the sums, and with them
 every later number, do not depend on the scheduler. Nothing but the outcome returns to the client,
-and no result outlives the pass: the graph of the hundredth pass is as large as that of the first.
+and no result outlives the pass, panels of V in a stage aside: the graph of the hundredth pass is as
+large as that of the first.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dask.task_spec import Alias, GraphNode, List, Task, TaskRef
 
 from dasknmf.blocks import DenseBlock, RowsOnly
 from dasknmf.errors import DataChangedError
-from dasknmf.inputs.base import PanelSlabs, Source
+from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
 from dasknmf.panels import Grid, Panel
 from dasknmf.passes import Outcome, Phase, Rows, State, Tally, Visitor, add, visit
@@ -46,12 +47,15 @@ class Ledger:
     bytes_written: int = 0
     sums: tuple[tuple[int, float], ...] = ()
     """Panel and Σv, where the pass read V."""
+    lost: tuple[int, ...] = ()
+    """Panels that a stage no longer had."""
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
             self.bytes_read + other.bytes_read,
             self.bytes_written + other.bytes_written,
             self.sums + other.sums,
+            self.lost + other.lost,
         )
 
 
@@ -76,6 +80,8 @@ class Pass:
     """Whether panels are summed, and compared with `sums`."""
     sums: Sequence[float] | None = None
     """Σv of each panel, as the first read found it; None until then."""
+    lost: frozenset[int] = frozenset()
+    """Panels that are made from their chunks again, because a stage has lost them."""
 
     @property
     def leaves(self) -> Generation | None:
@@ -96,9 +102,15 @@ def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
     """Run a pass to its end. Afterwards its rows and states are in the factor store."""
     if one.leaves:
         one.factors.begin(one.leaves)
-    graph, keys = graph_of(one)
-    *outcomes, ledger = get(graph, keys)
-    return outcomes, ledger
+    while True:
+        graph, keys = graph_of(one)
+        try:
+            *outcomes, ledger = get(graph, keys)
+        except StageLost as error:
+            # The other panels' rows are then written again, with the same values.
+            one = replace(one, lost=one.lost.union(error.panels))
+        else:
+            return outcomes, ledger
 
 
 def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
@@ -126,7 +138,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
     parts: list[Hashable] = []
     for index, panels in enumerate(one.grid.runs()):
         key = (f"{label}-{token}", index)
-        chunks = [one.source.chunk_keys(panel) if upstream else [] for panel in panels]
+        chunks = [_chunk_keys(one, panel) if upstream else [] for panel in panels]
         references = List(*(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks))
         expected = [one.sums[panel.index] for panel in panels] if one.sums is not None else None
         task = Task(key, _visit_run, TaskRef(load), panels, expected, references)
@@ -155,6 +167,10 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
     ledger = f"ledger-{token}"
     graph[ledger] = Task(ledger, _ledger, TaskRef(total))
     return graph, [*keys, ledger]
+
+
+def _chunk_keys(one: Pass, panel: Panel) -> list[list[Hashable]]:
+    return one.source.chunk_keys(panel, lost=panel.index in one.lost)
 
 
 class Upstream:
@@ -279,9 +295,13 @@ def _visit_panel(
             dtype=side.dtype,
             checked=side.checked,
         )
-        with metered() as meter:
-            tallies = visit(block, visitors)
-        bytes_read += meter.nbytes or block.nbytes
+        try:
+            with metered() as meter:
+                tallies = visit(block, visitors)
+        except StageLost:
+            # The pass goes on, so that one repetition is told of every panel that is lost.
+            return [phase.tally() for phase in side.phases], Ledger(lost=(panel.index,))
+        bytes_read += meter.total(block.nbytes)
         if side.checked:
             sums = ((panel.index, block.total),)
             _check_sum(panel, block.total, expected)
@@ -314,6 +334,8 @@ def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
 
 
 def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
+    if total[1].lost:
+        raise StageLost(total[1].lost)
     with np.errstate(all="ignore"):  # as in `visit`
         state, outcome = side.phases[model].update(total[0][model], side.states()[model])
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.

@@ -7,6 +7,7 @@
     ├── SourceError (ValueError)       give a source that can be opened and read
     ├── NumericalError (ArithmeticError)  rescale V, or work in float64
     ├── MemoryLimitError (MemoryError) give more memory, or ask for less
+    ├── StageError (OSError)           make room on the stage's disk, or do without
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
     └── RunError (RuntimeError)        something about the run store
         ├── RunMismatchError           repeat the arguments, or overwrite the run
@@ -39,6 +40,10 @@ class NumericalError(DaskNMFError, ArithmeticError):
 
 class MemoryLimitError(DaskNMFError, MemoryError):
     """The projected peak exceeds what a worker has."""
+
+
+class StageError(DaskNMFError, OSError):
+    """The directory of a stage cannot be written, or has no room for V."""
 
 
 class SchedulerError(DaskNMFError, RuntimeError):

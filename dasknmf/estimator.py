@@ -27,6 +27,7 @@ from dasknmf.losses import NAMES, Loss
 from dasknmf.model import Init, Model
 from dasknmf.panels import Grid
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.stage import check_stage, staged
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.opened_run import Run, oriented, rows_in_memory
 from dasknmf.store.stored_run import StoredRun
@@ -112,7 +113,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_iter_ : int
         Exact passes.
     n_reads_ : float
-        Reads of X, those of the start included.
+        Walks over X, those of the start included, whether it comes from its store or a stage.
     history_ : History
         One record per pass.
     dead_components_ : ndarray of int
@@ -213,6 +214,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         H: Any = None,
         checkpoint: Any = None,
         overwrite: bool = False,
+        stage: Any = None,
         callbacks: Sequence[Callback] = (),
     ) -> NMF:
         """Fit the model to X; see `fit_transform` for the parameters.
@@ -221,7 +223,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         self : NMF
         """
-        self._fit(X, W, H, checkpoint, overwrite, callbacks, wants_W=False)
+        self._fit(X, W, H, checkpoint, overwrite, stage, callbacks, wants_W=False)
         return self
 
     def fit_transform(
@@ -233,6 +235,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         H: Any = None,
         checkpoint: Any = None,
         overwrite: bool = False,
+        stage: Any = None,
         callbacks: Sequence[Callback] = (),
     ) -> Any:
         """Fit the model to X and return W.
@@ -250,6 +253,11 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             finished and `max_iter` or `tol` differ, continued.
         overwrite : bool
             Start over where `checkpoint` holds a run.
+        stage : "memory" or path, optional
+            Where the first pass keeps X, as it is stored, so that later passes need not fetch and decode
+            it: in the memory of the workers, or in a directory, best one on a disk of each machine.
+            Cleared at the end. The numbers are the same, and so is the run, which may go on with another
+            stage or none. Ignored for NumPy and SciPy input, which is in memory already.
         callbacks : sequence of callable
             Called after each pass with its `Record`.
 
@@ -264,11 +272,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If X holds NaN, infinities or negative values, or zeros with β ≤ 0.
         MemoryLimitError
             If a pass, or W without a checkpoint, will not fit in memory.
+        StageError
+            If the directory of a stage cannot be written, or has no room for X.
         RunMismatchError, RunLockedError, RunDamagedError, DataChangedError
             If the checkpoint holds another run, is being written, or is not as it was written; or if
             X changed.
         """
-        return self._fit(X, W, H, checkpoint, overwrite, callbacks, wants_W=True)
+        return self._fit(X, W, H, checkpoint, overwrite, stage, callbacks, wants_W=True)
 
     def transform(self, X: Any) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
@@ -349,11 +359,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         H: Any,
         checkpoint: Any,
         overwrite: bool,
+        stage: Any,
         callbacks: Sequence[Callback],
         *,
         wants_W: bool,
     ) -> Any:
         self._validate_params()
+        check_stage(stage)
         loss = Loss.named(self.beta_loss)
         solver = validation.chosen_solver(self, loss)
         X = validation.validated(self, X, reset=True)
@@ -389,6 +401,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         scheduler = schedulers.current(in_process=source.in_process)
 
         with ExitStack() as stack:
+            source = stack.enter_context(staged(source, grid, stage, scheduler.client))
             scratch = None
             if checkpoint is None and scheduler.client is not None:
                 scratch = stack.enter_context(scheduler.scratch())

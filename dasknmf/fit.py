@@ -263,6 +263,7 @@ class Fit:
                 small=4 * width * n_features * 8,
                 held=self.grid.n_rows * width * self.model.dtype.itemsize * in_memory,
                 fan_in=engine.FAN_IN,
+                staged=-(-self.source.staged_bytes // self.scheduler.processes),
             )
             projections.append(projection)
         return projections

@@ -44,11 +44,11 @@ class Record:
     seconds: float
     """Wall time of the pass."""
     bytes_read: int
-    """Bytes of V, as fetched from its store, and of factors."""
+    """Bytes of V, as fetched from its store, and of factors; not what a stage gave back."""
     bytes_written: int
     """Bytes of factors."""
     reads: float
-    """Reads of the whole of V so far."""
+    """Walks over the whole of V so far, from its store or from a stage."""
     measures: dict[str, float] = field(default_factory=dict, repr=False)
     """What the solver's own stop rule needs."""
 

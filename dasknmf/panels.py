@@ -119,6 +119,8 @@ class Projection:
         Bytes of all factor rows that stay in the process: none with a factor store.
     fan_in : int
         Tallies that one addition holds.
+    staged : int
+        Bytes of V that stay in the process between passes: none without ``stage="memory"``.
     """
 
     baseline: int
@@ -131,12 +133,13 @@ class Projection:
     drawn: int
     held: int
     fan_in: int
+    staged: int
 
     @property
     def peak(self) -> int:
         # Rows are held as they were read and as they are written.
         each = math.ceil(_SLAB_COPIES * self.slab) + self.tiles + 3 * self.rows + 2 * self.tally
-        shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held
+        shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held + self.staged
         shared += _DRAWN_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
@@ -153,8 +156,12 @@ class Projection:
                 f"{format_bytes(self.slab)}, factor rows of {format_bytes(self.rows)} and a tally of "
                 f"{format_bytes(self.tally)}"
             )
+            remedy = "store V in smaller chunks of rows"
+            if self.staged:
+                parts += f", and {format_bytes(self.staged)} of V in stage='memory'"
+                remedy = "give stage= a directory"
             raise MemoryLimitError(
                 f"a pass is projected to peak at {format_bytes(self.peak)} ({parts}); a process has "
-                f"{format_bytes(limit)}: give it more memory or fewer threads, store V in smaller "
-                "chunks of rows, or ask for fewer components."
+                f"{format_bytes(limit)}: give it more memory or fewer threads, {remedy}, "
+                "or ask for fewer components."
             )

@@ -57,6 +57,11 @@ class Scheduler:
             return int(psutil.Process().memory_info().rss)
         return max((worker["metrics"]["memory"] for worker in self._workers()), default=0)
 
+    @property
+    def processes(self) -> int:
+        """Processes that share the work."""
+        return 1 if self.client is None else max(1, len(self._workers()))
+
     def _workers(self) -> list[dict[str, Any]]:
         assert self.client is not None
         return list(self.client.scheduler_info(n_workers=-1)["workers"].values())

@@ -23,6 +23,7 @@ ROOMS = [
     ["inputs"],
     ["store"],
     ["engine"],
+    ["stage"],
     ["workers"],
     ["schedulers"],
     ["model"],

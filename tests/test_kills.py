@@ -124,7 +124,7 @@ def test_workers_killed_one_after_another(data, quiet, tmp_path):
     expected, W_expected = quiet
     killed = []
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
 
@@ -158,7 +158,7 @@ def test_a_stopped_worker_continues_two_passes_later(data, tmp_path):
     }
     with (
         dask.config.set(config),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
 
@@ -195,7 +195,7 @@ def test_a_stopped_worker_continues_two_passes_later(data, tmp_path):
 def test_workers_may_come_and_go(data, quiet, tmp_path):
     _, W_expected = quiet
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         sizes = iter([3, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1])

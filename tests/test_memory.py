@@ -26,7 +26,8 @@ def call(self):
 
 fit.Fit.__call__ = call
 path, parameters = sys.argv[1], json.loads(sys.argv[2])
-NMF(**parameters).fit(path)
+stage = parameters.pop("stage", None)
+NMF(**parameters).fit(path, stage=stage)
 # Not getrusage: that of a child begins with what its parent held when it forked.
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 measured = int(status["VmHWM"].split()[0]) * 1024
@@ -35,6 +36,7 @@ print(json.dumps([projected[0], measured]))
 
 CASES = {
     "tall, many chunks": ((60_000, 500), (2000, 500), {"init": "random"}),
+    "kept in memory": ((60_000, 2000), (2000, 2000), {"init": "random", "stage": "memory"}),
     "large chunks": ((20_000, 3000), (5000, 3000), {"init": "nndsvda", "beta_loss": 1.0}),
     "wide tallies": ((4000, 20_000), (200, 20_000), {"init": "nndsvda", "beta_loss": 0.5}),
 }

@@ -33,6 +33,8 @@ class Source(Protocol):
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
     """Decoded size of the largest slab."""
+    staged_bytes: int
+    """Bytes of V that stay in the memory of all processes together: none without a stage."""
 
     @property
     def reader(self) -> Reader:
@@ -42,11 +44,22 @@ class Source(Protocol):
     def cuts(self) -> np.ndarray:
         """Rows at which a panel may begin or end, from 0 to the number of rows."""
 
-    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
-        """Keys of the panel's chunks in `upstream`; empty where the reader needs none."""
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        """Keys of the panel's chunks in `upstream`; empty where the reader needs none.
+
+        With `lost`, a stage that should have the panel does not.
+        """
 
     def upstream(self) -> dict[Hashable, GraphNode]:
         """The graph that makes the chunks."""
+
+
+class StageLost(Exception):
+    """A stage has lost panels that only their chunks can make again."""
+
+    def __init__(self, panels: tuple[int, ...] = ()) -> None:
+        super().__init__(panels)
+        self.panels = panels
 
 
 @dataclass(frozen=True)

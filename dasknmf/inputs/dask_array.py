@@ -19,6 +19,7 @@ class DaskSource:
     """A Dask array whose chunks become tasks of the same graph as the visits."""
 
     in_process = False
+    staged_bytes = 0
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
@@ -37,7 +38,7 @@ class DaskSource:
     def cuts(self) -> np.ndarray:
         return np.unique(self._rows)
 
-    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         # Empty chunks share an edge with their neighbours and belong to no panel.
         first = np.searchsorted(self._rows, panel.start, side="right") - 1
         last = np.searchsorted(self._rows, panel.stop, side="left")

@@ -22,6 +22,7 @@ class MemorySource:
     """A matrix that is already here. Panels are views of it, or dense copies of sparse rows."""
 
     in_process = True
+    staged_bytes = 0
 
     def __init__(self, X: Any) -> None:
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
@@ -42,7 +43,7 @@ class MemorySource:
     def cuts(self) -> np.ndarray:
         return np.append(np.arange(0, self.shape[0], self._step), self.shape[0])
 
-    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return []
 
     def upstream(self) -> dict[Hashable, GraphNode]:

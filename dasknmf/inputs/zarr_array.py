@@ -23,11 +23,15 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.nbytes = 0
+        self._nbytes: int | None = None
 
     def add(self, nbytes: int) -> None:
         with self._lock:
-            self.nbytes += nbytes
+            self._nbytes = nbytes + (self._nbytes or 0)
+
+    def total(self, unmetered: int) -> int:
+        """What was counted, or `unmetered` where nothing that counts was read."""
+        return unmetered if self._nbytes is None else self._nbytes
 
 
 _meter: ContextVar[Meter | None] = ContextVar("dasknmf_bytes_fetched", default=None)
@@ -42,6 +46,13 @@ def metered() -> Iterator[Meter]:
         yield meter
     finally:
         _meter.reset(token)
+
+
+def fetched(nbytes: int) -> None:
+    """Report what a read took, to whoever counts."""
+    meter = _meter.get()
+    if meter is not None:
+        meter.add(nbytes)
 
 
 class MeteredStore(WrapperStore[Any]):
@@ -60,9 +71,8 @@ class MeteredStore(WrapperStore[Any]):
 
 
 def _count(value: Any) -> None:
-    meter = _meter.get()
-    if meter is not None and value is not None:
-        meter.add(len(value))
+    if value is not None:
+        fetched(len(value))
 
 
 class ZarrSource:
@@ -74,6 +84,8 @@ class ZarrSource:
     transposed : bool
         Read it by columns, as the rows of Vᵀ.
     """
+
+    staged_bytes = 0
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
@@ -93,7 +105,7 @@ class ZarrSource:
     def cuts(self) -> np.ndarray:
         return np.append(np.arange(0, self.shape[0], self._cut), self.shape[0])
 
-    def chunk_keys(self, panel: Panel) -> list[list[Hashable]]:
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return []
 
     def upstream(self) -> dict[Hashable, GraphNode]:

@@ -1,0 +1,75 @@
+"""Staging: the first pass keeps V's panels near the workers, and later passes read those.
+
+A panel is kept as it is stored, dtype and memory order included, so a fit gives the same bits with
+a stage and without. What is lost of a stage is read from V again, that panel alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from distributed import Client
+
+from dasknmf.inputs.base import Source
+from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.panels import Grid
+from dasknmf.stage.files import FileSource, directory
+from dasknmf.stage.held import HeldSource
+from dasknmf.stage.kept import KeptSource
+
+__all__ = ["check_stage", "staged"]
+
+
+def check_stage(stage: Any) -> None:
+    """Refuse what names no stage.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if stage is not None and not isinstance(stage, (str, os.PathLike)):
+        raise TypeError(
+            f"stage is {stage!r}; it must be None, 'memory' or the path of a directory: give one of these."
+        )
+    if stage is not None and "://" in os.fspath(stage):
+        raise ValueError(
+            f"stage is {stage!r}; it must be a directory of the machines that read X, since a URL is as far "
+            "as X itself: give a path, or 'memory'."
+        )
+
+
+@contextmanager
+def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Iterator[Source]:
+    """The source behind a stage, which is cleared afterwards.
+
+    Parameters
+    ----------
+    source, grid
+        V and its panels.
+    stage : "memory", path or None
+        Where panels are kept. In memory: each by the worker that read it, or by this process. In a
+        directory: in files of its own below it, on every machine that reads panels.
+    client : distributed.Client or None
+        Whose workers read V.
+
+    Raises
+    ------
+    StageError
+        If a directory cannot be written, or has no room for V.
+    """
+    if stage is None or isinstance(source, MemorySource):
+        yield source
+    elif stage != "memory":
+        with directory(stage, source, client) as path:
+            yield FileSource(source, grid, path)
+    elif client is None:
+        yield KeptSource(source)
+    else:
+        held = HeldSource(source, grid, client)
+        try:
+            yield held
+        finally:
+            held.release()

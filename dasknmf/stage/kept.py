@@ -1,0 +1,120 @@
+"""Panels kept in this process; and what every stage makes of a slab."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from dask.task_spec import GraphNode
+
+from dasknmf.inputs.base import Chunks, Reader, Source
+from dasknmf.inputs.zarr_array import fetched
+from dasknmf.panels import Panel
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A slab in one piece of memory of its own.
+
+    Parameters
+    ----------
+    buffer : ndarray
+        C-contiguous, so that it comes back from pickles and files as it went.
+    order : {"C", "F", "P"}
+        How the slab lies in it: as it is, transposed, or padded by a column. Sums run in memory
+        order, and a copy in another one would differ in last bits.
+    """
+
+    buffer: np.ndarray
+    order: str
+
+    @classmethod
+    def of(cls, slab: np.ndarray) -> Packed:
+        unit = slab.itemsize
+        # Where no axis is contiguous, tiles are copied in C order before anything is computed.
+        if slab.flags.c_contiguous or unit not in slab.strides:
+            return cls(_compact(slab), "C")
+        if slab.strides[0] == unit:
+            return cls(_compact(slab.T), "F")
+        padded = np.zeros((slab.shape[0], slab.shape[1] + 1), slab.dtype)
+        padded[:, :-1] = slab
+        return cls(padded, "P")
+
+    def slab(self) -> np.ndarray:
+        if self.order == "P":
+            return self.buffer[:, :-1]
+        return self.buffer.T if self.order == "F" else self.buffer
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.buffer.nbytes)
+
+
+def _compact(array: np.ndarray) -> np.ndarray:
+    """The array in C order, copied where it would keep more memory alive than its own."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    if array.flags.c_contiguous and root.base is None and root.nbytes == array.nbytes:
+        return array
+    return np.array(array, order="C")
+
+
+class Staged:
+    """A source behind a stage: what its wrappers share."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.shape = source.shape
+        self.dtype = source.dtype
+        self.in_process = source.in_process
+        self.slab_bytes = source.slab_bytes
+        self.staged_bytes = 0
+
+    @property
+    def cuts(self) -> np.ndarray:
+        return self._source.cuts
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of V as it is stored, decoded."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+
+class KeptSource(Staged):
+    """A source whose panels stay in this process once they were read."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self.staged_bytes = self.nbytes
+        self.reader = KeptReader(source.reader)
+
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        return [] if self.reader.keeps(panel.start) else self._source.chunk_keys(panel)
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        return self._source.upstream()
+
+
+class KeptReader:
+    """Reads each panel once; never leaves the process, so all tasks share what it keeps."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._panels: dict[int, list[Packed]] = {}
+
+    def keeps(self, start: int) -> bool:
+        return start in self._panels
+
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+        if start in self._panels:
+            fetched(0)
+            for packed in self._panels[start]:
+                yield packed.slab()
+            return
+        panel = []
+        for slab in self._reader.slabs(start, stop, chunks):
+            panel.append(Packed.of(slab))
+            yield panel[-1].slab()
+        self._panels[start] = panel
