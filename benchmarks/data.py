@@ -66,6 +66,29 @@ def _write_counts(path: Path, n: int, m: int, rank: int) -> None:
         array[first:stop] = rng.poisson(rng.gamma(_SHAPE, 1, (stop - first, rank)) @ H)
 
 
+def sorted_rows(array: zarr.Array, path: Path) -> zarr.Array:
+    """The rows of a stored V, ordered by the feature that is largest in each; made where there is none.
+
+    Holds V in memory once.
+    """
+    if not path.exists():
+        V = array[...]
+        partial = path.with_name(f"{path.name}.partial")
+        ordered = zarr.create_array(
+            partial,
+            shape=array.shape,
+            chunks=array.chunks,
+            dtype=array.dtype,
+            compressors=array.compressors,
+            overwrite=True,
+        )
+        order = np.argsort(V.argmax(axis=1), kind="stable")
+        for first in range(0, len(V), array.chunks[0]):
+            ordered[first : first + array.chunks[0]] = V[order[first : first + array.chunks[0]]]
+        partial.rename(path)
+    return zarr.open_array(path, mode="r")
+
+
 def indian_pines(dtype: str) -> np.ndarray:
     """The hyperspectral scene of the demo: 21025 pixels by 200 bands, all of them positive."""
     with tempfile.TemporaryDirectory() as directory:
