@@ -57,9 +57,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where zeros would
         be, which multiplicative updates cannot move. Random starts are the same for any chunks of
         X, and are not scikit-learn's numbers.
-    solver : {"auto", "cd", "mu"}, default="auto"
-        Coordinate descent (Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for
-        the Frobenius loss, ``"mu"`` for others.
+    solver : {"auto", "cd", "bpp", "mu"}, default="auto"
+        Coordinate descent, exact nonnegative least squares by block principal pivoting [3]_ (both for
+        the Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for the Frobenius
+        loss, ``"mu"`` for others.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The beta-divergence D. With β ≤ 0, X must not contain zeros.
     tol : float, default=1e-4
@@ -82,7 +83,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     inner_iter : int or "auto", default="auto"
         Most steps on a factor while X rests. For the Frobenius loss these cost no read, and ``"auto"``
         takes as many as pay [2]_; for others it is 1. With ``inner_iter=1`` iterates and stop rule are
-        scikit-learn's.
+        scikit-learn's; ``solver="bpp"``, which solves for a factor at once, only keeps W before H.
     dtype : {float32, float64} or None, default=None
         Of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
         float64.
@@ -126,6 +127,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
        and tensor factorizations. IEICE Transactions, E92-A(3).
     .. [2] Gillis, N., & Glineur, F. (2012). Accelerated multiplicative updates and hierarchical ALS
        algorithms for nonnegative matrix factorization. Neural Computation, 24(4).
+    .. [3] Kim, J., & Park, H. (2011). Fast nonnegative matrix factorization: an active-set-like method
+       and comparisons. SIAM Journal on Scientific Computing, 33(6).
 
     Examples
     --------
@@ -141,7 +144,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None, StrOptions({"auto"})],
         "init": [StrOptions({"random", "nndsvd", "nndsvda", "nndsvdar", "custom"}), None],
-        "solver": [StrOptions({"auto", "cd", "mu"})],
+        "solver": [StrOptions({"auto", "cd", "bpp", "mu"})],
         "beta_loss": [StrOptions(set(NAMES)), Real],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

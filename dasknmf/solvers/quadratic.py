@@ -9,7 +9,8 @@
     D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
 
 The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
-the panels: with one step it is scikit-learn's iteration.
+the panels: with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` puts the exact
+minimisers in place of steps: alternating nonnegative least squares.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
-from dasknmf.solvers import cd, mu
+from dasknmf.solvers import cd, mu, nnls
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
 
 _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
+
+Solver = Literal["cd", "bpp", "mu"]
 
 _W_STREAM, _H_STREAM = 0, 1
 
@@ -51,7 +54,7 @@ class QuadraticPass:
     k: int
     n_features: int
     dtype: np.dtype
-    solver: Literal["cd", "mu"]
+    solver: Solver
     inner: Inner
     penalties: Penalties = Penalties()
     shuffle_seed: int | None = None
@@ -72,7 +75,8 @@ class QuadraticPass:
         return Small(
             H=H,
             Ht=np.ascontiguousarray(H.T),
-            S=S.astype(self.dtype),
+            # Factorizations need the digits that sweeps do not.
+            S=S if self.solver == "bpp" else S.astype(self.dtype),
             order=self._order(_iteration(state), _W_STREAM),
             eps=float(state["eps"]),
             # The loss of the start, which scikit-learn's rule for "mu" compares with, needs it too.
@@ -170,6 +174,9 @@ class QuadraticPass:
         """Move the rows of one factor in place; the violation met, for coordinate descent."""
         if self.solver == "cd":
             return cd.move(F, cross, gram, penalty.l1, order, count, self.inner.delta)
+        if self.solver == "bpp":
+            nnls.solve(F, cross, gram, penalty.l1)
+            return 0.0
         mu.move(F, cross, gram, penalty.l1, count, self.inner.delta, eps)
         return 0.0
 
