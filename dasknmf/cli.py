@@ -150,7 +150,7 @@ def main() -> None:
 @click.argument("run")
 @click.option("-k", "--n-components", type=_Count(), required=True, help="Components to find.")
 @click.option("--beta-loss", type=_Beta(), default="frobenius", show_default=True)
-@click.option("--solver", type=click.Choice(["auto", "cd", "mu"]), default="auto", show_default=True)
+@click.option("--solver", type=click.Choice(["auto", "cd", "bpp", "mu"]), default="auto", show_default=True)
 @click.option("--init", type=click.Choice(["random", "nndsvd", "nndsvda", "nndsvdar"]))
 @click.option("--max-iter", type=int, default=200, show_default=True, help="Most exact passes.")
 @click.option("--tol", type=float, default=1e-4, show_default=True)

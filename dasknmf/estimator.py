@@ -63,9 +63,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
         zeros would be, which multiplicative updates cannot move. Random numbers are the same for any
         chunks of X, and are not scikit-learn's.
-    solver : {"auto", "cd", "mu"}, default="auto"
-        Coordinate descent (Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for
-        the Frobenius loss, ``"mu"`` for others.
+    solver : {"auto", "cd", "bpp", "mu"}, default="auto"
+        Coordinate descent, exact nonnegative least squares by block principal pivoting [4]_ (both for
+        the Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for the Frobenius
+        loss, ``"mu"`` for others.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The beta-divergence D. With β ≤ 0, X must not contain zeros.
     tol : float, default=1e-4
@@ -89,7 +90,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Most steps on a factor while X rests. For the Frobenius loss these cost no read, and ``"auto"``
         takes as many as pay [2]_; for others as many steps on W as compute for as long as X takes to be
         read, at a fixed rate: one where X is in memory. With ``inner_iter=1`` and any start but
-        ``"sketch"`` and ``"sample"`` iterates and stop rule are scikit-learn's.
+        ``"sketch"`` and ``"sample"`` iterates and stop rule are scikit-learn's; ``solver="bpp"``, which
+        solves for a factor at once, only keeps W before H.
     sample_bytes : int, default=64 MiB
         Size of the rows, in `dtype`, that ``init="sample"`` draws.
     dtype : {float32, float64} or None, default=None
@@ -137,6 +139,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
        algorithms for nonnegative matrix factorization. Neural Computation, 24(4).
     .. [3] Tepper, M., & Sapiro, G. (2016). Compressed nonnegative matrix factorization is fast and
        accurate. IEEE Transactions on Signal Processing, 64(9).
+    .. [4] Kim, J., & Park, H. (2011). Fast nonnegative matrix factorization: an active-set-like method
+       and comparisons. SIAM Journal on Scientific Computing, 33(6).
 
     Examples
     --------
@@ -152,7 +156,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None, StrOptions({"auto"})],
         "init": [StrOptions(set(get_args(Init))), None],
-        "solver": [StrOptions({"auto", "cd", "mu"})],
+        "solver": [StrOptions({"auto", "cd", "bpp", "mu"})],
         "beta_loss": [StrOptions(set(NAMES)), Real],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

@@ -11,13 +11,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Sums may be reordered and multiply-adds fused so that inner loops vectorise; the order is fixed
 # at compile time, so a kernel gives the same bits whenever it runs on the same kind of CPU.
-# NaN and infinities keep their meaning.
+# NaN and infinities keep their meaning, and a division by zero gives them: a test for it in every
+# division would keep its loop from becoming vector code.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 
 
 def kernel(function: F) -> F:
     """Compile `function` without the GIL, cached on disk where a cache can be written."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
-        return cast(F, numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)(function))
+        return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # numba finds no writable directory: a read-only install
-        return cast(F, numba.njit(nogil=True, fastmath=_FASTMATH)(function))
+        return cast(F, numba.njit(**options)(function))

@@ -14,7 +14,7 @@ from dasknmf.solvers import cd, mu
 from dasknmf.solvers.closing import Closing
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.quadratic import QuadraticPass
+from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
 from dasknmf.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.starts.random import RandomStart
@@ -45,7 +45,7 @@ class Model:
     k: int
     dtype: np.dtype
     loss: Loss
-    solver: Literal["cd", "mu"]
+    solver: Solver
     init: Init
     seed: int
     penalties: Penalties
@@ -58,7 +58,7 @@ class Model:
     @property
     def parity(self) -> bool:
         """Whether iterates, and the rule that ends them, are scikit-learn's own."""
-        return self.inner_iter == 1 and not self.fitted_start
+        return self.inner_iter == 1 and self.solver != "bpp" and not self.fitted_start
 
     @property
     def fitted_start(self) -> bool:
@@ -118,10 +118,12 @@ class Model:
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
-        eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
         n_features = self.shape[1]
         if self.loss.quadratic:
-            inner = Inner.chosen(self.inner_iter, eagerness=eagerness, shape=self.shape, k=self.k)
+            eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
+            # What an exact solve leaves, another one cannot lower.
+            steps = 1 if self.solver == "bpp" else self.inner_iter
+            inner = Inner.chosen(steps, eagerness=eagerness, shape=self.shape, k=self.k)
             return QuadraticPass(
                 self.k,
                 n_features,

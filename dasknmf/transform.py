@@ -16,7 +16,7 @@ from dasknmf import inputs
 from dasknmf.blocks import DenseBlock
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
-from dasknmf.solvers import mu, nnls
+from dasknmf.solvers import cold, mu, nnls
 from dasknmf.solvers.penalty import Penalty
 
 
@@ -50,11 +50,13 @@ class Coder:
         Ht = np.ascontiguousarray(self.H.T)
         H64 = self.H.astype(np.float64)
         S = H64 @ H64.T + self.penalty.l2 * np.eye(len(self.H))
+        weighted = None if self.loss.quadratic else cold.weighted(self.H, self.loss)
         for tile in self._block(X).tiles():
-            if self.loss.quadratic:
+            if weighted is None:
                 nnls.solve(W[tile.rows], tile.cross(Ht), S, self.penalty.l1)
             else:
-                W[tile.rows] = self._multiplied(tile.V)
+                cold.guess(W[tile.rows], tile, *weighted)
+                W[tile.rows] = self._multiplied(tile.V, W[tile.rows].astype(np.float64))
         return W
 
     def scores(self, X: np.ndarray) -> np.ndarray:
@@ -79,13 +81,11 @@ class Coder:
             checked=False,
         )
 
-    def _multiplied(self, V: np.ndarray) -> np.ndarray:
-        """Multiplicative steps from a constant that gives each row its own total."""
+    def _multiplied(self, V: np.ndarray, W: np.ndarray) -> np.ndarray:
+        """Multiplicative steps from W until each row rests."""
         H = self.H.astype(np.float64)
         V = V.astype(np.float64)
-        totals = V.sum(axis=1, keepdims=True)
-        W = np.broadcast_to(totals / max(H.sum(), np.finfo(np.float64).tiny), (len(V), len(H))).copy()
-        going = np.flatnonzero(totals[:, 0] > 0)
+        going = np.flatnonzero(W.any(axis=1))
         beta = self.loss.beta
         for _ in range(self.max_iter):
             if not len(going):

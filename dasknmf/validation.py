@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
@@ -16,6 +16,7 @@ from dasknmf.errors import DataError, MemoryLimitError
 from dasknmf.inputs.base import check_shape
 from dasknmf.losses import Loss
 from dasknmf.model import Init
+from dasknmf.solvers.quadratic import Solver
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
@@ -59,16 +60,16 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
     return X
 
 
-def chosen_solver(model: Any, loss: Loss) -> Literal["cd", "mu"]:
+def chosen_solver(model: Any, loss: Loss) -> Solver:
     """The solver, where "auto" leaves the choice."""
     if model.solver == "auto":
         return "cd" if loss.quadratic else "mu"
-    if model.solver == "cd" and not loss.quadratic:
+    if model.solver != "mu" and not loss.quadratic:
         raise ValueError(
-            f"Invalid beta_loss parameter: solver 'cd' does not handle beta_loss = {loss.beta}; "
+            f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "
             "use solver='mu', which takes every beta_loss."
         )
-    return model.solver
+    return cast(Solver, model.solver)
 
 
 def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:

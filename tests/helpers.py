@@ -20,7 +20,8 @@ from dasknmf import NMF
 
 BETAS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
-ALGORITHMS = [("cd", 2.0), *(("mu", beta) for beta in BETAS)]
+SCIKIT_LEARNS = [("cd", 2.0), *(("mu", beta) for beta in BETAS)]
+ALGORITHMS = [*SCIKIT_LEARNS, ("bpp", 2.0)]
 """The table of solvers and losses: a new solver is one more row."""
 
 PENALTIES = [

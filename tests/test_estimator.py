@@ -341,6 +341,7 @@ def test_bad_parameters(low_rank):
         ({"beta_loss": "poisson"}, "The 'beta_loss' parameter of NMF must be"),
         ({"inner_iter": 0}, "The 'inner_iter' parameter of NMF must be"),
         ({"solver": "cd", "beta_loss": 1.0}, "solver 'cd' does not handle beta_loss = 1.0"),
+        ({"solver": "bpp", "beta_loss": 1.0}, "solver 'bpp' does not handle beta_loss = 1.0"),
         ({"n_components": 20, "init": "nndsvd"}, "init = 'nndsvd' can only be used when"),
         ({"dtype": np.int32}, "dtype is int32; it must be float32, float64 or None"),
         ({"init": "custom"}, "needs both W and H"),

@@ -13,7 +13,7 @@ from sklearn.decomposition import NMF as Theirs
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf.solvers.penalty import Penalties
-from tests.helpers import ALGORITHMS, BETAS, PENALTIES, cuts, fitted, matrices, stored
+from tests.helpers import ALGORITHMS, BETAS, PENALTIES, SCIKIT_LEARNS, cuts, fitted, matrices, stored
 
 algorithms = st.sampled_from(ALGORITHMS)
 inits = st.sampled_from(["random", "nndsvd", "nndsvda", "nndsvdar"])
@@ -39,7 +39,7 @@ def test_chunking_does_not_matter(small_panels, X, data, algorithm, init):
     assert cut.n_iter_ == whole.n_iter_
 
 
-@given(X=matrices(), data=st.data(), solver=st.sampled_from(["cd", "mu"]))
+@given(X=matrices(), data=st.data(), solver=st.sampled_from(["cd", "bpp", "mu"]))
 def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X, data, solver):
     X = X if X.shape[1] <= X.shape[0] else X.T
     rows = data.draw(cuts(X.shape[0]))
@@ -53,7 +53,9 @@ def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X
 
 
 @pytest.mark.parametrize("init", ["random", "nndsvda"])
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
+@pytest.mark.parametrize(
+    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
+)
 def test_schedulers_give_the_same_bits(small_panels, low_rank, cluster, solver, beta, init, tmp_path):
     V = stored(tmp_path / "v.zarr", low_rank, (17, 5))
     parameters = {
@@ -113,7 +115,7 @@ def test_scaling_V_scales_the_fit(X, algorithm, scale):
 
 
 @pytest.mark.parametrize("penalty", [PENALTIES[0], PENALTIES[3]], ids=["plain", "penalised"])
-@pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
+@pytest.mark.parametrize(("solver", "beta"), SCIKIT_LEARNS)
 def test_one_step_is_scikit_learns_iteration(small_panels, low_rank, cluster, solver, beta, penalty):
     rng = np.random.default_rng(3)
     W, H = rng.random((90, 4)), rng.random((4, 14))
@@ -141,7 +143,7 @@ def test_one_step_is_scikit_learns_iteration(small_panels, low_rank, cluster, so
         np.testing.assert_allclose(ours.reconstruction_err_, theirs.reconstruction_err_, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
+@pytest.mark.parametrize(("solver", "beta"), SCIKIT_LEARNS)
 @pytest.mark.parametrize("tol", [1e-2, 1e-3])
 def test_one_step_stops_where_scikit_learn_stops(low_rank, solver, beta, tol):
     rng = np.random.default_rng(3)
@@ -154,7 +156,7 @@ def test_one_step_stops_where_scikit_learn_stops(low_rank, solver, beta, tol):
     np.testing.assert_allclose(ours.components_, theirs.components_, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0)])
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 1.0)])
 def test_float32_follows_float64(low_rank, solver, beta):
     parameters = {"n_components": 3, "solver": solver, "beta_loss": beta, "init": "random"}
     single, W_single = fitted(low_rank.astype(np.float32), **parameters)
@@ -189,3 +191,18 @@ def test_exchanged_roles_exchange_the_penalties(low_rank, penalty):
         return loss + both.value((W.sum(), (W**2).sum()), H)
 
     assert objective(W, ours.components_) == pytest.approx(objective(W_theirs, theirs.components_), rel=0.02)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_exact_solves_end_where_coordinate_descent_ends(low_rank, penalty):
+    parameters = {"n_components": 3, "init": "nndsvda", "max_iter": 100, "tol": 1e-6, **penalty}
+    cd, _ = fitted(low_rank, solver="cd", **parameters)
+    bpp, _ = fitted(low_rank, solver="bpp", **parameters)
+    assert bpp.history_[-1].objective <= 1.02 * cd.history_[-1].objective
+
+
+def test_steps_are_not_counted_where_solves_are_exact(low_rank):
+    one, W_one = fitted(low_rank, n_components=3, solver="bpp", inner_iter=1)
+    other, W_other = fitted(low_rank, n_components=3, solver="bpp", inner_iter=7)
+    np.testing.assert_array_equal(W_other, W_one)
+    np.testing.assert_array_equal(other.components_, one.components_)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dasknmf.blocks import sums
+from dasknmf.blocks import ratios, sums
 from dasknmf.blocks.base import Sums
 
 _TILE_BYTES = 2**21
@@ -146,30 +146,34 @@ class DenseTile:
         n_rows = len(self.V)
         P = np.matmul(W, H, out=self._scratch.get("P", n_rows))
         Q = self._scratch.get("Q", n_rows)
+        V = self._by_rows()
+        v, p, q = V.reshape(-1), P.reshape(-1), Q.reshape(-1)
         if beta == 1:
-            total = float(W.sum(axis=0, dtype=np.float64) @ H.sum(axis=1, dtype=np.float64))
-            np.maximum(P, eps, out=P)
-            np.divide(self.V, P, out=Q)
-            return DenseRatio(self.V, Q, None, P, beta, total)
-        if beta < 2:
-            np.maximum(P, eps, out=P)
+            ratios.kullback_leibler(v, p, q, eps)
+            return DenseRatio(V, Q, None, P, beta)
         R = self._scratch.get("R", n_rows)
         if beta == 0:
-            # (v / p) / p: the square of 1 / p would overflow long before this does.
-            np.divide(1, P, out=R)
-            np.multiply(self.V, R, out=Q)
-            np.multiply(Q, R, out=Q)
+            ratios.itakura_saito(v, p, q, R.reshape(-1), eps)
         else:
+            if beta < 2:
+                ratios.raised(p, eps)
             np.power(P, beta - 2, out=Q)
-            np.multiply(Q, P, out=R)
-            np.multiply(self.V, Q, out=Q)
-        return DenseRatio(self.V, Q, R, P, beta, 0.0)
+            ratios.weighted(v, p, q, R.reshape(-1))
+        return DenseRatio(V, Q, R, P, beta)
+
+    def _by_rows(self) -> np.ndarray:
+        """V with its rows in one piece, as the element-wise loops walk it."""
+        if not self.V.flags.c_contiguous:
+            rows = self._scratch.get("values by rows", len(self.V))
+            np.copyto(rows, self.V)
+            self.V = rows
+        return self.V
 
 
 class DenseRatio:
     """Q = V ∘ P^{β−2} and R = P^{β−1} of a dense tile; see `dasknmf.blocks.base.Ratio`."""
 
-    __slots__ = ("P", "Q", "R", "V", "beta", "total")
+    __slots__ = ("P", "Q", "R", "V", "beta")
 
     def __init__(
         self,
@@ -178,14 +182,12 @@ class DenseRatio:
         R: np.ndarray | None,
         P: np.ndarray,
         beta: float,
-        total: float,
     ) -> None:
         self.V = V
         self.Q = Q
         self.R = R
         self.P = P
         self.beta = beta
-        self.total = total
 
     def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self.Q, Ht)
@@ -202,29 +204,14 @@ class DenseRatio:
         B += np.matmul(W.T, self.R)
 
     def loss(self) -> float:
-        """D(V | P) less its constant; overwrites P, which nothing needs any more."""
-        V, Q, R, P = self.V, self.Q, self.R, self.P
-        beta = self.beta
-        if beta == 1:
-            # v log(v / p): where v = 0 the floor makes it 0 · log(tiny) = 0.
-            np.maximum(Q, np.finfo(P.dtype).tiny, out=P)
-            np.log(P, out=P)
-            return product_sum(V, P) - sums.total(_flat(V)) + self.total
-        assert R is not None
-        if beta == 0:
-            np.multiply(V, R, out=P)
-            ratio = sums.total(_flat(P))
-            np.log(P, out=P)
-            return ratio - sums.total(_flat(P)) - P.size
-        powers = product_sum(R, P)
-        return ((beta - 1) * powers - beta * product_sum(V, R)) / (beta * (beta - 1))
-
-
-def product_sum(left: np.ndarray, right: np.ndarray) -> float:
-    """Σ u v over two tiles of one shape, in float64."""
-    if left.flags.c_contiguous and right.flags.c_contiguous:
-        return float(sums.product_total(left.reshape(-1), right.reshape(-1)))
-    return float(np.einsum("ij,ij->", left, right, dtype=np.float64))
+        v = self.V.reshape(-1)
+        if self.beta == 1:
+            return float(ratios.kullback_leibler_loss(v, self.P.reshape(-1), self.Q.reshape(-1)))
+        assert self.R is not None
+        r = self.R.reshape(-1)
+        if self.beta == 0:
+            return float(ratios.itakura_saito_loss(v, r))
+        return float(ratios.weighted_loss(v, self.P.reshape(-1), r, self.beta))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -19,12 +19,10 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.kernel import kernel
+from dasknmf.solvers.lanes import LANES, add_product, still_going, turn_in, turn_out
 
 EAGERNESS = 0.5
 """α of Gillis & Glineur (2012) for coordinate descent."""
-
-LANES = 16
-"""Rows that move side by side, one per vector lane; each row's numbers do not depend on the others."""
 
 
 @kernel
@@ -52,10 +50,8 @@ def _move(
         width = min(LANES, n_rows - start)
         for lane in range(LANES):
             going[lane] = lane < width
-        for lane in range(width):
-            for t in range(k):
-                w[t, lane] = W[start + lane, t]
-                n[t, lane] = N[start + lane, t]
+        turn_in(w, W, start, width)
+        turn_in(n, N, start, width)
         for step in range(count):
             for lane in range(LANES):
                 moved[lane] = zero
@@ -65,34 +61,21 @@ def _move(
                     continue
                 for lane in range(LANES):
                     g[lane] = penalty - n[t, lane]
-                for r in range(k):
-                    s = S[t, r]
-                    for lane in range(LANES):
-                        g[lane] += s * w[r, lane]
+                add_product(g, S[t], w)
                 if step == 0:
                     # scikit-learn's measure of optimality: the projected gradient met on the way.
-                    for lane in range(width):
+                    for lane in range(LANES):
                         slope = min(zero, g[lane]) if w[t, lane] == zero else g[lane]
-                        violation += abs(np.float64(slope))
+                        violation += abs(np.float64(slope)) if going[lane] else 0.0
                 for lane in range(LANES):
                     here = w[t, lane]
                     there = max(here - g[lane] / curvature, zero)
                     there = there if going[lane] else here
                     moved[lane] += (there - here) * (there - here)
                     w[t, lane] = there
-            left = 0
-            for lane in range(LANES):
-                if step == 0:
-                    first_moved[lane] = moved[lane]
-                going[lane] = (
-                    going[lane] and moved[lane] > zero and moved[lane] >= tolerance * first_moved[lane]
-                )
-                left += going[lane]
-            if left == 0:
+            if still_going(going, moved, first_moved, tolerance, step) == 0:
                 break
-        for lane in range(width):
-            for t in range(k):
-                W[start + lane, t] = w[t, lane]
+        turn_out(W, w, start, width)
     return violation
 
 

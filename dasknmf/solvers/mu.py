@@ -26,7 +26,7 @@ import numpy as np
 
 from dasknmf.kernel import kernel
 from dasknmf.losses import Loss
-from dasknmf.solvers.cd import LANES
+from dasknmf.solvers.lanes import LANES, add_product, still_going, turn_in, turn_out
 from dasknmf.solvers.penalty import Penalty
 
 EAGERNESS = 2.0
@@ -58,18 +58,13 @@ def _move(
         width = min(LANES, n_rows - start)
         for lane in range(LANES):
             going[lane] = lane < width
-        for lane in range(width):
-            for t in range(k):
-                w[t, lane] = W[start + lane, t]
-                n[t, lane] = N[start + lane, t]
+        turn_in(w, W, start, width)
+        turn_in(n, N, start, width)
         for step in range(count):
             for t in range(k):
                 for lane in range(LANES):
                     b[t, lane] = penalty
-                for r in range(k):
-                    s = S[t, r]
-                    for lane in range(LANES):
-                        b[t, lane] += s * w[r, lane]
+                add_product(b[t], S[t], w)
             for lane in range(LANES):
                 moved[lane] = zero
             for t in range(k):
@@ -79,19 +74,9 @@ def _move(
                     there = here * n[t, lane] / denominator if going[lane] else here
                     moved[lane] += (there - here) * (there - here)
                     w[t, lane] = there
-            left = 0
-            for lane in range(LANES):
-                if step == 0:
-                    first_moved[lane] = moved[lane]
-                going[lane] = (
-                    going[lane] and moved[lane] > zero and moved[lane] >= tolerance * first_moved[lane]
-                )
-                left += going[lane]
-            if left == 0:
+            if still_going(going, moved, first_moved, tolerance, step) == 0:
                 break
-        for lane in range(width):
-            for t in range(k):
-                W[start + lane, t] = w[t, lane]
+        turn_out(W, w, start, width)
 
 
 def move(

@@ -11,7 +11,8 @@
 A start that gives H alone is *cold*: the first move is then the exact solution W(V, H).
 
 The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
-the panels: with one step it is scikit-learn's iteration.
+the panels: with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` puts the exact
+minimisers in place of steps: alternating nonnegative least squares.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
-from dasknmf.solvers import cd, cold, mu
+from dasknmf.solvers import cd, cold, mu, nnls
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
 
 _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
+
+Solver = Literal["cd", "bpp", "mu"]
 
 _W_STREAM, _H_STREAM = 0, 1
 
@@ -54,7 +57,7 @@ class QuadraticPass:
     k: int
     n_features: int
     dtype: np.dtype
-    solver: Literal["cd", "mu"]
+    solver: Solver
     inner: Inner
     penalties: Penalties = Penalties()
     shuffle_seed: int | None = None
@@ -75,11 +78,11 @@ class QuadraticPass:
         return Small(
             H=H,
             Ht=np.ascontiguousarray(H.T),
-            S=S.astype(self.dtype),
+            # Factorizations need the digits that sweeps do not.
+            S=S if self.solver == "bpp" or cold.is_cold(state) else S.astype(self.dtype),
             order=self._order(_iteration(state), _W_STREAM),
             eps=float(state["eps"]),
-            # The loss of the start, which scikit-learn's rule for "mu" compares with, needs it too.
-            residual=_residual(state) or (_iteration(state) == 0 and not cold.is_cold(state)),
+            residual=_residual(state) or self._told_at_start(state),
             cold=cold.is_cold(state),
         )
 
@@ -127,7 +130,7 @@ class QuadraticPass:
             loss, loss_at = gram, "end"
             H_in = H64
             W_in = (float(tally["usage"].sum()), float(np.trace(G)))
-        if iteration == 0 and not cold.is_cold(state):
+        if self._told_at_start(state):
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in)
         after = cold.warmed(state) | {
@@ -137,6 +140,10 @@ class QuadraticPass:
             "usage": tally["usage"],
         }
         return after, Outcome(loss, objective, loss_at, measures)
+
+    def _told_at_start(self, state: State) -> bool:
+        """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
+        return self.solver == "mu" and _iteration(state) == 0 and not cold.is_cold(state)
 
     def _moved_H(self, state: State, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
         """H after its steps, in V's dtype, and the violation met by the first of them.
@@ -172,6 +179,9 @@ class QuadraticPass:
         """Move the rows of one factor in place; the violation met, for coordinate descent."""
         if self.solver == "cd":
             return cd.move(F, cross, gram, penalty.l1, order, count, self.inner.delta)
+        if self.solver == "bpp":
+            nnls.solve(F, cross, gram, penalty.l1)
+            return 0.0
         mu.move(F, cross, gram, penalty.l1, count, self.inner.delta, eps)
         return 0.0
 
