@@ -51,13 +51,14 @@ class StubSource:
     dtype = np.dtype(np.float32)
     in_process = False
     slab_bytes = ROWS * FEATURES * 4
+    staged_bytes = 0
 
     def __init__(self, n_panels: int) -> None:
         self.shape = (n_panels * ROWS, FEATURES)
         self.reader = StubReader()
         self.cuts = np.arange(0, n_panels * ROWS + 1, ROWS)
 
-    def chunk_keys(self, panel: Panel) -> list[list[Any]]:
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Any]]:
         return []
 
     def upstream(self) -> dict[Any, Any]:

@@ -201,12 +201,13 @@ class TestPasses:
 
     def test_fortran_and_strided_chunks(self, low_rank):
         X = da.from_array(np.asfortranarray(low_rank), chunks=(30, 14))
-        _, expected = fitted(low_rank, n_components=3, init="random", beta_loss=0.5)
-        _, W = fitted(X, n_components=3, init="random", beta_loss=0.5)
+        parameters = {"init": "random", "beta_loss": 0.5, "inner_iter": 2}
+        _, expected = fitted(low_rank, n_components=3, **parameters)
+        _, W = fitted(X, n_components=3, **parameters)
         np.testing.assert_allclose(W, expected, rtol=1e-7)
         wide = np.zeros((90, 28))
         wide[:, ::2] = low_rank
-        _, W = fitted(wide[:, ::2], n_components=3, init="random", beta_loss=0.5)
+        _, W = fitted(wide[:, ::2], n_components=3, **parameters)
         np.testing.assert_allclose(W, expected, rtol=1e-7)
 
     def test_many_panels_make_one_task(self, V, monkeypatch):

@@ -35,6 +35,8 @@ MODELS = {
     "cd": {"init": "nndsvda", "solver": "cd"},
     "kl": {"init": "random", "beta_loss": "kullback-leibler"},
     "custom": {"init": "custom"},
+    "sketch": {"init": "sketch"},
+    "sample": {"init": "sample", "beta_loss": "kullback-leibler", "sample_bytes": 45 * 14 * 8},
 }
 
 

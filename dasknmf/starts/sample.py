@@ -2,9 +2,9 @@
 
 Row r is drawn if a number that depends on the seed and on r alone is below the share that fits into
 `sample_bytes`: rows of real data are ordered by donor, date or place, so rows of a few chunks would be
-no sample. The first exact pass audits: where fresh rows of a tile fit far worse than those of the
-sample did, they come back with the tallies, and if much of the loss is theirs, H is fitted once more,
-to both, without another read.
+no sample. The first exact pass audits: it brings back fresh rows with their losses, and where stretches
+of V that cost far more than the sample hold much of the loss, H is fitted once more, to both, without
+another read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from dasknmf.solvers import cold
 from dasknmf.starts import random, survey
 from dasknmf.starts.trial import Trial
 
+_AUDITED = 0.25
+"""Rows of the audit, in units of those of the sample."""
+_STRETCHES = 256
+"""Equal parts of V's rows, whatever its panels are."""
 _FAR = 3.0
-"""A tile is unlike the sample where its rows cost this many times what the sample's do."""
+"""A stretch is unlike the sample where its rows cost this many times what the sample's do."""
 _MUCH = 0.05
-"""H is fitted again where such tiles hold this share of the loss."""
+"""H is fitted again where such stretches hold this share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +51,38 @@ class Draw:
         return None
 
     def tally(self) -> Tally:
-        return Tally({"sample": self.nothing()})
+        return Tally({"sample": self._nothing(), "columns": np.zeros(self.n_features)})
 
-    def nothing(self) -> Drawn:
-        """No rows yet."""
-        dtype = self.trial.dtype
-        nbytes = int(self.share * self.trial.n_rows * self.n_features * dtype.itemsize)
-        return Drawn(self.n_features, dtype, nbytes)
+    def _nothing(self) -> Drawn:
+        return nothing(self.n_features, self.trial, self.share)
 
     def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
-        drawn = self.rows_of(tile, 0)
-        tally["sample"] += self.nothing().plus(drawn + tile.first, tile.take(drawn))
-
-    def rows_of(self, tile: Tile, number: int) -> np.ndarray:
-        """Rows of a tile that draw `number` takes, counted within the tile; draws are disjoint."""
-        n_rows = tile.rows.stop - tile.rows.start
-        numbers = random.uniform_rows(self.trial.seed, random.DRAW_STREAM, tile.first, n_rows)
-        return np.flatnonzero((number * self.share <= numbers) & (numbers < (number + 1) * self.share))
+        drawn = drawn_from(tile, self.trial.seed, 0.0, self.share)
+        tally["sample"] += self._nothing().plus(drawn + tile.first, tile.take(drawn))
+        tally["columns"] += tile.column_sums()
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         V = tally["sample"].values
+        columns = tally["columns"] / self.trial.n_rows
         if not len(V):  # a V of few rows and a small share
-            V = np.full((1, self.n_features), float(state["mean"]), self.trial.dtype)
-        found = self.trial.of_rows(V)
+            V = columns[None].astype(self.trial.dtype)
+        found = self.trial.of_rows(V, columns)
         after = state | {"chosen": found.H}
         if self.share < 1:
-            after |= {"sample": V, "expected": np.asarray(found.loss / len(V))}
+            after |= {"sample": V, "columns": columns, "expected": np.asarray(found.loss / len(V))}
         return after, Outcome()
+
+
+def nothing(width: int, trial: Trial, share: float) -> Drawn:
+    """No rows yet, of an expected share of V's."""
+    return Drawn(width, trial.dtype, int(share * trial.n_rows * width * trial.dtype.itemsize))
+
+
+def drawn_from(tile: Tile, seed: int, low: float, high: float) -> np.ndarray:
+    """Rows of a tile whose numbers are in [low, high), counted within the tile."""
+    n_rows = tile.rows.stop - tile.rows.start
+    numbers = random.uniform_rows(seed, random.DRAW_STREAM, tile.first, n_rows)
+    return np.flatnonzero((low <= numbers) & (numbers < high))
 
 
 @dataclass(frozen=True)
@@ -94,34 +103,47 @@ class Audited:
         return self.phase.widths
 
     def prepare(self, state: State) -> Any:
-        H = state["H"].astype(np.float64)
-        return self.phase.prepare(state), H, float(state["expected"]), float(state["eps"])
+        return self.phase.prepare(state), state["H"].astype(np.float64), float(state["eps"])
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | {"far": self.draw.nothing(), "audit": np.zeros(2)})
+        return Tally(self.phase.tally().values | {"audit": self._nothing()})
+
+    def _nothing(self) -> Drawn:
+        # One column more, for the row's loss.
+        return nothing(self.draw.n_features + 1, self.draw.trial, _AUDITED * self.draw.share)
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, H, expected, eps = small
+        inner, H, eps = small
         self.phase.tile(tile, rows, inner, tally)
-        seen = self.draw.rows_of(tile, 1)
-        if not len(seen):
-            return
-        V = tile.take(seen)
-        losses = self.draw.trial.loss.rows(V, rows["W"][seen].astype(np.float64) @ H, eps)
-        far = losses.mean() > _FAR * expected
-        if far:
-            tally["far"] += self.draw.nothing().plus(seen + tile.first, V)
-        tally["audit"] += (losses.sum(), losses.sum() * far)
+        trial, share = self.draw.trial, self.draw.share
+        seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
+        if len(seen):
+            V = tile.take(seen)
+            losses = trial.loss.rows(V, rows["W"][seen].astype(np.float64) @ H, eps)
+            V = np.column_stack([V, losses.astype(V.dtype)])
+            tally["audit"] += self._nothing().plus(seen + tile.first, V)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        sample = state["sample"]
-        state = {name: value for name, value in state.items() if name not in ("sample", "expected")}
+        extra = {name: state[name] for name in ("sample", "columns", "expected")}
+        state = {name: value for name, value in state.items() if name not in extra}
         after, outcome = self.phase.update(tally, state)
-        total, far = tally["audit"]
-        if far > _MUCH * total:
-            found = self.draw.trial.of_rows(np.concatenate([sample, tally["far"].values]))
+        far = self._far(tally["audit"], float(extra["expected"]))
+        if len(far):
+            found = self.draw.trial.of_rows(np.concatenate([extra["sample"], far]), extra["columns"])
             after = cold.started(after, found.H)
         return after, outcome
+
+    def _far(self, audit: Drawn, expected: float) -> np.ndarray:
+        """Audited rows of stretches that are unlike the sample; none where they hold little."""
+        rows = audit.values
+        losses = rows[:, -1].astype(np.float64)
+        stretch = audit.indices * _STRETCHES // self.draw.trial.n_rows
+        counts = np.bincount(stretch, minlength=_STRETCHES)
+        sums = np.bincount(stretch, losses, minlength=_STRETCHES)
+        far = (sums > _FAR * expected * counts)[stretch]
+        if losses[far].sum() <= _MUCH * losses.sum():
+            far[:] = False
+        return np.ascontiguousarray(rows[far, :-1])
 
 
 @dataclass(frozen=True)
@@ -145,5 +167,5 @@ class Chosen:
         """Its rows come from the first exact pass."""
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        sample = {name: state[name] for name in ("sample", "expected") if name in state}
+        sample = {name: state[name] for name in ("sample", "columns", "expected") if name in state}
         return cold.started(survey.kept(state) | sample, state["chosen"]), Outcome()

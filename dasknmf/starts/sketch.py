@@ -15,8 +15,8 @@ import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Drawn, Outcome, Rows, State, Tally
-from dasknmf.starts import random
 from dasknmf.starts.nndsvd import Projection
+from dasknmf.starts.sample import drawn_from, nothing
 from dasknmf.starts.trial import Trial
 
 _ROWS = (8192, 256)
@@ -50,18 +50,15 @@ class Sketch:
         return self.projection.prepare(state)
 
     def _nothing(self) -> Drawn:
-        width, dtype = self.projection.width, self.trial.dtype
-        return Drawn(width, dtype, int(self._share * self.trial.n_rows * width * dtype.itemsize))
+        return nothing(self.projection.width, self.trial, self._share)
 
     def tally(self) -> Tally:
         return Tally(self.projection.tally().values | {"rows": self._nothing()})
 
     def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
         self.projection.tile(tile, rows, small, tally)
-        R = rows["R"]
-        numbers = random.uniform_rows(self.trial.seed, random.DRAW_STREAM, tile.first, len(R))
-        drawn = np.flatnonzero(numbers < self._share)
-        tally["rows"] += self._nothing().plus(drawn + tile.first, R[drawn])
+        drawn = drawn_from(tile, self.trial.seed, 0.0, self._share)
+        tally["rows"] += self._nothing().plus(drawn + tile.first, rows["R"][drawn])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.projection.update(tally, state)

@@ -76,10 +76,10 @@ class Trial:
     n_rows: int
     positive: bool
 
-    def of_rows(self, V: np.ndarray) -> Fitted:
-        """From dense rows, in the model's dtype."""
+    def of_rows(self, V: np.ndarray, columns: np.ndarray) -> Fitted:
+        """From dense rows, in the model's dtype; `columns` are the column means of all of V."""
         found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_both(V)
-        return self._safe(found, V.mean(axis=0, dtype=np.float64))
+        return self._safe(found, columns)
 
     def of_sketch(self, R: np.ndarray, Q: np.ndarray, mean: float) -> Fitted:
         """From rows of R = V Q, Q with orthonormal columns; `mean` is that of V. Quadratic loss only."""
