@@ -235,10 +235,9 @@ class WorkerSide:
     checked: bool
     smalls: tuple[Any, ...] = ()
 
-    def states(self) -> list[State]:
-        """The state that each phase starts from."""
-        left = self.factors.read_states(self.state)
-        return [left[model] for model in self.entering] if left else [{} for _ in self.phases]
+    def state_of(self, position: int) -> State:
+        """What a phase starts from."""
+        return self.factors.read_state(self.state, self.entering[position])
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
@@ -261,7 +260,7 @@ class WorkerSide:
 
 
 def _load(side: WorkerSide) -> WorkerSide:
-    smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, side.states(), strict=True))
+    smalls = tuple(phase.prepare(side.state_of(i)) for i, phase in enumerate(side.phases))
     return replace(side, smalls=smalls)
 
 
@@ -337,7 +336,7 @@ def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> 
     if total[1].lost:
         raise StageLost(total[1].lost)
     with np.errstate(all="ignore"):  # as in `visit`
-        state, outcome = side.phases[model].update(total[0][model], side.states()[model])
+        state, outcome = side.phases[model].update(total[0][model], side.state_of(model))
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
     state = {name: np.array(value, order="C") for name, value in state.items()}
     side.factors.write_state(side.name, model, state)

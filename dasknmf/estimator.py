@@ -428,7 +428,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _finish(self, run: Any, grid: Grid, transposed: bool, init: str) -> Any:
         """Set the fitted attributes; W, lazily over the run's factors."""
         position, history = run.position, run.history
-        state = run.factors.read_states(position.state)[position.leader]
+        state = run.factors.read_state(position.state, position.leader)
         W, H = oriented(run.factors, position, grid, transposed=transposed)
         self.components_ = H
         self.n_components_ = len(H)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from dasknmf.model import Lineup, Model
 from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome, Phase
 from dasknmf.schedulers import Scheduler
+from dasknmf.solvers import nnls
 from dasknmf.starts import survey
 from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
@@ -79,7 +81,7 @@ class Fit:
         at = self.run.position
         try:
             one, outcomes, ledger, seconds = self._passed(lineup)
-            state = self.run.factors.read_states(one.name)[0]
+            state = self.run.factors.read_state(one.name, 0)
             survey.check(state, self.model.loss, self.model.shape, self.model.dtype)
         except (DataError, NumericalError):
             if not at.passes:
@@ -133,7 +135,9 @@ class Fit:
             # The pair that entered is the answer, and this pass has evaluated it: undo its moves.
             self.run.forget(one.leaves)
             record = replace(record, phase="closing", iteration=at.iteration)
-            after = replace(at, passes=at.passes + 1, outcome=Ending.CONVERGED.value)
+            after = replace(
+                at, passes=at.passes + 1, leader=one.entering[leader], outcome=Ending.CONVERGED.value
+            )
         else:
             after = replace(
                 at,
@@ -238,7 +242,7 @@ class Fit:
         return tuple(found[panel.index] for panel in self.grid)
 
     def _state(self) -> dict[str, np.ndarray]:
-        return self.run.factors.read_states(self.run.position.state)[self.run.position.leader]
+        return self.run.factors.read_state(self.run.position.state, self.run.position.leader)
 
     def projections(self) -> list[Projection]:
         """What each kind of pass will hold in one process."""
@@ -256,7 +260,7 @@ class Fit:
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=slab,
-                tiles=scratch_bytes(n_features, self.model.dtype),
+                tiles=scratch_bytes(n_features, self.model.dtype) + nnls.scratch_bytes(self.model.k),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
                 drawn=sum(tally.capacity for tally in tallies),
@@ -270,7 +274,8 @@ class Fit:
 
 
 def _objective(outcome: Outcome) -> float:
-    return float("inf") if outcome.objective is None else outcome.objective
+    known = outcome.objective is not None and math.isfinite(outcome.objective)
+    return float(outcome.objective or 0.0) if known else math.inf
 
 
 def _tells_loss(record: Record) -> bool:

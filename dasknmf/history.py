@@ -38,7 +38,8 @@ class Record:
     objective: float | None
     """The loss with penalties: what the solver lowers."""
     loss_at: str | None
-    """``"end"``: the loss of the pair that the pass made; ``"entry"``: of the pair that entered."""
+    """``"end"``: the loss of the pair that the pass made; ``"entry"``: of the pair that entered;
+    ``"solved"``: of the H that entered with the W that the pass solved for it."""
     change: float | None
     """Relative decrease of the objective since the last record that has one."""
     seconds: float
@@ -155,6 +156,8 @@ class RemainingGain:
         last = passes[-1]
         assert last.loss is not None
         assert last.loss_at is not None
+        if last.loss_at == "solved":
+            return None  # H has moved since, and the pair of this loss is kept nowhere
         known = last.loss_at == "entry" or not last.measures.get("imprecise")
         if known and last.loss <= self.floor:
             return Stop(last.loss_at)

@@ -43,9 +43,12 @@ def identity_of(
         "l1_ratio": float(estimator.l1_ratio),
         "shuffle": bool(model.shuffle),
         "inner_iter": inner_iter,
-        "sample_bytes": model.sample_bytes,
-        "streamed": model.streamed,
     }
+    if model.init == "sample":
+        parameters["sample_bytes"] = int(model.sample_bytes)
+    if not model.loss.quadratic and model.inner_iter == "auto":
+        # How often W moves between two reads depends on it.
+        parameters["X_in_memory"] = not model.streamed
     for name, factor in zip("WH", start, strict=True):
         if factor is not None:
             parameters[name] = _digest(factor)

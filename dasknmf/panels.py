@@ -22,8 +22,8 @@ _SLAB_BYTES = 16 * 2**20
 _MOST_TASKS = 4096
 _SLAB_COPIES = 3.0
 """Peak of reading a slab over its decoded bytes: it, its chunks decoded, and as they were stored."""
-_DRAWN_COPIES = 3
-"""Rows that a start draws are held as they come, in one piece, and scaled."""
+_DRAWN_COPIES = 4
+"""Rows that a start draws are held as they come, in one piece, scaled, and a part of them again."""
 _RUNTIME_BYTES = 192 * 2**20
 """What a process has only once it has run: compiled kernels, the threads of the store, and freed
 slabs that the allocator keeps for the next."""

@@ -54,6 +54,10 @@ class Drawn:
         """The rows, shape (drawn, width)."""
         return np.concatenate([np.zeros((0, self.width), self.dtype), *(rows for _, rows in self.parts)])
 
+    def packed(self) -> Drawn:
+        """With its rows in one piece."""
+        return replace(self, parts=((self.indices, self.values),) if self.parts else ())
+
     @property
     def nbytes(self) -> int:
         return sum(indices.nbytes + rows.nbytes for indices, rows in self.parts)
@@ -84,6 +88,11 @@ class Tally:
     def nbytes(self) -> int:
         return sum(value.nbytes for value in self.values.values())
 
+    def packed(self) -> Tally:
+        """With the rows drawn from the tiles of a panel in one piece, to travel as one."""
+        whole = {name: value.packed() for name, value in self.values.items() if isinstance(value, Drawn)}
+        return Tally(self.values | whole)
+
     @property
     def capacity(self) -> int:
         """Bytes that drawn rows will take in the whole tally."""
@@ -99,7 +108,8 @@ class Outcome:
     objective: float | None = None
     """The loss with penalties: what the solver lowers."""
     loss_at: str | None = None
-    """``"end"``: of the pair that the pass made; ``"entry"``: of the pair that entered it."""
+    """``"end"``: of the pair that the pass made; ``"entry"``: of the pair that entered it; ``"solved"``:
+    of the H that entered with the W that the pass solved for it."""
     measures: dict[str, float] = field(default_factory=dict)
     """What the solver's own stop rule needs."""
 
@@ -170,7 +180,7 @@ def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -
             for visitor, tally in zip(visitors, tallies, strict=True):
                 rows = {name: array[tile.rows] for name, array in visitor.rows.items()}
                 visitor.phase.tile(tile, rows, visitor.small, tally)
-    return tallies
+    return [tally.packed() for tally in tallies]
 
 
 def add(parts: Iterable[Tally]) -> Tally:

@@ -22,6 +22,7 @@ _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
 _SMALL_BYTES = {True: 2**27, False: 2**20}
 """V below which reads cost less than a fitted start, for the Frobenius loss and for others."""
+_LEAST_ROWS = 4
 _SAMPLED_ROWS = 100
 """For each component, below which a sample of rows knows too little of H."""
 
@@ -98,10 +99,10 @@ def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: n
         if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
             return "sample"
         return "sketch" if loss.quadratic and k <= min(shape) else plain
-    if model.init == "sample" and sampled < min(2 * k, n_rows):
+    if model.init == "sample" and sampled < min(_LEAST_ROWS * k, n_rows):
         raise ValueError(
             f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes} bytes; "
-            f"init='sample' fits {k} components to them and needs {2 * k}: raise sample_bytes."
+            f"init='sample' fits {k} components to them and needs {_LEAST_ROWS * k}: raise sample_bytes."
         )
     if model.init == "sketch" and not loss.quadratic:
         raise ValueError(

@@ -67,6 +67,15 @@ def test_what_left_its_range_is_not_hidden(beta, where):
     assert not np.isfinite(A).all() or (np.isinf(where) and beta < 1)
 
 
+@pytest.mark.parametrize("lost", [np.inf, np.nan])
+def test_a_quotient_out_of_range_is_not_hidden(lost):
+    one = np.ones(40)
+    q = one.copy()
+    q[17] = lost
+    assert not np.isfinite(ratios.kullback_leibler_loss(one, one, q))
+    assert not np.isfinite(ratios.itakura_saito_loss(one, q))
+
+
 def test_logarithm():
     x = np.concatenate(
         [2.0 ** np.arange(-1020, 1020), np.random.default_rng(0).gamma(0.5, size=20000), [1.0]]

@@ -107,14 +107,16 @@ def test_no_objective_rises(kind):
     dtype=st.sampled_from([np.float32, np.float64]),
     k=st.integers(1, 12),
     seed=st.integers(0, 99),
+    warm=st.sampled_from([0.0, 0.1, 0.6]),
+    l1=st.sampled_from([0.0, 0.01]),
 )
-def test_a_row_does_not_depend_on_the_rows_that_move_with_it(rows, kind, dtype, k, seed):
+def test_a_row_does_not_depend_on_the_rows_that_move_with_it(rows, kind, dtype, k, seed, warm, l1):
     V, H = problem(kind, k=max(k, 3), n=150, seed=seed)
     N = (V @ H.T).astype(dtype)
     S = H @ H.T
     rng = np.random.default_rng(seed)
     start = (rng.random(N.shape) * (rng.random(N.shape) < 0.3)).astype(dtype)
-    start[rng.random(150) < 0.4] = 0
+    start[rng.random(150) >= warm] = 0
     edges = np.cumsum([0, *rows])
 
     def moved(step, W):
@@ -127,9 +129,9 @@ def test_a_row_does_not_depend_on_the_rows_that_move_with_it(rows, kind, dtype, 
     order = np.arange(len(S))
     narrow = S.astype(dtype)
     for step in (
-        lambda W, N: nnls.solve(W, N, S, 0.01),
-        lambda W, N: cd.move(W, N, narrow, 0.01, order, 4, 0.1),
-        lambda W, N: mu.move(W, N, narrow, 0.01, 4, 0.1, 1e-9),
+        lambda W, N: nnls.solve(W, N, S, l1),
+        lambda W, N: cd.move(W, N, narrow, l1, order, 4, 0.1),
+        lambda W, N: mu.move(W, N, narrow, l1, 4, 0.1, 1e-9),
     ):
         np.testing.assert_array_equal(*moved(step, start.copy()))
 

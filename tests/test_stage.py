@@ -20,6 +20,7 @@ from dasknmf import open_run, panels, stage
 from dasknmf.cli import main
 from dasknmf.errors import DataChangedError, DataError, MemoryLimitError, StageError
 from dasknmf.inputs import grid_of, source_of
+from dasknmf.stage import staged
 from dasknmf.stage.kept import Packed, Staged
 from tests.helpers import fitted, stored
 
@@ -566,3 +567,13 @@ def test_the_command_line_stages(V, place, tmp_path, kind):
         main, [*arguments, "--overwrite", "--stage", str(place["directory"] / "theirs")]
     )
     assert refused.exit_code == 5, refused.output
+
+
+def test_files_of_several_machines_are_no_stage_for_dask_arrays(low_rank):
+    class Elsewhere:
+        def scheduler_info(self, n_workers):
+            return {"workers": {"a": {"host": "10.0.0.1"}, "b": {"host": "10.0.0.2"}}}
+
+    source = source_of(da.from_array(low_rank, chunks=(30, 14)))
+    with pytest.raises(StageError, match="2 machines"), staged(source, grid_of(source), "/tmp", Elsewhere()):
+        pass

@@ -13,7 +13,8 @@ from sklearn.decomposition import NMF as Theirs
 
 from dasknmf import NMF, validation
 from dasknmf.blocks.lowrank import LowRankBlock
-from dasknmf.errors import DataError, MemoryLimitError
+from dasknmf.errors import DataError, MemoryLimitError, NumericalError
+from dasknmf.losses import Loss
 from dasknmf.model import Model
 from dasknmf.starts import random, sample, trial
 from dasknmf.starts.trial import Fitted, Trial
@@ -146,6 +147,46 @@ def test_rows_unlike_the_sample_are_seen_in_the_first_pass(counts, monkeypatch):
     assert audited.history_[-1].loss < blind.history_[-1].loss
 
 
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 4])
+@pytest.mark.parametrize(("init", "solver", "beta"), CASES)
+@pytest.mark.parametrize("exact", [False, True], ids=["counts", "exact rank"])
+def test_the_loss_told_is_that_of_the_pair_returned(counts, monkeypatch, exact, init, solver, beta, max_iter):
+    """Also where the audit fits H once more, which the first pass only prepares."""
+    monkeypatch.setattr(sample, "_FAR", 0.0)
+    monkeypatch.setattr(sample, "_MUCH", 0.0)
+    rng = np.random.default_rng(0)
+    V = rng.random((300, 4)) @ rng.random((4, 40)) + 0.1 if exact else counts[:300]
+    model, W = fitted(
+        V,
+        n_components=5,
+        solver=solver,
+        beta_loss=beta,
+        init=init,
+        sample_bytes=100 * 40 * 8,
+        max_iter=max_iter,
+    )
+    loss = Loss(beta).rows(V, W @ model.components_, np.finfo(np.float32).eps * V.mean()).sum()
+    scale = (V**2).sum() if beta == 2 else loss
+    assert model.history_[-1].loss == pytest.approx(loss, rel=1e-9, abs=1e-13 * scale)
+
+
+def test_a_trial_out_of_range_ends_no_fit(counts, monkeypatch):
+    def lost(self, *arguments):
+        raise NumericalError("out of range")
+
+    monkeypatch.setattr(Trial, "_descended", lost)
+    _, W = fitted(counts, n_components=5, init="sample", max_iter=20, tol=0)
+    _, W_without = fitted(counts, n_components=5, init="random", max_iter=20, tol=0)
+    np.testing.assert_allclose(W, W_without, rtol=1e-9)
+
+
+def test_a_checkpoint_holds_no_rows_of_V(small_panels, counts, tmp_path):
+    V = stored(tmp_path / "v.zarr", counts, (100, 40))
+    fitted(V, run={"checkpoint": tmp_path / "run"}, n_components=3, init="sample", max_iter=2)
+    largest = max(path.stat().st_size for path in (tmp_path / "run" / "small").rglob("*") if path.is_file())
+    assert largest < 40 * 40 * 8  # of H and of numbers, not of the 64 MiB that were drawn
+
+
 @pytest.mark.parametrize(("init", "plain"), [("sample", "random"), ("sketch", "nndsvda")])
 def test_noise_is_fitted_as_well_as_without(init, plain):
     errors, reads = [], []
@@ -200,7 +241,7 @@ def test_what_none_chooses(monkeypatch, shape, beta, more, init):
     [
         ({"init": "sketch", "beta_loss": 1}, "init = 'sketch' can only be used with the Frobenius loss"),
         ({"init": "sketch", "n_components": 15}, "init = 'sketch' can only be used when n_components"),
-        ({"init": "sample", "sample_bytes": 100}, "sample_bytes is 100, which hold 0 rows"),
+        ({"init": "sample", "sample_bytes": 100}, "sample_bytes is 100, which hold 0 rows .* needs 12"),
     ],
 )
 def test_what_starts_refuse(low_rank, parameters, message):

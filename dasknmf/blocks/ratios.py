@@ -25,6 +25,7 @@ from dasknmf.kernel import kernel
 
 _generated = cast(Callable[[Any], Callable[[Any], Any]], intrinsic)
 _LEAST_NORMAL = float(np.finfo(np.float64).tiny)
+_MOST = float(np.finfo(np.float64).max)
 
 
 @_generated
@@ -77,8 +78,9 @@ def kullback_leibler_loss(v: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
     result = 0.0
     for i in range(v.size):
         x = np.float64(q[i])
-        # x − x is NaN where x left its range, which `log` does not see; v = 0 takes its 0 to 0.
-        result += np.float64(v[i]) * (log(x) - 1.0 + (x - x)) + np.float64(p[i])
+        # `log` does not see an x that left its range; v = 0 takes its 0 to 0.
+        lost = 0.0 if x <= _MOST else np.inf
+        result += np.float64(v[i]) * (log(x) - 1.0 + lost) + np.float64(p[i])
     return result
 
 

@@ -25,19 +25,24 @@ _SHARE = 1e-2
 """Least entry that a multiplicative solver is given, in units of a fair share: zeros could not move."""
 
 
-def is_cold(state: State) -> bool:
-    """Whether W has to be solved afresh for the H of this state."""
-    return bool(state.get("cold", False))
-
-
 def started(state: State, H: np.ndarray) -> State:
-    """The state with an H that has no W yet."""
-    return state | {"H": H, "cold": np.asarray(True)}
+    """The state with an H for which the next pass will solve W; what stands until then stays a pair."""
+    return state | {"next H": H}
+
+
+def is_cold(state: State) -> bool:
+    """Whether the next pass solves W afresh."""
+    return "next H" in state
+
+
+def entered(state: State) -> State:
+    """The state whose H enters the next pass: a fitted one takes the place of what stood."""
+    return state | {"H": state["next H"]} if is_cold(state) else state
 
 
 def warmed(state: State) -> State:
     """The state after W was solved."""
-    return {name: value for name, value in state.items() if name != "cold"}
+    return {name: value for name, value in state.items() if name != "next H"}
 
 
 def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray, l1: float, *, positive: bool) -> None:
@@ -78,13 +83,14 @@ def floored(H: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def weighted(H: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
     """(H ∘ h^{β−2})ᵀ, contiguous and in H's dtype, and S = (H ∘ h^{β−2}) Hᵀ in float64.
 
-    Weights are in units of the mean share, so that no power of V's scale leaves the dtype's range.
+    Weights are in units of the largest.
     """
     H64 = H.astype(np.float64)
     shares = H64.sum(axis=0)
     mean = float(shares.mean()) or 1.0
-    weights = np.maximum(shares / mean, _SHARE) ** (loss.beta - 2.0)
-    Hw = H64 * weights
+    powers = (loss.beta - 2.0) * np.log(np.maximum(shares / mean, _SHARE))
+    # Only their ratios matter: none overflows, and the least may vanish.
+    Hw = H64 * np.exp(powers - powers.max())
     return np.ascontiguousarray(Hw.T).astype(H.dtype), Hw @ H64.T
 
 

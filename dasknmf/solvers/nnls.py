@@ -39,6 +39,11 @@ _COLLINEAR = 1e-13
 _WARM_SWEEPS = 2
 
 
+def scratch_bytes(k: int) -> int:
+    """What one call holds beside its arguments, most of it the factors of the rows side by side."""
+    return 8 * LANES * (k * k + 8 * k)
+
+
 def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray, l1: float) -> None:
     """Replace the rows of W by the exact minimisers; solved in float64 whatever their dtype.
 
@@ -67,13 +72,11 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray, l1: float) -> None:
 
     order = np.arange(k)
     narrow = S.astype(W.dtype)
-    cold = np.flatnonzero(~(W > 0).any(axis=1))
-    if len(cold):
-        guess = W[cold]
-        cd.move(guess, N[cold], narrow, l1, order, 5 + k // 5, 0.0)
-        W[cold] = guess
-    if len(cold) < len(W):
-        cd.move(W, N, narrow, l1, order, _WARM_SWEEPS, 0.0)
+    warm = (W > 0).any(axis=1)
+    for rows, sweeps in ((warm, _WARM_SWEEPS), (~warm, 5 + k // 5)):
+        guess = W[rows]
+        cd.move(guess, N[rows], narrow, l1, order, sweeps, 0.0)
+        W[rows] = guess
     _solve_rows(W, N, unit_S, norms, units, l1)
 
 

@@ -71,6 +71,7 @@ class QuadraticPass:
         return {"W": self.k}
 
     def prepare(self, state: State) -> Small:
+        state = cold.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
         H64 = state["H"].astype(np.float64)
         S = H64 @ H64.T
@@ -92,14 +93,14 @@ class QuadraticPass:
 
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
         W = rows["W"]
+        N = tile.cross(small.Ht)
+        if small.cold:
+            cold.solve(W, N, small.S, self.penalties.W.l1, positive=self.solver == "mu")
         if small.residual:
             residual = tile.residual(W, small.H)
             W64 = W.astype(np.float64)
             tally["entry"] += (residual, W64.sum(), (W64 * W64).sum())
-        N = tile.cross(small.Ht)
-        if small.cold:
-            cold.solve(W, N, small.S, self.penalties.W.l1, positive=self.solver == "mu")
-        else:
+        if not small.cold:
             tally["violation"] += self._move(
                 W, N, small.S, self.penalties.W, small.order, self.inner.rows, small.eps
             )
@@ -108,6 +109,7 @@ class QuadraticPass:
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        state = cold.entered(state)
         A, G, squares = tally["A"], tally["G"], float(state["squares"])
         iteration = _iteration(state)
         H, violation = self._moved_H(state, A, G)
@@ -123,7 +125,7 @@ class QuadraticPass:
         }
         entered, total, total_squares = (float(part) for part in tally["entry"])
         if _residual(state):
-            loss, loss_at = entered, "entry"
+            loss, loss_at = entered, "solved" if cold.is_cold(state) else "entry"
             H_in = state["H"].astype(np.float64)
             W_in = (total, total_squares)
         else:

@@ -60,6 +60,7 @@ class RatioPass:
         return {"W": self.k}
 
     def prepare(self, state: State) -> Small:
+        state = cold.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
         return Small(
             H=H,
@@ -117,6 +118,7 @@ class RatioPass:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         beta = self.loss.beta
+        state = cold.entered(state)
         H_in = state["H"].astype(np.float64)
         B = tally["B"][:, None] if beta == 1 else tally["B"]
         H = mu.step(
@@ -137,4 +139,4 @@ class RatioPass:
             "H": finite(H.astype(self.dtype)),
             "usage": tally["usage"],
         }
-        return after, Outcome(loss, objective, "entry")
+        return after, Outcome(loss, objective, "solved" if cold.is_cold(state) else "entry")

@@ -13,7 +13,9 @@ from typing import Any
 
 from distributed import Client
 
+from dasknmf.errors import StageError
 from dasknmf.inputs.base import Source
+from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.panels import Grid
 from dasknmf.stage.files import FileSource, directory
@@ -63,6 +65,7 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
     if stage is None or isinstance(source, MemorySource):
         yield source
     elif stage != "memory":
+        _check_machines(source, stage, client)
         with directory(stage, source, client) as path:
             yield FileSource(source, grid, path)
     elif client is None:
@@ -73,3 +76,17 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
             yield held
         finally:
             held.release()
+
+
+def _check_machines(source: Source, stage: Any, client: Client | None) -> None:
+    """Refuse what would be made again whenever a panel is visited on another machine."""
+    if client is None or not isinstance(source, DaskSource):
+        return
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    machines = {worker["host"] for worker in workers}
+    if len(machines) > 1:
+        raise StageError(
+            f"the stage {str(stage)!r} would hold a Dask array in files of {len(machines)} machines, which "
+            "do not see each other's, and its chunks would be made again on each: give stage='memory', or "
+            "store X as Zarr."
+        )

@@ -67,10 +67,11 @@ class Draw:
         if not len(V):  # a V of few rows and a small share
             V = columns[None].astype(self.trial.dtype)
         found = self.trial.of_rows(V, columns)
-        after = state | {"chosen": found.H}
-        if self.share < 1:
-            after |= {"sample": V, "columns": columns, "expected": np.asarray(found.loss / len(V))}
-        return after, Outcome()
+        return state | {
+            "chosen": found.H,
+            "columns": columns,
+            "expected": np.asarray(found.loss / len(V)),
+        }, Outcome()
 
 
 def nothing(width: int, trial: Trial, share: float) -> Drawn:
@@ -103,10 +104,12 @@ class Audited:
         return self.phase.widths
 
     def prepare(self, state: State) -> Any:
-        return self.phase.prepare(state), state["H"].astype(np.float64), float(state["eps"])
+        H = cold.entered(state)["H"].astype(np.float64)
+        return self.phase.prepare(state), H, float(state["eps"])
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | {"audit": self._nothing()})
+        # The sample is drawn again: a checkpoint should not hold rows of V.
+        return Tally(self.phase.tally().values | self.draw.tally().values | {"audit": self._nothing()})
 
     def _nothing(self) -> Drawn:
         # One column more, for the row's loss.
@@ -115,6 +118,7 @@ class Audited:
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, H, eps = small
         self.phase.tile(tile, rows, inner, tally)
+        self.draw.tile(tile, rows, None, tally)
         trial, share = self.draw.trial, self.draw.share
         seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
         if len(seen):
@@ -124,13 +128,14 @@ class Audited:
             tally["audit"] += self._nothing().plus(seen + tile.first, V)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        extra = {name: state[name] for name in ("sample", "columns", "expected")}
-        state = {name: value for name, value in state.items() if name not in extra}
-        after, outcome = self.phase.update(tally, state)
-        far = self._far(tally["audit"], float(extra["expected"]))
+        after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})
+        # On an exact fit every loss is rounding, and none is far.
+        rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
+        expected = float(state["expected"]) + rounding * float(state["scale"]) / self.draw.trial.n_rows
+        far = self._far(tally["audit"], expected)
         if len(far):
-            found = self.draw.trial.of_rows(np.concatenate([extra["sample"], far]), extra["columns"])
-            after = cold.started(after, found.H)
+            rows = np.concatenate([tally["sample"].values, far])
+            after = cold.started(after, self.draw.trial.of_rows(rows, state["columns"]).H)
         return after, outcome
 
     def _far(self, audit: Drawn, expected: float) -> np.ndarray:
@@ -167,5 +172,5 @@ class Chosen:
         """Its rows come from the first exact pass."""
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        sample = {name: state[name] for name in ("sample", "columns", "expected") if name in state}
-        return cold.started(survey.kept(state) | sample, state["chosen"]), Outcome()
+        told = {name: state[name] for name in ("columns", "expected") if name in state}
+        return cold.started(survey.kept(state) | told, state["chosen"]), Outcome()

@@ -10,6 +10,7 @@ counts from 0.3 % lower to 0.6 % higher by draw, which is why draws are compared
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from dasknmf.blocks import DenseBlock
 from dasknmf.blocks.base import Block
 from dasknmf.blocks.lowrank import LowRankBlock
+from dasknmf.errors import NumericalError
 from dasknmf.history import gains_end
 from dasknmf.losses import Loss
 from dasknmf.passes import Phase, State, Visitor, visit
@@ -78,13 +80,24 @@ class Trial:
 
     def of_rows(self, V: np.ndarray, columns: np.ndarray) -> Fitted:
         """From dense rows, in the model's dtype; `columns` are the column means of all of V."""
-        found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_both(V)
+        try:
+            found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_both(V)
+        except NumericalError:
+            found = self._hopeless(columns)
         return self._safe(found, columns)
 
     def of_sketch(self, R: np.ndarray, Q: np.ndarray, mean: float) -> Fitted:
         """From rows of R = V Q, Q with orthonormal columns; `mean` is that of V. Quadratic loss only."""
-        found = self._by_descent(R, Q, mean)
-        return self._safe(found, np.maximum(Q @ R.mean(axis=0, dtype=np.float64), 0.0))
+        columns = np.maximum(Q @ R.mean(axis=0, dtype=np.float64), 0.0)
+        try:
+            found = self._by_descent(R, Q, mean)
+        except NumericalError:
+            found = self._hopeless(columns)
+        return self._safe(found, columns)
+
+    def _hopeless(self, columns: np.ndarray) -> Fitted:
+        """An H that a plain start beside it will leave behind: a trial out of range ends no fit."""
+        return Fitted(np.tile(columns, (self.k, 1)).astype(self.dtype), math.inf, math.inf)
 
     def _by_descent(self, V: np.ndarray, Q: np.ndarray | None, mean: float) -> Fitted:
         """Quadratic loss; V stands for V Qᵀ where Q is given."""

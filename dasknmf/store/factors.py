@@ -81,8 +81,8 @@ class Factors(Protocol):
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
         """Keep a panel's rows; the block is not changed afterwards."""
 
-    def read_states(self, name: str) -> list[State]:
-        """Every model's small state after the pass of that name."""
+    def read_state(self, name: str, model: int) -> State:
+        """One model's small state after the pass of that name; empty before the first."""
 
     def write_state(self, name: str, model: int, state: State) -> None:
         """Keep one model's small state."""
@@ -107,16 +107,13 @@ class MemoryFactors:
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
         self._rows[generation.name][panel] = block
 
-    def read_states(self, name: str) -> list[State]:
-        if not name:
-            return []
-        states = self._states[name]
-        return [states[model] for model in sorted(states)]
+    def read_state(self, name: str, model: int) -> State:
+        return self._states[name][model] if name else {}
 
     def write_state(self, name: str, model: int, state: State) -> None:
         # Only the state before a pass and the one after it can still be asked for.
-        while len(self._states) > 2:
-            del self._states[next(iter(self._states))]
+        for old in list(self._states)[:-2]:
+            self._states.pop(old, None)  # another model's update may have been here
         self._states.setdefault(name, {})[model] = state
 
     def drop(self, generation: str) -> None:

@@ -97,7 +97,7 @@ def open_run(target: Any) -> Run:
 
 def oriented(factors: Factors, position: Position, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
     """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
-    small = factors.read_states(position.state)[position.leader]["H"]
+    small = factors.read_state(position.state, position.leader)["H"]
     if not transposed:
         return rows_lazily(factors, position, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)

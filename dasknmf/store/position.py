@@ -16,7 +16,7 @@ from dasknmf.panels import Grid
 from dasknmf.store import records
 from dasknmf.store.factors import Generation
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def committed(
     content = records.read(store, "commit")
     if content is None:
         return Position(), History(), None, []
-    if content["format"] > FORMAT:
+    if content["format"] != FORMAT:
         raise RunDamagedError(
-            f"the run at {str(store)!r} has format {content['format']}; this version reads up to "
-            f"{FORMAT}: upgrade dasknmf."
+            f"the run at {str(store)!r} has format {content['format']}; this version reads {FORMAT}: use "
+            "the version that wrote it, or start over with overwrite=True."
         )
     segments = [(int(first), str(epoch)) for first, epoch in content["segments"]]
     rows = content["rows"]

@@ -63,21 +63,17 @@ class ZarrFactors:
             array[panel : panel + 1] = padded
             records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
 
-    def read_states(self, name: str) -> list[State]:
+    def read_state(self, name: str, model: int) -> State:
         if not name:
-            return []
-        states: list[State] = []
-        while (record := records.read(self.store, f"small/{name}/{len(states)}")) is not None:
-            states.append(self._read_state(f"small/{name}/{len(states)}", record))
-        if not states:
+            return {}
+        path = f"small/{name}/{model}"
+        record = records.read(self.store, path)
+        if record is None:
             raise RunDamagedError(
                 f"the state {name!r} of the run at {str(self.store)!r} is missing; every pass starts "
                 "from the state of the last: restore the store from a copy, or start over with "
                 "overwrite=True."
             )
-        return states
-
-    def _read_state(self, path: str, record: dict[str, Any]) -> State:
         state = {
             key: np.array(content["values"], content["dtype"]).reshape(content["shape"])
             for key, content in record["inline"].items()
