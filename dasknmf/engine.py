@@ -19,6 +19,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,12 +114,31 @@ def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
             return outcomes, ledger
 
 
-def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
-    """The graph of a pass, and the keys of its outcomes followed by that of its ledger."""
-    # Names that group well on the dashboard: what it does, then a token of this very pass.
-    token = uuid.uuid4().hex
-    label = one.phases[0].name.replace(" ", "-")
-    worker_side = WorkerSide(
+def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
+    """The same pass over a V in this process: the same calls in the same order, without a graph.
+
+    What a scheduler costs is little beside a read from a store, and half of a pass over 10 MB in memory.
+    """
+    if one.leaves:
+        one.factors.begin(one.leaves)
+    side = _load(_worker_side(one))
+
+    def visited(panels: list[Panel]) -> tuple[list[Tally], Ledger]:
+        return _visit_run(side, panels, _expected(one, panels), [[] for _ in panels])
+
+    if threads == 1:
+        parts = list(map(visited, one.grid.runs()))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(visited, one.grid.runs()))
+    while len(parts) > 1:
+        parts = [_add(parts[first : first + FAN_IN]) for first in range(0, len(parts), FAN_IN)]
+    outcomes = [_update(side, model, parts[0]) for model in range(len(one.phases))]
+    return outcomes, _ledger(parts[0])
+
+
+def _worker_side(one: Pass) -> WorkerSide:
+    return WorkerSide(
         one.name,
         one.phases,
         one.source.reader,
@@ -131,8 +151,19 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
         one.entering,
         checked=one.checked,
     )
+
+
+def _expected(one: Pass, panels: list[Panel]) -> list[float] | None:
+    return None if one.sums is None else [one.sums[panel.index] for panel in panels]
+
+
+def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
+    """The graph of a pass, and the keys of its outcomes followed by that of its ledger."""
+    # Names that group well on the dashboard: what it does, then a token of this very pass.
+    token = uuid.uuid4().hex
+    label = one.phases[0].name.replace(" ", "-")
     load = f"load-{token}"
-    graph: dict[Hashable, GraphNode] = {load: Task(load, _load, worker_side)}
+    graph: dict[Hashable, GraphNode] = {load: Task(load, _load, _worker_side(one))}
 
     upstream = Upstream(one.source.upstream()) if one.reads_data else None
     parts: list[Hashable] = []
@@ -140,8 +171,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
         key = (f"{label}-{token}", index)
         chunks = [_chunk_keys(one, panel) if upstream else [] for panel in panels]
         references = List(*(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks))
-        expected = [one.sums[panel.index] for panel in panels] if one.sums is not None else None
-        task = Task(key, _visit_run, TaskRef(load), panels, expected, references)
+        task = Task(key, _visit_run, TaskRef(load), panels, _expected(one, panels), references)
         needed = [chunk for panel in chunks for row in panel for chunk in row]
         if upstream and needed:
             graph |= upstream.fused(task, needed)

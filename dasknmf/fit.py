@@ -184,7 +184,10 @@ class Fit:
         )
         began = time.perf_counter()
         try:
-            outcomes, ledger = engine.run(one, self.scheduler.get)
+            if self.source.in_process:
+                outcomes, ledger = engine.run_here(one, self.scheduler.threads)
+            else:
+                outcomes, ledger = engine.run(one, self.scheduler.get)
         except RunDamagedError:
             self.run.check_owner()  # rows that another writer has pruned are not damage
             raise
