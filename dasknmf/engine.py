@@ -126,13 +126,13 @@ def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
     def visited(panels: list[Panel]) -> tuple[list[Tally], Ledger]:
         return _visit_run(side, panels, _expected(one, panels), [[] for _ in panels])
 
-    if threads == 1:
-        parts = list(map(visited, one.grid.runs()))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(visited, one.grid.runs()))
-    while len(parts) > 1:
-        parts = [_add(parts[first : first + FAN_IN]) for first in range(0, len(parts), FAN_IN)]
+    with ThreadPoolExecutor(threads) as pool:
+        each = pool.map if threads > 1 else map
+        parts = list(each(visited, one.grid.runs()))
+        while len(parts) > 1:
+            parts = list(
+                each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)])
+            )
     outcomes = [_update(side, model, parts[0]) for model in range(len(one.phases))]
     return outcomes, _ledger(parts[0])
 

@@ -134,7 +134,7 @@ class DenseTile:
         return np.matmul(self.V, Ht)
 
     def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
-        A += np.matmul(W.T, self.V)
+        _accumulate(A, np.matmul(W.T, self.V))
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
         P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
@@ -197,11 +197,11 @@ class DenseRatio:
         return np.matmul(self.R, Ht)
 
     def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
-        A += np.matmul(W.T, self.Q)
+        _accumulate(A, np.matmul(W.T, self.Q))
 
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
         assert self.R is not None
-        B += np.matmul(W.T, self.R)
+        _accumulate(B, np.matmul(W.T, self.R))
 
     def loss(self) -> float:
         v = self.V.reshape(-1)
@@ -212,6 +212,11 @@ class DenseRatio:
         if self.beta == 0:
             return float(ratios.itakura_saito_loss(v, r))
         return float(ratios.weighted_loss(v, self.P.reshape(-1), r, self.beta))
+
+
+def _accumulate(total: np.ndarray, part: np.ndarray) -> None:
+    """total += part, of another precision: NumPy would convert it in a buffer first."""
+    sums.accumulate(total.reshape(-1), part.reshape(-1))
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

@@ -26,6 +26,13 @@ def product_total(left: np.ndarray, right: np.ndarray) -> float:
 
 
 @kernel
+def accumulate(total: np.ndarray, part: np.ndarray) -> None:
+    """total += part."""
+    for i in range(total.size):
+        total[i] += part[i]
+
+
+@kernel
 def survey(values: np.ndarray) -> tuple[float, float, int, int, int, int]:
     """Σ v, Σ v², and how many values are NaN, infinite, negative and zero."""
     result = 0.0

@@ -29,7 +29,8 @@ class MemorySource:
         self.dtype = np.dtype(X.dtype)
         self.reader = MemoryReader(X)
         row_bytes = self.shape[1] * max(4, self.dtype.itemsize)
-        self._step = tile_rows(self.shape[1], max(4, self.dtype.itemsize))
+        # Finer than tiles, so that a few panels take a few threads the same time.
+        self._step = max(16, tile_rows(self.shape[1], max(4, self.dtype.itemsize)) // 8)
         dense = self.shape[0] * row_bytes
         if self.reader.sparse and dense > _MOST_DENSE_BYTES:
             raise MemoryLimitError(

@@ -106,7 +106,7 @@ class QuadraticPass:
             )
         tile.add_cross(W, tally["A"])
         tally["G"] += W.T @ W
-        tally["usage"] += W.sum(axis=0, dtype=np.float64)
+        tally["usage"] += np.ones(len(W), W.dtype) @ W
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state = cold.entered(state)

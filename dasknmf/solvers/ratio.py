@@ -100,7 +100,7 @@ class RatioPass:
             if not going.any():
                 break
         ratio.add_numerator(W, tally["A"])
-        usage = W.sum(axis=0, dtype=np.float64)
+        usage = (np.ones(len(W), W.dtype) @ W).astype(np.float64)
         tally["usage"] += usage
         if beta == 1:
             tally["B"] += usage
