@@ -63,6 +63,8 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except KeyboardInterrupt:
             click.echo("interrupted: the same command goes on from the last commit", err=True)
+            # What Zarr's event loop had begun dies with this process, as it should, but not in silence.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             sys.exit(130)
         except tuple(_CODES) as error:
             text = " ".join(str(error).split()).replace("overwrite=True", "--overwrite")
@@ -379,7 +381,9 @@ def _summary(run: Any) -> str:
         read = format_bytes(sum(record.bytes_read for record in run.history))
         lines.append(f"passes: {run.n_iter}   reads of V: {last.reads:g}   {seconds:.1f} s   {read} read")
         if last.loss is not None:
-            lines.append(f"loss D(V | WH): {last.loss:.8g}   at the {last.loss_at} of the last pass")
+            closed = last.phase == "closing"
+            where = "of these W and H" if closed else f"at the {last.loss_at} of the last pass"
+            lines.append(f"loss D(V | WH): {last.loss:.8g}   {where}")
     if run.status != "running":
         lines.append(Ending(run.status).advice)
     return "\n".join(lines)

@@ -342,6 +342,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_features_in_ = run.shape[1]
         model.init_ = run.params["init"]
         model.n_iter_ = run.n_iter
+        model.n_reads_ = run.history.reads
         model.history_ = run.history
         return model
 
@@ -369,7 +370,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         wants_W: bool,
     ) -> Any:
         self._validate_params()
-        check_stage(stage)
+        check_stage(stage, checkpoint)
         loss = Loss.named(self.beta_loss)
         solver = validation.chosen_solver(self, loss)
         X = validation.validated(self, X, reset=True)

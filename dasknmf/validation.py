@@ -99,10 +99,12 @@ def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: n
         if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
             return "sample"
         return "sketch" if loss.quadratic and k <= min(shape) else plain
-    if model.init == "sample" and sampled < min(_LEAST_ROWS * k, n_rows):
+    least = min(_LEAST_ROWS * k, n_rows)
+    if model.init == "sample" and sampled < least:
         raise ValueError(
             f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes} bytes; "
-            f"init='sample' fits {k} components to them and needs {_LEAST_ROWS * k}: raise sample_bytes."
+            f"init='sample' fits {k} components to them and needs {least}: give at least "
+            f"{least * row_bytes}."
         )
     if model.init == "sketch" and not loss.quadratic:
         raise ValueError(
@@ -112,7 +114,7 @@ def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: n
     if model.init.startswith(("nndsvd", "sketch")) and k > min(shape):
         raise ValueError(
             f"init = '{model.init}' can only be used when n_components <= min(n_samples, n_features): "
-            f"n_components is {k}, X is {shape[0]} x {shape[1]}; use init='random'."
+            f"n_components is {k}, the smaller side of X is {min(shape)}; use init='random'."
         )
     return cast(Init, model.init)
 

@@ -8,12 +8,15 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dasknmf import NMF, engine, panels
 from dasknmf.blocks import DenseBlock
 from dasknmf.inputs import grid_of, source_of
+from dasknmf.inputs.fast import decoded_fast
+from dasknmf.inputs.zarr_array import ZarrSource, metered
 from dasknmf.panels import Grid
 from dasknmf.passes import Tally, Visitor, add, visit
 from dasknmf.starts.random import normal_rows
@@ -267,3 +270,47 @@ def test_scheduler_forgets_every_pass(tmp_path, low_rank, cluster):
     with computing(cluster):
         NMF(3, init="random", tol=0, max_iter=12, random_state=0).fit(V, callbacks=[count])
     assert max(counts) <= 10 + 2 + 5  # what one pass makes, at the most
+
+
+class TestFastReads:
+    """Local chunks decoded by `zarrs`, beside Zarr's own pipeline."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("zarrs")
+
+    @pytest.mark.parametrize("dtype", ["f4", "f8", "u2", "i8"])
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    def test_the_same_rows_and_bytes(self, tmp_path, low_rank, monkeypatch, dtype, zarr_format):
+        V = zarr.create_array(
+            tmp_path / "v.zarr", shape=(90, 14), chunks=(17, 5), dtype=dtype, zarr_format=zarr_format
+        )
+        V[:60] = (100 * low_rank[:60]).astype(dtype)  # the last chunks are never written
+        for transposed in (False, True):
+            fast = ZarrSource(V, transposed=transposed)
+            with monkeypatch.context() as patch:
+                patch.setattr("dasknmf.inputs.zarr_array.decoded_fast", lambda array: None)
+                plain = ZarrSource(V, transposed=transposed)
+            rows, counted = [], []
+            for source in (fast, plain):
+                with metered() as meter:
+                    rows.append(np.concatenate(list(source.reader.slabs(0, source.shape[0], []))))
+                counted.append(meter.total(-1))
+            np.testing.assert_array_equal(rows[0], (V[...].T if transposed else V[...]))
+            np.testing.assert_array_equal(*rows)
+            assert counted[0] == counted[1] > 0
+
+    def test_only_local_chunks(self, tmp_path, low_rank):
+        V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
+        assert decoded_fast(V) is not None
+        assert decoded_fast(zarr.array(low_rank, chunks=(30, 14))) is None
+        sharded = zarr.create_array(
+            tmp_path / "s.zarr", shape=(90, 14), chunks=(15, 14), shards=(30, 14), dtype="f8"
+        )
+        assert decoded_fast(sharded) is None
+
+    def test_a_codec_that_it_does_not_know(self, tmp_path, low_rank, monkeypatch):
+        V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
+        monkeypatch.setattr("dasknmf.inputs.fast._PIPELINE", "no.such.Pipeline")
+        assert decoded_fast(V) is None
+        np.testing.assert_array_equal(np.concatenate(list(ZarrSource(V).reader.slabs(0, 90, []))), low_rank)

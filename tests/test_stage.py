@@ -577,3 +577,19 @@ def test_files_of_several_machines_are_no_stage_for_dask_arrays(low_rank):
     source = source_of(da.from_array(low_rank, chunks=(30, 14)))
     with pytest.raises(StageError, match="2 machines"), staged(source, grid_of(source), "/tmp", Elsewhere()):
         pass
+
+
+@pytest.mark.parametrize("stage", ["", "run", "v.zarr"])
+def test_places_that_are_no_stage(small_panels, low_rank, tmp_path, monkeypatch, stage):
+    monkeypatch.chdir(tmp_path)
+    V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
+    with pytest.raises(ValueError, match="stage"):
+        fitted(V, run={"checkpoint": tmp_path / "run", "stage": stage}, n_components=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.zarr"]
+
+
+def test_a_home_directory_is_found(small_panels, low_rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fitted(stored(tmp_path / "v.zarr", low_rank, (30, 14)), run={"stage": "~/kept"}, n_components=2)
+    assert (tmp_path / "kept").is_dir()
+    assert not any((tmp_path / "kept").iterdir())

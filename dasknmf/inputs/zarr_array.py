@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, check_shape
+from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import Panel, slab_rows
 
 
@@ -99,7 +100,8 @@ class ZarrSource:
         self._cut = int((array.shards or array.chunks)[axis])
         height = slab_rows(int(array.chunks[axis]), row_bytes)
         self.slab_bytes = min(height, n_rows) * row_bytes
-        self.reader = ZarrReader(with_meter(array), height, transposed)
+        fast = decoded_fast(array)
+        self.reader = ZarrReader(fast or with_meter(array), height, transposed, metered=fast is None)
 
     @property
     def cuts(self) -> np.ndarray:
@@ -115,14 +117,17 @@ class ZarrSource:
 class ZarrReader:
     """Reads slabs of whole chunks, one after another."""
 
-    def __init__(self, array: zarr.Array, height: int, transposed: bool) -> None:
+    def __init__(self, array: zarr.Array, height: int, transposed: bool, *, metered: bool) -> None:
         self._array = array
+        self._metered = metered
         self._height = height
         self._transposed = transposed
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
         for first in range(start, stop, self._height):
             rows = slice(first, min(first + self._height, stop))
+            if not self._metered:
+                fetched(stored_bytes(self._array, rows, int(self._transposed)))
             if self._transposed:
                 yield np.asarray(self._array[:, rows]).T
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -25,8 +26,8 @@ from dasknmf.stage.kept import KeptSource
 __all__ = ["check_stage", "staged"]
 
 
-def check_stage(stage: Any) -> None:
-    """Refuse what names no stage.
+def check_stage(stage: Any, checkpoint: Any) -> None:
+    """Refuse what names no stage, or the run's own place.
 
     Raises
     ------
@@ -36,11 +37,31 @@ def check_stage(stage: Any) -> None:
         raise TypeError(
             f"stage is {stage!r}; it must be None, 'memory' or the path of a directory: give one of these."
         )
+    if stage is not None and not os.fspath(stage):
+        raise ValueError(
+            "stage is ''; it must be None, 'memory' or the path of a directory: give one of these."
+        )
+    if stage is not None and stage != "memory":
+        if isinstance(checkpoint, (str, os.PathLike)) and _path(stage) == _path(checkpoint):
+            raise ValueError(
+                f"stage and checkpoint are both {str(stage)!r}; a run needs a place of its own: give another "
+                "directory to one of them."
+            )
+        found = [name for name in ("zarr.json", ".zarray", ".zgroup") if (_path(stage) / name).exists()]
+        if found:
+            raise ValueError(
+                f"stage is {stage!r}, which holds {found[0]}: it is a Zarr store, of X or of a run; give a "
+                "directory for nothing else."
+            )
     if stage is not None and "://" in os.fspath(stage):
         raise ValueError(
             f"stage is {stage!r}; it must be a directory of the machines that read X, since a URL is as far "
             "as X itself: give a path, or 'memory'."
         )
+
+
+def _path(stage: Any) -> Path:
+    return Path(stage).expanduser().absolute()
 
 
 @contextmanager
@@ -66,7 +87,7 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
         yield source
     elif stage != "memory":
         _check_machines(source, stage, client)
-        with directory(stage, source, client) as path:
+        with directory(_path(stage), source, client) as path:
             yield FileSource(source, grid, path)
     elif client is None:
         yield KeptSource(source)

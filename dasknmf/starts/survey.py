@@ -127,8 +127,8 @@ def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype) -> 
     if mean and not least <= mean <= most:
         raise DataError(
             f"the mean of X is {mean:.3g}; in {dtype} products of factors stay in range for means "
-            f"between {least:g} and {most:g}: rescale X, the factors scale with it, or give "
-            "dtype=np.float64."
+            f"between {least:g} and {most:g}: rescale X, the factors scale with it"
+            f"{', or give dtype=np.float64' if dtype.itemsize < 8 else ''}."
         )
 
 

@@ -17,10 +17,12 @@ A process that dies at any moment leaves the previous commit with all that it na
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from zarr.storage import LocalStore
 
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
@@ -87,6 +89,7 @@ class StoredRun:
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
+            self._discarded = False
             about = None if overwrite else records.read(self.store, "run")
             if about is None:
                 if not overwrite and records.read(self.store, "commit") is not None:
@@ -155,10 +158,14 @@ class StoredRun:
         """Delete a run that has committed nothing."""
         self._clear()
         records.delete_key(self.store, "zarr.json")
+        self._discarded = True
 
     def close(self) -> None:
         """Let others write."""
         self._lock.release()
+        if self._discarded and isinstance(self.store, LocalStore):
+            with suppress(OSError):  # something else is in it
+                self.store.root.rmdir()
 
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
