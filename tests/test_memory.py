@@ -38,6 +38,7 @@ CASES = {
     "tall, many chunks": ((60_000, 500), (2000, 500), {"init": "random"}),
     "kept in memory": ((60_000, 2000), (2000, 2000), {"init": "random", "stage": "memory"}),
     "large chunks": ((20_000, 3000), (5000, 3000), {"init": "nndsvda", "beta_loss": 1.0}),
+    "a sample": ((60_000, 1000), (2000, 1000), {"init": "sample", "beta_loss": 1.0}),
     "wide tallies": ((4000, 20_000), (200, 20_000), {"init": "nndsvda", "beta_loss": 0.5}),
 }
 
