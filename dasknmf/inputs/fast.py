@@ -1,8 +1,8 @@
 """Chunks of local files decoded by `zarrs`, where it is installed: the ``fast`` extra.
 
 Zarr's own pipeline copies every decoded chunk on the one thread of its event loop; `zarrs` decodes into
-place with threads of its own. Measured on LZ4-bitshuffle chunks of 16 MB, two cores: 4.2 GB/s of V
-against 2.1 to 2.9.
+place with threads of its own. Measured on LZ4-bitshuffle chunks of 16 MB, two cores: reads alone 4.2 GB/s
+of V against 2.1 to 2.9; passes, whose products want the same cores, 1.08 times as fast.
 """
 
 from __future__ import annotations
