@@ -204,7 +204,7 @@ class Duel:
 
     def _ours(self, **parameters: Any) -> NMF:
         method = {"solver": self.solver, "beta_loss": self.beta_loss, "random_state": 0}
-        return NMF(self.case.k, **method, **parameters)  # type: ignore[arg-type]
+        return NMF(self.case.k, **method, **parameters)
 
     def _theirs(self, **parameters: Any) -> sklearn.decomposition.NMF:
         method = {"solver": self.solver, "beta_loss": self.beta_loss, "random_state": 0}

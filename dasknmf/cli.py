@@ -37,7 +37,7 @@ from dasknmf.errors import (
 )
 from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
-from dasknmf.model import Init
+from dasknmf.model import SAMPLE_BYTES, Init
 
 _CODES: dict[type[Exception], int] = {
     DataError: 3,
@@ -165,7 +165,9 @@ def main() -> None:
 @click.option("--beta-loss", type=_Beta(), default="frobenius", show_default=True)
 @click.option("--solver", type=click.Choice(["auto", "cd", "bpp", "mu"]), default="auto", show_default=True)
 @click.option("--init", type=click.Choice([each for each in get_args(Init) if each != "custom"]))
-@click.option("--sample-bytes", type=_Bytes(), default=2**26, help="Of --init sample.  [default: 64 MiB]")
+@click.option(
+    "--sample-bytes", type=_Bytes(), default=SAMPLE_BYTES, help="Of --init sample.  [default: 64 MiB]"
+)
 @click.option("--max-iter", type=int, default=200, show_default=True, help="Most exact passes.")
 @click.option("--tol", type=float, default=1e-4, show_default=True)
 @click.option("--random-state", type=int)

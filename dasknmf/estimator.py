@@ -24,7 +24,7 @@ from dasknmf.fit import Fit
 from dasknmf.history import Callback, Ending
 from dasknmf.identity import identity_of
 from dasknmf.losses import NAMES, Loss
-from dasknmf.model import Init, Model
+from dasknmf.model import SAMPLE_BYTES, Init, Model
 from dasknmf.panels import Grid
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.stage import check_stage, staged
@@ -188,7 +188,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         verbose: int = 0,
         shuffle: bool = False,
         inner_iter: int | str = "auto",
-        sample_bytes: int = 2**26,
+        sample_bytes: int = SAMPLE_BYTES,
         dtype: Any = None,
         missing_values: str = "error",
     ) -> None:

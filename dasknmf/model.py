@@ -27,6 +27,9 @@ Init = Literal["sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "c
 Lineup = tuple[Phase, ...]
 """Phases of several models that share the reads of one pass."""
 
+SAMPLE_BYTES = 2**26
+"""Rows of ``init="sample"`` unless asked otherwise."""
+
 _RIVALRY = 2
 """Exact passes in which a fitted start and a plain one both advance; the lower goes on."""
 
@@ -51,7 +54,7 @@ class Model:
     penalties: Penalties
     inner_iter: int | str
     shuffle: bool = False
-    sample_bytes: int = 2**26
+    sample_bytes: int = SAMPLE_BYTES
     streamed: bool = True
     """Whether V is read from outside this process's memory."""
 

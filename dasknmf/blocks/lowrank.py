@@ -40,11 +40,6 @@ class LowRankTile:
         self.rows = slice(0, len(R))
         self.first = 0
 
-    @property
-    def squares(self) -> float:
-        """‖R Qᵀ‖² = ‖R‖²."""
-        return float(np.einsum("ij,ij->", self.R, self.R, dtype=np.float64))
-
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self.R, self.Q.T @ Ht)
 

@@ -5,8 +5,9 @@ more steps cost no read [1]_. A row stops after `count` steps, or when a step mo
 δ times what the first step moved it. The rule is per row for W, so it does not depend on how V is
 cut; H, which moves in one piece, has one rule for the whole.
 
-Extrapolation between passes [2]_ was measured and left out. Errors after 20 passes from nndsvda, without
-and with it, over scikit-learn's after 200: Indian Pines .990 and 1.005, ORL faces 1.010 and 1.003,
+Extrapolation between passes [2]_ was measured, in a prototype, and left out. Errors after 20 passes from
+nndsvda, without and with it, over about what scikit-learn reaches in 200: Indian Pines .990 and 1.005,
+ORL faces 1.010 and 1.003,
 log-normalised counts 1.0001 and 1.0000, Reuters .9994 and .9993. From a sketch the two are within .05 %
 for the few passes that are left, and a step that it has to take back costs a read.
 

@@ -85,11 +85,10 @@ class RatioPass:
                 W[:] = self._moved(W, tile.ratio(W, small.H, beta, small.eps), small)
         ratio = tile.ratio(W, small.H, beta, small.eps)
         W64 = W.astype(np.float64)
+        tally["entry"] += (ratio.loss(), W64.sum(), (W64 * W64).sum())
         first_moved = np.zeros(0)
         going = np.ones(len(W), bool)
         for step in range(self.inner.rows):
-            if step == 0:
-                tally["entry"] += (ratio.loss(), W64.sum(), (W64 * W64).sum())
             there = self._moved(W, ratio, small)
             moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
             W[going] = there[going]

@@ -1,7 +1,8 @@
 """Staging: the first pass keeps V's panels near the workers, and later passes read those.
 
 A panel is kept as it is stored, dtype and memory order included, so a fit gives the same bits with
-a stage and without. What is lost of a stage is read from V again, that panel alone.
+a stage and without. What is lost of a stage is read from V again, that panel alone; where a Dask graph
+makes V, the pass is repeated with that panel's chunks.
 """
 
 from __future__ import annotations
@@ -33,30 +34,27 @@ def check_stage(stage: Any, checkpoint: Any) -> None:
     ------
     TypeError, ValueError
     """
-    if stage is not None and not isinstance(stage, (str, os.PathLike)):
-        raise TypeError(
+    if stage is None or stage == "memory":
+        return
+    if not isinstance(stage, (str, os.PathLike)) or not os.fspath(stage):
+        raise (ValueError if stage == "" else TypeError)(
             f"stage is {stage!r}; it must be None, 'memory' or the path of a directory: give one of these."
         )
-    if stage is not None and not os.fspath(stage):
-        raise ValueError(
-            "stage is ''; it must be None, 'memory' or the path of a directory: give one of these."
-        )
-    if stage is not None and stage != "memory":
-        if isinstance(checkpoint, (str, os.PathLike)) and _path(stage) == _path(checkpoint):
-            raise ValueError(
-                f"stage and checkpoint are both {str(stage)!r}; a run needs a place of its own: give another "
-                "directory to one of them."
-            )
-        found = [name for name in ("zarr.json", ".zarray", ".zgroup") if (_path(stage) / name).exists()]
-        if found:
-            raise ValueError(
-                f"stage is {stage!r}, which holds {found[0]}: it is a Zarr store, of X or of a run; give a "
-                "directory for nothing else."
-            )
-    if stage is not None and "://" in os.fspath(stage):
+    if "://" in os.fspath(stage):
         raise ValueError(
             f"stage is {stage!r}; it must be a directory of the machines that read X, since a URL is as far "
             "as X itself: give a path, or 'memory'."
+        )
+    if isinstance(checkpoint, (str, os.PathLike)) and _path(stage) == _path(checkpoint):
+        raise ValueError(
+            f"stage and checkpoint are both {str(stage)!r}; a run needs a place of its own: give another "
+            "directory to one of them."
+        )
+    found = [name for name in ("zarr.json", ".zarray", ".zgroup") if (_path(stage) / name).exists()]
+    if found:
+        raise ValueError(
+            f"stage is {stage!r}, which holds {found[0]}: it is a Zarr store, of X or of a run; give a "
+            "directory for nothing else."
         )
 
 

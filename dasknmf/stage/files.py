@@ -13,8 +13,9 @@ import uuid
 import zlib
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from dask.task_spec import GraphNode
@@ -103,7 +104,7 @@ def _read(path: Path) -> Iterator[Packed]:
             yield packed
 
 
-def _read_slab(file: BinaryIO) -> Packed | None:
+def _read_slab(file: BufferedReader) -> Packed | None:
     try:
         header = file.read(_HEADER.size)
         if file.read(_CHECKSUM.size) != _CHECKSUM.pack(zlib.crc32(header)):
@@ -111,7 +112,7 @@ def _read_slab(file: BinaryIO) -> Packed | None:
         order, dtype, n_rows, n_columns, checksum = _HEADER.unpack(header)
         buffer = np.empty((n_rows, n_columns), np.dtype(dtype.rstrip(b"\0").decode()))
         values = buffer.reshape(-1).view(np.uint8)
-        if file.readinto(values) != buffer.nbytes:  # type: ignore[attr-defined]
+        if file.readinto(values.data) != buffer.nbytes:
             return None
     except OSError:
         return None
@@ -163,7 +164,7 @@ def _refused(path: Path, error: OSError) -> StageError:
 
 
 @contextmanager
-def directory(stage: Any, source: Source, client: Client | None) -> Iterator[Path]:
+def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Path]:
     """A new directory below `stage`, on every machine that reads panels, removed afterwards.
 
     Raises
@@ -171,7 +172,7 @@ def directory(stage: Any, source: Source, client: Client | None) -> Iterator[Pat
     StageError
         If it cannot be made somewhere, or has no room for V there.
     """
-    path = Path(stage).absolute() / f"dasknmf-stage-{uuid.uuid4().hex}"
+    path = stage / f"dasknmf-stage-{uuid.uuid4().hex}"
     # Which worker reads which panel is the scheduler's choice: each machine may come to hold all.
     needed = source.shape[0] * source.shape[1] * source.dtype.itemsize
     maker = _Maker(path)

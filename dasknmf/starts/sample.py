@@ -51,14 +51,19 @@ class Draw:
         return None
 
     def tally(self) -> Tally:
-        return Tally({"sample": self._nothing(), "columns": np.zeros(self.n_features)})
+        return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
 
-    def _nothing(self) -> Drawn:
+    def nothing(self) -> Drawn:
+        """No rows of the sample yet."""
         return nothing(self.n_features, self.trial, self.share)
 
-    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
+    def more(self, tile: Tile, sample: Drawn) -> Drawn:
+        """The sample with the rows of one more tile."""
         drawn = drawn_from(tile, self.trial.seed, 0.0, self.share)
-        tally["sample"] += self._nothing().plus(drawn + tile.first, tile.take(drawn))
+        return sample.plus(drawn + tile.first, tile.take(drawn))
+
+    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
+        tally["sample"] = self.more(tile, tally["sample"])
         tally["columns"] += tile.column_sums()
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
@@ -109,23 +114,22 @@ class Audited:
 
     def tally(self) -> Tally:
         # The sample is drawn again: a checkpoint should not hold rows of V.
-        return Tally(self.phase.tally().values | self.draw.tally().values | {"audit": self._nothing()})
-
-    def _nothing(self) -> Drawn:
+        drawn = {"sample": self.draw.nothing()}
         # One column more, for the row's loss.
-        return nothing(self.draw.n_features + 1, self.draw.trial, _AUDITED * self.draw.share)
+        audit = nothing(self.draw.n_features + 1, self.draw.trial, _AUDITED * self.draw.share)
+        return Tally(self.phase.tally().values | drawn | {"audit": audit})
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, H, eps = small
         self.phase.tile(tile, rows, inner, tally)
-        self.draw.tile(tile, rows, None, tally)
+        tally["sample"] = self.draw.more(tile, tally["sample"])
         trial, share = self.draw.trial, self.draw.share
         seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
         if len(seen):
             V = tile.take(seen)
             losses = trial.loss.rows(V, rows["W"][seen].astype(np.float64) @ H, eps)
             V = np.column_stack([V, losses.astype(V.dtype)])
-            tally["audit"] += self._nothing().plus(seen + tile.first, V)
+            tally["audit"] = tally["audit"].plus(seen + tile.first, V)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})

@@ -14,18 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dasknmf.blocks.base import Tile
-from dasknmf.passes import Drawn, Outcome, Rows, State, Tally
+from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.starts.nndsvd import Projection
 from dasknmf.starts.sample import drawn_from, nothing
 from dasknmf.starts.trial import Trial
 
 _ROWS = (8192, 256)
 """Rows of R that H is fitted to: at least so many, and so many for each component."""
-
-
-def n_sketched(k: int) -> int:
-    least, each = _ROWS
-    return max(least, each * k)
 
 
 @dataclass(frozen=True)
@@ -44,21 +39,20 @@ class Sketch:
 
     @property
     def _share(self) -> float:
-        return min(1.0, n_sketched(self.trial.k) / self.trial.n_rows)
+        least, each = _ROWS
+        return min(1.0, max(least, each * self.trial.k) / self.trial.n_rows)
 
     def prepare(self, state: State) -> np.ndarray:
         return self.projection.prepare(state)
 
-    def _nothing(self) -> Drawn:
-        return nothing(self.projection.width, self.trial, self._share)
-
     def tally(self) -> Tally:
-        return Tally(self.projection.tally().values | {"rows": self._nothing()})
+        rows = nothing(self.projection.width, self.trial, self._share)
+        return Tally(self.projection.tally().values | {"rows": rows})
 
     def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
         self.projection.tile(tile, rows, small, tally)
         drawn = drawn_from(tile, self.trial.seed, 0.0, self._share)
-        tally["rows"] += self._nothing().plus(drawn + tile.first, rows["R"][drawn])
+        tally["rows"] = tally["rows"].plus(drawn + tile.first, rows["R"][drawn])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.projection.update(tally, state)

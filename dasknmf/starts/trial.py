@@ -82,10 +82,10 @@ class Trial:
     def of_rows(self, V: np.ndarray, columns: np.ndarray) -> Fitted:
         """From dense rows, in the model's dtype; `columns` are the column means of all of V."""
         try:
-            found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_both(V)
+            found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_scaled_descent(V)
         except NumericalError:
             found = self._hopeless(columns)
-        return self._safe(found, columns)
+        return self._floored(found, columns)
 
     def of_sketch(self, R: np.ndarray, Q: np.ndarray, mean: float) -> Fitted:
         """From rows of R = V Q, Q with orthonormal columns; `mean` is that of V. Quadratic loss only."""
@@ -94,7 +94,7 @@ class Trial:
             found = self._by_descent(R, Q, mean)
         except NumericalError:
             found = self._hopeless(columns)
-        return self._safe(found, columns)
+        return self._floored(found, columns)
 
     def _hopeless(self, columns: np.ndarray) -> Fitted:
         """An H that a plain start beside it will leave behind: a trial out of range ends no fit."""
@@ -112,7 +112,7 @@ class Trial:
         best = min(draws, key=lambda fitted: fitted.objective)
         return self._descended(V, Q, best.H, mean, self._penalties(len(V)), _MOST_PASSES)
 
-    def _by_both(self, V: np.ndarray) -> Fitted:
+    def _by_scaled_descent(self, V: np.ndarray) -> Fitted:
         """Any other loss: descent on the scaled rows, then multiplicative passes on the rows."""
         mean = _mean(V)
         if mean == 0:
@@ -188,7 +188,7 @@ class Trial:
             loss = float(outcome.loss or 0.0)
         return Fitted(state["H"], objectives[-1], loss)
 
-    def _safe(self, found: Fitted, columns: np.ndarray) -> Fitted:
+    def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
         return replace(found, H=cold.floored(found.H, columns)) if self.positive else found
 
     def _penalties(self, n_rows: int) -> Penalties:
