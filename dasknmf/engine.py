@@ -19,7 +19,6 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +30,7 @@ from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
 from dasknmf.panels import Grid, Panel
-from dasknmf.passes import Outcome, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.passes import Each, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.store.factors import Factors, Generation
 
 FAN_IN = 8
@@ -114,7 +113,7 @@ def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
             return outcomes, ledger
 
 
-def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
+def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
     """The same pass over a V in this process: the same calls in the same order, without a graph.
 
     What a scheduler costs is little beside a read from a store, and half of a pass over 10 MB in memory.
@@ -126,13 +125,9 @@ def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
     def visited(panels: list[Panel]) -> tuple[list[Tally], Ledger]:
         return _visit_run(side, panels, _expected(one, panels), [[] for _ in panels])
 
-    with ThreadPoolExecutor(threads) as pool:
-        each = pool.map if threads > 1 else map
-        parts = list(each(visited, one.grid.runs()))
-        while len(parts) > 1:
-            parts = list(
-                each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)])
-            )
+    parts = list(each(visited, one.grid.runs()))
+    while len(parts) > 1:
+        parts = list(each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)]))
     outcomes = [_update(side, model, parts[0]) for model in range(len(one.phases))]
     return outcomes, _ledger(parts[0])
 

@@ -62,7 +62,7 @@ class Fit:
         limit = self.scheduler.memory_limit
         for projection in self.projections():  # before anything is read
             projection.check(limit)
-        with self.scheduler.tuned():
+        with self.scheduler.tuned(), self.scheduler.mapping() as self._each:
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
             if self.given is not None and "H" not in self._state():
@@ -185,7 +185,7 @@ class Fit:
         began = time.perf_counter()
         try:
             if self.source.in_process:
-                outcomes, ledger = engine.run_here(one, self.scheduler.threads)
+                outcomes, ledger = engine.run_here(one, self._each)
             else:
                 outcomes, ledger = engine.run(one, self.scheduler.get)
         except RunDamagedError:

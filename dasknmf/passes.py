@@ -12,7 +12,7 @@ nothing of Dask or Zarr.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -140,6 +140,10 @@ class Phase(Protocol):
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         """The next state from the whole tally."""
+
+
+Each = Callable[..., Iterable[Any]]
+"""``map``, or that of a pool of threads: how blocks are spread over the cores of this process."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dasknmf.engine import Get
 from dasknmf.errors import SchedulerError
+from dasknmf.passes import Each
 from dasknmf.workers import TunedWorker
 
 _PAUSED_AT = 0.8
@@ -84,6 +86,15 @@ class Scheduler:
         finally:
             if self.client.status == "running":
                 self.client.unregister_worker_plugin(name)
+
+    @contextmanager
+    def mapping(self) -> Iterator[Each]:
+        """How visits of a V in this process are spread over its threads, which outlive a pass."""
+        if self.client is not None or self.threads == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield pool.map
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -157,10 +157,14 @@ class QuadraticPass:
         S = G.copy()
         S[np.diag_indices(self.k)] += self.penalties.H.l2
         order = self._order(_iteration(state), _H_STREAM)
+        eps = float(state["eps"])
+        if self.inner.columns == 1:
+            violation = self._move(Ht, At, S, self.penalties.H, order, 1, eps)
+            return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
         violation = first_moved = 0.0
         for step in range(self.inner.columns):
             before = Ht.copy()
-            met = self._move(Ht, At, S, self.penalties.H, order, 1, float(state["eps"]))
+            met = self._move(Ht, At, S, self.penalties.H, order, 1, eps)
             moved = float(((Ht - before) ** 2).sum())
             if step == 0:
                 violation, first_moved = met, moved

@@ -11,8 +11,11 @@ counts within 0.5 % either way by draw, which is why draws are compared by their
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import joblib
 import numpy as np
 
 from dasknmf.blocks import DenseBlock
@@ -21,7 +24,7 @@ from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.errors import NumericalError
 from dasknmf.history import gains_end
 from dasknmf.losses import Loss
-from dasknmf.passes import Phase, State, Visitor, visit
+from dasknmf.passes import Each, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.solvers import cd, cold
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
@@ -39,6 +42,8 @@ _SCALED_PASSES = 15
 _COMPARED_PASSES, _POLISHING_PASSES = 4, 20
 """Multiplicative passes of a draw and of the lowest: V's own passes polish further."""
 _TOL = 1e-4
+_BLOCK_BYTES = 2**22
+"""Of rows that one thread walks."""
 _LEAST_MEAN = 1e-2
 """Row and column means below this share of V's mean are taken for it: their weights would be all."""
 
@@ -105,12 +110,14 @@ class Trial:
         part = self._part(V)
         n_features = V.shape[1] if Q is None else len(Q)
         penalties = self._penalties(len(part))
-        draws = [
-            self._descended(part, Q, self._drawn(draw, n_features, mean), mean, penalties, _DRAW_PASSES)
-            for draw in range(_DRAWS)
-        ]
-        best = min(draws, key=lambda fitted: fitted.objective)
-        return self._descended(V, Q, best.H, mean, self._penalties(len(V)), _MOST_PASSES)
+
+        def drawn(draw: int) -> Fitted:
+            H = self._drawn(draw, n_features, mean)
+            return self._descended(map, part, Q, H, mean, penalties, _DRAW_PASSES)
+
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            best = min(pool.map(drawn, range(_DRAWS)), key=lambda fitted: fitted.objective)
+            return self._descended(pool.map, V, Q, best.H, mean, self._penalties(len(V)), _MOST_PASSES)
 
     def _by_scaled_descent(self, V: np.ndarray) -> Fitted:
         """Any other loss: descent on the scaled rows, then multiplicative passes on the rows."""
@@ -128,17 +135,19 @@ class Trial:
 
         part = self._part(V)
         X = scaled(part)
-        draws = []
-        for draw in range(_DRAWS):
+
+        def drawn(draw: int) -> tuple[Fitted, np.ndarray]:
             H = self._drawn(draw, V.shape[1], _mean(X))
-            H = self._descended(X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
-            draws.append((self._polished(part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H))
-        found, H = min(draws, key=lambda draw: draw[0].objective)
-        if len(part) < len(V):
-            X = scaled(V)
-            H = self._descended(X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
-            found = replace(found, H=(H / columns).astype(self.dtype))
-        return self._polished(V, found.H, _POLISHING_PASSES)
+            H = self._descended(map, X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
+            return self._polished(map, part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H
+
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            found, H = min(pool.map(drawn, range(_DRAWS)), key=lambda pair: pair[0].objective)
+            if len(part) < len(V):
+                X = scaled(V)
+                H = self._descended(pool.map, X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
+                found = replace(found, H=(H / columns).astype(self.dtype))
+            return self._polished(pool.map, V, found.H, _POLISHING_PASSES)
 
     def _part(self, V: np.ndarray) -> np.ndarray:
         """The rows that draws are compared on."""
@@ -151,6 +160,7 @@ class Trial:
 
     def _descended(
         self,
+        each: Each,
         V: np.ndarray,
         Q: np.ndarray | None,
         H: np.ndarray,
@@ -160,30 +170,31 @@ class Trial:
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(len(V), H.shape[1]), k=self.k)
         phase = QuadraticPass(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
-        block = self._block(V) if Q is None else LowRankBlock(V, Q.astype(self.dtype))
+        blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
         state = {
             "squares": np.asarray(np.einsum("ij,ij->", V, V, dtype=np.float64)),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
         }
-        return self._repeated(phase, block, cold.started(state, H), most)
+        return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
-    def _polished(self, V: np.ndarray, H: np.ndarray, most: int) -> Fitted:
+    def _polished(self, each: Each, V: np.ndarray, H: np.ndarray, most: int) -> Fitted:
         """By multiplicative passes."""
         survey = Survey((len(V), V.shape[1]), self.loss)
-        (tally,) = visit(self._block(V), [Visitor(survey, None, {})])
-        state, _ = survey.update(tally, {})
+        blocks = self._blocks(V)
+        state, _ = survey.update(_walked(each, survey, {}, blocks, [{} for _ in blocks]), {})
         H = cold.floored(H, V.mean(axis=0, dtype=np.float64))
         phase = RatioPass(self.k, V.shape[1], self.dtype, self.loss, Inner(1, 1), self._penalties(len(V)))
-        return self._repeated(phase, self._block(V), cold.started(state, H), most)
+        return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
-    def _repeated(self, phase: Phase, block: Block | LowRankBlock, state: State, most: int) -> Fitted:
+    def _repeated(
+        self, each: Each, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
+    ) -> Fitted:
         """Passes until the gains end."""
-        rows = {"W": np.zeros((block.n_rows, self.k), self.dtype)}
+        rows = [{"W": np.zeros((block.n_rows, self.k), self.dtype)} for block in blocks]
         objectives: list[float] = []
         loss = 0.0
         while len(objectives) < most and not gains_end(objectives, _TOL):
-            (tally,) = visit(block, [Visitor(phase, phase.prepare(state), rows)])
-            state, outcome = phase.update(tally, state)
+            state, outcome = phase.update(_walked(each, phase, state, blocks, rows), state)
             objectives.append(float(outcome.objective or 0.0))
             loss = float(outcome.loss or 0.0)
         return Fitted(state["H"], objectives[-1], loss)
@@ -197,8 +208,33 @@ class Trial:
         penalty = self.penalties.H
         return replace(self.penalties, H=Penalty(penalty.l1 * share, penalty.l2 * share))
 
-    def _block(self, V: np.ndarray) -> DenseBlock:
-        return DenseBlock([V], n_rows=len(V), first=0, n_features=V.shape[1], dtype=self.dtype, checked=False)
+    def _blocks(self, V: np.ndarray) -> list[DenseBlock]:
+        """V in parts for several threads: how many there are is no part of the result."""
+        n_features = V.shape[1]
+        height = max(1, _BLOCK_BYTES // (n_features * V.itemsize))
+        return [
+            DenseBlock(
+                [V[first : first + height]],
+                n_rows=min(height, len(V) - first),
+                first=first,
+                n_features=n_features,
+                dtype=self.dtype,
+                checked=False,
+            )
+            for first in range(0, len(V), height)
+        ]
+
+
+def _walked(
+    each: Each, phase: Phase, state: State, blocks: Sequence[Block | LowRankBlock], rows: Sequence[Rows]
+) -> Tally:
+    """One pass over the blocks."""
+    small = phase.prepare(state)
+
+    def visited(block: Block | LowRankBlock, rows: Rows) -> Tally:
+        return visit(block, [Visitor(phase, small, rows)])[0]
+
+    return add(each(visited, blocks, rows))
 
 
 def _mean(V: np.ndarray) -> float:
