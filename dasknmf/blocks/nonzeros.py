@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.blocks.ratios import log
-from dasknmf.blocks.vectors import LANES, add_scaled, dot
+from dasknmf.blocks.vectors import LANES, add_scaled, add_sum_1, add_sum_2, add_sum_3, add_sum_4, dot
 from dasknmf.kernel import kernel
 
 _MOST = float(np.finfo(np.float64).max)
@@ -29,8 +29,16 @@ def gather(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, Ht: np.ndar
     """N += Q Hᵀ, Q the sparse matrix with values q."""
     blocks = N.shape[1] // LANES
     for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            add_scaled(N, i, q[e], Ht, columns[e], blocks)
+        start, stop = pointers[i], pointers[i + 1]
+        for block in range(0, blocks, 4):
+            if blocks - block >= 4:
+                add_sum_4(N, i, block, q, columns, start, stop, Ht)
+            elif blocks - block == 3:
+                add_sum_3(N, i, block, q, columns, start, stop, Ht)
+            elif blocks - block == 2:
+                add_sum_2(N, i, block, q, columns, start, stop, Ht)
+            else:
+                add_sum_1(N, i, block, q, columns, start, stop, Ht)
 
 
 @kernel
