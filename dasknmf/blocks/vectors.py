@@ -18,6 +18,8 @@ from numba.core import cgutils as _cgutils
 from numba.extending import intrinsic
 
 LANES = 8
+MOST = 4
+"""Blocks of `LANES` columns that are worked on together: their sums fit into registers."""
 
 cgutils: Any = _cgutils  # without types
 _generated = cast(Callable[[Any], Callable[..., Any]], intrinsic)
@@ -81,97 +83,100 @@ def _indices(lanes: list[int]) -> Any:
     return ir.Constant(ir.VectorType(_INDEX, len(lanes)), lanes)
 
 
-def _over_blocks(builder: Any, blocks: Any, emit: Callable[[Any, int], None]) -> None:
-    """Code for so many blocks: two at a time, then the one that is left."""
-    one = ir.Constant(blocks.type, 1)
-    with cgutils.for_range(builder, builder.lshr(blocks, one)) as loop:
-        emit(builder.shl(loop.index, one), 2 * LANES)
-    odd = builder.trunc(blocks, ir.IntType(1))
-    with builder.if_then(odd):
-        emit(builder.sub(blocks, one), LANES)
+def _walk(
+    prepare: Callable[[Any, Any, list[Any]], Any], visit: Callable[..., None], finish: Callable[..., None]
+) -> Callable[[int], Callable[..., Any]]:
+    """Intrinsics that walk the nonzeros of one row for so many blocks of columns, up to `MOST`.
 
-
-@_generated
-def dot(_: Any, A: Any, i: Any, B: Any, j: Any, blocks: Any) -> Any:
-    """A[i] · B[j], of so many blocks of `LANES` columns."""
-
-    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a = _Row(context, builder, signature.args[0], arguments[0], arguments[1])
-        b = _Row(context, builder, signature.args[2], arguments[2], arguments[3])
-        sums = {}
-        for width in (LANES, 2 * LANES):
-            sums[width] = cgutils.alloca_once_value(builder, _zeros(a.element, width))
-
-        def emit(block: Any, width: int) -> None:
-            product = builder.fmul(a.load(block, width), b.load(block, width), flags=_FLAGS)
-            builder.store(builder.fadd(builder.load(sums[width]), product, flags=_FLAGS), sums[width])
-
-        _over_blocks(builder, arguments[4], emit)
-        total, wide = builder.load(sums[LANES]), builder.load(sums[2 * LANES])
-        for lanes in (list(range(LANES)), list(range(LANES, 2 * LANES))):
-            half = builder.shuffle_vector(wide, wide, _indices(lanes))
-            total = builder.fadd(total, half, flags=_FLAGS)
-        name = f"llvm.vector.reduce.fadd.v{LANES}{'f32' if A.dtype.bitwidth == 32 else 'f64'}"
-        reduce = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(a.element, [a.element, total.type]), name
-        )
-        return builder.call(reduce, [ir.Constant(a.element, -0.0), total], fastmath=_FLAGS)
-
-    return A.dtype(A, types.int64, B, types.int64, types.int64), generated
-
-
-@_generated
-def add_scaled(_: Any, A: Any, i: Any, q: Any, B: Any, j: Any, blocks: Any) -> Any:
-    """A[i] += q B[j], of so many blocks of `LANES` columns."""
-
-    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a = _Row(context, builder, signature.args[0], arguments[0], arguments[1])
-        b = _Row(context, builder, signature.args[3], arguments[3], arguments[4])
-
-        def emit(block: Any, width: int) -> None:
-            scale = _every(builder, arguments[2], width)
-            product = builder.fmul(scale, b.load(block, width), flags=_FLAGS)
-            a.store(block, builder.fadd(a.load(block, width), product, flags=_FLAGS))
-
-        _over_blocks(builder, arguments[5], emit)
-        return context.get_dummy_value()
-
-    return types.void(A, types.int64, A.dtype, B, types.int64, types.int64), generated
-
-
-def _summed(count: int) -> Callable[..., Any]:
-    """`count` blocks of A[i], from `block` on, += Σ_e q[e] B[columns[e]] for start ≤ e < stop.
-
-    The sums stay in registers: each would wait for the store of the one before.
+    Each is called as (F, i, block, q, columns, start, stop, G): row i of F, from `block` on, meets rows
+    columns[e] of G, start ≤ e < stop, with the values q[e] between them.
     """
 
-    def typed(_: Any, A: Any, i: Any, block: Any, q: Any, columns: Any, start: Any, stop: Any, B: Any) -> Any:
-        def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            matrix, row, first, values, indices, low, high, rows = arguments
-            a = _Row(context, builder, signature.args[0], matrix, row)
-            values = context.make_array(signature.args[3])(context, builder, values).data
-            indices = context.make_array(signature.args[4])(context, builder, indices).data
-            widths = [2 * LANES] * (count // 2) + [LANES] * (count % 2)
-            places = [builder.add(first, ir.Constant(first.type, 2 * n)) for n in range(len(widths))]
-            sums = [
-                cgutils.alloca_once_value(builder, a.load(place, width))
-                for place, width in zip(places, widths, strict=True)
+    def made(count: int) -> Callable[..., Any]:
+        def typed(
+            _: Any, F: Any, i: Any, block: Any, q: Any, columns: Any, start: Any, stop: Any, G: Any
+        ) -> Any:
+            def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                matrix, row, first, values, indices, low, high, others = arguments
+                f = _Row(context, builder, signature.args[0], matrix, row)
+                values = context.make_array(signature.args[3])(context, builder, values).data
+                indices = context.make_array(signature.args[4])(context, builder, indices).data
+                widths = [2 * LANES] * (count // 2) + [LANES] * (count % 2)
+                places = [builder.add(first, ir.Constant(first.type, 2 * n)) for n in range(len(widths))]
+                held = prepare(builder, f, list(zip(places, widths, strict=True)))
+                one = ir.Constant(low.type, 1)
+                with cgutils.for_range_slice(builder, low, high, one, low.type) as (e, _n):
+                    column = builder.sext(builder.load(builder.gep(indices, [e])), low.type)
+                    g = _Row(context, builder, signature.args[7], others, column)
+                    visit(builder, g, held, builder.gep(values, [e]))
+                finish(builder, f, held)
+                return context.get_dummy_value()
+
+            whole = types.int64
+            return types.void(F, whole, whole, q, columns, whole, whole, G), generated
+
+        return _generated(typed)
+
+    return made
+
+
+def _loaded(builder: Any, f: _Row, places: list[Any]) -> Any:
+    return [(place, f.load(place, width)) for place, width in places]
+
+
+def _summing(builder: Any, f: _Row, places: list[Any]) -> Any:
+    return [(place, cgutils.alloca_once_value(builder, f.load(place, width))) for place, width in places]
+
+
+def _add_row(builder: Any, g: _Row, held: Any, value: Any) -> None:
+    q = builder.load(value)
+    for place, total in held:
+        here = builder.load(total)
+        width = here.type.count
+        product = builder.fmul(_every(builder, q, width), g.load(place, width), flags=_FLAGS)
+        builder.store(builder.fadd(here, product, flags=_FLAGS), total)
+
+
+def _store_sums(builder: Any, f: _Row, held: Any) -> None:
+    for place, total in held:
+        f.store(place, builder.load(total))
+
+
+def _add_to_row(builder: Any, g: _Row, held: Any, value: Any) -> None:
+    q = builder.load(value)
+    for place, w in held:
+        product = builder.fmul(_every(builder, q, w.type.count), w, flags=_FLAGS)
+        g.store(place, builder.fadd(g.load(place, w.type.count), product, flags=_FLAGS))
+
+
+def _add_dot(builder: Any, g: _Row, held: Any, value: Any) -> None:
+    halves = []
+    for place, w in held:
+        product = builder.fmul(w, g.load(place, w.type.count), flags=_FLAGS)
+        parts = [product]
+        if w.type.count > LANES:
+            lanes = list(range(2 * LANES))
+            parts = [
+                builder.shuffle_vector(product, product, _indices(lanes[n : n + LANES])) for n in (0, LANES)
             ]
-            with cgutils.for_range_slice(builder, low, high, ir.Constant(low.type, 1), low.type) as (e, _n):
-                column = builder.sext(builder.load(builder.gep(indices, [e])), low.type)
-                value = builder.load(builder.gep(values, [e]))
-                b = _Row(context, builder, signature.args[7], rows, column)
-                for place, width, total in zip(places, widths, sums, strict=True):
-                    product = builder.fmul(_every(builder, value, width), b.load(place, width), flags=_FLAGS)
-                    builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
-            for place, total in zip(places, sums, strict=True):
-                a.store(place, builder.load(total))
-            return context.get_dummy_value()
-
-        whole = types.int64
-        return types.void(A, whole, whole, q, columns, whole, whole, B), generated
-
-    return _generated(typed)
+        halves += parts
+    total = halves[0]
+    for half in halves[1:]:
+        total = builder.fadd(total, half, flags=_FLAGS)
+    name = f"llvm.vector.reduce.fadd.v{LANES}{'f32' if isinstance(g.element, ir.FloatType) else 'f64'}"
+    kind = ir.FunctionType(g.element, [g.element, total.type])
+    reduce = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.store(builder.call(reduce, [builder.load(value), total], fastmath=_FLAGS), value)
 
 
-add_sum_1, add_sum_2, add_sum_3, add_sum_4 = (_summed(count) for count in (1, 2, 3, 4))
+def _nothing(builder: Any, f: _Row, held: Any) -> None:
+    pass
+
+
+_COUNTS = range(1, MOST + 1)
+dots = tuple(map(_walk(_loaded, _add_dot, _nothing), _COUNTS))
+"""q[e] += F[i] · G[columns[e]]."""
+gathers = tuple(map(_walk(_summing, _add_row, _store_sums), _COUNTS))
+"""F[i] += Σ_e q[e] G[columns[e]]: the sums stay in registers, where stores would wait for each other."""
+scatters = tuple(map(_walk(_loaded, _add_to_row, _nothing), _COUNTS))
+"""G[columns[e]] += q[e] F[i]."""
