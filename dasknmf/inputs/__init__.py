@@ -13,16 +13,19 @@ from zarr.abc.store import Store
 
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
-from dasknmf.inputs.dask_array import DaskSource
+from dasknmf.inputs.dask_array import DaskSource, side_by_side
 from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.inputs.sparse import canonical
 from dasknmf.inputs.zarr_array import ZarrSource, open_array
 
 __all__ = [
     "Source",
+    "canonical",
     "grid_of",
     "is_chunked",
     "opened",
     "rather_transposed",
+    "side_by_side",
     "source_of",
     "working_dtype",
 ]

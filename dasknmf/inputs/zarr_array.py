@@ -87,6 +87,8 @@ class ZarrSource:
     """
 
     staged_bytes = 0
+    sparse = False
+    cut_bytes = None
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
