@@ -117,6 +117,8 @@ def by_rows(coder: Coder, X: Any, method: str) -> Any:
     if isinstance(X, zarr.Array):
         edges = inputs.grid_of(inputs.source_of(X)).edges
         X = da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
+    elif isinstance(X, inputs.Stored):
+        X = inputs.lazy(X)
     else:
         X = X.rechunk({1: -1})
     k = len(coder.H)

@@ -37,16 +37,18 @@ class Source(Protocol):
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
     """Decoded size of the largest slab."""
-    nbytes: int
-    """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and their columns."""
     before: np.ndarray | None
-    """Of those, the bytes before each of `cuts`; None where all rows are of one size."""
+    """Bytes before each of `cuts`; None where all rows are of one size."""
     staged_bytes: int
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
 
     @property
     def reader(self) -> Reader:
         """What tasks read V with."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and the columns of these."""
 
     @property
     def cuts(self) -> np.ndarray:
