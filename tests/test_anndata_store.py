@@ -19,13 +19,14 @@ from anndata.io import write_elem
 from zarr.storage import MemoryStore
 
 from dasknmf.errors import DataChangedError, SourceError
-from dasknmf.inputs import grid_of, is_chunked, lazy, open_anndata, opened, rather_transposed, source_of
+from dasknmf.inputs import grid_of, is_chunked, open_anndata, opened, rather_transposed, source_of
 from dasknmf.inputs.anndata_store import matrix_of
 from dasknmf.inputs.hdf5 import StoredDense
 from dasknmf.inputs.stacked import Stacked
 from dasknmf.inputs.stored_sparse import StoredSparse
 from dasknmf.inputs.zarr_array import metered
 from dasknmf.panels import Grid
+from tests.helpers import fitted
 
 GENES = np.array([f"gene{j}" for j in range(30)])
 
@@ -325,7 +326,6 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
         for panel in grid:
             list(source_of(X).reader.slabs(panel.start, panel.stop, []))
     assert meter.total(0) == X.stored_bytes
-    np.testing.assert_array_equal(lazy(X).compute(scheduler="sync"), A)
     dense = written(tmp_path / "a.zarr", annotated(A))
     assert isinstance(open_anndata(dense).matrix(), zarr.Array)
     assert isinstance(opened(dense), zarr.Array)
@@ -351,7 +351,6 @@ def test_objects_of_anndata(tmp_path):
     same(rows_of(opened(group))[0], A)
     with h5py.File(path) as file:
         same(rows_of(opened(file["X"]))[0], A)
-    same(lazy(X).compute(scheduler="sync"), A)
 
 
 @pytest.fixture
@@ -441,7 +440,7 @@ def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(
         SourceError, match=r"stored as CSC, which can be read by columns only.*store it as CSR"
     ):
-        lazy(csc)
+        source_of(csc)
     with pytest.raises(SourceError, match=r"stored as CSR, which can be read by rows only.*store it as CSC"):
         source_of(grouped(tmp_path / "csr", counts(), 100), transposed=True)
 
@@ -478,3 +477,82 @@ def test_an_indptr_that_changed_is_told(tmp_path):
     group["indptr"][:] = group["indptr"][:][::-1]
     with pytest.raises(DataChangedError, match="indptr of the sparse V does not rise"):
         list(source.reader.slabs(0, 200, []))
+
+
+LOSSES = ["frobenius", "kullback-leibler"]
+PARAMETERS = {"n_components": 4, "init": "random", "max_iter": 5, "tol": 0}
+
+
+def close(found, expected):
+    for W, other in ((found[1], expected[1]), (found[0].components_, expected[0].components_)):
+        np.testing.assert_allclose(W, other, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("beta_loss", LOSSES)
+@pytest.mark.parametrize("format", ["csr", "csc"])
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5ad"])
+def test_a_fit_is_that_of_the_matrix_in_memory(tmp_path, small_panels, beta_loss, format, name):
+    A = counts()
+    path = written(tmp_path / name, annotated(A.asformat(format)))
+    parameters = PARAMETERS | {"beta_loss": beta_loss, "init": "nndsvda"}
+    stored = fitted(path, **parameters, inner_iter=3)
+    memory = fitted(A if format == "csr" else A.T.tocsr(), **parameters, inner_iter=3)
+    if format == "csr":
+        close(stored, memory)
+        W = stored[0].transform(open_anndata(path).matrix()).compute(scheduler="threads")
+        np.testing.assert_allclose(W, stored[0].transform(A), rtol=1e-3, atol=1e-5)
+    else:  # H moves first
+        np.testing.assert_allclose(stored[0].reconstruction_err_, memory[0].reconstruction_err_, rtol=1e-3)
+        with pytest.raises(SourceError, match="columns only"):
+            stored[0].transform(path)
+
+
+@pytest.mark.parametrize("beta_loss", LOSSES)
+@pytest.mark.parametrize("name", ["a.zarr", "a.h5ad"])
+def test_workers_read_for_themselves(tmp_path, small_panels, cluster, beta_loss, name):
+    path = written(tmp_path / name, annotated(counts()))
+    parameters = PARAMETERS | {"beta_loss": beta_loss}
+    run = {"checkpoint": tmp_path / "run"}
+    here = fitted(path, "threads", **parameters)
+    there = fitted(path, cluster, run, **parameters)
+    np.testing.assert_array_equal(here[0].components_, there[0].components_)
+    np.testing.assert_array_equal(here[1], there[1])
+
+
+@pytest.mark.parametrize("beta_loss", LOSSES)
+@pytest.mark.parametrize("stage", ["memory", "files"])
+def test_a_stage_gives_the_same_bits(tmp_path, small_panels, beta_loss, stage):
+    path = written(tmp_path / "a.h5ad", annotated(counts()))
+    parameters = PARAMETERS | {"beta_loss": beta_loss}
+    plain = fitted(path, **parameters)
+    staged = fitted(path, run={"stage": stage if stage == "memory" else tmp_path / "stage"}, **parameters)
+    np.testing.assert_array_equal(plain[1], staged[1])
+
+
+def test_several_files_are_fitted_as_one(three, small_panels):
+    paths, whole = three
+    X = open_anndata(paths).matrix()
+    close(fitted(X, **PARAMETERS), fitted(sp.csr_matrix(whole), **PARAMETERS))
+
+
+def test_a_fit_reads_what_is_stored_once_a_pass(tmp_path, monkeypatch):
+    A = counts(4000)
+    monkeypatch.setattr("dasknmf.panels._PANEL_BYTES", (800 * 8, 800 * 8))
+    X = grouped(tmp_path / "a", A, 200)
+    model, _ = fitted(X, **PARAMETERS, run={})
+    for record in model.history_:
+        W = 4000 * 4 * 4 * 2
+        assert record.bytes_read <= 1.02 * X.stored_bytes + W
+
+
+def test_a_V_that_changed_is_told_on_resume(tmp_path, small_panels):
+    A = counts()
+    path = written(tmp_path / "a.zarr", annotated(A), zarr_format=3)
+    run = {"checkpoint": tmp_path / "run"}
+    first = fitted(path, run=run, **PARAMETERS)
+    more = PARAMETERS | {"max_iter": 8}
+    again = fitted(path, run=run, **more)
+    assert again[0].n_iter_ == 8 > first[0].n_iter_
+    (path / "X" / "data" / "c" / "0").unlink()
+    with pytest.raises(DataChangedError):
+        fitted(path, run=run, **(more | {"max_iter": 10}))
