@@ -170,7 +170,7 @@ class Stream:
             begin = self._at // chunk * chunk
             end = min(-(-position // chunk) * chunk, self._vector.length)
             last = self._stop // chunk * chunk  # there begins the chunk that the panel after shares
-            if end <= last or last == self._stop:
+            if end <= last or self._stop in (last, self._vector.length):
                 self._read(begin, end)
                 return
             edge = _lock((*self._name, self._stop))
