@@ -71,6 +71,7 @@ class Grid:
         wanted = np.linspace(0, before[-1], n_panels + 1)
         after = np.searchsorted(before, wanted).clip(1, len(cuts) - 1)
         nearer = np.where(wanted - before[after - 1] <= before[after] - wanted, after - 1, after)
+        nearer[[0, -1]] = 0, len(cuts) - 1  # rows without a nonzero may come first and last
         edges = np.unique(cuts[nearer])
         return cls(tuple(int(edge) for edge in edges))
 

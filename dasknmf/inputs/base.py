@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -61,6 +62,29 @@ class Source(Protocol):
 
     def upstream(self) -> dict[Hashable, GraphNode]:
         """The graph that makes the chunks."""
+
+
+class Stored(ABC):
+    """A matrix that tasks read by themselves, without a Dask graph: beside Zarr arrays, what is ours."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    by_columns = False
+    """Only Xᵀ has rows that can be read."""
+    sparse = False
+    """Its slabs are sparse."""
+    feature_names: np.ndarray | None = None
+    """Names of the columns, an array of str, where the store tells them."""
+
+    @abstractmethod
+    def source(self, *, transposed: bool = False) -> Source:
+        """V = X, or Xᵀ, as rows of panels.
+
+        Raises
+        ------
+        SourceError
+            If its rows cannot be read.
+        """
 
 
 class StageLost(Exception):
