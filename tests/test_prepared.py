@@ -254,7 +254,7 @@ def test_X_whose_rows_are_needed_is_read_by_rows(counts, tmp_path, steps):
     V = Prepared(stored(tmp_path / "x", counts, (90, 5)), **STEPS[steps])
     assert not rather_transposed(V, parity=False)
     same(fitted(V, **PARAMETERS), fitted(da.from_array(V.preparation(counts), chunks=-1), **PARAMETERS))
-    with pytest.raises(SourceError, match="read by columns"):
+    with pytest.raises(SourceError, match="stored by columns"):
         source_of(V, transposed=True)
 
 

@@ -71,6 +71,7 @@ class Staged:
         self.in_process = source.in_process
         self.slab_bytes = source.slab_bytes
         self.staged_bytes = 0
+        self.before = source.before
 
     @property
     def cuts(self) -> np.ndarray:
@@ -79,7 +80,7 @@ class Staged:
     @property
     def nbytes(self) -> int:
         """Bytes of V as it is stored, decoded."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+        return self._source.nbytes
 
 
 class KeptSource(Staged):
