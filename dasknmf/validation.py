@@ -31,7 +31,7 @@ _SAMPLED_ROWS = 100
 def validated(model: Any, X: Any, *, reset: bool) -> Any:
     """X as an array that can be cut into panels, checked as far as its metadata goes."""
     X = inputs.opened(X)
-    if not inputs.is_chunked(X):
+    if not (inputs.is_chunked(X) or isinstance(X, inputs.Prepared)):
         # What a tile can convert stays as it is: a copy would be as large as X, or larger.
         sparse = scipy.sparse.issparse(X)
         keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import scipy.sparse
 
-from dasknmf.blocks import nonzeros, ratios, sums
+from dasknmf.blocks import moments, nonzeros, ratios, sums
 from dasknmf.blocks.base import Ratio, Sums
 from dasknmf.blocks.dense import DenseTile, Scratch
 from dasknmf.blocks.vectors import filled, padded
@@ -258,6 +258,12 @@ class CsrTile:
         result = np.zeros(self._walk.n_features)
         nonzeros.column_sums(self.columns, self.v, result)
         return result
+
+    def column_moments(self) -> moments.Moments:
+        return moments.of_sparse_columns(self.v, self.columns, self._n_rows, self._walk.n_features)
+
+    def row_moments(self) -> moments.Moments:
+        return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         taken = np.zeros((len(indices), self._walk.n_features), self._walk.dtype)

@@ -17,11 +17,15 @@ from dasknmf.inputs.anndata_store import open_anndata, stored_behind
 from dasknmf.inputs.base import Source, Stored, check_shape, grid_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource, side_by_side
 from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.inputs.preparation import Preparation
+from dasknmf.inputs.prepared import Prepared, prepared_source
 from dasknmf.inputs.sparse import canonical
 from dasknmf.inputs.stored_sparse import FORMATS, StoredSparse
 from dasknmf.inputs.zarr_array import ZarrSource, open_node
 
 __all__ = [
+    "Preparation",
+    "Prepared",
     "Source",
     "Stored",
     "canonical",
@@ -87,6 +91,8 @@ def _what_it_holds(group: zarr.Group) -> str:
 
 def is_chunked(X: Any) -> bool:
     """Whether X is worked on in chunks by the scheduler, and its W is a Dask array."""
+    if isinstance(X, Prepared):
+        return is_chunked(X.X)
     return isinstance(X, (da.Array, zarr.Array, Stored))
 
 
@@ -95,12 +101,14 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
 
     Parameters
     ----------
-    X : ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array or Stored
+    X : ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array, Stored or Prepared
     transposed : bool
         Factorize Xᵀ instead.
     """
     check_shape(X.shape)
     working_dtype(X.dtype)
+    if isinstance(X, Prepared):
+        return prepared_source(X, source_of(X.X, transposed=transposed), transposed=transposed)
     if isinstance(X, zarr.Array):
         return ZarrSource(X, transposed=transposed)
     if isinstance(X, Stored):
@@ -123,6 +131,10 @@ def rather_transposed(X: Any, *, parity: bool) -> bool:
     if isinstance(X, Stored):
         return X.by_columns
     n, m = X.shape
+    if isinstance(X, Prepared) and is_chunked(X):
+        return X.can_be_transposed and rather_transposed(X.X, parity=parity)
+    if isinstance(X, Prepared):
+        return X.can_be_transposed and not parity and m > n
     if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
         return not parity and m > n
     if isinstance(X, zarr.Array):
