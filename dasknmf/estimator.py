@@ -107,11 +107,13 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_components_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
-        Where X has column names that are all strings.
+        Where X has column names that are all strings, or an attribute `feature_names`.
     init_ : str
         The start that was used.
     reconstruction_err_ : float
         √(2 D(X | WH)): for the Frobenius loss, the norm of the residual.
+    sum_of_squares_ : float
+        Σ x² over X.
     n_iter_ : int
         Exact passes.
     n_reads_ : float
@@ -344,6 +346,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_iter_ = run.n_iter
         model.n_reads_ = run.history.reads
         model.history_ = run.history
+        model.sum_of_squares_ = run.sum_of_squares
+        if run.feature_names is not None:
+            model.feature_names_in_ = run.feature_names
         return model
 
     @property
@@ -413,8 +418,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
-                identity, budget = identity_of(self, model, shape, (W, H), transposed=transposed)
-                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite)
+                names = getattr(self, "feature_names_in_", None)
+                identity, budget = identity_of(self, model, shape, (W, H), transposed=transposed, names=names)
+                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite, names=names)
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)
             reports = (*callbacks, _log) if self.verbose else callbacks
@@ -437,6 +443,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_iter_ = position.iteration
         self.n_reads_ = history.reads
         self.history_ = history
+        self.sum_of_squares_ = float(state["squares"])
         self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
         usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
         self.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))

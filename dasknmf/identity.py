@@ -10,10 +10,17 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.model import Model
+from dasknmf.store import features
 
 
 def identity_of(
-    estimator: Any, model: Model, shape: tuple[int, int], start: tuple[Any, Any], *, transposed: bool
+    estimator: Any,
+    model: Model,
+    shape: tuple[int, int],
+    start: tuple[Any, Any],
+    *,
+    transposed: bool,
+    names: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
 
@@ -28,6 +35,8 @@ def identity_of(
         W and H of a custom start.
     transposed : bool
         Whether the roles of W and H are exchanged.
+    names : ndarray of str, optional
+        Of the features.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
@@ -59,6 +68,8 @@ def identity_of(
         "seed": model.seed,
         "model": parameters,
     }
+    if names is not None:
+        identity["feature_names"] = features.digest(names)
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 

@@ -15,14 +15,17 @@ from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.inputs.names import feature_names, renamed
 from dasknmf.inputs.zarr_array import ZarrSource, open_array
 
 __all__ = [
     "Source",
+    "feature_names",
     "grid_of",
     "is_chunked",
     "opened",
     "rather_transposed",
+    "renamed",
     "source_of",
     "working_dtype",
 ]

@@ -7,6 +7,7 @@
     W/<pass>-<epoch>        one generation of rows, one chunk per panel
     small/<pass>-<epoch>    H and the solver's small state of each model
     history/<pass>-<epoch>  what the pass achieved
+    features       names of the features, where V has them
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
@@ -27,7 +28,7 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
 from dasknmf.panels import Grid
-from dasknmf.store import records
+from dasknmf.store import features, records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
@@ -57,6 +58,8 @@ class StoredRun:
         Of the factors.
     overwrite : bool
         Start over where the store holds a run.
+    names : ndarray of str, optional
+        Of the features.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class StoredRun:
         dtype: np.dtype,
         *,
         overwrite: bool,
+        names: np.ndarray | None = None,
     ) -> None:
         self.store = _writable(target)
         self._check_is_ours()
@@ -98,8 +102,9 @@ class StoredRun:
                         "without it nobody knows what was factorized: restore the store from a copy, or "
                         "start over with overwrite=True."
                     )
-                self._begin(identity, budget, grid)
+                self._begin(identity, budget, grid, names)
             else:
+                features.check(self.store, about["identity"], names)
                 self._resume(about, identity, budget, grid)
         except BaseException:
             self._lock.release()
@@ -170,14 +175,16 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {"run", "panels", "W", "small", "history", "commit", "lock"}
+        ours = {"run", "panels", "features", "W", "small", "history", "commit", "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
                 "of its own, and overwrite=True replaces runs only: choose another checkpoint."
             )
 
-    def _begin(self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid) -> None:
+    def _begin(
+        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, names: np.ndarray | None
+    ) -> None:
         self._clear()
         root = {
             "zarr_format": 3,
@@ -186,11 +193,12 @@ class StoredRun:
         }
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
+        features.write(self.store, names)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "W", "small", "history"):
+        for path in ("commit", "run", "panels", "features", "W", "small", "history"):
             records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
