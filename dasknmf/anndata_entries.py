@@ -1,8 +1,8 @@
 """What a factorization leaves in an AnnData: the names of its entries, and what stands in them.
 
-    obsm["X_nmf"]   W, one row per cell
-    varm["NMF"]     Hᵀ, one row per gene, zero for genes that were not factorized
-    uns["nmf"]      how it was made and what it achieved, in types that .h5ad and Zarr both hold
+obsm["X_nmf"]   W, one row per cell
+varm["NMF"]     Hᵀ, one row per gene, zero for genes that were not factorized
+uns["nmf"]      how it was made and what it achieved, in types that .h5ad and Zarr both hold
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def gram(blocks: Iterable[np.ndarray], k: int) -> np.ndarray:
 def explained(G: np.ndarray, H: np.ndarray) -> np.ndarray:
     """The sum of squares that each component explains, ⟨w_c h_c, WH⟩ = Σ_d (WᵀW)_cd (HHᵀ)_cd.
 
-    They add up to ‖WH‖². Where H is optimal for W and has no penalty, ⟨V − WH, w_c h_c⟩ = 0 for every
-    component, because an entry of H is zero or its gradient is: then they add up to ‖V‖² − ‖V − WH‖², for the
-    Frobenius loss what the factorization explains, and each is also ⟨V, w_c h_c⟩, what V has of that component.
-    They are about zero, not about the mean of a gene, since the model has no mean of its own.
+    They add up to ‖WH‖². Where H is the best for W and has no penalty, ⟨V − WH, w_c h_c⟩ = 0 for every
+    component, because an entry of H is zero or its gradient is: for the Frobenius loss they then add up to
+    ‖V‖² − ‖V − WH‖², what the factorization explains, and each is also ⟨V, w_c h_c⟩, what V has of that
+    component. Squares are about zero, not about the mean of a gene, as the model has no mean of its own.
 
     Parameters
     ----------

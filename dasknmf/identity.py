@@ -21,6 +21,7 @@ def identity_of(
     *,
     transposed: bool,
     names: np.ndarray | None = None,
+    preparation: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
 
@@ -37,6 +38,8 @@ def identity_of(
         Whether the roles of W and H are exchanged.
     names : ndarray of str, optional
         Of the features.
+    preparation : dict or None
+        What is done to X in every read, as JSON values.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
@@ -70,6 +73,8 @@ def identity_of(
     }
     if names is not None:
         identity["feature_names"] = features.digest(names)
+    if preparation is not None:
+        identity["preparation"] = preparation
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 

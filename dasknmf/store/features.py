@@ -1,4 +1,4 @@
-"""Names of the features in a run: written once, told apart on resume, read back with H."""
+"""What a run keeps of the features, with which H is of use: written once, read back with H."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,18 @@ from dasknmf.store import records
 log = logging.getLogger("dasknmf")
 
 PATH = "features"
+_SCALE = f"{PATH}/scale"
 _MOST_BYTES = 2**24
 """Of the names as JSON: a record is read and written as a whole."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What V knows of its columns."""
+
+    names: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    """What each was divided by."""
 
 
 def digest(names: Sequence[str] | np.ndarray) -> str:
@@ -26,8 +37,11 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
 
 
-def write(store: Any, names: np.ndarray | None) -> None:
-    """Keep the names, if there are any; of too many, that they are not kept."""
+def write(store: Any, features: Features) -> None:
+    """Keep scale and names, if there are any; of too many names, that they are not kept."""
+    if features.scale is not None:
+        records.write_array(store, _SCALE, features.scale)
+    names = features.names
     if names is None:
         return
     kept: list[str] | None = list(names)
@@ -44,7 +58,7 @@ def write(store: Any, names: np.ndarray | None) -> None:
     records.write(store, PATH, {"names": kept})
 
 
-def read(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
+def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     """The names of a run, shape (n_features,), or None where it keeps none.
 
     Raises
@@ -80,7 +94,7 @@ def check(store: Any, identity: dict[str, Any], names: np.ndarray | None) -> Non
     ------
     RunMismatchError
     """
-    stored = read(store, identity)
+    stored = read_names(store, identity)
     difference = renamed(stored, names) if stored is not None and names is not None else None
     if difference is not None:
         raise RunMismatchError(
@@ -88,3 +102,18 @@ def check(store: Any, identity: dict[str, Any], names: np.ndarray | None) -> Non
             "the same V: give the same features in the same order, choose another checkpoint, or start "
             "over with overwrite=True."
         )
+
+
+def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
+    """What was done to V in every read: `target_sum`, `log1p` and `scale`; empty where nothing was.
+
+    Raises
+    ------
+    RunDamagedError
+        If the scale is missing or altered.
+    """
+    described = identity.get("preparation")
+    if described is None:
+        return {}
+    steps = {name: value for name, value in described.items() if name != "columns"}
+    return steps | {"scale": None if steps["scale"] is None else records.read_array(store, _SCALE)}

@@ -32,6 +32,9 @@ class Run:
         ``"running"``, ``"converged"`` or ``"max_iter"``.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
+    preparation : dict
+        What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
+        which each column was divided.
     sum_of_squares : float
         Σ v², as the first read of V found it.
     """
@@ -76,7 +79,11 @@ class Run:
 
     @cached_property
     def feature_names(self) -> np.ndarray | None:
-        return features.read(self.store, self.identity)
+        return features.read_names(self.store, self.identity)
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        return features.read_preparation(self.store, self.identity)
 
     @property
     def sum_of_squares(self) -> float:

@@ -7,7 +7,7 @@
     W/<pass>-<epoch>        one generation of rows, one chunk per panel
     small/<pass>-<epoch>    H and the solver's small state of each model
     history/<pass>-<epoch>  what the pass achieved
-    features       names of the features, where V has them
+    features       names of the features, where V has them, and their scale
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
@@ -28,7 +28,8 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
 from dasknmf.panels import Grid
-from dasknmf.store import features, records
+from dasknmf.store import features as described
+from dasknmf.store import records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
@@ -44,6 +45,8 @@ from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
 
+_NO_FEATURES = described.Features()
+
 
 class StoredRun:
     """A run in a Zarr store that this process writes.
@@ -58,8 +61,8 @@ class StoredRun:
         Of the factors.
     overwrite : bool
         Start over where the store holds a run.
-    names : ndarray of str, optional
-        Of the features.
+    features : Features
+        Names of the features, and their scale.
 
     Raises
     ------
@@ -80,7 +83,7 @@ class StoredRun:
         dtype: np.dtype,
         *,
         overwrite: bool,
-        names: np.ndarray | None = None,
+        features: described.Features = _NO_FEATURES,
     ) -> None:
         self.store = _writable(target)
         self._check_is_ours()
@@ -102,9 +105,9 @@ class StoredRun:
                         "without it nobody knows what was factorized: restore the store from a copy, or "
                         "start over with overwrite=True."
                     )
-                self._begin(identity, budget, grid, names)
+                self._begin(identity, budget, grid, features)
             else:
-                features.check(self.store, about["identity"], names)
+                described.check(self.store, about["identity"], features.names)
                 self._resume(about, identity, budget, grid)
         except BaseException:
             self._lock.release()
@@ -183,7 +186,7 @@ class StoredRun:
             )
 
     def _begin(
-        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, names: np.ndarray | None
+        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features
     ) -> None:
         self._clear()
         root = {
@@ -193,7 +196,7 @@ class StoredRun:
         }
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
-        features.write(self.store, names)
+        described.write(self.store, features)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
