@@ -10,6 +10,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import scipy.sparse
 import zarr
 
 from dasknmf import inputs
@@ -144,12 +145,15 @@ def _lazily(X: Any) -> da.Array:
     """X as a Dask array of whole rows."""
     if isinstance(X, inputs.Prepared):
         rows = _lazily(X.X)
+        empty = np.empty((0, 0), X.dtype)
         return rows.map_blocks(
             X.preparation,
             dtype=X.dtype,
             chunks=(rows.chunks[0], (X.shape[1],)),
-            meta=np.empty((0, 0), X.dtype),
+            meta=scipy.sparse.csr_array(empty) if scipy.sparse.issparse(rows._meta) else empty,
         )
+    if isinstance(X, inputs.Stored):
+        return inputs.lazy(X)
     if isinstance(X, zarr.Array):
         edges = inputs.grid_of(inputs.source_of(X)).edges
         return da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))

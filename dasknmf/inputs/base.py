@@ -37,16 +37,18 @@ class Source(Protocol):
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
     """Decoded size of the largest slab."""
-    nbytes: int
-    """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and their columns."""
     before: np.ndarray | None
-    """Of those, the bytes before each of `cuts`; None where all rows are of one size."""
+    """Bytes before each of `cuts`; None where all rows are of one size."""
     staged_bytes: int
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
 
     @property
     def reader(self) -> Reader:
         """What tasks read V with."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and the columns of these."""
 
     @property
     def cuts(self) -> np.ndarray:
@@ -110,12 +112,7 @@ def grid_of(source: Source) -> Grid:
     """The panels of V: decided by its shape, dtype and stored chunks alone."""
     if source.before is not None:
         return Grid.of(source.cuts, 1, source.before)
-    return Grid.of(source.cuts, row_bytes_of(source))
-
-
-def row_bytes_of(source: Source) -> int:
-    """Decoded bytes that are read for a row of V; a source whose rows are wider than V's says so."""
-    return int(getattr(source, "row_bytes", source.shape[1] * source.dtype.itemsize))
+    return Grid.of(source.cuts, source.shape[1] * source.dtype.itemsize)
 
 
 def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _get_feature_names, check_array
 
 from dasknmf import inputs
 from dasknmf.errors import DataError, SourceError
-from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, row_bytes_of, working_dtype
+from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, working_dtype
 from dasknmf.inputs.preparation import Preparation
 from dasknmf.panels import Panel
 
@@ -61,7 +61,8 @@ class Prepared:
     DataError
         If X is in memory and holds negative values.
     SourceError
-        If X cannot be opened, or is stored by columns (CSC) and `target_sum` needs its rows.
+        If X cannot be opened; or is stored by columns (CSC), and `target_sum` needs its rows or `columns`
+        are in another order.
 
     Examples
     --------
@@ -94,11 +95,6 @@ class Prepared:
         chosen = _columns(columns, n_columns)
         n_features = n_columns if chosen is None else len(chosen)
         total = _target_sum(target_sum)
-        if total is not None and inputs.is_chunked(X) and getattr(X, "format", "csr") == "csc":
-            raise SourceError(
-                f"X is stored by columns (CSC) and target_sum is {total:g}; totals of rows need whole rows, "
-                "which such a store does not give: write X as CSR (X.tocsr()), or normalise it beforehand."
-            )
         divisors = _scale(scale, n_features)
         changed = total is not None or bool(log1p) or divisors is not None
         self.preparation = Preparation(
@@ -106,6 +102,8 @@ class Prepared:
         )
         self.shape: tuple[int, int] = (int(X.shape[0]), n_features)
         self.dtype = self.preparation.dtype
+        if self.by_columns:
+            self.check_columns()
         self.feature_names = _names(feature_names, names, chosen, n_features)
 
     def __repr__(self) -> str:
@@ -125,11 +123,30 @@ class Prepared:
         return self.preparation.described() | before
 
     @property
+    def by_columns(self) -> bool:
+        """Only Xᵀ has rows that can be read."""
+        return bool(getattr(self.X, "by_columns", False))
+
+    @property
     def can_be_transposed(self) -> bool:
         """Whether X may be read by columns: without totals of rows, and with columns in X's order."""
         columns = self.preparation.columns
         ordered = columns is None or bool((np.diff(columns) > 0).all())
         return ordered and self.preparation.target_sum is None
+
+    def check_columns(self) -> None:
+        """Refuse steps that X read by columns does not allow.
+
+        Raises
+        ------
+        SourceError
+        """
+        if not self.can_be_transposed:
+            raise SourceError(
+                "X is stored by columns (CSC); totals of rows (target_sum) and columns in another "
+                "order than X's need whole rows: give columns in ascending order, and for target_sum store X "
+                "by rows (CSR)."
+            )
 
 
 class PreparedSource:
@@ -153,16 +170,26 @@ class PreparedSource:
         self.shape: tuple[int, int] = (n_rows, n_columns)
         self.dtype = preparation.dtype
         self.in_process = source.in_process
+        before = source.before
+        row_bytes = source.shape[1] * source.dtype.itemsize
+        if before is None:
+            before = source.cuts * row_bytes
+        self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
         # Panels are cut by what is read for them, whatever is left of it.
-        self.row_bytes = row_bytes_of(source)
-        self._rows = _ChosenRows(source.cuts, preparation.columns if transposed else None)
+        self.before: np.ndarray | None = self._rows.before
         self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
-        self.nbytes = n_rows * n_columns * self.dtype.itemsize if source.before is None else source.nbytes
-        self.before = None if source.before is None else self._rows.before(source.before)
-        panel = grid_of(self).rows_max
-        read = source.slab_bytes or (0 if source.in_process else panel * self.row_bytes)
-        height = -(-source.slab_bytes // self.row_bytes) if source.slab_bytes else panel
-        self.slab_bytes = read + height * n_columns * self.dtype.itemsize
+        read = source.slab_bytes
+        if not read and not source.in_process:
+            read = int(np.diff(self.before[np.searchsorted(self.cuts, grid_of(self).edges)]).max())
+        if source.before is None:
+            self.nbytes = n_rows * n_columns * self.dtype.itemsize
+            height = grid_of(self).rows_max if source.in_process and not read else -(-read // row_bytes)
+            self.slab_bytes = read + height * n_columns * self.dtype.itemsize
+        else:
+            # Sparse rows, each entry beside its index: all of them may be in the chosen columns.
+            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
+            self.nbytes = int(source.nbytes * wider)
+            self.slab_bytes = int(read * (1 + wider))
 
     @property
     def cuts(self) -> np.ndarray:
@@ -202,17 +229,16 @@ class PreparedReader:
 class _ChosenRows:
     """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
 
-    def __init__(self, cuts: np.ndarray, chosen: np.ndarray | None) -> None:
+    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
         self._read_cuts = cuts
         self._chosen = chosen
-        self.cuts = cuts if chosen is None else np.unique(np.searchsorted(chosen, cuts))
-
-    def before(self, sizes: np.ndarray) -> np.ndarray:
-        """What is read before each of `cuts`, from what is before those of Xᵀ."""
-        if self._chosen is None:
-            return sizes
-        places = np.append(self._chosen, self._read_cuts[-1])[self.cuts]
-        return np.interp(places, self._read_cuts, sizes)
+        self.cuts, self.before = cuts, before
+        if chosen is not None:
+            counts = np.searchsorted(chosen, cuts)
+            # Stretches between two cuts with nothing that is chosen are not read.
+            sizes = np.append(0, np.cumsum(np.diff(before) * (np.diff(counts) > 0)))
+            self.cuts, first = np.unique(counts, return_index=True)
+            self.before = sizes[first]
 
     def read_for(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
@@ -253,11 +279,8 @@ def prepared_source(X: Prepared, source: Source, *, transposed: bool) -> Prepare
     SourceError
         If X is read by columns, and its steps need rows or another order of columns.
     """
-    if transposed and not X.can_be_transposed:
-        raise SourceError(
-            "X is read by columns, as it is stored; totals of rows (target_sum) and columns in another order "
-            "than X's need whole rows: give columns in ascending order, or store X by rows."
-        )
+    if transposed:
+        X.check_columns()
     return PreparedSource(source, X.preparation, transposed=transposed)
 
 

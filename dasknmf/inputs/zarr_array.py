@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -69,6 +69,19 @@ class MeteredStore(WrapperStore[Any]):
         for value in values:
             _count(value)
         return values
+
+    # From Zarr 3.3 on, parts of shards are asked for in these ways too.
+
+    async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
+        async for group in self._store.get_ranges(key, byte_ranges, **options):
+            for _, value in group:
+                _count(value)
+            yield group
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        value = self._store.get_sync(key, **options)
+        _count(value)
+        return value
 
 
 def _count(value: Any) -> None:

@@ -38,13 +38,14 @@ class Pooled:
         if not other.count:
             return self
         count = self.count + other.count
-        delta = other.mean - self.mean
-        return Pooled(
-            count,
-            self.mean + delta * (other.count / count),
-            self.squares + other.squares + delta * delta * (self.count * other.count / count),
-            self.nonzeros + other.nonzeros,
-        )
+        with np.errstate(invalid="ignore"):  # of infinities, which the survey refuses by name
+            delta = other.mean - self.mean
+            return Pooled(
+                count,
+                self.mean + delta * (other.count / count),
+                self.squares + other.squares + delta * delta * (self.count * other.count / count),
+                self.nonzeros + other.nonzeros,
+            )
 
     @property
     def nbytes(self) -> int:
