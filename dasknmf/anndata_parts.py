@@ -69,10 +69,11 @@ def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:
         raise ValueError(f"var has no column {name!r}; its boolean columns are {flags}: give one of these.")
     values = np.asarray(mask_var if name is None else var[name])
     what = "mask_var" if name is None else f"var[{name!r}]"
-    if values.shape != (len(var),) or not _is_boolean(values):
+    n_vars = len(var.index)  # a lazy table is as long as it has columns
+    if values.shape != (n_vars,) or not _is_boolean(values):
         raise ValueError(
             f"{what} is {values.dtype} of shape {values.shape}; a mask has one boolean for each of "
-            f"{len(var)} genes: convert it."
+            f"{n_vars} genes: convert it."
         )
     mask = values.astype(bool)
     if not mask.any():

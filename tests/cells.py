@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import anndata
@@ -17,13 +18,13 @@ STORES = ["zarr2", "zarr3", "sharded", "unconsolidated", "h5ad"]
 
 
 def cells(*, seed: int = 0, dense: bool = False) -> anndata.AnnData:
-    """Counts of three programs; cell 5 has none, gene 7 is never seen, every second gene is highly variable."""
+    """Counts of three programs. Cell 5 has none, gene 7 is never seen, odd genes are highly variable."""
     rng = np.random.default_rng(seed)
     programs = np.random.default_rng(1).gamma(0.3, size=(K, N_GENES))
     counts = rng.poisson(3 * rng.gamma(0.5, size=(N_CELLS, K)) @ programs).astype(np.float32)
+    counts[:, 7] = 0
     counts[counts[:, 1::2].sum(axis=1) == 0, 1] = 1
     counts[5] = 0
-    counts[:, 7] = 0
     obs = pd.DataFrame(
         {"batch": pd.Categorical(np.where(np.arange(N_CELLS) % 2, "a", "b"))},
         index=[f"cell{i}" for i in range(N_CELLS)],
@@ -44,7 +45,9 @@ def written(adata: anndata.AnnData, directory: Path, kind: str) -> Path:
         return path
     path = directory / "cells.zarr"
     root = zarr.open_group(path, mode="w", zarr_format=2 if kind == "zarr2" else 3)
-    write_elem(root, "/", adata)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding will be the default")
+        write_elem(root, "/", adata)
     if kind == "sharded":
         for name in ("X", "layers/counts"):
             node = root[name]
@@ -54,7 +57,9 @@ def written(adata: anndata.AnnData, directory: Path, kind: str) -> Path:
                 for part in ("data", "indices"):
                     _shard(root, f"{name}/{part}", (100,), (1000,))
     if kind != "unconsolidated":
-        zarr.consolidate_metadata(root.store)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(root.store)
     return path
 
 

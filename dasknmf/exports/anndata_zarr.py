@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def write(path: Any, factors: Factors, keys: Keys, *, overwrite: bool) -> None:
                     del root[name]
             raise
     if consolidated:
-        zarr.consolidate_metadata(root.store, path=root.path or None, zarr_format=root.metadata.zarr_format)
+        with warnings.catch_warnings():
+            # Whoever wrote the store has decided that, for format 3 too.
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            zarr.consolidate_metadata(
+                root.store, path=root.path or None, zarr_format=root.metadata.zarr_format
+            )
 
 
 def _beside(root: zarr.Group, place: Path, factors: Factors, keys: Keys) -> None:
