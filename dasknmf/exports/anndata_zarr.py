@@ -14,6 +14,8 @@ from zarr.storage import LocalStore
 from dasknmf.anndata_entries import Keys
 from dasknmf.exports.factors import Factors, entries, refuse_existing
 
+_UNSHARDED: Any = {"shards": None}
+"""Small arrays: anndata would ask for a decision about format 3."""
 _ENCODING: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
@@ -93,5 +95,5 @@ def _fill(group: zarr.Group, factors: Factors, keys: Keys) -> None:
     )
     for first, rows in factors.blocks():  # one block is one chunk
         W[first : first + len(rows)] = rows
-    write_elem(group["varm"], keys.varm, factors.varm)
-    write_elem(group["uns"], keys.uns, factors.uns())
+    write_elem(group["varm"], keys.varm, factors.varm, dataset_kwargs=_UNSHARDED)
+    write_elem(group["uns"], keys.uns, factors.uns(), dataset_kwargs=_UNSHARDED)
