@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import uuid
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import scipy.sparse
 import zarr
-from dask.task_spec import DataNode, Task, TaskRef
 from zarr.abc.store import Store
 
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.anndata_store import open_anndata, stored_behind
-from dasknmf.inputs.base import Reader, Source, Stored, check_shape, grid_of, working_dtype
-from dasknmf.inputs.dask_array import DaskSource
+from dasknmf.inputs.base import Source, Stored, check_shape, grid_of, working_dtype
+from dasknmf.inputs.dask_array import DaskSource, side_by_side
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.inputs.names import feature_names, renamed
 from dasknmf.inputs.prepared import Prepared, prepared_source, steps_of
+from dasknmf.inputs.sparse import canonical
 from dasknmf.inputs.stored_sparse import FORMATS, StoredSparse
 from dasknmf.inputs.zarr_array import ZarrSource, open_node
 
@@ -28,13 +27,14 @@ __all__ = [
     "Prepared",
     "Source",
     "Stored",
+    "canonical",
     "feature_names",
     "grid_of",
     "is_chunked",
-    "lazy",
     "opened",
     "rather_transposed",
     "renamed",
+    "side_by_side",
     "source_of",
     "steps_of",
     "working_dtype",
@@ -118,34 +118,6 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
     if transposed:
         X = X.T
     return DaskSource(X) if isinstance(X, da.Array) else MemorySource(X)
-
-
-def lazy(X: Stored) -> da.Array:
-    """A stored matrix as a Dask array, a panel to a chunk.
-
-    Raises
-    ------
-    SourceError
-        If its rows cannot be read.
-    """
-    source = X.source()
-    grid = grid_of(source)
-    name = f"panel-{uuid.uuid4().hex}"
-    reader = f"reader-{name}"
-    graph: dict[Any, Any] = {reader: DataNode(reader, source.reader)}
-    for panel in grid:
-        key = (name, panel.index, 0)
-        graph[key] = Task(key, _rows, TaskRef(reader), panel.start, panel.stop)
-    empty = np.empty((0, 0), X.dtype)
-    chunks = (tuple(panel.n_rows for panel in grid), (X.shape[1],))
-    return da.Array(graph, name, chunks, meta=scipy.sparse.csr_array(empty) if X.sparse else empty)
-
-
-def _rows(reader: Reader, start: int, stop: int) -> Any:
-    slabs = list(reader.slabs(start, stop, []))
-    if scipy.sparse.issparse(slabs[0]):
-        return scipy.sparse.vstack(slabs, format="csr")
-    return np.concatenate(slabs)
 
 
 def rather_transposed(X: Any, *, parity: bool) -> bool:

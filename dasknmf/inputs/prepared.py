@@ -13,7 +13,7 @@ from sklearn.utils.validation import _get_feature_names, check_array
 
 from dasknmf import inputs
 from dasknmf.errors import DataError, SourceError
-from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, working_dtype
+from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, nbytes_of, working_dtype
 from dasknmf.inputs.preparation import Preparation
 from dasknmf.panels import Panel
 
@@ -170,26 +170,30 @@ class PreparedSource:
         self.shape: tuple[int, int] = (n_rows, n_columns)
         self.dtype = preparation.dtype
         self.in_process = source.in_process
-        before = source.before
+        self.sparse = source.sparse
         row_bytes = source.shape[1] * source.dtype.itemsize
+        before = source.cut_bytes
         if before is None:
             before = source.cuts * row_bytes
         self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
-        # Panels are cut by what is read for them, whatever is left of it.
-        self.before: np.ndarray | None = self._rows.before
         self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
         read = source.slab_bytes
         if not read and not source.in_process:
-            read = int(np.diff(self.before[np.searchsorted(self.cuts, grid_of(self).edges)]).max())
-        if source.before is None:
+            read = int(np.diff(self.cut_bytes[np.searchsorted(self.cuts, grid_of(self).edges)]).max())
+        if not source.sparse:
             self.nbytes = n_rows * n_columns * self.dtype.itemsize
             height = grid_of(self).rows_max if source.in_process and not read else -(-read // row_bytes)
             self.slab_bytes = read + height * n_columns * self.dtype.itemsize
         else:
             # Sparse rows, each entry beside its index: all of them may be in the chosen columns.
             wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
-            self.nbytes = int(source.nbytes * wider)
+            self.nbytes = int(nbytes_of(source) * wider)
             self.slab_bytes = int(read * (1 + wider))
+
+    @property
+    def cut_bytes(self) -> np.ndarray:
+        # Panels are cut by what is read for them, whatever is left of it.
+        return self._rows.before
 
     @property
     def cuts(self) -> np.ndarray:

@@ -120,6 +120,7 @@ class StoredSparse(Stored):
             self.dtype = vectors.data.dtype.newbyteorder("=")
             self.nnz = vectors.data.length
             self.index_bytes = vectors.indices.dtype.itemsize
+            self.offset_bytes = vectors.indptr.dtype.itemsize
             self._check(vectors)
 
     @classmethod
@@ -213,6 +214,7 @@ class StoredSparse(Stored):
 class SparseSource:
     """Rows of a stored CSR matrix, or columns of a CSC matrix as the rows of Vᵀ."""
 
+    sparse = True
     staged_bytes = 0
 
     def __init__(self, X: StoredSparse) -> None:
@@ -222,8 +224,7 @@ class SparseSource:
         self.dtype = X.dtype
         self.cuts, counts, longest = X.scanned()
         each = X.dtype.itemsize + X.index_bytes
-        self.before: np.ndarray | None = counts * each
-        self.nbytes = X.nnz * each
+        self.cut_bytes: np.ndarray | None = counts * each + self.cuts * X.offset_bytes
         most = slab_rows(1, each)
         with X.place.opened() as vectors:
             chunk = max(vectors.data.chunk, vectors.indices.chunk)

@@ -170,7 +170,7 @@ class Stream:
             begin = self._at // chunk * chunk
             end = min(-(-position // chunk) * chunk, self._vector.length)
             last = self._stop // chunk * chunk  # there begins the chunk that the panel after shares
-            if end <= last or last == self._stop:
+            if end <= last or self._stop in (last, self._vector.length):
                 self._read(begin, end)
                 return
             edge = _lock((*self._name, self._stop))
@@ -207,12 +207,13 @@ def blocks_of(vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> n
     if chunk == 1:
         return vector.read(start, stop)
     begins = range(start // chunk * chunk, stop, chunk)
-    blocks = [_kept.get((*name, begin)) for begin in begins]
-    known = [block for block in blocks if block is not None]
-    if len(known) == len(blocks):
-        values = np.concatenate(known)
-    else:
-        values = vector.read(begins[0], min(begins[-1] + chunk, vector.length))
-        for begin in begins:
-            _kept.put((*name, begin), values[begin - begins[0] :][:chunk])
+    with _lock(name):  # tasks of neighbouring panels want the same chunks at the same time
+        blocks = {begin: _kept.get((*name, begin)) for begin in begins}
+        missing = [begin for begin, block in blocks.items() if block is None]
+        if missing:
+            values = vector.read(missing[0], min(missing[-1] + chunk, vector.length))
+            for begin in range(missing[0], missing[-1] + 1, chunk):
+                blocks[begin] = block = values[begin - missing[0] :][:chunk]
+                _kept.put((*name, begin), block)
+    values = np.concatenate([block for block in blocks.values() if block is not None])
     return values[start - begins[0] : stop - begins[0]]

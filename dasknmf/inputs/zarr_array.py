@@ -100,7 +100,8 @@ class ZarrSource:
     """
 
     staged_bytes = 0
-    before: np.ndarray | None = None
+    sparse = False
+    cut_bytes: np.ndarray | None = None
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
@@ -110,7 +111,6 @@ class ZarrSource:
         self.shape: tuple[int, int] = (int(n_rows), int(n_columns))
         self.dtype = np.dtype(array.dtype)
         row_bytes = n_columns * self.dtype.itemsize
-        self.nbytes = n_rows * row_bytes
         # Inner chunks of a shard can be read on their own; panels begin and end with shards.
         self._cut = int((array.shards or array.chunks)[axis])
         height = slab_rows(int(array.chunks[axis]), row_bytes)
