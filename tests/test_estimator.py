@@ -426,5 +426,13 @@ def test_a_pass_that_does_not_fit_is_refused(monkeypatch, tmp_path):
 
 
 def test_the_public_surface():
-    assert set(dasknmf.__all__) == {"NMF", "non_negative_factorization", "open_run"}
+    assert set(dasknmf.__all__) == {
+        "NMF",
+        "Moments",
+        "Prepared",
+        "highly_variable",
+        "moments",
+        "non_negative_factorization",
+        "open_run",
+    }
     assert inputs.working_dtype(np.dtype("uint16")) == np.float32
