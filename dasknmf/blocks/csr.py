@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import scipy.sparse
 
-from dasknmf.blocks import nonzeros, ratios, sums
+from dasknmf.blocks import moments, nonzeros, ratios, sums
 from dasknmf.blocks.base import Ratio, Sums
 from dasknmf.blocks.dense import DenseTile, Scratch
 from dasknmf.blocks.vectors import filled, padded
@@ -242,6 +242,12 @@ class CsrTile:
     @property
     def _n_absent(self) -> int:
         return self._n_rows * self._walk.n_features - self.v.size
+
+    def column_moments(self) -> moments.Moments:
+        return moments.of_sparse_columns(self.v, self.columns, self._n_rows, self._walk.n_features)
+
+    def row_moments(self) -> moments.Moments:
+        return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
 
     def sums(self) -> Sums:
         total, squares, n_nan, n_inf, n_negative, n_zero = sums.survey(self.v)
