@@ -148,52 +148,33 @@ def _floor(V: np.ndarray) -> np.ndarray:
 
 def by_rows(coder: Coder, X: Any, method: str) -> Any:
     """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
+    steps: list[inputs.Preparation] = []
+    base = X
+    while isinstance(base, inputs.Prepared):
+        steps.insert(0, base.preparation)
+        base = base.X
     if not inputs.is_chunked(X):
-        return getattr(coder, method)(_prepared(X))
+        return getattr(coder, method)(_prepared(base, steps))
     k = len(coder.H)
     dtype = coder.H.dtype
-    if not isinstance(_unprepared(X), da.Array):
+    if not isinstance(base, da.Array):
         return _by_panels(coder, X, method)
-    X = _lazily(X)
     columns = {"k": k} if method == "__call__" else {}
     return da.blockwise(
         _code,
         "ik" if columns else "i",
-        X,
+        base,
         "ij",
         # H is one task of the graph, not an argument of every one.
         da.from_array(coder.H, chunks=-1, name=False),
         "hf",  # not cut as X's columns are
         coder=replace(coder, H=np.empty((0, 0), dtype)),
+        steps=steps,
         method=method,
         new_axes=columns,
         concatenate=False,  # Dask's own way has none for some sparse chunks
         dtype=dtype if columns else np.float64,
         meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
-    )
-
-
-def _prepared(X: Any) -> Any:
-    """X in memory, with its steps done."""
-    return X.preparation(_prepared(X.X)) if isinstance(X, inputs.Prepared) else X
-
-
-def _unprepared(X: Any) -> Any:
-    return _unprepared(X.X) if isinstance(X, inputs.Prepared) else X
-
-
-def _lazily(X: Any) -> da.Array:
-    """A Dask array, with its steps done."""
-    if not isinstance(X, inputs.Prepared):
-        return X
-    rows = _lazily(X.X)
-    rows = rows if rows.numblocks[1] == 1 else rows.rechunk({1: -1})
-    empty = np.empty((0, 0), X.dtype)
-    return rows.map_blocks(
-        X.preparation,
-        dtype=X.dtype,
-        chunks=(rows.chunks[0], (X.shape[1],)),
-        meta=scipy.sparse.csr_array(empty) if scipy.sparse.issparse(rows._meta) else empty,
     )
 
 
@@ -224,6 +205,12 @@ def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
     )
 
 
+def _prepared(X: Any, steps: list[inputs.Preparation]) -> Any:
+    for prepare in steps:
+        X = prepare(X)
+    return X
+
+
 def _same(part: Any) -> Any:
     return part
 
@@ -232,9 +219,16 @@ def _code_panel(reader: Any, start: int, stop: int, coder: Coder, *, method: str
     return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, [])])
 
 
-def _code(chunks: list[Any], H: list[list[Any]], *, coder: Coder, method: str) -> np.ndarray:
+def _code(
+    chunks: list[Any],
+    H: list[list[Any]],
+    *,
+    coder: Coder,
+    steps: list[inputs.Preparation],
+    method: str,
+) -> np.ndarray:
     """The rows of one chunk, or of several side by side."""
-    X = inputs.side_by_side(chunks)
+    X = _prepared(inputs.side_by_side(chunks), steps)
     return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
 
 

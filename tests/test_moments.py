@@ -10,9 +10,9 @@ import scipy.sparse
 from distributed import Client
 
 from dasknmf import Moments, Prepared, highly_variable, moments, panels
-from dasknmf.blocks import DenseBlock
+from dasknmf.blocks import block_of
 from dasknmf.errors import DataError, MemoryLimitError
-from tests.helpers import computing, stored
+from tests.helpers import computing, stored, stored_sparse
 
 pytestmark = pytest.mark.usefixtures("small_panels")
 
@@ -39,6 +39,8 @@ KINDS = {
     "dask of csr": lambda X, path: da.from_array(X, chunks=(20, 14)).map_blocks(
         scipy.sparse.csr_array, dtype=X.dtype
     ),
+    "stored csr": lambda X, path: stored_sparse(path / "x", X),
+    "stored csc": lambda X, path: stored_sparse(path / "x", X, "csc"),
 }
 
 
@@ -61,15 +63,18 @@ def test_moments_of_every_input(counts, tmp_path, kind, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_of_a_prepared_matrix(counts, tmp_path, kind):
-    V = Prepared(KINDS[kind](counts, tmp_path), target_sum=100, log1p=True, columns=[9, 0, 6, 2])
-    values = V.preparation(counts[:10] if kind == "wide" else counts)
-    check(moments(V), values, rtol=1e-5)
+    if kind != "stored csc":  # which has no rows to take totals of
+        V = Prepared(KINDS[kind](counts, tmp_path), target_sum=100, log1p=True, columns=[9, 0, 6, 2])
+        values = V.preparation(counts[:10] if kind == "wide" else counts)
+        check(moments(V), values, rtol=1e-5)
     V = Prepared(KINDS[kind](counts, tmp_path / "again"), log1p=True, columns=[0, 2, 6, 9])
     values = V.preparation(counts[:10] if kind == "wide" else counts)
     check(moments(V), values, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["zarr", "dask", "zarr by columns", "dask of csr"])
+@pytest.mark.parametrize(
+    "kind", ["zarr", "dask", "zarr by columns", "dask of csr", "stored csr", "stored csc"]
+)
 def test_the_same_bits_on_every_scheduler(counts, tmp_path, cluster, kind):
     X = KINDS[kind](counts.astype("f4") / 3, tmp_path)
     with computing("threads"):
@@ -112,11 +117,19 @@ def test_one_read(tmp_path, counts):
     assert sorted(made) == [(0, 0), (1, 0)]
 
 
-@pytest.mark.parametrize("order", ["C", "F", "gaps"])
+@pytest.mark.parametrize("order", ["C", "F", "gaps", "sparse", "explicit zeros"])
 def test_tiles(order):
     X = np.random.default_rng(0).poisson(1, size=(300, 20)).astype("f4")
-    X = {"C": X, "F": np.asfortranarray(X), "gaps": np.tile(X, 2)[:, :20]}[order]
-    block = DenseBlock([X], n_rows=300, first=0, n_features=20, dtype=np.dtype("f4"), checked=False)
+    slab = {
+        "C": lambda: X,
+        "F": lambda: np.asfortranarray(X),
+        "gaps": lambda: np.tile(X, 2)[:, :20],
+        "sparse": lambda: scipy.sparse.csr_array(X),
+        "explicit zeros": lambda: scipy.sparse.csr_array(X + 1),
+    }[order]()
+    if order == "explicit zeros":
+        slab.data -= 1
+    block = block_of([slab], n_rows=300, first=0, n_features=20, dtype=np.dtype("f4"), checked=False)
     for tile in block.tiles():
         V = X[tile.rows].astype(np.float64)
         for axis, found in enumerate((tile.column_moments(), tile.row_moments())):
@@ -126,7 +139,7 @@ def test_tiles(order):
             np.testing.assert_array_equal(nonzeros, np.count_nonzero(V, axis=axis))
 
 
-@pytest.mark.parametrize("kind", ["zarr", "zarr by columns", "dask", "dask of csr"])
+@pytest.mark.parametrize("kind", ["zarr", "zarr by columns", "dask", "dask of csr", "stored csr"])
 @pytest.mark.parametrize(
     ("value", "said"), [(np.nan, "contains NaN"), (np.inf, "infinity"), (-1.0, "Negative")]
 )

@@ -263,6 +263,12 @@ class CsrTile:
         nonzeros.column_sums(self.columns, self.v, result)
         return result
 
+    def column_moments(self) -> moments.Moments:
+        return moments.of_sparse_columns(self.v, self.columns, self._n_rows, self._walk.n_features)
+
+    def row_moments(self) -> moments.Moments:
+        return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
+
     def take(self, indices: np.ndarray) -> np.ndarray:
         taken = np.zeros((len(indices), self._walk.n_features), self._walk.dtype)
         for row, index in enumerate(indices):

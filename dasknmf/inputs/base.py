@@ -114,9 +114,10 @@ def grid_of(source: Source) -> Grid:
 
 
 def nbytes_of(source: Source) -> int:
-    """Bytes of V as it is stored, decoded; a source that reads more than it gives says so."""
-    if hasattr(source, "nbytes"):
-        return int(source.nbytes)
+    """Bytes of V, decoded; a source that gives V in another form than it is stored in tells `kept_bytes`."""
+    kept: int | None = getattr(source, "kept_bytes", None)
+    if kept is not None:
+        return kept
     before = source.cut_bytes
     return source.shape[0] * source.shape[1] * source.dtype.itemsize if before is None else int(before[-1])
 

@@ -15,6 +15,7 @@ from dasknmf import inputs
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, nbytes_of, working_dtype
 from dasknmf.inputs.preparation import Preparation
+from dasknmf.inputs.sparse import canonical
 from dasknmf.panels import Panel
 
 
@@ -63,6 +64,12 @@ class Prepared:
     SourceError
         If X cannot be opened; or is stored by columns (CSC), and `target_sum` needs its rows or `columns`
         are in another order.
+
+    Notes
+    -----
+    What a run compares with its first read, to refuse an X that has changed, are sums of the result. With
+    `target_sum` alone these are the same for any counts in the same rows; logarithms, or a selection of
+    columns, tell them apart.
 
     Examples
     --------
@@ -172,28 +179,24 @@ class PreparedSource:
         self.in_process = source.in_process
         self.sparse = source.sparse
         row_bytes = source.shape[1] * source.dtype.itemsize
-        before = source.cut_bytes
-        if before is None:
-            before = source.cuts * row_bytes
+        before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
         self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
-        self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
-        read = source.slab_bytes
-        if not read and not source.in_process:
-            read = int(np.diff(self.cut_bytes[np.searchsorted(self.cuts, grid_of(self).edges)]).max())
-        if not source.sparse:
-            self.nbytes = n_rows * n_columns * self.dtype.itemsize
-            height = grid_of(self).rows_max if source.in_process and not read else -(-read // row_bytes)
-            self.slab_bytes = read + height * n_columns * self.dtype.itemsize
-        else:
-            # Sparse rows, each entry beside its index: all of them may be in the chosen columns.
-            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
-            self.nbytes = int(nbytes_of(source) * wider)
-            self.slab_bytes = int(read * (1 + wider))
-
-    @property
-    def cut_bytes(self) -> np.ndarray:
         # Panels are cut by what is read for them, whatever is left of it.
-        return self._rows.before
+        self.cut_bytes: np.ndarray | None = self._rows.before
+        self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
+        grid = grid_of(self)
+        panel = int(np.diff(np.interp(grid.edges, self.cuts, self._rows.before)).max())
+        read = source.slab_bytes or (0 if source.in_process else panel)
+        if source.sparse:
+            # Each value beside its column: all of them may be in chosen ones.
+            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
+            self.kept_bytes = int(nbytes_of(source) * wider)
+            made = int((read or panel) * wider)
+        else:
+            made_row = n_columns * self.dtype.itemsize
+            self.kept_bytes = n_rows * made_row
+            made = (-(-read // row_bytes) if read else grid.rows_max) * made_row
+        self.slab_bytes = read + made
 
     @property
     def cuts(self) -> np.ndarray:
@@ -290,7 +293,9 @@ def prepared_source(X: Prepared, source: Source, *, transposed: bool) -> Prepare
 
 def _in_memory(X: Any) -> Any:
     X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric")
-    values = X.data if scipy.sparse.issparse(X) else X
+    sparse = scipy.sparse.issparse(X)
+    X = canonical(X) if sparse and X.format == "csr" else X
+    values = X.data if sparse else X
     smallest = values.min(initial=0) if values.dtype.kind in "if" else 0
     if smallest < 0:
         raise DataError(
