@@ -66,6 +66,13 @@ class Fit:
         limit = self.scheduler.memory_limit
         for projection in self.projections():  # before anything is read
             projection.check(limit)
+        if self._makes_tiles_dense:
+            log.warning(
+                "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
+                "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
+                self.model.loss.beta,
+                format_bytes(self._scratch_bytes(self.model.k)),
+            )
         with self.scheduler.tuned():
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
@@ -278,12 +285,16 @@ class Fit:
             projections.append(projection)
         return projections
 
+    @property
+    def _makes_tiles_dense(self) -> bool:
+        return self.source.sparse and self.model.loss.beta not in (1, 2)
+
     def _scratch_bytes(self, width: int) -> int:
         """Of the tiles of one walk, for so many columns of all models together."""
         n_features, dtype = self.source.shape[1], self.model.dtype
         if not self.source.sparse:
             return dense.scratch_bytes(n_features, dtype)
-        return csr.scratch_bytes(n_features, dtype, width, dense=self.model.loss.beta not in (1, 2))
+        return csr.scratch_bytes(n_features, dtype, width, dense=self._makes_tiles_dense)
 
 
 def _objective(outcome: Outcome) -> float:

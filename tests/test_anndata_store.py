@@ -28,6 +28,9 @@ from dasknmf.inputs.zarr_array import metered
 from dasknmf.panels import Grid
 from tests.helpers import fitted
 
+# What anndata asks pandas 3 for, whose newest versions warn about it.
+pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
+
 GENES = np.array([f"gene{j}" for j in range(30)])
 
 
@@ -493,8 +496,10 @@ def close(found, expected):
 def test_a_fit_is_that_of_the_matrix_in_memory(tmp_path, small_panels, beta_loss, name):
     A = counts()
     path = written(tmp_path / name, annotated(A))
-    stored = fitted(path, **PARAMETERS, beta_loss=beta_loss)
-    close(stored, fitted(A, **PARAMETERS, beta_loss=beta_loss))
+    # With "auto", a ratio's steps between reads depend on whether V is read from a store.
+    parameters = PARAMETERS | {"beta_loss": beta_loss, "inner_iter": 3}
+    stored = fitted(path, **parameters)
+    close(stored, fitted(A, **parameters))
     W = stored[0].transform(open_anndata(path).matrix()).compute(scheduler="threads")
     np.testing.assert_allclose(W, stored[0].transform(A), rtol=1e-3, atol=1e-5)
 

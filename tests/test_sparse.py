@@ -263,6 +263,13 @@ def test_what_is_refused(where):
             NMF(2, beta_loss=beta, solver="mu").fit(make(X))
 
 
+@pytest.mark.parametrize("beta", [0.5, 1, 2])
+def test_dense_tiles_are_told_of_once(beta, caplog):
+    fitted(scipy.sparse.csr_array(counts()), n_components=2, beta_loss=beta, init="random")
+    told = [record for record in caplog.records if "made dense" in record.getMessage()]
+    assert len(told) == (beta == 0.5)
+
+
 def test_without_zeros_every_loss_is_taken():
     X = counts() + 1
     for beta in (0, -0.5):

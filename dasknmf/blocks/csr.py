@@ -113,16 +113,18 @@ class CsrBlock:
     def _in_heights(self) -> Iterator[list[scipy.sparse.csr_array]]:
         """Pieces of slabs that make one tile each."""
         waiting: list[scipy.sparse.csr_array] = []
-        missing = self._height
+        missing, left = self._height, self.n_rows
         for slab in self._slabs:
             start, n_rows = 0, slab.shape[0]
             while n_rows - start >= missing:
                 waiting.append(_rows(slab, start, start + missing))
                 yield waiting
                 start, waiting, missing = start + missing, [], self._height
+            left -= n_rows
             if start < n_rows:
+                rest = _rows(slab, start, n_rows)
                 # A copy, lest the whole slab stays while the next one is read.
-                waiting.append(_rows(slab, start, n_rows).copy())
+                waiting.append(rest.copy() if left else rest)
                 missing -= n_rows - start
             self.nbytes += slab.data.nbytes + slab.indices.nbytes + slab.indptr.nbytes
         if waiting:
@@ -242,12 +244,6 @@ class CsrTile:
     @property
     def _n_absent(self) -> int:
         return self._n_rows * self._walk.n_features - self.v.size
-
-    def column_moments(self) -> moments.Moments:
-        return moments.of_sparse_columns(self.v, self.columns, self._n_rows, self._walk.n_features)
-
-    def row_moments(self) -> moments.Moments:
-        return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
 
     def sums(self) -> Sums:
         total, squares, n_nan, n_inf, n_negative, n_zero = sums.survey(self.v)

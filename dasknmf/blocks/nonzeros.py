@@ -9,10 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.blocks.ratios import log
-from dasknmf.blocks.vectors import LANES, add_scaled, dot
+from dasknmf.blocks.vectors import LANES, MOST, dots, gathers, scatters
 from dasknmf.kernel import kernel
 
 _MOST = float(np.finfo(np.float64).max)
+
+
+_dot_1, _dot_2, _dot_3, _dot_4 = dots
+_gather_1, _gather_2, _gather_3, _gather_4 = gathers
+_scatter_1, _scatter_2, _scatter_3, _scatter_4 = scatters
 
 
 @kernel
@@ -20,8 +25,18 @@ def products(pointers: np.ndarray, columns: np.ndarray, W: np.ndarray, Ht: np.nd
     """p ← WH where V is not zero."""
     blocks = W.shape[1] // LANES
     for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            p[e] = dot(W, i, Ht, columns[e], blocks)
+        start, stop = pointers[i], pointers[i + 1]
+        for e in range(start, stop):
+            p[e] = 0
+        for block in range(0, blocks, MOST):
+            if blocks - block >= 4:
+                _dot_4(W, i, block, p, columns, start, stop, Ht)
+            elif blocks - block == 3:
+                _dot_3(W, i, block, p, columns, start, stop, Ht)
+            elif blocks - block == 2:
+                _dot_2(W, i, block, p, columns, start, stop, Ht)
+            else:
+                _dot_1(W, i, block, p, columns, start, stop, Ht)
 
 
 @kernel
@@ -29,8 +44,16 @@ def gather(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, Ht: np.ndar
     """N += Q Hᵀ, Q the sparse matrix with values q."""
     blocks = N.shape[1] // LANES
     for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            add_scaled(N, i, q[e], Ht, columns[e], blocks)
+        start, stop = pointers[i], pointers[i + 1]
+        for block in range(0, blocks, MOST):
+            if blocks - block >= 4:
+                _gather_4(N, i, block, q, columns, start, stop, Ht)
+            elif blocks - block == 3:
+                _gather_3(N, i, block, q, columns, start, stop, Ht)
+            elif blocks - block == 2:
+                _gather_2(N, i, block, q, columns, start, stop, Ht)
+            else:
+                _gather_1(N, i, block, q, columns, start, stop, Ht)
 
 
 @kernel
@@ -38,8 +61,16 @@ def scatter(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, W: np.ndar
     """At += Qᵀ W, Q the sparse matrix with values q."""
     blocks = W.shape[1] // LANES
     for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            add_scaled(At, columns[e], q[e], W, i, blocks)
+        start, stop = pointers[i], pointers[i + 1]
+        for block in range(0, blocks, MOST):
+            if blocks - block >= 4:
+                _scatter_4(W, i, block, q, columns, start, stop, At)
+            elif blocks - block == 3:
+                _scatter_3(W, i, block, q, columns, start, stop, At)
+            elif blocks - block == 2:
+                _scatter_2(W, i, block, q, columns, start, stop, At)
+            else:
+                _scatter_1(W, i, block, q, columns, start, stop, At)
 
 
 @kernel
