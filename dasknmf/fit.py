@@ -29,7 +29,7 @@ from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.position import Position
 from dasknmf.store.stored_run import StoredRun
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("dasknmf")
 
 
 @dataclass
@@ -307,3 +307,16 @@ def _tells_loss(record: Record) -> bool:
     if record.phase == "closing":
         return True
     return record.loss_at == "end" and not record.measures.get("imprecise")
+
+
+def logged(record: Record) -> None:
+    """A callback: one line per pass."""
+    log.info(
+        "%s %d: objective %s, %.2f s, %s read, %g reads of V so far",
+        record.phase,
+        record.iteration,
+        record.objective,
+        record.seconds,
+        format_bytes(record.bytes_read),
+        record.reads,
+    )

@@ -263,6 +263,21 @@ class _ChosenRows:
         return self._chosen[where] - first, where
 
 
+def steps_of(X: Any) -> dict[str, Any]:
+    """What is done to values of X, to be repeated on new rows; empty where X is not `Prepared`.
+
+    Returns
+    -------
+    dict
+        ``target_sum``, ``log1p``, ``scale``; and ``before``, where X prepares what was prepared already.
+    """
+    if not isinstance(X, Prepared):
+        return {}
+    steps = X.preparation
+    own = {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": steps.scale}
+    return own | ({"before": steps_of(X.X)} if isinstance(X.X, Prepared) else {})
+
+
 def prepared_source(X: Prepared, source: Source, *, transposed: bool) -> PreparedSource:
     """The source of a prepared X, from that of what it prepares.
 
