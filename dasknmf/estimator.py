@@ -248,7 +248,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array of shape (n_samples, n_features)
             NumPy array or SciPy sparse matrix; Dask array with any chunks and any graph behind it;
-            Zarr array, or a path or URL of one.
+            Zarr array, or a path or URL of one; any of these `Prepared`.
         y : ignored
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             The start, for ``init="custom"``. W may be a Dask array.
@@ -413,7 +413,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
-                identity, budget = identity_of(self, model, shape, (W, H), transposed=transposed)
+                identity, budget = identity_of(
+                    self,
+                    model,
+                    shape,
+                    (W, H),
+                    transposed=transposed,
+                    preparation=X.described() if isinstance(X, inputs.Prepared) else None,
+                )
                 run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite)
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)

@@ -13,7 +13,13 @@ from dasknmf.model import Model
 
 
 def identity_of(
-    estimator: Any, model: Model, shape: tuple[int, int], start: tuple[Any, Any], *, transposed: bool
+    estimator: Any,
+    model: Model,
+    shape: tuple[int, int],
+    start: tuple[Any, Any],
+    *,
+    transposed: bool,
+    preparation: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
 
@@ -28,6 +34,8 @@ def identity_of(
         W and H of a custom start.
     transposed : bool
         Whether the roles of W and H are exchanged.
+    preparation : dict or None
+        What is done to X in every read, as JSON values.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
@@ -59,6 +67,8 @@ def identity_of(
         "seed": model.seed,
         "model": parameters,
     }
+    if preparation is not None:
+        identity["preparation"] = preparation
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 

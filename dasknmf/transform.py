@@ -113,12 +113,8 @@ def _floor(V: np.ndarray) -> np.ndarray:
 def by_rows(coder: Coder, X: Any, method: str) -> Any:
     """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
     if not inputs.is_chunked(X):
-        return getattr(coder, method)(X)
-    if isinstance(X, zarr.Array):
-        edges = inputs.grid_of(inputs.source_of(X)).edges
-        X = da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
-    else:
-        X = X.rechunk({1: -1})
+        return getattr(coder, method)(_prepared(X))
+    X = _lazily(X)
     k = len(coder.H)
     dtype = coder.H.dtype
     columns = {"k": k} if method == "__call__" else {}
@@ -137,6 +133,27 @@ def by_rows(coder: Coder, X: Any, method: str) -> Any:
         dtype=dtype if columns else np.float64,
         meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
     )
+
+
+def _prepared(X: Any) -> Any:
+    """X in memory, with its steps done."""
+    return X.preparation(_prepared(X.X)) if isinstance(X, inputs.Prepared) else X
+
+
+def _lazily(X: Any) -> da.Array:
+    """X as a Dask array of whole rows."""
+    if isinstance(X, inputs.Prepared):
+        rows = _lazily(X.X)
+        return rows.map_blocks(
+            X.preparation,
+            dtype=X.dtype,
+            chunks=(rows.chunks[0], (X.shape[1],)),
+            meta=np.empty((0, 0), X.dtype),
+        )
+    if isinstance(X, zarr.Array):
+        edges = inputs.grid_of(inputs.source_of(X)).edges
+        return da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
+    return X.rechunk({1: -1})
 
 
 def _code(X: np.ndarray, H: np.ndarray, *, coder: Coder, method: str) -> np.ndarray:

@@ -30,7 +30,7 @@ _SAMPLED_ROWS = 100
 def validated(model: Any, X: Any, *, reset: bool) -> Any:
     """X as an array that can be cut into panels, checked as far as its metadata goes."""
     X = inputs.opened(X)
-    if not inputs.is_chunked(X):
+    if not (inputs.is_chunked(X) or isinstance(X, inputs.Prepared)):
         keep = isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2
         X = validate_data(
             model,

@@ -15,9 +15,11 @@ from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Source, check_shape, grid_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
+from dasknmf.inputs.prepared import Prepared, prepared_source
 from dasknmf.inputs.zarr_array import ZarrSource, open_array
 
 __all__ = [
+    "Prepared",
     "Source",
     "grid_of",
     "is_chunked",
@@ -55,6 +57,8 @@ def opened(X: Any) -> Any:
 
 def is_chunked(X: Any) -> bool:
     """Whether X is worked on in chunks by the scheduler, and its W is a Dask array."""
+    if isinstance(X, Prepared):
+        return is_chunked(X.X)
     return isinstance(X, (da.Array, zarr.Array))
 
 
@@ -63,12 +67,14 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
 
     Parameters
     ----------
-    X : ndarray, SciPy sparse matrix, dask.array.Array or zarr.Array
+    X : ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array or Prepared
     transposed : bool
         Factorize Xᵀ instead.
     """
     check_shape(X.shape)
     working_dtype(X.dtype)
+    if isinstance(X, Prepared):
+        return prepared_source(X, source_of(X.X, transposed=transposed), transposed=transposed)
     if isinstance(X, zarr.Array):
         return ZarrSource(X, transposed=transposed)
     if transposed:
@@ -87,6 +93,10 @@ def rather_transposed(X: Any, *, parity: bool) -> bool:
         choice: in transposed roles H moves first.
     """
     n, m = X.shape
+    if isinstance(X, Prepared) and is_chunked(X):
+        return X.can_be_transposed and rather_transposed(X.X, parity=parity)
+    if isinstance(X, Prepared):
+        return X.can_be_transposed and not parity and m > n
     if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
         return not parity and m > n
     if isinstance(X, zarr.Array):

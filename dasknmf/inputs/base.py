@@ -77,7 +77,12 @@ class PanelSlabs:
 
 def grid_of(source: Source) -> Grid:
     """The panels of V: decided by its shape, dtype and stored chunks alone."""
-    return Grid.of(source.cuts, source.shape[1] * source.dtype.itemsize)
+    return Grid.of(source.cuts, row_bytes_of(source))
+
+
+def row_bytes_of(source: Source) -> int:
+    """Decoded bytes that are read for a row of V; a source whose rows are wider than V's says so."""
+    return int(getattr(source, "row_bytes", source.shape[1] * source.dtype.itemsize))
 
 
 def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:

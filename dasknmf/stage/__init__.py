@@ -17,7 +17,6 @@ from distributed import Client
 
 from dasknmf.errors import StageError
 from dasknmf.inputs.base import Source
-from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.panels import Grid
 from dasknmf.stage.files import FileSource, directory
@@ -84,7 +83,7 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
     if stage is None or isinstance(source, MemorySource):
         yield source
     elif stage != "memory":
-        _check_machines(source, stage, client)
+        _check_machines(source, grid, stage, client)
         with directory(_path(stage), source, client) as path:
             yield FileSource(source, grid, path)
     elif client is None:
@@ -97,9 +96,9 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
             held.release()
 
 
-def _check_machines(source: Source, stage: Any, client: Client | None) -> None:
+def _check_machines(source: Source, grid: Grid, stage: Any, client: Client | None) -> None:
     """Refuse what would be made again whenever a panel is visited on another machine."""
-    if client is None or not isinstance(source, DaskSource):
+    if client is None or not source.chunk_keys(grid[0]):
         return
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     machines = {worker["host"] for worker in workers}
