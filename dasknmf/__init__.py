@@ -1,15 +1,25 @@
 """Nonnegative matrix factorization on Dask and Zarr: one read of V per iteration.
 
 `NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` reads a
-checkpointed fit; `Prepared` does the preprocessing in every read.
+checkpointed fit; `Prepared` does the preprocessing in every read,
+and `moments` and `highly_variable` say which features to use.
 """
 
 from importlib.metadata import version
 
 from dasknmf.estimator import NMF
+from dasknmf.features import Moments, highly_variable, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.store.opened_run import open_run
 
-__all__ = ["NMF", "Prepared", "non_negative_factorization", "open_run"]
+__all__ = [
+    "NMF",
+    "Moments",
+    "Prepared",
+    "highly_variable",
+    "moments",
+    "non_negative_factorization",
+    "open_run",
+]
 __version__ = version("dasknmf")

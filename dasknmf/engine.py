@@ -122,7 +122,30 @@ def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
     if one.leaves:
         one.factors.begin(one.leaves)
     side = _load(_worker_side(one))
+    total = _total_here(one, side, threads)
+    return [_update(side, model, total) for model in range(len(one.phases))], _ledger(total)
 
+
+def tallied(one: Pass, get: Get, threads: int) -> list[Tally]:
+    """The whole tally of each phase, for passes that ask V something and leave nothing behind.
+
+    Parameters
+    ----------
+    one : Pass
+        Of phases without rows and without a state.
+    get : callable
+        The scheduler, where V is not in this process.
+    threads : int
+        How many visit it where it is.
+    """
+    if one.source.in_process:
+        return _total_here(one, _load(_worker_side(one)), threads)[0]
+    graph, _, total = _visits(one, uuid.uuid4().hex)
+    tallies: list[Tally] = get(graph, [total])[0][0]
+    return tallies
+
+
+def _total_here(one: Pass, side: WorkerSide, threads: int) -> tuple[list[Tally], Ledger]:
     def visited(panels: list[Panel]) -> tuple[list[Tally], Ledger]:
         return _visit_run(side, panels, _expected(one, panels), [[] for _ in panels])
 
@@ -133,8 +156,7 @@ def run_here(one: Pass, threads: int) -> tuple[list[Outcome], Ledger]:
             parts = list(
                 each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)])
             )
-    outcomes = [_update(side, model, parts[0]) for model in range(len(one.phases))]
-    return outcomes, _ledger(parts[0])
+    return parts[0]
 
 
 def _worker_side(one: Pass) -> WorkerSide:
@@ -159,8 +181,21 @@ def _expected(one: Pass, panels: list[Panel]) -> list[float] | None:
 
 def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
     """The graph of a pass, and the keys of its outcomes followed by that of its ledger."""
-    # Names that group well on the dashboard: what it does, then a token of this very pass.
     token = uuid.uuid4().hex
+    graph, load, total = _visits(one, token)
+    keys: list[Hashable] = []
+    for model in range(len(one.phases)):
+        key = (f"update-{token}", model)
+        graph[key] = Task(key, _update, TaskRef(load), model, TaskRef(total))
+        keys.append(key)
+    ledger = f"ledger-{token}"
+    graph[ledger] = Task(ledger, _ledger, TaskRef(total))
+    return graph, [*keys, ledger]
+
+
+def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
+    """The visits of a pass and their sum: the graph, and the keys of what is loaded and of the sum."""
+    # Names that group well on the dashboard: what it does, then a token of this very pass.
     label = one.phases[0].name.replace(" ", "-")
     load = f"load-{token}"
     graph: dict[Hashable, GraphNode] = {load: Task(load, _load, _worker_side(one))}
@@ -188,15 +223,7 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
             sums.append(node)
         parts, level = sums, level + 1
 
-    total = parts[0]
-    keys: list[Hashable] = []
-    for model in range(len(one.phases)):
-        key = (f"update-{token}", model)
-        graph[key] = Task(key, _update, TaskRef(load), model, TaskRef(total))
-        keys.append(key)
-    ledger = f"ledger-{token}"
-    graph[ledger] = Task(ledger, _ledger, TaskRef(total))
-    return graph, [*keys, ledger]
+    return graph, load, parts[0]
 
 
 def _chunk_keys(one: Pass, panel: Panel) -> list[list[Hashable]]:

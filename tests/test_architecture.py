@@ -27,7 +27,7 @@ ROOMS = [
     ["workers"],
     ["schedulers"],
     ["model"],
-    ["identity", "transform", "validation"],
+    ["features", "identity", "transform", "validation"],
     ["fit"],
     ["estimator"],
     ["functional"],

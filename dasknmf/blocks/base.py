@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from dasknmf.blocks.moments import Moments
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -37,6 +39,12 @@ class Tile(Protocol):
 
     def column_sums(self) -> np.ndarray:
         """Σ over rows, shape (n_features,), float64."""
+
+    def column_moments(self) -> Moments:
+        """Mean, Σ (v − mean)² and nonzeros of each column, three arrays of shape (n_features,)."""
+
+    def row_moments(self) -> Moments:
+        """The same of each row, three arrays of shape (rows,)."""
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """A copy of some rows, counted within the tile, shape (len(indices), n_features)."""

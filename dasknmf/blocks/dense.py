@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from dasknmf.blocks import ratios, sums
+from dasknmf.blocks import moments, ratios, sums
 from dasknmf.blocks.base import Sums
 
 _TILE_BYTES = 2**21
@@ -126,6 +126,12 @@ class DenseTile:
 
     def column_sums(self) -> np.ndarray:
         return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
+
+    def column_moments(self) -> moments.Moments:
+        return moments.of_columns(self.V)
+
+    def row_moments(self) -> moments.Moments:
+        return moments.of_rows(self.V)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self.V[indices])
