@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from typing import Any, ClassVar, get_args
 
 import dask.array as da
 import numpy as np
-from dask.utils import format_bytes
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -20,7 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from dasknmf import inputs, schedulers, validation
-from dasknmf.fit import Fit
+from dasknmf.fit import Fit, logged
 from dasknmf.history import Callback, Ending
 from dasknmf.identity import identity_of
 from dasknmf.losses import NAMES, Loss
@@ -28,12 +26,11 @@ from dasknmf.model import SAMPLE_BYTES, Init, Model
 from dasknmf.panels import Grid
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.stage import check_stage, staged
+from dasknmf.store.features import Features
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.opened_run import Run, oriented, rows_in_memory
 from dasknmf.store.stored_run import StoredRun
 from dasknmf.transform import Coder, by_rows
-
-log = logging.getLogger("dasknmf")
 
 
 class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -107,11 +104,15 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_components_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
-        Where X has column names that are all strings.
+        Where X has column names that are all strings, or an attribute `feature_names`.
     init_ : str
         The start that was used.
     reconstruction_err_ : float
         √(2 D(X | WH)): for the Frobenius loss, the norm of the residual.
+    sum_of_squares_ : float
+        Σ x² over X.
+    preparation_ : dict
+        `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
         Exact passes.
     n_reads_ : float
@@ -344,6 +345,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_iter_ = run.n_iter
         model.n_reads_ = run.history.reads
         model.history_ = run.history
+        model.sum_of_squares_ = run.sum_of_squares
+        model.preparation_ = run.preparation
+        if run.feature_names is not None:
+            model.feature_names_in_ = run.feature_names
         return model
 
     @property
@@ -374,6 +379,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         loss = Loss.named(self.beta_loss)
         solver = validation.chosen_solver(self, loss)
         X = validation.validated(self, X, reset=True)
+        self.preparation_ = inputs.steps_of(X)
         dtype = inputs.working_dtype(X.dtype, self.dtype)
         shape = (int(X.shape[0]), int(X.shape[1]))
         W, H = validation.checked_start(self, X, W, H, dtype)
@@ -413,18 +419,21 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
+                described = X.described() if isinstance(X, inputs.Prepared) else None
+                known = Features(getattr(self, "feature_names_in_", None), self.preparation_.get("scale"))
                 identity, budget = identity_of(
                     self,
                     model,
                     shape,
                     (W, H),
                     transposed=transposed,
-                    preparation=X.described() if isinstance(X, inputs.Prepared) else None,
+                    preparation=described,
+                    names=known.names,
                 )
-                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite)
+                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite, features=known)
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)
-            reports = (*callbacks, _log) if self.verbose else callbacks
+            reports = (*callbacks, logged) if self.verbose else callbacks
             Fit(model, source, grid, run, scheduler, self.max_iter, self.tol, given, reports)()
             result = self._finish(run, grid, transposed, init)
             if not wants_W or (inputs.is_chunked(X) and scratch is None):
@@ -444,6 +453,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_iter_ = position.iteration
         self.n_reads_ = history.reads
         self.history_ = history
+        self.sum_of_squares_ = float(state["squares"])
         self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
         usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
         self.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
@@ -483,15 +493,3 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
 def _computed(F: Any) -> np.ndarray:
     return np.asarray(F.compute() if isinstance(F, da.Array) else F)
-
-
-def _log(record: Any) -> None:
-    log.info(
-        "%s %d: objective %s, %.2f s, %s read, %g reads of V so far",
-        record.phase,
-        record.iteration,
-        record.objective,
-        record.seconds,
-        format_bytes(record.bytes_read),
-        record.reads,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.utils import format_bytes
 
 from dasknmf import engine
 from dasknmf.blocks.dense import scratch_bytes
@@ -26,6 +28,8 @@ from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.position import Position
 from dasknmf.store.stored_run import StoredRun
+
+log = logging.getLogger("dasknmf")
 
 
 @dataclass
@@ -286,3 +290,16 @@ def _tells_loss(record: Record) -> bool:
     if record.phase == "closing":
         return True
     return record.loss_at == "end" and not record.measures.get("imprecise")
+
+
+def logged(record: Record) -> None:
+    """A callback: one line per pass."""
+    log.info(
+        "%s %d: objective %s, %.2f s, %s read, %g reads of V so far",
+        record.phase,
+        record.iteration,
+        record.objective,
+        record.seconds,
+        format_bytes(record.bytes_read),
+        record.reads,
+    )

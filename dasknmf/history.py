@@ -91,12 +91,15 @@ class History(Sequence[Record]):
         """Reads of V so far."""
         return self._records[-1].reads if self._records else 0.0
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The public fields, each as a list with one value per pass."""
+        return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per pass. Needs pandas."""
         import pandas as pd
 
-        rows = [{name: getattr(record, name) for name in _PUBLIC} for record in self._records]
-        return pd.DataFrame(rows, columns=list(_PUBLIC))
+        return pd.DataFrame(self.columns())
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.model import Model
+from dasknmf.store import features
 
 
 def identity_of(
@@ -19,6 +20,7 @@ def identity_of(
     start: tuple[Any, Any],
     *,
     transposed: bool,
+    names: np.ndarray | None = None,
     preparation: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
@@ -34,6 +36,8 @@ def identity_of(
         W and H of a custom start.
     transposed : bool
         Whether the roles of W and H are exchanged.
+    names : ndarray of str, optional
+        Of the features.
     preparation : dict or None
         What is done to X in every read, as JSON values.
     """
@@ -67,6 +71,8 @@ def identity_of(
         "seed": model.seed,
         "model": parameters,
     }
+    if names is not None:
+        identity["feature_names"] = features.digest(names)
     if preparation is not None:
         identity["preparation"] = preparation
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}

@@ -55,16 +55,22 @@ class Grid:
     edges: tuple[int, ...]
 
     @classmethod
-    def of(cls, cuts: Sequence[int] | np.ndarray, row_bytes: int) -> Grid:
-        """The grid over rows that may be cut at `cuts` only (0 first, the number of rows last)."""
+    def of(cls, cuts: Sequence[int] | np.ndarray, row_bytes: int, before: np.ndarray | None = None) -> Grid:
+        """The grid over rows that may be cut at `cuts` only (0 first, the number of rows last).
+
+        Where rows differ in size, `before` holds the sizes of all rows before each cut, in units of
+        `row_bytes`.
+        """
         cuts = np.asarray(cuts, dtype=np.int64)
-        n_rows = int(cuts[-1])
+        before = cuts if before is None else before
+        size = int(before[-1])
         least, most = _PANEL_BYTES
-        target = min(most, max(least, n_rows * row_bytes // _PANELS))
-        n_panels = max(1, round(n_rows * row_bytes / target))
-        wanted = np.linspace(0, n_rows, n_panels + 1)
-        after = np.searchsorted(cuts, wanted).clip(1, len(cuts) - 1)
-        nearer = np.where(wanted - cuts[after - 1] <= cuts[after] - wanted, after - 1, after)
+        target = min(most, max(least, size * row_bytes // _PANELS))
+        n_panels = max(1, round(size * row_bytes / target))
+        wanted = np.linspace(0, size, n_panels + 1)
+        after = np.searchsorted(before, wanted).clip(1, len(cuts) - 1)
+        nearer = np.where(wanted - before[after - 1] <= before[after] - wanted, after - 1, after)
+        nearer[[0, -1]] = 0, len(cuts) - 1  # rows without a nonzero may come first and last
         edges = np.unique(cuts[nearer])
         return cls(tuple(int(edge) for edge in edges))
 

@@ -30,6 +30,7 @@ _SAMPLED_ROWS = 100
 def validated(model: Any, X: Any, *, reset: bool) -> Any:
     """X as an array that can be cut into panels, checked as far as its metadata goes."""
     X = inputs.opened(X)
+    names = inputs.feature_names(X)
     if not (inputs.is_chunked(X) or isinstance(X, inputs.Prepared)):
         keep = isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2
         X = validate_data(
@@ -52,13 +53,26 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
     inputs.working_dtype(X.dtype)
     if reset:
         model.n_features_in_ = int(X.shape[1])
-        if hasattr(model, "feature_names_in_"):
+        if names is not None:
+            model.feature_names_in_ = names
+        elif hasattr(model, "feature_names_in_"):
             del model.feature_names_in_
     elif X.shape[1] != model.n_features_in_:
         raise ValueError(
             f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features as input."
         )
+    elif names is not None and hasattr(model, "feature_names_in_"):
+        _check_names(model.feature_names_in_, names)
     return X
+
+
+def _check_names(known: np.ndarray, found: np.ndarray) -> None:
+    difference = inputs.renamed(known, found)
+    if difference is not None:
+        raise ValueError(
+            f"The feature names should match those that were passed during fit: {difference}; the columns "
+            "of H are those of the fit: give X with the same columns in the same order."
+        )
 
 
 def chosen_solver(model: Any, loss: Loss) -> Solver:

@@ -192,7 +192,7 @@ def dot_plot(cells: anndata.AnnData, names: list[str]) -> Figure:
         Line2D([], [], marker="o", ls="", color="0.6", ms=np.sqrt(150 * part), label=f"{part:.0%}")
         for part in (0.25, 0.5, 0.75, 1.0)
     ]
-    title = Line2D([], [], ls="", label="of its cells express the gene:")
+    title = Line2D([], [], ls="", label="share of its cells that express the gene:")
     axes.legend(
         handles=[title, *sizes],
         ncols=5,

@@ -32,7 +32,8 @@ ROOMS = [
     ["estimator"],
     ["functional"],
     ["__init__"],
-    ["outputs", "plots"],
+    ["anndata_entries", "anndata_parts", "outputs", "plots"],
+    ["singlecell"],
     ["demo"],
     ["cli"],
 ]

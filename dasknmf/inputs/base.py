@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from dask.task_spec import GraphNode
+from scipy.sparse import csr_array
 
 from dasknmf.errors import SourceError
 from dasknmf.panels import Grid, Panel
 
+Slab: TypeAlias = np.ndarray | csr_array
+"""Some rows of V. Sparse ones have their columns in order, and each column once."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
 
@@ -19,7 +23,7 @@ Chunks = Sequence[Sequence[Any]]
 class Reader(Protocol):
     """The part of a source that works inside a task. Picklable and small."""
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         """Rows [start, stop) of V as arrays of whole rows, from the first to the last."""
 
 
@@ -33,6 +37,10 @@ class Source(Protocol):
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
     """Decoded size of the largest slab."""
+    nbytes: int
+    """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and their columns."""
+    before: np.ndarray | None
+    """Of those, the bytes before each of `cuts`; None where all rows are of one size."""
     staged_bytes: int
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
 
@@ -54,6 +62,29 @@ class Source(Protocol):
         """The graph that makes the chunks."""
 
 
+class Stored(ABC):
+    """A matrix that tasks read by themselves, without a Dask graph: beside Zarr arrays, what is ours."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    by_columns = False
+    """Only Xᵀ has rows that can be read."""
+    sparse = False
+    """Its slabs are sparse."""
+    feature_names: np.ndarray | None = None
+    """Names of the columns, an array of str, where the store tells them."""
+
+    @abstractmethod
+    def source(self, *, transposed: bool = False) -> Source:
+        """V = X, or Xᵀ, as rows of panels.
+
+        Raises
+        ------
+        SourceError
+            If its rows cannot be read.
+        """
+
+
 class StageLost(Exception):
     """A stage has lost panels that only their chunks can make again."""
 
@@ -71,12 +102,14 @@ class PanelSlabs:
     stop: int
     chunks: Chunks
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[Slab]:
         return self.reader.slabs(self.start, self.stop, self.chunks)
 
 
 def grid_of(source: Source) -> Grid:
     """The panels of V: decided by its shape, dtype and stored chunks alone."""
+    if source.before is not None:
+        return Grid.of(source.cuts, 1, source.before)
     return Grid.of(source.cuts, row_bytes_of(source))
 
 

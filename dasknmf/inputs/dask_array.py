@@ -20,11 +20,13 @@ class DaskSource:
 
     in_process = False
     staged_bytes = 0
+    before: np.ndarray | None = None
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
+        self.nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
         self._rows = np.append(0, np.cumsum(X.chunks[0])).astype(np.int64)
         self.reader = ChunkReader(tile_rows(self.shape[1], max(4, self.dtype.itemsize)))
         # All chunks of a panel wait in memory before its visit begins: the panel is the slab.

@@ -34,17 +34,17 @@ def decoded_fast(array: zarr.Array) -> zarr.Array | None:
         return None
 
 
-def stored_bytes(array: zarr.Array, rows: slice, axis: int) -> int:
-    """Bytes of the chunk files that hold these rows of V, or of Vᵀ where `axis` is 1."""
+def stored_bytes(array: zarr.Array, part: slice, axis: int) -> int:
+    """Bytes of the chunk files that hold this part of an axis, whole along the others."""
     assert isinstance(array.store, LocalStore)
     root = Path(array.store.root) / array.path
-    height, width = array.chunks[axis], array.chunks[1 - axis]
-    across = range(-(-array.shape[1 - axis] // width))
+    numbers = [range(-(-length // chunk)) for length, chunk in zip(array.shape, array.chunks, strict=True)]
+    height = array.chunks[axis]
+    numbers[axis] = range(part.start // height, -(-part.stop // height))
     total = 0
-    for row, column in product(range(rows.start // height, -(-rows.stop // height)), across):
-        key = array.metadata.encode_chunk_key((row, column) if axis == 0 else (column, row))
+    for coordinates in product(*numbers):
         try:
-            total += os.path.getsize(root / key)
+            total += os.path.getsize(root / array.metadata.encode_chunk_key(coordinates))
         except FileNotFoundError:
             continue  # a chunk that was never written reads as fill value
     return total

@@ -23,10 +23,12 @@ class MemorySource:
 
     in_process = True
     staged_bytes = 0
+    before: np.ndarray | None = None
 
     def __init__(self, X: Any) -> None:
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
+        self.nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
         self.reader = MemoryReader(X)
         row_bytes = self.shape[1] * max(4, self.dtype.itemsize)
         # Finer than tiles, so that a few panels take a few threads the same time.

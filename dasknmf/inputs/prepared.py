@@ -157,6 +157,8 @@ class PreparedSource:
         self.row_bytes = row_bytes_of(source)
         self._rows = _ChosenRows(source.cuts, preparation.columns if transposed else None)
         self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
+        self.nbytes = n_rows * n_columns * self.dtype.itemsize if source.before is None else source.nbytes
+        self.before = None if source.before is None else self._rows.before(source.before)
         panel = grid_of(self).rows_max
         read = source.slab_bytes or (0 if source.in_process else panel * self.row_bytes)
         height = -(-source.slab_bytes // self.row_bytes) if source.slab_bytes else panel
@@ -205,6 +207,13 @@ class _ChosenRows:
         self._chosen = chosen
         self.cuts = cuts if chosen is None else np.unique(np.searchsorted(chosen, cuts))
 
+    def before(self, sizes: np.ndarray) -> np.ndarray:
+        """What is read before each of `cuts`, from what is before those of Xᵀ."""
+        if self._chosen is None:
+            return sizes
+        places = np.append(self._chosen, self._read_cuts[-1])[self.cuts]
+        return np.interp(places, self._read_cuts, sizes)
+
     def read_for(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
         if self._chosen is None:
@@ -219,6 +228,21 @@ class _ChosenRows:
             return np.arange(last - first), np.arange(first, last)
         where = np.arange(*np.searchsorted(self._chosen, (first, last)))
         return self._chosen[where] - first, where
+
+
+def steps_of(X: Any) -> dict[str, Any]:
+    """What is done to values of X, to be repeated on new rows; empty where X is not `Prepared`.
+
+    Returns
+    -------
+    dict
+        ``target_sum``, ``log1p``, ``scale``; and ``before``, where X prepares what was prepared already.
+    """
+    if not isinstance(X, Prepared):
+        return {}
+    steps = X.preparation
+    own = {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": steps.scale}
+    return own | ({"before": steps_of(X.X)} if isinstance(X.X, Prepared) else {})
 
 
 def prepared_source(X: Prepared, source: Source, *, transposed: bool) -> PreparedSource:

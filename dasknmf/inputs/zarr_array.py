@@ -87,6 +87,7 @@ class ZarrSource:
     """
 
     staged_bytes = 0
+    before: np.ndarray | None = None
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
@@ -96,6 +97,7 @@ class ZarrSource:
         self.shape: tuple[int, int] = (int(n_rows), int(n_columns))
         self.dtype = np.dtype(array.dtype)
         row_bytes = n_columns * self.dtype.itemsize
+        self.nbytes = n_rows * row_bytes
         # Inner chunks of a shard can be read on their own; panels begin and end with shards.
         self._cut = int((array.shards or array.chunks)[axis])
         height = slab_rows(int(array.chunks[axis]), row_bytes)
@@ -140,28 +142,19 @@ def with_meter(array: zarr.Array) -> zarr.Array:
     return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
 
 
-def open_array(source: Any) -> zarr.Array:
-    """The array at a path or URL.
+def open_node(source: Any) -> zarr.Array | zarr.Group:
+    """The array or group at a path or URL.
 
     Raises
     ------
     SourceError
-        If nothing can be read there, or it is not a Zarr array.
+        If nothing can be read there.
     """
     try:
-        node = zarr.open(source, mode="r")
+        return zarr.open(source, mode="r")
     except Exception as error:  # every store has exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"{str(source)!r} cannot be opened as Zarr ({reason}); V must be a Zarr array that this "
             "process can read: check the path, the credentials and that the array was written."
         ) from error
-    if isinstance(node, zarr.Array):
-        return node
-    arrays = sorted(name for name, _ in node.arrays())
-    found = (
-        f"it holds the arrays {arrays}: append one of these to the path"
-        if arrays
-        else ("it holds no arrays: check the path")
-    )
-    raise SourceError(f"{str(source)!r} is a Zarr group; V must be one array; {found}.")

@@ -174,7 +174,7 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
     """
     path = stage / f"dasknmf-stage-{uuid.uuid4().hex}"
     # Which worker reads which panel is the scheduler's choice: each machine may come to hold all.
-    needed = source.shape[0] * source.shape[1] * source.dtype.itemsize
+    needed = source.nbytes
     maker = _Maker(path)
     try:
         if client is None:

@@ -71,15 +71,12 @@ class Staged:
         self.in_process = source.in_process
         self.slab_bytes = source.slab_bytes
         self.staged_bytes = 0
+        self.nbytes = source.nbytes
+        self.before = source.before
 
     @property
     def cuts(self) -> np.ndarray:
         return self._source.cuts
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of V as it is stored, decoded."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
 
 class KeptSource(Staged):

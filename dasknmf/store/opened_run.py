@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import dask
@@ -10,7 +11,7 @@ import numpy as np
 
 from dasknmf.errors import RunError
 from dasknmf.panels import Grid
-from dasknmf.store import records
+from dasknmf.store import features, records
 from dasknmf.store.factors import Factors, Generation, MemoryFactors
 from dasknmf.store.position import Position, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -29,6 +30,13 @@ class Run:
         Parameters of the model and of the run.
     status : str
         ``"running"``, ``"converged"`` or ``"max_iter"``.
+    feature_names : ndarray of shape (n_features,) or None
+        Names of the columns of H, where V had names.
+    preparation : dict
+        What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
+        which each column was divided.
+    sum_of_squares : float
+        Σ v², as the first read of V found it.
     """
 
     def __init__(self, target: Any) -> None:
@@ -68,6 +76,20 @@ class Run:
     @property
     def H(self) -> np.ndarray:
         return np.asarray(self._factors_of_model()[1])
+
+    @cached_property
+    def feature_names(self) -> np.ndarray | None:
+        return features.read_names(self.store, self.identity)
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        return features.read_preparation(self.store, self.identity)
+
+    @property
+    def sum_of_squares(self) -> float:
+        position = self._position
+        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
+        return float(factors.read_state(position.state, position.leader)["squares"])
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         position = self._position

@@ -7,6 +7,7 @@
     W/<pass>-<epoch>        one generation of rows, one chunk per panel
     small/<pass>-<epoch>    H and the solver's small state of each model
     history/<pass>-<epoch>  what the pass achieved
+    features       names of the features, where V has them, and their scale
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
@@ -27,6 +28,7 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
 from dasknmf.panels import Grid
+from dasknmf.store import features as described
 from dasknmf.store import records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
@@ -43,6 +45,8 @@ from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
 
+_NO_FEATURES = described.Features()
+
 
 class StoredRun:
     """A run in a Zarr store that this process writes.
@@ -57,6 +61,8 @@ class StoredRun:
         Of the factors.
     overwrite : bool
         Start over where the store holds a run.
+    features : Features
+        Names of the features, and their scale.
 
     Raises
     ------
@@ -77,6 +83,7 @@ class StoredRun:
         dtype: np.dtype,
         *,
         overwrite: bool,
+        features: described.Features = _NO_FEATURES,
     ) -> None:
         self.store = _writable(target)
         self._check_is_ours()
@@ -98,8 +105,9 @@ class StoredRun:
                         "without it nobody knows what was factorized: restore the store from a copy, or "
                         "start over with overwrite=True."
                     )
-                self._begin(identity, budget, grid)
+                self._begin(identity, budget, grid, features)
             else:
+                described.check(self.store, about["identity"], features.names)
                 self._resume(about, identity, budget, grid)
         except BaseException:
             self._lock.release()
@@ -170,14 +178,16 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {"run", "panels", "W", "small", "history", "commit", "lock"}
+        ours = {"run", "panels", "features", "W", "small", "history", "commit", "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
                 "of its own, and overwrite=True replaces runs only: choose another checkpoint."
             )
 
-    def _begin(self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid) -> None:
+    def _begin(
+        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features
+    ) -> None:
         self._clear()
         root = {
             "zarr_format": 3,
@@ -186,11 +196,12 @@ class StoredRun:
         }
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
+        described.write(self.store, features)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "W", "small", "history"):
+        for path in ("commit", "run", "panels", "features", "W", "small", "history"):
             records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:

@@ -1,0 +1,24 @@
+"""The command line. Everything here goes through the public estimator, run and history.
+
+Exit codes: 0 done; 1 a defect of dasknmf (with a traceback); 2 a wrong option or parameter; 3 V was
+refused; 4 the run store was refused or could not be written; 5 it would not fit in memory, or its
+stage on disk; 6 no usable scheduler; 130 interrupted. After 4 (disk full), 5, 6 and 130 the same
+command goes on from the last commit.
+"""
+
+from __future__ import annotations
+
+import click
+
+from dasknmf import __version__
+from dasknmf.cli import demo, fit, info, transform
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """Nonnegative matrix factorization of matrices that do not fit in memory."""
+
+
+for command in (fit.fit, transform.transform, info.info, demo.demo):
+    main.add_command(command)

@@ -1,0 +1,5 @@
+"""``python -m dasknmf.cli``."""
+
+from dasknmf.cli import main
+
+main()

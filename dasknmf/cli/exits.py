@@ -1,0 +1,56 @@
+"""What a user's mistake becomes: one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from distributed import KilledWorker
+
+from dasknmf.errors import (
+    DataError,
+    MemoryLimitError,
+    NumericalError,
+    RunError,
+    SchedulerError,
+    SourceError,
+    StageError,
+)
+
+_CODES: dict[type[Exception], int] = {
+    DataError: 3,
+    SourceError: 3,
+    RunError: 4,
+    MemoryLimitError: 5,
+    StageError: 5,
+    SchedulerError: 6,
+    KilledWorker: 6,
+    NumericalError: 3,
+    ValueError: 2,
+    TypeError: 2,
+    OSError: 3,
+}
+
+
+def friendly(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistake is one line and an exit code, not a traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted: the same command goes on from the last commit", err=True)
+            # What Zarr's event loop had begun dies with this process, as it should, but not in silence.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            sys.exit(130)
+        except tuple(_CODES) as error:
+            text = " ".join(str(error).split()).replace("overwrite=True", "--overwrite")
+            click.echo(f"Error: {text}", err=True)
+            sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))
+
+    return run

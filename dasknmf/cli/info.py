@@ -1,0 +1,34 @@
+"""``dasknmf info``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from dasknmf import open_run
+from dasknmf.cli.exits import friendly
+from dasknmf.cli.summary import summary
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@friendly
+def info(run: str, as_json: bool) -> None:
+    """Say what RUN is and how far it has come."""
+    opened = open_run(run)
+    if not as_json:
+        click.echo(summary(opened))
+        return
+    last = opened.history[-1] if len(opened.history) else None
+    content = {
+        "status": opened.status,
+        "shape": opened.shape,
+        "params": opened.params,
+        "environment": opened.environment,
+        "n_iter": opened.n_iter,
+        "last": None if last is None else asdict(last),
+    }
+    click.echo(json.dumps(content, indent=2))

@@ -1,0 +1,91 @@
+"""Types of options, and the options that several commands have."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from dask.utils import parse_bytes
+
+from dasknmf.losses import NAMES
+
+
+class Beta(click.ParamType):
+    name = "NUMBER|NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | str:
+        if value in NAMES:
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor one of {', '.join(NAMES)}", param, ctx)
+
+
+class Bytes(click.ParamType):
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(parse_bytes(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a size such as 64MiB", param, ctx)
+
+
+class Count(click.ParamType):
+    name = "INTEGER|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither an integer nor 'auto'", param, ctx)
+
+
+def configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Values of a TOML file become the defaults of the options of the same names."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} is not TOML ({error}): correct it.") from error
+    known = {each.name for each in ctx.command.params if each.name not in ("source", "run", "config")}
+    given = {name.replace("-", "_").lower(): value for name, value in values.items()}
+    if unknown := sorted(given.keys() - known):
+        raise click.BadParameter(
+            f"{path} sets {unknown}; the options, at the top level, are {sorted(filter(None, known))}."
+        )
+    ctx.default_map = given
+    return path
+
+
+scheduler_options = [
+    click.option(
+        "--scheduler",
+        default="threads",
+        show_default=True,
+        metavar="threads|sync|local|ADDRESS",
+        help="This process's threads, one thread, a cluster of this machine's cores, or a running "
+        "scheduler (tcp://…, tls://…).",
+    ),
+    click.option(
+        "--scheduler-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Connect to the scheduler that wrote this file.",
+    ),
+]
+
+
+def with_options(options: list[Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate

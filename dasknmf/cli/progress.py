@@ -1,0 +1,77 @@
+"""What a fit says while it runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from dask.utils import format_bytes
+from sklearn.exceptions import ConvergenceWarning
+
+from dasknmf.history import Record
+
+
+@contextmanager
+def progress(max_iter: int) -> Iterator[Callable[[Record], None]]:
+    """A bar on a terminal, one log line per pass elsewhere; warnings as single lines."""
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", ConvergenceWarning)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log = logging.getLogger("dasknmf.cli")
+    log.setLevel(logging.INFO)
+    warned = logging.getLogger("py.warnings")
+    quiet = logging.StreamHandler()
+    quiet.setFormatter(_OneLine())
+    warned.addHandler(quiet)
+    warned.propagate = False
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        if sys.stderr.isatty():
+            with click.progressbar(
+                length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
+            ) as bar:
+
+                def show(record: Record) -> None:
+                    bar.label = record.phase
+                    bar.update(max(0, record.iteration - bar.pos), _brief(record))
+
+                yield show
+                bar.update(bar.length - bar.pos if bar.length else 0)
+        else:
+            yield lambda record: log.info("%s", _line(record))
+    finally:
+        log.removeHandler(handler)
+        warned.removeHandler(quiet)
+        logging.captureWarnings(False)
+
+
+class _OneLine(logging.Formatter):
+    """A captured warning without the place in the source that raised it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage().split("Warning: ", 1)[-1]
+        return "warning: " + text.strip().splitlines()[0]
+
+
+def _brief(record: Record) -> str:
+    if record.objective is None:
+        return f"{record.reads:g} reads"
+    return f"objective {record.objective:.6g}, {record.reads:g} reads"
+
+
+def _line(record: Record) -> str:
+    parts = [f"{record.phase} {record.iteration}"]
+    if record.objective is not None:
+        parts.append(f"objective {record.objective:.8g}")
+    if record.change is not None:
+        parts.append(f"change {record.change:.2e}")
+    parts.append(f"{record.seconds:.2f} s")
+    parts.append(f"{format_bytes(record.bytes_read)} read")
+    parts.append(f"{record.reads:g} reads of V so far")
+    return "  ".join(parts)

@@ -1,0 +1,119 @@
+"""What a run keeps of the features, with which H is of use: written once, read back with H."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.errors import RunDamagedError, RunMismatchError
+from dasknmf.inputs.names import renamed
+from dasknmf.store import records
+
+log = logging.getLogger("dasknmf")
+
+PATH = "features"
+_SCALE = f"{PATH}/scale"
+_MOST_BYTES = 2**24
+"""Of the names as JSON: a record is read and written as a whole."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What V knows of its columns."""
+
+    names: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    """What each was divided by."""
+
+
+def digest(names: Sequence[str] | np.ndarray) -> str:
+    """What a run's identity keeps of its names."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
+
+
+def write(store: Any, features: Features) -> None:
+    """Keep scale and names, if there are any; of too many names, that they are not kept."""
+    if features.scale is not None:
+        records.write_array(store, _SCALE, features.scale)
+    names = features.names
+    if names is None:
+        return
+    kept: list[str] | None = list(names)
+    size = len(json.dumps(list(names)))
+    if size > _MOST_BYTES:
+        log.warning(
+            "the %d feature names take %d bytes and a run keeps at most %d; they are not stored: only their "
+            "digest is compared when the run goes on",
+            len(names),
+            size,
+            _MOST_BYTES,
+        )
+        kept = None
+    records.write(store, PATH, {"names": kept})
+
+
+def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
+    """The names of a run, shape (n_features,), or None where it keeps none.
+
+    Raises
+    ------
+    RunDamagedError
+        If they are missing, or not those of the run's identity.
+    """
+    known = identity.get("feature_names")
+    if known is None:
+        return None
+    found = records.read(store, PATH)
+    if found is None:
+        raise RunDamagedError(
+            f"the record {PATH!r} of the run at {str(store)!r} is missing; it holds the names of the "
+            "features: restore the store from a copy, or start over with overwrite=True."
+        )
+    if found["names"] is None:
+        return None
+    names = np.asarray(found["names"], dtype=object)
+    if digest(names) != known:
+        raise RunDamagedError(
+            f"the feature names of the run at {str(store)!r} have the digest {digest(names)}, and the run "
+            f"was begun with {known}; both must be of one run: restore the store from a copy, or start over "
+            "with overwrite=True."
+        )
+    return names
+
+
+def check(store: Any, identity: dict[str, Any], names: np.ndarray | None) -> None:
+    """Refuse to go on with features of other names.
+
+    Raises
+    ------
+    RunMismatchError
+    """
+    stored = read_names(store, identity)
+    difference = renamed(stored, names) if stored is not None and names is not None else None
+    if difference is not None:
+        raise RunMismatchError(
+            f"the run at {str(store)!r} was begun with other features: {difference}. A run goes on only with "
+            "the same V: give the same features in the same order, choose another checkpoint, or start "
+            "over with overwrite=True."
+        )
+
+
+def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
+    """What was done to V in every read: `target_sum`, `log1p` and `scale`; empty where nothing was.
+
+    Raises
+    ------
+    RunDamagedError
+        If the scale is missing or altered.
+    """
+    described = identity.get("preparation")
+    if described is None:
+        return {}
+    steps = {name: value for name, value in described.items() if name != "columns"}
+    return steps | {"scale": None if steps["scale"] is None else records.read_array(store, _SCALE)}
