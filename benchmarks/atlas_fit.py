@@ -4,11 +4,10 @@ V is a store of `atlas`, drawn where there is none. Two workers of one thread an
 Kullback-Leibler loss, from the default start, without a stop rule, a checkpoint behind every pass. The
 same fit is repeated with V staged: in the workers' memory, and in files.
 
-Seconds are medians over the exact passes after the second (in the first two a plain start advances
-beside the chosen one, and a stage is filled). `read / stored` is what a pass fetches of V's store over
-what the store takes; without a stage it is the median over the same passes, of W's bytes freed. A staged
-pass fetches nothing of V: its `read / stored` is that of the whole fit over its reads. `cosine` compares
-the programs found with the planted ones, each with the one it is matched to.
+Seconds are medians over the exact passes after the second: in the first two a plain start advances beside
+the chosen one, and a stage is filled. `read / stored` is what such a pass fetches of V, bytes of W taken
+off, over what V takes in its store; with a stage that is nothing. `cosine` compares the programs found
+with the planted ones, each with the one that it is matched to.
 """
 
 from __future__ import annotations
