@@ -15,37 +15,19 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import click
 import dask
 import numpy as np
-import sklearn.decomposition
-import threadpoolctl
-from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks.data import drawn_counts, indian_pines
-from benchmarks.runner import (
-    interleaved,
-    ratio_of_minima,
-    ratio_of_steps,
-    report,
-    seconds_of,
-    step_summary,
-    summary,
-    table,
-)
-from benchmarks.until import Race, loss_of
-from dasknmf import NMF
-from dasknmf.losses import NAMES, Loss
+from benchmarks.duel import METHODS, Duel
+from benchmarks.runner import report, table
+from dasknmf.losses import NAMES
 
-METHODS = [("cd", "frobenius"), *(("mu", loss) for loss in NAMES)]
-_POOLS = threadpoolctl.ThreadpoolController()
 _OFFSET = 0.1  # the Itakura-Saito divergence takes no zeros
 
 
@@ -86,6 +68,10 @@ class Case:
     whole: bool = True
     """Whether whole fits are timed as well: scikit-learn's take minutes on the large ones."""
 
+    def duel(self, solver: str, beta_loss: str, threads: int) -> Duel:
+        V = self.data.values(self.dtype, beta_loss)
+        return Duel(self.data.name, V, self.k, solver, beta_loss, threads)
+
 
 USUAL = [
     *(Case(Drawn(10, 200), "float32", k, whole=k < 100) for k in (10, 20, 50, 100)),
@@ -96,126 +82,6 @@ USUAL = [
     Case(Scene(), "float32", 20),
 ]
 """Every rank on one V, and one rank on the others."""
-
-
-@dataclass(frozen=True)
-class Duel:
-    """One case by one method, on both sides."""
-
-    case: Case
-    solver: str
-    beta_loss: str
-    threads: int
-
-    @cached_property
-    def V(self) -> np.ndarray:
-        return self.case.data.values(self.case.dtype, self.beta_loss)
-
-    @property
-    def named(self) -> dict[str, Any]:
-        """What a row says of it."""
-        return {
-            "data": self.case.data.name,
-            "shape": "x".join(map(str, self.V.shape)),
-            "dtype": self.case.dtype,
-            "solver": self.solver,
-            "loss": self.beta_loss,
-            "k": self.case.k,
-        }
-
-    def plain(self, counts: tuple[int, int], repeats: int) -> dict[str, Any]:
-        """Seconds per iteration from the same start."""
-        few, many = counts
-        start = self._start()
-
-        def ours(max_iter: int) -> None:
-            self._fitted(self._ours(init="custom", tol=0, max_iter=max_iter, inner_iter=1), start)
-
-        def theirs(max_iter: int, threads: int) -> None:
-            with _POOLS.limit(limits=threads, user_api="blas"):
-                self._fitted(self._theirs(init="custom", tol=0, max_iter=max_iter), start)
-
-        ours(few)  # compiles kernels
-        threads = self._better_threads(partial(theirs, few))
-        calls: dict[str, Callable[[], Any]] = {}
-        for max_iter in counts:
-            calls[f"ours {max_iter}"] = partial(ours, max_iter)
-            calls[f"theirs {max_iter}"] = partial(theirs, max_iter, threads)
-        seconds = interleaved(calls, repeats)
-        spans = [(seconds[f"{who} {few}"], seconds[f"{who} {many}"]) for who in ("ours", "theirs")]
-        sides = [step_summary(span, many - few) for span in spans]
-        return self._row("plain iteration", sides, ratio_of_steps(*spans), repeats, threads)
-
-    def whole(self, repeats: int) -> dict[str, Any]:
-        """Seconds to the error that scikit-learn's default settings reach."""
-        theirs = self._theirs()
-
-        def fitted(threads: int) -> np.ndarray:
-            with _POOLS.limit(limits=threads, user_api="blas"):
-                return self._fitted(theirs)
-
-        threads = self._better_threads(fitted)
-        target = loss_of(self.V, fitted(threads), theirs.components_, Loss.named(self.beta_loss))
-        race = Race(self._ours(tol=0), self.V, target)
-        passes, over = race.scouted()
-        calls: dict[str, Callable[[], Any]] = {"theirs": partial(fitted, threads)}
-        if passes is not None:
-            calls["ours"] = race.record
-        seconds = interleaved(calls, repeats)
-        sides: list[dict[str, float]] = [{}, summary(seconds["theirs"])]
-        ratio: dict[str, float] = {}
-        if passes is not None:
-            sides[0] = summary(seconds["ours"])
-            ratio = ratio_of_minima(seconds["ours"], seconds["theirs"])
-        reached = {"our passes": passes, "their iterations": theirs.n_iter_, "our D / theirs": over}
-        return self._row("to the error", sides, ratio, repeats, threads) | reached
-
-    def _better_threads(self, theirs: Callable[[int], Any]) -> int:
-        """BLAS threads with which scikit-learn is faster: all, or one."""
-        return min((self.threads, 1), key=lambda threads: seconds_of(partial(theirs, threads)))
-
-    def _row(
-        self,
-        question: str,
-        sides: list[dict[str, float]],
-        ratio: dict[str, float],
-        repeats: int,
-        threads: int,
-    ) -> dict[str, Any]:
-        ours, theirs = sides
-        return {
-            "question": question,
-            **self.named,
-            **{f"our {key}": ours.get(key) for key in theirs},
-            **{f"their {key}": value for key, value in theirs.items()},
-            "theirs / ours": ratio.get("ratio"),
-            "low": ratio.get("low"),
-            "high": ratio.get("high"),
-            "repeats": repeats,
-            "their threads": threads,
-        }
-
-    def _start(self) -> dict[str, np.ndarray]:
-        n, m = self.V.shape
-        rng = np.random.default_rng(1)
-        scale = float(np.sqrt(self.V.mean() / self.case.k))
-        W, H = (rng.random(size) * 2 * scale for size in ((n, self.case.k), (self.case.k, m)))
-        return {"W": W.astype(self.case.dtype), "H": H.astype(self.case.dtype)}
-
-    def _ours(self, **parameters: Any) -> NMF:
-        method = {"solver": self.solver, "beta_loss": self.beta_loss, "random_state": 0}
-        return NMF(self.case.k, **method, **parameters)
-
-    def _theirs(self, **parameters: Any) -> sklearn.decomposition.NMF:
-        method = {"solver": self.solver, "beta_loss": self.beta_loss, "random_state": 0}
-        return sklearn.decomposition.NMF(self.case.k, **method, **parameters)
-
-    def _fitted(self, model: Any, start: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        # scikit-learn moves the W that it is given.
-        given = {name: factor.copy() for name, factor in (start or {}).items()}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return model.fit_transform(self.V, **given)
 
 
 def cases(
@@ -285,7 +151,7 @@ def main(
             for solver, loss in METHODS:
                 if loss not in losses:
                     continue
-                duel = Duel(case, solver, loss, threads)
+                duel = case.duel(solver, loss, threads)
                 rows.append(duel.plain(iterations, repeats))
                 if fits and case.whole:
                     rows.append(duel.whole(fits))

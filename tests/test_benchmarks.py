@@ -61,6 +61,47 @@ def test_vs_sklearn(measured):
             assert row["our D / theirs"] <= 1 + 1e-5
 
 
+def test_sparse(measured):
+    pytest.importorskip("anndata")
+    from benchmarks import sparse
+
+    rows = measured(sparse.main, "--size 600 60 0.2 -k 3 --iterations 2 6 --repeats 2 --no-peaks")
+    assert [(row["solver"], row["loss"]) for row in rows] == sparse.METHODS
+    for row in rows:
+        assert {"our min s", "their min s", "theirs / ours", "low", "high"} <= set(row)
+        assert row["W differs"] < 1e-4
+        assert row["nonzeros"] == pytest.approx(0.2 * 600 * 60, rel=0.1)
+
+
+def test_peaks_of_sparse_fits(measured):
+    pytest.importorskip("anndata")
+    from benchmarks import sparse
+
+    size = "--size 20000 400 0.1 -k 5"
+    (row,) = measured(sparse.main, f"{size} --loss kullback-leibler --iterations 1 2 --repeats 1")
+    # scikit-learn has arrays of rows, columns and values of all nonzeros beside V.
+    assert row["their MB"] > 12 * row["nonzeros"] / 1e6
+    assert 0 < row["our MB"] < 300
+
+
+def test_atlas_fit(measured, tmp_path):
+    pytest.importorskip("anndata")
+    from benchmarks import atlas_fit
+
+    path = tmp_path / "atlas.zarr"
+    size = "--cells 3000 --genes 300 --density 0.1 --planted 4 -k 4 --passes 8"
+    rows = measured(atlas_fit.main, f"{path} {size} --scratch {tmp_path}")
+    assert [row["stage"] for row in rows] == atlas_fit.STAGES
+    for row in rows:
+        assert row["workers restarted"] == 0
+        assert row["mean cosine"] > 0.9
+        assert row["nonzeros"] == pytest.approx(0.1 * 3000 * 300, rel=0.05)
+    plain, *staged = [row["read / stored"] for row in rows]
+    assert 0.9 < plain < 1.5
+    assert staged == pytest.approx([0, 0], abs=0.01)
+    assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["atlas.zarr"]
+
+
 def test_vs_sklearn_counts_what_did_not_arrive():
     row = {"question": "to the error", "solver": "mu", "loss": "frobenius"}
     (group,) = vs_sklearn.by_loss([row | {"theirs / ours": ratio} for ratio in (None, 2.0, 3.0)])
