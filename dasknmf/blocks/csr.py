@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -110,19 +111,19 @@ class CsrBlock:
                 "V changed its shape after it was opened, open it again."
             )
 
-    def _in_heights(self) -> Iterator[list[scipy.sparse.csr_array]]:
+    def _in_heights(self) -> Iterator[list[Piece]]:
         """Pieces of slabs that make one tile each."""
-        waiting: list[scipy.sparse.csr_array] = []
+        waiting: list[Piece] = []
         missing, left = self._height, self.n_rows
         for slab in self._slabs:
             start, n_rows = 0, slab.shape[0]
             while n_rows - start >= missing:
-                waiting.append(_rows(slab, start, start + missing))
+                waiting.append(Piece.of(slab, start, start + missing))
                 yield waiting
                 start, waiting, missing = start + missing, [], self._height
             left -= n_rows
             if start < n_rows:
-                rest = _rows(slab, start, n_rows)
+                rest = Piece.of(slab, start, n_rows)
                 # A copy, lest the whole slab stays while the next one is read.
                 waiting.append(rest.copy() if left else rest)
                 missing -= n_rows - start
@@ -130,31 +131,45 @@ class CsrBlock:
         if waiting:
             yield waiting
 
-    def _tile(self, pieces: list[scipy.sparse.csr_array], row: int, walk: Walk) -> CsrTile:
-        joined = pieces[0] if len(pieces) == 1 else scipy.sparse.vstack(pieces, format="csr")
-        columns = np.ascontiguousarray(joined.indices, np.int32)
+    def _tile(self, pieces: list[Piece], row: int, walk: Walk) -> CsrTile:
+        joined = pieces[0] if len(pieces) == 1 else Piece.joined(pieces)
+        columns = np.ascontiguousarray(joined.columns, np.int32)
+        stop = row + joined.pointers.size - 1
         # A kernel would write wherever a damaged index points.
         if columns.size and int(columns.view(np.uint32).max()) >= self._n_features:
             raise SourceError(
-                f"rows {self.first + row} to {self.first + row + joined.shape[0] - 1} of V have column "
-                f"indices outside of its {self._n_features} columns: V is damaged, write it again."
+                f"rows {self.first + row} to {self.first + stop - 1} of V have column indices outside of "
+                f"its {self._n_features} columns: V is damaged, write it again."
             )
-        return CsrTile(
-            np.ascontiguousarray(joined.data, self._dtype),
-            columns,
-            joined.indptr.astype(np.int64),
-            slice(row, row + joined.shape[0]),
-            self.first + row,
-            walk,
+        values = np.ascontiguousarray(joined.values, self._dtype)
+        return CsrTile(values, columns, joined.pointers, slice(row, stop), self.first + row, walk)
+
+
+class Piece(NamedTuple):
+    """Rows of a slab, as views of its values: SciPy's own objects cost as much as a product of theirs."""
+
+    values: np.ndarray
+    columns: np.ndarray
+    pointers: np.ndarray
+    """From 0, int64."""
+
+    @classmethod
+    def of(cls, slab: scipy.sparse.csr_array, start: int, stop: int) -> Piece:
+        pointers = slab.indptr[start : stop + 1].astype(np.int64)
+        low, high = int(pointers[0]), int(pointers[-1])
+        return cls(slab.data[low:high], slab.indices[low:high], pointers - low)
+
+    @classmethod
+    def joined(cls, pieces: list[Piece]) -> Piece:
+        lengths = [np.diff(piece.pointers) for piece in pieces]
+        return cls(
+            np.concatenate([piece.values for piece in pieces]),
+            np.concatenate([piece.columns for piece in pieces]),
+            np.append(0, np.cumsum(np.concatenate(lengths))),
         )
 
-
-def _rows(slab: scipy.sparse.csr_array, start: int, stop: int) -> scipy.sparse.csr_array:
-    """Rows of a slab, as views of its values."""
-    pointers = slab.indptr[start : stop + 1]
-    low, high = int(pointers[0]), int(pointers[-1])
-    parts = (slab.data[low:high], slab.indices[low:high], pointers - low)
-    return scipy.sparse.csr_array(parts, shape=(stop - start, slab.shape[1]))
+    def copy(self) -> Piece:
+        return Piece(*(part.copy() for part in self))
 
 
 class Walk:
