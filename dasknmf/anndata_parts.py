@@ -43,14 +43,19 @@ def matrix_of(adata: AnnData, layer: str | None, obsm: str | None) -> Any:
     if layer is not None:
         _entry(adata.layers, layer, "layers")
     elif adata.X is None:
-        raise ValueError(f"adata has no X; layers are {sorted(adata.layers)}: give layer=.")
+        raise ValueError(f"adata has no X; layers are {names_of(adata.layers)}: give layer=.")
     return anndata_store.matrix_of(adata, layer)
 
 
 def _entry(entries: Any, name: str, what: str) -> Any:
     if name not in entries:
-        raise ValueError(f"adata has no {what} {name!r}; {what} are {sorted(entries)}: give one of these.")
+        raise ValueError(f"adata has no {what} {name!r}; {what} are {names_of(entries)}: give one of these.")
     return entries[name]
+
+
+def names_of(entries: Any) -> list[str]:
+    """Names of layers and the like, without the None that is X in newer versions of anndata."""
+    return sorted(name for name in entries if name is not None)
 
 
 def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:
@@ -69,10 +74,11 @@ def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:
         raise ValueError(f"var has no column {name!r}; its boolean columns are {flags}: give one of these.")
     values = np.asarray(mask_var if name is None else var[name])
     what = "mask_var" if name is None else f"var[{name!r}]"
-    if values.shape != (len(var),) or not _is_boolean(values):
+    n_vars = len(var.index)  # a lazy table is as long as it has columns
+    if values.shape != (n_vars,) or not _is_boolean(values):
         raise ValueError(
             f"{what} is {values.dtype} of shape {values.shape}; a mask has one boolean for each of "
-            f"{len(var)} genes: convert it."
+            f"{n_vars} genes: convert it."
         )
     mask = values.astype(bool)
     if not mask.any():

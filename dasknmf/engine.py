@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import Alias, GraphNode, List, Task, TaskRef
 
-from dasknmf.blocks import DenseBlock, RowsOnly
+from dasknmf.blocks import RowsOnly, block_of
 from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
@@ -343,16 +343,16 @@ def _visit_panel(
     ]
     sums: tuple[tuple[int, float], ...] = ()
     if any(phase.reads_data for phase in side.phases):
-        block = DenseBlock(
-            PanelSlabs(side.reader, panel.start, panel.stop, chunks),
-            n_rows=panel.n_rows,
-            first=panel.start,
-            n_features=side.n_features,
-            dtype=side.dtype,
-            checked=side.checked,
-        )
         try:
             with metered() as meter:
+                block = block_of(
+                    PanelSlabs(side.reader, panel.start, panel.stop, chunks),
+                    n_rows=panel.n_rows,
+                    first=panel.start,
+                    n_features=side.n_features,
+                    dtype=side.dtype,
+                    checked=side.checked,
+                )
                 tallies = visit(block, visitors)
         except StageLost:
             # The pass goes on, so that one repetition is told of every panel that is lost.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf import engine, inputs, schedulers
-from dasknmf.blocks.dense import scratch_bytes
+from dasknmf.blocks import csr, dense
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.losses import Loss
 from dasknmf.panels import Projection
@@ -111,11 +111,16 @@ def moments(X: Any) -> Moments:
     loss = Loss.named("frobenius")
     phase = survey.Surveyed(survey.Survey(source.shape, loss), MomentsPhase(source.shape, transposed))
     scheduler = schedulers.current(in_process=source.in_process)
+    n_columns = source.shape[1]
+    if source.sparse:
+        tiles = csr.scratch_bytes(n_columns, dtype, 0, dense=False)
+    else:
+        tiles = dense.scratch_bytes(n_columns, dtype)
     Projection(
         baseline=scheduler.baseline,
         threads=min(scheduler.threads, len(grid)),
         slab=source.slab_bytes,
-        tiles=scratch_bytes(source.shape[1], dtype),
+        tiles=tiles,
         rows=0,
         tally=phase.tally().nbytes,
         small=0,
@@ -129,7 +134,7 @@ def moments(X: Any) -> Moments:
         (tally,) = engine.tallied(one, scheduler.get, scheduler.threads)
     state, _ = phase.update(tally, {})
     # Of a mean in the range of float64: nothing is multiplied here.
-    survey.check(state, loss, source.shape, np.dtype(np.float64))
+    survey.check(state, loss, source.shape, np.dtype(np.float64), sparse=source.sparse)
     return Moments(
         V.shape[0],
         state["feature means"],

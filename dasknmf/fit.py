@@ -14,10 +14,10 @@ import numpy as np
 from dask.utils import format_bytes
 
 from dasknmf import engine
-from dasknmf.blocks.dense import scratch_bytes
+from dasknmf.blocks import csr, dense
 from dasknmf.errors import DataError, NumericalError, RunDamagedError
 from dasknmf.history import Callback, Ending, History, Record, Stop, rivals
-from dasknmf.inputs.base import Source
+from dasknmf.inputs.base import Source, slab_bytes_of
 from dasknmf.model import Lineup, Model
 from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome, Phase
@@ -66,6 +66,13 @@ class Fit:
         limit = self.scheduler.memory_limit
         for projection in self.projections():  # before anything is read
             projection.check(limit)
+        if self._makes_tiles_dense:
+            log.warning(
+                "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
+                "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
+                self.model.loss.beta,
+                format_bytes(self._scratch_bytes(self.model.k)),
+            )
         with self.scheduler.tuned():
             while self.run.position.start < len(starts):
                 self._start(starts[self.run.position.start])
@@ -86,7 +93,9 @@ class Fit:
         try:
             one, outcomes, ledger, seconds = self._passed(lineup)
             state = self.run.factors.read_state(one.name, 0)
-            survey.check(state, self.model.loss, self.model.shape, self.model.dtype)
+            survey.check(
+                state, self.model.loss, self.model.shape, self.model.dtype, sparse=self.source.sparse
+            )
         except (DataError, NumericalError):
             if not at.passes:
                 self.run.discard()  # a V that was refused leaves no run behind
@@ -254,9 +263,6 @@ class Fit:
     def projections(self) -> list[Projection]:
         """What each kind of pass will hold in one process."""
         n_features = self.source.shape[1]
-        slab = self.source.slab_bytes
-        if not slab and not self.source.in_process:
-            slab = self.grid.rows_max * n_features * self.source.dtype.itemsize
         baseline, threads = self.scheduler.baseline, self.scheduler.threads
         in_memory = isinstance(self.run, MemoryRun)
         projections = []
@@ -266,8 +272,8 @@ class Fit:
             projection = Projection(
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
-                slab=slab,
-                tiles=scratch_bytes(n_features, self.model.dtype) + nnls.scratch_bytes(self.model.k),
+                slab=slab_bytes_of(self.source, self.grid),
+                tiles=self._scratch_bytes(width) + nnls.scratch_bytes(self.model.k),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
                 drawn=sum(tally.capacity for tally in tallies),
@@ -278,6 +284,17 @@ class Fit:
             )
             projections.append(projection)
         return projections
+
+    @property
+    def _makes_tiles_dense(self) -> bool:
+        return self.source.sparse and self.model.loss.beta not in (1, 2)
+
+    def _scratch_bytes(self, width: int) -> int:
+        """Of the tiles of one walk, for so many columns of all models together."""
+        n_features, dtype = self.source.shape[1], self.model.dtype
+        if not self.source.sparse:
+            return dense.scratch_bytes(n_features, dtype)
+        return csr.scratch_bytes(n_features, dtype, width, dense=self._makes_tiles_dense)
 
 
 def _objective(outcome: Outcome) -> float:

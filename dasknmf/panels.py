@@ -55,19 +55,20 @@ class Grid:
     edges: tuple[int, ...]
 
     @classmethod
-    def of(cls, cuts: Sequence[int] | np.ndarray, row_bytes: int, before: np.ndarray | None = None) -> Grid:
+    def of(
+        cls, cuts: Sequence[int] | np.ndarray, row_bytes: int, cut_bytes: np.ndarray | None = None
+    ) -> Grid:
         """The grid over rows that may be cut at `cuts` only (0 first, the number of rows last).
 
-        Where rows differ in size, `before` holds the sizes of all rows before each cut, in units of
-        `row_bytes`.
+        Rows take `row_bytes` each or, where they differ, `cut_bytes` before each cut.
         """
         cuts = np.asarray(cuts, dtype=np.int64)
-        before = cuts if before is None else before
-        size = int(before[-1])
+        nbytes = int(cuts[-1]) * row_bytes if cut_bytes is None else int(cut_bytes[-1])
+        before = cuts if cut_bytes is None else cut_bytes
         least, most = _PANEL_BYTES
-        target = min(most, max(least, size * row_bytes // _PANELS))
-        n_panels = max(1, round(size * row_bytes / target))
-        wanted = np.linspace(0, size, n_panels + 1)
+        target = min(most, max(least, nbytes // _PANELS))
+        n_panels = max(1, round(nbytes / target))
+        wanted = np.linspace(0, before[-1], n_panels + 1)
         after = np.searchsorted(before, wanted).clip(1, len(cuts) - 1)
         nearer = np.where(wanted - before[after - 1] <= before[after] - wanted, after - 1, after)
         nearer[[0, -1]] = 0, len(cuts) - 1  # rows without a nonzero may come first and last

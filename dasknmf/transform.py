@@ -5,15 +5,19 @@ Every row is solved on its own, so the answer does not depend on how X is cut.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
 import numpy as np
-import zarr
+import scipy.sparse
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import Task, TaskRef
 
 from dasknmf import inputs
-from dasknmf.blocks import DenseBlock
+from dasknmf.blocks import CsrBlock, DenseBlock, block_of, nonzeros
+from dasknmf.blocks.csr import CsrTile
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
 from dasknmf.solvers import cold, mu, nnls
@@ -44,9 +48,7 @@ class Coder:
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """W of these rows, in the dtype of H."""
-        if hasattr(X, "toarray"):
-            X = X.toarray()
-        W = np.zeros((len(X), len(self.H)), self.H.dtype)
+        W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
         Ht = np.ascontiguousarray(self.H.T)
         H64 = self.H.astype(np.float64)
         S = H64 @ H64.T + self.penalty.l2 * np.eye(len(self.H))
@@ -56,35 +58,37 @@ class Coder:
                 nnls.solve(W[tile.rows], tile.cross(Ht), S, self.penalty.l1)
             else:
                 cold.guess(W[tile.rows], tile, *weighted)
-                W[tile.rows] = self._multiplied(tile.V, W[tile.rows].astype(np.float64))
+                W[tile.rows] = self._multiplied(tile, W[tile.rows].astype(np.float64))
         return W
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """The loss of each row against its best reconstruction, float64."""
-        if hasattr(X, "toarray"):
-            X = X.toarray()
         W = self(X)
         H = self.H.astype(np.float64)
-        losses = np.empty(len(X))
+        losses = np.empty(X.shape[0])
         for tile in self._block(X).tiles():
-            P = W[tile.rows].astype(np.float64) @ H
-            losses[tile.rows] = self.loss.rows(tile.V, P, _floor(tile.V))
+            W64 = W[tile.rows].astype(np.float64)
+            if isinstance(tile, CsrTile) and self.loss.beta == 1:
+                q = tile.quotients(W64, self.H, _sparse_floor(tile, self.H).astype(self.H.dtype))
+                losses[tile.rows] = W64 @ H.sum(axis=1)
+                nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
+            else:
+                V = _values(tile)
+                losses[tile.rows] = self.loss.rows(V, W64 @ H, _floor(V))
         return losses
 
-    def _block(self, X: np.ndarray) -> DenseBlock:
-        return DenseBlock(
-            [X],
-            n_rows=len(X),
-            first=0,
-            n_features=X.shape[1],
-            dtype=self.H.dtype,
-            checked=False,
-        )
+    def _block(self, X: Any) -> CsrBlock | DenseBlock:
+        X = inputs.canonical(X) if scipy.sparse.issparse(X) else X
+        n_rows, n_features = X.shape
+        dtype = self.H.dtype
+        return block_of([X], n_rows=n_rows, first=0, n_features=n_features, dtype=dtype, checked=False)
 
-    def _multiplied(self, V: np.ndarray, W: np.ndarray) -> np.ndarray:
+    def _multiplied(self, tile: Any, W: np.ndarray) -> np.ndarray:
         """Multiplicative steps from W until each row rests."""
+        if isinstance(tile, CsrTile) and self.loss.beta == 1:
+            return self._multiplied_sparse(tile, W)
         H = self.H.astype(np.float64)
-        V = V.astype(np.float64)
+        V = _values(tile).astype(np.float64)
         going = np.flatnonzero(W.any(axis=1))
         beta = self.loss.beta
         for _ in range(self.max_iter):
@@ -103,6 +107,38 @@ class Coder:
             going = going[moved > self.tol * np.linalg.norm(there, axis=1)]
         return W
 
+    def _multiplied_sparse(self, tile: CsrTile, W: np.ndarray) -> np.ndarray:
+        """The same at the cost of the nonzeros, for β = 1."""
+        Ht = np.ascontiguousarray(self.H.T)
+        sums = self.H.sum(axis=1, dtype=np.float64)
+        floors = _sparse_floor(tile, self.H)
+        going = np.flatnonzero(W.any(axis=1))
+        tile = tile.select(going)
+        for _ in range(self.max_iter):
+            if not len(going):
+                break
+            q = tile.quotients(W[going], self.H, floors[going].astype(self.H.dtype))
+            a = tile.gathered(q, Ht).astype(np.float64)
+            there = mu.step(W[going], a, sums, self.loss, self.penalty, floors[going, None], exact=True)
+            moved = np.linalg.norm(there - W[going], axis=1)
+            W[going] = there
+            left = np.flatnonzero(moved > self.tol * np.linalg.norm(there, axis=1))
+            if len(left) < len(going):
+                going, tile = going[left], tile.select(left)
+        return W
+
+
+def _values(tile: Any) -> np.ndarray:
+    """A tile with its zeros: a few MiB."""
+    return tile.dense().V if isinstance(tile, CsrTile) else tile.V
+
+
+def _sparse_floor(tile: CsrTile, H: np.ndarray) -> np.ndarray:
+    """`_floor` of a sparse tile, shape (n_rows,)."""
+    n_features = H.shape[1]
+    means = tile.cross(np.ones((n_features, 1), H.dtype))[:, 0].astype(np.float64) / n_features
+    return float(np.finfo(np.float32).eps) * np.where(means > 0, means, 1.0)
+
 
 def _floor(V: np.ndarray) -> np.ndarray:
     """scikit-learn's floor of P in units of each row's own mean, shape (n_rows, 1)."""
@@ -112,59 +148,98 @@ def _floor(V: np.ndarray) -> np.ndarray:
 
 def by_rows(coder: Coder, X: Any, method: str) -> Any:
     """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
+    steps: list[inputs.Preparation] = []
+    base = X
+    while isinstance(base, inputs.Prepared):
+        steps.insert(0, base.preparation)
+        base = base.X
     if not inputs.is_chunked(X):
-        return getattr(coder, method)(_prepared(X))
-    X = _lazily(X)
+        return getattr(coder, method)(_prepared(base, steps))
     k = len(coder.H)
     dtype = coder.H.dtype
+    if not isinstance(base, da.Array):
+        return _by_panels(coder, X, method)
     columns = {"k": k} if method == "__call__" else {}
     return da.blockwise(
         _code,
         "ik" if columns else "i",
-        X,
+        base,
         "ij",
         # H is one task of the graph, not an argument of every one.
         da.from_array(coder.H, chunks=-1, name=False),
-        "hj",
+        "hf",  # not cut as X's columns are
         coder=replace(coder, H=np.empty((0, 0), dtype)),
+        steps=steps,
         method=method,
         new_axes=columns,
-        concatenate=True,
+        concatenate=False,  # Dask's own way has none for some sparse chunks
         dtype=dtype if columns else np.float64,
         meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
     )
 
 
-def _prepared(X: Any) -> Any:
-    """X in memory, with its steps done."""
-    return X.preparation(_prepared(X.X)) if isinstance(X, inputs.Prepared) else X
-
-
-def _lazily(X: Any) -> da.Array:
-    """X as a Dask array of whole rows."""
-    if isinstance(X, inputs.Prepared):
-        rows = _lazily(X.X)
-        return rows.map_blocks(
-            X.preparation,
-            dtype=X.dtype,
-            chunks=(rows.chunks[0], (X.shape[1],)),
-            meta=np.empty((0, 0), X.dtype),
+def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
+    """One task for each panel, which reads its slabs itself."""
+    source = inputs.source_of(X)
+    grid = inputs.grid_of(source)
+    token = uuid.uuid4().hex
+    name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
+    graph: dict[Any, Any] = {
+        load: Task(load, _same, source.reader),
+        whole: Task(whole, _same, coder),
+    }
+    columns = method == "__call__"
+    for panel in grid:
+        key = (name, panel.index, 0) if columns else (name, panel.index)
+        graph[key] = Task(
+            key, _code_panel, TaskRef(load), panel.start, panel.stop, TaskRef(whole), method=method
         )
-    if isinstance(X, zarr.Array):
-        edges = inputs.grid_of(inputs.source_of(X)).edges
-        return da.from_array(X, chunks=(tuple(np.diff(edges).tolist()), -1))
-    return X.rechunk({1: -1})
+    rows = tuple(panel.n_rows for panel in grid)
+    dtype = coder.H.dtype if columns else np.dtype(np.float64)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph),
+        name,
+        chunks=(rows, (len(coder.H),)) if columns else (rows,),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + columns), dtype),
+    )
 
 
-def _code(X: np.ndarray, H: np.ndarray, *, coder: Coder, method: str) -> np.ndarray:
-    """One chunk of a lazy transform: the values are checked here, where they are first seen."""
-    if hasattr(X, "toarray"):
-        X = X.toarray()
-    if not np.isfinite(X).all() or (X < 0).any():
+def _prepared(X: Any, steps: list[inputs.Preparation]) -> Any:
+    for prepare in steps:
+        X = prepare(X)
+    return X
+
+
+def _same(part: Any) -> Any:
+    return part
+
+
+def _code_panel(reader: Any, start: int, stop: int, coder: Coder, *, method: str) -> np.ndarray:
+    return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, [])])
+
+
+def _code(
+    chunks: list[Any],
+    H: list[list[Any]],
+    *,
+    coder: Coder,
+    steps: list[inputs.Preparation],
+    method: str,
+) -> np.ndarray:
+    """The rows of one chunk, or of several side by side."""
+    X = _prepared(inputs.side_by_side(chunks), steps)
+    return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
+
+
+def _coded(X: Any, coder: Coder, method: str) -> np.ndarray:
+    """Some rows of a lazy transform: the values are checked here, where they are first seen."""
+    values = X.data if scipy.sparse.issparse(X) else X
+    if not np.isfinite(values).all() or (values < 0).any():
         kind = (
             "Negative values in data passed to X in NMF"
-            if np.isfinite(X).all()
+            if np.isfinite(values).all()
             else ("Input X contains NaN or infinity")
         )
         raise DataError(f"{kind}; new rows must be finite and nonnegative: mend them first.")
-    return np.asarray(getattr(replace(coder, H=np.ascontiguousarray(H)), method)(X))
+    return np.asarray(getattr(coder, method)(X))

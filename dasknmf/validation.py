@@ -17,6 +17,7 @@ from dasknmf.inputs.base import check_shape
 from dasknmf.losses import Loss
 from dasknmf.model import Init
 from dasknmf.solvers.quadratic import Solver
+from dasknmf.starts.survey import mended
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
@@ -32,7 +33,11 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
     X = inputs.opened(X)
     names = inputs.feature_names(X)
     if not (inputs.is_chunked(X) or isinstance(X, inputs.Prepared)):
-        keep = isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2
+        # What a tile can convert stays as it is: a copy would be as large as X, or larger.
+        sparse = scipy.sparse.issparse(X)
+        keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
+        if sparse:
+            inputs.working_dtype(X.dtype)
         X = validate_data(
             model,
             X,
@@ -40,13 +45,13 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
             dtype=X.dtype if keep else [np.float64, np.float32],
             reset=reset,
         )
-        smallest = X.data.min(initial=0) if scipy.sparse.issparse(X) else X.min(initial=0)
+        X = inputs.canonical(X) if sparse and X.format == "csr" else X
+        smallest = (X.data if sparse else X).min(initial=0)
         if smallest < 0:
             place = "NMF initialization" if reset else "X in NMF"
             raise DataError(
                 f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
-                "V = WH with W, H >= 0 cannot be: shift or clip the values, or give them as they "
-                "were before they were centred."
+                f"V = WH with W, H >= 0 cannot be: {mended(sparse)}."
             )
         return X
     check_shape(X.shape)

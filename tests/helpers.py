@@ -10,6 +10,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import scipy.sparse
 import zarr
 from distributed import Client
 from hypothesis import strategies as st
@@ -58,6 +59,17 @@ def stored(path: Any, X: np.ndarray, chunks: tuple[int, int], **options: Any) ->
     array = zarr.create_array(path, shape=X.shape, chunks=chunks, dtype=X.dtype, **options)
     array[...] = X
     return array
+
+
+def stored_sparse(path: Any, X: Any, format: str = "csr", chunk: int = 50) -> zarr.Group:
+    """A group as anndata writes sparse matrices, in chunks of so many nonzeros."""
+    matrix = scipy.sparse.csr_array(X).asformat(format)
+    group = zarr.create_group(path)
+    group.attrs.update({"encoding-type": f"{format}_matrix", "encoding-version": "0.1.0", "shape": X.shape})
+    for name in ("data", "indices", "indptr"):
+        values = getattr(matrix, name)
+        group.create_array(name, shape=values.shape, chunks=(chunk,), dtype=values.dtype)[...] = values
+    return group
 
 
 @st.composite

@@ -33,7 +33,7 @@ ROOMS = [
     ["functional"],
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
-    ["singlecell"],
+    ["exports", "singlecell"],
     ["demo"],
     ["cli"],
 ]

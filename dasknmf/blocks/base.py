@@ -53,7 +53,7 @@ class Tile(Protocol):
         """V Hᵀ, shape (rows, n_components)."""
 
     def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
-        """A += Wᵀ V, where A has shape (n_components, n_features) and is float64."""
+        """A += Wᵀ V, where A has shape (n_components, n_features) and is float64; done when the walk ends."""
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
         """½ ‖V − WH‖² entry by entry, free of the cancellation that the Gram identity suffers."""
@@ -72,7 +72,7 @@ class Ratio(Protocol):
         """P^{β−1} Hᵀ, shape (rows, n_components)."""
 
     def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
-        """A += Wᵀ (V ∘ P^{β−2})."""
+        """A += Wᵀ (V ∘ P^{β−2}), done when the walk ends."""
 
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
         """B += Wᵀ P^{β−1}."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 
 from dasknmf import __version__
-from dasknmf.cli import demo, fit, info, transform
+from dasknmf.cli import demo, export, fit, info, top, transform
 
 
 @click.group()
@@ -20,5 +20,5 @@ def main() -> None:
     """Nonnegative matrix factorization of matrices that do not fit in memory."""
 
 
-for command in (fit.fit, transform.transform, info.info, demo.demo):
+for command in (fit.fit, transform.transform, export.export, top.top, info.info, demo.demo):
     main.add_command(command)

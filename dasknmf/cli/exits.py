@@ -36,6 +36,11 @@ _CODES: dict[type[Exception], int] = {
 }
 
 
+def note(text: str) -> None:
+    """A line about what is going on, beside the output."""
+    click.echo(text, err=True)
+
+
 def friendly(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistake is one line and an exit code, not a traceback."""
 

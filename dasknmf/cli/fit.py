@@ -8,17 +8,18 @@ from typing import Any, get_args
 import click
 
 from dasknmf import NMF, open_run
+from dasknmf.anndata_parts import advising
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.options import Beta, Bytes, Count, configured, scheduler_options, with_options
 from dasknmf.cli.progress import progress
 from dasknmf.cli.scheduling import scheduled
+from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.summary import summary
 from dasknmf.model import SAMPLE_BYTES, Init
 
 
 @click.command()
-@click.argument("source")
-@click.argument("run")
+@click.argument("places", nargs=-1, required=True, metavar="SOURCE... RUN")
 @click.option("-k", "--n-components", type=Count(), required=True, help="Components to find.")
 @click.option("--beta-loss", type=Beta(), default="frobenius", show_default=True)
 @click.option("--solver", type=click.Choice(["auto", "cd", "bpp", "mu"]), default="auto", show_default=True)
@@ -32,6 +33,7 @@ from dasknmf.model import SAMPLE_BYTES, Init
 @click.option("--alpha-w", type=float, default=0.0, show_default=True)
 @click.option("--alpha-h", type=float, help="Default: as --alpha-w.")
 @click.option("--l1-ratio", type=float, default=0.0, show_default=True)
+@with_options(source_options)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]))
 @with_options(scheduler_options)
 @click.option(
@@ -50,23 +52,40 @@ from dasknmf.model import SAMPLE_BYTES, Init
 )
 @friendly
 def fit(
-    source: str,
-    run: str,
+    places: tuple[str, ...],
     scheduler: str,
     scheduler_file: Path | None,
     stage: str | None,
     overwrite: bool,
     alpha_w: float,
     alpha_h: float | None,
+    layer: str | None,
+    mask_var: str | None,
+    all_genes: bool,
+    n_top_genes: int | None,
+    normalize: float | None,
+    log1p: bool,
+    scale: bool,
     **parameters: Any,
 ) -> None:
-    """Factorize the Zarr array SOURCE; commit every pass to RUN.
+    """Factorize SOURCE; commit every pass to RUN.
+
+    SOURCE is a Zarr array, or an AnnData on Zarr or in an .h5ad file; of several AnnData the cells are
+    put one below the other, with the genes that all have.
 
     The same command started again goes on from the last commit; with a larger --max-iter or a
     smaller --tol a finished run is continued.
     """
+    *sources, run = places
+    if not sources:
+        raise click.UsageError(f"one argument is given, {run!r}, and two are needed: SOURCE and RUN.")
+    choice = Choice(layer, mask_var, all_genes, n_top_genes, normalize, log1p, scale)
     model = NMF(alpha_W=alpha_w, alpha_H="same" if alpha_h is None else alpha_h, **parameters)
     with scheduled(scheduler, scheduler_file), progress(model.max_iter) as report:
-        model.fit(source, checkpoint=run, overwrite=overwrite, stage=stage, callbacks=[report])
+        V = choice.of(tuple(sources))
+        with advising():
+            model.fit(V, checkpoint=run, overwrite=overwrite, stage=stage, callbacks=[report])
     click.echo(summary(open_run(run)))
     click.echo(f"W and H: dasknmf.open_run({run!r})")
+    if anndata_at(tuple(sources)) is not None:
+        click.echo(f"genes: dasknmf top {run}   into the AnnData: dasknmf export {run} {sources[0]}")

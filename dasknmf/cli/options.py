@@ -55,7 +55,7 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         values = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is not TOML ({error}): correct it.") from error
-    known = {each.name for each in ctx.command.params if each.name not in ("source", "run", "config")}
+    known = {each.name for each in ctx.command.params if each.name not in ("places", "config")}
     given = {name.replace("-", "_").lower(): value for name, value in values.items()}
     if unknown := sorted(given.keys() - known):
         raise click.BadParameter(

@@ -15,23 +15,28 @@ from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.anndata_store import open_anndata, stored_behind
 from dasknmf.inputs.base import Source, Stored, check_shape, grid_of, working_dtype
-from dasknmf.inputs.dask_array import DaskSource
+from dasknmf.inputs.dask_array import DaskSource, side_by_side
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.inputs.names import feature_names, renamed
+from dasknmf.inputs.preparation import Preparation
 from dasknmf.inputs.prepared import Prepared, prepared_source, steps_of
+from dasknmf.inputs.sparse import canonical
 from dasknmf.inputs.stored_sparse import FORMATS, StoredSparse
 from dasknmf.inputs.zarr_array import ZarrSource, open_node
 
 __all__ = [
+    "Preparation",
     "Prepared",
     "Source",
     "Stored",
+    "canonical",
     "feature_names",
     "grid_of",
     "is_chunked",
     "opened",
     "rather_transposed",
     "renamed",
+    "side_by_side",
     "source_of",
     "steps_of",
     "working_dtype",

@@ -242,14 +242,14 @@ def matrix_of(adata: Any, layer: str | None = None) -> Any:
     SourceError
         If there is no such layer, or no X.
     """
-    if layer is not None and layer not in adata.layers:
+    layers = sorted(name for name in adata.layers if name is not None)  # from 0.13 on, None is X
+    if layer is not None and layer not in layers:
         raise SourceError(
-            f"the AnnData has no layer {layer!r}; its layers are {sorted(adata.layers)}: give one of these, "
-            "or None for X."
+            f"the AnnData has no layer {layer!r}; its layers are {layers}: give one of these, or None for X."
         )
     X = adata.X if layer is None else adata.layers[layer]
     if X is None:
-        raise SourceError(f"the AnnData has no X; its layers are {sorted(adata.layers)}: give one of these.")
+        raise SourceError(f"the AnnData has no X; its layers are {layers}: give one of these.")
     # An X that is a selection of rows of a file was read by anndata and is in memory.
     return stored_behind(X, np.asarray(adata.var_names).astype(str))
 

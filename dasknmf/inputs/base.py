@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import scipy.sparse
 from dask.task_spec import GraphNode
-from scipy.sparse import csr_array
 
 from dasknmf.errors import SourceError
 from dasknmf.panels import Grid, Panel
 
-Slab: TypeAlias = np.ndarray | csr_array
-"""Some rows of V. Sparse ones have their columns in order, and each column once."""
+Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
+"""Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
 
@@ -24,7 +24,7 @@ class Reader(Protocol):
     """The part of a source that works inside a task. Picklable and small."""
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
-        """Rows [start, stop) of V as arrays of whole rows, from the first to the last."""
+        """Rows [start, stop) of V as arrays of whole rows, from the first to the last: all of one kind."""
 
 
 class Source(Protocol):
@@ -36,11 +36,9 @@ class Source(Protocol):
     in_process: bool
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
     slab_bytes: int
-    """Decoded size of the largest slab."""
-    nbytes: int
-    """Bytes of V as it is stored, decoded: of sparse rows, their nonzeros and their columns."""
-    before: np.ndarray | None
-    """Of those, the bytes before each of `cuts`; None where all rows are of one size."""
+    """Decoded size of the largest slab; 0 where that is the whole panel."""
+    sparse: bool
+    """Whether slabs are sparse."""
     staged_bytes: int
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
 
@@ -51,6 +49,10 @@ class Source(Protocol):
     @property
     def cuts(self) -> np.ndarray:
         """Rows at which a panel may begin or end, from 0 to the number of rows."""
+
+    @property
+    def cut_bytes(self) -> np.ndarray | None:
+        """Decoded bytes of V before each cut, where V is sparse; None where every row takes the same."""
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         """Keys of the panel's chunks in `upstream`; empty where the reader needs none.
@@ -107,15 +109,27 @@ class PanelSlabs:
 
 
 def grid_of(source: Source) -> Grid:
-    """The panels of V: decided by its shape, dtype and stored chunks alone."""
-    if source.before is not None:
-        return Grid.of(source.cuts, 1, source.before)
-    return Grid.of(source.cuts, row_bytes_of(source))
+    """The panels of V: decided by its shape, dtype, stored chunks and nonzeros alone."""
+    return Grid.of(source.cuts, source.shape[1] * source.dtype.itemsize, source.cut_bytes)
 
 
-def row_bytes_of(source: Source) -> int:
-    """Decoded bytes that are read for a row of V; a source whose rows are wider than V's says so."""
-    return int(getattr(source, "row_bytes", source.shape[1] * source.dtype.itemsize))
+def nbytes_of(source: Source) -> int:
+    """Bytes of V, decoded; a source that gives V in another form than it is stored in tells `kept_bytes`."""
+    kept: int | None = getattr(source, "kept_bytes", None)
+    if kept is not None:
+        return kept
+    before = source.cut_bytes
+    return source.shape[0] * source.shape[1] * source.dtype.itemsize if before is None else int(before[-1])
+
+
+def slab_bytes_of(source: Source, grid: Grid) -> int:
+    """Decoded bytes of the largest slab that one visit reads."""
+    if source.slab_bytes or source.in_process:
+        return source.slab_bytes
+    before = source.cut_bytes
+    if before is None:
+        return grid.rows_max * source.shape[1] * source.dtype.itemsize
+    return int(np.diff(np.interp(grid.edges, source.cuts, before)).max())
 
 
 def working_dtype(stored: np.dtype, asked: Any = None) -> np.dtype:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from dasknmf.errors import SourceError
+from dasknmf.inputs.sparse import canonical
 from dasknmf.kernel import kernel
 
 _INT32_MAX = 2**31 - 1
@@ -56,10 +57,8 @@ def rows_of(data: np.ndarray, indices: np.ndarray, offsets: np.ndarray, n_column
     rows = csr_array(
         (data, indices.astype(index, copy=False), offsets.astype(index)),
         shape=(len(offsets) - 1, n_columns),
-        copy=bool(disorder),
     )
     if disorder:
-        rows.sum_duplicates()
-    else:
-        rows.has_canonical_format = True
+        return canonical(rows)
+    rows.has_canonical_format = True
     return rows

@@ -8,11 +8,16 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.blocks.dense import tile_rows
-from dasknmf.inputs.base import Chunks, check_shape
+from dasknmf.blocks import csr, dense
+from dasknmf.inputs import sparse
+from dasknmf.inputs.base import Chunks, Slab, check_shape
 from dasknmf.panels import Panel
+
+_DENSITY = 0.1
+"""Of sparse chunks, which nobody has counted before they are made: that of counts of genes."""
 
 
 class DaskSource:
@@ -20,17 +25,16 @@ class DaskSource:
 
     in_process = False
     staged_bytes = 0
-    before: np.ndarray | None = None
+    # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
+    slab_bytes = 0
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
         self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
-        self.nbytes = self.shape[0] * self.shape[1] * self.dtype.itemsize
+        self.sparse = scipy.sparse.issparse(X._meta)
         self._rows = np.append(0, np.cumsum(X.chunks[0])).astype(np.int64)
-        self.reader = ChunkReader(tile_rows(self.shape[1], max(4, self.dtype.itemsize)))
-        # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
-        self.slab_bytes = 0
+        self.reader = ChunkReader(self.shape[1], max(4, self.dtype.itemsize))
         self._persisted = X  # keeps persisted chunks alive, which the optimized graph leaves out
         (optimized,) = dask.optimize(X)
         self._keys: list[list[Hashable]] = optimized.__dask_keys__()
@@ -39,6 +43,12 @@ class DaskSource:
     @property
     def cuts(self) -> np.ndarray:
         return np.unique(self._rows)
+
+    @property
+    def cut_bytes(self) -> np.ndarray | None:
+        if not self.sparse:
+            return None
+        return self.cuts * max(1, round(_DENSITY * self.shape[1] * (self.dtype.itemsize + 4)))
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         # Empty chunks share an edge with their neighbours and belong to no panel.
@@ -53,23 +63,37 @@ class DaskSource:
 class ChunkReader:
     """Puts chunks that arrive from the scheduler side by side and on top of each other."""
 
-    def __init__(self, least_rows: int) -> None:
-        self._least_rows = least_rows
+    def __init__(self, n_features: int, itemsize: int) -> None:
+        self._dense_rows = dense.tile_rows(n_features, itemsize)
+        self._sparse_rows = csr.tile_rows(n_features, itemsize)
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
-        waiting: list[np.ndarray] = []
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
+        # What chunks are is known for certain only here: a graph may not say, or say it wrongly.
+        is_sparse = all(scipy.sparse.issparse(chunk) for row in chunks for chunk in row)
+        stacked = sparse.stacked if is_sparse else _stacked
+        least = self._sparse_rows if is_sparse else self._dense_rows
+        waiting: list[Any] = []
+        n_waiting = 0
         for row in chunks:
-            waiting.append(_side_by_side(row))
+            waiting.append(side_by_side(row) if is_sparse else _dense(row))
+            n_waiting += waiting[-1].shape[0]
             # Rows wait until they fill a tile, so that chunks of single rows are not single tiles.
-            if sum(map(len, waiting)) >= self._least_rows:
-                yield _stacked(waiting)
-                waiting = []
+            if n_waiting >= least:
+                yield stacked(waiting)
+                waiting, n_waiting = [], 0
         if waiting:
-            yield _stacked(waiting)
+            yield stacked(waiting)
 
 
-def _side_by_side(row: Any) -> np.ndarray:
-    parts = [chunk.toarray() if hasattr(chunk, "toarray") else np.asarray(chunk) for chunk in row]
+def side_by_side(row: Any) -> Slab:
+    """Chunks of the same rows, from left to right: sparse if all of them are."""
+    if all(map(scipy.sparse.issparse, row)):
+        return sparse.side_by_side(row)
+    return _dense(row)
+
+
+def _dense(row: Any) -> np.ndarray:
+    parts = [chunk.toarray() if scipy.sparse.issparse(chunk) else np.asarray(chunk) for chunk in row]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

@@ -162,13 +162,13 @@ class DenseSource:
 
     in_process = False
     staged_bytes = 0
-    before: np.ndarray | None = None
+    sparse = False
+    cut_bytes: np.ndarray | None = None
 
     def __init__(self, X: StoredDense) -> None:
         self.shape = X.shape
         self.dtype = X.dtype
         row_bytes = X.shape[1] * X.dtype.itemsize
-        self.nbytes = X.shape[0] * row_bytes
         height = slab_rows(X.chunk_rows, row_bytes)
         self.slab_bytes = min(height, X.shape[0]) * row_bytes
         self.cuts = np.append(np.arange(0, X.shape[0], X.chunk_rows), X.shape[0])

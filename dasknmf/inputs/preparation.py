@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from dasknmf.inputs.sparse import canonical
 from dasknmf.kernel import kernel
 
 
@@ -163,17 +164,11 @@ class Preparation:
 
 
 def _canonical(rows: Any) -> scipy.sparse.csr_array:
-    """Rows whose indices are sorted and without duplicates, in values that kernels take."""
-    rows = rows if isinstance(rows, scipy.sparse.csr_array) else scipy.sparse.csr_array(rows)
-    if not rows.has_canonical_format:
-        rows = rows.copy()  # the caller's own stays as it was
-        rows.sum_duplicates()
-    data = rows.data
-    if not data.dtype.isnative or data.dtype in (np.float16, np.longdouble):
-        wider = {np.dtype(np.float16): np.float32, np.dtype(np.longdouble): np.float64}
-        native = data.dtype.newbyteorder("=")
-        return _csr(data.astype(wider.get(native, native)), rows.indices, rows.indptr, rows.shape)
-    return rows
+    """Rows whose indices are sorted and without duplicates, in a dtype that kernels take."""
+    if not (isinstance(rows, scipy.sparse.csr_array) and rows.has_canonical_format):
+        rows = canonical(rows)
+    # SciPy takes native dtypes only; of these, kernels do not take the longest floats.
+    return rows.astype(np.float64) if rows.dtype == np.longdouble else rows
 
 
 def _csr(

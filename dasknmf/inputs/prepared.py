@@ -13,8 +13,9 @@ from sklearn.utils.validation import _get_feature_names, check_array
 
 from dasknmf import inputs
 from dasknmf.errors import DataError, SourceError
-from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, row_bytes_of, working_dtype
+from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, nbytes_of, working_dtype
 from dasknmf.inputs.preparation import Preparation
+from dasknmf.inputs.sparse import canonical
 from dasknmf.panels import Panel
 
 
@@ -61,7 +62,14 @@ class Prepared:
     DataError
         If X is in memory and holds negative values.
     SourceError
-        If X cannot be opened, or is stored by columns (CSC) and `target_sum` needs its rows.
+        If X cannot be opened; or is stored by columns (CSC), and `target_sum` needs its rows or `columns`
+        are in another order.
+
+    Notes
+    -----
+    What a run compares with its first read, to refuse an X that has changed, are sums of the result. With
+    `target_sum` alone these are the same for any counts in the same rows; logarithms, or a selection of
+    columns, tell them apart.
 
     Examples
     --------
@@ -94,11 +102,6 @@ class Prepared:
         chosen = _columns(columns, n_columns)
         n_features = n_columns if chosen is None else len(chosen)
         total = _target_sum(target_sum)
-        if total is not None and inputs.is_chunked(X) and getattr(X, "format", "csr") == "csc":
-            raise SourceError(
-                f"X is stored by columns (CSC) and target_sum is {total:g}; totals of rows need whole rows, "
-                "which such a store does not give: write X as CSR (X.tocsr()), or normalise it beforehand."
-            )
         divisors = _scale(scale, n_features)
         changed = total is not None or bool(log1p) or divisors is not None
         self.preparation = Preparation(
@@ -106,6 +109,8 @@ class Prepared:
         )
         self.shape: tuple[int, int] = (int(X.shape[0]), n_features)
         self.dtype = self.preparation.dtype
+        if self.by_columns:
+            self.check_columns()
         self.feature_names = _names(feature_names, names, chosen, n_features)
 
     def __repr__(self) -> str:
@@ -125,11 +130,30 @@ class Prepared:
         return self.preparation.described() | before
 
     @property
+    def by_columns(self) -> bool:
+        """Only Xᵀ has rows that can be read."""
+        return bool(getattr(self.X, "by_columns", False))
+
+    @property
     def can_be_transposed(self) -> bool:
         """Whether X may be read by columns: without totals of rows, and with columns in X's order."""
         columns = self.preparation.columns
         ordered = columns is None or bool((np.diff(columns) > 0).all())
         return ordered and self.preparation.target_sum is None
+
+    def check_columns(self) -> None:
+        """Refuse steps that X read by columns does not allow.
+
+        Raises
+        ------
+        SourceError
+        """
+        if not self.can_be_transposed:
+            raise SourceError(
+                "X is stored by columns (CSC); totals of rows (target_sum) and columns in another "
+                "order than X's need whole rows: give columns in ascending order, and for target_sum store X "
+                "by rows (CSR)."
+            )
 
 
 class PreparedSource:
@@ -153,16 +177,26 @@ class PreparedSource:
         self.shape: tuple[int, int] = (n_rows, n_columns)
         self.dtype = preparation.dtype
         self.in_process = source.in_process
+        self.sparse = source.sparse
+        row_bytes = source.shape[1] * source.dtype.itemsize
+        before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
+        self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
         # Panels are cut by what is read for them, whatever is left of it.
-        self.row_bytes = row_bytes_of(source)
-        self._rows = _ChosenRows(source.cuts, preparation.columns if transposed else None)
+        self.cut_bytes: np.ndarray | None = self._rows.before
         self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
-        self.nbytes = n_rows * n_columns * self.dtype.itemsize if source.before is None else source.nbytes
-        self.before = None if source.before is None else self._rows.before(source.before)
-        panel = grid_of(self).rows_max
-        read = source.slab_bytes or (0 if source.in_process else panel * self.row_bytes)
-        height = -(-source.slab_bytes // self.row_bytes) if source.slab_bytes else panel
-        self.slab_bytes = read + height * n_columns * self.dtype.itemsize
+        grid = grid_of(self)
+        panel = int(np.diff(np.interp(grid.edges, self.cuts, self._rows.before)).max())
+        read = source.slab_bytes or (0 if source.in_process else panel)
+        if source.sparse:
+            # Each value beside its column: all of them may be in chosen ones.
+            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
+            self.kept_bytes = int(nbytes_of(source) * wider)
+            made = int((read or panel) * wider)
+        else:
+            made_row = n_columns * self.dtype.itemsize
+            self.kept_bytes = n_rows * made_row
+            made = (-(-read // row_bytes) if read else grid.rows_max) * made_row
+        self.slab_bytes = read + made
 
     @property
     def cuts(self) -> np.ndarray:
@@ -202,17 +236,16 @@ class PreparedReader:
 class _ChosenRows:
     """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
 
-    def __init__(self, cuts: np.ndarray, chosen: np.ndarray | None) -> None:
+    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
         self._read_cuts = cuts
         self._chosen = chosen
-        self.cuts = cuts if chosen is None else np.unique(np.searchsorted(chosen, cuts))
-
-    def before(self, sizes: np.ndarray) -> np.ndarray:
-        """What is read before each of `cuts`, from what is before those of Xᵀ."""
-        if self._chosen is None:
-            return sizes
-        places = np.append(self._chosen, self._read_cuts[-1])[self.cuts]
-        return np.interp(places, self._read_cuts, sizes)
+        self.cuts, self.before = cuts, before
+        if chosen is not None:
+            counts = np.searchsorted(chosen, cuts)
+            # Stretches between two cuts with nothing that is chosen are not read.
+            sizes = np.append(0, np.cumsum(np.diff(before) * (np.diff(counts) > 0)))
+            self.cuts, first = np.unique(counts, return_index=True)
+            self.before = sizes[first]
 
     def read_for(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
@@ -253,17 +286,16 @@ def prepared_source(X: Prepared, source: Source, *, transposed: bool) -> Prepare
     SourceError
         If X is read by columns, and its steps need rows or another order of columns.
     """
-    if transposed and not X.can_be_transposed:
-        raise SourceError(
-            "X is read by columns, as it is stored; totals of rows (target_sum) and columns in another order "
-            "than X's need whole rows: give columns in ascending order, or store X by rows."
-        )
+    if transposed:
+        X.check_columns()
     return PreparedSource(source, X.preparation, transposed=transposed)
 
 
 def _in_memory(X: Any) -> Any:
     X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric")
-    values = X.data if scipy.sparse.issparse(X) else X
+    sparse = scipy.sparse.issparse(X)
+    X = canonical(X) if sparse and X.format == "csr" else X
+    values = X.data if sparse else X
     smallest = values.min(initial=0) if values.dtype.kind in "if" else 0
     if smallest < 0:
         raise DataError(

@@ -12,7 +12,7 @@ from dask.task_spec import GraphNode
 from scipy.sparse import csr_array, issparse
 
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, Reader, Slab, Source, Stored, check_shape, working_dtype
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source, Stored, check_shape, nbytes_of, working_dtype
 from dasknmf.inputs.zarr_array import ZarrSource
 from dasknmf.panels import Panel
 
@@ -91,18 +91,18 @@ class StackedSource:
         sources = [_source(part) for part in X.parts]
         self.shape = X.shape
         self.dtype = X.dtype
+        self.sparse = X.sparse
         self.in_process = all(source.in_process for source in sources)
         share = [X.shape[1] / source.shape[1] for source in sources]
         # A slab, and what is selected of it, as it is converted.
         self.slab_bytes = max(int(s.slab_bytes * (1 + part)) for s, part in zip(sources, share, strict=True))
-        self.nbytes = sum(source.nbytes for source in sources)
         edges = np.cumsum([0, *(source.shape[0] for source in sources)])
-        sizes = np.cumsum([0, *(source.nbytes for source in sources)])
+        sizes = np.cumsum([0, *(nbytes_of(source) for source in sources)])
         # The last cut of a part is the first of the next.
         cuts = [first + source.cuts[:-1] for first, source in zip(edges, sources, strict=False)]
         self.cuts = np.append(np.concatenate(cuts), edges[-1])
         before = [size + _before(source)[:-1] for size, source in zip(sizes, sources, strict=False)]
-        self.before: np.ndarray | None = np.append(np.concatenate(before), sizes[-1])
+        self.cut_bytes: np.ndarray | None = np.append(np.concatenate(before), sizes[-1])
         self.reader = StackedReader(
             tuple(edges.tolist()), [source.reader for source in sources], _distinct(X), X.dtype, X.sparse
         )
@@ -154,8 +154,8 @@ def _source(part: zarr.Array | Stored) -> Source:
 
 
 def _before(source: Source) -> np.ndarray:
-    if source.before is not None:
-        return source.before
+    if source.cut_bytes is not None:
+        return source.cut_bytes
     return source.cuts * (source.shape[1] * source.dtype.itemsize)
 
 

@@ -23,7 +23,7 @@ from zarr.storage import MemoryStore
 from dasknmf.errors import DataChangedError, SourceError
 from dasknmf.inputs.base import Chunks, Stored, check_shape
 from dasknmf.inputs.canonical import rows_of
-from dasknmf.inputs.vectors import Stream, Vector, ZarrVector, blocks_of, kept
+from dasknmf.inputs.vectors import Stream, Vector, ZarrVector, blocks_of, forget
 from dasknmf.panels import Panel, slab_rows
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
@@ -120,6 +120,7 @@ class StoredSparse(Stored):
             self.dtype = vectors.data.dtype.newbyteorder("=")
             self.nnz = vectors.data.length
             self.index_bytes = vectors.indices.dtype.itemsize
+            self.offset_bytes = vectors.indptr.dtype.itemsize
             self._check(vectors)
 
     @classmethod
@@ -213,6 +214,7 @@ class StoredSparse(Stored):
 class SparseSource:
     """Rows of a stored CSR matrix, or columns of a CSC matrix as the rows of Vᵀ."""
 
+    sparse = True
     staged_bytes = 0
 
     def __init__(self, X: StoredSparse) -> None:
@@ -222,8 +224,7 @@ class SparseSource:
         self.dtype = X.dtype
         self.cuts, counts, longest = X.scanned()
         each = X.dtype.itemsize + X.index_bytes
-        self.before: np.ndarray | None = counts * each
-        self.nbytes = X.nnz * each
+        self.cut_bytes: np.ndarray | None = counts * each + self.cuts * X.offset_bytes
         most = slab_rows(1, each)
         with X.place.opened() as vectors:
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
@@ -232,7 +233,7 @@ class SparseSource:
         # A source of its own for every fit: nothing is kept from a V that was rewritten between two.
         token = uuid.uuid4().hex
         self.reader = SparseReader(X.place, self.shape[1], most, token)
-        weakref.finalize(self, kept.clear, token)
+        weakref.finalize(self, forget, token)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return []
@@ -249,6 +250,12 @@ class SparseReader:
         self._n_columns = n_columns
         self._most = most
         self._token = token
+        self._walk = ""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Every pass of a cluster sends the reader anew; here, each pass takes what is handed over.
+        self.__dict__.update(state)
+        self._walk = uuid.uuid4().hex
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[csr_array]:
         with self._place.opened() as vectors:
@@ -259,7 +266,7 @@ class SparseReader:
                     "this fit began: V was changed, bring it back or fit anew."
                 )
             data, indices = (
-                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._token, name))
+                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._token, name), self._walk)
                 for name, vector in (("data", vectors.data), ("indices", vectors.indices))
             )
             first, n_rows = 0, stop - start

@@ -1,18 +1,19 @@
 """Stored 1-D arrays read by whole chunks, each chunk once: what sparse matrices are stored as.
 
 Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk. The
-panels on both sides need that chunk; whichever comes first leaves the other's part of it in this
-process. Edges are put at the first row that begins in a chunk, so that what the panel before needs is
-less than a row: small enough to be kept for the passes that follow. What comes after an edge is only
-handed over to the panel that begins there.
+panels on both sides need that chunk; in a process, whichever comes first leaves the other its part.
+Edges are put at the first row that begins in a chunk, so that what the panel before needs is less than
+a row: small enough to be kept for the passes that follow. What comes after an edge is handed over once,
+to the panel that begins there.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Protocol
+from contextlib import ExitStack
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import zarr
@@ -21,6 +22,9 @@ from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.inputs.zarr_array import fetched, with_meter
 
 _KEPT_BYTES = 32 * 2**20
+_HANDED_BYTES = 64 * 2**20
+
+Key = tuple[Any, ...]
 
 
 class Vector(Protocol):
@@ -55,15 +59,18 @@ class ZarrVector:
 
 
 class Kept:
-    """Parts of chunks that stay in this process, up to a number of bytes; the oldest go first."""
+    """Parts of chunks that stay in this process, up to a number of bytes; the oldest go first.
+
+    Keys are tuples; the first entry names the source that they belong to.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._arrays: OrderedDict[Key, np.ndarray] = OrderedDict()
         self._nbytes = 0
 
-    def put(self, key: Hashable, array: np.ndarray) -> None:
+    def put(self, key: Key, array: np.ndarray) -> None:
         if array.nbytes > self._limit // 4:
             return
         array = array.copy()  # a view would keep the whole chunk
@@ -75,30 +82,47 @@ class Kept:
             while self._nbytes > self._limit:
                 self._forget(next(iter(self._arrays)))
 
-    def get(self, key: Hashable) -> np.ndarray | None:
+    def get(self, key: Key) -> np.ndarray | None:
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
             return self._arrays.get(key)
 
-    def pop(self, key: Hashable) -> np.ndarray | None:
+    def pop(self, key: Key) -> np.ndarray | None:
         with self._lock:
             return self._forget(key)
 
-    def clear(self, token: str) -> None:
-        """Forget all that was kept of one source."""
+    def clear(self, source: str) -> None:
+        """Forget all that belongs to a source."""
         with self._lock:
-            for key in [key for key in self._arrays if isinstance(key, tuple) and key[0] == token]:
+            for key in [key for key in self._arrays if key[0] == source]:
                 self._forget(key)
 
-    def _forget(self, key: Hashable) -> np.ndarray | None:
+    def _forget(self, key: Key) -> np.ndarray | None:
         array = self._arrays.pop(key, None)
         if array is not None:
             self._nbytes -= array.nbytes
         return array
 
 
-kept = Kept(_KEPT_BYTES)
+_kept = Kept(_KEPT_BYTES)
+_handed = Kept(_HANDED_BYTES)
+_locks: WeakValueDictionary[Key, Any] = WeakValueDictionary()
+_making = threading.Lock()
+
+
+def forget(source: str) -> None:
+    """Drop what this process keeps of a source."""
+    _kept.clear(source)
+    _handed.clear(source)
+
+
+def _lock(key: Key) -> Any:
+    with _making:
+        lock = _locks.get(key)
+        if lock is None:
+            lock = _locks[key] = threading.Lock()
+        return lock
 
 
 class Stream:
@@ -109,62 +133,72 @@ class Stream:
     vector : Vector
     start, stop : int
         Edges of a panel, in elements.
-    name : tuple
-        Of the vector, for what is kept at its edges.
+    name : tuple of str
+        The vector's, for what is kept at its edges.
+    walk : str
+        What is handed over is taken in the same walk over V only: later ones read V again.
     """
 
-    def __init__(self, vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> None:
+    def __init__(self, vector: Vector, start: int, stop: int, name: tuple[str, ...], walk: str) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
         self._name = name
+        self._walk = walk
         self._parts: list[np.ndarray] = []
         self._at = start  # elements before are here, or were given
-        after = kept.pop((*name, "after", start))
-        if after is not None:
-            self._take(after[: stop - start])
 
     def until(self, given: int, position: int) -> np.ndarray:
         """The elements from `given`, where the last call ended, to `position`."""
         while self._at < position:
             self._fetch(position)
-        joined = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts or [self._empty()])
+        parts = self._parts or [np.empty(0, self._vector.dtype)]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
         wanted = position - given
         self._parts = [joined[wanted:]] if wanted < len(joined) else []
         return joined[:wanted]
 
     def _fetch(self, position: int) -> None:
         chunk = self._vector.chunk
-        last = self._stop // chunk * chunk  # where the chunk begins that the panel after shares
-        begin = self._at // chunk * chunk
-        end = min(-(-position // chunk) * chunk, self._vector.length)
-        if end <= last or last == self._stop:
-            self._read(begin, end)
-            return
-        before = kept.get((*self._name, "before", self._stop))
-        if before is not None:
-            if begin < last:
-                self._read(begin, last)
-            self._take(before[self._at - last :])
-            return
-        end = min(last + chunk, self._vector.length)
-        values = self._read(begin, end)
-        kept.put((*self._name, "before", self._stop), values[last - begin : self._stop - begin])
-        if self._stop < end:
-            kept.put((*self._name, "after", self._stop), values[self._stop - begin :])
+        with ExitStack() as locks:
+            if self._at == self._start and self._start % chunk:
+                # Waits where the panel before is just reading the chunk that both share.
+                locks.enter_context(_lock((*self._name, self._start)))
+                after = _handed.pop((*self._name, self._walk, self._start))
+                if after is not None:
+                    self._take(after[: self._stop - self._start])
+                    return
+            begin = self._at // chunk * chunk
+            end = min(-(-position // chunk) * chunk, self._vector.length)
+            last = self._stop // chunk * chunk  # there begins the chunk that the panel after shares
+            if end <= last or self._stop in (last, self._vector.length):
+                self._read(begin, end)
+                return
+            edge = _lock((*self._name, self._stop))
+            if not edge.acquire(blocking=begin == last):
+                self._read(begin, last)  # the rest comes from the panel after, which is reading it
+                return
+            locks.callback(edge.release)
+            before = _kept.get((*self._name, self._stop))
+            if before is not None:
+                if begin < last:
+                    self._read(begin, last)
+                self._take(before[self._at - last :])
+                return
+            end = min(last + chunk, self._vector.length)
+            values = self._read(begin, end)
+            _kept.put((*self._name, self._stop), values[last - begin : self._stop - begin])
+            _handed.put((*self._name, self._walk, self._stop), values[self._stop - begin :])
 
     def _read(self, begin: int, end: int) -> np.ndarray:
         values = self._vector.read(begin, end)
         if begin < self._start:
-            kept.put((*self._name, "before", self._start), values[: self._start - begin])
+            _kept.put((*self._name, self._start), values[: self._start - begin])
         self._take(values[self._at - begin : self._stop - begin])
         return values
 
     def _take(self, values: np.ndarray) -> None:
         self._parts.append(values)
         self._at += len(values)
-
-    def _empty(self) -> np.ndarray:
-        return np.empty(0, self._vector.dtype)
 
 
 def blocks_of(vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> np.ndarray:
@@ -173,12 +207,13 @@ def blocks_of(vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> n
     if chunk == 1:
         return vector.read(start, stop)
     begins = range(start // chunk * chunk, stop, chunk)
-    blocks = [kept.get((*name, begin)) for begin in begins]
-    known = [block for block in blocks if block is not None]
-    if len(known) == len(blocks):
-        values = np.concatenate(known)
-    else:
-        values = vector.read(begins[0], min(begins[-1] + chunk, vector.length))
-        for begin in begins:
-            kept.put((*name, begin), values[begin - begins[0] :][:chunk])
+    with _lock(name):  # tasks of neighbouring panels want the same chunks at the same time
+        blocks = {begin: _kept.get((*name, begin)) for begin in begins}
+        missing = [begin for begin, block in blocks.items() if block is None]
+        if missing:
+            values = vector.read(missing[0], min(missing[-1] + chunk, vector.length))
+            for begin in range(missing[0], missing[-1] + 1, chunk):
+                blocks[begin] = block = values[begin - missing[0] :][:chunk]
+                _kept.put((*name, begin), block)
+    values = np.concatenate([block for block in blocks.values() if block is not None])
     return values[start - begins[0] : stop - begins[0]]

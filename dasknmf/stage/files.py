@@ -1,8 +1,9 @@
 """Panels kept in files of a directory, by every machine that reads them.
 
-A file is a sequence of slabs, each behind a header with checksums of itself and of the values. It
-is written beside its name and renamed; what is missing, cut or altered is read from V and written
-again. Files are read and not mapped: one that is cut while it is read must not end the process.
+A file is a sequence of slabs, each piece of them behind a header with checksums of itself and of the
+values: one piece where they are dense, four where they are sparse. It is written beside its name and
+renamed; what is missing, cut or altered is read from V and written again. Files are read and not mapped:
+one that is cut while it is read must not end the process.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from dask.utils import format_bytes
 from distributed import Client, WorkerPlugin
 
 from dasknmf.errors import StageError
-from dasknmf.inputs.base import Chunks, Reader, Source, StageLost
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source, StageLost, nbytes_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import Grid, Panel
-from dasknmf.stage.kept import Packed, Staged
+from dasknmf.stage.kept import Packed, PackedSparse, Staged, packed
 
 _HEADER = struct.Struct("<c8sQQI")
-"""Order, dtype, shape of the buffer, checksum of its values; the checksum of these follows."""
+"""Order, or which piece of a sparse slab; dtype, shape of the buffer, checksum of its values; the checksum
+of these follows."""
 _CHECKSUM = struct.Struct("<I")
 
 
@@ -70,15 +72,15 @@ class FileReader:
         self._path = path
         self._unaided = unaided
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         path = self._path / f"{start}-{stop}"
         n_slabs = 0
         if not chunks:
             fetched(0)
             row = start
-            for packed in _read(path):
-                slab = packed.slab()
-                row += len(slab)
+            for kept in _read(path):
+                slab = kept.slab()
+                row += slab.shape[0]
                 n_slabs += 1
                 yield slab
             if row == stop:
@@ -87,24 +89,37 @@ class FileReader:
                 raise StageLost
         with _writing(path) as write:
             for number, slab in enumerate(self._reader.slabs(start, stop, chunks)):
-                packed = Packed.of(slab)
-                write(packed)
+                kept = packed(slab)
+                write(kept)
                 if number >= n_slabs:  # those before came out of the file whole
-                    yield packed.slab()
+                    yield kept.slab()
 
 
-def _read(path: Path) -> Iterator[Packed]:
+def _read(path: Path) -> Iterator[Packed | PackedSparse]:
     """The slabs of a file up to the first that is not as it was written."""
     try:
         file = path.open("rb")
     except OSError:
         return
     with file:
-        while (packed := _read_slab(file)) is not None:
-            yield packed
+        while (slab := _read_slab(file)) is not None:
+            yield slab
 
 
-def _read_slab(file: BufferedReader) -> Packed | None:
+def _read_slab(file: BufferedReader) -> Packed | PackedSparse | None:
+    piece = _read_piece(file)
+    if piece is None or piece[0] not in PackedSparse.LETTERS:
+        return piece and Packed(piece[1], piece[0])
+    parts = [piece[1]]
+    for letter in PackedSparse.LETTERS[1:]:
+        piece = _read_piece(file)
+        if piece is None or piece[0] != letter:
+            return None
+        parts.append(piece[1])
+    return PackedSparse.of_parts(parts)
+
+
+def _read_piece(file: BufferedReader) -> tuple[str, np.ndarray] | None:
     try:
         header = file.read(_HEADER.size)
         if file.read(_CHECKSUM.size) != _CHECKSUM.pack(zlib.crc32(header)):
@@ -116,32 +131,30 @@ def _read_slab(file: BufferedReader) -> Packed | None:
             return None
     except OSError:
         return None
-    return Packed(buffer, order.decode()) if zlib.crc32(values.data) == checksum else None
+    return (order.decode(), buffer) if zlib.crc32(values.data) == checksum else None
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Callable[[Packed], None]]:
+def _writing(path: Path) -> Iterator[Callable[[Packed | PackedSparse], None]]:
     """Write a file, slab by slab; it appears under its name when all of them were written."""
     temporary = path.with_name(f"{path.name}-{uuid.uuid4().hex}.partial")
     try:
         file = temporary.open("xb")
     except FileNotFoundError:
-        yield lambda packed: None
+        yield lambda slab: None
         return
     except OSError as error:
         raise _refused(path.parent, error) from error
 
-    def write(packed: Packed) -> None:
-        values = packed.buffer.reshape(-1).view(np.uint8)
-        header = _HEADER.pack(
-            packed.order.encode(),
-            packed.buffer.dtype.str.encode(),
-            *packed.buffer.shape,
-            zlib.crc32(values.data),
-        )
+    def write(slab: Packed | PackedSparse) -> None:
         try:
-            file.write(header + _CHECKSUM.pack(zlib.crc32(header)))
-            file.write(values.data)
+            for letter, buffer in slab.parts:
+                values = buffer.reshape(-1).view(np.uint8)
+                header = _HEADER.pack(
+                    letter.encode(), buffer.dtype.str.encode(), *buffer.shape, zlib.crc32(values.data)
+                )
+                file.write(header + _CHECKSUM.pack(zlib.crc32(header)))
+                file.write(values.data)
             file.flush()
         except OSError as error:
             raise _refused(path.parent, error) from error
@@ -174,7 +187,7 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
     """
     path = stage / f"dasknmf-stage-{uuid.uuid4().hex}"
     # Which worker reads which panel is the scheduler's choice: each machine may come to hold all.
-    needed = source.nbytes
+    needed = nbytes_of(source)
     maker = _Maker(path)
     try:
         if client is None:

@@ -11,15 +11,14 @@ import uuid
 from collections.abc import Hashable, Iterator
 from typing import Any
 
-import numpy as np
 from dask.task_spec import GraphNode, List, Task, TaskRef
 from distributed import Client
 
 from dasknmf.engine import Upstream
-from dasknmf.inputs.base import Chunks, Reader, Source
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source
 from dasknmf.inputs.zarr_array import fetched, metered
 from dasknmf.panels import Grid, Panel
-from dasknmf.stage.kept import Packed, Staged
+from dasknmf.stage.kept import Packed, PackedSparse, Staged, packed
 
 
 class HeldSource(Staged):
@@ -66,7 +65,7 @@ class HeldSource(Staged):
 class HeldPanel:
     """A panel in a worker's memory."""
 
-    def __init__(self, slabs: list[Packed], nbytes_fetched: int) -> None:
+    def __init__(self, slabs: list[Packed | PackedSparse], nbytes_fetched: int) -> None:
         self._slabs = slabs
         self._unreported = nbytes_fetched
 
@@ -77,20 +76,20 @@ class HeldPanel:
         return state
 
     def __sizeof__(self) -> int:
-        return sum(packed.nbytes for packed in self._slabs)
+        return sum(slab.nbytes for slab in self._slabs)
 
-    def slabs(self) -> Iterator[np.ndarray]:
+    def slabs(self) -> Iterator[Slab]:
         # The visit that comes first reports what reading the panel took: the task is in no pass.
         fetched(self._unreported)
         self._unreported = 0
-        for packed in self._slabs:
-            yield packed.slab()
+        for slab in self._slabs:
+            yield slab.slab()
 
 
 class HeldReader:
     """Walks the panel that the scheduler delivers."""
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         panel: HeldPanel = chunks[0][0]
         return panel.slabs()
 
@@ -101,5 +100,5 @@ def _same(reader: Reader) -> Reader:
 
 def _hold(reader: Reader, start: int, stop: int, chunks: Chunks) -> HeldPanel:
     with metered() as meter:
-        slabs = [Packed.of(slab) for slab in reader.slabs(start, stop, chunks)]
-    return HeldPanel(slabs, meter.total(sum(packed.nbytes for packed in slabs)))
+        slabs = [packed(slab) for slab in reader.slabs(start, stop, chunks)]
+    return HeldPanel(slabs, meter.total(sum(slab.nbytes for slab in slabs)))

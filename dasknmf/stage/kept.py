@@ -6,9 +6,10 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.inputs.base import Chunks, Reader, Source
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source, nbytes_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import Panel
 
@@ -31,6 +32,7 @@ class Packed:
 
     @classmethod
     def of(cls, slab: np.ndarray) -> Packed:
+        """Its slab in as much memory as its values take."""
         unit = slab.itemsize
         # Where no axis is contiguous, tiles are copied in C order before anything is computed.
         if slab.flags.c_contiguous or unit not in slab.strides:
@@ -49,6 +51,53 @@ class Packed:
     @property
     def nbytes(self) -> int:
         return int(self.buffer.nbytes)
+
+    @property
+    def parts(self) -> list[tuple[str, np.ndarray]]:
+        """A letter and a matrix for each piece of memory."""
+        return [(self.order, self.buffer)]
+
+
+@dataclass(frozen=True)
+class PackedSparse:
+    """A sparse slab, each of its arrays in one piece of memory of its own."""
+
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    n_features: int
+
+    LETTERS = "dipm"
+
+    @classmethod
+    def of(cls, slab: scipy.sparse.csr_array) -> PackedSparse:
+        """Its slab in as much memory as its nonzeros take."""
+        return cls(_compact(slab.data), _compact(slab.indices), _compact(slab.indptr), slab.shape[1])
+
+    @classmethod
+    def of_parts(cls, parts: list[np.ndarray]) -> PackedSparse:
+        """What `parts` gave, without its letters."""
+        data, indices, indptr, n_features = (part[0] for part in parts)
+        return cls(data, indices, indptr, int(n_features[0]))
+
+    def slab(self) -> scipy.sparse.csr_array:
+        shape = (self.indptr.size - 1, self.n_features)
+        return scipy.sparse.csr_array((self.data, self.indices, self.indptr), shape=shape)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.data.nbytes + self.indices.nbytes + self.indptr.nbytes)
+
+    @property
+    def parts(self) -> list[tuple[str, np.ndarray]]:
+        """A letter and a matrix for each piece of memory."""
+        pieces = (self.data, self.indices, self.indptr, np.array([self.n_features]))
+        return [(letter, piece[None]) for letter, piece in zip(self.LETTERS, pieces, strict=True)]
+
+
+def packed(slab: Slab) -> Packed | PackedSparse:
+    """The slab as a stage keeps it."""
+    return PackedSparse.of(slab) if scipy.sparse.issparse(slab) else Packed.of(slab)
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
@@ -70,13 +119,21 @@ class Staged:
         self.dtype = source.dtype
         self.in_process = source.in_process
         self.slab_bytes = source.slab_bytes
+        self.sparse = source.sparse
         self.staged_bytes = 0
-        self.nbytes = source.nbytes
-        self.before = source.before
 
     @property
     def cuts(self) -> np.ndarray:
         return self._source.cuts
+
+    @property
+    def cut_bytes(self) -> np.ndarray | None:
+        return self._source.cut_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of V as it is stored, decoded."""
+        return nbytes_of(self._source)
 
 
 class KeptSource(Staged):
@@ -99,19 +156,19 @@ class KeptReader:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._panels: dict[int, list[Packed]] = {}
+        self._panels: dict[int, list[Packed | PackedSparse]] = {}
 
     def keeps(self, start: int) -> bool:
         return start in self._panels
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         if start in self._panels:
             fetched(0)
-            for packed in self._panels[start]:
-                yield packed.slab()
+            for kept in self._panels[start]:
+                yield kept.slab()
             return
         panel = []
         for slab in self._reader.slabs(start, stop, chunks):
-            panel.append(Packed.of(slab))
+            panel.append(packed(slab))
             yield panel[-1].slab()
         self._panels[start] = panel

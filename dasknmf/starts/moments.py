@@ -1,10 +1,4 @@
-"""The moments of V's features, in one read: pooled over tiles and panels, without a second walk over V.
-
-Two sets of samples with means μ₁, μ₂ and sums of squared deviations S₁, S₂ have together, with δ = μ₂ − μ₁
-(Chan, Golub & LeVeque 1983)::
-
-    μ = μ₁ + δ n₂ / n          S = S₁ + S₂ + δ² n₁ n₂ / n
-"""
+"""The moments of V's features, in one read: pooled over tiles and panels, without a second walk over V."""
 
 from __future__ import annotations
 
@@ -15,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.blocks.base import Tile
+from dasknmf.blocks.moments import Moments, pooled
 from dasknmf.passes import Outcome, Rows, State, Tally
 
 
@@ -23,32 +18,23 @@ class Pooled:
     """Moments of each feature over some samples, which add by being pooled."""
 
     count: int
-    mean: np.ndarray
-    squares: np.ndarray
-    """Σ (v − mean)²."""
-    nonzeros: np.ndarray
+    moments: Moments
 
     @classmethod
     def none(cls, n_features: int) -> Pooled:
-        return cls(0, np.zeros(n_features), np.zeros(n_features), np.zeros(n_features))
+        return cls(0, (np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)))
 
     def __add__(self, other: Pooled) -> Pooled:
         if not self.count:
             return other
         if not other.count:
             return self
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        return Pooled(
-            count,
-            self.mean + delta * (other.count / count),
-            self.squares + other.squares + delta * delta * (self.count * other.count / count),
-            self.nonzeros + other.nonzeros,
-        )
+        together = pooled(self.moments, self.count, other.moments, other.count)
+        return Pooled(self.count + other.count, together)
 
     @property
     def nbytes(self) -> int:
-        return self.mean.nbytes + self.squares.nbytes + self.nonzeros.nbytes
+        return sum(array.nbytes for array in self.moments)
 
 
 @dataclass(frozen=True)
@@ -86,10 +72,10 @@ class MomentsPhase:
         if self.transposed:
             tally["features"][:, tile.first : tile.first + n_rows] = tile.row_moments()
         else:
-            tally["features"] += Pooled(n_rows, *tile.column_moments())
+            tally["features"] += Pooled(n_rows, tile.column_moments())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         found = tally["features"]
-        values = found if self.transposed else (found.mean, found.squares, found.nonzeros)
+        values = found if self.transposed else found.moments
         names = ("feature means", "feature squares", "feature nonzeros")
         return state | dict(zip(names, values, strict=True)), Outcome()

@@ -94,7 +94,7 @@ _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
 """Means of V, by bytes of a value, between which products of four factors stay in range."""
 
 
-def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype) -> None:
+def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype, *, sparse: bool = False) -> None:
     """Refuse what the survey found, before anything is committed.
 
     Raises
@@ -119,7 +119,7 @@ def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype) -> 
         raise DataError(
             "Negative values in data passed to NMF initialization. "
             f"{found['n_negative']:.0f} of {size} entries are below zero; V = WH with W, H >= 0 "
-            "cannot be: shift or clip them, or give the values before they were centred."
+            f"cannot be: {mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])
     mean = found["total"] / size
@@ -130,6 +130,17 @@ def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype) -> 
             f"between {least:g} and {most:g}: rescale X, the factors scale with it"
             f"{', or give dtype=np.float64' if dtype.itemsize < 8 else ''}."
         )
+
+
+def mended(sparse: bool) -> str:
+    """What to do about negative values."""
+    if not sparse:
+        return "shift or clip the values, or give them as they were before they were centred"
+    # Shifted, V would no longer be sparse, which shows what it once was.
+    return (
+        "log-ratio, scaled or centred values are the wrong input: give the counts, as a layer or `.raw` "
+        "may keep them, or what normalizing and log1p make of them"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""``dasknmf top``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+
+import click
+
+from dasknmf import open_run
+from dasknmf.cli.exits import friendly
+from dasknmf.singlecell import top_genes
+
+_WIDTHS = (60, 100)
+"""Of the table: the terminal's, between these."""
+
+
+@click.command()
+@click.argument("run")
+@click.option("-n", "--n-genes", type=click.IntRange(min=1), default=20, show_default=True, metavar="N")
+@click.option("--csv", "as_csv", is_flag=True, help="One line per component.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: the genes of each component.")
+@friendly
+def top(run: str, n_genes: int, as_csv: bool, as_json: bool) -> None:
+    """Say which genes have the largest loadings in each component of RUN."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json are two formats: give one.")
+    table = top_genes(open_run(run), n_genes)
+    if as_csv:
+        click.echo(table.to_csv(), nl=False)
+        return
+    genes = {str(name): [gene for gene in row if gene] for name, row in table.iterrows()}
+    if as_json:
+        click.echo(json.dumps(genes, indent=2))
+        return
+    least, most = _WIDTHS
+    click.echo(_table(genes, min(most, max(least, shutil.get_terminal_size().columns))))
+
+
+def _table(genes: dict[str, list[str]], width: int) -> str:
+    """A block of lines for each component, genes in columns that stand below each other."""
+    margin = max(map(len, genes)) + 2
+    cell = max((len(gene) for row in genes.values() for gene in row), default=1) + 2
+    across = max(1, (width - margin) // cell)
+    lines: list[str] = []
+    for name, row in genes.items():
+        cells = [gene.ljust(cell) for gene in row] or ["-"]
+        rows = ["".join(cells[first : first + across]).rstrip() for first in range(0, len(cells), across)]
+        lines += textwrap.indent("\n".join(rows), " " * margin).splitlines()
+        lines[-len(rows)] = name.ljust(margin) + lines[-len(rows)].strip()
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""Factors as CSV files: usages.csv, cells × components, and spectra.csv, components × genes."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from dasknmf.anndata_entries import component_names
+from dasknmf.errors import RunError
+from dasknmf.exports.factors import Factors
+
+
+def write(
+    directory: Path, factors: Factors, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
+) -> None:
+    """Write both tables to a new directory; an error leaves nothing behind.
+
+    Parameters
+    ----------
+    cells : ndarray of str or None
+        Names of the rows; None: their numbers.
+    genes : ndarray of str of shape (n_features,)
+        Names of the columns of H.
+
+    Raises
+    ------
+    RunError
+        If the directory exists and `overwrite` is not given.
+    """
+    import pandas as pd
+
+    if directory.exists() and not overwrite:
+        raise RunError(
+            f"{str(directory)!r} exists; nothing is replaced unasked: give --overwrite, which replaces the "
+            "two tables, or another directory."
+        )
+    columns = component_names(factors.shape[1])
+    spare = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.new")
+    spare.mkdir(parents=True)
+    try:
+        with open(spare / "usages.csv", "w", newline="") as file:
+            for first, rows in factors.blocks():
+                index = (
+                    np.arange(first, first + len(rows)) if cells is None else cells[first : first + len(rows)]
+                )
+                pd.DataFrame(rows, index=index, columns=columns).to_csv(file, header=first == 0)
+        pd.DataFrame(factors.H, index=columns, columns=genes).to_csv(spare / "spectra.csv")
+        directory.mkdir(exist_ok=True)
+        for name in ("usages.csv", "spectra.csv"):
+            (spare / name).replace(directory / name)
+    finally:
+        shutil.rmtree(spare, ignore_errors=True)

@@ -1,0 +1,308 @@
+"""The command line on AnnData: from a store to its programs and back into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from click.testing import CliRunner
+
+from dasknmf import NMF, Prepared, highly_variable, moments, open_run
+from dasknmf.cli import main
+from dasknmf.exports.factors import Factors
+from tests.cells import N_CELLS, N_GENES, STORES, K, cells, read, written
+from tests.helpers import stored
+
+pytestmark = pytest.mark.filterwarnings("ignore:Forward slashes:FutureWarning")
+
+FIT = ["-k", K, "--random-state", 0, "--tol", 0.001]
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def done(*arguments):
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result
+
+
+def refused(code, *arguments):
+    result = call(*arguments)
+    assert result.exit_code == code, result.output + str(result.exception)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """Everything below a path, to be compared."""
+    found = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return {str(each.relative_to(path)): each.read_bytes() for each in found}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A run of the dense layer's cells, and the store that it was fitted to."""
+    directory = tmp_path_factory.mktemp("fitted")
+    path = written(cells(dense=True), directory, "h5ad")
+    done("fit", path, directory / "run", *FIT, "--normalize", "--log1p", "--scale")
+    return directory / "run", path
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["csr", "dense"])
+@pytest.mark.parametrize("kind", STORES)
+def test_round_trip(tmp_path, kind, dense):
+    adata = cells(dense=dense)
+    path, run = written(adata, tmp_path, kind), tmp_path / "run"
+    result = done("fit", path, run, *FIT, "--layer", "counts", "--normalize", "--log1p", "--scale")
+    assert "genes: 25 of 50, by var['highly_variable']" in result.stderr
+    assert f"dasknmf export {run} {path}" in result.stdout
+    before = files(path)
+    done("export", run, path)
+    again, found = read(path), open_run(run)
+    genes = adata.var["highly_variable"].to_numpy()
+    np.testing.assert_array_equal(again.obsm["X_nmf"], found.W.compute())
+    np.testing.assert_array_equal(again.varm["NMF"][genes], found.H.T)
+    assert not again.varm["NMF"][~genes].any()
+    entry = again.uns["nmf"]
+    assert entry["loss"] == found.history[-1].loss
+    assert entry["params"]["normalize"] == 1e4
+    V = np.asarray(Prepared(adata.X[:, genes]).X.todense() if not dense else adata.X[:, genes])
+    assert V.shape[1] == len(found.feature_names)
+    assert 0 < entry["variance_ratio"].sum() <= 1
+    pd.testing.assert_frame_equal(again.obs, adata.obs)
+    pd.testing.assert_frame_equal(again.var, adata.var)
+    if kind == "h5ad":
+        return
+    # What stood there before is as it was, but for what says what is there.
+    after = files(path)
+    metadata = {"zarr.json", ".zmetadata"}
+    assert all(after[name] == value for name, value in before.items() if name not in metadata)
+    assert [each for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata
+    assert (consolidated is None) == (kind == "unconsolidated")
+    assert consolidated is None or "obsm/X_nmf" in consolidated.flattened_metadata
+
+
+def test_steps_that_are_asked_for_are_done(tmp_path, fitted):
+    run, path = fitted
+    X = cells(dense=True).X
+    genes = np.arange(1, N_GENES, 2)
+    steps = {"columns": genes, "target_sum": 1e4, "log1p": True}
+    deviation = moments(Prepared(X, **steps)).std()
+    V = Prepared(X, **steps, scale=np.where(deviation > 0, deviation, 1))
+    expected = NMF(K, random_state=0, tol=0.001).fit(V)
+    np.testing.assert_allclose(open_run(run).H, expected.components_, rtol=1e-3, atol=1e-4)
+    # The same command goes on; another scale is another V.
+    assert "status: converged" in done("fit", path, run, *FIT, "--normalize", "--log1p", "--scale").stdout
+    assert "preparation was" in refused(4, "fit", path, run, *FIT, "--normalize", "--log1p")
+
+
+def test_the_genes_that_vary_most(tmp_path):
+    adata = cells(dense=True)
+    path = written(adata, tmp_path, "zarr3")
+    result = done("fit", path, tmp_path / "run", *FIT, "--n-top-genes", 12, "--normalize", "1e6")
+    assert "reading V once" in result.stderr
+    chosen = highly_variable(moments(Prepared(adata.X, target_sum=1e6)), 12)
+    assert open_run(tmp_path / "run").feature_names.tolist() == adata.var_names[chosen].tolist()
+
+
+def test_several_sources_are_one_below_the_other(tmp_path):
+    first, second = cells(dense=True), cells(dense=True, seed=5)
+    second = second[:, ::-1].copy()
+    paths = []
+    for name, each in (("a", first), ("b", second)):
+        (tmp_path / name).mkdir()
+        paths.append(written(each, tmp_path / name, "h5ad"))
+    done("fit", *paths, tmp_path / "run", *FIT, "--all-genes")
+    run = open_run(tmp_path / "run")
+    assert run.shape == (2 * N_CELLS, N_GENES)
+    assert run.feature_names.tolist() == first.var_names.tolist()
+
+
+def test_options_of_an_anndata_need_one(tmp_path, fitted):
+    _, path = fitted
+    source = tmp_path / "v.zarr"
+    stored(source, cells(dense=True).X, (60, N_GENES))
+    run = tmp_path / "run"
+    for option in (["--layer", "counts"], ["--mask-var", "highly_variable"], ["--all-genes"]):
+        output = refused(2, "fit", source, run, *FIT, *option)
+        assert f"{option[0]} choose parts of an AnnData" in output
+    assert "give one of them" in refused(2, "fit", path, run, *FIT, "--all-genes", "--n-top-genes", 5)
+    assert "and two are needed" in refused(2, "fit", path, *FIT)
+    assert "has no layer 'other'" in refused(3, "fit", path, run, *FIT, "--layer", "other")
+    assert "no column 'other'" in refused(2, "fit", path, run, *FIT, "--mask-var", "other")
+    assert "holds no AnnData" in refused(3, "fit", source, path, run, *FIT)
+    assert not run.exists()
+    done("fit", source, run, *FIT, "--normalize", "--log1p")  # steps of any matrix
+    assert open_run(run).preparation["target_sum"] == 1e4
+
+
+def test_export_refuses_what_is_not_the_runs(tmp_path, fitted):
+    run, path = fitted
+    adata = cells(dense=True)
+    for changed, message in (
+        (adata[:100].copy(), "has 100 cells, and the run was fitted to 240"),
+        (adata[:, 3:].copy(), r"lacks 1 of the 25 genes of the run (gene1)"),
+    ):
+        other = written(changed, tmp_path, "h5ad")
+        before = other.read_bytes()
+        assert message in refused(4, "export", run, other)
+        assert other.read_bytes() == before
+    assert "holds no AnnData" in refused(3, "export", run, _array(tmp_path))
+    assert "there is no run" in refused(4, "export", tmp_path / "nowhere", path)
+
+
+def _array(directory):
+    stored(directory / "plain.zarr", np.ones((4, 4)), (4, 4))
+    return directory / "plain.zarr"
+
+
+@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "h5ad"])
+def test_nothing_is_replaced_unasked(tmp_path, fitted, kind):
+    run, _ = fitted
+    adata = cells(dense=True)
+    adata.obsm["X_nmf"] = np.zeros((N_CELLS, 7))
+    path = written(adata, tmp_path, kind)
+    before = files(path)
+    assert "holds obsm/X_nmf already" in refused(4, "export", run, path)
+    assert files(path) == before
+    done("export", run, path, "--key-added", "programs")
+    again = read(path)
+    assert again.obsm["X_nmf"].shape[1] == 7
+    assert again.obsm["programs"].shape == again.obsm["X_nmf"][:, :K].shape
+    done("export", run, path, "--overwrite")
+    assert read(path).obsm["X_nmf"].shape == (N_CELLS, K)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "h5ad"])
+def test_an_export_that_fails_leaves_the_store_as_it_was(tmp_path, fitted, kind, overwrite, monkeypatch):
+    run, _ = fitted
+    adata = cells(dense=True)
+    if overwrite:
+        adata.obsm["X_nmf"] = np.zeros((N_CELLS, 7))
+    path = written(adata, tmp_path, kind)
+    before = files(path)
+    real = Factors.blocks
+
+    def full(self):
+        yield next(real(self))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Factors, "blocks", full)
+    monkeypatch.setattr(Factors, "block_rows", 50)
+    assert "No space left" in refused(3, "export", run, path, *["--overwrite"] * overwrite)
+    if kind != "h5ad":
+        assert files(path) == before
+    again = read(path)
+    assert set(again.obsm) == set(adata.obsm)
+    assert not again.uns
+    assert not again.varm
+    assert [each for each in os.listdir(tmp_path) if each.startswith(".")] == []
+    monkeypatch.undo()
+    done("export", run, path, *["--overwrite"] * overwrite)
+
+
+def test_W_is_written_a_block_at_a_time(tmp_path, fitted, monkeypatch):
+    run, _ = fitted
+    path = written(cells(dense=True), tmp_path, "zarr3")
+    monkeypatch.setattr(Factors, "block_rows", 50)
+    done("export", run, path)
+    assert zarr.open_array(path / "obsm" / "X_nmf", mode="r").chunks == (50, K)
+    np.testing.assert_array_equal(read(path).obsm["X_nmf"], open_run(run).W.compute())
+
+
+def test_a_store_that_is_no_directory(fitted):
+    from anndata.io import write_elem
+
+    from dasknmf.anndata_entries import Keys
+    from dasknmf.exports import anndata_zarr
+    from dasknmf.exports.factors import factors_for
+    from dasknmf.inputs.anndata_store import open_anndata
+
+    run, _ = fitted
+    store = zarr.storage.MemoryStore()
+    write_elem(zarr.open_group(store, mode="w", zarr_format=2), "/", cells(dense=True))
+    factors = factors_for(open_run(run), open_anndata(store))
+    anndata_zarr.write(store, factors, Keys(), overwrite=False)
+    assert anndata.read_zarr(zarr.open_group(store)).obsm["X_nmf"].shape == (N_CELLS, K)
+
+
+def test_a_new_file_and_tables(tmp_path, fitted):
+    run, path = fitted
+    new, tables = tmp_path / "new.h5ad", tmp_path / "tables"
+    done("export", run, new, "--to", "h5ad", "--names-from", path)
+    adata, W = anndata.read_h5ad(new), open_run(run).W.compute()
+    np.testing.assert_array_equal(adata.obsm["X_nmf"], W)
+    assert adata.obs_names.tolist() == cells().obs_names.tolist()
+    assert adata.varm["NMF"].shape == (N_GENES, K)
+    assert "exists" in refused(4, "export", run, new, "--to", "h5ad")
+    done("export", run, new, "--to", "h5ad", "--overwrite")
+    assert anndata.read_h5ad(new).var_names.tolist() == open_run(run).feature_names.tolist()
+
+    done("export", run, tables, "--to", "csv", "--names-from", path)
+    usages = pd.read_csv(tables / "usages.csv", index_col=0)
+    spectra = pd.read_csv(tables / "spectra.csv", index_col=0)
+    np.testing.assert_allclose(usages, W, rtol=1e-6)
+    assert usages.index.tolist() == cells().obs_names.tolist()
+    assert usages.columns.tolist() == spectra.index.tolist() == ["nmf0", "nmf1", "nmf2"]
+    assert spectra.columns.tolist() == open_run(run).feature_names.tolist()
+    assert "exists" in refused(4, "export", run, tables, "--to", "csv")
+    done("export", run, tables, "--to", "csv", "--overwrite")
+    assert pd.read_csv(tables / "usages.csv", index_col=0).index.tolist() == list(range(N_CELLS))
+    assert sorted(os.listdir(tmp_path)) == ["new.h5ad", "tables"]
+
+
+def test_top(fitted, tmp_path, monkeypatch):
+    run, _ = fitted
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = done("top", run).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    H, names = open_run(run).H, open_run(run).feature_names
+    assert [line.split()[:2] for line in lines if line.startswith("nmf")] == [
+        [f"nmf{c}", names[H[c].argmax()]] for c in range(K)
+    ]
+    content = json.loads(done("top", run, "-n", 3, "--json").stdout)
+    assert [len(genes) for genes in content.values()] == [3] * K
+    assert done("top", run, "-n", 3, "--csv").stdout.splitlines()[1] == ",".join(["nmf0", *content["nmf0"]])
+    stored(tmp_path / "v.zarr", cells(dense=True).X, (60, N_GENES))
+    done("fit", tmp_path / "v.zarr", tmp_path / "unnamed", *FIT)
+    assert "have no names" in refused(2, "top", tmp_path / "unnamed")
+
+
+def test_transform_prepares_new_cells_alike(tmp_path, fitted):
+    run, _ = fitted
+    shuffled = written(cells(dense=True)[:, ::-1].copy(), tmp_path, "h5ad")
+    done("transform", run, shuffled, tmp_path / "w.zarr")
+    W = zarr.open_array(tmp_path / "w.zarr", mode="r")[...]
+    np.testing.assert_allclose(W, open_run(run).W.compute(), rtol=0.05, atol=0.02)
+    stored(tmp_path / "v.zarr", cells(dense=True).X, (60, N_GENES))
+    output = refused(2, "transform", run, tmp_path / "v.zarr", tmp_path / "x.zarr", "--layer", "counts")
+    assert "--layer chooses a part of an AnnData" in output
+
+
+def test_scanpy_plots_what_was_exported(tmp_path, fitted):
+    sc = pytest.importorskip("scanpy")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    run, source = fitted
+    path = tmp_path / "cells.h5ad"
+    shutil.copy(source, path)
+    done("export", run, path)
+    adata = sc.read_h5ad(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scanpy's own
+        axes = sc.pl.embedding(adata, basis="nmf", color="batch", show=False)
+    axes.figure.savefig(tmp_path / "nmf.png")
+    assert (tmp_path / "nmf.png").stat().st_size > 5_000
