@@ -86,7 +86,7 @@ class BareLoop:
 
 def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> list[dict[str, Any]]:
     n, m = V.shape
-    model = Model((n, m), k, np.dtype("f4"), Loss(2.0), "cd", "random", 0, Penalties(), "auto")
+    model = Model((n, m), k, np.dtype("f4"), Loss(2.0), "cd", "random", 0, Penalties(), "auto", 4 * m)
     source = source_of(V)
     grid = grid_of(source)
     nbytes = n * m * 4

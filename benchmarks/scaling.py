@@ -68,7 +68,8 @@ class StubSource:
 def stubbed(n_panels: int, factors: Factors, scheduler: Scheduler) -> OnePass:
     """A pass of coordinate descent over that many panels."""
     source = StubSource(n_panels)
-    model = Model(source.shape, RANK, source.dtype, Loss(2.0), "cd", "random", 0, Penalties(), 1)
+    row_bytes = source.shape[1] * source.dtype.itemsize
+    model = Model(source.shape, RANK, source.dtype, Loss(2.0), "cd", "random", 0, Penalties(), 1, row_bytes)
     rng = np.random.default_rng(0)
     W, H = (rng.random(size, dtype=np.float32) for size in ((source.shape[0], RANK), (RANK, FEATURES)))
     grid = Grid(tuple(source.cuts.tolist()))

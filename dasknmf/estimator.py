@@ -390,7 +390,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         transposed = inputs.rather_transposed(X, parity=self.inner_iter == 1)
         source = inputs.source_of(X, transposed=transposed)
         grid = inputs.grid_of(source)
-        init = validation.chosen_init(self, loss, source.shape, k, dtype)
+        row_bytes = inputs.row_bytes_of(source, dtype)
+        init = validation.chosen_init(self, loss, source.shape, k, row_bytes)
         given = None if W is None else ((H.T, _computed(W).T) if transposed else (W, H))
         penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
         if transposed:
@@ -405,6 +406,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             self._drawn_seed(),
             penalties,
             self.inner_iter,
+            row_bytes,
             self.shuffle,
             self.sample_bytes,
             streamed=not source.in_process,

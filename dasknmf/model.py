@@ -53,6 +53,8 @@ class Model:
     seed: int
     penalties: Penalties
     inner_iter: int | str
+    row_bytes: float
+    """Of a row of V in memory, on average: dense, or its nonzeros."""
     shuffle: bool = False
     sample_bytes: int = SAMPLE_BYTES
     streamed: bool = True
@@ -105,8 +107,8 @@ class Model:
 
     def _draw(self) -> Draw:
         n, m = self.shape
-        rows = self.sample_bytes / (m * self.dtype.itemsize)
-        return Draw(self._trial(), m, min(1.0, rows / n))
+        share = min(1.0, self.sample_bytes / self.row_bytes / n)
+        return Draw(self._trial(), m, share, self.row_bytes)
 
     def _trial(self) -> Trial:
         return Trial(

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dasknmf.blocks import matrix
 from dasknmf.blocks.base import Block, RowsOnly
 from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.errors import NumericalError
@@ -30,15 +31,15 @@ State = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Drawn:
-    """Some rows of V, which add by standing one below the other."""
+    """Some rows of V, or a value of each, which add by standing one below the other."""
 
     width: int
     dtype: np.dtype
     capacity: int
     """Bytes that the rows of all panels are expected to take together."""
-    parts: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    parts: tuple[tuple[np.ndarray, matrix.Matrix], ...] = ()
 
-    def plus(self, indices: np.ndarray, values: np.ndarray) -> Drawn:
+    def plus(self, indices: np.ndarray, values: matrix.Matrix) -> Drawn:
         """With more rows, whose indices in V are given."""
         return self + replace(self, parts=((indices, values),)) if len(indices) else self
 
@@ -50,9 +51,11 @@ class Drawn:
         return np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in self.parts)])
 
     @property
-    def values(self) -> np.ndarray:
-        """The rows, shape (drawn, width)."""
-        return np.concatenate([np.zeros((0, self.width), self.dtype), *(rows for _, rows in self.parts)])
+    def values(self) -> matrix.Matrix:
+        """The rows, shape (drawn, width): sparse where V is, dense where there are none."""
+        if not self.parts:
+            return np.zeros((0, self.width), self.dtype)
+        return matrix.stacked([values for _, values in self.parts])
 
     def packed(self) -> Drawn:
         """With its rows in one piece."""
@@ -60,7 +63,7 @@ class Drawn:
 
     @property
     def nbytes(self) -> int:
-        return sum(indices.nbytes + rows.nbytes for indices, rows in self.parts)
+        return sum(indices.nbytes + matrix.nbytes(values) for indices, values in self.parts)
 
 
 class Tally:

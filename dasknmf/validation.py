@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, cast
 
@@ -107,10 +108,10 @@ def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
     return n_features
 
 
-def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: np.dtype) -> Init:
-    """The start, where None leaves the choice; `shape` is that of the roles which are worked on."""
-    n_rows, row_bytes = shape[0], shape[1] * dtype.itemsize
-    sampled = min(n_rows, model.sample_bytes // row_bytes)
+def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, row_bytes: float) -> Init:
+    """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
+    n_rows = shape[0]
+    sampled = min(n_rows, int(model.sample_bytes // row_bytes))
     if model.init is None:
         plain: Init = "nndsvda" if k <= min(shape) else "random"
         if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES[loss.quadratic]:
@@ -121,9 +122,9 @@ def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, dtype: n
     least = min(_LEAST_ROWS * k, n_rows)
     if model.init == "sample" and sampled < least:
         raise ValueError(
-            f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes} bytes; "
+            f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes:.0f} bytes; "
             f"init='sample' fits {k} components to them and needs {least}: give at least "
-            f"{least * row_bytes}."
+            f"{math.ceil(least * row_bytes)}."
         )
     if model.init == "sketch" and not loss.quadratic:
         raise ValueError(

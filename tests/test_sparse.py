@@ -14,8 +14,8 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dasknmf import NMF, inputs
-from dasknmf.blocks import CsrBlock, DenseBlock
+from dasknmf import NMF, inputs, validation
+from dasknmf.blocks import CsrBlock, DenseBlock, matrix
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.inputs.sparse import canonical
@@ -88,7 +88,8 @@ def test_every_start(init, beta):
     if init == "sketch" and beta == 1:
         init = "sample"
     X = counts(400)
-    parameters = {"n_components": 3, "beta_loss": beta, "init": init, "sample_bytes": 20_000, "inner_iter": 2}
+    # All of X in both: of a part, a sparse sample has more rows.
+    parameters = {"n_components": 3, "beta_loss": beta, "init": init, "sample_bytes": 10**6, "inner_iter": 2}
     same(fitted(scipy.sparse.csr_array(X), **parameters), fitted(X, **parameters))
 
 
@@ -301,7 +302,7 @@ def test_tiles(dtype, k):
     assert sparse.first == dense.first
     assert sparse.power_sum(1.5) == pytest.approx(dense.power_sum(1.5), rel=precision)
     np.testing.assert_array_equal(sparse.column_sums(), X.sum(axis=0))
-    np.testing.assert_array_equal(sparse.take(np.array([3, 40, 30])), X[[3, 40, 30]])
+    np.testing.assert_array_equal(sparse.take(np.array([3, 30, 40])).toarray(), X[[3, 30, 40]])
     np.testing.assert_allclose(sparse.cross(H.T), dense.cross(H.T), rtol=precision)
     assert sparse.residual(W, H) == pytest.approx(dense.residual(W, H), rel=precision)
     for beta in (0.5, 1, 2.5):
@@ -394,3 +395,44 @@ def test_memory_is_that_of_the_nonzeros(beta):
     )
     before, after = json.loads(child.stdout)
     assert after - before < 100 * 1024
+
+
+def test_a_matrix_in_memory_is_the_same_dense_and_sparse():
+    X = np.random.default_rng(0).poisson(0.3, (40, 12)).astype(np.float32)
+    V = scipy.sparse.csr_array(X)
+    by_rows, by_columns = np.linspace(0.5, 2, 40), np.linspace(1, 3, 12)
+    for measured in (matrix.mean, matrix.column_means, matrix.row_means, matrix.squares):
+        np.testing.assert_allclose(measured(V), measured(X), rtol=1e-12)
+    assert matrix.nbytes(V) == V.data.nbytes + V.indices.nbytes + V.indptr.nbytes
+    expected = matrix.scaled(X, by_rows, by_columns)
+    np.testing.assert_array_equal(matrix.dense(matrix.scaled(V, by_rows, by_columns)), expected)
+    np.testing.assert_array_equal(matrix.dense(matrix.every(V, 3)), X[::3])
+    np.testing.assert_array_equal(matrix.dense(matrix.stacked([V[:7], V[7:]])), X)
+
+
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0), ("mu", 1.5)])
+def test_a_sample_is_as_many_rows_as_their_nonzeros_leave_room_for(solver, beta):
+    """An eighth of the nonzeros: dense rows of as many bytes would be a tenth of these."""
+    rng = np.random.default_rng(1)
+    planted = rng.gamma(0.1, size=(4000, 5)) @ rng.gamma(0.2, size=(5, 300))
+    X = rng.poisson(planted).astype(np.float32)
+    V = scipy.sparse.csr_array(X)
+    sample_bytes = (V.data.nbytes + V.indices.nbytes) // 8
+    common = {"solver": solver, "beta_loss": beta, "n_components": 5, "sample_bytes": sample_bytes}
+    sampled, _ = fitted(V, init="sample", max_iter=4, **common)
+    dense, _ = fitted(X, init="sample", max_iter=4, **common | {"sample_bytes": X.nbytes // 8})
+    plain, _ = fitted(X, init="random", max_iter=4, solver=solver, beta_loss=beta, n_components=5)
+    losses = [model.history_[-1].loss for model in (sampled, dense, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] < losses[2]
+    with pytest.raises(ValueError, match=r"hold \d+ rows of \d{2,3} bytes"):
+        fitted(V, init="sample", **common | {"sample_bytes": 1_000})
+
+
+def test_none_takes_a_sample_where_nonzeros_of_enough_rows_fit(monkeypatch):
+    monkeypatch.setattr(validation, "_SMALL_BYTES", {True: 0, False: 0})
+    X = np.random.default_rng(1).poisson(0.02, (3000, 500)).astype(np.float32)
+    dense_rows = 120 * 500 * 4  # 40 for each component
+    sparse, _ = fitted(scipy.sparse.csr_array(X), n_components=3, sample_bytes=dense_rows)
+    dense, _ = fitted(X, n_components=3, sample_bytes=dense_rows)
+    assert (sparse.init_, dense.init_) == ("sample", "sketch")

@@ -266,7 +266,7 @@ def test_a_sample_that_would_not_fit_is_refused(counts, tmp_path, monkeypatch):
         "dasknmf.schedulers.Scheduler.memory_limit", property(lambda self: self.baseline + 2**28)
     )
     fitted(V, n_components=3, init="sample", max_iter=1)
-    monkeypatch.setattr(Model, "_draw", lambda self: sample.Draw(self._trial(), 10**6, 1.0))
+    monkeypatch.setattr(Model, "_draw", lambda self: sample.Draw(self._trial(), 10**6, 1.0, 8e6))
     with pytest.raises(MemoryLimitError, match="projected to peak"):
         fitted(V, n_components=3, init="sample", max_iter=1)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dasknmf.blocks.matrix import Matrix
 from dasknmf.blocks.moments import Moments
 
 
@@ -46,8 +47,8 @@ class Tile(Protocol):
     def row_moments(self) -> Moments:
         """The same of each row, three arrays of shape (rows,)."""
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """A copy of some rows, counted within the tile, shape (len(indices), n_features)."""
+    def take(self, indices: np.ndarray) -> Matrix:
+        """A copy of rows at ascending places, shape (len(indices), n_features): sparse where V is."""
 
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         """V Hᵀ, shape (rows, n_components)."""

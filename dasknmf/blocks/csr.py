@@ -280,12 +280,10 @@ class CsrTile:
     def row_moments(self) -> moments.Moments:
         return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        taken = np.zeros((len(indices), self._walk.n_features), self._walk.dtype)
-        for row, index in enumerate(indices):
-            part = slice(self.pointers[index], self.pointers[index + 1])
-            taken[row, self.columns[part]] = self.v[part]
-        return taken
+    def take(self, indices: np.ndarray) -> scipy.sparse.csr_array:
+        taken = self.select(indices)
+        parts = (taken.v, taken.columns, taken.pointers)
+        return scipy.sparse.csr_array(parts, shape=(len(indices), self._walk.n_features))
 
     def dense(self) -> DenseTile:
         """The same tile with its zeros, in a buffer of the walk."""
@@ -318,7 +316,7 @@ class CsrTile:
         return CsrRatio(self, q, total)
 
     def select(self, indices: np.ndarray) -> CsrTile:
-        """A tile of some rows, counted within this one."""
+        """A tile of some rows, at ascending places in this one."""
         lengths = np.diff(self.pointers)
         kept = np.zeros(self._n_rows, bool)
         kept[indices] = True

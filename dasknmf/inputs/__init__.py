@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.anndata_store import open_anndata, stored_behind
-from dasknmf.inputs.base import Source, Stored, check_shape, grid_of, working_dtype
+from dasknmf.inputs.base import Source, Stored, check_shape, grid_of, row_bytes_of, working_dtype
 from dasknmf.inputs.dask_array import DaskSource, side_by_side
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.inputs.names import feature_names, renamed
@@ -36,6 +36,7 @@ __all__ = [
     "opened",
     "rather_transposed",
     "renamed",
+    "row_bytes_of",
     "side_by_side",
     "source_of",
     "steps_of",

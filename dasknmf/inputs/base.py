@@ -122,6 +122,13 @@ def nbytes_of(source: Source) -> int:
     return source.shape[0] * source.shape[1] * source.dtype.itemsize if before is None else int(before[-1])
 
 
+def row_bytes_of(source: Source, dtype: np.dtype) -> float:
+    """Bytes of a row in memory, on average, as tiles of this dtype have it: at least one."""
+    if source.sparse:
+        return max(1.0, nbytes_of(source) / source.shape[0])
+    return source.shape[1] * dtype.itemsize
+
+
 def slab_bytes_of(source: Source, grid: Grid) -> int:
     """Decoded bytes of the largest slab that one visit reads."""
     if source.slab_bytes or source.in_process:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.blocks import matrix
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Drawn, Outcome, Phase, Rows, State, Tally
 from dasknmf.solvers import cold
@@ -39,6 +40,8 @@ class Draw:
     n_features: int
     share: float
     """Expected part of V's rows."""
+    row_bytes: float
+    """Of a row in memory, as V is stored: dense, or its nonzeros."""
 
     name = "sample"
     reads_data = True
@@ -53,9 +56,10 @@ class Draw:
     def tally(self) -> Tally:
         return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
 
-    def nothing(self) -> Drawn:
-        """No rows of the sample yet."""
-        return nothing(self.n_features, self.trial, self.share)
+    def nothing(self, share: float | None = None) -> Drawn:
+        """No rows yet, of an expected share of V's: by default that of the sample."""
+        n_rows = (self.share if share is None else share) * self.trial.n_rows
+        return Drawn(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
 
     def more(self, tile: Tile, sample: Drawn) -> Drawn:
         """The sample with the rows of one more tile."""
@@ -69,19 +73,14 @@ class Draw:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         V = tally["sample"].values
         columns = tally["columns"] / self.trial.n_rows
-        if not len(V):  # a V of few rows and a small share
+        if not V.shape[0]:  # a V of few rows and a small share
             V = columns[None].astype(self.trial.dtype)
         found = self.trial.of_rows(V, columns)
         return state | {
             "chosen": found.H,
             "columns": columns,
-            "expected": np.asarray(found.loss / len(V)),
+            "expected": np.asarray(found.loss / V.shape[0]),
         }, Outcome()
-
-
-def nothing(width: int, trial: Trial, share: float) -> Drawn:
-    """No rows yet, of an expected share of V's."""
-    return Drawn(width, trial.dtype, int(share * trial.n_rows * width * trial.dtype.itemsize))
 
 
 def drawn_from(tile: Tile, seed: int, low: float, high: float) -> np.ndarray:
@@ -115,9 +114,10 @@ class Audited:
     def tally(self) -> Tally:
         # The sample is drawn again: a checkpoint should not hold rows of V.
         drawn = {"sample": self.draw.nothing()}
-        # One column more, for the row's loss.
-        audit = nothing(self.draw.n_features + 1, self.draw.trial, _AUDITED * self.draw.share)
-        return Tally(self.phase.tally().values | drawn | {"audit": audit})
+        share = _AUDITED * self.draw.share
+        losses = Drawn(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
+        audit = {"audit": self.draw.nothing(share), "losses": losses}
+        return Tally(self.phase.tally().values | drawn | audit)
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, H, eps = small
@@ -127,32 +127,33 @@ class Audited:
         seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
         if len(seen):
             V = tile.take(seen)
-            losses = trial.loss.rows(V, rows["W"][seen].astype(np.float64) @ H, eps)
-            V = np.column_stack([V, losses.astype(V.dtype)])
+            losses = trial.loss.rows(matrix.dense(V), rows["W"][seen].astype(np.float64) @ H, eps)
             tally["audit"] = tally["audit"].plus(seen + tile.first, V)
+            tally["losses"] = tally["losses"].plus(seen + tile.first, losses[:, None])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})
         # On an exact fit every loss is rounding, and none is far.
         rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
         expected = float(state["expected"]) + rounding * float(state["scale"]) / self.draw.trial.n_rows
-        far = self._far(tally["audit"], expected)
-        if len(far):
-            rows = np.concatenate([tally["sample"].values, far])
-            after = cold.started(after, self.draw.trial.of_rows(rows, state["columns"]).H)
+        far = self._far(tally["losses"], expected)
+        if far.any():
+            sample = tally["sample"]
+            rows = [sample.values] if sample.parts else []
+            rows.append(tally["audit"].values[far])
+            after = cold.started(after, self.draw.trial.of_rows(matrix.stacked(rows), state["columns"]).H)
         return after, outcome
 
-    def _far(self, audit: Drawn, expected: float) -> np.ndarray:
-        """Audited rows of stretches that are unlike the sample; none where they hold little."""
-        rows = audit.values
-        losses = rows[:, -1].astype(np.float64)
-        stretch = audit.indices * _STRETCHES // self.draw.trial.n_rows
+    def _far(self, audited: Drawn, expected: float) -> np.ndarray:
+        """Which audited rows are of stretches unlike the sample, by their losses; none that hold little."""
+        losses = audited.values[:, 0]
+        stretch = audited.indices * _STRETCHES // self.draw.trial.n_rows
         counts = np.bincount(stretch, minlength=_STRETCHES)
         sums = np.bincount(stretch, losses, minlength=_STRETCHES)
         far = (sums > _FAR * expected * counts)[stretch]
         if losses[far].sum() <= _MUCH * losses.sum():
             far[:] = False
-        return np.ascontiguousarray(rows[far, :-1])
+        return far
 
 
 @dataclass(frozen=True)

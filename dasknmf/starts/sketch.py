@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dasknmf.blocks.base import Tile
-from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.passes import Drawn, Outcome, Rows, State, Tally
 from dasknmf.starts.nndsvd import Projection
-from dasknmf.starts.sample import drawn_from, nothing
+from dasknmf.starts.sample import drawn_from
 from dasknmf.starts.trial import Trial
 
 _ROWS = (8192, 256)
@@ -46,8 +46,9 @@ class Sketch:
         return self.projection.prepare(state)
 
     def tally(self) -> Tally:
-        rows = nothing(self.projection.width, self.trial, self._share)
-        return Tally(self.projection.tally().values | {"rows": rows})
+        width, dtype = self.projection.width, self.trial.dtype
+        expected = int(self._share * self.trial.n_rows * width * dtype.itemsize)
+        return Tally(self.projection.tally().values | {"rows": Drawn(width, dtype, expected)})
 
     def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
         self.projection.tile(tile, rows, small, tally)

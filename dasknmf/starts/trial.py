@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 import joblib
 import numpy as np
 
-from dasknmf.blocks import DenseBlock
+from dasknmf.blocks import CsrBlock, DenseBlock, matrix
 from dasknmf.blocks.base import Block
 from dasknmf.blocks.lowrank import LowRankBlock
+from dasknmf.blocks.matrix import Matrix
 from dasknmf.errors import NumericalError
 from dasknmf.history import gains_end
 from dasknmf.losses import Loss
@@ -84,10 +85,13 @@ class Trial:
     n_rows: int
     positive: bool
 
-    def of_rows(self, V: np.ndarray, columns: np.ndarray) -> Fitted:
-        """From dense rows, in the model's dtype; `columns` are the column means of all of V."""
+    def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
+        """From rows in the model's dtype; `columns` are the column means of all of V."""
         try:
-            found = self._by_descent(V, None, _mean(V)) if self.loss.quadratic else self._by_scaled_descent(V)
+            if self.loss.quadratic:
+                found = self._by_descent(V, None, matrix.mean(V))
+            else:
+                found = self._by_scaled_descent(V)
         except NumericalError:
             found = self._hopeless(columns)
         return self._floored(found, columns)
@@ -105,11 +109,11 @@ class Trial:
         """An H that a plain start beside it will leave behind: a trial out of range ends no fit."""
         return Fitted(np.tile(columns, (self.k, 1)).astype(self.dtype), math.inf, math.inf)
 
-    def _by_descent(self, V: np.ndarray, Q: np.ndarray | None, mean: float) -> Fitted:
+    def _by_descent(self, V: Matrix, Q: np.ndarray | None, mean: float) -> Fitted:
         """Quadratic loss; V stands for V Qᵀ where Q is given."""
         part = self._part(V)
         n_features = V.shape[1] if Q is None else len(Q)
-        penalties = self._penalties(len(part))
+        penalties = self._penalties(part.shape[0])
 
         def drawn(draw: int) -> Fitted:
             H = self._drawn(draw, n_features, mean)
@@ -117,42 +121,41 @@ class Trial:
 
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             best = min(pool.map(drawn, range(_DRAWS)), key=lambda fitted: fitted.objective)
-            return self._descended(pool.map, V, Q, best.H, mean, self._penalties(len(V)), _MOST_PASSES)
+            return self._descended(pool.map, V, Q, best.H, mean, self._penalties(V.shape[0]), _MOST_PASSES)
 
-    def _by_scaled_descent(self, V: np.ndarray) -> Fitted:
+    def _by_scaled_descent(self, V: Matrix) -> Fitted:
         """Any other loss: descent on the scaled rows, then multiplicative passes on the rows."""
-        mean = _mean(V)
+        mean = matrix.mean(V)
         if mean == 0:
             return Fitted(np.zeros((self.k, V.shape[1]), self.dtype), 0.0, 0.0)
         power = (self.loss.beta - 2.0) / 2.0
-        columns = np.maximum(V.mean(axis=0, dtype=np.float64) / mean, _LEAST_MEAN) ** power
+        columns = np.maximum(matrix.column_means(V) / mean, _LEAST_MEAN) ** power
 
-        def scaled(rows: np.ndarray) -> np.ndarray:
-            means = np.maximum(rows.mean(axis=1, dtype=np.float64) / mean, _LEAST_MEAN) ** power
-            X = rows * means[:, None].astype(self.dtype)
-            X *= columns.astype(self.dtype)
-            return X
+        def scaled(rows: Matrix) -> Matrix:
+            return matrix.scaled(
+                rows, np.maximum(matrix.row_means(rows) / mean, _LEAST_MEAN) ** power, columns
+            )
 
         part = self._part(V)
         X = scaled(part)
 
         def drawn(draw: int) -> tuple[Fitted, np.ndarray]:
-            H = self._drawn(draw, V.shape[1], _mean(X))
-            H = self._descended(map, X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
+            H = self._drawn(draw, V.shape[1], matrix.mean(X))
+            H = self._descended(map, X, None, H, matrix.mean(X), Penalties(), _SCALED_PASSES).H
             return self._polished(map, part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H
 
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             found, H = min(pool.map(drawn, range(_DRAWS)), key=lambda pair: pair[0].objective)
-            if len(part) < len(V):
+            if part.shape[0] < V.shape[0]:
                 X = scaled(V)
-                H = self._descended(pool.map, X, None, H, _mean(X), Penalties(), _SCALED_PASSES).H
+                H = self._descended(pool.map, X, None, H, matrix.mean(X), Penalties(), _SCALED_PASSES).H
                 found = replace(found, H=(H / columns).astype(self.dtype))
             return self._polished(pool.map, V, found.H, _POLISHING_PASSES)
 
-    def _part(self, V: np.ndarray) -> np.ndarray:
+    def _part(self, V: Matrix) -> Matrix:
         """The rows that draws are compared on."""
-        step = max(1, min(round(V.nbytes / _PART_BYTES), len(V) // (_PART_ROWS * self.k)))
-        return V if step == 1 else np.ascontiguousarray(V[::step])
+        least = V.shape[0] // (_PART_ROWS * self.k)
+        return matrix.every(V, max(1, min(round(matrix.nbytes(V) / _PART_BYTES), least)))
 
     def _drawn(self, draw: int, n_features: int, mean: float) -> np.ndarray:
         numbers = random.normal_rows(self.seed, random.TRIAL_STREAM + draw, 0, self.k, n_features)
@@ -161,29 +164,30 @@ class Trial:
     def _descended(
         self,
         each: Each,
-        V: np.ndarray,
+        V: Matrix,
         Q: np.ndarray | None,
         H: np.ndarray,
         mean: float,
         penalties: Penalties,
         most: int,
     ) -> Fitted:
-        inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(len(V), H.shape[1]), k=self.k)
+        inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = QuadraticPass(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
         blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
         state = {
-            "squares": np.asarray(np.einsum("ij,ij->", V, V, dtype=np.float64)),
+            "squares": np.asarray(matrix.squares(V)),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
         }
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
-    def _polished(self, each: Each, V: np.ndarray, H: np.ndarray, most: int) -> Fitted:
+    def _polished(self, each: Each, V: Matrix, H: np.ndarray, most: int) -> Fitted:
         """By multiplicative passes."""
-        survey = Survey((len(V), V.shape[1]), self.loss)
+        n_rows, n_features = V.shape
+        survey = Survey((n_rows, n_features), self.loss)
         blocks = self._blocks(V)
         state, _ = survey.update(_walked(each, survey, {}, blocks, [{} for _ in blocks]), {})
-        H = cold.floored(H, V.mean(axis=0, dtype=np.float64))
-        phase = RatioPass(self.k, V.shape[1], self.dtype, self.loss, Inner(1, 1), self._penalties(len(V)))
+        H = cold.floored(H, matrix.column_means(V))
+        phase = RatioPass(self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows))
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
     def _repeated(
@@ -208,20 +212,21 @@ class Trial:
         penalty = self.penalties.H
         return replace(self.penalties, H=Penalty(penalty.l1 * share, penalty.l2 * share))
 
-    def _blocks(self, V: np.ndarray) -> list[DenseBlock]:
+    def _blocks(self, V: Matrix) -> list[Block]:
         """V in parts for several threads: how many there are is no part of the result."""
-        n_features = V.shape[1]
-        height = max(1, _BLOCK_BYTES // (n_features * V.itemsize))
+        n_rows, n_features = V.shape
+        height = max(1, n_rows * _BLOCK_BYTES // max(1, matrix.nbytes(V)))
+        kind = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
         return [
-            DenseBlock(
+            kind(
                 [V[first : first + height]],
-                n_rows=min(height, len(V) - first),
+                n_rows=min(height, n_rows - first),
                 first=first,
                 n_features=n_features,
                 dtype=self.dtype,
                 checked=False,
             )
-            for first in range(0, len(V), height)
+            for first in range(0, n_rows, height)
         ]
 
 
@@ -235,7 +240,3 @@ def _walked(
         return visit(block, [Visitor(phase, small, rows)])[0]
 
     return add(each(visited, blocks, rows))
-
-
-def _mean(V: np.ndarray) -> float:
-    return float(V.mean(dtype=np.float64))

@@ -1,0 +1,81 @@
+"""A matrix in memory, dense or CSR: what starts do with the rows of V that they drew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+Matrix: TypeAlias = np.ndarray | scipy.sparse.csr_array
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """One below the other: at least one part, all of one kind."""
+    if len(parts) == 1:
+        return parts[0]
+    if scipy.sparse.issparse(parts[0]):
+        return scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
+    return np.concatenate(parts)
+
+
+def every(V: Matrix, step: int) -> Matrix:
+    """Each `step`-th row, in memory of its own where that is not all."""
+    if step == 1:
+        return V
+    return np.ascontiguousarray(V[::step]) if isinstance(V, np.ndarray) else V[::step]
+
+
+def nbytes(V: Matrix) -> int:
+    if isinstance(V, np.ndarray):
+        return V.nbytes
+    return int(V.data.nbytes + V.indices.nbytes + V.indptr.nbytes)
+
+
+def mean(V: Matrix) -> float:
+    """Over every entry, zeros that are not stored included."""
+    if isinstance(V, np.ndarray):
+        return float(V.mean(dtype=np.float64))
+    return float(V.data.sum(dtype=np.float64) / (V.shape[0] * V.shape[1]))
+
+
+def column_means(V: Matrix) -> np.ndarray:
+    """Shape (n_features,), float64."""
+    if isinstance(V, np.ndarray):
+        return np.asarray(V.mean(axis=0, dtype=np.float64))
+    return np.bincount(V.indices, V.data, minlength=V.shape[1]) / V.shape[0]
+
+
+def row_means(V: Matrix) -> np.ndarray:
+    """Shape (n_rows,), float64."""
+    if isinstance(V, np.ndarray):
+        return np.asarray(V.mean(axis=1, dtype=np.float64))
+    return np.bincount(_row_of(V), V.data, minlength=V.shape[0]) / V.shape[1]
+
+
+def squares(V: Matrix) -> float:
+    """‖V‖² in float64."""
+    values = V if isinstance(V, np.ndarray) else V.data
+    values = values.reshape(-1)
+    return float(np.einsum("i,i->", values, values, dtype=np.float64))
+
+
+def scaled(V: Matrix, by_rows: np.ndarray, by_columns: np.ndarray) -> Matrix:
+    """diag(by_rows) V diag(by_columns) in V's dtype."""
+    if isinstance(V, np.ndarray):
+        X = V * by_rows[:, None].astype(V.dtype)
+        X *= by_columns.astype(V.dtype)
+        return X
+    values = V.data * by_rows.astype(V.dtype)[_row_of(V)]
+    values *= by_columns.astype(V.dtype)[V.indices]
+    return scipy.sparse.csr_array((values, V.indices, V.indptr), shape=V.shape)
+
+
+def dense(V: Matrix) -> np.ndarray:
+    return V if isinstance(V, np.ndarray) else np.asarray(V.toarray())
+
+
+def _row_of(V: scipy.sparse.csr_array) -> np.ndarray:
+    """The row of each nonzero."""
+    return np.repeat(np.arange(V.shape[0]), np.diff(V.indptr))
