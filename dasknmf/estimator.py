@@ -54,7 +54,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         before the first exact pass, to rows drawn from all over X or to a low-rank sketch of it [3]_;
         for two passes a plain start (random, or nndsvda from the same reads) advances beside it, and
         the lower of the two goes on. ``None``: scikit-learn's choice with ``inner_iter=1`` and for X of
-        less than 128 MiB (Frobenius) or 1 MiB (other losses), where reads are cheap; else ``"sample"``
+        less than 128 MiB (Frobenius) or 1 MiB (other losses; of a sparse X its nonzeros), where reads are
+        cheap; else ``"sample"``
         where `sample_bytes` hold all of X or 100 rows for each component; else ``"sketch"`` for the
         Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three reads of X in all,
         the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
@@ -90,7 +91,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         ``"sketch"`` and ``"sample"`` iterates and stop rule are scikit-learn's; ``solver="bpp"``, which
         solves for a factor at once, only keeps W before H.
     sample_bytes : int, default=64 MiB
-        Size of the rows, in `dtype`, that ``init="sample"`` draws.
+        Size of the rows that ``init="sample"`` draws: in `dtype`, of a sparse X that of their nonzeros.
     dtype : {float32, float64} or None, default=None
         Of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
         float64.
