@@ -55,10 +55,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         for two passes a plain start (random, or nndsvda from the same reads) advances beside it, and
         the lower of the two goes on. ``None``: scikit-learn's choice with ``inner_iter=1`` and for X of
         less than 128 MiB (Frobenius) or 1 MiB (other losses; of a sparse X its nonzeros), where reads are
-        cheap; else ``"sample"``
-        where `sample_bytes` hold all of X or 100 rows for each component; else ``"sketch"`` for the
-        Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three reads of X in all,
-        the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
+        cheap; else ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component; else
+        ``"sketch"`` for the Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three
+        reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
         zeros would be, which multiplicative updates cannot move. Random numbers are the same for any
         chunks of X, and are not scikit-learn's.
     solver : {"auto", "cd", "bpp", "mu"}, default="auto"
