@@ -57,9 +57,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         less than 128 MiB (Frobenius) or 1 MiB (other losses; of a sparse X its nonzeros), where reads are
         cheap; else ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component; else
         ``"sketch"`` for the Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three
-        reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of X's mean where
-        zeros would be, which multiplicative updates cannot move. Random numbers are the same for any
-        chunks of X, and are not scikit-learn's.
+        reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of
+        X's mean where zeros would be, which multiplicative updates cannot move. Random numbers are the
+        same for any chunks of X, and are not scikit-learn's.
     solver : {"auto", "cd", "bpp", "mu"}, default="auto"
         Coordinate descent, exact nonnegative least squares by block principal pivoting [4]_ (both for
         the Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for the Frobenius

@@ -58,7 +58,7 @@ class Coder:
                 nnls.solve(W[tile.rows], tile.cross(Ht), S, self.penalty.l1)
             else:
                 cold.guess(W[tile.rows], tile, *weighted)
-                W[tile.rows] = self._multiplied(tile, W[tile.rows].astype(np.float64))
+                W[tile.rows] = self._multiplied(tile, Ht, W[tile.rows].astype(np.float64))
         return W
 
     def scores(self, X: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ class Coder:
         for tile in self._block(X).tiles():
             W64 = W[tile.rows].astype(np.float64)
             if isinstance(tile, CsrTile) and self.loss.beta == 1:
-                q = tile.quotients(W64, self.H, _sparse_floor(tile, self.H).astype(self.H.dtype))
+                q = tile.quotients(W64, self.H, _sparse_floor(tile).astype(self.H.dtype))
                 losses[tile.rows] = W64 @ H.sum(axis=1)
                 nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
             else:
@@ -83,10 +83,10 @@ class Coder:
         dtype = self.H.dtype
         return block_of([X], n_rows=n_rows, first=0, n_features=n_features, dtype=dtype, checked=False)
 
-    def _multiplied(self, tile: Any, W: np.ndarray) -> np.ndarray:
+    def _multiplied(self, tile: Any, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
         """Multiplicative steps from W until each row rests."""
         if isinstance(tile, CsrTile) and self.loss.beta == 1:
-            return self._multiplied_sparse(tile, W)
+            return self._multiplied_sparse(tile, Ht, W)
         H = self.H.astype(np.float64)
         V = _values(tile).astype(np.float64)
         going = np.flatnonzero(W.any(axis=1))
@@ -107,11 +107,10 @@ class Coder:
             going = going[moved > self.tol * np.linalg.norm(there, axis=1)]
         return W
 
-    def _multiplied_sparse(self, tile: CsrTile, W: np.ndarray) -> np.ndarray:
+    def _multiplied_sparse(self, tile: CsrTile, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
         """The same at the cost of the nonzeros, for β = 1."""
-        Ht = np.ascontiguousarray(self.H.T)
         sums = self.H.sum(axis=1, dtype=np.float64)
-        floors = _sparse_floor(tile, self.H)
+        floors = _sparse_floor(tile)
         going = np.flatnonzero(W.any(axis=1))
         tile = tile.select(going)
         for _ in range(self.max_iter):
@@ -133,10 +132,9 @@ def _values(tile: Any) -> np.ndarray:
     return tile.dense().V if isinstance(tile, CsrTile) else tile.V
 
 
-def _sparse_floor(tile: CsrTile, H: np.ndarray) -> np.ndarray:
+def _sparse_floor(tile: CsrTile) -> np.ndarray:
     """`_floor` of a sparse tile, shape (n_rows,)."""
-    n_features = H.shape[1]
-    means = tile.cross(np.ones((n_features, 1), H.dtype))[:, 0].astype(np.float64) / n_features
+    means = tile.row_moments()[0]
     return float(np.finfo(np.float32).eps) * np.where(means > 0, means, 1.0)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import dask.array as da
 import numpy as np
@@ -436,3 +437,37 @@ def test_none_takes_a_sample_where_nonzeros_of_enough_rows_fit(monkeypatch):
     sparse, _ = fitted(scipy.sparse.csr_array(X), n_components=3, sample_bytes=dense_rows)
     dense, _ = fitted(X, n_components=3, sample_bytes=dense_rows)
     assert (sparse.init_, dense.init_) == ("sample", "sketch")
+
+
+def test_dense_and_sparse_chunks_of_one_array():
+    """What a graph gives is known when it gives it, panel by panel."""
+    X = counts(400)
+    parts = [da.from_array(X[:200], chunks=(200, -1)), da.from_array(X[200:], chunks=(200, -1))]
+    mixed = da.concatenate([parts[0], parts[1].map_blocks(scipy.sparse.csr_array)])
+    parameters = {"n_components": 3, "init": "sample", "sample_bytes": 10**6}
+    same(fitted(mixed, **parameters), fitted(X, **parameters))
+
+
+def test_more_rows_than_were_told_are_refused():
+    def longer(chunk):
+        return scipy.sparse.csr_array(np.tile(chunk, (20, 1)))
+
+    V = da.from_array(counts(400), chunks=(200, -1))
+    wrong = V.map_blocks(longer, dtype=V.dtype, meta=scipy.sparse.csr_array((0, 0), dtype=V.dtype))
+    with pytest.raises(ValueError, match=r"a panel gave .* rows; the panel table says 400"):
+        fitted(wrong, n_components=3)
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples"])
+def test_new_rows_take_the_memory_of_their_tiles(method):
+    """However many there are: a walk keeps nothing of the tiles behind it."""
+    rng = np.random.default_rng(0)
+    m = 20_000
+    model, _ = fitted(rng.random((6, m)), n_components=2, beta_loss=1, max_iter=2)
+    X = scipy.sparse.random_array((4000, m), density=1e-4, format="csr", rng=rng)
+    getattr(model, method)(X[:10])
+    tracemalloc.start()
+    getattr(model, method)(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * m * 8

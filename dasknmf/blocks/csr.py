@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import scipy.sparse
@@ -102,14 +102,19 @@ class CsrBlock:
             if self._checked:
                 self.total += sums.total(tile.v)
             row = tile.rows.stop
+            if row > self.n_rows:  # a kernel would read beyond the rows of W
+                self._refuse(row)
             yield tile
             walk.rows_done(row)
         walk.end()
         if row != self.n_rows:
-            raise ValueError(
-                f"a panel gave {row} rows; the panel table says {self.n_rows}: "
-                "V changed its shape after it was opened, open it again."
-            )
+            self._refuse(row)
+
+    def _refuse(self, row: int) -> NoReturn:
+        raise ValueError(
+            f"a panel gave {row} rows; the panel table says {self.n_rows}: "
+            "V changed its shape after it was opened, open it again."
+        )
 
     def _in_heights(self) -> Iterator[list[Piece]]:
         """Pieces of slabs that make one tile each."""
@@ -194,7 +199,10 @@ class Walk:
         return array[:size]
 
     def by_features(self, H: np.ndarray, *, turned: bool) -> np.ndarray:
-        """Hᵀ in whole vectors, from H or, where `turned`, from Hᵀ; made once for each array of a walk."""
+        """Hᵀ in whole vectors, from H or, where `turned`, from Hᵀ.
+
+        Made once for each array, which is kept until the walk ends: give the same ones for every tile.
+        """
         key = (id(H), turned)
         if key not in self._turned:
             self._turned[key] = (H, filled(H if turned else H.T, self.dtype))

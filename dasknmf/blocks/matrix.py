@@ -12,11 +12,11 @@ Matrix: TypeAlias = np.ndarray | scipy.sparse.csr_array
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
-    """One below the other: at least one part, all of one kind."""
+    """One below the other, sparse if any is: at least one part."""
     if len(parts) == 1:
         return parts[0]
-    if scipy.sparse.issparse(parts[0]):
-        return scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
+    if any(map(scipy.sparse.issparse, parts)):
+        return scipy.sparse.csr_array(scipy.sparse.vstack(list(map(scipy.sparse.csr_array, parts)), "csr"))
     return np.concatenate(parts)
 
 

@@ -123,9 +123,10 @@ def nbytes_of(source: Source) -> int:
 
 
 def row_bytes_of(source: Source, dtype: np.dtype) -> float:
-    """Bytes of a row in memory, on average, as tiles of this dtype have it: at least one."""
+    """Bytes of a row in memory, on average, as tiles of this dtype have it: of a sparse one, at most."""
     if source.sparse:
-        return max(1.0, nbytes_of(source) / source.shape[0])
+        entries = nbytes_of(source) / (source.dtype.itemsize + 4) / source.shape[0]
+        return entries * (dtype.itemsize + 4) + 8
     return source.shape[1] * dtype.itemsize
 
 

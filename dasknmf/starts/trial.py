@@ -198,7 +198,9 @@ class Trial:
         objectives: list[float] = []
         loss = 0.0
         while len(objectives) < most and not gains_end(objectives, _TOL):
-            state, outcome = phase.update(_walked(each, phase, state, blocks, rows), state)
+            tally = _walked(each, phase, state, blocks, rows)
+            with np.errstate(all="ignore"):  # draws run in threads, to which the engine's does not reach
+                state, outcome = phase.update(tally, state)
             objectives.append(float(outcome.objective or 0.0))
             loss = float(outcome.loss or 0.0)
         return Fitted(state["H"], objectives[-1], loss)
