@@ -1,4 +1,4 @@
-"""The parts of an AnnData that are factorized: its matrix, and the genes that are chosen."""
+"""The genes of an AnnData that are factorized, and what its values must be."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dasknmf.errors import DataError
-from dasknmf.inputs import anndata_store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from anndata import AnnData
 
 _SHOWN = 5
 
@@ -23,39 +21,6 @@ class Mask(Enum):
     """A value of `mask_var` that no column of `var` can have for a name."""
 
     HIGHLY_VARIABLE = "highly_variable where present"
-
-
-def matrix_of(adata: AnnData, layer: str | None, obsm: str | None) -> Any:
-    """X, a layer or an entry of obsm, as something that `NMF.fit` takes.
-
-    Raises
-    ------
-    ValueError
-        If it does not exist; the message lists those that do.
-    """
-    if layer is not None and obsm is not None:
-        raise ValueError(
-            f"layer is {layer!r} and obsm is {obsm!r}; one matrix is factorized: give one of them."
-        )
-    if obsm is not None:
-        matrix = _entry(adata.obsm, obsm, "obsm")
-        return matrix.to_numpy() if hasattr(matrix, "iloc") else matrix
-    if layer is not None:
-        _entry(adata.layers, layer, "layers")
-    elif adata.X is None:
-        raise ValueError(f"adata has no X; layers are {names_of(adata.layers)}: give layer=.")
-    return anndata_store.matrix_of(adata, layer)
-
-
-def _entry(entries: Any, name: str, what: str) -> Any:
-    if name not in entries:
-        raise ValueError(f"adata has no {what} {name!r}; {what} are {names_of(entries)}: give one of these.")
-    return entries[name]
-
-
-def names_of(entries: Any) -> list[str]:
-    """Names of layers and the like, without the None that is X in newer versions of anndata."""
-    return sorted(name for name in entries if name is not None)
 
 
 def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:

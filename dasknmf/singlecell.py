@@ -11,7 +11,8 @@ import numpy as np
 
 from dasknmf import NMF, Prepared, moments
 from dasknmf.anndata_entries import Keys, component_names, gram, lifted, run_params, uns_entry
-from dasknmf.anndata_parts import Mask, advising, first_of, mask_name, mask_of, matrix_of
+from dasknmf.anndata_parts import Mask, advising, first_of, mask_name, mask_of
+from dasknmf.inputs.anndata_store import matrix_of
 from dasknmf.store.opened_run import Run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def nmf(
         Factorize this layer instead of X.
     obsm : str, optional
         Factorize this entry of `obsm`. Its columns are no genes: H then stands in ``uns[...]["H"]``.
-    mask_var : str, array of bool or None
+    mask_var : str, array or Series of bool, or None
         The genes to factorize: a boolean column of `var`, or one value per gene; None: all. By default
         ``var["highly_variable"]`` where there is one, else all.
     key_added : str, optional
@@ -84,8 +85,10 @@ def nmf(
 
     Raises
     ------
+    SourceError
+        If a layer or an entry of `obsm` does not exist.
     ValueError
-        If a layer, mask or entry does not exist, or the arguments do not fit each other.
+        If a mask does not exist, or the arguments do not fit each other.
     DataError
         If the values are negative, missing or infinite.
 
@@ -141,7 +144,9 @@ def nmf(
         "log1p": log1p,
         "scale": scale,
     }
-    asked["mask_var"] = mask if isinstance(mask_var, (list, np.ndarray)) else mask_name(adata.var, mask_var)
+    if obsm is None:
+        column = mask_name(adata.var, mask_var)
+        asked["mask_var"] = mask if column is None else column
     params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)}) | asked
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
     if divisors is not None:
@@ -196,7 +201,7 @@ def project(
         raise ValueError("copy is True and adata is backed by a file: leave copy out, X is not changed.")
     adata = adata.copy() if copy else adata
     with advising():
-        W = usage(matrix_of(adata, layer, None), np.asarray(adata.var_names, dtype=str), model)
+        W = usage(matrix_of(adata, layer), np.asarray(adata.var_names, dtype=str), model)
         adata.obsm[Keys.named(key_added).obsm] = _in_memory(W)
     return adata if copy else None
 
@@ -223,10 +228,7 @@ def usage(X: Any, names: np.ndarray, model: Any) -> Any:
             "the model does not know the names of its genes, by which those of adata are found: fit it to an "
             "AnnData, or to Prepared(X, feature_names=...)."
         )
-    if "before" in model.preparation_:
-        raise ValueError(
-            "the model was fitted to a Prepared of a Prepared; only one can be repeated: fit it to one."
-        )
+    steps = steps_to_repeat(model)
     places: dict[str, int] = {}
     twice: set[str] = set()
     for place, name in enumerate(names):
@@ -251,7 +253,6 @@ def usage(X: Any, names: np.ndarray, model: Any) -> Any:
             UserWarning,
             stacklevel=3,
         )
-    steps = dict(model.preparation_)
     if steps.get("scale") is not None:
         steps["scale"] = steps["scale"][present]
     columns = np.asarray([places[name] for name in known[present]])
@@ -260,6 +261,21 @@ def usage(X: Any, names: np.ndarray, model: Any) -> Any:
     restricted.feature_names_in_ = known[present]
     restricted.n_features_in_ = len(columns)
     return restricted.transform(Prepared(X, columns=columns, **steps, feature_names=known[present]))
+
+
+def steps_to_repeat(model: NMF) -> dict[str, Any]:
+    """What was done to the X of a model, as arguments of `Prepared`; empty where nothing was.
+
+    Raises
+    ------
+    ValueError
+        If it was prepared twice.
+    """
+    if "before" in model.preparation_:
+        raise ValueError(
+            "the model was fitted to a Prepared of a Prepared; only one can be repeated: fit it to one."
+        )
+    return dict(model.preparation_)
 
 
 def top_genes(source: Any, n: int = 20, *, key: str | None = None) -> pd.DataFrame:
@@ -286,12 +302,17 @@ def top_genes(source: Any, n: int = 20, *, key: str | None = None) -> pd.DataFra
     """
     import pandas as pd
 
+    table = leading_genes(source, n, key=key)
+    return pd.DataFrame(table, index=component_names(len(table)), columns=range(1, table.shape[1] + 1))
+
+
+def leading_genes(source: Any, n: int = 20, *, key: str | None = None) -> np.ndarray:
+    """The array of str behind `top_genes`, shape (n_components, n), which needs no pandas."""
     if n < 1:
         raise ValueError(f"n is {n}; a table needs one gene or more for each component: give at least 1.")
     H, names = _loadings(source, key)
     order = np.argsort(-H, axis=1, kind="stable")[:, :n]
-    table = np.where(np.take_along_axis(H, order, axis=1) > 0, names[order], "")
-    return pd.DataFrame(table, index=component_names(len(H)), columns=range(1, order.shape[1] + 1))
+    return np.where(np.take_along_axis(H, order, axis=1) > 0, names[order], "")
 
 
 def deviations(V: Prepared) -> np.ndarray:

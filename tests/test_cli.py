@@ -106,7 +106,11 @@ def test_mistakes_are_one_line(V, tmp_path, arguments, code, message):
 def test_a_missing_source_and_a_missing_run(tmp_path):
     result = call("fit", tmp_path / "nowhere", tmp_path / "run", "-k", "2")
     assert result.exit_code == 3
-    assert "cannot be opened as Zarr" in result.output
+    assert "cannot be opened as Zarr or HDF5" in result.output
+    for name in ("cells.h5ad", "cells.zarr"):
+        result = call("fit", tmp_path / name, tmp_path / "run", "-k", "2")
+        assert result.exit_code == 3
+        assert "V can be a Zarr array, or an AnnData in Zarr or in an .h5ad file" in result.output
     assert call("info", tmp_path / "nowhere").exit_code == 4
 
 

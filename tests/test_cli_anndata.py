@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from click.testing import CliRunner
 
 from dasknmf import NMF, Prepared, highly_variable, moments, open_run
 from dasknmf.cli import main
-from dasknmf.exports.factors import Factors
+from dasknmf.exports.factors import Exported
+from dasknmf.singlecell import top_genes
 from tests.cells import N_CELLS, N_GENES, STORES, K, cells, read, written
 from tests.helpers import stored
 
@@ -49,6 +51,15 @@ def files(path: Path) -> dict[str, bytes]:
     return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
 
+def prepared_by_hand(adata):
+    """The highly variable genes after --normalize --log1p --scale, in float64."""
+    X = adata.X if isinstance(adata.X, np.ndarray) else adata.X.toarray()
+    totals = X.sum(axis=1, dtype=np.float64, keepdims=True)
+    V = np.log1p(X * (1e4 / np.where(totals > 0, totals, 1)))[:, adata.var["highly_variable"]]
+    deviation = V.std(axis=0, ddof=1)
+    return V / np.where(deviation > 0, deviation, 1)
+
+
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A run of the dense layer's cells, and the store that it was fitted to."""
@@ -76,9 +87,10 @@ def test_round_trip(tmp_path, kind, dense):
     entry = again.uns["nmf"]
     assert entry["loss"] == found.history[-1].loss
     assert entry["params"]["normalize"] == 1e4
-    V = np.asarray(Prepared(adata.X[:, genes]).X.todense() if not dense else adata.X[:, genes])
-    assert V.shape[1] == len(found.feature_names)
-    assert 0 < entry["variance_ratio"].sum() <= 1
+    V = prepared_by_hand(adata)
+    WH = again.obsm["X_nmf"].astype(np.float64) @ again.varm["NMF"][genes].T
+    assert entry["loss"] == pytest.approx(((V - WH) ** 2).sum() / 2, rel=1e-4)
+    assert entry["variance_ratio"].sum() == pytest.approx((WH**2).sum() / (V**2).sum(), rel=1e-5)
     pd.testing.assert_frame_equal(again.obs, adata.obs)
     pd.testing.assert_frame_equal(again.var, adata.var)
     if kind == "h5ad":
@@ -129,6 +141,35 @@ def test_several_sources_are_one_below_the_other(tmp_path):
     assert run.feature_names.tolist() == first.var_names.tolist()
 
 
+def test_a_stacked_run_is_exported_with_the_names_of_all(tmp_path):
+    first, second = cells(dense=True), cells(dense=True, seed=5)
+    second.obs_names = [f"other{i}" for i in range(N_CELLS)]
+    second = second[:, ::-1].copy()
+    paths = []
+    for name, each in (("a", first), ("b", second)):
+        (tmp_path / name).mkdir()
+        paths.append(written(each, tmp_path / name, "h5ad"))
+    run, new, tables = tmp_path / "run", tmp_path / "new.h5ad", tmp_path / "tables"
+    said = done("fit", *paths, run, *FIT).stdout
+    assert f"dasknmf top {run}" in said
+    assert "dasknmf export" not in said  # of one of them it would be refused
+    names = [part for path in paths for part in ("--names-from", path)]
+    W, cell_names = open_run(run).W.compute(), [*first.obs_names, *second.obs_names]
+
+    done("export", run, new, "--to", "h5ad", *names)
+    adata = anndata.read_h5ad(new)
+    np.testing.assert_array_equal(adata.obsm["X_nmf"], W)
+    assert adata.obs_names.tolist() == cell_names
+    assert adata.var_names.tolist() == first.var_names.tolist()
+    np.testing.assert_array_equal(adata.varm["NMF"][1::2].T, open_run(run).H)
+
+    done("export", run, tables, "--to", "csv", *names)
+    assert pd.read_csv(tables / "usages.csv", index_col=0).index.tolist() == cell_names
+    assert "has 240 cells, and the run was fitted to 480" in refused(
+        4, "export", run, tmp_path / "more", "--to", "csv", *names[:2]
+    )
+
+
 def test_options_of_an_anndata_need_one(tmp_path, fitted):
     _, path = fitted
     source = tmp_path / "v.zarr"
@@ -142,6 +183,9 @@ def test_options_of_an_anndata_need_one(tmp_path, fitted):
     assert "has no layer 'other'" in refused(3, "fit", path, run, *FIT, "--layer", "other")
     assert "no column 'other'" in refused(2, "fit", path, run, *FIT, "--mask-var", "other")
     assert "holds no AnnData" in refused(3, "fit", source, path, run, *FIT)
+    assert not run.exists()
+    output = refused(2, "fit", source, run, *FIT, "--n-top-genes", 12)
+    assert "have no names that would tell which were chosen: give the path of an AnnData" in output
     assert not run.exists()
     done("fit", source, run, *FIT, "--normalize", "--log1p")  # steps of any matrix
     assert open_run(run).preparation["target_sum"] == 1e4
@@ -193,14 +237,14 @@ def test_an_export_that_fails_leaves_the_store_as_it_was(tmp_path, fitted, kind,
         adata.obsm["X_nmf"] = np.zeros((N_CELLS, 7))
     path = written(adata, tmp_path, kind)
     before = files(path)
-    real = Factors.blocks
+    real = Exported.blocks
 
     def full(self):
         yield next(real(self))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Factors, "blocks", full)
-    monkeypatch.setattr(Factors, "block_rows", 50)
+    monkeypatch.setattr(Exported, "blocks", full)
+    monkeypatch.setattr(Exported, "block_rows", 50)
     assert "No space left" in refused(3, "export", run, path, *["--overwrite"] * overwrite)
     if kind != "h5ad":
         assert files(path) == before
@@ -216,7 +260,7 @@ def test_an_export_that_fails_leaves_the_store_as_it_was(tmp_path, fitted, kind,
 def test_W_is_written_a_block_at_a_time(tmp_path, fitted, monkeypatch):
     run, _ = fitted
     path = written(cells(dense=True), tmp_path, "zarr3")
-    monkeypatch.setattr(Factors, "block_rows", 50)
+    monkeypatch.setattr(Exported, "block_rows", 50)
     done("export", run, path)
     assert zarr.open_array(path / "obsm" / "X_nmf", mode="r").chunks == (50, K)
     np.testing.assert_array_equal(read(path).obsm["X_nmf"], open_run(run).W.compute())
@@ -280,12 +324,67 @@ def test_top(fitted, tmp_path, monkeypatch):
     assert "have no names" in refused(2, "top", tmp_path / "unnamed")
 
 
-def test_transform_prepares_new_cells_alike(tmp_path, fitted):
+def test_what_needs_no_pandas_and_what_says_that_it_does(fitted, tmp_path, monkeypatch):
     run, _ = fitted
+    asked = ["top", run, "-n", 40, "--csv"]
+    expected = top_genes(open_run(run), 40).to_csv()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert done(*asked).stdout == expected
+    done("top", run)
+    for kind in ("csv", "h5ad"):
+        target = tmp_path / f"new.{kind}"
+        output = refused(3, "export", run, target, "--to", kind)
+        assert "with pandas, which is not installed: install dasknmf[anndata]" in output
+        assert not target.exists()
+
+
+def test_a_run_of_what_was_prepared_twice_is_not_repeated(tmp_path):
+    X = cells(dense=True).X
+    source = tmp_path / "v.zarr"
+    V = Prepared(Prepared(stored(source, X, (60, N_GENES)), target_sum=100), log1p=True)
+    NMF(K, random_state=0, tol=0.01).fit(V, checkpoint=tmp_path / "run")
+    output = refused(2, "transform", tmp_path / "run", source, tmp_path / "w.zarr")
+    assert "fitted to a Prepared of a Prepared; only one can be repeated" in output
+    assert not (tmp_path / "w.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "target"),
+    [("true", 1e4), ("1e6", 1e6), ("5000", 5000)]
+    + [(wrong, None) for wrong in ("false", "0", "-1", "inf", "nan", "'much'", "[1e4]")],
+)
+def test_normalize_in_a_file(tmp_path, fitted, value, target):
+    _, path = fitted
+    config = tmp_path / "run.toml"
+    config.write_text(f"normalize = {value}\n")
+    run = tmp_path / "run"
+    if target is None:
+        assert "is not a positive number" in refused(2, "fit", path, run, *FIT, "--config", config)
+        assert not run.exists()
+    else:
+        done("fit", path, run, *FIT, "--config", config)
+        assert open_run(run).preparation["target_sum"] == target
+
+
+def test_normalize_on_the_line(tmp_path, fitted):
+    _, path = fitted
+    for at, (given, target) in enumerate([(["--normalize"], 1e4), (["--normalize=500"], 500)]):
+        done("fit", path, tmp_path / f"run{at}", *FIT, *given)
+        assert open_run(tmp_path / f"run{at}").preparation["target_sum"] == target
+    # Before SOURCE it takes it for its own, and says so.
+    assert "is not a positive number" in refused(2, "fit", "--normalize", path, tmp_path / "run", *FIT)
+    assert "--normalize=1e4" in " ".join(done("fit", "--help").stdout.split())
+
+
+def test_transform_prepares_new_cells_alike(tmp_path, fitted):
+    _, path = fitted
+    run, exact = tmp_path / "run", ["-k", K, "--random-state", 0, "--tol", 1e-9, "--max-iter", 500]
+    done("fit", path, run, *exact, "--dtype", "float64", "--normalize", "--log1p", "--scale")
     shuffled = written(cells(dense=True)[:, ::-1].copy(), tmp_path, "h5ad")
     done("transform", run, shuffled, tmp_path / "w.zarr")
     W = zarr.open_array(tmp_path / "w.zarr", mode="r")[...]
-    np.testing.assert_allclose(W, open_run(run).W.compute(), rtol=0.05, atol=0.02)
+    expected = open_run(run).W.compute()
+    np.testing.assert_allclose(W, expected, rtol=1e-3, atol=1e-4 * expected.max())
     stored(tmp_path / "v.zarr", cells(dense=True).X, (60, N_GENES))
     output = refused(2, "transform", run, tmp_path / "v.zarr", tmp_path / "x.zarr", "--layer", "counts")
     assert "--layer chooses a part of an AnnData" in output

@@ -6,12 +6,13 @@ import warnings
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF, Prepared, open_run
-from dasknmf.errors import DataError
+from dasknmf.errors import DataError, SourceError
 from dasknmf.singlecell import nmf, project, top_genes
 from tests.cells import N_CELLS, N_GENES, STORES, K, cells, read, written
 
@@ -60,6 +61,15 @@ def test_what_is_written_survives_a_file(adata, tmp_path, kind):
     assert entry["params"]["mask_var"].sum() == 20
     assert entry["history"]["phase"].tolist() == adata.uns["nmf"]["history"]["phase"].tolist()
     np.testing.assert_array_equal(entry["variance_ratio"], adata.uns["nmf"]["variance_ratio"])
+
+
+def test_a_mask_is_recorded_in_whatever_it_is_given(adata):
+    mask = np.arange(N_GENES) < 20
+    for given in (mask, mask.tolist(), tuple(mask.tolist()), pd.Series(mask, index=adata.var_names)):
+        nmf(adata, K, mask_var=given)
+        np.testing.assert_array_equal(adata.uns["nmf"]["params"]["mask_var"], mask)
+    nmf(adata, K, mask_var=None)
+    assert "mask_var" not in adata.uns["nmf"]["params"]
 
 
 def test_one_name_for_all(adata):
@@ -151,12 +161,12 @@ def test_negative_values_are_refused_with_advice(adata):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layer": "count"}, r"no layers 'count'; layers are \['counts'\]"),
+        ({"layer": "count"}, r"no layer 'count'; its layers are \['counts'\]"),
         ({"mask_var": "hvg"}, r"no column 'hvg'; its boolean columns are \['highly_variable'\]"),
         ({"mask_var": "length"}, r"var\['length'\] is int64 .* one boolean for each of 50 genes"),
         ({"mask_var": np.ones(3, dtype=bool)}, r"mask_var is bool of shape \(3,\)"),
         ({"mask_var": np.zeros(N_GENES, dtype=bool)}, "mask_var selects none of 50 genes"),
-        ({"obsm": "X_pca"}, r"no obsm 'X_pca'; obsm are \[\]"),
+        ({"obsm": "X_pca"}, r"no obsm 'X_pca'; its obsm are \[\]"),
         ({"layer": "counts", "obsm": "X"}, "one matrix is factorized"),
     ],
 )
@@ -166,11 +176,18 @@ def test_what_is_not_there_is_refused_with_what_is(adata, arguments, message):
     assert not adata.obsm
 
 
+@pytest.mark.parametrize("absent", [{"layer": "count"}, {"obsm": "X_pca"}])
+def test_what_is_absent_is_the_mistake_that_it_is_in_a_store(adata, absent):
+    with pytest.raises(SourceError):
+        nmf(adata, K, **absent)
+
+
 def test_an_entry_of_obsm(adata):
     adata.obsm["X_protein"] = adata.X.toarray()[:, :12] + 1
     nmf(adata, K, obsm="X_protein")
     assert "NMF" not in adata.varm
     assert adata.uns["nmf"]["H"].shape == (K, 12)
+    assert "mask_var" not in adata.uns["nmf"]["params"]
     with pytest.raises(ValueError, match="mask_var selects genes and obsm='X_protein' has none"):
         nmf(adata, K, obsm="X_protein", mask_var="highly_variable")
 

@@ -11,7 +11,8 @@ from dasknmf import open_run
 from dasknmf.anndata_entries import Keys
 from dasknmf.cli.exits import friendly
 from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
-from dasknmf.exports.factors import Factors, entries, factors_for
+from dasknmf.exports.extras import needed
+from dasknmf.exports.factors import Exported, entries, factors_for
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.anndata_store import open_anndata
 
@@ -29,14 +30,21 @@ from dasknmf.inputs.anndata_store import open_anndata
 )
 @click.option(
     "--names-from",
+    multiple=True,
     metavar="ANNDATA",
-    help="For --to h5ad and csv: the AnnData that was fitted, whose cells have names.",
+    help="For --to h5ad and csv: the AnnData that was fitted, whose cells have names. Where several were, "
+    "give each, in the order of the fit.",
 )
 @click.option("--key-added", metavar="NAME", help="One key for all, instead of X_nmf, NMF and nmf.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
 @friendly
 def export(
-    run: str, target: str, kind: str, names_from: str | None, key_added: str | None, overwrite: bool
+    run: str,
+    target: str,
+    kind: str,
+    names_from: tuple[str, ...],
+    key_added: str | None,
+    overwrite: bool,
 ) -> None:
     """Write W and H of RUN into the AnnData TARGET: obsm["X_nmf"], varm["NMF"] and uns["nmf"].
 
@@ -45,17 +53,17 @@ def export(
     opened = open_run(run)
     keys = Keys.named(key_added)
     if kind == "anndata":
-        if names_from is not None:
+        if names_from:
             raise click.UsageError("--names-from is for --to h5ad and csv: TARGET has names of its own.")
         there = open_anndata(target)
         writer = anndata_hdf5 if hdf5.split(target) else anndata_zarr
         writer.write(target, factors_for(opened, there), keys, overwrite=overwrite)
         click.echo(f"{', '.join(entries(keys))}: {target}")
         return
-    store = None if names_from is None else open_anndata(names_from)
+    store = open_anndata(list(names_from)) if names_from else None
     n, m = opened.shape
     # Checks that the names are those of this run.
-    factors = Factors(opened, None, m) if store is None else factors_for(opened, store)
+    factors = Exported(opened, None, m) if store is None else factors_for(opened, store)
     genes = opened.feature_names
     if genes is None:
         genes = np.arange(m).astype(str) if store is None else store.var_names
@@ -64,8 +72,7 @@ def export(
         tables.write(Path(target), factors, cells=cells, genes=genes, overwrite=overwrite)
         click.echo(f"usages.csv, spectra.csv: {target}")
         return
-    import pandas as pd
-
+    pd = needed("pandas")
     obs = pd.DataFrame(index=np.arange(n).astype(str)) if store is None else store.obs
     var = pd.DataFrame(index=genes) if store is None else store.var
     anndata_hdf5.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)

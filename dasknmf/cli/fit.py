@@ -88,4 +88,6 @@ def fit(
     click.echo(summary(open_run(run)))
     click.echo(f"W and H: dasknmf.open_run({run!r})")
     if anndata_at(tuple(sources)) is not None:
-        click.echo(f"genes: dasknmf top {run}   into the AnnData: dasknmf export {run} {sources[0]}")
+        # Of several, none has all the cells of W.
+        into = f"   into the AnnData: dasknmf export {run} {sources[0]}" if len(sources) == 1 else ""
+        click.echo(f"genes: dasknmf top {run}{into}")

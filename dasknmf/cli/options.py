@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import click
 from dask.utils import parse_bytes
 
 from dasknmf.losses import NAMES
+
+TARGET_SUM = 1e4
+"""What the counts of a cell are made to add up to by --normalize without a number: scanpy's usual."""
 
 
 class Beta(click.ParamType):
@@ -45,6 +49,28 @@ class Count(click.ParamType):
             return int(value)
         except ValueError:
             self.fail(f"{value!r} is neither an integer nor 'auto'", param, ctx)
+
+
+class Target(click.ParamType):
+    """What counts are made to add up to; ``true``, in a file of options, is the usual."""
+
+    name = "NUMBER"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if value is True:
+            return TARGET_SUM
+        try:
+            target = math.nan if value is False else float(value)
+        except (TypeError, ValueError):
+            target = math.nan
+        if not 0 < target < math.inf:
+            self.fail(
+                f"{value!r} is not a positive number, which counts can add up to: give one, true in a "
+                f"file for {TARGET_SUM:g}, or leave the option out",
+                param,
+                ctx,
+            )
+        return target
 
 
 def configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:

@@ -11,13 +11,11 @@ import numpy as np
 from dasknmf import Prepared, highly_variable, moments
 from dasknmf.anndata_parts import Mask, mask_name, mask_of
 from dasknmf.cli.exits import note
+from dasknmf.cli.options import TARGET_SUM, Target
 from dasknmf.errors import SourceError
 from dasknmf.inputs import opened
 from dasknmf.inputs.anndata_store import AnnDataStore, open_anndata
 from dasknmf.singlecell import deviations
-
-TARGET_SUM = 1e4
-"""What the counts of a cell are made to add up to by --normalize without a number: scanpy's usual."""
 
 source_options = [
     click.option("--layer", metavar="NAME", help="Of an AnnData: factorize this layer, not X."),
@@ -32,15 +30,17 @@ source_options = [
         "--n-top-genes",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Choose the N genes that vary most beyond what their mean explains. One more read.",
+        help="Choose the N genes that vary most beyond what their mean explains; they need names. "
+        "One more read.",
     ),
     click.option(
         "--normalize",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Target(),
         is_flag=False,
         flag_value=TARGET_SUM,
         metavar="[TARGET]",
-        help="Make the counts of each cell add up to TARGET, over all genes.  [TARGET if left out: 10000]",
+        help="Make the counts of each cell add up to TARGET, over all genes. Without TARGET it stands last "
+        f"or before another option; else write --normalize=1e4.  [TARGET if left out: {TARGET_SUM:g}]",
     ),
     click.option("--log1p", is_flag=True, help="Take log(1 + v), after --normalize."),
     click.option(
@@ -85,7 +85,9 @@ class Choice:
         store = anndata_at(sources)
         if store is None:
             self._refuse_anndata_options(sources[0])
-            return self._prepared(opened(sources[0]), None, None)
+            X = opened(sources[0])
+            self._refuse_unnamed_choice(X, sources[0])
+            return self._prepared(X, None, None)
         mask = None
         if self.n_top_genes is None and not self.all_genes:
             asked = Mask.HIGHLY_VARIABLE if self.mask_var is None else self.mask_var
@@ -120,6 +122,15 @@ class Choice:
             raise click.UsageError(
                 f"{' and '.join(given)} choose parts of an AnnData, and {source!r} is none: leave them out, "
                 "or give the path of an AnnData (.h5ad, or a Zarr group with obs and var)."
+            )
+
+    def _refuse_unnamed_choice(self, X: Any, source: str) -> None:
+        # A run keeps the names of its columns, and of their places a digest: H would be of unknown features.
+        if self.n_top_genes is not None and getattr(X, "feature_names", None) is None:
+            raise click.UsageError(
+                f"--n-top-genes chooses among {X.shape[1]} features by their values, and those of {source!r} "
+                "have no names that would tell which were chosen: give the path of an AnnData, or, in "
+                "Python, Prepared(X, columns=..., feature_names=...)."
             )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import textwrap
@@ -9,8 +11,9 @@ import textwrap
 import click
 
 from dasknmf import open_run
+from dasknmf.anndata_entries import component_names
 from dasknmf.cli.exits import friendly
-from dasknmf.singlecell import top_genes
+from dasknmf.singlecell import leading_genes
 
 _WIDTHS = (60, 100)
 """Of the table: the terminal's, between these."""
@@ -26,11 +29,16 @@ def top(run: str, n_genes: int, as_csv: bool, as_json: bool) -> None:
     """Say which genes have the largest loadings in each component of RUN."""
     if as_csv and as_json:
         raise click.UsageError("--csv and --json are two formats: give one.")
-    table = top_genes(open_run(run), n_genes)
+    table = leading_genes(open_run(run), n_genes).tolist()
+    named = dict(zip(component_names(len(table)), table, strict=True))
     if as_csv:
-        click.echo(table.to_csv(), nl=False)
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["", *range(1, len(table[0]) + 1)])
+        writer.writerows([name, *row] for name, row in named.items())
+        click.echo(file.getvalue(), nl=False)
         return
-    genes = {str(name): [gene for gene in row if gene] for name, row in table.iterrows()}
+    genes = {name: [gene for gene in row if gene] for name, row in named.items()}
     if as_json:
         click.echo(json.dumps(genes, indent=2))
         return

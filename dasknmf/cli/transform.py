@@ -14,7 +14,7 @@ from dasknmf.cli.scheduling import scheduled
 from dasknmf.cli.sources import anndata_at
 from dasknmf.inputs import opened
 from dasknmf.outputs import write_rows
-from dasknmf.singlecell import usage
+from dasknmf.singlecell import steps_to_repeat, usage
 
 
 @click.command()
@@ -45,4 +45,5 @@ def _coded(model: NMF, source: str, layer: str | None) -> Any:
     if layer is not None and store is None:
         raise click.UsageError(f"--layer chooses a part of an AnnData, and {source!r} is none: leave it out.")
     X = opened(source) if store is None else store.matrix(layer)
-    return model.transform(Prepared(X, **model.preparation_) if model.preparation_ else X)
+    steps = steps_to_repeat(model)
+    return model.transform(Prepared(X, **steps) if steps else X)

@@ -8,40 +8,61 @@ from typing import Any
 
 from dasknmf.anndata_entries import Keys
 from dasknmf.errors import RunError
-from dasknmf.exports.factors import Factors, entries, refuse_existing
+from dasknmf.exports import replacing
+from dasknmf.exports.extras import needed
+from dasknmf.exports.factors import Exported, entries, refuse_existing
 
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
-def write(path: Any, factors: Factors, keys: Keys, *, overwrite: bool) -> None:
+def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """Write the three entries into an .h5ad file.
 
-    They are written to a group of another name in `uns` and moved into place; after an error that group is
-    deleted. HDF5 itself keeps no journal: a power cut while it writes can damage the file.
+    They are written to a group of another name in `uns`, then what stood there is moved aside, then they are
+    moved in; an error takes all of that back. HDF5 itself keeps no journal: a process that is killed, or a
+    power cut, while it writes can damage the file.
 
     Raises
     ------
     RunError
         If one of the entries exists and `overwrite` is not given.
+    RunWriteError
+        If after an error the old entries cannot be moved back either; the message says where they are.
     """
     import h5py
 
     with h5py.File(path, "r+") as file:
         if not overwrite:
             refuse_existing([name for name in entries(keys) if name in file], path)
-        _make_parents(file)
-        spare = f"uns/dasknmf-{uuid.uuid4().hex[:8]}"
-        try:
-            _fill(file.create_group(spare), factors, keys)
-            for name in entries(keys):
-                if name in file:
-                    del file[name]
-                file.move(f"{spare}/{name}", name)
-        finally:
-            del file[spare]
+        room = _Groups(file)
+
+        def fill() -> None:
+            _make_parents(file)
+            _fill(file.create_group(room.new), factors, keys)
+
+        replacing.put(entries(keys), room, fill)
 
 
-def write_new(path: Path, factors: Factors, keys: Keys, *, obs: Any, var: Any, overwrite: bool) -> None:
+class _Groups:
+    """An AnnData in a file, and a group in its `uns`, between which entries are renamed."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._spare = f"uns/dasknmf-{uuid.uuid4().hex[:8]}"
+        self.new, self.old = f"{self._spare}/new", f"{self._spare}/old"
+
+    def exists(self, name: str) -> bool:
+        return name in self._root
+
+    def move(self, was: str, now: str) -> None:
+        self._root.move(was, now)
+
+    def clear(self) -> None:
+        if self._spare in self._root:
+            del self._root[self._spare]
+
+
+def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, overwrite: bool) -> None:
     """Write an .h5ad file without X: the tables of cells and genes, and the factors.
 
     Parameters
@@ -52,17 +73,17 @@ def write_new(path: Path, factors: Factors, keys: Keys, *, obs: Any, var: Any, o
     ------
     RunError
         If the file exists and `overwrite` is not given.
+    SourceError
+        If h5py or anndata is not installed.
     """
-    import h5py
-    from anndata import AnnData
-
+    h5py, anndata = needed("h5py"), needed("anndata")
     if path.exists() and not overwrite:
         raise RunError(
             f"{str(path)!r} exists; nothing is replaced unasked: give --overwrite or another path."
         )
     spare = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
     try:
-        AnnData(obs=obs, var=var).write_h5ad(spare)
+        anndata.AnnData(obs=obs, var=var).write_h5ad(spare)
         with h5py.File(spare, "r+") as file:
             _fill(file, factors, keys)
         spare.replace(path)
@@ -78,7 +99,7 @@ def _make_parents(group: Any) -> None:
             write_elem(group, name, {})
 
 
-def _fill(group: Any, factors: Factors, keys: Keys) -> None:
+def _fill(group: Any, factors: Exported, keys: Keys) -> None:
     from anndata.io import write_elem
 
     _make_parents(group)

@@ -19,7 +19,7 @@ _BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass
-class Factors:
+class Exported:
     """W and H of a run, for the genes of a table.
 
     Parameters
@@ -85,7 +85,7 @@ class Factors:
         return entry
 
 
-def factors_for(run: Run, store: AnnDataStore) -> Factors:
+def factors_for(run: Run, store: AnnDataStore) -> Exported:
     """The factors of a run over the cells and genes of an AnnData.
 
     Raises
@@ -105,8 +105,8 @@ def factors_for(run: Run, store: AnnDataStore) -> Factors:
                 f"{store.path} has {store.shape[1]} genes, and the run has {run.shape[1]} features without "
                 "names; which is which nobody knows: fit the AnnData itself."
             )
-        return Factors(run, None, store.shape[1])
-    return Factors(run, _places(names, store), store.shape[1])
+        return Exported(run, None, store.shape[1])
+    return Exported(run, _places(names, store), store.shape[1])
 
 
 def _places(names: np.ndarray, store: AnnDataStore) -> np.ndarray:

@@ -10,11 +10,12 @@ import numpy as np
 
 from dasknmf.anndata_entries import component_names
 from dasknmf.errors import RunError
-from dasknmf.exports.factors import Factors
+from dasknmf.exports.extras import needed
+from dasknmf.exports.factors import Exported
 
 
 def write(
-    directory: Path, factors: Factors, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
+    directory: Path, factors: Exported, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
 ) -> None:
     """Write both tables to a new directory; an error leaves nothing behind.
 
@@ -29,9 +30,10 @@ def write(
     ------
     RunError
         If the directory exists and `overwrite` is not given.
+    SourceError
+        If pandas is not installed.
     """
-    import pandas as pd
-
+    pd = needed("pandas")
     if directory.exists() and not overwrite:
         raise RunError(
             f"{str(directory)!r} exists; nothing is replaced unasked: give --overwrite, which replaces the "

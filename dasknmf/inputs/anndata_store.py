@@ -222,15 +222,15 @@ def _read(element: Any) -> Any:
     return read_elem(element)
 
 
-def matrix_of(adata: Any, layer: str | None = None) -> Any:
-    """X or a layer of an AnnData object, as ``NMF.fit`` reads it best.
+def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> Any:
+    """X, a layer or an entry of obsm of an AnnData object, as ``NMF.fit`` reads it best.
 
     Parameters
     ----------
     adata : anndata.AnnData
         In memory, backed by a file, or lazy.
-    layer : str, optional
-        X where None is given.
+    layer, obsm : str, optional
+        One of them; X where none is given.
 
     Returns
     -------
@@ -240,8 +240,21 @@ def matrix_of(adata: Any, layer: str | None = None) -> Any:
     Raises
     ------
     SourceError
-        If there is no such layer, or no X.
+        If there is no such layer or entry, or no X.
+    ValueError
+        If both are given.
     """
+    if layer is not None and obsm is not None:
+        raise ValueError(
+            f"layer is {layer!r} and obsm is {obsm!r}; one matrix is factorized: give one of them."
+        )
+    if obsm is not None:
+        if obsm not in adata.obsm:
+            raise SourceError(
+                f"the AnnData has no obsm {obsm!r}; its obsm are {sorted(adata.obsm)}: give one of these."
+            )
+        matrix = adata.obsm[obsm]
+        return matrix.to_numpy() if hasattr(matrix, "iloc") else matrix
     layers = sorted(name for name in adata.layers if name is not None)  # from 0.13 on, None is X
     if layer is not None and layer not in layers:
         raise SourceError(
