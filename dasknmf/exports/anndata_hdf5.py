@@ -9,12 +9,13 @@ from typing import Any
 from dasknmf.anndata_entries import Keys
 from dasknmf.errors import RunError
 from dasknmf.exports.factors import Factors, entries, refuse_existing
+from dasknmf.inputs import hdf5
 
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
 def write(path: Any, factors: Factors, keys: Keys, *, overwrite: bool) -> None:
-    """Write the three entries into an .h5ad file.
+    """Write the three entries into an .h5ad file, or into an AnnData inside of an HDF5 file.
 
     They are written to a group of another name in `uns` and moved into place; after an error that group is
     deleted. HDF5 itself keeps no journal: a power cut while it writes can damage the file.
@@ -26,19 +27,21 @@ def write(path: Any, factors: Factors, keys: Keys, *, overwrite: bool) -> None:
     """
     import h5py
 
-    with h5py.File(path, "r+") as file:
+    name, inside = hdf5.split(path) or (path, "")
+    with h5py.File(name, "r+") as file:
+        root = hdf5.node_in(file, inside)
         if not overwrite:
-            refuse_existing([name for name in entries(keys) if name in file], path)
-        _make_parents(file)
+            refuse_existing([entry for entry in entries(keys) if entry in root], path)
+        _make_parents(root)
         spare = f"uns/dasknmf-{uuid.uuid4().hex[:8]}"
         try:
-            _fill(file.create_group(spare), factors, keys)
-            for name in entries(keys):
-                if name in file:
-                    del file[name]
-                file.move(f"{spare}/{name}", name)
+            _fill(root.create_group(spare), factors, keys)
+            for entry in entries(keys):
+                if entry in root:
+                    del root[entry]
+                root.move(f"{spare}/{entry}", entry)
         finally:
-            del file[spare]
+            del root[spare]
 
 
 def write_new(path: Path, factors: Factors, keys: Keys, *, obs: Any, var: Any, overwrite: bool) -> None:
