@@ -9,10 +9,12 @@ import warnings
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from anndata.io import write_elem
 from click.testing import CliRunner
 
 from dasknmf import NMF, Prepared, highly_variable, moments, open_run
@@ -127,6 +129,23 @@ def test_several_sources_are_one_below_the_other(tmp_path):
     run = open_run(tmp_path / "run")
     assert run.shape == (2 * N_CELLS, N_GENES)
     assert run.feature_names.tolist() == first.var_names.tolist()
+
+
+def test_places_inside_a_file(tmp_path):
+    """A layer alone is a matrix, and an AnnData inside has cells and genes of its own."""
+    adata = cells()
+    path = written(adata, tmp_path, "h5ad")
+    done("fit", path / "layers" / "counts", tmp_path / "layer", *FIT)
+    assert open_run(tmp_path / "layer").shape == adata.shape
+    with h5py.File(path, "r+") as file:
+        write_elem(file, "mod/rna", adata[:100])
+    done("fit", path / "mod" / "rna", tmp_path / "run", *FIT)
+    run = open_run(tmp_path / "run")
+    assert run.shape == (100, N_GENES // 2)
+    done("export", tmp_path / "run", path / "mod" / "rna")
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["mod/rna/obsm/X_nmf"][...], run.W.compute())
+        assert "X_nmf" not in file["obsm"]
 
 
 def test_options_of_an_anndata_need_one(tmp_path, fitted):
