@@ -347,6 +347,30 @@ def test_a_run_goes_on_with_the_same_preparation_only(counts, tmp_path, kind):
         assert named in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["zarr", "stored csr"])
+def test_a_run_goes_on_with_its_own_scale(counts, tmp_path, kind):
+    """A scale that was computed on another CPU is another one in last bits, and V is the same."""
+    X = KINDS[kind](counts, tmp_path)
+    scale = np.linspace(1, 2.3, 14)
+    run = {"checkpoint": tmp_path / "run"}
+    names = list("abcdefghijklmn")
+    begun = fitted(Prepared(X, scale=scale, feature_names=names), run=run, **PARAMETERS)
+    rounded = scale * (1 + np.resize([1, -1], 14) * 1e-7)
+    assert (rounded != scale).all()
+    longer = PARAMETERS | {"max_iter": 5}
+    model, W = fitted(Prepared(X, scale=rounded, feature_names=names), run=run, **longer)
+    assert model.n_reads_ > begun[0].n_reads_
+    np.testing.assert_array_equal(model.preparation_["scale"], scale)
+    same((model, W), fitted(Prepared(X, scale=scale), **longer))
+    other = scale.copy()
+    other[4] *= 1 + 1e-5
+    said = r"another scale: 1 of 14 divisors differ, most that of feature 'e', which was 1\.4 and is 1\.40001"
+    with pytest.raises(RunMismatchError, match=said):
+        fitted(Prepared(X, scale=other, feature_names=names), run=run, **longer)
+    begun_anew, _ = fitted(Prepared(X, scale=other), run=run | {"overwrite": True}, **longer)
+    np.testing.assert_array_equal(begun_anew.preparation_["scale"], other)
+
+
 def test_a_run_of_X_does_not_go_on_prepared(counts, tmp_path):
     X = KINDS["zarr"](counts, tmp_path)
     run = {"checkpoint": tmp_path / "run"}

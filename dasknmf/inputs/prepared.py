@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -39,7 +40,8 @@ class Prepared:
     log1p : bool, default=False
     scale : array of shape (n_features,), optional
         A positive divisor of each chosen column, in V's order: its standard deviation, for columns of
-        unit variance (without centring, as V is nonnegative).
+        unit variance (without centring, as V is nonnegative). A run goes on with its own where this one
+        is within 1e-6 of it, as when it was computed anew on another CPU.
     feature_names : array of str of shape (n_features,), optional
         Names of the chosen columns, in V's order; by default those that X carries.
 
@@ -127,6 +129,12 @@ class Prepared:
         ]
         what = ", ".join(filter(None, said)) or "as it is"
         return f"<Prepared {self.shape[0]} x {self.shape[1]} {self.dtype}: {what}>"
+
+    def rescaled(self, scale: np.ndarray) -> Prepared:
+        """The same with other divisors of its columns."""
+        other = copy.copy(self)
+        other.preparation = replace(self.preparation, scale=scale)
+        return other
 
     def described(self) -> dict[str, Any]:
         """The steps as JSON values, for the identity of a run; inner steps under "before"."""
