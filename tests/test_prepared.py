@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import zarr
 
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.errors import DataChangedError, DataError, RunMismatchError, SourceError
@@ -345,6 +346,14 @@ def test_a_run_goes_on_with_the_same_preparation_only(counts, tmp_path, kind):
         with pytest.raises(RunMismatchError, match="preparation was") as error:
             fitted(Prepared(X, **STEPS["all"] | change), run=run, **PARAMETERS)
         assert named in str(error.value)
+
+
+def test_what_is_read_between_chosen_columns_counts():
+    array = zarr.create_array({}, shape=(5, 60), chunks=(5, 10), dtype="f4")
+    source = source_of(Prepared(array, columns=[12, 41]), transposed=True)
+    # Columns 10 to 49 are read for both; of those before and after nothing is.
+    assert source.cuts.tolist() == [0, 1, 2]
+    assert source.cut_bytes.tolist() == [0, 10 * 20, 40 * 20]
 
 
 @pytest.mark.parametrize("kind", ["zarr", "stored csr"])
