@@ -21,7 +21,7 @@ from dask.threaded import get as threaded_get
 
 from benchmarks.one_pass import OnePass
 from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
-from dasknmf.inputs.base import Chunks
+from dasknmf.inputs.base import Chunks, Reader
 from dasknmf.losses import Loss
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Panel
@@ -35,7 +35,7 @@ ROWS, FEATURES, RANK = 4, 16, 2
 THREADS, CLUSTER = "threads", "LocalCluster(2 x 1)"
 
 
-class StubReader:
+class StubReader(Reader):
     """Gives the same rows for every panel."""
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class StubSource:
     in_process = False
     slab_bytes = ROWS * FEATURES * 4
     staged_bytes = 0
+    kept_bytes = None
 
     def __init__(self, n_panels: int) -> None:
         self.shape = (n_panels * ROWS, FEATURES)

@@ -8,7 +8,8 @@ and `moments` and `highly_variable` say which features to use.
 from importlib.metadata import version
 
 from dasknmf.estimator import NMF
-from dasknmf.features import Moments, highly_variable, moments
+from dasknmf.features.choice import highly_variable
+from dasknmf.features.moments import Moments, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.store.opened_run import open_run

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from dasknmf import inputs, schedulers, validation
 from dasknmf.fit import Fit, logged
 from dasknmf.history import Callback, Ending
-from dasknmf.identity import identity_of
+from dasknmf.identity import identity_of, with_stored_scale
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import SAMPLE_BYTES, Init, Model
 from dasknmf.panels import Grid
@@ -379,6 +379,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         loss = Loss.named(self.beta_loss)
         solver = validation.chosen_solver(self, loss)
         X = validation.validated(self, X, reset=True)
+        X = with_stored_scale(X, None if overwrite else checkpoint)
         self.preparation_ = inputs.steps_of(X)
         dtype = inputs.working_dtype(X.dtype, self.dtype)
         shape = (int(X.shape[0]), int(X.shape[1]))

@@ -9,8 +9,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from dasknmf.inputs.prepared import Prepared
 from dasknmf.model import Model
 from dasknmf.store import features
+
+_ROUNDING = 1e-6
+"""Between two scales of the same data: far above any rounding, far below what another X would give."""
 
 
 def identity_of(
@@ -76,6 +80,21 @@ def identity_of(
     if preparation is not None:
         identity["preparation"] = preparation
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
+
+
+def with_stored_scale(X: Any, checkpoint: Any) -> Any:
+    """X divided by what the run at `checkpoint` was begun with, where that is the same but for rounding.
+
+    A scale that is computed from the data anew may differ in last bits on another kind of CPU; V then is
+    still that of the run, bit for bit.
+    """
+    if checkpoint is None or not isinstance(X, Prepared) or X.preparation.scale is None:
+        return X
+    stored = features.stored_scale(checkpoint)
+    if stored is None or stored.shape != X.preparation.scale.shape:
+        return X
+    same = np.allclose(X.preparation.scale, stored, rtol=_ROUNDING, atol=0)
+    return X.rescaled(stored) if same else X
 
 
 def _digest(factor: Any) -> str:

@@ -63,7 +63,8 @@ def nmf(
     log1p : bool, default=False
         Take log(1 + v), after the normalisation.
     scale : bool, default=False
-        Divide each gene by its standard deviation at last, without centring. One more read.
+        Divide each gene by its standard deviation at last, without centring. One more read, also where a
+        run at `checkpoint` goes on, which compares the deviations with its own.
     checkpoint, stage, overwrite
         Of `NMF.fit_transform`: where the run is kept, where its data is staged.
     **parameters
@@ -150,7 +151,7 @@ def nmf(
     params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)}) | asked
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
     if divisors is not None:
-        entry["scale"] = divisors
+        entry["scale"] = model.preparation_["scale"]  # a run that goes on keeps its own last bits
     adata.obsm[keys.obsm] = W
     if obsm is None:
         adata.varm[keys.varm] = lifted(H, columns, adata.n_vars)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from typing import Any
 
 import dask.array as da
@@ -183,7 +184,8 @@ def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
     token = uuid.uuid4().hex
     name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
     graph: dict[Any, Any] = {
-        load: Task(load, _same, source.reader),
+        # Each time that it is computed is another walk.
+        load: Task(load, methodcaller("anew"), source.reader),
         whole: Task(whole, _same, coder),
     }
     columns = method == "__call__"

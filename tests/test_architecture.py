@@ -78,6 +78,29 @@ def test_imports_go_down(path):
             raise AssertionError(f"{path.name} and a package share a name")
 
 
+def faced(path: Path) -> list[str]:
+    """What a file imports from the ``__init__`` of its own room, which imports the file."""
+    room = f"dasknmf.{room_of(path)}"
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name == room]
+        elif isinstance(node, ast.ImportFrom) and node.module == "dasknmf":
+            found += [alias.name for alias in node.names if f"dasknmf.{alias.name}" == room]
+        elif isinstance(node, ast.ImportFrom) and node.module == room:
+            found += [alias.name for alias in node.names if not (path.parent / f"{alias.name}.py").exists()]
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.parent != ROOT and path.stem not in ("__init__", "__main__")],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_file_imports_its_own_rooms_face(path):
+    assert faced(path) == []
+
+
 @pytest.mark.parametrize(
     "path", [path for path in FILES if room_of(path) in FLOOR], ids=lambda path: path.stem
 )

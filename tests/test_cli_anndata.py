@@ -10,10 +10,12 @@ import warnings
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import zarr
+from anndata.io import write_elem
 from click.testing import CliRunner
 
 from dasknmf import NMF, Prepared, highly_variable, moments, open_run
@@ -168,6 +170,23 @@ def test_a_stacked_run_is_exported_with_the_names_of_all(tmp_path):
     assert "has 240 cells, and the run was fitted to 480" in refused(
         4, "export", run, tmp_path / "more", "--to", "csv", *names[:2]
     )
+
+
+def test_places_inside_a_file(tmp_path):
+    """A layer alone is a matrix, and an AnnData inside has cells and genes of its own."""
+    adata = cells()
+    path = written(adata, tmp_path, "h5ad")
+    done("fit", path / "layers" / "counts", tmp_path / "layer", *FIT)
+    assert open_run(tmp_path / "layer").shape == adata.shape
+    with h5py.File(path, "r+") as file:
+        write_elem(file, "mod/rna", adata[:100])
+    done("fit", path / "mod" / "rna", tmp_path / "run", *FIT)
+    run = open_run(tmp_path / "run")
+    assert run.shape == (100, N_GENES // 2)
+    done("export", tmp_path / "run", path / "mod" / "rna")
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["mod/rna/obsm/X_nmf"][...], run.W.compute())
+        assert "X_nmf" not in file["obsm"]
 
 
 def test_options_of_an_anndata_need_one(tmp_path, fitted):

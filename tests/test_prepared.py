@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import zarr
 
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.errors import DataChangedError, DataError, RunMismatchError, SourceError
@@ -345,6 +346,38 @@ def test_a_run_goes_on_with_the_same_preparation_only(counts, tmp_path, kind):
         with pytest.raises(RunMismatchError, match="preparation was") as error:
             fitted(Prepared(X, **STEPS["all"] | change), run=run, **PARAMETERS)
         assert named in str(error.value)
+
+
+def test_what_is_read_between_chosen_columns_counts():
+    array = zarr.create_array({}, shape=(5, 60), chunks=(5, 10), dtype="f4")
+    source = source_of(Prepared(array, columns=[12, 41]), transposed=True)
+    # Columns 10 to 49 are read for both; of those before and after nothing is.
+    assert source.cuts.tolist() == [0, 1, 2]
+    assert source.cut_bytes.tolist() == [0, 10 * 20, 40 * 20]
+
+
+@pytest.mark.parametrize("kind", ["zarr", "stored csr"])
+def test_a_run_goes_on_with_its_own_scale(counts, tmp_path, kind):
+    """A scale that was computed on another CPU is another one in last bits, and V is the same."""
+    X = KINDS[kind](counts, tmp_path)
+    scale = np.linspace(1, 2.3, 14)
+    run = {"checkpoint": tmp_path / "run"}
+    names = list("abcdefghijklmn")
+    begun = fitted(Prepared(X, scale=scale, feature_names=names), run=run, **PARAMETERS)
+    rounded = scale * (1 + np.resize([1, -1], 14) * 1e-7)
+    assert (rounded != scale).all()
+    longer = PARAMETERS | {"max_iter": 5}
+    model, W = fitted(Prepared(X, scale=rounded, feature_names=names), run=run, **longer)
+    assert model.n_reads_ > begun[0].n_reads_
+    np.testing.assert_array_equal(model.preparation_["scale"], scale)
+    same((model, W), fitted(Prepared(X, scale=scale), **longer))
+    other = scale.copy()
+    other[4] *= 1 + 1e-5
+    said = r"another scale: 1 of 14 divisors differ, most that of feature 'e', which was 1\.4 and is 1\.40001"
+    with pytest.raises(RunMismatchError, match=said):
+        fitted(Prepared(X, scale=other, feature_names=names), run=run, **longer)
+    begun_anew, _ = fitted(Prepared(X, scale=other), run=run | {"overwrite": True}, **longer)
+    np.testing.assert_array_equal(begun_anew.preparation_["scale"], other)
 
 
 def test_a_run_of_X_does_not_go_on_prepared(counts, tmp_path):

@@ -30,8 +30,8 @@ source_options = [
         "--n-top-genes",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Choose the N genes that vary most beyond what their mean explains; they need names. "
-        "One more read.",
+        help="Choose the N genes that vary most beyond what their mean explains; they need names. One more "
+        "read at every start, also of a run that goes on.",
     ),
     click.option(
         "--normalize",
@@ -46,7 +46,8 @@ source_options = [
     click.option(
         "--scale",
         is_flag=True,
-        help="Divide each gene by its standard deviation at last, without centring. One more read.",
+        help="Divide each gene by its standard deviation at last, without centring. One more read "
+        "at every start, also of a run that goes on.",
     ),
 ]
 

@@ -11,12 +11,13 @@ from dasknmf.errors import RunError
 from dasknmf.exports import replacing
 from dasknmf.exports.extras import needed
 from dasknmf.exports.factors import Exported, entries, refuse_existing
+from dasknmf.inputs import hdf5
 
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
 def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
-    """Write the three entries into an .h5ad file.
+    """Write the three entries into an .h5ad file, or into an AnnData inside of an HDF5 file.
 
     They are written to a group of another name in `uns`, then what stood there is moved aside, then they are
     moved in; an error takes all of that back. HDF5 itself keeps no journal: a process that is killed, or a
@@ -31,14 +32,16 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """
     import h5py
 
-    with h5py.File(path, "r+") as file:
+    name, inside = hdf5.split(path) or (path, "")
+    with h5py.File(name, "r+") as file:
+        root = hdf5.node_in(file, inside)
         if not overwrite:
-            refuse_existing([name for name in entries(keys) if name in file], path)
-        room = _Groups(file)
+            refuse_existing([entry for entry in entries(keys) if entry in root], path)
+        room = _Groups(root)
 
         def fill() -> None:
-            _make_parents(file)
-            _fill(file.create_group(room.new), factors, keys)
+            _make_parents(root)
+            _fill(root.create_group(room.new), factors, keys)
 
         replacing.put(entries(keys), room, fill)
 

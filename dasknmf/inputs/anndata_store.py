@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from dasknmf.inputs import hdf5
 from dasknmf.inputs.base import Stored
 from dasknmf.inputs.stacked import Stacked
 from dasknmf.inputs.stored_sparse import FORMATS, StoredSparse
-from dasknmf.inputs.zarr_array import open_node
+from dasknmf.inputs.zarr_array import NamedArray, open_node
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +31,9 @@ def open_anndata(path: Any) -> AnnDataStore:
     Parameters
     ----------
     path : str, path, zarr Store or zarr.Group, or a list of these
-        A Zarr directory or URL, or an .h5ad file. Of a list, the cells of all are one below the other,
-        with the genes that all have, in the first one's order.
+        A Zarr directory or URL, or an .h5ad file, or a place inside one of these ("cells.h5mu/mod/rna").
+        Of a list, the cells of all are one below the other, with the genes that all have, in the first
+        one's order.
 
     Returns
     -------
@@ -102,12 +103,13 @@ class AnnDataStore:
         first, *others = (file.layers for file in self._files)
         return [name for name in first if all(name in other for other in others)]
 
-    def matrix(self, layer: str | None = None) -> zarr.Array | Stored:
+    def matrix(self, layer: str | None = None) -> Stored:
         """X, or a layer, to be given to ``NMF.fit``.
 
         Returns
         -------
-        zarr.Array, StoredSparse, StoredDense or Stacked
+        StoredSparse, StoredDense, NamedArray or Stacked
+            With `feature_names`.
 
         Raises
         ------
@@ -190,7 +192,7 @@ class _File:
         with self._root() as root:
             return _read(root[name])
 
-    def matrix(self, name: str, feature_names: np.ndarray | None) -> zarr.Array | Stored:
+    def matrix(self, name: str, feature_names: np.ndarray | None) -> Stored:
         if self._path:
             inside = f"{self._inside}/{name}".strip("/")
             return hdf5.stored_in(self._path, inside, feature_names)
@@ -198,11 +200,16 @@ class _File:
         if node is None:
             raise SourceError(f"{self.label} has no {name}; it holds {sorted(self._group)}: give a layer.")
         if isinstance(node, zarr.Array):
-            return node
+            return NamedArray(node, feature_names)
         return StoredSparse.of_group(node, f"{self.label}/{name}", feature_names)
 
-    def _root(self) -> AbstractContextManager[Any]:
-        return hdf5.reading(self._path) if self._path else nullcontext(self._group)
+    @contextmanager
+    def _root(self) -> Iterator[Any]:
+        if self._path is None:
+            yield self._group
+            return
+        with hdf5.reading(self._path) as file:
+            yield hdf5.node_in(file, self._inside)
 
     def _check(self, root: Any) -> None:
         if not hasattr(root, "keys") or not {"obs", "var"} <= set(root.keys()):

@@ -26,6 +26,13 @@ class Reader(Protocol):
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         """Rows [start, stop) of V as arrays of whole rows, from the first to the last: all of one kind."""
 
+    def anew(self) -> Reader:
+        """The reader for another walk over V, which takes nothing that an earlier walk has left behind.
+
+        Asked for once where a pass begins, and then sent to all of its tasks.
+        """
+        return self
+
 
 class Source(Protocol):
     """V, as rows of panels."""
@@ -41,6 +48,8 @@ class Source(Protocol):
     """Whether slabs are sparse."""
     staged_bytes: int
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
+    kept_bytes: int | None
+    """Bytes of V, decoded, where V has another form than what is read for it; else None."""
 
     @property
     def reader(self) -> Reader:
@@ -114,10 +123,9 @@ def grid_of(source: Source) -> Grid:
 
 
 def nbytes_of(source: Source) -> int:
-    """Bytes of V, decoded; a source that gives V in another form than it is stored in tells `kept_bytes`."""
-    kept: int | None = getattr(source, "kept_bytes", None)
-    if kept is not None:
-        return kept
+    """Bytes of V, decoded."""
+    if source.kept_bytes is not None:
+        return source.kept_bytes
     before = source.cut_bytes
     return source.shape[0] * source.shape[1] * source.dtype.itemsize if before is None else int(before[-1])
 

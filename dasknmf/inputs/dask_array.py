@@ -13,7 +13,7 @@ from dask.task_spec import GraphNode
 
 from dasknmf.blocks import csr, dense
 from dasknmf.inputs import sparse
-from dasknmf.inputs.base import Chunks, Slab, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Slab, check_shape
 from dasknmf.panels import Panel
 
 _DENSITY = 0.1
@@ -25,6 +25,7 @@ class DaskSource:
 
     in_process = False
     staged_bytes = 0
+    kept_bytes: int | None = None
     # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
     slab_bytes = 0
 
@@ -60,7 +61,7 @@ class DaskSource:
         return self._graph
 
 
-class ChunkReader:
+class ChunkReader(Reader):
     """Puts chunks that arrive from the scheduler side by side and on top of each other."""
 
     def __init__(self, n_features: int, itemsize: int) -> None:

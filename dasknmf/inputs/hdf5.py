@@ -13,7 +13,7 @@ import numpy as np
 from dask.task_spec import GraphNode
 
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, Stored, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.stored_sparse import PARTS, StoredSparse, Vectors, check_parts, encoding_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import Panel, slab_rows
@@ -31,7 +31,8 @@ def split(source: Any) -> tuple[str, str] | None:
             with file.open("rb") as opened:
                 if opened.read(len(_MAGIC)) != _MAGIC:
                     return None
-            return str(file.absolute()), path.relative_to(file).as_posix().strip(".")
+            inside = path.relative_to(file).as_posix()
+            return str(file.absolute()), "" if inside == "." else inside
     return None
 
 
@@ -64,6 +65,29 @@ def reading(path: str) -> Iterator[Any]:
             ) from error
     with file:
         yield file
+
+
+def node_in(file: Any, name: str) -> Any:
+    """What a name inside an open file stands for; the file itself where it is empty.
+
+    Raises
+    ------
+    SourceError
+        If nothing is there.
+    """
+    if not name:
+        return file
+    if name not in file:
+        raise SourceError(
+            f"{file.filename} has no {name!r}; it holds {sorted(file)}: give the name of a matrix."
+        )
+    return file[name]
+
+
+def is_anndata(path: str, name: str) -> bool:
+    """Whether a group of a file is a whole AnnData, as each modality of MuData is."""
+    with reading(path) as file:
+        return bool(node_in(file, name).attrs.get("encoding-type") == "anndata")
 
 
 def fetched_bytes(dataset: Any, *parts: slice) -> int:
@@ -114,10 +138,6 @@ class Hdf5Place:
             group = file[self._name]
             yield Vectors(**{name: Hdf5Vector(group[name]) for name in PARTS})
 
-    def stored_bytes(self) -> int:
-        with reading(self._path) as file:
-            return sum(int(file[self._name][name].id.get_storage_size()) for name in PARTS)
-
 
 class StoredDense(Stored):
     """A matrix of a file, as whole rows.
@@ -140,12 +160,6 @@ class StoredDense(Stored):
             self.dtype = np.dtype(dataset.dtype).newbyteorder("=")
             self.chunk_rows = int(dataset.chunks[0]) if dataset.chunks else 1
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes in the file."""
-        with reading(self.path) as file:
-            return int(file[self.name].id.get_storage_size())
-
     def __repr__(self) -> str:
         return f"<StoredDense {self.shape} {self.dtype}, {self.path}/{self.name}>"
 
@@ -162,6 +176,7 @@ class DenseSource:
 
     in_process = False
     staged_bytes = 0
+    kept_bytes: int | None = None
     sparse = False
     cut_bytes: np.ndarray | None = None
 
@@ -181,7 +196,7 @@ class DenseSource:
         return {}
 
 
-class DenseReader:
+class DenseReader(Reader):
     """Reads slabs of whole rows of chunks."""
 
     def __init__(self, path: str, name: str, height: int) -> None:
@@ -209,9 +224,7 @@ def stored_in(path: str, name: str, feature_names: np.ndarray | None = None) -> 
     """
     label = f"{path}/{name}"
     with reading(path) as file:
-        if name not in file:
-            raise SourceError(f"{path} has no {name!r}; it holds {sorted(file)}: give the name of a matrix.")
-        node = file[name]
+        node = node_in(file, name)
         if not hasattr(node, "keys"):
             return StoredDense(path, name, feature_names)
         format, shape = encoding_of(node.attrs, label)

@@ -10,7 +10,7 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks.dense import tile_rows
-from dasknmf.inputs.base import Chunks, Slab
+from dasknmf.inputs.base import Chunks, Reader, Slab
 from dasknmf.inputs.sparse import bytes_before, canonical
 from dasknmf.panels import Panel
 
@@ -23,6 +23,7 @@ class MemorySource:
 
     in_process = True
     staged_bytes = 0
+    kept_bytes: int | None = None
     slab_bytes = 0
 
     def __init__(self, X: Any) -> None:
@@ -50,7 +51,7 @@ class MemorySource:
         return {}
 
 
-class MemoryReader:
+class MemoryReader(Reader):
     """Rows of an array as they are."""
 
     def __init__(self, X: np.ndarray | scipy.sparse.csr_array) -> None:

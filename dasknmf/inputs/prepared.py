@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -11,9 +13,9 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 from sklearn.utils.validation import _get_feature_names, check_array
 
-from dasknmf import inputs
 from dasknmf.errors import DataError, SourceError
 from dasknmf.inputs.base import Chunks, Reader, Source, check_shape, grid_of, nbytes_of, working_dtype
+from dasknmf.inputs.opening import in_chunks, opened
 from dasknmf.inputs.preparation import Preparation
 from dasknmf.inputs.sparse import canonical
 from dasknmf.panels import Panel
@@ -38,7 +40,8 @@ class Prepared:
     log1p : bool, default=False
     scale : array of shape (n_features,), optional
         A positive divisor of each chosen column, in V's order: its standard deviation, for columns of
-        unit variance (without centring, as V is nonnegative).
+        unit variance (without centring, as V is nonnegative). A run goes on with its own where this one
+        is within 1e-6 of it, as when it was computed anew on another CPU.
     feature_names : array of str of shape (n_features,), optional
         Names of the chosen columns, in V's order; by default those that X carries.
 
@@ -50,6 +53,8 @@ class Prepared:
         Of the result: that of X where columns are chosen only; else float64 where X is of 64-bit (or
         wider) floats, and float32 for everything else, integers included.
     feature_names : ndarray of str or None
+    is_chunked : bool
+        Whether X is read in chunks, by the scheduler.
     X : array
         What is prepared, opened where a path was given.
     preparation : Preparation
@@ -91,9 +96,10 @@ class Prepared:
         scale: Any = None,
         feature_names: Any = None,
     ) -> None:
-        X = inputs.opened(X)
+        X = opened(X)
         names = _get_feature_names(X) if hasattr(X, "iloc") else getattr(X, "feature_names", None)
-        if not (isinstance(X, Prepared) or inputs.is_chunked(X)):
+        self.is_chunked: bool = X.is_chunked if isinstance(X, Prepared) else in_chunks(X)
+        if not (isinstance(X, Prepared) or self.is_chunked):
             X = _in_memory(X)
         check_shape(X.shape)
         working_dtype(X.dtype)
@@ -123,6 +129,12 @@ class Prepared:
         ]
         what = ", ".join(filter(None, said)) or "as it is"
         return f"<Prepared {self.shape[0]} x {self.shape[1]} {self.dtype}: {what}>"
+
+    def rescaled(self, scale: np.ndarray) -> Prepared:
+        """The same with other divisors of its columns."""
+        other = copy.copy(self)
+        other.preparation = replace(self.preparation, scale=scale)
+        return other
 
     def described(self) -> dict[str, Any]:
         """The steps as JSON values, for the identity of a run; inner steps under "before"."""
@@ -190,7 +202,7 @@ class PreparedSource:
         if source.sparse:
             # Each value beside its column: all of them may be in chosen ones.
             wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
-            self.kept_bytes = int(nbytes_of(source) * wider)
+            self.kept_bytes: int | None = int(nbytes_of(source) * wider)
             made = int((read or panel) * wider)
         else:
             made_row = n_columns * self.dtype.itemsize
@@ -210,13 +222,18 @@ class PreparedSource:
         return self._source.upstream()
 
 
-class PreparedReader:
+class PreparedReader(Reader):
     """Prepares slabs inside the task that reads them."""
 
     def __init__(self, reader: Reader, preparation: Preparation, rows: _ChosenRows | None) -> None:
         self._reader = reader
         self._prepare = preparation
         self._rows = rows
+
+    def anew(self) -> Reader:
+        again = copy.copy(self)
+        again._reader = self._reader.anew()
+        return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:
         if self._rows is None:
@@ -242,10 +259,11 @@ class _ChosenRows:
         self.cuts, self.before = cuts, before
         if chosen is not None:
             counts = np.searchsorted(chosen, cuts)
-            # Stretches between two cuts with nothing that is chosen are not read.
-            sizes = np.append(0, np.cumsum(np.diff(before) * (np.diff(counts) > 0)))
             self.cuts, first = np.unique(counts, return_index=True)
-            self.before = sizes[first]
+            # Stretches between two cuts with nothing that is chosen are read inside a panel and not at its
+            # ends, which nobody knows yet: all of them count, but for the first and the last of X.
+            first[0] = np.searchsorted(counts, 0, side="right") - 1
+            self.before = before[first] - before[first[0]]
 
     def read_for(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""

@@ -46,11 +46,6 @@ def stacked(parts: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
 
 
-def nbytes(slab: scipy.sparse.csr_array) -> int:
-    """Bytes of a slab in memory."""
-    return int(slab.data.nbytes + slab.indices.nbytes + slab.indptr.nbytes)
-
-
 def bytes_before(indptr: np.ndarray, cuts: np.ndarray, itemsize: int) -> np.ndarray:
     """Bytes that the rows before each cut take as CSR with indices of 32 bits."""
     return np.asarray(indptr)[cuts].astype(np.int64) * (itemsize + 4) + 4 * cuts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -85,6 +86,7 @@ class StackedSource:
     """The sources of all parts, one below the other."""
 
     staged_bytes = 0
+    kept_bytes: int | None = None
 
     def __init__(self, X: Stacked) -> None:
         check_shape(X.shape)
@@ -114,7 +116,7 @@ class StackedSource:
         return {}
 
 
-class StackedReader:
+class StackedReader(Reader):
     """Reads the parts that a panel lies in, one after another."""
 
     def __init__(
@@ -130,6 +132,11 @@ class StackedReader:
         self._columns = columns
         self._dtype = dtype
         self._sparse = sparse
+
+    def anew(self) -> Reader:
+        again = copy.copy(self)
+        again._readers = [reader.anew() for reader in self._readers]
+        return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         spans = zip(itertools.pairwise(self._edges), self._readers, self._columns, strict=True)

@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from zarr.storage import MemoryStore
 
 from dasknmf.errors import DataChangedError, SourceError
-from dasknmf.inputs.base import Chunks, Stored, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.canonical import rows_of
 from dasknmf.inputs.vectors import Stream, Vector, ZarrVector, blocks_of, forget
 from dasknmf.panels import Panel, slab_rows
@@ -50,9 +50,6 @@ class Place(Protocol):
     def opened(self) -> AbstractContextManager[Vectors]:
         """Its parts, for as long as they are read."""
 
-    def stored_bytes(self) -> int:
-        """Bytes that its parts take in the store."""
-
 
 class ZarrPlace:
     """A Zarr group.
@@ -65,14 +62,10 @@ class ZarrPlace:
 
     def __init__(self, arrays: dict[str, zarr.Array]) -> None:
         self.in_process = isinstance(arrays["data"].store, MemoryStore)
-        self._arrays = arrays
         self._vectors = Vectors(**{name: ZarrVector(array) for name, array in arrays.items()})
 
     def opened(self) -> AbstractContextManager[Vectors]:
         return nullcontext(self._vectors)
-
-    def stored_bytes(self) -> int:
-        return sum(int(array.nbytes_stored()) for array in self._arrays.values())
 
 
 class StoredSparse(Stored):
@@ -145,11 +138,6 @@ class StoredSparse(Stored):
         """Rows of a CSR, columns of a CSC matrix."""
         return self.shape[self.by_columns]
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes in the store."""
-        return self.place.stored_bytes()
-
     def __repr__(self) -> str:
         return f"<StoredSparse {self.format} {self.shape} {self.dtype}, {self.nnz} nonzeros, {self.label}>"
 
@@ -216,6 +204,7 @@ class SparseSource:
 
     sparse = True
     staged_bytes = 0
+    kept_bytes: int | None = None
 
     def __init__(self, X: StoredSparse) -> None:
         check_shape(X.shape)
@@ -230,10 +219,7 @@ class SparseSource:
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
         # A slab, and what of its last chunk belongs to the next one.
         self.slab_bytes = min(X.nnz, max(most, longest) + chunk) * each
-        # A source of its own for every fit: nothing is kept from a V that was rewritten between two.
-        token = uuid.uuid4().hex
-        self.reader = SparseReader(X.place, self.shape[1], most, token)
-        weakref.finalize(self, forget, token)
+        self.reader = SparseReader(X.place, self.shape[1], most)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return []
@@ -242,31 +228,39 @@ class SparseSource:
         return {}
 
 
-class SparseReader:
-    """Reads slabs of a bounded number of nonzeros, one after another."""
+class SparseReader(Reader):
+    """Reads slabs of a bounded number of nonzeros, one after another.
 
-    def __init__(self, place: Place, n_columns: int, most: int, token: str) -> None:
+    What its panels leave for each other in a process is forgotten there with the reader of the walk.
+    """
+
+    def __init__(self, place: Place, n_columns: int, most: int) -> None:
         self._place = place
         self._n_columns = n_columns
         self._most = most
-        self._token = token
-        self._walk = ""
+        self._walk = uuid.uuid4().hex
+        self._forget_in_the_end()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Every pass of a cluster sends the reader anew; here, each pass takes what is handed over.
         self.__dict__.update(state)
-        self._walk = uuid.uuid4().hex
+        self._forget_in_the_end()
+
+    def _forget_in_the_end(self) -> None:
+        weakref.finalize(self, forget, self._walk).atexit = False
+
+    def anew(self) -> SparseReader:
+        return SparseReader(self._place, self._n_columns, self._most)
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[csr_array]:
         with self._place.opened() as vectors:
-            offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, (self._token, "indptr")))
+            offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, (self._walk, "indptr")))
             if offsets[-1] > vectors.data.length or offsets[0] < 0 or np.diff(offsets).min() < 0:
                 raise DataChangedError(
                     f"indptr of the sparse V does not rise between entries {start} and {stop}; it did when "
                     "this fit began: V was changed, bring it back or fit anew."
                 )
             data, indices = (
-                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._token, name), self._walk)
+                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._walk, name))
                 for name, vector in (("data", vectors.data), ("indices", vectors.indices))
             )
             first, n_rows = 0, stop - start

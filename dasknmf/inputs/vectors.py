@@ -1,10 +1,9 @@
 """Stored 1-D arrays read by whole chunks, each chunk once: what sparse matrices are stored as.
 
 Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk. The
-panels on both sides need that chunk; in a process, whichever comes first leaves the other its part.
-Edges are put at the first row that begins in a chunk, so that what the panel before needs is less than
-a row: small enough to be kept for the passes that follow. What comes after an edge is handed over once,
-to the panel that begins there.
+panels on both sides need that chunk; in a process, whichever comes first leaves the other its part, which
+takes it. Chunks of what spans many panels stay for all of them. Either belongs to one walk over V and is
+forgotten with it, so that no walk takes what was read before V was rewritten.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ import zarr
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.inputs.zarr_array import fetched, with_meter
 
-_KEPT_BYTES = 32 * 2**20
-_HANDED_BYTES = 64 * 2**20
+_LEFT_BYTES = 64 * 2**20
+"""Most that a process keeps for panels to come."""
 
 Key = tuple[Any, ...]
 
@@ -58,15 +57,15 @@ class ZarrVector:
         return np.asarray(self._array[start:stop])
 
 
-class Kept:
-    """Parts of chunks that stay in this process, up to a number of bytes; the oldest go first.
+class Left:
+    """Parts of chunks that wait in this process, up to a number of bytes; the oldest go first.
 
-    Keys are tuples; the first entry names the source that they belong to.
+    Keys are tuples; the first entry names the walk over V that they belong to.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a walk while this thread is in here
         self._arrays: OrderedDict[Key, np.ndarray] = OrderedDict()
         self._nbytes = 0
 
@@ -92,11 +91,15 @@ class Kept:
         with self._lock:
             return self._forget(key)
 
-    def clear(self, source: str) -> None:
-        """Forget all that belongs to a source."""
+    def clear(self, walk: str) -> None:
+        """Forget all that belongs to a walk."""
         with self._lock:
-            for key in [key for key in self._arrays if key[0] == source]:
-                self._forget(key)
+            for key in list(self._arrays):
+                if key[0] == walk:
+                    self._forget(key)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
     def _forget(self, key: Key) -> np.ndarray | None:
         array = self._arrays.pop(key, None)
@@ -105,16 +108,14 @@ class Kept:
         return array
 
 
-_kept = Kept(_KEPT_BYTES)
-_handed = Kept(_HANDED_BYTES)
+_left = Left(_LEFT_BYTES)
 _locks: WeakValueDictionary[Key, Any] = WeakValueDictionary()
 _making = threading.Lock()
 
 
-def forget(source: str) -> None:
-    """Drop what this process keeps of a source."""
-    _kept.clear(source)
-    _handed.clear(source)
+def forget(walk: str) -> None:
+    """Drop what this process keeps for a walk."""
+    _left.clear(walk)
 
 
 def _lock(key: Key) -> Any:
@@ -134,16 +135,13 @@ class Stream:
     start, stop : int
         Edges of a panel, in elements.
     name : tuple of str
-        The vector's, for what is kept at its edges.
-    walk : str
-        What is handed over is taken in the same walk over V only: later ones read V again.
+        The walk's and the vector's, for what is left at its edges.
     """
 
-    def __init__(self, vector: Vector, start: int, stop: int, name: tuple[str, ...], walk: str) -> None:
+    def __init__(self, vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
         self._name = name
-        self._walk = walk
         self._parts: list[np.ndarray] = []
         self._at = start  # elements before are here, or were given
 
@@ -163,7 +161,7 @@ class Stream:
             if self._at == self._start and self._start % chunk:
                 # Waits where the panel before is just reading the chunk that both share.
                 locks.enter_context(_lock((*self._name, self._start)))
-                after = _handed.pop((*self._name, self._walk, self._start))
+                after = _left.pop((*self._name, self._start, "after"))
                 if after is not None:
                     self._take(after[: self._stop - self._start])
                     return
@@ -178,7 +176,7 @@ class Stream:
                 self._read(begin, last)  # the rest comes from the panel after, which is reading it
                 return
             locks.callback(edge.release)
-            before = _kept.get((*self._name, self._stop))
+            before = _left.pop((*self._name, self._stop, "before"))
             if before is not None:
                 if begin < last:
                     self._read(begin, last)
@@ -186,13 +184,12 @@ class Stream:
                 return
             end = min(last + chunk, self._vector.length)
             values = self._read(begin, end)
-            _kept.put((*self._name, self._stop), values[last - begin : self._stop - begin])
-            _handed.put((*self._name, self._walk, self._stop), values[self._stop - begin :])
+            _left.put((*self._name, self._stop, "after"), values[self._stop - begin :])
 
     def _read(self, begin: int, end: int) -> np.ndarray:
         values = self._vector.read(begin, end)
         if begin < self._start:
-            _kept.put((*self._name, self._start), values[: self._start - begin])
+            _left.put((*self._name, self._start, "before"), values[: self._start - begin])
         self._take(values[self._at - begin : self._stop - begin])
         return values
 
@@ -208,12 +205,12 @@ def blocks_of(vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> n
         return vector.read(start, stop)
     begins = range(start // chunk * chunk, stop, chunk)
     with _lock(name):  # tasks of neighbouring panels want the same chunks at the same time
-        blocks = {begin: _kept.get((*name, begin)) for begin in begins}
+        blocks = {begin: _left.get((*name, begin)) for begin in begins}
         missing = [begin for begin, block in blocks.items() if block is None]
         if missing:
             values = vector.read(missing[0], min(missing[-1] + chunk, vector.length))
             for begin in range(missing[0], missing[-1] + 1, chunk):
                 blocks[begin] = block = values[begin - missing[0] :][:chunk]
-                _kept.put((*name, begin), block)
+                _left.put((*name, begin), block)
     values = np.concatenate([block for block in blocks.values() if block is not None])
     return values[start - begins[0] : stop - begins[0]]

@@ -14,7 +14,7 @@ from dask.task_spec import GraphNode
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import Panel, slab_rows
 
@@ -89,6 +89,29 @@ def _count(value: Any) -> None:
         fetched(len(value))
 
 
+class NamedArray(Stored):
+    """A Zarr array whose columns have names.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    feature_names : ndarray of str of shape (n_features,), optional
+    """
+
+    def __init__(self, array: zarr.Array, feature_names: np.ndarray | None = None) -> None:
+        check_shape(array.shape)
+        self.array = array
+        self.feature_names = feature_names
+        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
+        self.dtype = np.dtype(array.dtype)
+
+    def __repr__(self) -> str:
+        return f"<NamedArray {self.shape} {self.dtype}, {self.array.store_path}>"
+
+    def source(self, *, transposed: bool = False) -> ZarrSource:
+        return ZarrSource(self.array, transposed=transposed)
+
+
 class ZarrSource:
     """A Zarr array in chunks.
 
@@ -100,6 +123,7 @@ class ZarrSource:
     """
 
     staged_bytes = 0
+    kept_bytes: int | None = None
     sparse = False
     cut_bytes: np.ndarray | None = None
 
@@ -129,7 +153,7 @@ class ZarrSource:
         return {}
 
 
-class ZarrReader:
+class ZarrReader(Reader):
     """Reads slabs of whole chunks, one after another."""
 
     def __init__(self, array: zarr.Array, height: int, transposed: bool, *, metered: bool) -> None:

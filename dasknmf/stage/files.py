@@ -8,6 +8,7 @@ one that is cut while it is read must not end the process.
 
 from __future__ import annotations
 
+import copy
 import shutil
 import struct
 import uuid
@@ -54,7 +55,7 @@ class FileSource(Staged):
         return self._source.upstream()
 
 
-class FileReader:
+class FileReader(Reader):
     """Reads a panel from its file where that is whole, else from V.
 
     Parameters
@@ -71,6 +72,11 @@ class FileReader:
         self._reader = reader
         self._path = path
         self._unaided = unaided
+
+    def anew(self) -> Reader:
+        again = copy.copy(self)
+        again._reader = self._reader.anew()
+        return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         path = self._path / f"{start}-{stop}"

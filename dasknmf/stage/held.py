@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Hashable, Iterator
+from operator import methodcaller
 from typing import Any
 
 from dask.task_spec import GraphNode, List, Task, TaskRef
@@ -44,7 +45,7 @@ class HeldSource(Staged):
 
     def _graph(self) -> dict[Hashable, GraphNode]:
         reader = self._name.replace("stage", "reader", 1)
-        graph: dict[Hashable, GraphNode] = {reader: Task(reader, _same, self._source.reader)}
+        graph: dict[Hashable, GraphNode] = {reader: Task(reader, methodcaller("anew"), self._source.reader)}
         upstream = Upstream(self._source.upstream())
         for panel in self._grid:
             chunks = self._source.chunk_keys(panel)
@@ -86,16 +87,12 @@ class HeldPanel:
             yield slab.slab()
 
 
-class HeldReader:
+class HeldReader(Reader):
     """Walks the panel that the scheduler delivers."""
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         panel: HeldPanel = chunks[0][0]
         return panel.slabs()
-
-
-def _same(reader: Reader) -> Reader:
-    return reader
 
 
 def _hold(reader: Reader, start: int, stop: int, chunks: Chunks) -> HeldPanel:

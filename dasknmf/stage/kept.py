@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
@@ -120,6 +121,7 @@ class Staged:
         self.in_process = source.in_process
         self.slab_bytes = source.slab_bytes
         self.sparse = source.sparse
+        self.kept_bytes = source.kept_bytes
         self.staged_bytes = 0
 
     @property
@@ -151,7 +153,7 @@ class KeptSource(Staged):
         return self._source.upstream()
 
 
-class KeptReader:
+class KeptReader(Reader):
     """Reads each panel once; never leaves the process, so all tasks share what it keeps."""
 
     def __init__(self, reader: Reader) -> None:
@@ -160,6 +162,11 @@ class KeptReader:
 
     def keeps(self, start: int) -> bool:
         return start in self._panels
+
+    def anew(self) -> Reader:
+        again = copy.copy(self)
+        again._reader = self._reader.anew()
+        return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         if start in self._panels:

@@ -14,6 +14,7 @@ import numpy as np
 from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.inputs.names import renamed
 from dasknmf.store import records
+from dasknmf.store.position import format_of
 
 log = logging.getLogger("dasknmf")
 
@@ -87,14 +88,14 @@ def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     return names
 
 
-def check(store: Any, identity: dict[str, Any], names: np.ndarray | None) -> None:
-    """Refuse to go on with features of other names.
+def check(store: Any, identity: dict[str, Any], features: Features) -> None:
+    """Refuse to go on with features of other names, or divided by something else.
 
     Raises
     ------
     RunMismatchError
     """
-    stored = read_names(store, identity)
+    stored, names = read_names(store, identity), features.names
     difference = renamed(stored, names) if stored is not None and names is not None else None
     if difference is not None:
         raise RunMismatchError(
@@ -102,6 +103,35 @@ def check(store: Any, identity: dict[str, Any], names: np.ndarray | None) -> Non
             "the same V: give the same features in the same order, choose another checkpoint, or start "
             "over with overwrite=True."
         )
+    was, now = read_preparation(store, identity).get("scale"), features.scale
+    if was is None or now is None or was.shape != now.shape or np.array_equal(was, now):
+        return
+    other = np.flatnonzero(was != now)
+    first = int(np.argmax(np.abs(was - now) / was))
+    named = f"feature {first}" if names is None else f"feature {names[first]!r}"
+    raise RunMismatchError(
+        f"the run at {str(store)!r} was begun with another scale: {len(other)} of {len(was)} divisors "
+        f"differ, most that of {named}, which was {was[first]:g} and is {now[first]:g}. A run goes on only with the "
+        "same V: give the same scale, and where it was computed the same data, choose another checkpoint, or "
+        "start over with overwrite=True."
+    )
+
+
+def stored_scale(target: Any) -> np.ndarray | None:
+    """What the features of the run at a path, URL or store were divided by; None where no run tells.
+
+    Raises
+    ------
+    RunDamagedError
+        If a record is not as it was written.
+    """
+    try:
+        store = records.opened(target, read_only=True)
+        about = records.read(store, "run") if format_of(store) is not None else None
+    except (OSError, ValueError, TypeError):  # said in full where the run is opened to be written
+        return None
+    scale: np.ndarray | None = read_preparation(store, about["identity"]).get("scale") if about else None
+    return scale
 
 
 def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:

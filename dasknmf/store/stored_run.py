@@ -107,7 +107,7 @@ class StoredRun:
                     )
                 self._begin(identity, budget, grid, features)
             else:
-                described.check(self.store, about["identity"], features.names)
+                described.check(self.store, about["identity"], features)
                 self._resume(about, identity, budget, grid)
         except BaseException:
             self._lock.release()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.blocks import moments as lines
 from dasknmf.blocks.base import Tile
-from dasknmf.blocks.moments import Moments, pooled
 from dasknmf.passes import Outcome, Rows, State, Tally
 
 
@@ -18,7 +18,7 @@ class Pooled:
     """Moments of each feature over some samples, which add by being pooled."""
 
     count: int
-    moments: Moments
+    moments: lines.Moments
 
     @classmethod
     def none(cls, n_features: int) -> Pooled:
@@ -29,7 +29,7 @@ class Pooled:
             return other
         if not other.count:
             return self
-        together = pooled(self.moments, self.count, other.moments, other.count)
+        together = lines.pooled(self.moments, self.count, other.moments, other.count)
         return Pooled(self.count + other.count, together)
 
     @property

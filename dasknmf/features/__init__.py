@@ -1,0 +1,1 @@
+"""Features: their moments in one read, and which of them vary most."""
