@@ -313,7 +313,7 @@ class WorkerSide:
 
 def _load(side: WorkerSide) -> WorkerSide:
     smalls = tuple(phase.prepare(side.state_of(i)) for i, phase in enumerate(side.phases))
-    return replace(side, smalls=smalls, reader=side.reader.anew())
+    return replace(side, smalls=smalls, reader=side.reader.anew(of_a_fit=True))
 
 
 def _visit_run(

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from dasknmf.blocks.matrix import Matrix
-from dasknmf.blocks.moments import Moments
+from dasknmf.blocks.moments import LineMoments
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Tile(Protocol):
     def column_sums(self) -> np.ndarray:
         """Σ over rows, shape (n_features,), float64."""
 
-    def column_moments(self) -> Moments:
+    def column_moments(self) -> LineMoments:
         """Mean, Σ (v − mean)² and nonzeros of each column, three arrays of shape (n_features,)."""
 
-    def row_moments(self) -> Moments:
+    def row_moments(self) -> LineMoments:
         """The same of each row, three arrays of shape (rows,)."""
 
     def take(self, indices: np.ndarray) -> Matrix:

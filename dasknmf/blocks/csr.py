@@ -282,10 +282,10 @@ class CsrTile:
         nonzeros.column_sums(self.columns, self.v, result)
         return result
 
-    def column_moments(self) -> moments.Moments:
+    def column_moments(self) -> moments.LineMoments:
         return moments.of_sparse_columns(self.v, self.columns, self._n_rows, self._walk.n_features)
 
-    def row_moments(self) -> moments.Moments:
+    def row_moments(self) -> moments.LineMoments:
         return moments.of_sparse_rows(self.v, self.pointers, self._walk.n_features)
 
     def take(self, indices: np.ndarray) -> scipy.sparse.csr_array:

@@ -127,10 +127,10 @@ class DenseTile:
     def column_sums(self) -> np.ndarray:
         return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
 
-    def column_moments(self) -> moments.Moments:
+    def column_moments(self) -> moments.LineMoments:
         return moments.of_columns(self.V)
 
-    def row_moments(self) -> moments.Moments:
+    def row_moments(self) -> moments.LineMoments:
         return moments.of_rows(self.V)
 
     def take(self, indices: np.ndarray) -> np.ndarray:

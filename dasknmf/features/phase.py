@@ -18,7 +18,7 @@ class Pooled:
     """Moments of each feature over some samples, which add by being pooled."""
 
     count: int
-    moments: lines.Moments
+    moments: lines.LineMoments
 
     @classmethod
     def none(cls, n_features: int) -> Pooled:

@@ -26,10 +26,11 @@ class Reader(Protocol):
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
         """Rows [start, stop) of V as arrays of whole rows, from the first to the last: all of one kind."""
 
-    def anew(self) -> Reader:
+    def anew(self, *, of_a_fit: bool = False) -> Reader:
         """The reader for another walk over V, which takes nothing that an earlier walk has left behind.
 
-        Asked for once where a pass begins, and then sent to all of its tasks.
+        Asked for once where a pass begins, and then sent to all of its tasks. The walks of a fit may share
+        what its first one read.
         """
         return self
 

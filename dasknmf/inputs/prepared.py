@@ -230,9 +230,9 @@ class PreparedReader(Reader):
         self._prepare = preparation
         self._rows = rows
 
-    def anew(self) -> Reader:
+    def anew(self, *, of_a_fit: bool = False) -> Reader:
         again = copy.copy(self)
-        again._reader = self._reader.anew()
+        again._reader = self._reader.anew(of_a_fit=of_a_fit)
         return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:

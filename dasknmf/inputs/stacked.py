@@ -133,9 +133,9 @@ class StackedReader(Reader):
         self._dtype = dtype
         self._sparse = sparse
 
-    def anew(self) -> Reader:
+    def anew(self, *, of_a_fit: bool = False) -> Reader:
         again = copy.copy(self)
-        again._readers = [reader.anew() for reader in self._readers]
+        again._readers = [reader.anew(of_a_fit=of_a_fit) for reader in self._readers]
         return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:

@@ -219,7 +219,8 @@ class SparseSource:
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
         # A slab, and what of its last chunk belongs to the next one.
         self.slab_bytes = min(X.nnz, max(most, longest) + chunk) * each
-        self.reader = SparseReader(X.place, self.shape[1], most)
+        # A source of its own for every fit: nothing stays from a V that was rewritten between two.
+        self.reader = SparseReader(X.place, self.shape[1], most, uuid.uuid4().hex)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return []
@@ -232,12 +233,25 @@ class SparseReader(Reader):
     """Reads slabs of a bounded number of nonzeros, one after another.
 
     What its panels leave for each other in a process is forgotten there with the reader of the walk.
+
+    Parameters
+    ----------
+    place : Place
+    n_columns : int
+    most : int
+        Nonzeros of a slab.
+    fit : str
+        Names the fit, to which ends of panels may stay.
+    stays : bool
+        Whether they do.
     """
 
-    def __init__(self, place: Place, n_columns: int, most: int) -> None:
+    def __init__(self, place: Place, n_columns: int, most: int, fit: str, *, stays: bool = False) -> None:
         self._place = place
         self._n_columns = n_columns
         self._most = most
+        self._fit = fit
+        self._stays = stays
         self._walk = uuid.uuid4().hex
         self._forget_in_the_end()
 
@@ -248,10 +262,11 @@ class SparseReader(Reader):
     def _forget_in_the_end(self) -> None:
         weakref.finalize(self, forget, self._walk).atexit = False
 
-    def anew(self) -> SparseReader:
-        return SparseReader(self._place, self._n_columns, self._most)
+    def anew(self, *, of_a_fit: bool = False) -> SparseReader:
+        return SparseReader(self._place, self._n_columns, self._most, self._fit, stays=of_a_fit)
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[csr_array]:
+        fit = self._fit if self._stays else None
         with self._place.opened() as vectors:
             offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, (self._walk, "indptr")))
             if offsets[-1] > vectors.data.length or offsets[0] < 0 or np.diff(offsets).min() < 0:
@@ -260,7 +275,7 @@ class SparseReader(Reader):
                     "this fit began: V was changed, bring it back or fit anew."
                 )
             data, indices = (
-                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._walk, name))
+                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._walk, name), fit)
                 for name, vector in (("data", vectors.data), ("indices", vectors.indices))
             )
             first, n_rows = 0, stop - start

@@ -3,7 +3,9 @@
 Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk. The
 panels on both sides need that chunk; in a process, whichever comes first leaves the other its part, which
 takes it. Chunks of what spans many panels stay for all of them. Either belongs to one walk over V and is
-forgotten with it, so that no walk takes what was read before V was rewritten.
+forgotten with it, so that no walk takes what was read before V was rewritten. Only of the chunk at the end of
+a panel, of which it needs less than a row, that part stays for the walks of the same fit: whichever process
+visits the panel after, nobody reads a chunk for the sake of a row in every pass.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from dasknmf.inputs.zarr_array import fetched, with_meter
 
 _LEFT_BYTES = 64 * 2**20
 """Most that a process keeps for panels to come."""
+_ENDS_BYTES = 16 * 2**20
+"""Most that it keeps of the ends of panels; those of fits that are over go first."""
 
 Key = tuple[Any, ...]
 
@@ -109,6 +113,7 @@ class Left:
 
 
 _left = Left(_LEFT_BYTES)
+_ends = Left(_ENDS_BYTES)
 _locks: WeakValueDictionary[Key, Any] = WeakValueDictionary()
 _making = threading.Lock()
 
@@ -136,12 +141,17 @@ class Stream:
         Edges of a panel, in elements.
     name : tuple of str
         The walk's and the vector's, for what is left at its edges.
+    fit : str or None
+        Under which ends of panels stay; None: they do not.
     """
 
-    def __init__(self, vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> None:
+    def __init__(
+        self, vector: Vector, start: int, stop: int, name: tuple[str, ...], fit: str | None = None
+    ) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
         self._name = name
+        self._fit = fit
         self._parts: list[np.ndarray] = []
         self._at = start  # elements before are here, or were given
 
@@ -171,6 +181,12 @@ class Stream:
             if end <= last or self._stop in (last, self._vector.length):
                 self._read(begin, end)
                 return
+            stays = None if self._fit is None else _ends.get(self._end_at(self._stop))
+            if stays is not None:
+                if begin < last:
+                    self._read(begin, last)
+                self._take(stays[self._at - last :])
+                return
             edge = _lock((*self._name, self._stop))
             if not edge.acquire(blocking=begin == last):
                 self._read(begin, last)  # the rest comes from the panel after, which is reading it
@@ -185,13 +201,22 @@ class Stream:
             end = min(last + chunk, self._vector.length)
             values = self._read(begin, end)
             _left.put((*self._name, self._stop, "after"), values[self._stop - begin :])
+            self._keep_end(self._stop, values[last - begin : self._stop - begin])
 
     def _read(self, begin: int, end: int) -> np.ndarray:
         values = self._vector.read(begin, end)
         if begin < self._start:
             _left.put((*self._name, self._start, "before"), values[: self._start - begin])
+            self._keep_end(self._start, values[: self._start - begin])
         self._take(values[self._at - begin : self._stop - begin])
         return values
+
+    def _end_at(self, place: int) -> Key:
+        return (self._fit, self._name[-1], place)
+
+    def _keep_end(self, place: int, values: np.ndarray) -> None:
+        if self._fit is not None:
+            _ends.put(self._end_at(place), values)
 
     def _take(self, values: np.ndarray) -> None:
         self._parts.append(values)

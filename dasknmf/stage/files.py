@@ -73,9 +73,9 @@ class FileReader(Reader):
         self._path = path
         self._unaided = unaided
 
-    def anew(self) -> Reader:
+    def anew(self, *, of_a_fit: bool = False) -> Reader:
         again = copy.copy(self)
-        again._reader = self._reader.anew()
+        again._reader = self._reader.anew(of_a_fit=of_a_fit)
         return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:

@@ -45,7 +45,9 @@ class HeldSource(Staged):
 
     def _graph(self) -> dict[Hashable, GraphNode]:
         reader = self._name.replace("stage", "reader", 1)
-        graph: dict[Hashable, GraphNode] = {reader: Task(reader, methodcaller("anew"), self._source.reader)}
+        graph: dict[Hashable, GraphNode] = {
+            reader: Task(reader, methodcaller("anew", of_a_fit=True), self._source.reader)
+        }
         upstream = Upstream(self._source.upstream())
         for panel in self._grid:
             chunks = self._source.chunk_keys(panel)

@@ -111,9 +111,9 @@ def check(store: Any, identity: dict[str, Any], features: Features) -> None:
     named = f"feature {first}" if names is None else f"feature {names[first]!r}"
     raise RunMismatchError(
         f"the run at {str(store)!r} was begun with another scale: {len(other)} of {len(was)} divisors "
-        f"differ, most that of {named}, which was {was[first]:g} and is {now[first]:g}. A run goes on only with the "
-        "same V: give the same scale, and where it was computed the same data, choose another checkpoint, or "
-        "start over with overwrite=True."
+        f"differ, most that of {named}, which was {was[first]:g} and is {now[first]:g}. A run goes on only "
+        "with the same V: give the same scale, and where it was computed the same data, choose another "
+        "checkpoint, or start over with overwrite=True."
     )
 
 
