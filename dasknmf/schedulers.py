@@ -7,7 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,10 @@ class Scheduler:
         try:
             yield
         finally:
-            if self.client.status == "running":
-                self.client.unregister_worker_plugin(name)
+            # A cluster that is going down takes its workers' settings with it, and must not hide why.
+            with suppress(Exception):
+                if self.client.status == "running":
+                    self.client.unregister_worker_plugin(name)
 
     @contextmanager
     def mapping(self) -> Iterator[Each]:

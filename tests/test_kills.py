@@ -233,3 +233,24 @@ def test_a_full_disk_is_told_and_survived(data, tmp_path, small_panels):
         np.testing.assert_array_equal(model.components_, whole.components_)
     finally:
         subprocess.run(["umount", str(mount)], check=False)
+
+
+def test_ctrl_c_on_a_terminal(tmp_path):
+    """A terminal sends it to every process, also to workers of this machine, which may log what they lose."""
+    V = np.random.default_rng(0).poisson(2.0, (100_000, 200)).astype(np.float32)
+    stored(tmp_path / "v.zarr", V, (5_000, 200))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "dasknmf.cli", "fit", tmp_path / "v.zarr", run, "-k", "10", "--tol", "0"]
+    command += ["--beta-loss", "kullback-leibler", "--scheduler", "local", "--max-iter", "100000"]
+    fit = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.monotonic() + 60
+    while not (run / "commit").exists() or len(open_run(run).history) < 5:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    os.killpg(fit.pid, signal.SIGINT)
+    _, told = fit.communicate(timeout=60)
+    assert fit.returncode == 130
+    assert told.splitlines()[-1] == "interrupted: the same command goes on from the last commit"
+    assert "Traceback" not in told

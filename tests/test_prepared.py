@@ -495,3 +495,16 @@ def test_the_start_and_its_default(counts, tmp_path):
     assert model.components_.shape == (3, 6)
     with pytest.raises(ValueError, match="wrong second dimension"):
         NMF(3, init="custom").fit(V, W=W, H=np.ones((3, 14), "f4"))
+
+
+@pytest.mark.parametrize(("wrong", "message"), [(-3.0, "Negative values"), (np.nan, "contains NaN")])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_what_spoils_a_total_is_refused_outside_of_the_chosen_columns_too(tmp_path, wrong, message, sparse):
+    X = np.random.default_rng(0).poisson(1.0, (60, 9)).astype(np.float32)
+    X[11, 7] = wrong
+    V = da.from_array(X, chunks=(20, -1))
+    V = V.map_blocks(scipy.sparse.csr_array) if sparse else V
+    with pytest.raises(DataError, match=f"{message}.*1 entries of some rows, in columns that are not chosen"):
+        fitted(Prepared(V, columns=np.arange(5), target_sum=100.0), run={"checkpoint": tmp_path / "run"})
+    assert not (tmp_path / "run" / "run").exists()
+    fitted(Prepared(V, columns=np.arange(5)), n_components=2)  # where no total counts it, nothing reads it

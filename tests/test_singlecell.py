@@ -182,6 +182,14 @@ def test_what_is_absent_is_the_mistake_that_it_is_in_a_store(adata, absent):
         nmf(adata, K, **absent)
 
 
+def test_a_matrix_is_no_anndata_and_an_anndata_no_matrix(adata, tmp_path):
+    for wrong in (adata.X, str(tmp_path)):
+        with pytest.raises(TypeError, match="an AnnData has genes and cells"):
+            nmf(wrong, K)
+    with pytest.raises(SourceError, match=r"give adata\.X or a layer, or call dasknmf"):
+        NMF(K).fit(adata)
+
+
 def test_an_entry_of_obsm(adata):
     adata.obsm["X_protein"] = adata.X.toarray()[:, :12] + 1
     nmf(adata, K, obsm="X_protein")

@@ -18,36 +18,45 @@ from dasknmf.history import Record
 @contextmanager
 def progress(max_iter: int) -> Iterator[Callable[[Record], None]]:
     """A bar on a terminal, one log line per pass elsewhere; warnings as single lines."""
-    logging.captureWarnings(True)
-    warnings.simplefilter("default", ConvergenceWarning)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log = logging.getLogger("dasknmf.cli")
     log.setLevel(logging.INFO)
-    warned = logging.getLogger("py.warnings")
-    quiet = logging.StreamHandler()
-    quiet.setFormatter(_OneLine())
-    warned.addHandler(quiet)
-    warned.propagate = False
     log.addHandler(handler)
     log.propagate = False
     try:
-        if sys.stderr.isatty():
-            with click.progressbar(
-                length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
-            ) as bar:
+        with short_warnings():
+            if sys.stderr.isatty():
+                with click.progressbar(
+                    length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
+                ) as bar:
 
-                def show(record: Record) -> None:
-                    bar.label = record.phase
-                    bar.update(max(0, record.iteration - bar.pos), _brief(record))
+                    def show(record: Record) -> None:
+                        bar.label = record.phase
+                        bar.update(max(0, record.iteration - bar.pos), _brief(record))
 
-                yield show
-                bar.update(bar.length - bar.pos if bar.length else 0)
-        else:
-            yield lambda record: log.info("%s", _line(record))
+                    yield show
+                    bar.update(bar.length - bar.pos if bar.length else 0)
+            else:
+                yield lambda record: log.info("%s", _line(record))
     finally:
         log.removeHandler(handler)
-        warned.removeHandler(quiet)
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Warnings as single lines."""
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", ConvergenceWarning)
+    warned = logging.getLogger("py.warnings")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    warned.addHandler(handler)
+    warned.propagate = False
+    try:
+        yield
+    finally:
+        warned.removeHandler(handler)
         logging.captureWarnings(False)
 
 

@@ -10,6 +10,7 @@ import click
 from dasknmf import NMF, Prepared
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.options import scheduler_options, with_options
+from dasknmf.cli.progress import short_warnings
 from dasknmf.cli.scheduling import scheduled
 from dasknmf.cli.sources import anndata_at
 from dasknmf.inputs import opened
@@ -33,7 +34,7 @@ def transform(
     it lacks are taken as unobserved.
     """
     model = NMF.from_run(run)
-    with scheduled(scheduler, scheduler_file):
+    with short_warnings(), scheduled(scheduler, scheduler_file):
         write_rows(_coded(model, source, layer), out)
     click.echo(f"W: {out}")
 

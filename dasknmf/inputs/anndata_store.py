@@ -251,6 +251,11 @@ def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> 
     ValueError
         If both are given.
     """
+    if not hasattr(adata, "layers"):
+        raise TypeError(
+            f"adata is a {type(adata).__name__}; an AnnData has genes and cells: give one, "
+            "anndata.read_h5ad(path, backed='r') for one in a file, or a matrix to dasknmf.NMF."
+        )
     if layer is not None and obsm is not None:
         raise ValueError(
             f"layer is {layer!r} and obsm is {obsm!r}; one matrix is factorized: give one of them."

@@ -31,7 +31,8 @@ def opened(X: Any) -> Any:
     Raises
     ------
     SourceError
-        If nothing can be read there, or X is a Dask DataFrame, whose rows nobody has counted.
+        If nothing can be read there, X is a Dask DataFrame, whose rows nobody has counted, or an AnnData,
+        which has several matrices.
     DataError
         If X is masked.
     """
@@ -39,6 +40,11 @@ def opened(X: Any) -> Any:
         raise SourceError(
             f"X is a {type(X).__module__}.{type(X).__name__}; V must be an array: give "
             "X.to_dask_array(lengths=True)."
+        )
+    if hasattr(X, "obsm") and hasattr(X, "layers"):
+        raise SourceError(
+            f"X is a {type(X).__name__}; V must be one matrix: give adata.X or a layer, or call "
+            "dasknmf.singlecell.nmf(adata, n_components)."
         )
     if isinstance(getattr(X, "_meta", X), np.ma.MaskedArray):
         raise DataError(

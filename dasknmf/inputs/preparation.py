@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from dasknmf.errors import DataError
 from dasknmf.inputs.sparse import canonical
 from dasknmf.kernel import kernel
 
@@ -105,7 +106,9 @@ class Preparation:
     def _dense(self, rows: np.ndarray) -> np.ndarray:
         factors = None
         if self.target_sum is not None:
-            factors = self._row_factors(rows.sum(axis=1, dtype=np.float64))
+            totals = rows.sum(axis=1, dtype=np.float64)
+            self._check_unchosen(rows, totals)
+            factors = self._row_factors(totals)
         values = rows if self.columns is None else np.take(rows, self.columns, axis=1)
         values = self._own(values, shared=self.columns is None)
         if factors is not None:
@@ -121,6 +124,7 @@ class Preparation:
         if self.target_sum is not None:
             totals = np.empty(rows.shape[0])
             _row_totals(data, indptr, totals)
+            self._check_unchosen(rows, totals)
             factors = self._row_factors(totals)
         if self.columns is None:
             data = self._own(data, shared=True)
@@ -145,6 +149,26 @@ class Preparation:
     def _own(self, values: np.ndarray, *, shared: bool) -> np.ndarray:
         """The values in V's dtype, in memory that may be written where it will be."""
         return values.astype(self.dtype, copy=shared and self.changes_values)
+
+    def _check_unchosen(self, rows: Any, totals: np.ndarray) -> None:
+        """Refuse what spoils totals and no survey sees, as it is in columns that V does not have."""
+        if self.columns is None:
+            return
+        values = rows.data if scipy.sparse.issparse(rows) else rows
+        smallest = float(np.min(values, initial=0))
+        if smallest >= 0 and np.isfinite(totals).all():
+            return
+        unchosen = np.setdiff1d(np.arange(self.n_columns), self.columns)
+        left = rows[:, unchosen]
+        left = left.data if scipy.sparse.issparse(left) else left
+        n_negative, n_missing = np.count_nonzero(left < 0), np.count_nonzero(~np.isfinite(left))
+        if n_negative or n_missing:
+            what = "Negative values in data" if n_negative else "Input X contains NaN or infinity"
+            raise DataError(
+                f"{what}: {n_negative or n_missing} entries of some rows, in columns that are not chosen but "
+                "count in the total of a row, which target_sum divides by: mend them, give the counts, or "
+                "leave out target_sum."
+            )
 
     def _row_factors(self, totals: np.ndarray) -> np.ndarray:
         # Rows with negative entries keep their signs, so that they are still refused for them.
