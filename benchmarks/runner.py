@@ -19,6 +19,8 @@ from distributed import Client, LocalCluster
 
 from dasknmf.store.position import environment
 
+_REST = 0.1
+
 
 def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, `repeats` times, in turn: a drift of the machine hits all alike."""
@@ -32,6 +34,8 @@ def in_turn(clocks: dict[str, Callable[[], float]], repeats: int) -> dict[str, l
     for repeat in range(repeats):
         # The order turns round from one repeat to the next, so that none always follows another.
         for name in names if repeat % 2 == 0 else reversed(names):
+            # BLAS threads of the call before spin for some 30 ms before they sleep, on the cores of this one.
+            time.sleep(_REST)
             seconds[name].append(clocks[name]())
     return seconds
 
