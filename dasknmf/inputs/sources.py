@@ -13,7 +13,8 @@ from dasknmf.inputs.base import Source, Stored, check_shape, working_dtype
 from dasknmf.inputs.dask_array import DaskSource
 from dasknmf.inputs.in_memory import MemorySource
 from dasknmf.inputs.opening import in_chunks
-from dasknmf.inputs.prepared import Prepared, prepared_source
+from dasknmf.inputs.prepared import Prepared
+from dasknmf.inputs.prepared_source import PreparedSource
 from dasknmf.inputs.zarr_array import NamedArray, ZarrSource
 
 _LARGE = 128 * 2**20
@@ -36,7 +37,9 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
     check_shape(X.shape)
     working_dtype(X.dtype)
     if isinstance(X, Prepared):
-        return prepared_source(X, source_of(X.X, transposed=transposed), transposed=transposed)
+        if transposed:
+            X.check_columns()
+        return PreparedSource(source_of(X.X, transposed=transposed), X.preparation, transposed=transposed)
     if isinstance(X, zarr.Array):
         return ZarrSource(X, transposed=transposed)
     if isinstance(X, Stored):
