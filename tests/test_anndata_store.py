@@ -433,7 +433,7 @@ def test_a_place_inside_a_file_is_what_is_opened(tmp_path):
     outer, inner = annotated(counts()), annotated(counts(40, seed=1), prefix="inner")
     path = written(tmp_path / "a.h5ad", outer)
     with h5py.File(path, "r+") as file:
-        write_elem(file, "mod/rna", inner)
+        write_elem(file.create_group("mod"), "rna", inner)
         file["layers/v1."] = np.ones((200, 3))
     store = open_anndata(path / "mod" / "rna")
     assert store.shape == (40, 30)

@@ -179,7 +179,7 @@ def test_places_inside_a_file(tmp_path):
     done("fit", path / "layers" / "counts", tmp_path / "layer", *FIT)
     assert open_run(tmp_path / "layer").shape == adata.shape
     with h5py.File(path, "r+") as file:
-        write_elem(file, "mod/rna", adata[:100])
+        write_elem(file.create_group("mod"), "rna", adata[:100])
     done("fit", path / "mod" / "rna", tmp_path / "run", *FIT)
     run = open_run(tmp_path / "run")
     assert run.shape == (100, N_GENES // 2)
