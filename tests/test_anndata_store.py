@@ -264,6 +264,27 @@ def test_each_byte_is_fetched_once(tmp_path, monkeypatch, threads, indices_chunk
             assert fetched == pytest.approx(stored_bytes(tmp_path / "a"), rel=0.02)
 
 
+def test_ends_of_panels_stay_for_the_walks_of_a_fit(tmp_path, monkeypatch):
+    """As between processes, here no panel takes what another has left: each is a walk of its own."""
+    A = counts(4000)
+    monkeypatch.setattr("dasknmf.panels._PANEL_BYTES", (800 * 8, 800 * 8))
+    source = source_of(grouped(tmp_path / "a", A, 200))
+
+    def fetched(*, of_a_fit):
+        with metered() as meter:
+            for panel in grid_of(source):
+                reader = source.reader.anew(of_a_fit=of_a_fit)
+                rows = sp.vstack(list(reader.slabs(panel.start, panel.stop, [])))
+                same(rows, A[panel.start : panel.stop])
+        return meter.total(0)
+
+    alone = fetched(of_a_fit=False)
+    first, second = fetched(of_a_fit=True), fetched(of_a_fit=True)
+    assert first == alone
+    assert second < 0.9 * alone
+    assert vectors._ends._nbytes <= vectors._ENDS_BYTES
+
+
 def stored_bytes(group):
     """Bytes of all chunks of a Zarr group."""
     return sum(file.stat().st_size for file in group.rglob("c/*"))
@@ -277,7 +298,7 @@ def kept(walk=None):
 
 @pytest.mark.parametrize("places", [1, 2])
 @pytest.mark.parametrize("stage", [None, "memory"])
-def test_a_fit_keeps_nothing_of_V(tmp_path, small_panels, places, stage):
+def test_what_panels_leave_for_each_other_goes_with_a_fit(tmp_path, small_panels, places, stage):
     before = kept()
     parts = [grouped(tmp_path / str(i), counts(60, seed=i), 100) for i in range(places)]
     X = parts[0] if places == 1 else Stacked(parts, [np.arange(30)] * places)
@@ -302,7 +323,7 @@ def test_a_lazy_W_is_of_V_as_it_is_when_it_is_computed(tmp_path, small_panels):
     np.testing.assert_allclose(found, model.transform(sp.vstack([A * 3, A * 3])), rtol=1e-3, atol=1e-5)
 
 
-def test_workers_keep_nothing_of_V(tmp_path, small_panels, cluster):
+def test_what_panels_leave_for_each_other_goes_from_workers_too(tmp_path, small_panels, cluster):
     A = counts(60)
     path = written(tmp_path / "a.h5ad", annotated(A))
     with h5py.File(path, "r+") as file:

@@ -4,8 +4,9 @@ Panels begin and end with rows, chunks end anywhere, so every edge of a panel li
 panels on both sides need that chunk; in a process, whichever comes first leaves the other its part, which
 takes it. Chunks of what spans many panels stay for all of them. Either belongs to one walk over V and is
 forgotten with it, so that no walk takes what was read before V was rewritten. Only of the chunk at the end of
-a panel, of which it needs less than a row, that part stays for the walks of the same fit: whichever process
-visits the panel after, nobody reads a chunk for the sake of a row in every pass.
+a panel, of which it needs less than a row (where values and indices are cut alike), that part stays for the
+walks of the same fit: whichever process visits the panel after, nobody reads a chunk for the sake of a row
+in every pass. A V that is rewritten during a fit is told by the sums of its other rows.
 """
 
 from __future__ import annotations
