@@ -1,0 +1,66 @@
+"""Which entries of V count, and what its stored values stand for: told to a block, applied in its tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.sparse
+
+Negatives = Literal["error", "clip", "mask"]
+
+
+@dataclass(frozen=True)
+class Entries:
+    """How a tile reads stored values: v = stored · scale + offset, where something was observed.
+
+    Parameters
+    ----------
+    nan : bool
+        Whether NaN stands for nothing observed; else it is refused where V is surveyed.
+    nodata : float, ndarray of shape (n_features,) or None
+        The stored value that stands for nothing observed, before scale and offset; NaN in an array: none
+        in that column.
+    scale, offset : float or ndarray of shape (n_features,)
+    negatives : "error", "clip" or "mask"
+        Values below zero, after scale and offset: refused where V is surveyed, zero, or not observed.
+    """
+
+    nan: bool = False
+    nodata: float | np.ndarray | None = None
+    scale: float | np.ndarray = 1.0
+    offset: float | np.ndarray = 0.0
+    negatives: Negatives = "error"
+
+    @property
+    def masks(self) -> bool:
+        """Whether entries may be unobserved."""
+        return self.nan or self.nodata is not None or self.negatives == "mask"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A slab of rows with the weights of its entries or rows.
+
+    Parameters
+    ----------
+    values : ndarray or csr_array of shape (n_rows, n_features)
+        As they are stored.
+    weights : ndarray of shape (n_rows, n_features), bool or float, or None
+        Of each entry; 0 and False: not observed.
+    rows : ndarray of shape (n_rows,), float64, or None
+        Of each row.
+    """
+
+    values: np.ndarray | scipy.sparse.csr_array
+    weights: np.ndarray | None = None
+    rows: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        parts = (self.weights, self.rows)
+        return int(self.values.nbytes) + sum(part.nbytes for part in parts if part is not None)
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
