@@ -12,20 +12,37 @@ import scipy.sparse
 from dasknmf.blocks.base import Block, RowsOnly, Tile
 from dasknmf.blocks.csr import CsrBlock
 from dasknmf.blocks.dense import DenseBlock
+from dasknmf.blocks.entries import Entries, Observed
+from dasknmf.blocks.observed import ObservedBlock
 
-__all__ = ["Block", "CsrBlock", "DenseBlock", "RowsOnly", "Tile", "block_of"]
+__all__ = [
+    "Block",
+    "CsrBlock",
+    "DenseBlock",
+    "Entries",
+    "Observed",
+    "ObservedBlock",
+    "RowsOnly",
+    "Tile",
+    "block_of",
+]
 
 
 def block_of(
-    slabs: Iterable[Any], *, n_rows: int, first: int, n_features: int, dtype: np.dtype, checked: bool
-) -> CsrBlock | DenseBlock:
-    """The block of one walk over slabs, as the first of them is stored; parameters as for `DenseBlock`."""
+    slabs: Iterable[Any], *, entries: Entries | None = None, **walk: Any
+) -> CsrBlock | DenseBlock | ObservedBlock:
+    """The block of one walk over slabs, as the first of them is stored; parameters as for `ObservedBlock`.
+
+    Without `entries` every entry counts once.
+    """
     rest = iter(slabs)
     head = list(islice(rest, 1))
-    kind = CsrBlock if any(map(scipy.sparse.issparse, head)) else DenseBlock
-    return kind(
-        _again(head, rest), n_rows=n_rows, first=first, n_features=n_features, dtype=dtype, checked=checked
-    )
+    told = [slab.values if isinstance(slab, Observed) else slab for slab in head]
+    if any(map(scipy.sparse.issparse, told)):
+        return CsrBlock(_again(head, rest), entries=entries, **walk)
+    if entries is None and not any(isinstance(slab, Observed) for slab in head):
+        return DenseBlock(_again(head, rest), **walk)
+    return ObservedBlock(_again(head, rest), entries=entries or Entries(), **walk)
 
 
 def _again(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:

@@ -22,6 +22,8 @@ class Sums:
     n_inf: int
     n_negative: int
     n_zero: int
+    n_missing: int = 0
+    """Entries that are not observed: they have no part in the others."""
 
 
 class Tile(Protocol):
@@ -31,12 +33,14 @@ class Tile(Protocol):
     """Rows of the panel that this tile covers."""
     first: int
     """Index in V of the tile's first row."""
+    row_weights: np.ndarray | None
+    """How often each row counts, shape (rows,), float64; None: once."""
 
     def sums(self) -> Sums:
-        """Sums over the entries, and counts of the values that no model takes."""
+        """Sums over the entries, and counts of the values that no model takes; squares are weighted."""
 
     def power_sum(self, exponent: float) -> float:
-        """Σ v^exponent in float64."""
+        """Σ v^exponent in float64, weighted."""
 
     def column_sums(self) -> np.ndarray:
         """Σ over rows, shape (n_features,), float64."""
@@ -57,7 +61,7 @@ class Tile(Protocol):
         """A += Wᵀ V, where A has shape (n_components, n_features) and is float64; done when the walk ends."""
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        """½ ‖V − WH‖² entry by entry, free of the cancellation that the Gram identity suffers."""
+        """½ ‖V − WH‖² entry by entry, weighted; free of the cancellation that the Gram identity suffers."""
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
         """V ∘ P^{β−2} and P^{β−1} for P = WH, floored at `eps` where a negative power is taken."""
@@ -79,7 +83,7 @@ class Ratio(Protocol):
         """B += Wᵀ P^{β−1}."""
 
     def loss(self) -> float:
-        """D(V | P) of the tile less the survey's constant of V, in float64."""
+        """D(V | P) of the tile less the survey's constant of V, weighted, in float64."""
 
 
 class Block(Protocol):

@@ -95,25 +95,41 @@ class DenseBlock:
 class Scratch:
     """Tile-sized buffers that every tile of a walk reuses."""
 
-    def __init__(self, height: int, n_features: int, dtype: np.dtype) -> None:
+    def __init__(
+        self, height: int, n_features: int, dtype: np.dtype, *, by_features: bool = False
+    ) -> None:
         self._shape = (height, n_features)
         self._dtype = dtype
+        self._by_features = by_features
         self._arrays: dict[str, np.ndarray] = {}
 
-    def get(self, name: str, n_rows: int) -> np.ndarray:
+    def get(self, name: str, n_rows: int, dtype: np.dtype | None = None) -> np.ndarray:
+        """A buffer of shape (n_rows, n_features), in one piece: by rows or by features."""
+        height, n_features = self._shape
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = np.empty(self._shape, self._dtype)
-        return array[:n_rows]
+            array = self._arrays[name] = np.empty(height * n_features, dtype or self._dtype)
+        part = array[: n_rows * n_features]
+        if self._by_features:
+            return part.reshape(n_features, n_rows).T
+        return part.reshape(n_rows, n_features)
 
 
 class DenseTile:
     """A dense tile; see `dasknmf.blocks.base.Tile`."""
 
-    __slots__ = ("V", "_scratch", "first", "rows")
+    __slots__ = ("V", "_scratch", "first", "row_weights", "rows")
 
-    def __init__(self, V: np.ndarray, rows: slice, first: int, scratch: Scratch) -> None:
+    def __init__(
+        self,
+        V: np.ndarray,
+        rows: slice,
+        first: int,
+        scratch: Scratch,
+        row_weights: np.ndarray | None = None,
+    ) -> None:
         self.V = V
+        self.row_weights = row_weights
         self.rows = rows
         self.first = first
         self._scratch = scratch
@@ -208,6 +224,12 @@ class DenseRatio:
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
         assert self.R is not None
         _accumulate(B, np.matmul(W.T, self.R))
+
+    def weighted_loss(self, weights: np.ndarray | None, rows: np.ndarray, columns: np.ndarray) -> float:
+        """The loss with weights of entries, of rows and of columns."""
+        weights = np.ones(self.V.shape, np.uint8) if weights is None else weights
+        R = self.Q if self.R is None else self.R
+        return float(ratios.observed_loss(self.V, self.P, self.Q, R, weights, rows, columns, self.beta))
 
     def loss(self) -> float:
         v = self.V.reshape(-1)

@@ -12,6 +12,41 @@ Negatives = Literal["error", "clip", "mask"]
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """Entries that are hidden from a fit, to be compared with what it makes of them.
+
+    Which they are depends on the seed and on their place in X alone: nothing is stored.
+
+    Parameters
+    ----------
+    share : float
+        Of the observed entries, between 0 and 1.
+    seed : int
+    n_columns : int
+        Columns of X.
+    transposed : bool
+        Whether V is Xᵀ.
+    """
+
+    share: float
+    seed: int
+    n_columns: int
+    transposed: bool = False
+
+    @property
+    def key(self) -> np.uint64:
+        return np.random.SeedSequence([self.seed, _STREAM]).generate_state(1, np.uint64)[0]
+
+    @property
+    def below(self) -> np.uint64:
+        return np.uint64(int(self.share * 2.0**64))
+
+
+_STREAM = 77
+"""Beside those of starts, which draw from the same seed."""
+
+
+@dataclass(frozen=True)
 class Entries:
     """How a tile reads stored values: v = stored · scale + offset, where something was observed.
 
@@ -25,6 +60,11 @@ class Entries:
     scale, offset : float or ndarray of shape (n_features,)
     negatives : "error", "clip" or "mask"
         Values below zero, after scale and offset: refused where V is surveyed, zero, or not observed.
+    weights : ndarray of shape (n_features,), float64, or None
+        Of each feature.
+    groups : int or None
+        About how many groups of features there are that have one mask, dates for example; None: unknown.
+    holdout : Holdout or None
     """
 
     nan: bool = False
@@ -32,11 +72,15 @@ class Entries:
     scale: float | np.ndarray = 1.0
     offset: float | np.ndarray = 0.0
     negatives: Negatives = "error"
+    weights: np.ndarray | None = None
+    groups: int | None = None
+    holdout: Holdout | None = None
 
     @property
     def masks(self) -> bool:
         """Whether entries may be unobserved."""
-        return self.nan or self.nodata is not None or self.negatives == "mask"
+        told = self.nan or self.nodata is not None or self.holdout is not None
+        return told or self.negatives == "mask"
 
 
 @dataclass(frozen=True)

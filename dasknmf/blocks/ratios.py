@@ -128,3 +128,35 @@ def weighted_loss(v: np.ndarray, p: np.ndarray, r: np.ndarray, beta: float) -> f
     for i in range(v.size):
         result += np.float64(r[i]) * ((beta - 1.0) * np.float64(p[i]) - beta * np.float64(v[i]))
     return result / (beta * (beta - 1.0))
+
+
+@kernel
+def observed_loss(
+    v: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    r: np.ndarray,
+    weights: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    beta: float,
+) -> float:
+    """The loss above of one row after another, each entry with its weight."""
+    total = 0.0
+    for i in range(v.shape[0]):
+        line = 0.0
+        for j in range(v.shape[1]):
+            here = np.float64(v[i, j])
+            if beta == 1.0:
+                x = np.float64(q[i, j])
+                lost = 0.0 if x <= _MOST else np.inf
+                loss = here * (log(x) - 1.0 + lost) + np.float64(p[i, j])
+            elif beta == 0.0:
+                x = here * np.float64(r[i, j])
+                loss = x - log(x) - 1.0 + (np.inf if x < _LEAST_NORMAL else 0.0)
+            else:
+                linear = (beta - 1.0) * np.float64(p[i, j]) - beta * here
+                loss = np.float64(r[i, j]) * linear / (beta * (beta - 1.0))
+            line += columns[j] * np.float64(weights[i, j]) * loss
+        total += rows[i] * line
+    return total

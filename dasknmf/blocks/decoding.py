@@ -1,0 +1,194 @@
+"""Compiled loops over stored values: nodata, NaN, scale, offset and negatives, without a float copy of V.
+
+Loops walk *lines* in the order of memory: rows of V, or its columns where a slab is stored by features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dasknmf.blocks.entries import Entries
+from dasknmf.kernel import kernel
+
+_KEEP, _CLIP, _MASK = range(3)
+_POLICIES = {"error": _KEEP, "clip": _CLIP, "mask": _MASK}
+
+
+class Decoder:
+    """`Entries` as its loops take them.
+
+    Parameters
+    ----------
+    entries : Entries
+    n_features : int
+    stored : numpy.dtype
+        Of the values as they are stored.
+    dtype : numpy.dtype
+        float32 or float64: of what comes out.
+    """
+
+    def __init__(self, entries: Entries, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
+        told = np.nan if entries.nodata is None else entries.nodata
+        nodata = np.broadcast_to(np.asarray(told, np.float64), n_features)
+        self._has = ~np.isnan(nodata)
+        if stored.kind in "iu":
+            # A number that the dtype cannot hold is the value of no entry.
+            limits = np.iinfo(stored)
+            self._has &= (nodata >= limits.min) & (nodata <= limits.max) & (nodata == np.round(nodata))
+        elif stored.kind == "b":
+            self._has &= (nodata == 0) | (nodata == 1)
+        self._nodata = np.where(self._has, nodata, 0).astype(stored)
+        self._scale = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.scale, dtype), n_features))
+        self._offset = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.offset, dtype), n_features))
+        self._nan = entries.nan
+        self._policy = _POLICIES[entries.negatives]
+
+    def __call__(self, stored: np.ndarray, start: int, V: np.ndarray, seen: np.ndarray) -> int:
+        """Decode rows from `start` on; how many of their entries are observed.
+
+        Parameters
+        ----------
+        stored : ndarray of shape (slab_rows, n_features)
+            In one piece, by rows or by features.
+        start : int
+        V, seen : ndarray of shape (n_rows, n_features), in the memory order of `stored`
+            Written: values, 0 where nothing is observed, and, as uint8, whether something is.
+        """
+        told = (self._nodata, self._has, self._scale, self._offset, self._nan, self._policy)
+        if stored.flags.c_contiguous:
+            return int(_by_rows(stored, start, V, seen, *told))
+        return int(_by_features(stored.T, start, V.T, seen.T, *told))
+
+
+@kernel
+def _by_rows(
+    stored: np.ndarray,
+    start: int,
+    V: np.ndarray,
+    seen: np.ndarray,
+    nodata: np.ndarray,
+    has: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    nan: bool,
+    policy: int,
+) -> int:
+    count = 0
+    zero = V.dtype.type(0)
+    for i in range(V.shape[0]):
+        for j in range(V.shape[1]):
+            raw = stored[start + i, j]
+            v = V.dtype.type(raw) * scale[j] + offset[j]
+            here = not (has[j] and raw == nodata[j])
+            here = here and not (nan and v != v)
+            here = here and not (policy == _MASK and v < zero)
+            v = zero if (policy == _CLIP and v < zero) else v
+            V[i, j] = v if here else zero
+            seen[i, j] = here
+            count += here
+    return count
+
+
+@kernel
+def _by_features(
+    stored: np.ndarray,
+    start: int,
+    V: np.ndarray,
+    seen: np.ndarray,
+    nodata: np.ndarray,
+    has: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    nan: bool,
+    policy: int,
+) -> int:
+    count = 0
+    zero = V.dtype.type(0)
+    for j in range(V.shape[0]):
+        missing, known, factor, shift = nodata[j], has[j], scale[j], offset[j]
+        for i in range(V.shape[1]):
+            raw = stored[j, start + i]
+            v = V.dtype.type(raw) * factor + shift
+            here = not (known and raw == missing)
+            here = here and not (nan and v != v)
+            here = here and not (policy == _MASK and v < zero)
+            v = zero if (policy == _CLIP and v < zero) else v
+            V[j, i] = v if here else zero
+            seen[j, i] = here
+            count += here
+    return count
+
+
+@kernel
+def line_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> None:
+    """keys[j] = Σ_i weights[i, j] numbers[i] modulo 2⁶⁴, for weights as unsigned integers."""
+    for j in range(keys.size):
+        keys[j] = 0
+    for i in range(weights.shape[0]):
+        number = numbers[i]
+        for j in range(weights.shape[1]):
+            keys[j] += np.uint64(weights[i, j]) * number
+
+
+@kernel
+def along_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> None:
+    """The same of the lines' own entries: keys[j] = Σ_i weights[j, i] numbers[i]."""
+    for j in range(weights.shape[0]):
+        key = np.uint64(0)
+        for i in range(weights.shape[1]):
+            key += np.uint64(weights[j, i]) * numbers[i]
+        keys[j] = key
+
+
+@kernel
+def weighted_total(left: np.ndarray, right: np.ndarray, lines: np.ndarray, along: np.ndarray) -> float:
+    """Σ u v, with a weight for each line and for each place along it."""
+    total = 0.0
+    for i in range(left.shape[0]):
+        line = 0.0
+        for j in range(left.shape[1]):
+            line += along[j] * np.float64(left[i, j]) * np.float64(right[i, j])
+        total += lines[i] * line
+    return total
+
+
+@kernel
+def hide(
+    V: np.ndarray,
+    seen: np.ndarray,
+    first: int,
+    n_columns: int,
+    transposed: bool,
+    key: int,
+    below: int,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    values: np.ndarray,
+) -> int:
+    """Take entries whose number is below a limit out of V; how many, and what they were.
+
+    The number of an entry is that of SplitMix64 [1]_ at its place in X: it depends on nothing else.
+
+    References
+    ----------
+    .. [1] Steele, G. L., Lea, D., & Flood, C. H. (2014). Fast splittable pseudorandom number generators.
+       OOPSLA 2014.
+    """
+    count = 0
+    for i in range(V.shape[0]):
+        for j in range(V.shape[1]):
+            row = np.uint64(first + i)
+            column = np.uint64(j)
+            place = column * np.uint64(n_columns) + row if transposed else row * np.uint64(n_columns) + column
+            z = np.uint64(key) + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            if z < np.uint64(below) and seen[i, j] != 0 and count < rows.size:
+                rows[count] = i
+                columns[count] = j
+                values[count] = V[i, j]
+                V[i, j] = 0
+                seen[i, j] = 0
+                count += 1
+    return count
