@@ -11,10 +11,11 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
+from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.errors import SourceError
 from dasknmf.panels import Grid, Panel
 
-Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
+Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array | Observed
 """Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
@@ -51,6 +52,8 @@ class Source(Protocol):
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
     kept_bytes: int | None
     """Bytes of V, decoded, where V has another form than what is read for it; else None."""
+    entries: Entries | None
+    """What is told of V's entries; None: each is observed, counts once and stands for itself."""
 
     @property
     def reader(self) -> Reader:

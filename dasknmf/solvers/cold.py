@@ -20,7 +20,7 @@ from dasknmf.losses import Loss
 from dasknmf.passes import State
 from dasknmf.solvers import nnls
 from dasknmf.solvers.grams import Gram, Grams
-from dasknmf.solvers.packed import Packed, diagonal
+from dasknmf.solvers.packed import Packed
 
 STEPS = 4
 """Multiplicative steps from the guess, before W counts as solved."""
@@ -66,7 +66,8 @@ def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool
     total: float | np.ndarray
     if isinstance(gram, Packed):
         lines = gram.lines.astype(np.float64)
-        total = (2.0 * lines.sum(axis=1) - lines[:, diagonal(W.shape[1])].sum(axis=1))[:, None]
+        t, r = np.triu_indices(W.shape[1])
+        total = (lines * np.where(t == r, 1.0, 2.0)).sum(axis=1, keepdims=True)
     else:
         total = gram.sum(dtype=np.float64)
     sums = N.sum(axis=1, keepdims=True, dtype=np.float64)

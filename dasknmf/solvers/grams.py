@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dasknmf.solvers.packed import Packed, add_to_diagonals, packed, packed_products, unpacked, width
+from dasknmf.solvers.packed import Packed, add_to_diagonals, packed, packed_products, unpacked
 
 Gram = np.ndarray | Packed
 """Of all rows of a factor, or of each."""
@@ -85,7 +85,7 @@ class ByRow:
     by_row = True
 
     def shape(self, k: int, n_features: int) -> tuple[int, ...]:
-        return (n_features, width(k))
+        return (n_features, k * (k + 1) // 2)
 
     def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
         HH = packed_products(np.ascontiguousarray(H.T))

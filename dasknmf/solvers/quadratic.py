@@ -250,9 +250,7 @@ class QuadraticPass:
             Ht[state["observed"] == 0] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
-    def _moved_columns(
-        self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float
-    ) -> float:
+    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:
         """One step of the rows of H that may move."""
         penalty = self.penalties.H
         if self.solver != "bpp" or not self.n_fixed:
