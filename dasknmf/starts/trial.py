@@ -14,11 +14,13 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import joblib
 import numpy as np
 
-from dasknmf.blocks import Entries, block_of, matrix
+from dasknmf.blocks import CsrBlock, DenseBlock, Entries, ObservedBlock, matrix
 from dasknmf.blocks.base import Block
 from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.blocks.matrix import Matrix
@@ -232,14 +234,14 @@ class Trial:
         """V in parts for several threads: how many there are is no part of the result."""
         n_rows, n_features = V.shape
         height = max(1, n_rows * _BLOCK_BYTES // max(1, matrix.nbytes(V)))
-        weights = self.terms.column_weights
-        entries = None
-        if self.terms.masked or weights is not None:
-            entries = Entries(nan=self.terms.masked, weights=weights)
+        terms = self.terms
+        kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
+        if terms.masked or terms.column_weights is not None:
+            entries = Entries(nan=terms.masked, weights=terms.column_weights)
+            kind = partial(ObservedBlock if kind is DenseBlock else CsrBlock, entries=entries)
         return [
-            block_of(
+            kind(
                 [V[first : first + height]],
-                entries=entries,
                 n_rows=min(height, n_rows - first),
                 first=first,
                 n_features=n_features,
