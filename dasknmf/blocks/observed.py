@@ -104,6 +104,7 @@ class ObservedBlock:
         weights: np.ndarray | None = seen
         if told.weights is not None:
             weights = self._weighed(told.weights[start : start + height], V, seen, scratch)
+            n_seen = int(np.count_nonzero(seen))
         if self._checked:
             self.total += sums.total(_flat(V))
         first = self.first + row
@@ -124,7 +125,7 @@ class ObservedBlock:
         """The weights of a tile's entries: 0 where nothing is observed."""
         if given.dtype == bool:
             np.multiply(seen, given, out=seen, casting="unsafe")
-            np.multiply(V, seen, out=V)
+            V[seen == 0] = 0  # not a product: NaN under the mask is not observed
             return seen
         smallest = float(given.min(initial=0.0))
         if not (smallest >= 0 and np.isfinite(given).all()):
@@ -134,7 +135,8 @@ class ObservedBlock:
             )
         weights = scratch.get("weights", len(V))
         np.multiply(given, seen, out=weights, casting="unsafe")
-        V[weights == 0] = 0
+        np.not_equal(weights, 0, out=seen)
+        V[seen == 0] = 0
         return weights
 
 
