@@ -292,12 +292,12 @@ class ObservedTile:
         counts = a @ groups.astype(np.float64)
         return counts if group_of is None else counts[group_of]
 
-    def filled(self, P: np.ndarray) -> DenseTile:
+    def filled(self, P: np.ndarray, *, by_weight: bool = True) -> DenseTile:
         """V where it is observed and P elsewhere, and between the two by the weight of an entry."""
         V = self._scratch.get("filled", len(self.V))
         if self.weights is None:
             np.copyto(V, self.V)
-        elif self.weights.dtype == np.uint8:
+        elif self.weights.dtype == np.uint8 or not by_weight:
             np.copyto(V, P)
             np.copyto(V, self.V, where=self.observed)
         else:
