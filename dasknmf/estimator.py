@@ -123,7 +123,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     sum_of_squares_ : float
         Σ x² over X.
     mean_row_square_ : float
-        The mean squared norm of a row, in units of which `sum_to_one` pulls.
+        The mean squared norm of a row, by weight where rows have weights, in units of which `sum_to_one` pulls.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
@@ -387,7 +387,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_reads_ = run.history.reads
         model.history_ = run.history
         model.sum_of_squares_ = run.sum_of_squares
-        model.mean_row_square_ = run.sum_of_squares / run.shape[0]
+        model.mean_row_square_ = run.pull / SUM_WEIGHT
         model.preparation_ = run.preparation
         if run.feature_names is not None:
             model.feature_names_in_ = run.feature_names
