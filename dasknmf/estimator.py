@@ -378,7 +378,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         run = run if isinstance(run, Run) else Run(run)
         known = cls().get_params()
-        model = cls(**{name: value for name, value in run.params.items() if name in known})
+        told = {name: value for name, value in run.params.items() if name in known}
+        told.pop("fixed_components", None)  # a digest: the rows are among those of H
+        entries = run.identity.get("entries", {})
+        if "nan" in entries:
+            told["missing_values"] = "nan"
+        elif isinstance(entries.get("nodata"), float):
+            told["missing_values"] = entries["nodata"]
+        model = cls(**told)
         model.components_ = run.H
         model.n_components_ = len(run.H)
         model.n_features_in_ = run.shape[1]
