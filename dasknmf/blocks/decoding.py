@@ -30,14 +30,7 @@ class Decoder:
     def __init__(self, entries: Entries, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
         told = np.nan if entries.nodata is None else entries.nodata
         nodata = np.broadcast_to(np.asarray(told, np.float64), n_features)
-        self._has = ~np.isnan(nodata)
-        if stored.kind in "iu":
-            # A number that the dtype cannot hold is the value of no entry.
-            limits = np.iinfo(stored)
-            self._has &= (nodata >= limits.min) & (nodata <= limits.max) & (nodata == np.round(nodata))
-        elif stored.kind == "b":
-            self._has &= (nodata == 0) | (nodata == 1)
-        self._nodata = np.where(self._has, nodata, 0).astype(stored)
+        self._nodata, self._has = _as_stored(nodata, stored)
         self._scale = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.scale, dtype), n_features))
         self._offset = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.offset, dtype), n_features))
         self._nan = entries.nan
@@ -58,6 +51,21 @@ class Decoder:
         if stored.flags.c_contiguous:
             return int(_by_rows(stored, start, V, seen, *told))
         return int(_by_features(stored.T, start, V.T, seen.T, *told))
+
+
+def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The values as entries hold them, and which are there: one that the dtype cannot hold is of no entry."""
+    if stored.kind == "f":
+        with np.errstate(over="ignore"):
+            values = nodata.astype(stored)
+        return values, ~np.isnan(values) & (np.isfinite(values) | np.isinf(nodata))
+    least, most = (0, 1) if stored.kind == "b" else (np.iinfo(stored).min, np.iinfo(stored).max)
+    has = (nodata >= least) & (nodata <= np.float64(most)) & (nodata == np.round(nodata))
+    # The largest of 64 bits is no float64; the next one stands for it.
+    largest = has & (nodata == np.float64(most))
+    values = np.where(has & ~largest, nodata, 0).astype(stored)
+    values[largest] = most
+    return values, has
 
 
 @kernel
