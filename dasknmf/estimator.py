@@ -123,7 +123,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     sum_of_squares_ : float
         Σ x² over X.
     mean_row_square_ : float
-        The mean squared norm of a row, by weight where rows have weights, in units of which `sum_to_one` pulls.
+        The mean squared norm of a row, by the weights of rows: in units of it `sum_to_one` pulls.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int

@@ -31,7 +31,14 @@ def start():
 
 
 def common(solver: str, beta: float, **parameters):
-    names = {"n_components": K, "init": "custom", "solver": solver, "beta_loss": beta, "max_iter": 5, "tol": 0}
+    names = {
+        "n_components": K,
+        "init": "custom",
+        "solver": solver,
+        "beta_loss": beta,
+        "max_iter": 5,
+        "tol": 0,
+    }
     return names | parameters
 
 
@@ -72,7 +79,10 @@ def test_weights_of_entries_repeat_them_too(V, start, sum_to_one, axis):
     assert by_entry.history_[-1].loss == pytest.approx(by_line.history_[-1].loss, rel=1e-3)
     many = {name: np.repeat(F, times, axis=axis) if name == "WH"[axis] else F for name, F in start.items()}
     repeated, W_many = fitted(np.repeat(V, times, axis=axis), run=many, **parameters)
-    close(by_line.components_ if axis == 0 else np.repeat(by_line.components_, times, axis=1), repeated.components_)
+    close(
+        by_line.components_ if axis == 0 else np.repeat(by_line.components_, times, axis=1),
+        repeated.components_,
+    )
     close(np.repeat(W_line, times, axis=0) if axis == 0 else W_line, W_many)
     if not sum_to_one:
         close(W_entry, W_line)
@@ -95,7 +105,11 @@ def test_weights_of_zero_and_one_are_a_mask(V, start, solver, beta):
 @pytest.mark.parametrize("factor", [1e-3, 50.0])
 def test_a_common_factor_of_weights_scales_the_loss_alone(V, start, solver, beta, name, factor):
     rng = np.random.default_rng(1)
-    weight = {"sample_weight": rng.random(N), "feature_weight": rng.random(M), "weights": rng.random(V.shape)}[name]
+    weight = {
+        "sample_weight": rng.random(N),
+        "feature_weight": rng.random(M),
+        "weights": rng.random(V.shape),
+    }[name]
     parameters = common(solver, beta)
     one, W_one = fitted(V, run=start | {name: weight}, **parameters)
     other, W_other = fitted(V, run=start | {name: factor * weight}, **parameters)
@@ -215,13 +229,13 @@ def test_weights_that_are_none(V, given, message):
 
 
 def test_weights_that_are_sparse_or_of_sparse_X(V):
-    with pytest.raises(ValueError, match="weights are sparse; .* give them dense"):
+    with pytest.raises(ValueError, match=r"weights are sparse; .* give them dense"):
         NMF(K).fit(V, weights=scipy.sparse.csr_array(V))
     with pytest.raises(ValueError, match="weights of entries are for a dense X"):
         NMF(K).fit(scipy.sparse.csr_array(V), weights=V)
     with pytest.raises(ValueError, match="missing_values is 'nan', and X is sparse"):
         NMF(K, missing_values="nan").fit(scipy.sparse.csr_array(V))
-    with pytest.raises(ValueError, match="missing_values is 0.0, and X is Prepared"):
+    with pytest.raises(ValueError, match=r"missing_values is 0.0, and X is Prepared"):
         NMF(K, missing_values=0.0).fit(Prepared(V, log1p=True))
 
 
@@ -230,7 +244,7 @@ def test_weights_that_are_seen_to_be_wrong_as_they_are_read(V, tmp_path):
     wrong[7, 2] = -3
     X = da.from_array(V, chunks=(5, M))
     for weights in (da.from_array(wrong, chunks=(4, 3)), stored(tmp_path / "weights.zarr", wrong, (6, 4))):
-        with pytest.raises(DataError, match="weights hold -3 .* nonnegative, finite"):
+        with pytest.raises(DataError, match=r"weights hold -3 .* nonnegative, finite"):
             NMF(K).fit(X, weights=weights)
 
 
@@ -262,15 +276,19 @@ def test_the_refusal_of_NaN_tells_the_remedy(V):
 
 def test_an_X_of_nothing(V):
     nothing = np.full(V.shape, np.nan)
-    for X, given in ((nothing, {}), (V, {"weights": np.zeros(V.shape)}), (da.from_array(nothing, chunks=5), {})):
+    for X, given in (
+        (nothing, {}),
+        (V, {"weights": np.zeros(V.shape)}),
+        (da.from_array(nothing, chunks=5), {}),
+    ):
         with pytest.raises(DataError, match="nothing is observed: all 19 x 8 entries"):
             NMF(K, missing_values="nan").fit(X, **given)
 
 
 def test_a_sketch_needs_every_entry(V):
-    with pytest.raises(ValueError, match="init = 'sketch' .* use init='sample'"):
+    with pytest.raises(ValueError, match=r"init = 'sketch' .* use init='sample'"):
         NMF(K, init="sketch", missing_values="nan").fit(V)
-    with pytest.raises(ValueError, match="init = 'sketch' .* use init='sample'"):
+    with pytest.raises(ValueError, match=r"init = 'sketch' .* use init='sample'"):
         NMF(K, init="sketch").fit(V, holdout=0.1)
 
 
