@@ -144,7 +144,7 @@ def test_the_objective_never_rises(V, solver, beta, missing):
             init=init,
             solver=solver,
             beta_loss=beta,
-            max_iter=15,
+            max_iter=10,
             tol=0,
             missing_values="nan" if missing else "error",
             **penalty,
