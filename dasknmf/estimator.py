@@ -492,8 +492,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_unobserved_samples_, self.n_unobserved_features_ = counts[::-1] if transposed else counts
         if any(counts):
             warnings.warn(
-                f"{self.n_unobserved_samples_} rows and {self.n_unobserved_features_} columns of X have nothing "
-                "observed; theirs of W and H are zero: leave them out, or look at what stands for missing.",
+                f"{self.n_unobserved_samples_} rows and {self.n_unobserved_features_} columns of X have "
+                "nothing observed; theirs of W and H are zero: leave them out, or see what is missing.",
                 UserWarning,
                 stacklevel=5,
             )

@@ -11,12 +11,13 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.blocks.entries import Entries, Observed
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
 from dasknmf.panels import Grid, Panel
 
-Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array | Observed
-"""Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored."""
+Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
+"""Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored. Where entries or
+rows have weights, slabs are `dasknmf.blocks.entries.Observed`."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
 

@@ -83,10 +83,8 @@ class FilledPass:
         if inner.cold:
             P = np.broadcast_to(fill, tile.V.shape)
             for _ in range(_COLD_FILLS):
-                filled = tile.filled(P)
-                cold.solve(
-                    W, *phase.system(filled, inner), phase.penalties.W.l1, positive=phase.solver == "mu"
-                )
+                N, S = phase.system(tile.filled(P), inner)
+                cold.solve(W, N, S, phase.penalties.W.l1, positive=phase.solver == "mu")
                 P = W @ inner.H
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dasknmf.losses import Loss
 from dasknmf.solvers.closing import Closing
 from dasknmf.solvers.filled import FilledPass, by_rows_pays
-from dasknmf.solvers.grams import ByRow, Shared
+from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
@@ -34,6 +34,8 @@ class Terms:
         Whether entries are hidden, whose loss is told.
     only_hidden : bool
         Whether these are all that a fit does not see.
+    hidden_columns : ndarray of bool of shape (n_features,) or None
+        Of the block that is hidden, where V is sparse.
     column_weights : ndarray of shape (n_features,) or None
     fixed : ndarray of shape (n_fixed, n_features) or None
         The first rows of H, which are known.
@@ -44,6 +46,7 @@ class Terms:
     groups: int | None = None
     hidden: bool = False
     only_hidden: bool = False
+    hidden_columns: np.ndarray | None = None
     column_weights: np.ndarray | None = None
     fixed: np.ndarray | None = None
     sum_to_one: bool = False
@@ -52,8 +55,16 @@ class Terms:
     def n_fixed(self) -> int:
         return 0 if self.fixed is None else len(self.fixed)
 
+    @property
+    def of_sample(self) -> Terms:
+        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows."""
+        sparse = self.hidden_columns is not None
+        return replace(self, masked=self.masked and not sparse, hidden=False, hidden_columns=None)
+
     def by_rows(self, k: int, n_features: int) -> bool:
         """Whether a quadratic pass has a Gram matrix for each row."""
+        if self.hidden_columns is not None:
+            return True
         # Few entries are hidden, each for itself: filling them in costs next to nothing.
         return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups)
 
@@ -69,6 +80,9 @@ class Terms:
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss."""
         by_rows = self.by_rows(k, n_features)
+        grams: Grams = ByRow() if by_rows else Shared()
+        if self.hidden_columns is not None:
+            grams = ByGroup(self.hidden_columns)
         phase = QuadraticPass(
             k,
             n_features,
@@ -77,7 +91,7 @@ class Terms:
             inner,
             penalties,
             shuffle_seed,
-            ByRow() if by_rows else Shared(),
+            grams,
             self.column_weights,
             self.n_fixed,
             self.sum_to_one,

@@ -58,7 +58,7 @@ class Survey:
         if self.masked:
             tally["observed"] += tile.observations()
             a = np.ones(tile.rows.stop - tile.rows.start) if tile.row_weights is None else tile.row_weights
-            tile.add_cross(a[:, None].astype(tile.V.dtype), tally["column totals"])
+            tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
             tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
