@@ -277,7 +277,8 @@ class Fit:
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=slab_bytes_of(self.source, self.grid),
-                tiles=self._scratch_bytes(width) + nnls.scratch_bytes(self.model.k),
+                tiles=self._scratch_bytes(width)
+                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
                 drawn=sum(tally.capacity for tally in tallies),

@@ -121,5 +121,9 @@ class Observed:
         parts = (self.weights, self.rows)
         return int(self.values.nbytes) + sum(part.nbytes for part in parts if part is not None)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.values.shape[0]), int(self.values.shape[1])
+
     def __len__(self) -> int:
-        return int(self.values.shape[0])
+        return self.shape[0]

@@ -162,9 +162,9 @@ class Hidden:
         room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
         rows, columns = np.empty(room, np.int32), np.empty(room, np.int32)
         values = np.empty(room, V.dtype)
-        place = (first, holdout.n_columns, holdout.transposed)
-        drawn: Any = (holdout.key, holdout.below)
-        count = hide(V, seen, *place, *drawn, rows, columns, values)
+        drawn: Any = (holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
+        taken: Any = (rows, columns, values)
+        count = hide(V, seen, first, *drawn, *taken)
         return cls(rows[:count], columns[:count], values[:count])
 
 
@@ -266,11 +266,12 @@ class ObservedTile:
         ndarray of shape (rows, size)
         """
         groups, group_of = self._grouped()
-        if group_of is None:
-            return np.matmul(groups, HH)
-        among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
-        among[group_of, np.arange(len(HH))] = 1
-        return np.matmul(groups, np.matmul(among, HH))
+        if group_of is not None:
+            among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
+            among[group_of, np.arange(len(HH))] = 1
+            HH = np.matmul(among, HH)
+        # In Fortran's order, in which rows move side by side.
+        return np.matmul(HH.T, groups.T).T
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
         """T_j += Σ_i Ω_ij WW_i: packed products of W's rows, which have the rows' weights in them.
@@ -286,7 +287,7 @@ class ObservedTile:
 
     def row_is_observed(self) -> np.ndarray:
         """Whether a row has an entry that counts, shape (rows,)."""
-        return self._grouped()[0].any(axis=1)
+        return np.asarray(self._grouped()[0].any(axis=1))
 
     def observations(self) -> np.ndarray:
         """Σ of the weights of each column's entries, shape (n_features,), float64."""
