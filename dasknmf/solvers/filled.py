@@ -36,7 +36,7 @@ MOST_COMPONENTS = 17
 _COLD_FILLS = 5
 
 
-def by_rows_pays(k: int, n_features: int, groups: int | None) -> bool:
+def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
     """Whether a Gram matrix for each row is the cheaper way.
 
     Parameters
@@ -44,8 +44,10 @@ def by_rows_pays(k: int, n_features: int, groups: int | None) -> bool:
     k, n_features : int
     groups : int or None
         Of features that have one mask; None: each may have its own.
+    patience : int
+        How many times as dear they may be.
     """
-    return (k + 1) * (groups or n_features) <= MOST_COMPONENTS * n_features
+    return (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
 
-_FILLS = 3
-"""Moves of W in a pass that fills missing entries in: more gained nothing that was worth their products."""
+_FILLS = 2
+"""Moves of W in a pass that fills missing entries in. Measured on Indian Pines, 30 % missing, k = 20, objective
+after 10 passes from random factors: 2.0 with one, 1.63 with two, 1.62 with eight (10⁹)."""
+_IN_MEMORY = 2
+"""How many times as dear Grams by row may be where rows are in memory: no read pays for passes that gain less."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Terms:
     fixed : ndarray of shape (n_fixed, n_features) or None
         The first rows of H, which are known.
     sum_to_one : bool
+    in_memory : bool
+        Whether these are terms for a sample of V's rows.
     """
 
     masked: bool = False
@@ -50,6 +55,7 @@ class Terms:
     column_weights: np.ndarray | None = None
     fixed: np.ndarray | None = None
     sum_to_one: bool = False
+    in_memory: bool = False
 
     @property
     def n_fixed(self) -> int:
@@ -59,14 +65,16 @@ class Terms:
     def of_sample(self) -> Terms:
         """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows."""
         sparse = self.hidden_columns is not None
-        return replace(self, masked=self.masked and not sparse, hidden=False, hidden_columns=None)
+        masked = self.masked and not sparse
+        return replace(self, masked=masked, hidden=False, hidden_columns=None, in_memory=True)
 
     def by_rows(self, k: int, n_features: int) -> bool:
         """Whether a quadratic pass has a Gram matrix for each row."""
         if self.hidden_columns is not None:
             return True
         # Few entries are hidden, each for itself: filling them in costs next to nothing.
-        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups)
+        patience = _IN_MEMORY if self.in_memory else 1
+        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups, patience)
 
     def quadratic(
         self,
