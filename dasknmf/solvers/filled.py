@@ -27,13 +27,11 @@ import numpy as np
 
 from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.solvers import cold
-from dasknmf.solvers.grams import totals
+from dasknmf.solvers.grams import ByRow, totals
 from dasknmf.solvers.quadratic import QuadraticPass, Small
 
 MOST_COMPONENTS = 17
 """k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
-
-_COLD_FILLS = 5
 
 
 def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
@@ -72,22 +70,25 @@ class FilledPass:
     def widths(self) -> Mapping[str, int]:
         return self.phase.widths
 
-    def prepare(self, state: State) -> tuple[Small, np.ndarray]:
-        return self.phase.prepare(state), state["fill"].astype(self.phase.dtype)
+    def prepare(self, state: State) -> tuple[Small, np.ndarray | None]:
+        small = self.phase.prepare(state)
+        if not small.cold:
+            return small, None
+        H = cold.entered(state)["H"].astype(np.float64)
+        return small, ByRow().of_H(H, self.phase.column_weights, self.phase.penalties.W.l2, small.pull)
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, fill = small
+        inner, grams = small
         phase, W = self.phase, rows["W"]
         observed = tile.row_is_observed()
         if inner.cold:
-            P = np.broadcast_to(fill, tile.V.shape)
-            for _ in range(_COLD_FILLS):
-                N, S = phase.system(tile.filled(P), inner)
-                cold.solve(W, N, S, phase.penalties.W.l1, positive=phase.solver == "mu")
-                P = W @ inner.H
+            # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
+            N, _ = phase.system(tile, inner)
+            gram = ByRow().of_rows(tile, grams)
+            cold.solve(W, N, gram, phase.penalties.W.l1, positive=phase.solver == "mu")
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["filled"] += told
