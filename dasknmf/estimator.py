@@ -123,7 +123,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     sum_of_squares_ : float
         Σ x² over X.
     mean_row_square_ : float
-        The mean squared norm of a row, in units of which `sum_to_one` pulls.
+        The mean squared norm of a row, by weight where rows have weights, in units of which `sum_to_one` pulls.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
@@ -378,7 +378,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """
         run = run if isinstance(run, Run) else Run(run)
         known = cls().get_params()
-        model = cls(**{name: value for name, value in run.params.items() if name in known})
+        told = {name: value for name, value in run.params.items() if name in known}
+        told.pop("fixed_components", None)  # a digest: the rows are among those of H
+        entries = run.identity.get("entries", {})
+        if "nan" in entries:
+            told["missing_values"] = "nan"
+        elif isinstance(entries.get("nodata"), float):
+            told["missing_values"] = entries["nodata"]
+        model = cls(**told)
         model.components_ = run.H
         model.n_components_ = len(run.H)
         model.n_features_in_ = run.shape[1]
@@ -387,7 +394,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_reads_ = run.history.reads
         model.history_ = run.history
         model.sum_of_squares_ = run.sum_of_squares
-        model.mean_row_square_ = run.sum_of_squares / run.shape[0]
+        model.mean_row_square_ = run.pull / SUM_WEIGHT
         model.preparation_ = run.preparation
         if run.feature_names is not None:
             model.feature_names_in_ = run.feature_names

@@ -93,7 +93,7 @@ class Settled:
 
     def observed(self, source: Any) -> Any:
         """The source, staged or not, with what is told of its entries."""
-        if self.entries is None and self.rows is None:
+        if self.entries is None and self.rows is None and self.weights is None:
             return source
         return ObservedSource(source, self.entries or Entries(), rows=self.rows, weights=self.weights)
 

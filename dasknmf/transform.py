@@ -90,9 +90,11 @@ class Coder:
                 nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
             else:
                 V, P = _values(tile), W64 @ H
+                floor = _floor(V)
                 if self.entries is not None:
+                    P = np.where(tile.observed, P, np.maximum(P, floor))
                     V = np.where(tile.observed, V, P)  # what is missing costs nothing
-                losses[tile.rows] = self.loss.rows(V, P, _floor(V))
+                losses[tile.rows] = self.loss.rows(V, P, floor)
         return losses
 
     def _block(self, X: Any) -> Any:

@@ -41,14 +41,22 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
         keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
         if sparse:
             inputs.working_dtype(X.dtype)
-        X = validate_data(
-            model,
-            X,
-            accept_sparse=("csr", "csc"),
-            dtype=X.dtype if keep else [np.float64, np.float32],
-            ensure_all_finite="allow-nan" if is_nan(missing) else True,
-            reset=reset,
-        )
+        try:
+            X = validate_data(
+                model,
+                X,
+                accept_sparse=("csr", "csc"),
+                dtype=X.dtype if keep else [np.float64, np.float32],
+                ensure_all_finite="allow-nan" if is_nan(missing) else True,
+                reset=reset,
+            )
+        except ValueError as refused:
+            if not str(refused).startswith("Input X contains NaN"):
+                raise
+            raise DataError(
+                "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out "
+                "their rows or columns."
+            ) from None
         if missing != "error":
             return X  # which values count, tiles tell
         X = inputs.canonical(X) if sparse and X.format == "csr" else X

@@ -120,14 +120,22 @@ def _by_features(
 
 
 @kernel
+def _mixed(bits: int) -> int:
+    """A number in which the bits of a float are spread: 1 and 2 differ in their highest alone."""
+    z = np.uint64(bits)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+
+
+@kernel
 def line_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> None:
-    """keys[j] = Σ_i weights[i, j] numbers[i] modulo 2⁶⁴, for weights as unsigned integers."""
+    """keys[j] = Σ_i weights[i, j] numbers[i] modulo 2⁶⁴, for weights as unsigned integers, mixed."""
     for j in range(keys.size):
         keys[j] = 0
     for i in range(weights.shape[0]):
         number = numbers[i]
         for j in range(weights.shape[1]):
-            keys[j] += np.uint64(weights[i, j]) * number
+            keys[j] += _mixed(weights[i, j]) * number
 
 
 @kernel
@@ -136,7 +144,7 @@ def along_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> No
     for j in range(weights.shape[0]):
         key = np.uint64(0)
         for i in range(weights.shape[1]):
-            key += np.uint64(weights[j, i]) * numbers[i]
+            key += _mixed(weights[j, i]) * numbers[i]
         keys[j] = key
 
 

@@ -104,6 +104,7 @@ class ObservedBlock:
         weights: np.ndarray | None = seen
         if told.weights is not None:
             weights = self._weighed(told.weights[start : start + height], V, seen, scratch)
+            n_seen = int(np.count_nonzero(seen))
         if self._checked:
             self.total += sums.total(_flat(V))
         first = self.first + row
@@ -124,7 +125,7 @@ class ObservedBlock:
         """The weights of a tile's entries: 0 where nothing is observed."""
         if given.dtype == bool:
             np.multiply(seen, given, out=seen, casting="unsafe")
-            np.multiply(V, seen, out=V)
+            V[seen == 0] = 0  # not a product: NaN under the mask is not observed
             return seen
         smallest = float(given.min(initial=0.0))
         if not (smallest >= 0 and np.isfinite(given).all()):
@@ -134,7 +135,8 @@ class ObservedBlock:
             )
         weights = scratch.get("weights", len(V))
         np.multiply(given, seen, out=weights, casting="unsafe")
-        V[weights == 0] = 0
+        np.not_equal(weights, 0, out=seen)
+        V[seen == 0] = 0
         return weights
 
 
@@ -300,12 +302,12 @@ class ObservedTile:
         """V where it is observed and WH elsewhere, and between the two by the weight of an entry."""
         return self.filled(self._product("P", W, H))
 
-    def filled(self, P: np.ndarray) -> DenseTile:
+    def filled(self, P: np.ndarray, *, by_weight: bool = True) -> DenseTile:
         """The same for any P."""
         V = self._scratch.get("filled", len(self.V))
         if self.weights is None:
             np.copyto(V, self.V)
-        elif self.weights.dtype == np.uint8:
+        elif self.weights.dtype == np.uint8 or not by_weight:
             # V is 0 where nothing is observed.
             np.multiply(P, self.weights == 0, out=V)
             np.add(V, self.V, out=V)

@@ -247,7 +247,7 @@ class QuadraticPass:
             if moved <= self.inner.delta**2 * first_moved:
                 break
         if "observed" in state:
-            Ht[state["observed"] == 0] = 0
+            Ht[state["observed"] == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
     def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:

@@ -150,7 +150,7 @@ class RatioPass:
             H[float(state["tiny"]) > H] = 0
         H[: self.n_fixed] = H_in[: self.n_fixed]
         if "observed" in state:
-            H[:, state["observed"] == 0] = 0
+            H[self.n_fixed :, state["observed"] == 0] = 0
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + float(state["constant"])
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)

@@ -37,7 +37,8 @@ class MeanFilled:
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
-        filled = tile.filled(np.broadcast_to(fill.astype(tile.V.dtype), tile.V.shape))
+        # Whatever is observed tells a start where to look, if it counts little or more than once.
+        filled = tile.filled(np.broadcast_to(fill.astype(tile.V.dtype), tile.V.shape), by_weight=False)
         self.phase.tile(filled, rows, inner, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:

@@ -130,7 +130,7 @@ class Audited:
             P = rows["W"][seen].astype(np.float64) @ H
             # What is missing costs nothing.
             values = matrix.dense(V)
-            losses = trial.loss.rows(np.where(np.isnan(values), P, values), P, eps)
+            losses = trial.loss.rows(np.where(np.isnan(values), np.maximum(P, eps), values), P, eps)
             tally["audit"] = tally["audit"].plus(seen + tile.first, V)
             tally["losses"] = tally["losses"].plus(seen + tile.first, losses[:, None])
 

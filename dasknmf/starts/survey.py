@@ -13,7 +13,7 @@ from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Phase, Rows, State, Tally
 from dasknmf.solvers.quadratic import SUM_WEIGHT
 
-_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers")
+_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers", "rows")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,11 @@ class Survey:
         if self._power is not None and not (sums.n_negative or (self._power < 0 and sums.n_zero)):
             powers = tile.power_sum(self._power)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
-        tally["sums"] += (sums.total, sums.squares, *counts, powers)
+        weights = tile.row_weights
+        a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
+        tally["sums"] += (sums.total, sums.squares, *counts, powers, a.sum())
         if self.masked:
             tally["observed"] += tile.observations()
-            a = np.ones(tile.rows.stop - tile.rows.start) if tile.row_weights is None else tile.row_weights
             tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
             tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
 
@@ -76,7 +77,7 @@ class Survey:
             # scikit-learn's floors, which are absolute, in units of V and of √V.
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
-            "pull": np.asarray(SUM_WEIGHT * found["squares"] / n),
+            "pull": np.asarray(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
         }
         if self.masked:
             observed = tally["observed"]

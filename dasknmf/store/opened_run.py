@@ -87,9 +87,18 @@ class Run:
 
     @property
     def sum_of_squares(self) -> float:
+        return float(self._state["squares"])
+
+    @property
+    def pull(self) -> float:
+        """δ² of the sum to one."""
+        return float(self._state["pull"])
+
+    @property
+    def _state(self) -> dict[str, np.ndarray]:
         position = self._position
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return float(factors.read_state(position.state, position.leader)["squares"])
+        return factors.read_state(position.state, position.leader)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         position = self._position
