@@ -422,6 +422,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
+                layout = X.layout if isinstance(X, inputs.Stored) else None
                 described = X.described() if isinstance(X, inputs.Prepared) else None
                 known = Features(getattr(self, "feature_names_in_", None), self.preparation_.get("scale"))
                 identity, budget = identity_of(
@@ -432,8 +433,18 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     transposed=transposed,
                     preparation=described,
                     names=known.names,
+                    layout=layout,
                 )
-                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite, features=known)
+                run = StoredRun(
+                    where,
+                    identity,
+                    budget,
+                    grid,
+                    dtype,
+                    overwrite=overwrite,
+                    features=known,
+                    layout=layout,
+                )
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)
             reports = (*callbacks, logged) if self.verbose else callbacks

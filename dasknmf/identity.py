@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.inputs.prepared import Prepared
+from dasknmf.layout import Layout
 from dasknmf.model import Model
 from dasknmf.store import features
 
@@ -26,6 +27,7 @@ def identity_of(
     transposed: bool,
     names: np.ndarray | None = None,
     preparation: dict[str, Any] | None = None,
+    layout: Layout | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
 
@@ -44,6 +46,8 @@ def identity_of(
         Of the features.
     preparation : dict or None
         What is done to X in every read, as JSON values.
+    layout : Layout, optional
+        Of the stack that X is.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
@@ -79,6 +83,8 @@ def identity_of(
         identity["feature_names"] = features.digest(names)
     if preparation is not None:
         identity["preparation"] = preparation
+    if layout is not None:
+        identity["layout"] = layout.geometry()
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 

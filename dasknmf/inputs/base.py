@@ -11,7 +11,9 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
+from dasknmf.layout import Layout
 from dasknmf.panels import Grid, Panel
 
 Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
@@ -51,6 +53,10 @@ class Source(Protocol):
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
     kept_bytes: int | None
     """Bytes of V, decoded, where V has another form than what is read for it; else None."""
+    entries: Entries | None
+    """How tiles read stored values; None: as they are, and every entry counts once."""
+    negatives_advice: str | None
+    """What to do about values below zero, where the source knows better than what holds for any matrix."""
 
     @property
     def reader(self) -> Reader:
@@ -85,6 +91,8 @@ class Stored(ABC):
     """Its slabs are sparse."""
     feature_names: np.ndarray | None = None
     """Names of the columns, an array of str, where the store tells them."""
+    layout: Layout | None = None
+    """Where rows and columns lie in a stack of images, where the matrix is one."""
 
     @abstractmethod
     def source(self, *, transposed: bool = False) -> Source:

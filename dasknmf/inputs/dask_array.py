@@ -12,6 +12,7 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks import csr, dense
+from dasknmf.blocks.entries import Entries
 from dasknmf.inputs import sparse
 from dasknmf.inputs.base import Chunks, Reader, Slab, check_shape
 from dasknmf.panels import Panel
@@ -26,6 +27,8 @@ class DaskSource:
     in_process = False
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
     # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
     slab_bytes = 0
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.stored_sparse import PARTS, StoredSparse, Vectors, check_parts, encoding_of
@@ -177,6 +178,8 @@ class DenseSource:
     in_process = False
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
     sparse = False
     cut_bytes: np.ndarray | None = None
 

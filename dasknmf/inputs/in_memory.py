@@ -10,6 +10,7 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks.dense import tile_rows
+from dasknmf.blocks.entries import Entries
 from dasknmf.inputs.base import Chunks, Reader, Slab
 from dasknmf.inputs.sparse import bytes_before, canonical
 from dasknmf.panels import Panel
@@ -24,6 +25,8 @@ class MemorySource:
     in_process = True
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
     slab_bytes = 0
 
     def __init__(self, X: Any) -> None:

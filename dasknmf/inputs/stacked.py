@@ -12,6 +12,7 @@ import zarr
 from dask.task_spec import GraphNode
 from scipy.sparse import csr_array, issparse
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source, Stored, check_shape, nbytes_of, working_dtype
 from dasknmf.inputs.zarr_array import ZarrSource
@@ -87,6 +88,8 @@ class StackedSource:
 
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
 
     def __init__(self, X: Stacked) -> None:
         check_shape(X.shape)

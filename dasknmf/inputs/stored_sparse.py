@@ -20,6 +20,7 @@ from dask.task_spec import GraphNode
 from scipy.sparse import csr_array
 from zarr.storage import MemoryStore
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import DataChangedError, SourceError
 from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.canonical import rows_of
@@ -205,6 +206,8 @@ class SparseSource:
     sparse = True
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
 
     def __init__(self, X: StoredSparse) -> None:
         check_shape(X.shape)

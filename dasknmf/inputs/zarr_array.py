@@ -13,6 +13,7 @@ import zarr
 from dask.task_spec import GraphNode
 from zarr.storage import MemoryStore, WrapperStore
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
@@ -124,6 +125,8 @@ class ZarrSource:
 
     staged_bytes = 0
     kept_bytes: int | None = None
+    entries: Entries | None = None
+    negatives_advice: str | None = None
     sparse = False
     cut_bytes: np.ndarray | None = None
 

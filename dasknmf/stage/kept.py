@@ -122,6 +122,8 @@ class Staged:
         self.slab_bytes = source.slab_bytes
         self.sparse = source.sparse
         self.kept_bytes = source.kept_bytes
+        self.entries = source.entries
+        self.negatives_advice = source.negatives_advice
         self.staged_bytes = 0
 
     @property
