@@ -424,7 +424,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             if where is not None:
                 layout = X.layout if isinstance(X, inputs.Stored) else None
                 described = X.described() if isinstance(X, inputs.Prepared) else None
-                known = Features(getattr(self, "feature_names_in_", None), self.preparation_.get("scale"))
+                known = Features(
+                    getattr(self, "feature_names_in_", None), self.preparation_.get("scale"), layout
+                )
                 identity, budget = identity_of(
                     self,
                     model,
@@ -435,16 +437,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                     names=known.names,
                     layout=layout,
                 )
-                run = StoredRun(
-                    where,
-                    identity,
-                    budget,
-                    grid,
-                    dtype,
-                    overwrite=overwrite,
-                    features=known,
-                    layout=layout,
-                )
+                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite, features=known)
                 model = replace(model, seed=run.seed)
             stack.callback(run.close)
             reports = (*callbacks, logged) if self.verbose else callbacks

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import product
 from typing import Any
 
@@ -56,17 +56,21 @@ class Tiles:
     def n_rows(self) -> int:
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def cuts(self) -> np.ndarray:
         """First row of each tile, and the number of rows last."""
         sizes = reduce(np.multiply.outer, [np.asarray(each, np.int64) for each in self.lengths])
         return np.append(0, np.cumsum(sizes.reshape(-1)))
 
+    @cached_property
+    def _edges(self) -> list[np.ndarray]:
+        return [np.append(0, np.cumsum(each)) for each in self.lengths]
+
     def between(self, start: int, stop: int) -> Iterator[Tile]:
         """The tiles of rows [start, stop), which begin and end with tiles."""
         cuts = self.cuts
         first, last = np.searchsorted(cuts, (start, stop))
-        edges = [np.append(0, np.cumsum(each)) for each in self.lengths]
+        edges = self._edges
         counts = tuple(map(len, self.lengths))
         for index in range(int(first), int(last)):
             where = np.unravel_index(index, counts)

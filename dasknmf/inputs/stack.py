@@ -159,7 +159,7 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
     ----------
     path : str, path, zarr Store or zarr.Group
     variable : str or sequence of str, optional
-        A variable, or several; all where None.
+        A variable, or several; where None all, in the order of their names.
 
     Returns
     -------
@@ -189,13 +189,13 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
     )
     # Coordinates are values and no data: they are decoded like in any other opening.
     found = found.assign_coords(xarray.decode_cf(found.coords.to_dataset(), decode_timedelta=False).coords)
-    wanted = list(found.data_vars) if variable is None else variable
+    wanted = sorted(found.data_vars) if variable is None else variable  # a directory tells them in any order
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     missing = [name for name in names if name not in found.data_vars]
     if missing or not names:
         raise SourceError(
             f"{str(path)!r} has no variable {missing[0] if missing else ''!r}; its variables are "
-            f"{list(found.data_vars)}: give one of these."
+            f"{sorted(found.data_vars)}: give one of these."
         )
     single = isinstance(wanted, str) or (variable is None and len(names) == 1)
     return found[names[0]] if single else found[names]

@@ -287,9 +287,9 @@ class StackNMF:
 
     def _given(self) -> dict[str, Any]:
         """The parameters that are not NMF's defaults."""
-        own = {name: getattr(self, name) for name in _OWN}
-        defaults = {"negatives": "error", "missing_values": "auto"}
-        return {**self._parameters, **{name: value for name, value in own.items() if value != defaults[name]}}
+        defaults = {**NMF().get_params(), "negatives": "error", "missing_values": "auto"}
+        found = {**self._parameters, **{name: getattr(self, name) for name in _OWN}}
+        return {name: value for name, value in found.items() if repr(value) != repr(defaults[name])}
 
     def _stack(self, obj: Any, sample_dims: Any, mask: Any) -> Stack:
         if isinstance(obj, Stack):

@@ -28,7 +28,6 @@ from zarr.storage import LocalStore
 
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
-from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
 from dasknmf.store import layouts, records
@@ -64,9 +63,7 @@ class StoredRun:
     overwrite : bool
         Start over where the store holds a run.
     features : Features
-        Names of the features, and their scale.
-    layout : Layout, optional
-        Of the stack that V is.
+        Names of the features, their scale, and where they lie in a stack of images.
 
     Raises
     ------
@@ -88,7 +85,6 @@ class StoredRun:
         *,
         overwrite: bool,
         features: described.Features = _NO_FEATURES,
-        layout: Layout | None = None,
     ) -> None:
         self.store = _writable(target)
         self._check_is_ours()
@@ -110,7 +106,7 @@ class StoredRun:
                         "without it nobody knows what was factorized: restore the store from a copy, or "
                         "start over with overwrite=True."
                     )
-                self._begin(identity, budget, grid, features, layout)
+                self._begin(identity, budget, grid, features)
             else:
                 described.check(self.store, about["identity"], features)
                 self._resume(about, identity, budget, grid)
@@ -191,12 +187,7 @@ class StoredRun:
             )
 
     def _begin(
-        self,
-        identity: dict[str, Any],
-        budget: dict[str, Any],
-        grid: Grid,
-        features: described.Features,
-        layout: Layout | None,
+        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features
     ) -> None:
         self._clear()
         root = {
@@ -207,7 +198,7 @@ class StoredRun:
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
-        layouts.write(self.store, layout)
+        layouts.write(self.store, features.layout)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
