@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import Alias, GraphNode, List, Task, TaskRef
 
-from dasknmf.blocks import RowsOnly, block_of
+from dasknmf.blocks import Entries, RowsOnly, block_of
 from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
@@ -167,6 +167,7 @@ def _worker_side(one: Pass) -> WorkerSide:
         one.leaves,
         one.entering,
         checked=one.checked,
+        entries=one.source.entries,
     )
 
 
@@ -285,6 +286,7 @@ class WorkerSide:
     leaves: Generation | None
     entering: tuple[int, ...]
     checked: bool
+    entries: Entries | None = None
     smalls: tuple[Any, ...] = ()
 
     def state_of(self, position: int) -> State:
@@ -347,6 +349,7 @@ def _visit_panel(
                     n_features=side.n_features,
                     dtype=side.dtype,
                     checked=side.checked,
+                    entries=side.entries,
                 )
                 tallies = visit(block, visitors)
         except StageLost:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
@@ -13,20 +12,20 @@ import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from dasknmf import inputs, schedulers, validation
 from dasknmf.fit import Fit, logged
 from dasknmf.history import Callback, Ending
-from dasknmf.identity import identity_of, with_stored_scale
+from dasknmf.identity import with_stored_scale
 from dasknmf.losses import NAMES, Loss
-from dasknmf.model import SAMPLE_BYTES, Init, Model
+from dasknmf.model import SAMPLE_BYTES, Init
 from dasknmf.panels import Grid
+from dasknmf.settling import Asked, computed, entries_of, settled
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.quadratic import SUM_WEIGHT
 from dasknmf.stage import check_stage, staged
-from dasknmf.store.features import Features
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.opened_run import Run, oriented, rows_in_memory
 from dasknmf.store.stored_run import StoredRun
@@ -94,8 +93,20 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     dtype : {float32, float64} or None, default=None
         Of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
         float64.
-    missing_values : "error", default="error"
-        Missing values are refused.
+    missing_values : "error", "nan" or float, default="error"
+        What stands for an entry that was not observed: nothing (NaN is refused), NaN, or a number, such as
+        a raster's nodata. Only observed entries count: the loss, and every update, is over these; X is
+        still read once per iteration. For the Frobenius loss rows and columns have Gram matrices of their
+        own up to 16 components (more where groups of features share a mask); above, entries are filled
+        in from the factors before each step [5]_. `inverse_transform` imputes.
+    fixed_components : array of shape (n_fixed, n_features), optional
+        Rows of H that are known, endmembers or published programs: the first rows of `components_` are
+        these and stay; the others are fitted beside them.
+    sum_to_one : bool, default=False
+        Rows of W sum to one, as fractions of a pixel do (Frobenius loss; cd or bpp, whose rows of W are then
+        solved for). A penalty ½ δ² Σ_i (1 − Σ_t w_it)² holds them there, with δ² a thousand times the mean
+        squared norm of a row of X: sums then differ from one by about a thousandth of the misfit. It is part
+        of the objective and not of the loss.
 
     Attributes
     ----------
@@ -111,6 +122,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         √(2 D(X | WH)): for the Frobenius loss, the norm of the residual.
     sum_of_squares_ : float
         Σ x² over X.
+    mean_row_square_ : float
+        The mean squared norm of a row, in units of which `sum_to_one` pulls.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
@@ -121,6 +134,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         One record per pass.
     dead_components_ : ndarray of int
         Components whose row of H or column of W is zero throughout.
+    n_unobserved_samples_, n_unobserved_features_ : int
+        Rows and columns of X with nothing observed: theirs of W and H are zero.
 
     See Also
     --------
@@ -142,6 +157,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
        accurate. IEEE Transactions on Signal Processing, 64(9).
     .. [4] Kim, J., & Park, H. (2011). Fast nonnegative matrix factorization: an active-set-like method
        and comparisons. SIAM Journal on Scientific Computing, 33(6).
+    .. [5] Zhang, S., Wang, W., Ford, J., & Makedon, F. (2006). Learning from incomplete ratings using
+       non-negative matrix factorization. SIAM International Conference on Data Mining.
 
     Examples
     --------
@@ -170,7 +187,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         "inner_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "sample_bytes": [Interval(Integral, 1, None, closed="left")],
         "dtype": "no_validation",  # checked with the dtype of X
-        "missing_values": [StrOptions({"error"})],
+        "missing_values": [StrOptions({"error", "nan"}), Real],
+        "fixed_components": "no_validation",  # checked with the shape of X
+        "sum_to_one": ["boolean"],
     }
 
     def __init__(
@@ -191,7 +210,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         inner_iter: int | str = "auto",
         sample_bytes: int = SAMPLE_BYTES,
         dtype: Any = None,
-        missing_values: str = "error",
+        missing_values: float | str = "error",
+        fixed_components: Any = None,
+        sum_to_one: bool = False,
     ) -> None:
         self.n_components = n_components
         self.init = init
@@ -209,6 +230,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.sample_bytes = sample_bytes
         self.dtype = dtype
         self.missing_values = missing_values
+        self.fixed_components = fixed_components
+        self.sum_to_one = sum_to_one
 
     def fit(
         self,
@@ -217,6 +240,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         *,
         W: Any = None,
         H: Any = None,
+        sample_weight: Any = None,
+        feature_weight: Any = None,
+        weights: Any = None,
+        holdout: float | None = None,
         checkpoint: Any = None,
         overwrite: bool = False,
         stage: Any = None,
@@ -228,7 +255,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         -------
         self : NMF
         """
-        self._fit(X, W, H, checkpoint, overwrite, stage, callbacks, wants_W=False)
+        asked = Asked(W, H, sample_weight, feature_weight, weights, holdout)
+        self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=False)
         return self
 
     def fit_transform(
@@ -238,6 +266,10 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         *,
         W: Any = None,
         H: Any = None,
+        sample_weight: Any = None,
+        feature_weight: Any = None,
+        weights: Any = None,
+        holdout: float | None = None,
         checkpoint: Any = None,
         overwrite: bool = False,
         stage: Any = None,
@@ -253,6 +285,14 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         y : ignored
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             The start, for ``init="custom"``. W may be a Dask array.
+        sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
+            How often a row or a column of X counts: one of weight 2 is two equal ones, penalties included.
+            Those of weight 0 are fitted and have no say. Sparse X takes them, too.
+        weights : array of shape (n_samples, n_features), optional
+            How often each entry counts, for a dense X: NumPy, Dask or Zarr; 0 or False: not at all.
+        holdout : float, optional
+            Share of the observed entries that are hidden from the fit; `history_` tells the loss over
+            them. Which they are depends on `random_state` and on their place in X alone.
         checkpoint : path, URL or Zarr store, optional
             Where every pass is committed. A run that stands there is resumed, or, where it had
             finished and `max_iter` or `tol` differ, continued.
@@ -283,7 +323,8 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If the checkpoint holds another run, is being written, or is not as it was written; or if
             X changed.
         """
-        return self._fit(X, W, H, checkpoint, overwrite, stage, callbacks, wants_W=True)
+        asked = Asked(W, H, sample_weight, feature_weight, weights, holdout)
+        return self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=True)
 
     def transform(self, X: Any) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
@@ -346,6 +387,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model.n_reads_ = run.history.reads
         model.history_ = run.history
         model.sum_of_squares_ = run.sum_of_squares
+        model.mean_row_square_ = run.sum_of_squares / run.shape[0]
         model.preparation_ = run.preparation
         if run.feature_names is not None:
             model.feature_names_in_ = run.feature_names
@@ -358,15 +400,15 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.missing_values == "error"
+        tags.input_tags.allow_nan = validation.is_nan(self.missing_values)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     def _fit(
         self,
         X: Any,
-        W: Any,
-        H: Any,
+        asked: Asked,
         checkpoint: Any,
         overwrite: bool,
         stage: Any,
@@ -376,77 +418,41 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> Any:
         self._validate_params()
         check_stage(stage, checkpoint)
-        loss = Loss.named(self.beta_loss)
-        solver = validation.chosen_solver(self, loss)
         X = validation.validated(self, X, reset=True)
         X = with_stored_scale(X, None if overwrite else checkpoint)
         self.preparation_ = inputs.steps_of(X)
-        dtype = inputs.working_dtype(X.dtype, self.dtype)
-        shape = (int(X.shape[0]), int(X.shape[1]))
-        W, H = validation.checked_start(self, X, W, H, dtype)
-        k = validation.chosen_k(self, shape, W, H)
-        if inputs.is_chunked(X) and checkpoint is None and wants_W:
-            validation.check_W_fits(shape[0], k, dtype)
-
-        transposed = inputs.rather_transposed(X, parity=self.inner_iter == 1)
-        source = inputs.source_of(X, transposed=transposed)
-        grid = inputs.grid_of(source)
-        row_bytes = inputs.row_bytes_of(source, dtype)
-        init = validation.chosen_init(self, loss, source.shape, k, row_bytes)
-        given = None if W is None else ((H.T, _computed(W).T) if transposed else (W, H))
-        penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, shape)
-        if transposed:
-            penalties = Penalties(penalties.H, penalties.W)
-        model = Model(
-            source.shape,
-            k,
-            dtype,
-            loss,
-            solver,
-            init,
-            self._drawn_seed(),
-            penalties,
-            self.inner_iter,
-            row_bytes,
-            self.shuffle,
-            self.sample_bytes,
-            streamed=not source.in_process,
-        )
-        scheduler = schedulers.current(in_process=source.in_process)
+        chunked = inputs.is_chunked(X)
+        one = settled(self, X, asked, kept=chunked and checkpoint is None and wants_W)
+        grid = one.grid
+        scheduler = schedulers.current(in_process=one.source.in_process)
 
         with ExitStack() as stack:
-            source = stack.enter_context(staged(source, grid, stage, scheduler.client))
+            source = stack.enter_context(staged(one.source, grid, stage, scheduler.client))
             scratch = None
             if checkpoint is None and scheduler.client is not None:
                 scratch = stack.enter_context(scheduler.scratch())
             where = checkpoint if checkpoint is not None else scratch
             run: MemoryRun | StoredRun = MemoryRun()
             if where is not None:
-                layout = X.layout if isinstance(X, inputs.Stored) else None
-                described = X.described() if isinstance(X, inputs.Prepared) else None
-                known = Features(
-                    getattr(self, "feature_names_in_", None), self.preparation_.get("scale"), layout
+                run = StoredRun(
+                    where,
+                    one.identity,
+                    one.budget,
+                    grid,
+                    one.model.dtype,
+                    overwrite=overwrite,
+                    features=one.features,
                 )
-                identity, budget = identity_of(
-                    self,
-                    model,
-                    shape,
-                    (W, H),
-                    transposed=transposed,
-                    preparation=described,
-                    names=known.names,
-                    layout=layout,
-                )
-                run = StoredRun(where, identity, budget, grid, dtype, overwrite=overwrite, features=known)
-                model = replace(model, seed=run.seed)
+                one = one.seeded(run.seed)
             stack.callback(run.close)
             reports = (*callbacks, logged) if self.verbose else callbacks
-            Fit(model, source, grid, run, scheduler, self.max_iter, self.tol, given, reports)()
-            result = self._finish(run, grid, transposed, init)
-            if not wants_W or (inputs.is_chunked(X) and scratch is None):
+            source = one.observed(source)
+            Fit(one.model, source, grid, run, scheduler, self.max_iter, self.tol, one.given, reports)()
+            result = self._finish(run, grid, one.transposed, one.init)
+            if not wants_W or (chunked and scratch is None):
                 return result if wants_W else None
             # The user gave an array, or the scratch store goes: W has to live in this process.
-            kept = _computed(result) if transposed else rows_in_memory(run.factors, run.position, grid)
+            kept = computed(result) if one.transposed else rows_in_memory(run.factors, run.position, grid)
             return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
 
     def _finish(self, run: Any, grid: Grid, transposed: bool, init: str) -> Any:
@@ -461,7 +467,9 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.n_reads_ = history.reads
         self.history_ = history
         self.sum_of_squares_ = float(state["squares"])
+        self.mean_row_square_ = float(state["pull"]) / SUM_WEIGHT
         self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
+        self._tell_unobserved(state, transposed=transposed)
         usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
         self.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
         if len(self.dead_components_):
@@ -479,6 +487,17 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         return W
 
+    def _tell_unobserved(self, state: Any, *, transposed: bool) -> None:
+        counts = [int(state.get("empty rows", 0)), int(np.sum(state.get("observed", np.ones(1)) == 0))]
+        self.n_unobserved_samples_, self.n_unobserved_features_ = counts[::-1] if transposed else counts
+        if any(counts):
+            warnings.warn(
+                f"{self.n_unobserved_samples_} rows and {self.n_unobserved_features_} columns of X have "
+                "nothing observed; theirs of W and H are zero: leave them out, or see what is missing.",
+                UserWarning,
+                stacklevel=5,
+            )
+
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
         X = validation.validated(self, X, reset=False)
@@ -489,14 +508,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             penalties.W,
             tol=min(self.tol, 1e-4) if self.tol else 1e-6,
             max_iter=max(self.max_iter, 1000),
+            entries=entries_of(self, X),
+            pull=SUM_WEIGHT * self.mean_row_square_ if self.sum_to_one else 0.0,
         )
         return by_rows(coder, X, method)
-
-    def _drawn_seed(self) -> int:
-        if isinstance(self.random_state, Integral):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-
-
-def _computed(F: Any) -> np.ndarray:
-    return np.asarray(F.compute() if isinstance(F, da.Array) else F)

@@ -14,7 +14,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from dasknmf import engine
-from dasknmf.blocks import csr, dense
+from dasknmf.blocks import csr, dense, observed
 from dasknmf.errors import DataError, NumericalError, RunDamagedError
 from dasknmf.history import Callback, Ending, History, Record, Stop, rivals
 from dasknmf.inputs.base import Source, slab_bytes_of
@@ -167,7 +167,7 @@ class Fit:
                 leader=leader,
             )
             ended = self._ended(self.run.history.plus(record), after.iteration)
-            if ended is not None and _tells_loss(record):
+            if ended is not None and self._tells(record):
                 after = replace(after, outcome=ended.value)
         self._commit(after, record, self._sums(ledger))
 
@@ -254,7 +254,11 @@ class Fit:
 
     def _loss_is_known(self) -> bool:
         """Whether the last record tells the loss of the pair that would be returned."""
-        return _tells_loss(self.run.history[-1])
+        return self._tells(self.run.history[-1])
+
+    def _tells(self, record: Record) -> bool:
+        """Whether it also tells the loss over what is hidden, which a pass knows of the pair that entered."""
+        return _tells_loss(record) and (record.phase == "closing" or not self.model.terms.hidden)
 
     def _sums(self, ledger: engine.Ledger) -> tuple[float, ...] | None:
         if self.run.sums is not None or not ledger.sums:
@@ -278,7 +282,8 @@ class Fit:
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=slab_bytes_of(self.source, self.grid),
-                tiles=self._scratch_bytes(width) + nnls.scratch_bytes(self.model.k),
+                tiles=self._scratch_bytes(width)
+                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
                 drawn=sum(tally.capacity for tally in tallies),
@@ -298,7 +303,8 @@ class Fit:
         """Of the tiles of one walk, for so many columns of all models together."""
         n_features, dtype = self.source.shape[1], self.model.dtype
         if not self.source.sparse:
-            return dense.scratch_bytes(n_features, dtype)
+            kind = dense if self.source.entries is None else observed
+            return kind.scratch_bytes(n_features, dtype)
         return csr.scratch_bytes(n_features, dtype, width, dense=self._makes_tiles_dense)
 
 

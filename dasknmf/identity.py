@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
+from dasknmf.blocks.entries import Entries
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.layout import Layout
 from dasknmf.model import Model
@@ -28,6 +29,8 @@ def identity_of(
     names: np.ndarray | None = None,
     preparation: dict[str, Any] | None = None,
     layout: Layout | None = None,
+    entries: Entries | None = None,
+    weights: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
 
@@ -48,6 +51,10 @@ def identity_of(
         What is done to X in every read, as JSON values.
     layout : Layout, optional
         Of the stack that X is.
+    entries : Entries or None
+        What is told of X's entries.
+    weights : dict of arrays or None
+        Weights of samples, features and entries, by name.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
@@ -69,6 +76,10 @@ def identity_of(
     if not model.loss.quadratic and model.inner_iter == "auto":
         # How often W moves between two reads depends on it.
         parameters["X_in_memory"] = not model.streamed
+    if model.terms.fixed is not None:
+        parameters["fixed_components"] = _digest(model.terms.fixed)
+    if model.terms.sum_to_one:
+        parameters["sum_to_one"] = True
     for name, factor in zip("WH", start, strict=True):
         if factor is not None:
             parameters[name] = _digest(factor)
@@ -85,6 +96,11 @@ def identity_of(
         identity["preparation"] = preparation
     if layout is not None:
         identity["layout"] = layout.geometry()
+    if entries is not None:
+        identity["entries"] = _told(entries)
+    for name, weight in (weights or {}).items():
+        if weight is not None:
+            identity[name] = _digest(weight) if isinstance(weight, (np.ndarray, da.Array)) else str(weight)
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 
@@ -101,6 +117,22 @@ def with_stored_scale(X: Any, checkpoint: Any) -> Any:
         return X
     same = np.allclose(X.preparation.scale, stored, rtol=_ROUNDING, atol=0)
     return X.rescaled(stored) if same else X
+
+
+def _told(entries: Entries) -> dict[str, Any]:
+    """Of entries, as JSON values; arrays by digest."""
+    told: dict[str, Any] = {}
+    if entries.nan:
+        told["nan"] = "missing"
+    for name in ("nodata", "scale", "offset"):
+        value = getattr(entries, name)
+        told[name] = _digest(value) if isinstance(value, np.ndarray) else value
+    if entries.negatives != "error":
+        told["negatives"] = entries.negatives
+    if entries.holdout is not None:
+        told["holdout"] = entries.holdout.share
+    plain = {"nodata": None, "scale": 1.0, "offset": 0.0}
+    return {name: value for name, value in told.items() if name not in plain or value != plain[name]}
 
 
 def _digest(factor: Any) -> str:

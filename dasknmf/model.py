@@ -11,11 +11,13 @@ from dasknmf.history import EveryTenth, RemainingGain, StopRule, Violation
 from dasknmf.losses import Loss
 from dasknmf.passes import Phase, State
 from dasknmf.solvers import cd, mu
-from dasknmf.solvers.closing import Closing
+from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.quadratic import QuadraticPass, Solver
-from dasknmf.solvers.ratio import RatioPass
+from dasknmf.solvers.quadratic import Solver
+from dasknmf.solvers.terms import Terms
+from dasknmf.starts.fixed import Pinned
+from dasknmf.starts.mean_filled import MeanFilled
 from dasknmf.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.starts.random import RandomStart
 from dasknmf.starts.sample import Audited, Chosen, Draw
@@ -59,6 +61,7 @@ class Model:
     sample_bytes: int = SAMPLE_BYTES
     streamed: bool = True
     """Whether V is read from outside this process's memory."""
+    terms: Terms = Terms()
 
     @property
     def parity(self) -> bool:
@@ -72,7 +75,13 @@ class Model:
 
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""
-        survey = Survey(self.shape, self.loss)
+        fixed = self.terms.fixed
+        if fixed is None:
+            return self._starts()
+        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in self._starts()]
+
+    def _starts(self) -> list[Lineup]:
+        survey = Survey(self.shape, self.loss, self.terms.masked)
         if self.init == "custom":
             return [(survey,)]
         drawn = RandomStart(self.seed, self.k, self.shape[1], self.dtype)
@@ -88,6 +97,15 @@ class Model:
         projection = Projection(self.k, width, self.dtype)
         lift = Lift(self.k, fill, self.seed)
         fitted = self.init == "sketch"
+        if self.terms.masked:  # means are known after a read of their own
+            return [
+                (survey,),
+                (MeanFilled(finder),),
+                (MeanFilled(finder),),
+                (MeanFilled(projection),),
+                (SignNorms(self.k, self.dtype, fill, self.seed),),
+                (lift,),
+            ]
         return [
             (Surveyed(survey, finder),),
             (finder,),
@@ -119,17 +137,22 @@ class Model:
             self.seed,
             self.shape[0],
             positive=self.solver == "mu",
+            terms=self.terms.of_sample,
         )
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
+        exact = self._exact()
+        return HeldOut(exact, self.loss) if self.terms.hidden else exact
+
+    def _exact(self) -> Phase:
         n_features = self.shape[1]
         if self.loss.quadratic:
             eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
             # What an exact solve leaves, another one cannot lower.
             steps = 1 if self.solver == "bpp" else self.inner_iter
             inner = Inner.chosen(steps, eagerness=eagerness, shape=self.shape, k=self.k)
-            return QuadraticPass(
+            return self.terms.quadratic(
                 self.k,
                 n_features,
                 self.dtype,
@@ -141,7 +164,7 @@ class Model:
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
         )
-        return RatioPass(
+        return self.terms.ratio(
             self.k,
             n_features,
             self.dtype,
@@ -153,7 +176,7 @@ class Model:
 
     def closing(self) -> Phase:
         """The read that evaluates the returned pair."""
-        return Closing(self.dtype, self.loss, self.penalties)
+        return self.terms.closing(self.dtype, self.loss, self.penalties)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""

@@ -17,11 +17,12 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import List, Task, TaskRef
 
 from dasknmf import inputs
-from dasknmf.blocks import CsrBlock, DenseBlock, block_of, nonzeros
+from dasknmf.blocks import Entries, block_of, nonzeros
 from dasknmf.blocks.csr import CsrTile
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
 from dasknmf.solvers import cold, mu, nnls
+from dasknmf.solvers.grams import ByRow, Grams, Shared
 from dasknmf.solvers.penalty import Penalty
 
 
@@ -39,6 +40,10 @@ class Coder:
         A row of a multiplicative solve rests once a step moves it by less than this share of itself.
     max_iter : int
         Most multiplicative steps.
+    entries : Entries or None
+        What is told of entries; only those that are observed count.
+    pull : float
+        δ² with which rows of W are held to a sum of one; 0: not at all.
     """
 
     H: np.ndarray
@@ -46,20 +51,30 @@ class Coder:
     penalty: Penalty
     tol: float
     max_iter: int
+    entries: Entries | None = None
+    pull: float = 0.0
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """W of these rows, in the dtype of H."""
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
         Ht = np.ascontiguousarray(self.H.T)
-        H64 = self.H.astype(np.float64)
-        S = H64 @ H64.T + self.penalty.l2 * np.eye(len(self.H))
-        weighted = None if self.loss.quadratic else cold.weighted(self.H, self.loss)
+        grams: Grams = Shared() if self.entries is None else ByRow()
+        S = grams.of_H(self.H.astype(np.float64), None, self.penalty.l2, self.pull)
+        guess = None if self.loss.quadratic else cold.Guess.of(self.H, self.loss, grams)
         for tile in self._block(X).tiles():
-            if weighted is None:
-                nnls.solve(W[tile.rows], tile.cross(Ht), S, self.penalty.l1)
+            rows = W[tile.rows]
+            if self.entries is not None:
+                check_values(tile.V)
+            if guess is None:
+                N = tile.cross(Ht)
+                if self.pull:
+                    N = N + np.float64(self.pull)
+                nnls.solve(rows, N, grams.of_rows(tile, S), self.penalty.l1)
             else:
-                cold.guess(W[tile.rows], tile, *weighted)
-                W[tile.rows] = self._multiplied(tile, Ht, W[tile.rows].astype(np.float64))
+                guess(rows, tile)
+                rows[:] = self._multiplied(tile, Ht, rows.astype(np.float64))
+            if self.entries is not None:
+                rows[~tile.row_is_observed()] = 0
         return W
 
     def scores(self, X: np.ndarray) -> np.ndarray:
@@ -74,15 +89,25 @@ class Coder:
                 losses[tile.rows] = W64 @ H.sum(axis=1)
                 nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
             else:
-                V = _values(tile)
-                losses[tile.rows] = self.loss.rows(V, W64 @ H, _floor(V))
+                V, P = _values(tile), W64 @ H
+                if self.entries is not None:
+                    V = np.where(tile.observed, V, P)  # what is missing costs nothing
+                losses[tile.rows] = self.loss.rows(V, P, _floor(V))
         return losses
 
-    def _block(self, X: Any) -> CsrBlock | DenseBlock:
+    def _block(self, X: Any) -> Any:
         X = inputs.canonical(X) if scipy.sparse.issparse(X) else X
         n_rows, n_features = X.shape
         dtype = self.H.dtype
-        return block_of([X], n_rows=n_rows, first=0, n_features=n_features, dtype=dtype, checked=False)
+        return block_of(
+            [X],
+            n_rows=n_rows,
+            first=0,
+            n_features=n_features,
+            dtype=dtype,
+            checked=False,
+            entries=self.entries,
+        )
 
     def _multiplied(self, tile: Any, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
         """Multiplicative steps from W until each row rests."""
@@ -90,6 +115,7 @@ class Coder:
             return self._multiplied_sparse(tile, Ht, W)
         H = self.H.astype(np.float64)
         V = _values(tile).astype(np.float64)
+        seen = None if self.entries is None else tile.observed
         going = np.flatnonzero(W.any(axis=1))
         beta = self.loss.beta
         for _ in range(self.max_iter):
@@ -100,6 +126,8 @@ class Coder:
             P = W_going @ H
             P = np.maximum(P, eps) if beta < 2 else P
             weighted = P ** (beta - 2)
+            if seen is not None:
+                weighted *= seen[going]
             a = (rows * weighted) @ H.T
             b = (weighted * P) @ H.T
             there = mu.step(W_going, a, b, self.loss, self.penalty, eps, exact=True)
@@ -236,12 +264,19 @@ def _code(
 
 def _coded(X: Any, coder: Coder, method: str) -> np.ndarray:
     """Some rows of a lazy transform: the values are checked here, where they are first seen."""
-    values = X.data if scipy.sparse.issparse(X) else X
-    if not np.isfinite(values).all() or (values < 0).any():
-        kind = (
-            "Negative values in data passed to X in NMF"
-            if np.isfinite(values).all()
-            else ("Input X contains NaN or infinity")
-        )
-        raise DataError(f"{kind}; new rows must be finite and nonnegative: mend them first.")
+    if coder.entries is None:  # else tiles tell which values count
+        check_values(X.data if scipy.sparse.issparse(X) else X)
     return np.asarray(getattr(coder, method)(X))
+
+
+def check_values(values: np.ndarray) -> None:
+    """Refuse new rows that no W is for.
+
+    Raises
+    ------
+    DataError
+    """
+    finite = bool(np.isfinite(values).all())
+    if not finite or (values < 0).any():
+        what = "Negative values in data passed to X in NMF" if finite else "Input X contains NaN or infinity"
+        raise DataError(f"{what}; new rows must be finite and nonnegative: mend them first.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from numbers import Real
 from typing import Any, cast
 
 import dask.array as da
@@ -36,6 +37,7 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
     if not (inputs.is_chunked(X) or isinstance(X, inputs.Prepared)):
         # What a tile can convert stays as it is: a copy would be as large as X, or larger.
         sparse = scipy.sparse.issparse(X)
+        missing = getattr(model, "missing_values", "error")
         keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
         if sparse:
             inputs.working_dtype(X.dtype)
@@ -44,8 +46,11 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
             X,
             accept_sparse=("csr", "csc"),
             dtype=X.dtype if keep else [np.float64, np.float32],
+            ensure_all_finite="allow-nan" if is_nan(missing) else True,
             reset=reset,
         )
+        if missing != "error":
+            return X  # which values count, tiles tell
         X = inputs.canonical(X) if sparse and X.format == "csr" else X
         smallest = (X.data if sparse else X).min(initial=0)
         if smallest < 0:
@@ -108,10 +113,20 @@ def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
     return n_features
 
 
-def chosen_init(model: Any, loss: Loss, shape: tuple[int, int], k: int, row_bytes: float) -> Init:
+def chosen_init(
+    model: Any, loss: Loss, shape: tuple[int, int], k: int, row_bytes: float, *, masked: bool = False
+) -> Init:
     """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
     n_rows = shape[0]
     sampled = min(n_rows, int(model.sample_bytes // row_bytes))
+    if masked and model.init == "sketch":
+        raise ValueError(
+            "init = 'sketch' makes products with every entry of X, and some are missing, hidden or weighted: "
+            "use init='sample'."
+        )
+    if masked and model.init is None:
+        enough = sampled == n_rows or sampled >= _SAMPLED_ROWS * k
+        return "sample" if enough and model.inner_iter != 1 else "random"
     if model.init is None:
         plain: Init = "nndsvda" if k <= min(shape) else "random"
         if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES[loss.quadratic]:
@@ -196,3 +211,135 @@ def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
             f"checkpoint at most {format_bytes(_MOST_W_BYTES)} are kept: give fit(..., checkpoint=), "
             "where W stays on disk."
         )
+
+
+def is_nan(missing: Any) -> bool:
+    """Whether NaN stands for missing entries."""
+    return missing == "nan" or (isinstance(missing, Real) and bool(np.isnan(float(missing))))
+
+
+def check_missing(missing: Any, X: Any) -> None:
+    """Refuse missing values in an X that does not take them."""
+    if is_sparse(X):
+        raise ValueError(
+            f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
+            "zeros: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
+        )
+    if isinstance(X, inputs.Prepared):
+        raise ValueError(
+            f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of all "
+            "entries: prepare X beforehand, or leave missing_values at 'error'."
+        )
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether rows of an opened X are sparse."""
+    if isinstance(X, inputs.Prepared):
+        return is_sparse(X.X)
+    return bool(scipy.sparse.issparse(getattr(X, "_meta", X)) or getattr(X, "sparse", False))
+
+
+def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndarray | None:
+    """Weights of samples or of features in float64, or None."""
+    if weight is None:
+        return None
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.shape != (length,):
+        raise ValueError(
+            f"{name} has shape {weight.shape}; X has {length} {of_what}: give one weight for each, shape "
+            f"({length},)."
+        )
+    wrong = np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))
+    if len(wrong):
+        raise ValueError(
+            f"{name} is {weight[wrong[0]]:g} at {wrong[0]} ({len(wrong)} such in all); a weight is how often "
+            "something counts: give nonnegative, finite weights."
+        )
+    if not weight.any():
+        raise ValueError(f"{name} is zero throughout; nothing of X would count: give some positive weights.")
+    return weight
+
+
+def checked_weights(weights: Any, X: Any) -> Any:
+    """Weights of entries, opened, of X's shape; their values are checked where they are read, or here."""
+    weights = inputs.opened(weights)
+    if scipy.sparse.issparse(getattr(weights, "_meta", weights)) or getattr(weights, "sparse", False):
+        raise ValueError("weights are sparse; each entry of X has one: give them dense.")
+    if not inputs.is_chunked(weights):
+        weights = np.asarray(weights)
+    if tuple(weights.shape) != tuple(X.shape):
+        raise ValueError(
+            f"weights have shape {tuple(weights.shape)} and X has {tuple(X.shape)}; each entry of X has one: "
+            "give an array of X's shape, or sample_weight and feature_weight for rows and columns."
+        )
+    if np.dtype(weights.dtype).kind not in "biuf":
+        raise ValueError(f"weights are {weights.dtype}; they must be real numbers or booleans: convert them.")
+    if is_sparse(X):
+        raise ValueError(
+            "weights of entries are for a dense X, and this one is sparse: give sample_weight and "
+            "feature_weight, which sparse X takes."
+        )
+    if isinstance(weights, np.ndarray):
+        smallest = float(weights.min(initial=0))
+        if not (smallest >= 0 and np.isfinite(weights).all()):
+            raise ValueError(
+                f"weights hold {smallest:g} or values that are not finite; a weight is how often an entry "
+                "counts: give nonnegative, finite weights, 0 where nothing was observed."
+            )
+    return weights
+
+
+def checked_holdout(share: Any, X: Any) -> float | None:
+    """The share of entries that are hidden, or None."""
+    if share is None:
+        return None
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < float(share) < 1:
+        raise ValueError(
+            f"holdout is {share!r}; it is the share of entries that are hidden from the fit: give a number "
+            "between 0 and 1, 0.05 for example."
+        )
+    return float(share)
+
+
+def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
+    """Rows of H that are known, in the working dtype, or None."""
+    if fixed is None:
+        return None
+    fixed = np.asarray(fixed)
+    if fixed.ndim != 2 or fixed.shape[1] != n_features or not 0 < len(fixed) <= k:
+        raise ValueError(
+            f"fixed_components has shape {fixed.shape}; its rows are the first of {k} components over "
+            f"{n_features} features: give an array of shape (at most {k}, {n_features})."
+        )
+    if fixed.dtype.kind not in "biuf" or not np.isfinite(fixed).all() or (fixed < 0).any():
+        raise ValueError(
+            f"fixed_components hold negative, missing or not real values ({fixed.dtype}); rows of H are "
+            "nonnegative: mend or clip them."
+        )
+    if not fixed.any(axis=1).all():
+        raise ValueError(
+            f"row {int(np.flatnonzero(~fixed.any(axis=1))[0])} of fixed_components is zero throughout; "
+            "it adds nothing to WH: leave it out."
+        )
+    return np.ascontiguousarray(fixed, dtype)
+
+
+def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
+    if model.sum_to_one and (not loss.quadratic or solver == "mu"):
+        raise ValueError(
+            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
+            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+        )
+
+
+def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
+    """Whether X is worked on as Xᵀ; with `kept` it must not be."""
+    transposed = inputs.rather_transposed(X, parity=parity)
+    if not (kept and transposed):
+        return transposed
+    if getattr(X, "by_columns", False):
+        raise ValueError(
+            "fixed_components and sum_to_one need rows of X, which is stored by columns (CSC): store it by "
+            "rows (CSR)."
+        )
+    return False

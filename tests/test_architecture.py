@@ -28,6 +28,7 @@ ROOMS = [
     ["schedulers"],
     ["model"],
     ["features", "identity", "transform", "validation"],
+    ["settling"],
     ["fit"],
     ["estimator"],
     ["functional"],

@@ -123,13 +123,14 @@ def test_wherever_a_stack_is_kept_the_numbers_are_the_same(tmp_path):
     assert models[1].abundance.chunks is not None
 
 
+@pytest.mark.parametrize("missing", ["error", "nan"])
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
-def test_results_are_those_of_the_plain_estimator(small_tiles, tmp_path, kind):
+def test_results_are_those_of_the_plain_estimator(small_tiles, tmp_path, kind, missing):
     obj = scene(dtype="float32")
     given = obj.chunk(time=1, y=20, x=20) if kind == "dask" else open_stack(write(obj, tmp_path / "v"))
-    model = fitted(given, max_iter=20)
+    model = fitted(given, max_iter=20, missing_values=missing)
     V = matrix(obj, model.layout)
-    plain = NMF(3, **(PARAMETERS | {"max_iter": 20}))
+    plain = NMF(3, **(PARAMETERS | {"max_iter": 20, "missing_values": missing}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         W = plain.fit_transform(V)
@@ -297,7 +298,7 @@ def test_a_run_goes_on_with_its_stack_only(tmp_path):
             obj.rename(x="y", y="x").transpose("time", "band", "x", "y"),
             fit={"checkpoint": run, "sample_dims": ("x", "y")},
         )
-    with pytest.raises(RunMismatchError, match="B00' became '.* blue'"):
+    with pytest.raises(RunMismatchError, match=r"B00' became '.* blue'"):
         fitted(obj.assign_coords(band=["blue", "B01", "B02"]), fit={"checkpoint": run})
     records.delete(records.opened(run), "layout")
     with pytest.raises(RunDamagedError, match="layout"):

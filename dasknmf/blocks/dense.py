@@ -95,9 +95,7 @@ class DenseBlock:
 class Scratch:
     """Tile-sized buffers that every tile of a walk reuses."""
 
-    def __init__(
-        self, height: int, n_features: int, dtype: np.dtype, *, by_features: bool = False
-    ) -> None:
+    def __init__(self, height: int, n_features: int, dtype: np.dtype, *, by_features: bool = False) -> None:
         self._shape = (height, n_features)
         self._dtype = dtype
         self._by_features = by_features

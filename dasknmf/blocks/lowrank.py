@@ -32,6 +32,8 @@ class LowRankBlock:
 class LowRankTile:
     """The products of a quadratic pass; see `dasknmf.blocks.base.Tile`."""
 
+    row_weights: np.ndarray | None = None
+
     __slots__ = ("Q", "R", "first", "rows")
 
     def __init__(self, R: np.ndarray, Q: np.ndarray) -> None:

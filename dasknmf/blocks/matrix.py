@@ -34,23 +34,23 @@ def nbytes(V: Matrix) -> int:
 
 
 def mean(V: Matrix) -> float:
-    """Over every entry, zeros that are not stored included."""
+    """Over every entry that is not NaN, zeros that are not stored included."""
     if isinstance(V, np.ndarray):
-        return float(V.mean(dtype=np.float64))
+        return float(_means(V, None))
     return float(V.data.sum(dtype=np.float64) / (V.shape[0] * V.shape[1]))
 
 
 def column_means(V: Matrix) -> np.ndarray:
     """Shape (n_features,), float64."""
     if isinstance(V, np.ndarray):
-        return np.asarray(V.mean(axis=0, dtype=np.float64))
+        return _means(V, 0)
     return np.bincount(V.indices, V.data, minlength=V.shape[1]) / V.shape[0]
 
 
 def row_means(V: Matrix) -> np.ndarray:
     """Shape (n_rows,), float64."""
     if isinstance(V, np.ndarray):
-        return np.asarray(V.mean(axis=1, dtype=np.float64))
+        return _means(V, 1)
     return np.bincount(_row_of(V), V.data, minlength=V.shape[0]) / V.shape[1]
 
 
@@ -58,6 +58,8 @@ def squares(V: Matrix) -> float:
     """‖V‖² in float64."""
     values = V if isinstance(V, np.ndarray) else V.data
     values = values.reshape(-1)
+    if np.isnan(values).any():
+        values = values[~np.isnan(values)]
     return float(np.einsum("i,i->", values, values, dtype=np.float64))
 
 
@@ -70,6 +72,16 @@ def scaled(V: Matrix, by_rows: np.ndarray, by_columns: np.ndarray) -> Matrix:
     values = V.data * by_rows.astype(V.dtype)[_row_of(V)]
     values *= by_columns.astype(V.dtype)[V.indices]
     return scipy.sparse.csr_array((values, V.indices, V.indptr), shape=V.shape)
+
+
+def _means(V: np.ndarray, axis: int | None) -> np.ndarray:
+    """Over what is not NaN; 0 where nothing is."""
+    means = np.asarray(V.mean(axis=axis, dtype=np.float64))
+    if not np.isnan(means).any():
+        return means
+    known = ~np.isnan(V)
+    sums = np.sum(V, axis=axis, where=known, dtype=np.float64)
+    return np.asarray(sums / np.maximum(known.sum(axis=axis), 1))
 
 
 def dense(V: Matrix) -> np.ndarray:

@@ -101,6 +101,7 @@ class Stack(Stored):
                 f"the stack has lengths {dict(first.sizes)}; each must be at least 1: select less."
             )
         self.dtype = np.dtype(first.dtype)
+        self.masked = mask is not None
         self.is_in_memory = all(map(in_memory, variables.values()))
         self._variables = list(variables.values())
         self._mask = None if mask is None else mask_of(mask, first.sizes)

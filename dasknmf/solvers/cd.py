@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.kernel import kernel
-from dasknmf.solvers.lanes import LANES, add_product, still_going, turn_in, turn_out
+from dasknmf.solvers.lanes import LANES, add_product, at, grams, still_going, turn_in, turn_in_grams, turn_out
+from dasknmf.solvers.packed import Packed
 
 EAGERNESS = 0.5
 """α of Gillis & Glineur (2012) for coordinate descent."""
@@ -29,7 +30,8 @@ EAGERNESS = 0.5
 def _move(
     W: np.ndarray,
     N: np.ndarray,
-    S: np.ndarray,
+    s: np.ndarray,
+    lines: np.ndarray | None,
     l1: float,
     order: np.ndarray,
     count: int,
@@ -45,6 +47,7 @@ def _move(
     moved = np.zeros(LANES, W.dtype)
     first_moved = np.zeros(LANES, W.dtype)
     going = np.zeros(LANES, np.bool_)
+    free = np.zeros(LANES, np.bool_)
     violation = 0.0
     for start in range(0, n_rows, LANES):
         width = min(LANES, n_rows - start)
@@ -52,25 +55,27 @@ def _move(
             going[lane] = lane < width
         turn_in(w, W, start, width)
         turn_in(n, N, start, width)
+        if lines is not None:
+            turn_in_grams(s, lines, start, width)
         for step in range(count):
             for lane in range(LANES):
                 moved[lane] = zero
             for t in order:
-                curvature = S[t, t]
-                if curvature == zero:
-                    continue
+                curvature = s[t, t]
+                for lane in range(LANES):
+                    free[lane] = going[lane] and at(curvature, lane) != zero
                 for lane in range(LANES):
                     g[lane] = penalty - n[t, lane]
-                add_product(g, S[t], w)
+                add_product(g, s[t], w)
                 if step == 0:
                     # scikit-learn's measure of optimality: the projected gradient met on the way.
                     for lane in range(LANES):
                         slope = min(zero, g[lane]) if w[t, lane] == zero else g[lane]
-                        violation += abs(np.float64(slope)) if going[lane] else 0.0
+                        violation += abs(np.float64(slope)) if free[lane] else 0.0
                 for lane in range(LANES):
                     here = w[t, lane]
-                    there = max(here - g[lane] / curvature, zero)
-                    there = there if going[lane] else here
+                    there = max(here - g[lane] / at(curvature, lane), zero)
+                    there = there if free[lane] else here
                     moved[lane] += (there - here) * (there - here)
                     w[t, lane] = there
             if still_going(going, moved, first_moved, tolerance, step) == 0:
@@ -82,7 +87,7 @@ def _move(
 def move(
     W: np.ndarray,
     N: np.ndarray,
-    S: np.ndarray,
+    S: np.ndarray | Packed,
     l1: float,
     order: np.ndarray,
     count: int,
@@ -93,8 +98,9 @@ def move(
     Parameters
     ----------
     W, N : ndarray of shape (n_rows, n_components)
-    S : ndarray of shape (n_components, n_components)
-        The Gram matrix with l2 already on its diagonal.
+    S : ndarray of shape (n_components, n_components), or Packed
+        The Gram matrix of all rows, or of each, with l2 already on its diagonal. An entry whose
+        curvature S_tt is zero stays as it is.
     l1 : float
     order : ndarray of int of shape (n_components,)
         Order in which a sweep visits the entries of a row.
@@ -107,4 +113,4 @@ def move(
     float
         Sum of the absolute projected gradients met during the first sweep.
     """
-    return float(_move(W, N, S, l1, order, count, delta * delta))
+    return float(_move(W, N, *grams(S, W.dtype), l1, order, count, delta * delta))

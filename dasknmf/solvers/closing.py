@@ -11,6 +11,7 @@ import numpy as np
 from dasknmf.blocks.base import Tile
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Rows, State, Tally
+from dasknmf.solvers.grams import sum_gap, totals
 from dasknmf.solvers.penalty import Penalties
 
 
@@ -21,6 +22,8 @@ class Closing:
     dtype: np.dtype
     loss: Loss
     penalties: Penalties = Penalties()
+    column_weights: np.ndarray | None = None
+    sum_to_one: bool = False
 
     name = "closing"
     reads_data = True
@@ -33,18 +36,22 @@ class Closing:
         return state["H"].astype(self.dtype, copy=False), float(state["eps"])
 
     def tally(self) -> Tally:
-        return Tally.zeros({"entry": (3,)})
+        return Tally.zeros({"entry": (3,), "gap": ()})
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         H, eps = small
         W = rows["W"]
         beta = self.loss.beta
         loss = tile.residual(W, H) if self.loss.quadratic else tile.ratio(W, H, beta, eps).loss()
-        W64 = W.astype(np.float64)
-        tally["entry"] += (loss, W64.sum(), (W64 * W64).sum())
+        tally["entry"] += (loss, *totals(tile, W))
+        if self.sum_to_one:
+            observed = getattr(tile, "row_is_observed", None)
+            tally["gap"] += sum_gap(tile, W, None if observed is None else observed())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + float(state["constant"])
-        objective = loss + self.penalties.value((W_in[0], W_in[1]), state["H"])
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), state["H"], self.column_weights)
+        if self.sum_to_one:
+            objective += 0.5 * float(state["pull"]) * float(tally["gap"])
         return state, Outcome(loss, objective, "entry")

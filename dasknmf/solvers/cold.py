@@ -11,12 +11,16 @@ counts of genes and of words, the guess and two steps are below a constant and t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.losses import Loss
 from dasknmf.passes import State
 from dasknmf.solvers import nnls
+from dasknmf.solvers.grams import Gram, Grams
+from dasknmf.solvers.packed import Packed
 
 STEPS = 4
 """Multiplicative steps from the guess, before W counts as solved."""
@@ -45,23 +49,30 @@ def warmed(state: State) -> State:
     return {name: value for name, value in state.items() if name != "next H"}
 
 
-def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray, l1: float, *, positive: bool) -> None:
+def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool) -> None:
     """Replace W by the exact solution, where `positive` with no entry below a hundredth of a fair share.
 
     Parameters
     ----------
     W, N : ndarray of shape (n_rows, n_components)
-    S : ndarray of shape (n_components, n_components)
+    gram : ndarray of shape (n_components, n_components) or Packed
     l1 : float
     positive : bool
     """
-    nnls.solve(W, N, S.astype(np.float64), l1)
-    if positive:
-        # The best constant row, cᵀ = w 1ᵀ with w = Σn / ΣS, is a fair share.
-        total = float(S.sum(dtype=np.float64))
-        if total > 0:
-            fair = N.sum(axis=1, keepdims=True, dtype=np.float64) / total
-            np.maximum(W, (_SHARE * fair).astype(W.dtype), out=W)
+    nnls.solve(W, N, gram, l1)
+    if not positive:
+        return
+    # The best constant row, cᵀ = w 1ᵀ with w = Σn / ΣS, is a fair share.
+    total: float | np.ndarray
+    if isinstance(gram, Packed):
+        lines = gram.lines.astype(np.float64)
+        t, r = np.triu_indices(W.shape[1])
+        total = (lines * np.where(t == r, 1.0, 2.0)).sum(axis=1, keepdims=True)
+    else:
+        total = gram.sum(dtype=np.float64)
+    sums = N.sum(axis=1, keepdims=True, dtype=np.float64)
+    fair = np.divide(sums, total, out=np.zeros_like(sums), where=np.greater(total, 0))
+    np.maximum(W, (_SHARE * fair).astype(W.dtype), out=W)
 
 
 def floored(H: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -80,20 +91,41 @@ def floored(H: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return np.maximum(H, (_SHARE * fair).astype(H.dtype))
 
 
-def weighted(H: np.ndarray, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    """(H ∘ h^{β−2})ᵀ, contiguous and in H's dtype, and S = (H ∘ h^{β−2}) Hᵀ in float64.
-
-    Weights are in units of the largest.
-    """
-    H64 = H.astype(np.float64)
-    shares = H64.sum(axis=0)
+def weights_of(H: np.ndarray, loss: Loss) -> np.ndarray:
+    """h^{β−2} of each feature, shape (n_features,), in units of the largest."""
+    shares = H.sum(axis=0, dtype=np.float64)
     mean = float(shares.mean()) or 1.0
     powers = (loss.beta - 2.0) * np.log(np.maximum(shares / mean, _SHARE))
     # Only their ratios matter: none overflows, and the least may vanish.
-    Hw = H64 * np.exp(powers - powers.max())
-    return np.ascontiguousarray(Hw.T).astype(H.dtype), Hw @ H64.T
+    return np.asarray(np.exp(powers - powers.max()))
 
 
-def guess(W: np.ndarray, tile: Tile, Hwt: np.ndarray, S: np.ndarray) -> None:
-    """Replace W by the weighted guess; `Hwt` and `S` are those of `weighted`."""
-    solve(W, tile.cross(Hwt), S, 0.0, positive=True)
+@dataclass(frozen=True)
+class Guess:
+    """What a first W is guessed with, made once for all rows.
+
+    Parameters
+    ----------
+    Hwt : ndarray of shape (n_features, n_components)
+        (H ∘ h^{β−2})ᵀ, contiguous and in H's dtype.
+    S : ndarray
+        What tiles need for the Grams of these.
+    grams : Grams
+    """
+
+    Hwt: np.ndarray
+    S: np.ndarray
+    grams: Grams
+
+    @classmethod
+    def of(cls, H: np.ndarray, loss: Loss, grams: Grams, column_weights: np.ndarray | None = None) -> Guess:
+        weights = weights_of(H, loss)
+        if column_weights is not None:
+            weights = weights * column_weights
+        H64 = H.astype(np.float64)
+        Hwt = np.ascontiguousarray((H64 * weights).T).astype(H.dtype)
+        return cls(Hwt, grams.of_H(H64, weights, 0.0, 0.0), grams)
+
+    def __call__(self, W: np.ndarray, tile: Tile) -> None:
+        """Replace W by the guess for a tile's rows."""
+        solve(W, tile.cross(self.Hwt), self.grams.of_rows(tile, self.S), 0.0, positive=True)

@@ -4,16 +4,61 @@ A row of W is too short to fill a vector, and its sums are chains that wait for 
 rows are turned, entry t of all of them in one line, and every loop over lanes is a vector loop
 without remainder. A row's numbers come from its own lane alone: which rows move together cannot
 change a bit of them.
+
+A Gram matrix that all rows share stays as it is, and its entries are numbers. Where each row has its
+own, every entry is a line of lanes, (k, k, LANES), and `at` lets one text be compiled for both.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba.core import types
+from numba.extending import overload
 
 from dasknmf.kernel import kernel
+from dasknmf.solvers.packed import Packed
 
 LANES = 64
 """Fewer, and the compiler unrolls the loops into scalar code: 16 were four times slower."""
+
+
+def at(line: np.ndarray | float, lane: int) -> float:
+    """A lane's number: of a line of lanes, or the one that all of them share."""
+    return line[lane] if isinstance(line, np.ndarray) else line
+
+
+def _at(line, lane):  # type: ignore[no-untyped-def]
+    if isinstance(line, types.Array):
+        return lambda line, lane: line[lane]
+    return lambda line, lane: line
+
+
+overload(at)(_at)
+
+
+def grams(S: np.ndarray | Packed, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a kernel takes for S: the matrix that all rows share, or room for those of 64 rows and the lines.
+
+    Compiled code drops what it would do with lines where there are none.
+    """
+    if not isinstance(S, Packed):
+        return S, None
+    return np.zeros((S.k, S.k, LANES), dtype), S.lines
+
+
+@kernel
+def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> None:
+    """s[t, r, i] = S_{start + i}[t, r] for i < width."""
+    k = len(s)
+    here = 0
+    for t in range(k):
+        for r in range(t, k):
+            column = lines.T[here, start : start + width]
+            for lane in range(width):
+                s[t, r, lane] = column[lane]
+            for lane in range(LANES):
+                s[r, t, lane] = s[t, r, lane]
+            here += 1
 
 
 @kernel
@@ -34,16 +79,19 @@ def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> Non
 
 @kernel
 def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
-    """g += Σ_r s_r w_r in every lane."""
+    """g += Σ_r s_r w_r in every lane; s_r is a number or a line of lanes."""
     k = len(s)
     # Four terms at a time: g would otherwise travel through memory for every one of them.
     for r in range(0, k - 3, 4):
         s0, s1, s2, s3 = s[r], s[r + 1], s[r + 2], s[r + 3]
         for lane in range(LANES):
-            g[lane] += (s0 * w[r, lane] + s1 * w[r + 1, lane]) + (s2 * w[r + 2, lane] + s3 * w[r + 3, lane])
+            g[lane] += (at(s0, lane) * w[r, lane] + at(s1, lane) * w[r + 1, lane]) + (
+                at(s2, lane) * w[r + 2, lane] + at(s3, lane) * w[r + 3, lane]
+            )
     for r in range(k - k % 4, k):
+        s0 = s[r]
         for lane in range(LANES):
-            g[lane] += s[r] * w[r, lane]
+            g[lane] += at(s0, lane) * w[r, lane]
 
 
 @kernel

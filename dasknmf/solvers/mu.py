@@ -26,7 +26,8 @@ import numpy as np
 
 from dasknmf.kernel import kernel
 from dasknmf.losses import Loss
-from dasknmf.solvers.lanes import LANES, add_product, still_going, turn_in, turn_out
+from dasknmf.solvers.lanes import LANES, add_product, grams, still_going, turn_in, turn_in_grams, turn_out
+from dasknmf.solvers.packed import Packed
 from dasknmf.solvers.penalty import Penalty
 
 EAGERNESS = 2.0
@@ -37,7 +38,8 @@ EAGERNESS = 2.0
 def _move(
     W: np.ndarray,
     N: np.ndarray,
-    S: np.ndarray,
+    s: np.ndarray,
+    lines: np.ndarray | None,
     l1: float,
     count: int,
     delta_squared: float,
@@ -60,11 +62,13 @@ def _move(
             going[lane] = lane < width
         turn_in(w, W, start, width)
         turn_in(n, N, start, width)
+        if lines is not None:
+            turn_in_grams(s, lines, start, width)
         for step in range(count):
             for t in range(k):
                 for lane in range(LANES):
                     b[t, lane] = penalty
-                add_product(b[t], S[t], w)
+                add_product(b[t], s[t], w)
             for lane in range(LANES):
                 moved[lane] = zero
             for t in range(k):
@@ -82,7 +86,7 @@ def _move(
 def move(
     W: np.ndarray,
     N: np.ndarray,
-    S: np.ndarray,
+    S: np.ndarray | Packed,
     l1: float,
     count: int,
     delta: float,
@@ -92,7 +96,7 @@ def move(
 
     Parameters are those of `dasknmf.solvers.cd.move`; `eps` replaces a denominator of zero.
     """
-    _move(W, N, S, l1, count, delta * delta, eps)
+    _move(W, N, *grams(S, W.dtype), l1, count, delta * delta, eps)
 
 
 @kernel

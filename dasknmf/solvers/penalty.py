@@ -37,19 +37,22 @@ class Penalties:
 
     @classmethod
     def scaled(
-        cls, alpha_W: float, alpha_H: float | str, l1_ratio: float, shape: tuple[int, int]
+        cls, alpha_W: float, alpha_H: float | str, l1_ratio: float, shape: tuple[float, float]
     ) -> Penalties:
-        """The penalties that scikit-learn's parameters mean for V of `shape`."""
+        """The penalties that scikit-learn's parameters mean for V of `shape`, of weights where it has any."""
         if isinstance(alpha_H, str):  # 'same', the only string that validation lets through
             alpha_H = alpha_W
         n_samples, n_features = shape
 
-        def one(alpha: float, size: int) -> Penalty:
+        def one(alpha: float, size: float) -> Penalty:
             return Penalty(size * alpha * l1_ratio, size * alpha * (1.0 - l1_ratio))
 
         return cls(one(alpha_W, n_features), one(alpha_H, n_samples))
 
-    def value(self, W_sums: tuple[float, float], H: np.ndarray) -> float:
-        """Both penalties, from ΣW and ΣW² and from H itself."""
+    def value(
+        self, W_sums: tuple[float, float], H: np.ndarray, column_weights: np.ndarray | None = None
+    ) -> float:
+        """Both penalties, from ΣW and ΣW² and from H itself, each of its columns by its weight."""
         H = H.astype(np.float64, copy=False)
-        return self.W.value(*W_sums) + self.H.value(float(H.sum()), float((H * H).sum()))
+        b = 1.0 if column_weights is None else column_weights
+        return self.W.value(*W_sums) + self.H.value(float((b * H).sum()), float((b * H * H).sum()))

@@ -10,22 +10,33 @@
 
 A start that gives H alone is *cold*: the first move is then the exact solution W(V, H).
 
+With weights a of rows, b of columns and Ω of entries, N = (Ω ∘ V) diag(b) Hᵀ, A = Wᵀ diag(a) (Ω ∘ V), and
+the Grams are those of `dasknmf.solvers.grams`; the loss stays free. Rows of W that are to sum to one meet
+a further column of V, of δ everywhere, with δ in H's: N + δ², S + δ² 1 1ᵀ, in W's move alone [1]_.
+
 The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
 the panels: with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` puts the exact
 minimisers in place of steps: alternating nonnegative least squares.
+
+References
+----------
+.. [1] Heinz, D. C., & Chang, C.-I. (2001). Fully constrained least squares linear spectral mixture
+   analysis method for material quantification in hyperspectral imagery. IEEE Transactions on Geoscience
+   and Remote Sensing, 39(3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from dasknmf.blocks.base import Tile
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.solvers import cd, cold, mu, nnls
+from dasknmf.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
 
@@ -33,6 +44,9 @@ _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
 
 Solver = Literal["cd", "bpp", "mu"]
+
+SUM_WEIGHT = 1000.0
+"""δ² in units of the mean squared norm of a row: sums are then one to about a thousandth of the misfit."""
 
 _W_STREAM, _H_STREAM = 0, 1
 
@@ -48,6 +62,8 @@ class Small:
     eps: float
     residual: bool
     cold: bool
+    pull: float
+    """δ² of the sum to one; 0: rows may sum to anything."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,11 @@ class QuadraticPass:
     penalties: Penalties = Penalties()
     shuffle_seed: int | None = None
     """Seed of the order of coordinates; None: the natural order."""
+    grams: Grams = Shared()
+    column_weights: np.ndarray | None = None
+    n_fixed: int = 0
+    """So many rows of H, the first, stay what they are."""
+    sum_to_one: bool = False
 
     name = "exact"
     reads_data = True
@@ -70,43 +91,93 @@ class QuadraticPass:
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k}
 
+    @property
+    def _exact_rows(self) -> bool:
+        """Whether W is solved: sweeps crawl along the plane on which sums are one."""
+        return self.solver == "bpp" or self.sum_to_one
+
     def prepare(self, state: State) -> Small:
         state = cold.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
         H64 = state["H"].astype(np.float64)
-        S = H64 @ H64.T
-        S[np.diag_indices(self.k)] += self.penalties.W.l2
+        b = self.column_weights
+        pull = float(state["pull"]) if self.sum_to_one else 0.0
+        S = self.grams.of_H(H64, b, self.penalties.W.l2, pull)
         return Small(
             H=H,
-            Ht=np.ascontiguousarray(H.T),
+            Ht=np.ascontiguousarray(H.T if b is None else (H64 * b).astype(self.dtype).T),
             # Factorizations need the digits that sweeps do not.
-            S=S if self.solver == "bpp" or cold.is_cold(state) else S.astype(self.dtype),
+            S=S if self._exact_rows or cold.is_cold(state) else S.astype(self.dtype),
             order=self._order(_iteration(state), _W_STREAM),
             eps=float(state["eps"]),
             residual=_residual(state) or self._told_at_start(state),
             cold=cold.is_cold(state),
+            pull=pull,
         )
 
     def tally(self) -> Tally:
         k, m = self.k, self.n_features
-        return Tally.zeros({"A": (k, m), "G": (k, k), "usage": (k,), "violation": (), "entry": (3,)})
+        shapes: dict[str, tuple[int, ...]] = {
+            "A": (k, m),
+            "G": self.grams.shape(k, m),
+            "usage": (k,),
+            "violation": (),
+            "entry": (4,),
+            "end": (2,),
+        }
+        return Tally.zeros(shapes)
 
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
         W = rows["W"]
-        N = tile.cross(small.Ht)
+        N, S = self.system(tile, small)
         if small.cold:
-            cold.solve(W, N, small.S, self.penalties.W.l1, positive=self.solver == "mu")
+            self._solved(tile, W, N, S)
         if small.residual:
-            residual = tile.residual(W, small.H)
-            W64 = W.astype(np.float64)
-            tally["entry"] += (residual, W64.sum(), (W64 * W64).sum())
+            tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
         if not small.cold:
-            tally["violation"] += self._move(
-                W, N, small.S, self.penalties.W, small.order, self.inner.rows, small.eps
-            )
-        tile.add_cross(W, tally["A"])
-        tally["G"] += W.T @ W
-        tally["usage"] += np.ones(len(W), W.dtype) @ W
+            tally["violation"] += self.moved(tile, W, N, S, small)
+        self.add(tile, W, tally)
+
+    def system(self, tile: Tile, small: Small) -> tuple[np.ndarray, Gram]:
+        """N and S of a tile's rows."""
+        N = tile.cross(small.Ht)
+        if small.pull:
+            N = N + np.float64(small.pull)
+        return N, self.grams.of_rows(tile, small.S)
+
+    def moved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, small: Small) -> float:
+        """Move a tile's rows in place; the violation met."""
+        if self._exact_rows:
+            self._solved(tile, W, N, S)
+            return 0.0
+        violation = self._move(W, N, S, self.penalties.W, small.order, self.inner.rows, small.eps)
+        self._rest(tile, W)
+        return violation
+
+    def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
+        cold.solve(W, N, S, self.penalties.W.l1, positive=self.solver == "mu")
+        self._rest(tile, W)
+
+    def _rest(self, tile: Any, W: np.ndarray) -> None:
+        if self.grams.by_row and not tile.complete:
+            W[~tile.row_is_observed()] = 0
+
+    def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
+        """Add what a tile's rows leave for H."""
+        aW = weighted_rows(tile, W)
+        tile.add_cross(aW, tally["A"])
+        self.grams.add(tile, W, aW, tally["G"])
+        tally["usage"] += np.ones(len(W), W.dtype) @ aW
+        if self.grams.by_row or self.sum_to_one:
+            tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
+
+    def gap(self, tile: Any, W: np.ndarray, observed: np.ndarray | None = None) -> float:
+        """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""
+        if not self.sum_to_one:
+            return 0.0
+        if observed is None and self.grams.by_row and not tile.complete:
+            observed = tile.row_is_observed()
+        return sum_gap(tile, W, observed)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state = cold.entered(state)
@@ -114,8 +185,9 @@ class QuadraticPass:
         iteration = _iteration(state)
         H, violation = self._moved_H(state, A, G)
         H64 = H.astype(np.float64)
-        gram = 0.5 * (squares - 2.0 * np.vdot(A, H64) + np.vdot(G, H64 @ H64.T))
-        gram = max(float(gram), 0.0)
+        b = self.column_weights
+        inner = np.vdot(A, H64 if b is None else H64 * b)
+        gram = max(float(0.5 * (squares - 2.0 * inner + self.grams.product(G, H64, b))), 0.0)
         eps = float(np.finfo(self.dtype).eps)
 
         imprecise = gram < _GRAM_FLOOR * eps * squares
@@ -123,7 +195,7 @@ class QuadraticPass:
             "violation": float(tally["violation"]) + violation,
             "imprecise": float(imprecise),
         }
-        entered, total, total_squares = (float(part) for part in tally["entry"])
+        entered, total, total_squares, gap = (float(part) for part in tally["entry"])
         if _residual(state):
             loss, loss_at = entered, "solved" if cold.is_cold(state) else "entry"
             H_in = state["H"].astype(np.float64)
@@ -131,10 +203,14 @@ class QuadraticPass:
         else:
             loss, loss_at = gram, "end"
             H_in = H64
-            W_in = (float(tally["usage"].sum()), float(np.trace(G)))
+            end, gap = (float(part) for part in tally["end"])
+            told = self.grams.by_row or self.sum_to_one
+            W_in = (float(tally["usage"].sum()), end if told else float(np.trace(G)))
         if self._told_at_start(state):
             measures["loss_at_start"] = entered
-        objective = loss + self.penalties.value(W_in, H_in)
+        objective = loss + self.penalties.value(W_in, H_in, b)
+        if self.sum_to_one:
+            objective += 0.5 * float(state["pull"]) * gap
         after = cold.warmed(state) | {
             "H": finite(H),
             "iteration": np.asarray(iteration + 1),
@@ -154,29 +230,46 @@ class QuadraticPass:
         """
         Ht = state["H"].T.astype(np.float64, order="C")
         At = np.ascontiguousarray(A.T)
-        S = G.copy()
-        S[np.diag_indices(self.k)] += self.penalties.H.l2
+        S = self.grams.of_columns(G, self.penalties.H.l2)
         order = self._order(_iteration(state), _H_STREAM)
+        order = order[order >= self.n_fixed]
         eps = float(state["eps"])
-        if self.inner.columns == 1:
-            violation = self._move(Ht, At, S, self.penalties.H, order, 1, eps)
-            return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
         violation = first_moved = 0.0
+        if not len(order):
+            return state["H"], violation
         for step in range(self.inner.columns):
-            before = Ht.copy()
-            met = self._move(Ht, At, S, self.penalties.H, order, 1, eps)
+            # One step needs no copy of where it began.
+            before = Ht.copy() if self.inner.columns > 1 else Ht
+            met = self._moved_columns(Ht, At, S, order, eps)
             moved = float(((Ht - before) ** 2).sum())
             if step == 0:
                 violation, first_moved = met, moved
             if moved <= self.inner.delta**2 * first_moved:
                 break
+        if "observed" in state:
+            Ht[state["observed"] == 0] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
+
+    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:
+        """One step of the rows of H that may move."""
+        penalty = self.penalties.H
+        if self.solver != "bpp" or not self.n_fixed:
+            fixed = Ht[:, : self.n_fixed].copy()
+            violation = self._move(Ht, At, S, penalty, order, 1, eps)
+            # A step of "mu" moves each entry by itself: of those that are fixed, back.
+            Ht[:, : self.n_fixed] = fixed
+            return violation
+        cross, gram = without_fixed(Ht, At, S, self.n_fixed)
+        free = np.ascontiguousarray(Ht[:, self.n_fixed :])
+        nnls.solve(free, np.ascontiguousarray(cross), gram, penalty.l1)
+        Ht[:, self.n_fixed :] = free
+        return 0.0
 
     def _move(
         self,
         F: np.ndarray,
         cross: np.ndarray,
-        gram: np.ndarray,
+        gram: Gram,
         penalty: Penalty,
         order: np.ndarray,
         count: int,

@@ -6,8 +6,9 @@
     P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
     H ← step(A, B)
 
-For β = 1, b and B are the sums of H and W. The loss of the pair that *entered* the pass comes from
-the first P; the loss after H moved would need V again, so the history holds the former.
+For β = 1, b and B are the sums of H and W, over what is observed where entries have weights. The loss of
+the pair that *entered* the pass comes from the first P; the loss after H moved would need V again, so the
+history holds the former.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dasknmf.blocks.base import Ratio, Tile
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.solvers import cold, mu
+from dasknmf.solvers.grams import ByRow, Shared, totals, weighted_rows
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 
@@ -35,7 +37,7 @@ class Small:
     """ΣH over features, shape (k,): the denominator for β = 1."""
     eps: float
     tiny: float
-    weighted: tuple[np.ndarray, np.ndarray] | None
+    guess: cold.Guess | None
     """What a cold W is guessed with."""
 
 
@@ -51,6 +53,11 @@ class RatioPass:
     penalties: Penalties = Penalties()
     exact_l2: bool = True
     """Whether an l2 penalty keeps the objective from rising (False: scikit-learn's form)."""
+    by_row: bool = False
+    """Whether entries have weights of their own."""
+    column_weights: np.ndarray | None = None
+    n_fixed: int = 0
+    """So many rows of H, the first, stay what they are."""
 
     name = "exact"
     reads_data = True
@@ -62,30 +69,39 @@ class RatioPass:
     def prepare(self, state: State) -> Small:
         state = cold.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
+        b = self.column_weights
+        bH = H if b is None else (H * b).astype(self.dtype)
+        guess = None
+        if cold.is_cold(state):
+            guess = cold.Guess.of(H, self.loss, ByRow() if self.by_row else Shared(), b)
         return Small(
             H=H,
-            Ht=np.ascontiguousarray(H.T),
-            sums=H.sum(axis=1, dtype=np.float64).astype(self.dtype),
+            Ht=np.ascontiguousarray(bH.T),
+            sums=bH.sum(axis=1, dtype=np.float64).astype(self.dtype),
             eps=float(state["eps"]),
             tiny=float(state["tiny"]),
-            weighted=cold.weighted(H, self.loss) if cold.is_cold(state) else None,
+            guess=guess,
         )
+
+    @property
+    def _summed(self) -> bool:
+        """Whether denominators are sums of the other factor."""
+        return self.loss.beta == 1 and not self.by_row
 
     def tally(self) -> Tally:
         k, m = self.k, self.n_features
-        B = (k,) if self.loss.beta == 1 else (k, m)
+        B = (k,) if self._summed else (k, m)
         return Tally.zeros({"A": (k, m), "B": B, "usage": (k,), "entry": (3,)})
 
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
         W = rows["W"]
         beta = self.loss.beta
-        if small.weighted is not None:
-            cold.guess(W, tile, *small.weighted)
+        if small.guess is not None:
+            small.guess(W, tile)
             for _ in range(cold.STEPS):
                 W[:] = self._moved(W, tile.ratio(W, small.H, beta, small.eps), small)
         ratio = tile.ratio(W, small.H, beta, small.eps)
-        W64 = W.astype(np.float64)
-        tally["entry"] += (ratio.loss(), W64.sum(), (W64 * W64).sum())
+        tally["entry"] += (ratio.loss(), *totals(tile, W))
         first_moved = np.zeros(0)
         going = np.ones(len(W), bool)
         for step in range(self.inner.rows):
@@ -98,18 +114,19 @@ class RatioPass:
             ratio = tile.ratio(W, small.H, beta, small.eps)
             if not going.any():
                 break
-        ratio.add_numerator(W, tally["A"])
-        usage = (np.ones(len(W), W.dtype) @ W).astype(np.float64)
+        aW = weighted_rows(tile, W)
+        ratio.add_numerator(aW, tally["A"])
+        usage = (np.ones(len(W), W.dtype) @ aW).astype(np.float64)
         tally["usage"] += usage
-        if beta == 1:
+        if self._summed:
             tally["B"] += usage
         else:
-            ratio.add_denominator(W, tally["B"])
+            ratio.add_denominator(aW, tally["B"])
 
     def _moved(self, W: np.ndarray, ratio: Ratio, small: Small) -> np.ndarray:
         """The rows of W after one step."""
         a = ratio.numerator_rows(small.Ht)
-        b = small.sums if self.loss.beta == 1 else ratio.denominator_rows(small.Ht)
+        b = small.sums if self._summed else ratio.denominator_rows(small.Ht)
         there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
         if self.loss.beta < 1:
             there[there < small.tiny] = 0
@@ -119,7 +136,7 @@ class RatioPass:
         beta = self.loss.beta
         state = cold.entered(state)
         H_in = state["H"].astype(np.float64)
-        B = tally["B"][:, None] if beta == 1 else tally["B"]
+        B = tally["B"][:, None] if self._summed else tally["B"]
         H = mu.step(
             H_in,
             tally["A"],
@@ -131,9 +148,12 @@ class RatioPass:
         )
         if beta <= 1:
             H[float(state["tiny"]) > H] = 0
+        H[: self.n_fixed] = H_in[: self.n_fixed]
+        if "observed" in state:
+            H[:, state["observed"] == 0] = 0
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + float(state["constant"])
-        objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in)
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
         after = cold.warmed(state) | {
             "H": finite(H.astype(self.dtype)),
             "usage": tally["usage"],

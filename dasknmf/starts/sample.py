@@ -127,7 +127,10 @@ class Audited:
         seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
         if len(seen):
             V = tile.take(seen)
-            losses = trial.loss.rows(matrix.dense(V), rows["W"][seen].astype(np.float64) @ H, eps)
+            P = rows["W"][seen].astype(np.float64) @ H
+            # What is missing costs nothing.
+            values = matrix.dense(V)
+            losses = trial.loss.rows(np.where(np.isnan(values), P, values), P, eps)
             tally["audit"] = tally["audit"].plus(seen + tile.first, V)
             tally["losses"] = tally["losses"].plus(seen + tile.first, losses[:, None])
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.blocks.base import Tile
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+from dasknmf.solvers.quadratic import SUM_WEIGHT
 
-_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "powers")
+_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Survey:
 
     shape: tuple[int, int]
     loss: Loss
+    masked: bool = False
+    """Whether entries may be missing, or have weights of their own."""
 
     name = "survey"
     reads_data = True
@@ -39,20 +41,30 @@ class Survey:
         return None
 
     def tally(self) -> Tally:
-        return Tally.zeros({"sums": (len(_FIELDS),)})
+        sums = Tally.zeros({"sums": (len(_FIELDS),)})
+        if not self.masked:
+            return sums
+        n_features = self.shape[1]
+        of_columns = {"observed": (n_features,), "column totals": (1, n_features), "empty rows": ()}
+        return Tally(sums.values | Tally.zeros(of_columns).values)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         sums = tile.sums()
         powers = 0.0
         if self._power is not None and not (sums.n_negative or (self._power < 0 and sums.n_zero)):
             powers = tile.power_sum(self._power)
-        counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero)
+        counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
         tally["sums"] += (sums.total, sums.squares, *counts, powers)
+        if self.masked:
+            tally["observed"] += tile.observations()
+            a = np.ones(tile.rows.stop - tile.rows.start) if tile.row_weights is None else tile.row_weights
+            tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
+            tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         found = dict(zip(_FIELDS, tally["sums"], strict=True))
         n, m = self.shape
-        mean = found["total"] / (n * m)
+        mean = found["total"] / max(n * m - found["n_missing"], 1.0)
         beta = self.loss.beta
         constant = 0.0 if self._power is None else found["powers"] / (beta * (beta - 1))
         after = state | {
@@ -64,7 +76,12 @@ class Survey:
             # scikit-learn's floors, which are absolute, in units of V and of √V.
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
+            "pull": np.asarray(SUM_WEIGHT * found["squares"] / n),
         }
+        if self.masked:
+            observed = tally["observed"]
+            fill = np.divide(tally["column totals"][0], observed, out=np.zeros(m), where=observed > 0)
+            after |= {"observed": observed, "fill": fill, "empty rows": tally["empty rows"]}
         return after, Outcome()
 
     def takes(self, tally: Tally) -> bool:
@@ -82,12 +99,14 @@ class Survey:
         )
 
 
-_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny")
+_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "pull")
+_KEPT_OF_MASKED = ("observed", "fill", "empty rows")
 
 
 def kept(state: State) -> State:
     """What the survey found, without what a start has added since."""
-    return {name: state[name] for name in _KEPT}
+    masked = [name for name in _KEPT_OF_MASKED if name in state]
+    return {name: state[name] for name in (*_KEPT, *masked)}
 
 
 _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
@@ -113,22 +132,27 @@ def check(
         If V holds NaN, infinities or negative values, or zeros that the loss does not take.
     """
     found = dict(zip(_FIELDS, state["sums"], strict=True))
-    size = shape[0] * shape[1]
+    size = shape[0] * shape[1] - found["n_missing"]
+    if not size:
+        raise DataError(
+            f"nothing is observed: all {shape[0]} x {shape[1]} entries of X are missing; factors of nothing "
+            "cannot be: check missing_values, the mask and the weights."
+        )
     if found["n_nan"]:
         raise DataError(
-            f"Input X contains NaN. {found['n_nan']:.0f} of {size} entries are missing; NMF takes "
-            "finite values only: fill them in, or leave out their rows or columns."
+            f"Input X contains NaN. {found['n_nan']:.0f} of {size:.0f} entries are missing; NMF takes "
+            "finite values only: give missing_values='nan', or leave out their rows or columns."
         )
     if found["n_inf"]:
         raise DataError(
             "Input X contains infinity or a value too large for dtype('float64'). "
-            f"{found['n_inf']:.0f} of {size} entries are infinite; NMF takes finite values only: "
+            f"{found['n_inf']:.0f} of {size:.0f} entries are infinite; NMF takes finite values only: "
             "replace them."
         )
     if found["n_negative"]:
         raise DataError(
             "Negative values in data passed to NMF initialization. "
-            f"{found['n_negative']:.0f} of {size} entries are below zero; V = WH with W, H >= 0 "
+            f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
             f"cannot be: {advice or mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])

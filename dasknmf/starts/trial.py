@@ -14,11 +14,13 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import joblib
 import numpy as np
 
-from dasknmf.blocks import CsrBlock, DenseBlock, matrix
+from dasknmf.blocks import CsrBlock, DenseBlock, Entries, ObservedBlock, ObservedCsrBlock, matrix
 from dasknmf.blocks.base import Block
 from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.blocks.matrix import Matrix
@@ -29,8 +31,8 @@ from dasknmf.passes import Each, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.solvers import cd, cold
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
-from dasknmf.solvers.quadratic import QuadraticPass
-from dasknmf.solvers.ratio import RatioPass
+from dasknmf.solvers.quadratic import SUM_WEIGHT
+from dasknmf.solvers.terms import Terms
 from dasknmf.starts import random
 from dasknmf.starts.survey import Survey
 
@@ -75,6 +77,8 @@ class Trial:
         Rows of all of V.
     positive : bool
         Whether a multiplicative solver goes on from H, which could not move its zeros.
+    terms : Terms
+        Rows that are missing entries have NaN for them.
     """
 
     k: int
@@ -84,6 +88,7 @@ class Trial:
     seed: int
     n_rows: int
     positive: bool
+    terms: Terms = Terms()
 
     def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
         """From rows in the model's dtype; `columns` are the column means of all of V."""
@@ -140,7 +145,7 @@ class Trial:
         X = scaled(part)
 
         def drawn(draw: int) -> tuple[Fitted, np.ndarray]:
-            H = self._drawn(draw, V.shape[1], matrix.mean(X))
+            H = self._drawn(draw, V.shape[1], matrix.mean(X), columns)
             H = self._descended(map, X, None, H, matrix.mean(X), Penalties(), _SCALED_PASSES).H
             return self._polished(map, part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H
 
@@ -157,9 +162,15 @@ class Trial:
         least = V.shape[0] // (_PART_ROWS * self.k)
         return matrix.every(V, max(1, min(round(matrix.nbytes(V) / _PART_BYTES), least)))
 
-    def _drawn(self, draw: int, n_features: int, mean: float) -> np.ndarray:
+    def _drawn(
+        self, draw: int, n_features: int, mean: float, columns: np.ndarray | float = 1.0
+    ) -> np.ndarray:
+        """An H to begin with; `columns` are what those of V were multiplied by."""
         numbers = random.normal_rows(self.seed, random.TRIAL_STREAM + draw, 0, self.k, n_features)
-        return np.abs(np.sqrt(mean / self.k) * numbers).astype(self.dtype)
+        H = np.abs(np.sqrt(mean / self.k) * numbers).astype(self.dtype)
+        if self.terms.fixed is not None:
+            H[: self.terms.n_fixed] = self.terms.fixed * columns
+        return H
 
     def _descended(
         self,
@@ -172,22 +183,27 @@ class Trial:
         most: int,
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
-        phase = QuadraticPass(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
+        phase = self.terms.quadratic(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
         blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
         state = {
             "squares": np.asarray(matrix.squares(V)),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
+            "mean": np.asarray(mean),
+            "pull": np.asarray(SUM_WEIGHT * matrix.squares(V) / V.shape[0]),
+            "fill": matrix.column_means(V),
         }
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
     def _polished(self, each: Each, V: Matrix, H: np.ndarray, most: int) -> Fitted:
         """By multiplicative passes."""
         n_rows, n_features = V.shape
-        survey = Survey((n_rows, n_features), self.loss)
+        survey = Survey((n_rows, n_features), self.loss, self.terms.masked)
         blocks = self._blocks(V)
         state, _ = survey.update(_walked(each, survey, {}, blocks, [{} for _ in blocks]), {})
         H = cold.floored(H, matrix.column_means(V))
-        phase = RatioPass(self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows))
+        phase = self.terms.ratio(
+            self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
+        )
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
 
     def _repeated(
@@ -218,7 +234,11 @@ class Trial:
         """V in parts for several threads: how many there are is no part of the result."""
         n_rows, n_features = V.shape
         height = max(1, n_rows * _BLOCK_BYTES // max(1, matrix.nbytes(V)))
-        kind = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
+        terms = self.terms
+        kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
+        if terms.masked or terms.column_weights is not None:
+            entries = Entries(nan=terms.masked, weights=terms.column_weights)
+            kind = partial(ObservedBlock if kind is DenseBlock else ObservedCsrBlock, entries=entries)
         return [
             kind(
                 [V[first : first + height]],

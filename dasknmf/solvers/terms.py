@@ -1,0 +1,129 @@
+"""What a fit asks beside its loss and its penalties: weights, rows of H that are known, sums of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dasknmf.losses import Loss
+from dasknmf.solvers.closing import Closing
+from dasknmf.solvers.filled import FilledPass, by_rows_pays
+from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
+from dasknmf.solvers.heldout import HeldOut
+from dasknmf.solvers.inner import Inner
+from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.quadratic import QuadraticPass, Solver
+from dasknmf.solvers.ratio import RatioPass
+
+_FILLS = 3
+"""Moves of W in a pass that fills missing entries in: more gained nothing that was worth their products."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Settled for one fit; the passes that follow from it.
+
+    Parameters
+    ----------
+    masked : bool
+        Whether entries have weights of their own: values that are missing, or hidden.
+    groups : int or None
+        About how many groups of features have one mask; None: unknown.
+    hidden : bool
+        Whether entries are hidden, whose loss is told.
+    only_hidden : bool
+        Whether these are all that a fit does not see.
+    hidden_columns : ndarray of bool of shape (n_features,) or None
+        Of the block that is hidden, where V is sparse.
+    column_weights : ndarray of shape (n_features,) or None
+    fixed : ndarray of shape (n_fixed, n_features) or None
+        The first rows of H, which are known.
+    sum_to_one : bool
+    """
+
+    masked: bool = False
+    groups: int | None = None
+    hidden: bool = False
+    only_hidden: bool = False
+    hidden_columns: np.ndarray | None = None
+    column_weights: np.ndarray | None = None
+    fixed: np.ndarray | None = None
+    sum_to_one: bool = False
+
+    @property
+    def n_fixed(self) -> int:
+        return 0 if self.fixed is None else len(self.fixed)
+
+    @property
+    def of_sample(self) -> Terms:
+        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows."""
+        sparse = self.hidden_columns is not None
+        return replace(self, masked=self.masked and not sparse, hidden=False, hidden_columns=None)
+
+    def by_rows(self, k: int, n_features: int) -> bool:
+        """Whether a quadratic pass has a Gram matrix for each row."""
+        if self.hidden_columns is not None:
+            return True
+        # Few entries are hidden, each for itself: filling them in costs next to nothing.
+        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups)
+
+    def quadratic(
+        self,
+        k: int,
+        n_features: int,
+        dtype: np.dtype,
+        solver: Solver,
+        inner: Inner,
+        penalties: Penalties,
+        shuffle_seed: int | None = None,
+    ) -> QuadraticPass | FilledPass:
+        """The exact pass for the Frobenius loss."""
+        by_rows = self.by_rows(k, n_features)
+        grams: Grams = ByRow() if by_rows else Shared()
+        if self.hidden_columns is not None:
+            grams = ByGroup(self.hidden_columns)
+        phase = QuadraticPass(
+            k,
+            n_features,
+            dtype,
+            solver,
+            inner,
+            penalties,
+            shuffle_seed,
+            grams,
+            self.column_weights,
+            self.n_fixed,
+            self.sum_to_one,
+        )
+        return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
+
+    def ratio(
+        self,
+        k: int,
+        n_features: int,
+        dtype: np.dtype,
+        loss: Loss,
+        inner: Inner,
+        penalties: Penalties,
+        *,
+        exact_l2: bool = True,
+    ) -> RatioPass:
+        """The exact pass for any other loss."""
+        return RatioPass(
+            k,
+            n_features,
+            dtype,
+            loss,
+            inner,
+            penalties,
+            exact_l2,
+            self.masked,
+            self.column_weights,
+            self.n_fixed,
+        )
+
+    def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:
+        """The read that evaluates the returned pair."""
+        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one)
+        return HeldOut(closing, loss) if self.hidden else closing
