@@ -38,6 +38,7 @@ def small_tiles(small_panels, monkeypatch):
 def fitted(obj, n_components=3, fit=None, **parameters) -> StackNMF:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message=".* have nothing observed")
         return StackNMF(n_components, **(PARAMETERS | parameters)).fit(obj, **(fit or {}))
 
 
