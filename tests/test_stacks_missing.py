@@ -10,6 +10,7 @@ from dasknmf import NMF, open_run
 from dasknmf.errors import DataError
 from dasknmf.inputs import stack as stacking
 from dasknmf.stacks import Stack, StackNMF, open_stack
+from tests.helpers import computing
 from tests.stacks import UNSTABLE, matrix, scene, write
 from tests.test_stacks import PARAMETERS, as_variables, fitted, slabs_of
 
@@ -187,3 +188,28 @@ def test_pixels_outside_of_a_mask_have_no_abundance(small_tiles):
         model = StackNMF(3, **PARAMETERS).fit(obj.chunk(y=20, x=20), mask=land)
     assert float(abs(model.abundance.isel(x=slice(30, None))).max()) == 0
     assert float(model.abundance.isel(x=slice(0, 30)).max()) > 0
+
+
+def test_a_run_with_encodings_of_each_variable_goes_on(small_tiles, tmp_path):
+    dataset = as_variables(scene()).chunk(y=20, x=20)
+    dataset["B00"].attrs = {"_FillValue": 0}
+    dataset["B01"].attrs = {"scale_factor": 0.5}
+    fit = {"checkpoint": tmp_path / "run"}
+    began = fitted(dataset, fit=fit, negatives="clip")
+    longer = fitted(dataset, fit=fit, negatives="clip", max_iter=8)
+    assert longer.model_.n_iter_ == began.model_.n_iter_ + 2
+    assert StackNMF.from_run(tmp_path / "run").negatives == "clip"
+
+
+def test_masks_go_with_tiles_to_a_cluster(small_tiles, cluster, tmp_path):
+    obj, cloud = scene(), clouds(scene())
+    path = write(obj, tmp_path / "v")
+    here = fitted(open_stack(path), max_iter=2, fit={"mask": ~cloud, "checkpoint": tmp_path / "here"})
+    with computing(cluster):
+        masks = {None: ~cloud, "memory": (~cloud).chunk(time=1, y=10, x=20)}
+        for stage, mask in masks.items():
+            there = {"mask": mask, "checkpoint": tmp_path / str(stage), "stage": stage}
+            model = fitted(open_stack(path), max_iter=2, fit=there)
+            np.testing.assert_array_equal(model.endmember, here.endmember)
+        found = model.transform(open_stack(path), mask=mask)
+        np.testing.assert_allclose(found, here.transform(obj, mask=~cloud), rtol=1e-3, atol=1e-4)

@@ -266,6 +266,8 @@ class StackNMF:
     def from_run(cls, run: Any) -> StackNMF:
         """The model of a checkpoint, whether its fit has finished or not.
 
+        A value that was given as `missing_values` is not kept in a run: `set_params` before `transform`.
+
         Parameters
         ----------
         run : Run, or the path, URL or Zarr store of one
@@ -283,7 +285,8 @@ class StackNMF:
             )
         fitted = NMF.from_run(run)
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
-        return cls(**parameters)._take(fitted, run.layout, run.W)
+        told = run.identity.get("entries", {})
+        return cls(negatives=told.get("negatives", "error"), **parameters)._take(fitted, run.layout, run.W)
 
     def _given(self) -> dict[str, Any]:
         """The parameters that are not NMF's defaults."""
