@@ -296,21 +296,29 @@ class ObservedTile:
         counts = a @ groups.astype(np.float64)
         return counts if group_of is None else counts[group_of]
 
+    def completed(self, W: np.ndarray, H: np.ndarray) -> DenseTile:
+        """V where it is observed and WH elsewhere, and between the two by the weight of an entry."""
+        return self.filled(self._product("P", W, H))
+
     def filled(self, P: np.ndarray) -> DenseTile:
-        """V where it is observed and P elsewhere, and between the two by the weight of an entry."""
+        """The same for any P."""
         V = self._scratch.get("filled", len(self.V))
         if self.weights is None:
             np.copyto(V, self.V)
         elif self.weights.dtype == np.uint8:
-            np.copyto(V, P)
-            np.copyto(V, self.V, where=self.observed)
+            # V is 0 where nothing is observed.
+            np.multiply(P, self.weights == 0, out=V)
+            np.add(V, self.V, out=V)
         else:
-            if float(self.weights.max()) > 1:
+            most = float(self.weights.max())
+            if most > 1:
                 raise DataError(
-                    f"weights hold {float(self.weights.max()):g}; with so many components entries are filled "
-                    "in by their weight, which is at most 1 then: divide the weights by the largest."
+                    f"weights hold {most:g}; with so many components entries are filled in by their weight, "
+                    "which is at most 1 then: divide the weights by the largest."
                 )
-            np.copyto(V, P + self.weights * (self.V - P))
+            np.subtract(self.V, P, out=V)
+            np.multiply(V, self.weights, out=V)
+            np.add(V, P, out=V)
         return DenseTile(V, self.rows, self.first, self._scratch, self.row_weights)
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:

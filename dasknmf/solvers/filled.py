@@ -91,10 +91,10 @@ class FilledPass:
         tally["filled"] += told
         if not inner.cold:
             for _ in range(self.fills):
-                filled = tile.filled(W @ inner.H)
+                filled = tile.completed(W, inner.H)
                 tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
                 W[~observed] = 0
-        phase.add(tile.filled(W @ inner.H), W, tally)
+        phase.add(tile.completed(W, inner.H), W, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         loss, total, squares, gap = (float(part) for part in tally["filled"])
