@@ -94,7 +94,12 @@ class Fit:
             one, outcomes, ledger, seconds = self._passed(lineup)
             state = self.run.factors.read_state(one.name, 0)
             survey.check(
-                state, self.model.loss, self.model.shape, self.model.dtype, sparse=self.source.sparse
+                state,
+                self.model.loss,
+                self.model.shape,
+                self.model.dtype,
+                sparse=self.source.sparse,
+                advice=self.source.negatives_advice,
             )
         except (DataError, NumericalError):
             if not at.passes:

@@ -140,6 +140,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     holdout = validation.checked_holdout(asked.holdout, X)
     entries = _entries(nmf, X, source, columns)
     masked = (entries is not None and entries.masks) or asked.weights is not None
+    masked = masked or (isinstance(X, inputs.Stored) and X.masked)
     if holdout is not None:
         hidden = Holdout(holdout, seed, shape[1], transposed)
         entries = replace(entries or Entries(), holdout=hidden)
@@ -182,7 +183,8 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         streamed=not source.in_process,
         terms=terms,
     )
-    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"))
+    layout = X.layout if isinstance(X, inputs.Stored) else None
+    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), layout)
     identity, budget = identity_of(
         nmf,
         model,
@@ -191,6 +193,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         transposed=transposed,
         preparation=X.described() if isinstance(X, inputs.Prepared) else None,
         names=known.names,
+        layout=layout,
         entries=entries,
         weights={"sample_weight": a, "feature_weight": b, "weights": asked.weights},
     )

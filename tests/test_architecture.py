@@ -12,7 +12,7 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["errors", "kernel"],
+    ["errors", "kernel", "layout"],
     ["losses"],
     ["blocks"],
     ["passes"],
@@ -34,14 +34,14 @@ ROOMS = [
     ["functional"],
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
-    ["exports", "singlecell"],
+    ["exports", "singlecell", "stacks"],
     ["demo"],
     ["cli"],
 ]
 """From the floor to the roof; rooms in one row do not know each other."""
 
 LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
-FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history"}
+FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history", "layout"}
 
 
 def room_of(path: Path) -> str:

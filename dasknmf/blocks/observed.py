@@ -115,7 +115,7 @@ class ObservedBlock:
             if weights is not None and weights is not seen:
                 hidden.weights = weights[hidden.rows, hidden.columns].copy()
                 weights[hidden.rows, hidden.columns] = 0
-        if n_seen == V.size and weights is seen:
+        if n_seen == V.size and told.weights is None:
             weights = None
         rows = None if told.rows is None else told.rows[start : start + height]
         place = slice(row, row + height)

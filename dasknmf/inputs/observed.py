@@ -36,6 +36,7 @@ class ObservedSource:
         self._source = source
         self._weights = weights
         self.entries: Entries | None = entries
+        self.negatives_advice = source.negatives_advice
         self.shape = source.shape
         self.dtype = source.dtype
         self.in_process = source.in_process

@@ -165,6 +165,7 @@ class Staged:
         self.sparse = source.sparse
         self.kept_bytes = source.kept_bytes
         self.entries = source.entries
+        self.negatives_advice = source.negatives_advice
         self.staged_bytes = 0
 
     @property

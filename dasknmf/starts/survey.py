@@ -114,8 +114,18 @@ _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
 """Means of V, by bytes of a value, between which products of four factors stay in range."""
 
 
-def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype, *, sparse: bool = False) -> None:
+def check(
+    state: State,
+    loss: Loss,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    *,
+    sparse: bool = False,
+    advice: str | None = None,
+) -> None:
     """Refuse what the survey found, before anything is committed.
+
+    `advice` is what the source knows to do about negative values.
 
     Raises
     ------
@@ -144,7 +154,7 @@ def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype, *, 
         raise DataError(
             "Negative values in data passed to NMF initialization. "
             f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
-            f"cannot be: {mended(sparse)}."
+            f"cannot be: {advice or mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])
     mean = found["total"] / size

@@ -10,8 +10,9 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.errors import RunError
+from dasknmf.layout import Layout
 from dasknmf.panels import Grid
-from dasknmf.store import features, records
+from dasknmf.store import features, layouts, records
 from dasknmf.store.factors import Factors, Generation, MemoryFactors
 from dasknmf.store.position import Position, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -32,6 +33,9 @@ class Run:
         ``"running"``, ``"converged"`` or ``"max_iter"``.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
+    layout : Layout or None
+        Where rows and columns of V lie in a stack of images, where V was one: ``layout.images(W)``,
+        ``layout.spectra(H)``.
     preparation : dict
         What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
         which each column was divided.
@@ -80,6 +84,10 @@ class Run:
     @cached_property
     def feature_names(self) -> np.ndarray | None:
         return features.read_names(self.store, self.identity)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        return layouts.read(self.store, self.identity)
 
     @cached_property
     def preparation(self) -> dict[str, Any]:
