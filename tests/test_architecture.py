@@ -12,11 +12,12 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["errors", "kernel"],
+    ["errors", "kernel", "ledger"],
     ["losses"],
     ["blocks"],
     ["passes"],
     ["history"],
+    ["cards"],
     ["solvers"],
     ["starts"],
     ["panels"],
@@ -33,8 +34,9 @@ ROOMS = [
     ["functional"],
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
+    ["about"],
     ["exports", "singlecell"],
-    ["demo"],
+    ["demo", "report"],
     ["cli"],
 ]
 """From the floor to the roof; rooms in one row do not know each other."""

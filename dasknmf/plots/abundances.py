@@ -61,8 +61,8 @@ def abundances(
     else:
         maps = W.T.reshape(-1, *check_image(layout, len(W), "pixels"))
     titles = titles_of(labels, len(maps))
-    height = 2.6 * min(2.0, max(0.4, maps.shape[1] / maps.shape[2])) + 0.3
-    axes = style.panels(len(maps), ax, size=(2.6, height))
+    height = 2.2 * min(2.0, max(0.4, maps.shape[1] / maps.shape[2])) + 0.25
+    axes = style.panels(len(maps), ax, size=(2.5, height))
     shared = style.top_of(maps) if scale == "shared" else None
     drawn = None
     for component, panel in enumerate(axes):
@@ -70,7 +70,9 @@ def abundances(
         drawn = style.image(panel, maps[component], style.MAPS, 0.0, top)
         style.title(panel, titles[component])
     if shared is not None and colorbar:
-        bar = axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.8, pad=0.02, extend="max")
+        bar = axes[0].figure.colorbar(
+            drawn, ax=list(axes), shrink=max(0.25, 0.9 / -(-len(maps) // 4)), pad=0.02, extend="max"
+        )
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_visible(False)
     return axes

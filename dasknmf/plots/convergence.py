@@ -25,7 +25,7 @@ def convergence(
     ----------
     source : History, fitted model, Run, or path of a run
     against : {"iteration", "reads", "seconds"}, default="iteration"
-        The abscissa: exact passes (passes of the start stand left of 0), reads of V, or wall time.
+        The abscissa: exact passes (passes of the start stand narrowly left of 0), reads of V, or wall time.
     ax : Axes, optional
 
     Returns
@@ -44,7 +44,6 @@ def convergence(
     ends = _ends(records, against)
     _phases(ax, records, ends)
     at = _places(records, ends)
-    _rivals(ax, records, ends)
     _line(ax, at, [record.loss for record in records], style.BLUE, "loss")
     _line(ax, at, [record.measures.get("holdout") for record in records], style.ORANGE, "held out")
     _close(ax, records, at)
@@ -53,6 +52,7 @@ def convergence(
     ax.set_ylabel("D(V | WH)", fontsize=9)
     if any(record.loss is not None and record.loss > 0 for record in records):
         ax.set_yscale("log")
+        _rivals(ax, records, ends)
         _few_ticks(ax)
     if against == "iteration" and len(ends):
         last = max(int(ends[-1]), 1)
@@ -71,7 +71,7 @@ def _ends(records: Sequence[Record], against: str) -> np.ndarray:
     if against == "reads":
         return np.asarray([record.reads for record in records])
     started = [record.iteration == 0 for record in records]
-    before = np.cumsum(started) - sum(started)
+    before = (np.cumsum(started) - sum(started)) * 0.03 * max(1, records[-1].iteration if records else 1)
     ends = [float(record.iteration) if record.iteration else before[i] for i, record in enumerate(records)]
     return np.asarray(ends)
 
@@ -79,13 +79,15 @@ def _ends(records: Sequence[Record], against: str) -> np.ndarray:
 def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
     """Where each loss belongs: at the end of the pass that made its pair."""
     begins = np.concatenate([[0.0], ends[:-1]])
-    entered = [record.loss_at == "entry" or record.phase == "closing" for record in records]
+    entered = [record.loss_at in ("entry", "solved") or record.phase == "closing" for record in records]
     return np.where(entered, begins, ends)
 
 
 def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
     """Bands of what is not an exact pass, one for each phase that follows another."""
-    begin = min(0.0, float(ends[0]) - 1) if len(ends) and ends[0] <= 0 else 0.0
+    begin = 0.0
+    if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
+        begin = float(2 * ends[0] - ends[1])
     shades = {"closing": 0.10}
     told = set()
     for index, record in enumerate(records):
@@ -108,20 +110,30 @@ def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, 
 
 
 def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
-    """Objectives of the models that were given up, while they advanced beside the one that went on."""
+    """Objectives of the models that were given up, while they advanced beside the one that went on.
+
+    As far as they are near: a start that is far behind would flatten the curve that matters.
+    """
     compared = [index for index, record in enumerate(records) if "rival 0" in record.measures]
     if not compared:
         return
     last = records[compared[-1]].measures
     names = sorted(name for name in last if name.startswith("rival "))
     winner = min(names, key=lambda name: last[name])
+    low, high = np.log(ax.get_ylim())
+    limit = np.exp(high + 0.6 * (high - low))
     label = "other start"
     for name in names:
         points = [(ends[i], records[i].measures.get(name, np.nan)) for i in compared]
         points = [(x, y) for x, y in points if np.isfinite(y) and y > 0]
-        if name != winner and points:
-            ax.plot(*zip(*points, strict=True), color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=label)
-            label = "_"
+        if name == winner or not points:
+            continue
+        lowest = min(y for _, y in points)
+        if lowest > limit:
+            label = f"other start: {lowest:.3g}, far above"
+        ax.plot(*zip(*points, strict=True), color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=label)
+        ax.set_ylim(np.exp(low), max(np.exp(high), min(limit, max(y for _, y in points) * 1.02)))
+        label = "_"
 
 
 def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> None:
@@ -133,13 +145,21 @@ def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> None:
 
 def _few_ticks(ax: Any) -> None:
     """Numbers also where the loss spans less than a decade, and never on top of each other."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import (
+        LogFormatterSciNotation,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
 
     low, high = ax.get_ylim()
-    if high / low > 10:
-        ax.yaxis.set_major_locator(LogLocator(numticks=6))
-        ax.yaxis.set_major_formatter(LogFormatterSciNotation())
+    if high / low > 5:
+        subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+        ax.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
     else:
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter(ScalarFormatter(useMathText=True))
     ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.offsetText.set_fontsize(8)

@@ -72,9 +72,7 @@ def colours(name: str) -> Any:
     """A colour map in which pixels without a value are grey."""
     import matplotlib
 
-    found = matplotlib.colormaps[name].copy()
-    found.set_bad(_NOT_THERE)
-    return found
+    return matplotlib.colormaps[name].with_extremes(bad=_NOT_THERE)
 
 
 def image(ax: Any, values: np.ndarray, cmap: str, low: float, high: float) -> Any:
