@@ -29,7 +29,7 @@ from dasknmf.blocks import RowsOnly, block_of
 from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
-from dasknmf.ledger import Ledger, Watched, resident_bytes
+from dasknmf.ledger import Ledger, Watched, lately_resident
 from dasknmf.panels import Grid, Panel
 from dasknmf.passes import Each, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.store.factors import Factors, Generation
@@ -344,7 +344,7 @@ def _visit_panel(
         joined = side.leaves.joined(models)
         side.factors.write_rows(side.leaves, panel.index, joined)
         bytes_written = joined.nbytes
-    held = slabs.peak or resident_bytes()
+    held = slabs.peak or lately_resident()
     return tallies, Ledger(bytes_read, bytes_written, sums, memory=held)
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import psutil
+
+_MOMENT = 0.005
+"""Seconds; to ask takes 10 µs."""
+_lately = (-math.inf, 0)
+"""When this process asked last, and the answer."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,9 @@ class Ledger:
 
 
 class Watched:
-    """Slabs of a panel, and what the process held while each of them was worked on.
+    """Slabs of a panel, and what the process held at the end of the work on each of them.
 
-    Asked once a slab, that is after at least a panel's worth of work or a slab's of reading: 10 µs beside
-    milliseconds. A peak between two slabs of a process with one thread is not seen.
+    A peak between two such moments, in a process with one thread, is not seen.
     """
 
     def __init__(self, slabs: Iterable[Any]) -> None:
@@ -48,8 +54,17 @@ class Watched:
     def __iter__(self) -> Iterator[Any]:
         for slab in self._slabs:
             yield slab
-            self.peak = max(self.peak, resident_bytes())
+            self.peak = max(self.peak, lately_resident())
             del slab  # nobody keeps it while the next one is read
+
+
+def lately_resident() -> int:
+    """What this process held a moment ago: a pass over little takes no longer for being watched."""
+    global _lately
+    now = time.perf_counter()
+    if now - _lately[0] > _MOMENT:
+        _lately = (now, resident_bytes())
+    return _lately[1]
 
 
 def resident_bytes() -> int:

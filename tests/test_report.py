@@ -157,13 +157,14 @@ def test_a_run_that_kept_less(tmp_path, low_rank):
 
 
 def test_memory_is_that_of_the_process(low_rank):
-    """What it holds already, and never more than its own peak."""
+    """What it holds already, and no more than its own peak, which the kernel counts in batches of pages."""
     ballast = np.ones(2**24)
     held = resident_bytes()
     model, _ = fitted(low_rank, n_components=2, max_iter=2, init="random")
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     for record in model.history_:
-        assert ballast.nbytes < 0.8 * held <= record.memory <= int(status["VmHWM"].split()[0]) * 1024
+        assert ballast.nbytes < 0.8 * held <= record.memory
+        assert record.memory <= 1.05 * int(status["VmHWM"].split()[0]) * 1024
 
 
 def test_the_largest_process_is_kept():
