@@ -191,8 +191,9 @@ def test_maps_are_read_panel_by_panel(tmp_path, monkeypatch):
 
     tiles = layouts.Tiles(((5, 4), (3, 6, 2)))
     image = np.random.default_rng(0).random((2, 9, 11))
-    W = da.from_array(tiles.rows(image), chunks=((15 + 30 + 10, 12 + 24 + 8), 2))
-    assert (maps._read(W, tiles, np.array([1, 0])) == image[::-1]).all()
+    for cut in ((15 + 30 + 10, 12 + 24 + 8), (40, 1, 58), (99,)):
+        W = da.from_array(tiles.rows(image), chunks=(cut, 2))
+        assert (maps._read(W, tiles, np.array([1, 0])) == image[::-1]).all()
     monkeypatch.setattr(maps, "_SIDE", 3)
     assert (maps._read(W, tiles, np.array([0])) == image[:1, ::3, ::3]).all()
 

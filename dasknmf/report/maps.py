@@ -44,14 +44,15 @@ def _read(W: Any, tiles: Any, chosen: np.ndarray) -> np.ndarray:
     step = max(1, max(tiles.shape) // _SIDE)
     shape = tuple(-(-length // step) for length in tiles.shape)
     maps = np.full((len(chosen), *shape), np.nan, W.dtype)
-    block, first = np.zeros((0, 0)), 0
+    block, first = np.zeros((0, W.shape[1]), W.dtype), 0
     panels = iter(range(W.numblocks[0]))
     for tile in tiles:
-        # Panels are whole tiles, or, where W is in memory already, all of them.
         while tile.stop > first + len(block):
-            first += len(block)
+            left = block[max(0, tile.start - first) :]
+            first += len(block) - len(left)
             with dask.config.set(scheduler="synchronous"):
                 block = np.asarray(W.blocks[next(panels)])
+            block = np.concatenate([left, block]) if len(left) else block
         pixels = block[tile.start - first : tile.stop - first].reshape(*tile.shape, -1)
         begin = [-part.start % step for part in tile.slices]
         thinned = pixels[begin[0] :: step, begin[1] :: step][..., chosen]
