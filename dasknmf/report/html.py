@@ -22,9 +22,9 @@ p { margin: .4rem 0; }
   font-size: .9rem; color: var(--bar); margin-right: .4em; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: .6rem;
   margin: 1rem 0; }
-.tile { background: var(--card); border-radius: 8px; padding: .6rem .8rem; min-width: 0; }
+.tile { background: var(--card); border-radius: 8px; padding: .6rem .7rem; min-width: 0; }
 .tile:first-child { grid-column: span 2; }
-.tile b { display: block; font-size: 1.12rem; overflow-wrap: anywhere; }
+.tile b { display: block; font-size: 1rem; overflow-wrap: anywhere; }
 .tile span { color: var(--soft); font-size: .85rem; }
 .warning { background: var(--warnpaper); color: var(--warn); border-radius: 8px; padding: .5rem .8rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); gap: .8rem; }
