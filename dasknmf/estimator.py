@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from dasknmf import inputs, schedulers, validation
+from dasknmf.cards import FittedCard
 from dasknmf.fit import Fit, logged
 from dasknmf.history import Callback, Ending
 from dasknmf.identity import with_stored_scale
@@ -32,7 +33,7 @@ from dasknmf.store.stored_run import StoredRun
 from dasknmf.transform import Coder, by_rows
 
 
-class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Nonnegative matrix factorization of matrices that need not fit in memory.
 
     Finds nonnegative W (n_samples, n_components) and H (n_components, n_features) whose product

@@ -12,11 +12,12 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["errors", "kernel", "layout"],
+    ["errors", "kernel", "layout", "ledger"],
     ["losses"],
     ["blocks"],
     ["passes"],
     ["history"],
+    ["cards"],
     ["solvers"],
     ["starts"],
     ["panels"],
@@ -34,8 +35,9 @@ ROOMS = [
     ["functional"],
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
+    ["about"],
     ["exports", "singlecell", "stacks"],
-    ["demo"],
+    ["demo", "report"],
     ["cli"],
 ]
 """From the floor to the roof; rooms in one row do not know each other."""

@@ -26,7 +26,6 @@ from dasknmf.losses import Loss
 from dasknmf.starts.nndsvd import filled
 from tests.helpers import BETAS, fitted, stored
 
-
 OF_ONE_START = "a weight is a repetition from the same start; a start draws other numbers for other rows"
 STARTS_DIFFER = {
     f"check_sample_weight_equivalence_on_{kind}_data": OF_ONE_START for kind in ("dense", "sparse")
@@ -109,6 +108,7 @@ def test_history(low_rank):
         "bytes_read",
         "bytes_written",
         "reads",
+        "memory",
     ]
     assert frame.phase.iloc[-1] == "closing"
     assert frame.reads.iloc[-1] == model.n_reads_ == 3 + 8 + 1
