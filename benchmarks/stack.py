@@ -228,7 +228,7 @@ def _without_values(stack: Stack, path: Path) -> zarr.Array:
     dims = ("time", "band", "y", "x")
     xr.Dataset(
         {
-            VARIABLE: (dims, da.zeros(stack.shape, np.uint16, chunks=chunks), {"units": "1e-4"}),
+            VARIABLE: (dims, da.zeros(stack.shape, dtype=np.uint16, chunks=chunks), {"units": "1e-4"}),
             "planted": (("component", "time", "band"), stack.endmembers),
         },
         coords={

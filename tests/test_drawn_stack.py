@@ -36,6 +36,7 @@ def test_xarray_reads_clouds_as_missing(stored, values):
     scene = xr.open_zarr(stored, consolidated=False)[stack.VARIABLE]
     assert scene.dims == ("time", "band", "y", "x")
     assert scene.shape == SMALL.shape
+    assert scene.encoding["dtype"] == np.uint16
     assert scene.encoding["_FillValue"] == stack.NODATA
     assert scene.encoding["chunks"] == (1, 1, SMALL.tile, SMALL.tile)
     for name in scene.dims:
