@@ -141,7 +141,7 @@ def test_landsat_band_is_filled_in(satellite, tmp_path, capsys):
     scene[-1, :8] = np.nan
     errors = satellite.band_seven(scene, tmp_path)
     assert "band 7 covers 87% of the picture, the others 100%" in capsys.readouterr().out
-    assert errors["WH"] < 0.2 * errors["its mean"]
+    assert errors["WH"] < 0.2 * errors["mean"]
     check_picture(tmp_path / "landsat.png", 1200)
 
 
