@@ -102,6 +102,7 @@ def test_atlas_fit(measured, tmp_path):
     assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["atlas.zarr"]
 
 
+@pytest.mark.filterwarnings("ignore:.*rows and 0 columns of X have nothing observed")  # four dates only
 def test_stack_fit(measured, tmp_path):
     pytest.importorskip("anndata")
     pytest.importorskip("xarray")
@@ -115,8 +116,8 @@ def test_stack_fit(measured, tmp_path):
     for row in (masked, plain):
         assert row["workers restarted"] == 0
         assert 0.9 < row["read / stored"] < 1.1
-    assert masked["mean cosine"] > 0.98
-    assert masked["mean cosine"] > plain["mean cosine"] + 0.02
+    assert masked["mean cosine"] > 0.93
+    assert masked["mean cosine"] > plain["mean cosine"] + 0.05
     assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["stack.zarr"]
 
 
