@@ -150,7 +150,7 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
     for name, coord in obj.coords.items():
         values = np.asarray(coord.values)
         if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
-            values = values.astype(str)
+            values = np.array(values.tolist(), dtype=str).reshape(values.shape)
         if values.dtype.kind not in "biufMmU":
             kind = type(values.reshape(-1)[0]).__name__ if values.size else "nothing"
             raise SourceError(
