@@ -30,6 +30,7 @@ ROOMS = [
     ["model"],
     ["features", "identity", "transform", "validation"],
     ["settling"],
+    ["fitted"],
     ["fit"],
     ["estimator"],
     ["functional"],
