@@ -44,12 +44,28 @@ def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
 
 
 def draw(run: Any, shape: tuple[int, int], path: Path) -> Path:
-    """Draw the run's abundance maps to a PNG."""
-    import matplotlib
+    """Draw the run's abundance maps to a PNG, each from zero to its own maximum and above its spectrum.
 
-    matplotlib.use("Agg")
-    from dasknmf.plots import abundances
+    The largest share of the signal comes first.
+    """
+    from matplotlib.figure import Figure
 
-    figure = abundances(run.W.compute(), shape, run.H)
+    from dasknmf import plots
+
+    shares, H = run.shares, run.H
+    order = np.argsort(-shares)
+    labels = [f"component {component}   {shares[component]:.0%} of the signal" for component in order]
+    across = min(4, len(order))
+    down = -(-len(order) // across)
+    figure = Figure(figsize=(3.1 * across, 3.6 * down), layout="constrained")
+    grid = figure.subplots(2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down})
+    plots.abundances(run.W[:, order], shape, scale="own", labels=labels, ax=grid[::2])
+    peaks = H.max(axis=1, keepdims=True)
+    spectra = (H / np.where(peaks > 0, peaks, 1))[order]
+    for panel in plots.components(spectra, kind="spectra", labels=[""] * len(order), ax=grid[1::2]):
+        panel.set_yticks([])
+        panel.set_xlabel("band", fontsize=7)
+    for spare in (*grid[::2].ravel()[len(order) :], *grid[1::2].ravel()[len(order) :]):
+        spare.set_axis_off()
     figure.savefig(path, dpi=110)
     return path

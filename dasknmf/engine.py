@@ -29,6 +29,7 @@ from dasknmf.blocks import Entries, RowsOnly, block_of
 from dasknmf.errors import DataChangedError
 from dasknmf.inputs.base import PanelSlabs, Source, StageLost
 from dasknmf.inputs.zarr_array import metered
+from dasknmf.ledger import Ledger, Watched, lately_resident
 from dasknmf.panels import Grid, Panel
 from dasknmf.passes import Each, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.store.factors import Factors, Generation
@@ -37,26 +38,6 @@ FAN_IN = 8
 
 _SUM_TOLERANCE = 1e-12
 """Relative: two CPUs may add the same numbers in another order."""
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """What the visits of a pass moved and saw, beside their tallies."""
-
-    bytes_read: int = 0
-    bytes_written: int = 0
-    sums: tuple[tuple[int, float], ...] = ()
-    """Panel and Σv, where the pass read V."""
-    lost: tuple[int, ...] = ()
-    """Panels that a stage no longer had."""
-
-    def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(
-            self.bytes_read + other.bytes_read,
-            self.bytes_written + other.bytes_written,
-            self.sums + other.sums,
-            self.lost + other.lost,
-        )
 
 
 @dataclass(frozen=True)
@@ -339,11 +320,12 @@ def _visit_panel(
         for phase, small, rows in zip(side.phases, side.smalls, models, strict=True)
     ]
     sums: tuple[tuple[int, float], ...] = ()
+    slabs = Watched(PanelSlabs(side.reader, panel.start, panel.stop, chunks))
     if any(phase.reads_data for phase in side.phases):
         try:
             with metered() as meter:
                 block = block_of(
-                    PanelSlabs(side.reader, panel.start, panel.stop, chunks),
+                    slabs,
                     n_rows=panel.n_rows,
                     first=panel.start,
                     n_features=side.n_features,
@@ -365,7 +347,8 @@ def _visit_panel(
         joined = side.leaves.joined(models)
         side.factors.write_rows(side.leaves, panel.index, joined)
         bytes_written = joined.nbytes
-    return tallies, Ledger(bytes_read, bytes_written, sums)
+    held = slabs.peak or lately_resident()
+    return tallies, Ledger(bytes_read, bytes_written, sums, memory=held)
 
 
 def _check_sum(panel: Panel, found: float, expected: float | None) -> None:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
 import dask.array as da
-import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from dasknmf import inputs, schedulers, validation
+from dasknmf.cards import FittedCard
 from dasknmf.fit import Fit, logged
-from dasknmf.history import Callback, Ending
+from dasknmf.fitted import parameters_of, take_fit, take_run
+from dasknmf.history import Callback
 from dasknmf.identity import with_stored_scale
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import SAMPLE_BYTES, Init
-from dasknmf.panels import Grid
 from dasknmf.settling import Asked, computed, entries_of, settled
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import SUM_WEIGHT
 from dasknmf.stage import check_stage, staged
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.opened_run import Run, oriented, rows_in_memory
+from dasknmf.store.opened_run import Run, rows_in_memory
 from dasknmf.store.stored_run import StoredRun
 from dasknmf.transform import Coder, by_rows
 
 
-class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Nonnegative matrix factorization of matrices that need not fit in memory.
 
     Finds nonnegative W (n_samples, n_components) and H (n_components, n_features) whose product
@@ -123,7 +121,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     sum_of_squares_ : float
         Σ x² over X.
     mean_row_square_ : float
-        The mean squared norm of a row, by the weights of rows: in units of it `sum_to_one` pulls.
+        The mean squared norm of a row, by weight where rows have any: the unit of the pull of `sum_to_one`.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
@@ -162,8 +160,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from dasknmf import NMF
+    >>>     >>> from dasknmf import NMF
     >>> X = np.array([[1, 1], [2, 1], [3, 1.2], [4, 1], [5, 0.8], [6, 1]])
     >>> model = NMF(n_components=2, init="random", random_state=0)
     >>> W = model.fit_transform(X)
@@ -377,28 +374,7 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         run : Run, or the path, URL or Zarr store of one
         """
         run = run if isinstance(run, Run) else Run(run)
-        known = cls().get_params()
-        told = {name: value for name, value in run.params.items() if name in known}
-        told.pop("fixed_components", None)  # a digest: the rows are among those of H
-        entries = run.identity.get("entries", {})
-        if "nan" in entries:
-            told["missing_values"] = "nan"
-        elif isinstance(entries.get("nodata"), float):
-            told["missing_values"] = entries["nodata"]
-        model = cls(**told)
-        model.components_ = run.H
-        model.n_components_ = len(run.H)
-        model.n_features_in_ = run.shape[1]
-        model.init_ = run.params["init"]
-        model.n_iter_ = run.n_iter
-        model.n_reads_ = run.history.reads
-        model.history_ = run.history
-        model.sum_of_squares_ = run.sum_of_squares
-        model.mean_row_square_ = run.pull / SUM_WEIGHT
-        model.preparation_ = run.preparation
-        if run.feature_names is not None:
-            model.feature_names_in_ = run.feature_names
-        return model
+        return take_run(cls(**parameters_of(run, cls().get_params())), run)
 
     @property
     def _n_features_out(self) -> int:
@@ -455,55 +431,12 @@ class NMF(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             reports = (*callbacks, logged) if self.verbose else callbacks
             source = one.observed(source)
             Fit(one.model, source, grid, run, scheduler, self.max_iter, self.tol, one.given, reports)()
-            result = self._finish(run, grid, one.transposed, one.init)
+            result = take_fit(self, run, grid, transposed=one.transposed, init=one.init)
             if not wants_W or (chunked and scratch is None):
                 return result if wants_W else None
             # The user gave an array, or the scratch store goes: W has to live in this process.
             kept = computed(result) if one.transposed else rows_in_memory(run.factors, run.position, grid)
             return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
-
-    def _finish(self, run: Any, grid: Grid, transposed: bool, init: str) -> Any:
-        """Set the fitted attributes; W, lazily over the run's factors."""
-        position, history = run.position, run.history
-        state = run.factors.read_state(position.state, position.leader)
-        W, H = oriented(run.factors, position, grid, transposed=transposed)
-        self.components_ = H
-        self.n_components_ = len(H)
-        self.init_ = init
-        self.n_iter_ = position.iteration
-        self.n_reads_ = history.reads
-        self.history_ = history
-        self.sum_of_squares_ = float(state["squares"])
-        self.mean_row_square_ = float(state["pull"]) / SUM_WEIGHT
-        self.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
-        self._tell_unobserved(state, transposed=transposed)
-        usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
-        self.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
-        if len(self.dead_components_):
-            warnings.warn(
-                f"components {self.dead_components_.tolist()} of {len(H)} are zero throughout; they add "
-                "nothing to WH: ask for fewer components, or give another init or random_state.",
-                UserWarning,
-                stacklevel=4,
-            )
-        if position.outcome == Ending.MAX_ITER.value and self.tol > 0:
-            warnings.warn(
-                f"Maximum number of iterations {self.max_iter} reached. Increase it to improve convergence.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        return W
-
-    def _tell_unobserved(self, state: Any, *, transposed: bool) -> None:
-        counts = [int(state.get("empty rows", 0)), int(np.sum(state.get("observed", np.ones(1)) == 0))]
-        self.n_unobserved_samples_, self.n_unobserved_features_ = counts[::-1] if transposed else counts
-        if any(counts):
-            warnings.warn(
-                f"{self.n_unobserved_samples_} rows and {self.n_unobserved_features_} columns of X have nothing "
-                "observed; theirs of W and H are zero: leave them out, or look at what stands for missing.",
-                UserWarning,
-                stacklevel=5,
-            )
 
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)

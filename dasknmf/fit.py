@@ -17,7 +17,8 @@ from dasknmf import engine
 from dasknmf.blocks import csr, dense, observed
 from dasknmf.errors import DataError, NumericalError, RunDamagedError
 from dasknmf.history import Callback, Ending, History, Record, Stop, rivals
-from dasknmf.inputs.base import Source, slab_bytes_of
+from dasknmf.inputs.base import Source, nbytes_of, slab_bytes_of
+from dasknmf.ledger import Ledger
 from dasknmf.model import Lineup, Model
 from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome, Phase
@@ -64,8 +65,11 @@ class Fit:
         """Run to the end, from wherever the run stands."""
         starts = self.model.starts()
         limit = self.scheduler.memory_limit
-        for projection in self.projections():  # before anything is read
+        projections = self.projections()
+        for projection in projections:  # before anything is read
             projection.check(limit)
+        if self.run.position.outcome is None:
+            self.run.plan(self._planned(projections, limit))
         if self._makes_tiles_dense:
             log.warning(
                 "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
@@ -94,7 +98,12 @@ class Fit:
             one, outcomes, ledger, seconds = self._passed(lineup)
             state = self.run.factors.read_state(one.name, 0)
             survey.check(
-                state, self.model.loss, self.model.shape, self.model.dtype, sparse=self.source.sparse
+                state,
+                self.model.loss,
+                self.model.shape,
+                self.model.dtype,
+                sparse=self.source.sparse,
+                advice=self.source.negatives_advice,
             )
         except (DataError, NumericalError):
             if not at.passes:
@@ -175,7 +184,7 @@ class Fit:
 
     def _passed(
         self, lineup: Lineup, entering: tuple[int, ...] | None = None
-    ) -> tuple[engine.Pass, list[Outcome], engine.Ledger, float]:
+    ) -> tuple[engine.Pass, list[Outcome], Ledger, float]:
         """Run one pass. What it leaves is not part of the run before it is committed."""
         at = self.run.position
         if entering is None:
@@ -207,7 +216,7 @@ class Fit:
         return one, outcomes, ledger, time.perf_counter() - began
 
     def _record(
-        self, lineup: Lineup, iteration: int, outcome: Outcome, ledger: engine.Ledger, seconds: float
+        self, lineup: Lineup, iteration: int, outcome: Outcome, ledger: Ledger, seconds: float
     ) -> Record:
         objective = outcome.objective
         before = next(
@@ -229,6 +238,7 @@ class Fit:
             ledger.bytes_written,
             self.run.history.reads + any(phase.reads_data for phase in lineup),
             outcome.measures,
+            ledger.memory,
         )
 
     def _commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
@@ -255,7 +265,7 @@ class Fit:
         """Whether it also tells the loss over what is hidden, which a pass knows of the pair that entered."""
         return _tells_loss(record) and (record.phase == "closing" or not self.model.terms.hidden)
 
-    def _sums(self, ledger: engine.Ledger) -> tuple[float, ...] | None:
+    def _sums(self, ledger: Ledger) -> tuple[float, ...] | None:
         if self.run.sums is not None or not ledger.sums:
             return self.run.sums
         found = dict(ledger.sums)
@@ -277,7 +287,8 @@ class Fit:
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=slab_bytes_of(self.source, self.grid),
-                tiles=self._scratch_bytes(width) + nnls.scratch_bytes(self.model.k),
+                tiles=self._scratch_bytes(width)
+                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
                 drawn=sum(tally.capacity for tally in tallies),
@@ -288,6 +299,20 @@ class Fit:
             )
             projections.append(projection)
         return projections
+
+    def _planned(self, projections: Sequence[Projection], limit: int) -> dict[str, Any]:
+        """What V is, and what its passes are given: for whoever looks at the run."""
+        return {
+            "stored_dtype": self.source.dtype.str,
+            "stored_bytes": nbytes_of(self.source),
+            "sparse": self.source.sparse,
+            "panels": len(self.grid),
+            "scheduler": self.scheduler.name,
+            "processes": self.scheduler.processes,
+            "threads": self.scheduler.threads,
+            "memory_limit": limit,
+            "memory_projected": max(projection.peak for projection in projections),
+        }
 
     @property
     def _makes_tiles_dense(self) -> bool:

@@ -22,6 +22,7 @@ _PUBLIC = (
     "bytes_read",
     "bytes_written",
     "reads",
+    "memory",
 )
 
 
@@ -52,6 +53,8 @@ class Record:
     """Walks over the whole of V so far, from its store or from a stage."""
     measures: dict[str, float] = field(default_factory=dict, repr=False)
     """What the solver's own stop rule needs."""
+    memory: int | None = None
+    """Bytes that the largest process held while it worked on V; None where nobody looked."""
 
 
 Callback = Callable[[Record], None]

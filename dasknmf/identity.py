@@ -11,6 +11,7 @@ import numpy as np
 
 from dasknmf.blocks.entries import Entries
 from dasknmf.inputs.prepared import Prepared
+from dasknmf.layout import Layout
 from dasknmf.model import Model
 from dasknmf.store import features
 
@@ -27,6 +28,7 @@ def identity_of(
     transposed: bool,
     names: np.ndarray | None = None,
     preparation: dict[str, Any] | None = None,
+    layout: Layout | None = None,
     entries: Entries | None = None,
     weights: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,6 +49,8 @@ def identity_of(
         Of the features.
     preparation : dict or None
         What is done to X in every read, as JSON values.
+    layout : Layout, optional
+        Of the stack that X is.
     entries : Entries or None
         What is told of X's entries.
     weights : dict of arrays or None
@@ -90,6 +94,8 @@ def identity_of(
         identity["feature_names"] = features.digest(names)
     if preparation is not None:
         identity["preparation"] = preparation
+    if layout is not None:
+        identity["layout"] = layout.geometry()
     if entries is not None:
         identity["entries"] = _told(entries)
     for name, weight in (weights or {}).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -137,7 +137,7 @@ class Model:
             self.seed,
             self.shape[0],
             positive=self.solver == "mu",
-            terms=replace(self.terms, hidden=False),
+            terms=self.terms.of_sample,
         )
 
     def exact(self) -> Phase:

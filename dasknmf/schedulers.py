@@ -22,6 +22,7 @@ from distributed.system import MEMORY_LIMIT
 
 from dasknmf.engine import Get
 from dasknmf.errors import SchedulerError
+from dasknmf.ledger import resident_bytes
 from dasknmf.passes import Each
 from dasknmf.workers import TunedWorker
 
@@ -56,7 +57,7 @@ class Scheduler:
     def baseline(self) -> int:
         """Bytes that one process holds already."""
         if self.client is None:
-            return int(psutil.Process().memory_info().rss)
+            return resident_bytes()
         return max((worker["metrics"]["memory"] for worker in self._workers()), default=0)
 
     @property

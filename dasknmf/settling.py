@@ -88,7 +88,8 @@ class Settled:
         entries = self.entries
         if entries is not None and entries.holdout is not None:
             entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
-        return replace(self, model=replace(self.model, seed=seed), entries=entries)
+        terms = replace(self.model.terms, hidden_columns=_hidden_columns(entries, self.source))
+        return replace(self, model=replace(self.model, seed=seed, terms=terms), entries=entries)
 
     def observed(self, source: Any) -> Any:
         """The source, staged or not, with what is told of its entries."""
@@ -139,6 +140,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     holdout = validation.checked_holdout(asked.holdout, X)
     entries = _entries(nmf, X, source, columns)
     masked = (entries is not None and entries.masks) or asked.weights is not None
+    masked = masked or (isinstance(X, inputs.Stored) and X.masked)
     if holdout is not None:
         hidden = Holdout(holdout, seed, shape[1], transposed)
         entries = replace(entries or Entries(), holdout=hidden)
@@ -150,6 +152,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         groups=None if entries is None else entries.groups,
         hidden=holdout is not None,
         only_hidden=not masked,
+        hidden_columns=_hidden_columns(entries, source),
         column_weights=columns,
         fixed=fixed,
         sum_to_one=bool(nmf.sum_to_one),
@@ -180,7 +183,8 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         streamed=not source.in_process,
         terms=terms,
     )
-    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"))
+    layout = X.layout if isinstance(X, inputs.Stored) else None
+    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), layout)
     identity, budget = identity_of(
         nmf,
         model,
@@ -189,6 +193,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         transposed=transposed,
         preparation=X.described() if isinstance(X, inputs.Prepared) else None,
         names=known.names,
+        layout=layout,
         entries=entries,
         weights={"sample_weight": a, "feature_weight": b, "weights": asked.weights},
     )
@@ -220,6 +225,13 @@ def _told(missing: Any, X: Any, entries: Entries | None) -> Entries | None:
     if validation.is_nan(missing):
         return replace(entries or Entries(), nan=True)
     return replace(entries or Entries(), nodata=float(missing))
+
+
+def _hidden_columns(entries: Entries | None, source: Any) -> np.ndarray | None:
+    """Of the block that is hidden, where V is sparse."""
+    if entries is None or entries.holdout is None or not source.sparse:
+        return None
+    return entries.holdout.hidden_columns(source.shape[1])
 
 
 def _weights(weights: Any, X: Any, grid: Grid, transposed: bool) -> Any:

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 import scipy.sparse
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import List, Task, TaskRef
 
 from dasknmf import inputs
 from dasknmf.blocks import Entries, block_of, nonzeros
@@ -217,12 +217,14 @@ def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
         # Each time that it is computed is another walk.
         load: Task(load, methodcaller("anew"), source.reader),
         whole: Task(whole, _same, coder),
+        **source.upstream(),
     }
     columns = method == "__call__"
     for panel in grid:
         key = (name, panel.index, 0) if columns else (name, panel.index)
+        chunks = List(*(List(*map(TaskRef, row)) for row in source.chunk_keys(panel)))
         graph[key] = Task(
-            key, _code_panel, TaskRef(load), panel.start, panel.stop, TaskRef(whole), method=method
+            key, _code_panel, TaskRef(load), panel.start, panel.stop, chunks, TaskRef(whole), method=method
         )
     rows = tuple(panel.n_rows for panel in grid)
     dtype = coder.H.dtype if columns else np.dtype(np.float64)
@@ -245,8 +247,8 @@ def _same(part: Any) -> Any:
     return part
 
 
-def _code_panel(reader: Any, start: int, stop: int, coder: Coder, *, method: str) -> np.ndarray:
-    return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, [])])
+def _code_panel(reader: Any, start: int, stop: int, chunks: Any, coder: Coder, *, method: str) -> np.ndarray:
+    return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, chunks)])
 
 
 def _code(

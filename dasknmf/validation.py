@@ -230,13 +230,13 @@ def check_missing(missing: Any, X: Any) -> None:
     """Refuse missing values in an X that does not take them."""
     if is_sparse(X):
         raise ValueError(
-            f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are zeros that "
-            "were observed: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
+            f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
+            "zeros: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
         )
     if isinstance(X, inputs.Prepared):
         raise ValueError(
-            f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of every entry: "
-            "prepare X beforehand, or leave missing_values at 'error'."
+            f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of all "
+            "entries: prepare X beforehand, or leave missing_values at 'error'."
         )
 
 
@@ -284,8 +284,8 @@ def checked_weights(weights: Any, X: Any) -> Any:
         raise ValueError(f"weights are {weights.dtype}; they must be real numbers or booleans: convert them.")
     if is_sparse(X):
         raise ValueError(
-            "weights of entries are for a dense X; this one is sparse: give sample_weight and feature_weight, "
-            "which sparse X takes."
+            "weights of entries are for a dense X, and this one is sparse: give sample_weight and "
+            "feature_weight, which sparse X takes."
         )
     if isinstance(weights, np.ndarray):
         smallest = float(weights.min(initial=0))
@@ -321,13 +321,13 @@ def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.nd
         )
     if fixed.dtype.kind not in "biuf" or not np.isfinite(fixed).all() or (fixed < 0).any():
         raise ValueError(
-            f"fixed_components hold values that are negative, missing or not numbers ({fixed.dtype}); rows of "
-            "H are nonnegative: mend or clip them."
+            f"fixed_components hold negative, missing or not real values ({fixed.dtype}); rows of H are "
+            "nonnegative: mend or clip them."
         )
     if not fixed.any(axis=1).all():
         raise ValueError(
-            f"row {int(np.flatnonzero(~fixed.any(axis=1))[0])} of fixed_components is zero throughout; it would "
-            "add nothing to WH: leave it out."
+            f"row {int(np.flatnonzero(~fixed.any(axis=1))[0])} of fixed_components is zero throughout; "
+            "it adds nothing to WH: leave it out."
         )
     return np.ascontiguousarray(fixed, dtype)
 
@@ -335,8 +335,8 @@ def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.nd
 def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
     if model.sum_to_one and (not loss.quadratic or solver == "mu"):
         raise ValueError(
-            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is {loss.beta:g} "
-            f"and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
+            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
         )
 
 

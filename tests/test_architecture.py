@@ -12,11 +12,12 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["errors", "kernel"],
+    ["errors", "kernel", "layout", "ledger"],
     ["losses"],
     ["blocks"],
     ["passes"],
     ["history"],
+    ["cards"],
     ["solvers"],
     ["starts"],
     ["panels"],
@@ -29,19 +30,21 @@ ROOMS = [
     ["model"],
     ["features", "identity", "transform", "validation"],
     ["settling"],
+    ["fitted"],
     ["fit"],
     ["estimator"],
     ["functional"],
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
-    ["exports", "singlecell"],
-    ["demo"],
+    ["about"],
+    ["exports", "singlecell", "stacks"],
+    ["demo", "report"],
     ["cli"],
 ]
 """From the floor to the roof; rooms in one row do not know each other."""
 
 LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
-FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history"}
+FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history", "layout"}
 
 
 def room_of(path: Path) -> str:

@@ -102,6 +102,25 @@ def test_atlas_fit(measured, tmp_path):
     assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["atlas.zarr"]
 
 
+@pytest.mark.filterwarnings("ignore:.*rows and 0 columns of X have nothing observed")  # four dates only
+def test_stack_fit(measured, tmp_path):
+    pytest.importorskip("anndata")
+    pytest.importorskip("xarray")
+    from benchmarks import stack_fit
+
+    path = tmp_path / "stack.zarr"
+    size = "--size small -k 4 --passes 6 --repeats 1"
+    masked, plain = measured(stack_fit.main, f"{path} {size} --scratch {tmp_path}")
+    assert (masked["nodata"], plain["nodata"]) == ("masked", "plain")
+    assert masked["masked / plain"] == masked["s / pass"] / plain["s / pass"]
+    for row in (masked, plain):
+        assert row["workers restarted"] == 0
+        assert 0.9 < row["read / stored"] < 1.1
+    assert masked["mean cosine"] > 0.93
+    assert masked["mean cosine"] > plain["mean cosine"] + 0.05
+    assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["stack.zarr"]
+
+
 def test_vs_sklearn_counts_what_did_not_arrive():
     row = {"question": "to the error", "solver": "mu", "loss": "frobenius"}
     (group,) = vs_sklearn.by_loss([row | {"theirs / ours": ratio} for ratio in (None, 2.0, 3.0)])

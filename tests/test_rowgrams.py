@@ -1,4 +1,4 @@
-"""A Gram matrix of its own for every row: against plain loops, SciPy, the shared case, and other neighbours."""
+"""A Gram matrix of its own for every row: against plain loops, SciPy, and the shared case."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_coordinate_descent_row_by_row(k, n, dtype, rtol, l1):
     violation = cd.move(W, N, Packed(lines), l1, order, 4, delta)
     rows = [
         descended(*row, l1, order, 4, delta)
-        for row in zip(case.W.astype(dtype).astype(float), N.astype(float), unpacked(lines).astype(float))
+        for row in zip(
+            case.W.astype(dtype).astype(float), N.astype(float), unpacked(lines).astype(float), strict=True
+        )
     ]
     np.testing.assert_allclose(W, [w for w, _ in rows], rtol=rtol, atol=rtol)
     np.testing.assert_allclose(violation, sum(met for _, met in rows), rtol=rtol)
@@ -122,7 +124,9 @@ def test_multiplicative_updates_row_by_row(k, n, dtype, rtol):
     mu.move(W, N, Packed(lines), 0.1, 3, 0.0, 1e-7)
     rows = [
         multiplied(*row, 0.1, 3, 1e-7)
-        for row in zip(case.W.astype(dtype).astype(float), N.astype(float), unpacked(lines).astype(float))
+        for row in zip(
+            case.W.astype(dtype).astype(float), N.astype(float), unpacked(lines).astype(float), strict=True
+        )
     ]
     np.testing.assert_allclose(W, rows, rtol=rtol, atol=rtol)
 
@@ -135,7 +139,7 @@ def test_no_row_is_worse_than_scipys(k, n, start):
     nnls.solve(W, case.N, Packed(case.lines), 0.0)
     assert (W >= 0).all()
     roots = np.sqrt(case.M)
-    for w, v, root in zip(W, case.V, roots):
+    for w, v, root in zip(W, case.V, roots, strict=True):
         ours = np.linalg.norm(root * (v - w @ case.H))
         assert ours <= theirs((root * case.H).T, root * v)[1] + 1e-9 * np.linalg.norm(v)
 
@@ -153,6 +157,21 @@ def test_solutions_meet_the_optimality_conditions(k, n, l1, l2):
     assert (W >= 0).all()
     assert y.min() >= -1e-10 * scale
     assert np.abs(y[W > 0]).max(initial=0.0) <= 1e-10 * scale
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("k", [8, 24])
+def test_singular_matrices_and_l1_have_minima_too(k, own):
+    # No set of entries solves its equations for sure: the pivots alone went round, and off to 1e29.
+    rng = np.random.default_rng(k)
+    H = rng.random((k, k // 2)) * (rng.random((k, k // 2)) < 0.7)
+    S, N = H @ H.T, rng.random((200, k // 2)) @ H.T
+    W = rng.random((200, k)) * (rng.random((200, k)) < 0.7)
+    nnls.solve(W, N, Packed(np.repeat(packed(S)[None], 200, axis=0)) if own else S, 0.05)
+    y = W @ S - N + 0.05
+    assert (W >= 0).all()
+    assert y.min() >= -1e-10
+    assert np.abs(W * y).max() <= 1e-10
 
 
 @pytest.mark.parametrize("k", [3, 8])

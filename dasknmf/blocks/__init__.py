@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import scipy.sparse
 
 from dasknmf.blocks.base import Block, RowsOnly, Tile
 from dasknmf.blocks.csr import CsrBlock
+from dasknmf.blocks.csr_observed import ObservedCsrBlock
 from dasknmf.blocks.dense import DenseBlock
 from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.blocks.observed import ObservedBlock
@@ -22,15 +22,14 @@ __all__ = [
     "Entries",
     "Observed",
     "ObservedBlock",
+    "ObservedCsrBlock",
     "RowsOnly",
     "Tile",
     "block_of",
 ]
 
 
-def block_of(
-    slabs: Iterable[Any], *, entries: Entries | None = None, **walk: Any
-) -> CsrBlock | DenseBlock | ObservedBlock:
+def block_of(slabs: Iterable[Any], *, entries: Entries | None = None, **walk: Any) -> Any:
     """The block of one walk over slabs, as the first of them is stored; parameters as for `ObservedBlock`.
 
     Without `entries` every entry counts once.
@@ -38,11 +37,15 @@ def block_of(
     rest = iter(slabs)
     head = list(islice(rest, 1))
     told = [slab.values if isinstance(slab, Observed) else slab for slab in head]
+    plain = entries is None and not any(isinstance(slab, Observed) for slab in head)
+    slabs = _again(head, rest)
     if any(map(scipy.sparse.issparse, told)):
-        return CsrBlock(_again(head, rest), entries=entries, **walk)
-    if entries is None and not any(isinstance(slab, Observed) for slab in head):
-        return DenseBlock(_again(head, rest), **walk)
-    return ObservedBlock(_again(head, rest), entries=entries or Entries(), **walk)
+        return (
+            CsrBlock(slabs, **walk)
+            if plain
+            else ObservedCsrBlock(slabs, entries=entries or Entries(), **walk)
+        )
+    return DenseBlock(slabs, **walk) if plain else ObservedBlock(slabs, entries=entries or Entries(), **walk)
 
 
 def _again(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import scipy.sparse
@@ -21,6 +21,7 @@ import scipy.sparse
 from dasknmf.blocks import moments, nonzeros, ratios, sums
 from dasknmf.blocks.base import Ratio, Sums
 from dasknmf.blocks.dense import DenseTile, Scratch
+from dasknmf.blocks.entries import Holdout, Observed
 from dasknmf.blocks.vectors import filled, padded
 from dasknmf.errors import SourceError
 
@@ -74,7 +75,7 @@ class CsrBlock:
 
     def __init__(
         self,
-        slabs: Iterable[scipy.sparse.csr_array],
+        slabs: Iterable[Any],
         *,
         n_rows: int,
         first: int,
@@ -120,15 +121,17 @@ class CsrBlock:
         """Pieces of slabs that make one tile each."""
         waiting: list[Piece] = []
         missing, left = self._height, self.n_rows
-        for slab in self._slabs:
+        for told in self._slabs:
+            slab: Any = told.values if isinstance(told, Observed) else told
+            weights = told.rows if isinstance(told, Observed) else None
             start, n_rows = 0, slab.shape[0]
             while n_rows - start >= missing:
-                waiting.append(Piece.of(slab, start, start + missing))
+                waiting.append(Piece.of(slab, start, start + missing, weights))
                 yield waiting
                 start, waiting, missing = start + missing, [], self._height
             left -= n_rows
             if start < n_rows:
-                rest = Piece.of(slab, start, n_rows)
+                rest = Piece.of(slab, start, n_rows, weights)
                 # A copy, lest the whole slab stays while the next one is read.
                 waiting.append(rest.copy() if left else rest)
                 missing -= n_rows - start
@@ -147,7 +150,12 @@ class CsrBlock:
                 f"its {self._n_features} columns: V is damaged, write it again."
             )
         values = np.ascontiguousarray(joined.values, self._dtype)
-        return CsrTile(values, columns, joined.pointers, slice(row, stop), self.first + row, walk)
+        place = slice(row, stop), self.first + row
+        return self._told((values, columns, joined.pointers, *place, walk), joined.weights)
+
+    def _told(self, parts: Any, weights: np.ndarray | None) -> CsrTile:
+        """The tile of these parts and of weights of its rows."""
+        return CsrTile(*parts)
 
 
 class Piece(NamedTuple):
@@ -157,12 +165,17 @@ class Piece(NamedTuple):
     columns: np.ndarray
     pointers: np.ndarray
     """From 0, int64."""
+    weights: np.ndarray | None
+    """Of the rows."""
 
     @classmethod
-    def of(cls, slab: scipy.sparse.csr_array, start: int, stop: int) -> Piece:
+    def of(
+        cls, slab: scipy.sparse.csr_array, start: int, stop: int, weights: np.ndarray | None = None
+    ) -> Piece:
         pointers = slab.indptr[start : stop + 1].astype(np.int64)
         low, high = int(pointers[0]), int(pointers[-1])
-        return cls(slab.data[low:high], slab.indices[low:high], pointers - low)
+        rows = None if weights is None else weights[start:stop]
+        return cls(slab.data[low:high], slab.indices[low:high], pointers - low, rows)
 
     @classmethod
     def joined(cls, pieces: list[Piece]) -> Piece:
@@ -171,10 +184,12 @@ class Piece(NamedTuple):
             np.concatenate([piece.values for piece in pieces]),
             np.concatenate([piece.columns for piece in pieces]),
             np.append(0, np.cumsum(np.concatenate(lengths))),
+            None if pieces[0].weights is None else np.concatenate([piece.weights for piece in pieces]),
         )
 
     def copy(self) -> Piece:
-        return Piece(*(part.copy() for part in self))
+        weights = None if self.weights is None else self.weights.copy()
+        return Piece(self.values.copy(), self.columns.copy(), self.pointers.copy(), weights)
 
 
 class Walk:
@@ -190,6 +205,7 @@ class Walk:
         self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._flushed = 0
         self._ended = False
+        self._hidden: np.ndarray | None = None
 
     def buffer(self, name: str, size: int) -> np.ndarray:
         """A buffer for a value of each nonzero."""
@@ -207,6 +223,12 @@ class Walk:
         if key not in self._turned:
             self._turned[key] = (H, filled(H if turned else H.T, self.dtype))
         return self._turned[key][1]
+
+    def hidden_columns(self, holdout: Holdout) -> np.ndarray:
+        """Which columns the hidden block has."""
+        if self._hidden is None:
+            self._hidden = holdout.hidden_columns(self.n_features)
+        return self._hidden
 
     def totals(self, H: np.ndarray) -> np.ndarray:
         """ΣH over features, float64."""
@@ -243,6 +265,8 @@ class CsrTile:
     """A sparse tile; see `dasknmf.blocks.base.Tile`."""
 
     __slots__ = ("_walk", "columns", "first", "pointers", "rows", "v")
+
+    row_weights: np.ndarray | None = None
 
     def __init__(
         self,

@@ -128,7 +128,7 @@ def _by_features(
 
 
 @kernel
-def _mixed(bits: int) -> int:
+def _mixed(bits: int) -> np.uint64:
     """A number in which the bits of a float are spread: 1 and 2 differ in their highest alone."""
     z = np.uint64(bits)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -60,6 +60,7 @@ class DenseBlock:
         self._dtype = dtype
         self._height = tile_rows(n_features, dtype.itemsize)
         self._scratch = Scratch(self._height, n_features, dtype)
+        self._by_features = Scratch(self._height, n_features, dtype, by_features=True)
         self._checked = checked
         self.total = 0.0
         self.nbytes = 0
@@ -87,7 +88,9 @@ class DenseBlock:
         unit = values.itemsize
         if values.dtype == self._dtype and unit in values.strides:
             return values
-        converted = self._scratch.get("values", len(values))
+        # A slab that is stored by features stays so: products take either order, and a turn is dear.
+        scratch = self._by_features if values.strides[0] == unit else self._scratch
+        converted = scratch.get("values", len(values))
         np.copyto(converted, values, casting="unsafe")
         return converted
 

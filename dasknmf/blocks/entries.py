@@ -15,7 +15,8 @@ Negatives = Literal["error", "clip", "mask"]
 class Holdout:
     """Entries that are hidden from a fit, to be compared with what it makes of them.
 
-    Which they are depends on the seed and on their place in X alone: nothing is stored.
+    Which they are depends on the seed and on their place in X alone: nothing is stored. Of a sparse X it is a
+    block, some of its rows times some of its columns.
 
     Parameters
     ----------
@@ -41,8 +42,22 @@ class Holdout:
     def below(self) -> np.uint64:
         return np.uint64(int(self.share * 2.0**64))
 
+    def hidden_rows(self, first: int, n_rows: int) -> np.ndarray:
+        """Which rows of V, from `first` on, the hidden block of a sparse V has, shape (n_rows,)."""
+        return self._drawn(_COLUMNS if self.transposed else _ROWS, first, n_rows)
 
-_STREAM = 77
+    def hidden_columns(self, n_features: int) -> np.ndarray:
+        """Which columns of V it has, shape (n_features,)."""
+        return self._drawn(_ROWS if self.transposed else _COLUMNS, 0, n_features)
+
+    def _drawn(self, stream: int, first: int, length: int) -> np.ndarray:
+        generator = np.random.Philox(key=[self.seed, stream])
+        generator.advance(first // 4)
+        words = generator.random_raw(first % 4 + length)[first % 4 :]
+        return np.asarray(words < np.uint64(int(self.share**0.5 * 2.0**64)))
+
+
+_STREAM, _ROWS, _COLUMNS = 77, 78, 79
 """Beside those of starts, which draw from the same seed."""
 
 
@@ -106,5 +121,9 @@ class Observed:
         parts = (self.weights, self.rows)
         return int(self.values.nbytes) + sum(part.nbytes for part in parts if part is not None)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.values.shape[0]), int(self.values.shape[1])
+
     def __len__(self) -> int:
-        return int(self.values.shape[0])
+        return self.shape[0]

@@ -115,7 +115,7 @@ class ObservedBlock:
             if weights is not None and weights is not seen:
                 hidden.weights = weights[hidden.rows, hidden.columns].copy()
                 weights[hidden.rows, hidden.columns] = 0
-        if n_seen == V.size and weights is seen:
+        if n_seen == V.size and told.weights is None:
             weights = None
         rows = None if told.rows is None else told.rows[start : start + height]
         place = slice(row, row + height)
@@ -130,8 +130,8 @@ class ObservedBlock:
         smallest = float(given.min(initial=0.0))
         if not (smallest >= 0 and np.isfinite(given).all()):
             raise DataError(
-                f"weights hold {smallest:g} or values that are not finite; the weight of an entry is how often "
-                "it counts: give nonnegative, finite weights, 0 where nothing was observed."
+                f"weights hold {smallest:g} or values that are not finite; a weight is how often an entry "
+                "counts: give nonnegative, finite weights, 0 where nothing was observed."
             )
         weights = scratch.get("weights", len(V))
         np.multiply(given, seen, out=weights, casting="unsafe")
@@ -164,8 +164,9 @@ class Hidden:
         room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
         rows, columns = np.empty(room, np.int32), np.empty(room, np.int32)
         values = np.empty(room, V.dtype)
-        told = (first, holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
-        count = hide(V, seen, *told, rows, columns, values)
+        drawn: Any = (holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
+        taken: Any = (rows, columns, values)
+        count = hide(V, seen, first, *drawn, *taken)
         return cls(rows[:count], columns[:count], values[:count])
 
 
@@ -207,6 +208,10 @@ class ObservedTile:
         self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
 
     @property
+    def dtype(self) -> np.dtype:
+        return self.V.dtype
+
+    @property
     def complete(self) -> bool:
         """Whether every entry counts, and as much as any other of its row and column."""
         return self.weights is None
@@ -227,7 +232,7 @@ class ObservedTile:
     @property
     def observed(self) -> np.ndarray:
         """Which entries count, shape (rows, n_features), bool."""
-        return np.ones(self.V.shape, bool) if self.weights is None else self.weights != 0
+        return np.ones(self.V.shape, bool) if self.weights is None else np.asarray(self.weights != 0)
 
     def column_sums(self) -> np.ndarray:
         return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
@@ -263,11 +268,12 @@ class ObservedTile:
         ndarray of shape (rows, size)
         """
         groups, group_of = self._grouped()
-        if group_of is None:
-            return np.matmul(groups, HH)
-        among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
-        among[group_of, np.arange(len(HH))] = 1
-        return np.matmul(groups, np.matmul(among, HH))
+        if group_of is not None:
+            among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
+            among[group_of, np.arange(len(HH))] = 1
+            HH = np.matmul(among, HH)
+        # In Fortran's order, in which rows move side by side.
+        return np.matmul(HH.T, groups.T).T
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
         """T_j += Σ_i Ω_ij WW_i: packed products of W's rows, which have the rows' weights in them.
@@ -283,7 +289,7 @@ class ObservedTile:
 
     def row_is_observed(self) -> np.ndarray:
         """Whether a row has an entry that counts, shape (rows,)."""
-        return self._grouped()[0].any(axis=1)
+        return np.asarray(self._grouped()[0].any(axis=1))
 
     def observations(self) -> np.ndarray:
         """Σ of the weights of each column's entries, shape (n_features,), float64."""
@@ -292,21 +298,29 @@ class ObservedTile:
         counts = a @ groups.astype(np.float64)
         return counts if group_of is None else counts[group_of]
 
+    def completed(self, W: np.ndarray, H: np.ndarray) -> DenseTile:
+        """V where it is observed and WH elsewhere, and between the two by the weight of an entry."""
+        return self.filled(self._product("P", W, H))
+
     def filled(self, P: np.ndarray, *, by_weight: bool = True) -> DenseTile:
-        """V where it is observed and P elsewhere, and between the two by the weight of an entry."""
+        """The same for any P."""
         V = self._scratch.get("filled", len(self.V))
         if self.weights is None:
             np.copyto(V, self.V)
         elif self.weights.dtype == np.uint8 or not by_weight:
-            np.copyto(V, P)
-            np.copyto(V, self.V, where=self.observed)
+            # V is 0 where nothing is observed.
+            np.multiply(P, self.weights == 0, out=V)
+            np.add(V, self.V, out=V)
         else:
-            if float(self.weights.max()) > 1:
+            most = float(self.weights.max())
+            if most > 1:
                 raise DataError(
-                    f"weights hold {float(self.weights.max()):g}; with so many components entries are filled "
-                    "in by their weight, which is at most 1 then: divide the weights by the largest."
+                    f"weights hold {most:g}; with so many components entries are filled in by their weight, "
+                    "which is at most 1 then: divide the weights by the largest."
                 )
-            np.copyto(V, P + self.weights * (self.V - P))
+            np.subtract(self.V, P, out=V)
+            np.multiply(V, self.weights, out=V)
+            np.add(V, P, out=V)
         return DenseTile(V, self.rows, self.first, self._scratch, self.row_weights)
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
@@ -416,15 +430,10 @@ class ObservedRatio:
         a = np.ones(n_rows) if tile.row_weights is None else tile.row_weights.astype(np.float64)
         b = np.ones(n_features) if tile.column_weights is None else tile.column_weights
         self._loss = plain.weighted_loss(tile.weights, a, b)
-        self._R = plain.R
+        self._R = np.ones_like(plain.Q) if plain.R is None else plain.R
         if tile.weights is not None:
             np.multiply(plain.Q, tile.weights, out=plain.Q)
-            if plain.R is None:
-                self._R = tile.weights.astype(plain.Q.dtype, copy=False)
-            else:
-                np.multiply(plain.R, tile.weights, out=plain.R)
-        elif plain.R is None:
-            self._R = np.ones_like(plain.Q)
+            np.multiply(self._R, tile.weights, out=self._R)
         self._plain = plain
 
     def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:

@@ -9,17 +9,20 @@ from dasknmf.inputs.preparation import Preparation
 from dasknmf.inputs.prepared import Prepared, steps_of
 from dasknmf.inputs.sources import is_chunked, rather_transposed, source_of
 from dasknmf.inputs.sparse import canonical
+from dasknmf.inputs.stack import Stack, open_stack
 
 __all__ = [
     "Preparation",
     "Prepared",
     "Source",
+    "Stack",
     "Stored",
     "canonical",
     "feature_names",
     "grid_of",
     "is_chunked",
     "open_anndata",
+    "open_stack",
     "opened",
     "rather_transposed",
     "renamed",

@@ -11,12 +11,14 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.blocks.entries import Entries, Observed
+from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
+from dasknmf.layout import Layout
 from dasknmf.panels import Grid, Panel
 
-Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array | Observed
-"""Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored."""
+Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
+"""Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored. Where entries or
+rows have weights, slabs are `dasknmf.blocks.entries.Observed`."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
 
@@ -54,6 +56,8 @@ class Source(Protocol):
     """Bytes of V, decoded, where V has another form than what is read for it; else None."""
     entries: Entries | None
     """What is told of V's entries; None: each is observed, counts once and stands for itself."""
+    negatives_advice: str | None
+    """What to do about values below zero, where the source knows better than what holds for any matrix."""
 
     @property
     def reader(self) -> Reader:
@@ -88,6 +92,10 @@ class Stored(ABC):
     """Its slabs are sparse."""
     feature_names: np.ndarray | None = None
     """Names of the columns, an array of str, where the store tells them."""
+    masked = False
+    """Its slabs are `Observed`: entries have weights of their own."""
+    layout: Layout | None = None
+    """Where rows and columns lie in a stack of images, where the matrix is one."""
 
     @abstractmethod
     def source(self, *, transposed: bool = False) -> Source:

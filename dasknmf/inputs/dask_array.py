@@ -28,6 +28,7 @@ class DaskSource:
     staged_bytes = 0
     kept_bytes: int | None = None
     entries: Entries | None = None
+    negatives_advice: str | None = None
     # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
     slab_bytes = 0
 

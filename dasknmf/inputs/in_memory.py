@@ -26,6 +26,7 @@ class MemorySource:
     staged_bytes = 0
     kept_bytes: int | None = None
     entries: Entries | None = None
+    negatives_advice: str | None = None
     slab_bytes = 0
 
     def __init__(self, X: Any) -> None:

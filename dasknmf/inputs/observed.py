@@ -36,6 +36,7 @@ class ObservedSource:
         self._source = source
         self._weights = weights
         self.entries: Entries | None = entries
+        self.negatives_advice = source.negatives_advice
         self.shape = source.shape
         self.dtype = source.dtype
         self.in_process = source.in_process
@@ -84,7 +85,7 @@ class ObservedReader(Reader):
         return again
 
     def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:
-        of_V, of_weights = chunks, []
+        of_V, of_weights = chunks, chunks[:0]
         if self.weights is not None and len(chunks):
             between = next(place for place, row in enumerate(chunks) if not len(row))
             of_V, of_weights = chunks[:between], chunks[between + 1 :]

@@ -37,6 +37,7 @@ class PreparedSource:
         self.in_process = source.in_process
         self.sparse = source.sparse
         self.entries = source.entries
+        self.negatives_advice = source.negatives_advice
         row_bytes = source.shape[1] * source.dtype.itemsize
         before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
         self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)

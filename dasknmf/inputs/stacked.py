@@ -89,6 +89,7 @@ class StackedSource:
     staged_bytes = 0
     kept_bytes: int | None = None
     entries: Entries | None = None
+    negatives_advice: str | None = None
 
     def __init__(self, X: Stacked) -> None:
         check_shape(X.shape)

@@ -207,6 +207,7 @@ class SparseSource:
     staged_bytes = 0
     kept_bytes: int | None = None
     entries: Entries | None = None
+    negatives_advice: str | None = None
 
     def __init__(self, X: StoredSparse) -> None:
         check_shape(X.shape)

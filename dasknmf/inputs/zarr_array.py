@@ -126,6 +126,7 @@ class ZarrSource:
     staged_bytes = 0
     kept_bytes: int | None = None
     entries: Entries | None = None
+    negatives_advice: str | None = None
     sparse = False
     cut_bytes: np.ndarray | None = None
 

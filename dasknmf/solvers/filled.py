@@ -27,16 +27,14 @@ import numpy as np
 
 from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.solvers import cold
-from dasknmf.solvers.grams import totals
+from dasknmf.solvers.grams import ByRow, totals
 from dasknmf.solvers.quadratic import QuadraticPass, Small
 
 MOST_COMPONENTS = 17
 """k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
 
-_COLD_FILLS = 5
 
-
-def by_rows_pays(k: int, n_features: int, groups: int | None) -> bool:
+def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
     """Whether a Gram matrix for each row is the cheaper way.
 
     Parameters
@@ -44,8 +42,10 @@ def by_rows_pays(k: int, n_features: int, groups: int | None) -> bool:
     k, n_features : int
     groups : int or None
         Of features that have one mask; None: each may have its own.
+    patience : int
+        How many times as dear they may be.
     """
-    return (k + 1) * (groups or n_features) <= MOST_COMPONENTS * n_features
+    return (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
 
 
 @dataclass(frozen=True)
@@ -70,33 +70,34 @@ class FilledPass:
     def widths(self) -> Mapping[str, int]:
         return self.phase.widths
 
-    def prepare(self, state: State) -> tuple[Small, np.ndarray]:
-        return self.phase.prepare(state), state["fill"].astype(self.phase.dtype)
+    def prepare(self, state: State) -> tuple[Small, np.ndarray | None]:
+        small = self.phase.prepare(state)
+        if not small.cold:
+            return small, None
+        H = cold.entered(state)["H"].astype(np.float64)
+        return small, ByRow().of_H(H, self.phase.column_weights, self.phase.penalties.W.l2, small.pull)
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, fill = small
+        inner, grams = small
         phase, W = self.phase, rows["W"]
         observed = tile.row_is_observed()
         if inner.cold:
-            P = np.broadcast_to(fill, tile.V.shape)
-            for _ in range(_COLD_FILLS):
-                filled = tile.filled(P)
-                cold.solve(
-                    W, *phase.system(filled, inner), phase.penalties.W.l1, positive=phase.solver == "mu"
-                )
-                P = W @ inner.H
+            # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
+            N, _ = phase.system(tile, inner)
+            gram = ByRow().of_rows(tile, grams)
+            cold.solve(W, N, gram, phase.penalties.W.l1, positive=phase.solver == "mu")
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["filled"] += told
         if not inner.cold:
             for _ in range(self.fills):
-                filled = tile.filled(W @ inner.H)
+                filled = tile.completed(W, inner.H)
                 tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
                 W[~observed] = 0
-        phase.add(tile.filled(W @ inner.H), W, tally)
+        phase.add(tile.completed(W, inner.H), W, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         loss, total, squares, gap = (float(part) for part in tally["filled"])

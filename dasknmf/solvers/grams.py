@@ -124,6 +124,28 @@ class ByRow:
         return float(np.vdot(G, lines))
 
 
+class ByGroup(ByRow):
+    """By row, where columns have one of two matrices: those of a sparse V, of which a block is hidden.
+
+    Parameters
+    ----------
+    hidden : ndarray of bool of shape (n_features,)
+        Columns of the block.
+    """
+
+    def __init__(self, hidden: np.ndarray) -> None:
+        self._group_of = hidden.astype(np.intp)
+
+    def shape(self, k: int, n_features: int) -> tuple[int, ...]:
+        return (2, k * (k + 1) // 2)
+
+    def of_columns(self, G: np.ndarray, l2: float) -> Gram:
+        return super().of_columns(G[self._group_of], l2)
+
+    def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
+        return super().product(G[self._group_of], H, b)
+
+
 def weighted_rows(tile: Any, W: np.ndarray) -> np.ndarray:
     """diag(a) W for the rows of a tile."""
     a = tile.row_weights

@@ -18,10 +18,16 @@ S is scaled to a unit diagonal first, w_t √S_tt for w_t, so that one tolerance
 size; where each row has its own S, when the row gets its lane. An entry whose pivot is lost in
 rounding is collinear with those before it and rests at zero.
 
+Where S is singular there may be no end to it. Rows without a certificate take proximal steps [2]_,
+min f(w') + ½ δ Σ S_tt (w'_t − w_t)² from w: each has a certificate, none raises f, and a few come to
+rest at a minimum.
+
 References
 ----------
 .. [1] Kim, J., & Park, H. (2011). Fast nonnegative matrix factorization: an active-set-like method
    and comparisons. SIAM Journal on Scientific Computing, 33(6).
+.. [2] Rockafellar, R. T. (1976). Monotone operators and the proximal point algorithm. SIAM Journal on
+   Control and Optimization, 14(5).
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ import numpy as np
 from dasknmf.kernel import kernel
 from dasknmf.solvers import cd
 from dasknmf.solvers.lanes import LANES, add_product, at, take_product
-from dasknmf.solvers.packed import Packed
+from dasknmf.solvers.packed import Packed, add_to_diagonals
 
 _CHANCES = 3
 _TOLERANCE = 1e-12
@@ -40,6 +46,9 @@ _COLLINEAR = 1e-13
 """A pivot below this share of its diagonal is rounding."""
 _COLLINEAR_32 = 2e-6
 """The same where the Gram matrices were summed in float32: some of its units in the last place."""
+_NEAR, _NEAR_32 = 1e-6, 1e-4
+"""δ of the proximal steps: far above the rounding of S, so that they have certificates."""
+_STEPS = 20
 _WARM_SWEEPS = 2
 
 
@@ -48,7 +57,7 @@ def scratch_bytes(k: int, *, packed: bool = False) -> int:
 
     Where each row has its own S, `packed`, those are side by side as well.
     """
-    own = (k + 1) ** 2 + 2 * k if packed else 0
+    own = (k + 1) ** 2 + k if packed else 0
     return 8 * LANES * (k * k + 8 * k + own)
 
 
@@ -74,7 +83,7 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
         finite = np.isfinite(S.lines).all(axis=1)
         if not finite.all():
             solved = W[finite]
-            solve(solved, N[finite], Packed(S.lines[finite]), l1)
+            solve(solved, N[finite], S.at(np.flatnonzero(finite)), l1)
             W[finite] = solved
             W[~finite] = np.nan  # out of range, to be told where factors are kept
             return
@@ -85,23 +94,67 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
     order = np.arange(k)
     warm = (W > 0).any(axis=1)
     narrow = S if isinstance(S, Packed) else S.astype(W.dtype)
-    for rows, sweeps in ((warm, _WARM_SWEEPS), (~warm, 5 + k // 5)):
+    for some, sweeps in ((warm, _WARM_SWEEPS), (~warm, 5 + k // 5)):
+        rows = np.flatnonzero(some)
         guess = W[rows]
-        own = Packed(S.lines[rows]) if isinstance(S, Packed) else narrow
+        own = S.at(rows) if isinstance(S, Packed) else narrow
         cd.move(guess, N[rows], own, l1, order, sweeps, 0.0)
         W[rows] = guess
+    single = isinstance(S, Packed) and S.lines.dtype == np.float32
+    certified = _certified(W, N, S, l1, _COLLINEAR_32 if single else _COLLINEAR)
+    left = np.flatnonzero(~certified)
+    spoilt = ~np.isfinite(N[left]).all(axis=1)
+    W[left[spoilt]] = np.nan
+    left = left[~spoilt]
+    near = _NEAR_32 if single else _NEAR
+    while left.size and near <= 1:
+        own = S.at(left) if isinstance(S, Packed) else S
+        W[left], stuck = _approached(W[left], N[left], own, l1, near)
+        left = left[stuck]
+        near *= 100
+
+
+def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, lost: float) -> np.ndarray:
+    """Replace the rows of W whose minimiser is found, and tell which."""
+    k = W.shape[1]
     # One row and column of zeros more: where the padding of a packed set points.
     if isinstance(S, Packed):
         room = np.zeros((k + 1, k + 1, LANES))
-        norms, units = np.zeros((2, k, LANES))
-        lost = _COLLINEAR_32 if S.lines.dtype == np.float32 else _COLLINEAR
-        _solve_rows(W, N, S.lines, room, norms, units, l1, lost)
-        return
+        return _solve_rows(W, N, S.lines, room, np.zeros((k, LANES)), l1, lost)
     norms = np.sqrt(S.diagonal())
     units = np.divide(1.0, norms, out=np.zeros(k), where=norms > 0)
     unit_S = np.zeros((k + 1, k + 1))
     unit_S[:k, :k] = S * units * units[:, None]
-    _solve_rows(W, N, None, unit_S, norms, units, l1, _COLLINEAR)
+    return _solve_rows(W, N, None, unit_S, units, l1, lost)
+
+
+def _approached(
+    W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, near: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows after proximal steps from those of W, and which of them found a step without a certificate."""
+    W = W.astype(np.float64)
+    if isinstance(S, Packed):
+        pulls = near * S.diagonals.astype(np.float64)
+        lines = S.lines.astype(np.float64)
+        add_to_diagonals(lines, pulls)
+        S = Packed(lines)
+    else:
+        pulls = np.broadcast_to(near * S.diagonal(), W.shape)
+        S = S + np.diag(pulls[0])
+    stuck = np.zeros(len(W), np.bool_)
+    going = np.arange(len(W))
+    for _ in range(_STEPS):
+        before, pull = W[going], pulls[going]
+        there = before.copy()
+        own = S.at(going) if isinstance(S, Packed) else S
+        certified = _certified(there, N[going] + pull * before, own, l1, _COLLINEAR)
+        W[going] = there
+        stuck[going] = ~certified
+        size = np.abs(N[going] - l1).max(axis=1, keepdims=True)
+        going = going[certified & (pull * np.abs(there - before) > _TOLERANCE * size).any(axis=1)]
+        if not going.size:
+            break
+    return W, stuck
 
 
 @kernel
@@ -110,13 +163,13 @@ def _solve_rows(
     N: np.ndarray,
     lines: np.ndarray | None,
     S: np.ndarray,
-    norms: np.ndarray,
     units: np.ndarray,
     l1: float,
     lost: float,
-) -> None:
-    """`S`, `norms` and `units` are those of all rows, or where there are lines room for those of 64."""
+) -> np.ndarray:
+    """`S` and `units` are those of all rows, or where there are lines room for those of 64."""
     n_rows, k = W.shape
+    certified = np.zeros(n_rows, np.bool_)
     L = np.zeros((k, k, LANES))
     inverse = np.zeros((k, LANES))
     g = np.zeros(LANES)
@@ -143,7 +196,7 @@ def _solve_rows(
                 continue
             row[lane] = coming
             if lines is not None:
-                _scale_in(S, norms, units, lines[coming], lane)
+                _scale_in(S, units, lines[coming], lane)
             scale = 0.0
             for t in range(k):
                 unit = at(units[t], lane)
@@ -181,9 +234,11 @@ def _solve_rows(
             rounds[lane] += 1
             if count[lane] == 0 or rounds[lane] == 20 * k + 20:
                 sure = count[lane] == 0
-                for i in range(size[lane]):
-                    sure = sure and inverse[i, lane] > 0
-                if sure or not _worse(W[row[lane]], w, y, S, target, norms, lane):
+                # An entry that rests at zero for its lost pivot needs a multiplier as well.
+                for t in range(k):
+                    sure = sure and (w[t, lane] > 0.0 or y[t, lane] >= limit[lane])
+                certified[row[lane]] = sure
+                if sure or (count[lane] == 0 and not _worse(W[row[lane]], w, y, S, target, units, lane)):
                     for t in range(k):
                         unit = at(units[t], lane)
                         value = 0.0 if w[t, lane] < 0.0 else w[t, lane] * unit
@@ -206,16 +261,16 @@ def _solve_rows(
         for t in range(k):
             for lane in range(LANES):
                 passive[t, lane] ^= wrong[t, lane] and first[lane] <= t
+    return certified
 
 
 @kernel
-def _scale_in(S: np.ndarray, norms: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> None:
+def _scale_in(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> None:
     """A row's own S scaled to a unit diagonal, in its lane."""
-    k = len(norms)
+    k = len(units)
     here = 0
     for t in range(k):
         norm = np.sqrt(np.float64(line[here]))
-        norms[t, lane] = norm
         units[t, lane] = 1.0 / norm if norm > 0 else 0.0
         here += k - t
     here = 0
@@ -292,7 +347,7 @@ def _worse(
     y: np.ndarray,
     S: np.ndarray,
     target: np.ndarray,
-    norms: np.ndarray,
+    units: np.ndarray,
     lane: int,
 ) -> bool:
     """Whether a lane's solution has a larger objective than the row that entered: after lost pivots."""
@@ -302,7 +357,9 @@ def _worse(
     for t in range(k):
         slope = -2.0 * target[t, lane]
         for r in range(k):
-            slope += at(S[t, r], lane) * np.float64(entered[r]) * at(norms[r], lane)
-        before += np.float64(entered[t]) * at(norms[t], lane) * slope
+            unit = at(units[r], lane)
+            slope += at(S[t, r], lane) * (np.float64(entered[r]) / unit if unit > 0 else 0.0)
+        unit = at(units[t], lane)
+        before += (np.float64(entered[t]) / unit if unit > 0 else 0.0) * slope
         after += w[t, lane] * (y[t, lane] - target[t, lane])
     return after > before

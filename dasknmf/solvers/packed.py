@@ -32,6 +32,16 @@ class Packed:
     def k(self) -> int:
         return _size(self.lines)
 
+    @property
+    def diagonals(self) -> np.ndarray:
+        """(n_rows, k)"""
+        t, r = np.triu_indices(self.k)
+        return self.lines[:, t == r]
+
+    def at(self, rows: np.ndarray) -> Packed:
+        """The matrices of some rows, by their numbers or a mask."""
+        return Packed(self.lines[rows])
+
 
 def _size(lines: np.ndarray) -> int:
     """k, of lines of k (k + 1) / 2 numbers."""
@@ -54,10 +64,10 @@ def unpacked(lines: np.ndarray) -> np.ndarray:
     return S
 
 
-def add_to_diagonals(lines: np.ndarray, l2: float) -> None:
-    """S_i += l2 I, in place."""
+def add_to_diagonals(lines: np.ndarray, ridge: float | np.ndarray) -> None:
+    """S_i += ridge I in place; `ridge` is a number, or one for each entry of each diagonal, (..., k)."""
     t, r = np.triu_indices(_size(lines))
-    lines[..., t == r] += lines.dtype.type(l2)
+    lines[..., t == r] += np.asarray(ridge, lines.dtype)
 
 
 @kernel

@@ -39,7 +39,7 @@ class Penalties:
     def scaled(
         cls, alpha_W: float, alpha_H: float | str, l1_ratio: float, shape: tuple[float, float]
     ) -> Penalties:
-        """The penalties that scikit-learn's parameters mean for V of `shape`, by weight where it has weights."""
+        """The penalties that scikit-learn's parameters mean for V of `shape`, of weights where it has any."""
         if isinstance(alpha_H, str):  # 'same', the only string that validation lets through
             alpha_H = alpha_W
         n_samples, n_features = shape

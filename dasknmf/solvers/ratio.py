@@ -6,8 +6,9 @@
     P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
     H ← step(A, B)
 
-For β = 1, b and B are the sums of H and W, over what is observed where entries have weights. The loss of the pair that *entered* the pass comes from
-the first P; the loss after H moved would need V again, so the history holds the former.
+For β = 1, b and B are the sums of H and W, over what is observed where entries have weights. The loss of
+the pair that *entered* the pass comes from the first P; the loss after H moved would need V again, so the
+history holds the former.
 """
 
 from __future__ import annotations

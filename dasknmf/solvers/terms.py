@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dasknmf.losses import Loss
 from dasknmf.solvers.closing import Closing
 from dasknmf.solvers.filled import FilledPass, by_rows_pays
-from dasknmf.solvers.grams import ByRow, Shared
+from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
 
-_FILLS = 3
-"""Moves of W in a pass that fills missing entries in: more gained nothing that was worth their products."""
+_FILLS = 2
+"""Moves of W in a pass that fills missing entries in. On Indian Pines, 30 % missing, k = 20, the objective
+after 10 passes from random factors was 2.0 with one, 1.63 with two, 1.62 with eight (in 10⁹)."""
+_IN_MEMORY = 2
+"""How many times as dear Grams by row may be where rows are in memory: no read pays for lesser gains."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +37,44 @@ class Terms:
         Whether entries are hidden, whose loss is told.
     only_hidden : bool
         Whether these are all that a fit does not see.
+    hidden_columns : ndarray of bool of shape (n_features,) or None
+        Of the block that is hidden, where V is sparse.
     column_weights : ndarray of shape (n_features,) or None
     fixed : ndarray of shape (n_fixed, n_features) or None
         The first rows of H, which are known.
     sum_to_one : bool
+    in_memory : bool
+        Whether these are terms for a sample of V's rows.
     """
 
     masked: bool = False
     groups: int | None = None
     hidden: bool = False
     only_hidden: bool = False
+    hidden_columns: np.ndarray | None = None
     column_weights: np.ndarray | None = None
     fixed: np.ndarray | None = None
     sum_to_one: bool = False
+    in_memory: bool = False
 
     @property
     def n_fixed(self) -> int:
         return 0 if self.fixed is None else len(self.fixed)
 
+    @property
+    def of_sample(self) -> Terms:
+        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows."""
+        sparse = self.hidden_columns is not None
+        masked = self.masked and not sparse
+        return replace(self, masked=masked, hidden=False, hidden_columns=None, in_memory=True)
+
     def by_rows(self, k: int, n_features: int) -> bool:
         """Whether a quadratic pass has a Gram matrix for each row."""
+        if self.hidden_columns is not None:
+            return True
         # Few entries are hidden, each for itself: filling them in costs next to nothing.
-        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups)
+        patience = _IN_MEMORY if self.in_memory else 1
+        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups, patience)
 
     def quadratic(
         self,
@@ -69,6 +88,9 @@ class Terms:
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss."""
         by_rows = self.by_rows(k, n_features)
+        grams: Grams = ByRow() if by_rows else Shared()
+        if self.hidden_columns is not None:
+            grams = ByGroup(self.hidden_columns)
         phase = QuadraticPass(
             k,
             n_features,
@@ -77,7 +99,7 @@ class Terms:
             inner,
             penalties,
             shuffle_seed,
-            ByRow() if by_rows else Shared(),
+            grams,
             self.column_weights,
             self.n_fixed,
             self.sum_to_one,

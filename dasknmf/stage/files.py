@@ -28,7 +28,7 @@ from dasknmf.errors import StageError
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source, StageLost, nbytes_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import Grid, Panel
-from dasknmf.stage.kept import Packed, PackedSparse, Staged, packed
+from dasknmf.stage.kept import AnyPacked, Packed, PackedObserved, PackedSparse, Staged, packed
 
 _HEADER = struct.Struct("<c8sQQI")
 """Order, or which piece of a sparse slab; dtype, shape of the buffer, checksum of its values; the checksum
@@ -101,7 +101,10 @@ class FileReader(Reader):
                     yield kept.slab()
 
 
-def _read(path: Path) -> Iterator[Packed | PackedSparse]:
+_IN_PIECES: tuple[type[PackedSparse] | type[PackedObserved], ...] = (PackedSparse, PackedObserved)
+
+
+def _read(path: Path) -> Iterator[AnyPacked]:
     """The slabs of a file up to the first that is not as it was written."""
     try:
         file = path.open("rb")
@@ -112,17 +115,18 @@ def _read(path: Path) -> Iterator[Packed | PackedSparse]:
             yield slab
 
 
-def _read_slab(file: BufferedReader) -> Packed | PackedSparse | None:
+def _read_slab(file: BufferedReader) -> AnyPacked | None:
     piece = _read_piece(file)
-    if piece is None or piece[0] not in PackedSparse.LETTERS:
+    kind = next((kind for kind in _IN_PIECES if piece and piece[0] in kind.LETTERS), None)
+    if piece is None or kind is None:
         return piece and Packed(piece[1], piece[0])
     parts = [piece[1]]
-    for letter in PackedSparse.LETTERS[1:]:
+    for letter in kind.LETTERS[1:]:
         piece = _read_piece(file)
         if piece is None or piece[0] != letter:
             return None
         parts.append(piece[1])
-    return PackedSparse.of_parts(parts)
+    return kind.of_parts(parts)
 
 
 def _read_piece(file: BufferedReader) -> tuple[str, np.ndarray] | None:
@@ -141,7 +145,7 @@ def _read_piece(file: BufferedReader) -> tuple[str, np.ndarray] | None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Callable[[Packed | PackedSparse], None]]:
+def _writing(path: Path) -> Iterator[Callable[[AnyPacked], None]]:
     """Write a file, slab by slab; it appears under its name when all of them were written."""
     temporary = path.with_name(f"{path.name}-{uuid.uuid4().hex}.partial")
     try:
@@ -152,7 +156,7 @@ def _writing(path: Path) -> Iterator[Callable[[Packed | PackedSparse], None]]:
     except OSError as error:
         raise _refused(path.parent, error) from error
 
-    def write(slab: Packed | PackedSparse) -> None:
+    def write(slab: AnyPacked) -> None:
         try:
             for letter, buffer in slab.parts:
                 values = buffer.reshape(-1).view(np.uint8)

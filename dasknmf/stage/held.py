@@ -19,7 +19,7 @@ from dasknmf.engine import Upstream
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source
 from dasknmf.inputs.zarr_array import fetched, metered
 from dasknmf.panels import Grid, Panel
-from dasknmf.stage.kept import Packed, PackedSparse, Staged, packed
+from dasknmf.stage.kept import AnyPacked, Staged, packed
 
 
 class HeldSource(Staged):
@@ -68,7 +68,7 @@ class HeldSource(Staged):
 class HeldPanel:
     """A panel in a worker's memory."""
 
-    def __init__(self, slabs: list[Packed | PackedSparse], nbytes_fetched: int) -> None:
+    def __init__(self, slabs: list[AnyPacked], nbytes_fetched: int) -> None:
         self._slabs = slabs
         self._unreported = nbytes_fetched
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
+from dasknmf.blocks.entries import Observed
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source, nbytes_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import Panel
@@ -96,9 +98,49 @@ class PackedSparse:
         return [(letter, piece[None]) for letter, piece in zip(self.LETTERS, pieces, strict=True)]
 
 
-def packed(slab: Slab) -> Packed | PackedSparse:
+@dataclass(frozen=True)
+class PackedObserved:
+    """A dense slab with the weights of its entries."""
+
+    values: Packed
+    weights: Packed
+
+    LETTERS = "OVW"
+
+    @classmethod
+    def of(cls, slab: Observed) -> PackedObserved:
+        assert slab.weights is not None
+        assert isinstance(slab.values, np.ndarray)
+        return cls(Packed.of(slab.values), Packed.of(slab.weights))
+
+    @classmethod
+    def of_parts(cls, parts: list[np.ndarray]) -> PackedObserved:
+        """What `parts` gave, without its letters."""
+        orders, values, weights = parts
+        return cls(Packed(values, chr(orders[0, 0])), Packed(weights, chr(orders[0, 1])))
+
+    def slab(self) -> Observed:
+        return Observed(self.values.slab(), self.weights.slab())
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.weights.nbytes
+
+    @property
+    def parts(self) -> list[tuple[str, np.ndarray]]:
+        """A letter and a matrix for each piece of memory."""
+        orders = np.array([[ord(self.values.order), ord(self.weights.order)]])
+        return [("O", orders), ("V", self.values.buffer), ("W", self.weights.buffer)]
+
+
+def packed(slab: Any) -> AnyPacked:
     """The slab as a stage keeps it."""
+    if isinstance(slab, Observed):
+        return PackedObserved.of(slab)
     return PackedSparse.of(slab) if scipy.sparse.issparse(slab) else Packed.of(slab)
+
+
+AnyPacked = Packed | PackedSparse | PackedObserved
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
@@ -123,6 +165,7 @@ class Staged:
         self.sparse = source.sparse
         self.kept_bytes = source.kept_bytes
         self.entries = source.entries
+        self.negatives_advice = source.negatives_advice
         self.staged_bytes = 0
 
     @property
@@ -159,7 +202,7 @@ class KeptReader(Reader):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._panels: dict[int, list[Packed | PackedSparse]] = {}
+        self._panels: dict[int, list[AnyPacked]] = {}
 
     def keeps(self, start: int) -> bool:
         return start in self._panels

@@ -54,12 +54,12 @@ class Survey:
         if self._power is not None and not (sums.n_negative or (self._power < 0 and sums.n_zero)):
             powers = tile.power_sum(self._power)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
-        weights = getattr(tile, "row_weights", None)
+        weights = tile.row_weights
         a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
         tally["sums"] += (sums.total, sums.squares, *counts, powers, a.sum())
         if self.masked:
             tally["observed"] += tile.observations()
-            tile.add_cross(a[:, None].astype(tile.V.dtype), tally["column totals"])
+            tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
             tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
@@ -114,8 +114,18 @@ _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
 """Means of V, by bytes of a value, between which products of four factors stay in range."""
 
 
-def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype, *, sparse: bool = False) -> None:
+def check(
+    state: State,
+    loss: Loss,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    *,
+    sparse: bool = False,
+    advice: str | None = None,
+) -> None:
     """Refuse what the survey found, before anything is committed.
+
+    `advice` is what the source knows to do about negative values.
 
     Raises
     ------
@@ -144,7 +154,7 @@ def check(state: State, loss: Loss, shape: tuple[int, int], dtype: np.dtype, *, 
         raise DataError(
             "Negative values in data passed to NMF initialization. "
             f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
-            f"cannot be: {mended(sparse)}."
+            f"cannot be: {advice or mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])
     mean = found["total"] / size

@@ -20,7 +20,7 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dasknmf.blocks import CsrBlock, DenseBlock, Entries, ObservedBlock, matrix
+from dasknmf.blocks import CsrBlock, DenseBlock, Entries, ObservedBlock, ObservedCsrBlock, matrix
 from dasknmf.blocks.base import Block
 from dasknmf.blocks.lowrank import LowRankBlock
 from dasknmf.blocks.matrix import Matrix
@@ -238,7 +238,7 @@ class Trial:
         kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
         if terms.masked or terms.column_weights is not None:
             entries = Entries(nan=terms.masked, weights=terms.column_weights)
-            kind = partial(ObservedBlock if kind is DenseBlock else CsrBlock, entries=entries)
+            kind = partial(ObservedBlock if kind is DenseBlock else ObservedCsrBlock, entries=entries)
         return [
             kind(
                 [V[first : first + height]],

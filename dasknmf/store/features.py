@@ -13,6 +13,7 @@ import numpy as np
 
 from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.inputs.names import renamed
+from dasknmf.layout import Layout
 from dasknmf.store import records
 from dasknmf.store.position import format_of
 
@@ -26,11 +27,12 @@ _MOST_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Features:
-    """What V knows of its columns."""
+    """What V knows of its columns, and of a stack of images that it is."""
 
     names: np.ndarray | None = None
     scale: np.ndarray | None = None
     """What each was divided by."""
+    layout: Layout | None = None
 
 
 def digest(names: Sequence[str] | np.ndarray) -> str:

@@ -44,7 +44,7 @@ class Lock:
         self.token = uuid.uuid4().hex[:12]
         self._released = threading.Event()
         records.put_if_absent(store, _KEY, self._content())
-        holder = self._holder()
+        holder = _holder(store)
         if holder["token"] != self.token:
             if _alive(holder):
                 raise RunLockedError(
@@ -64,7 +64,7 @@ class Lock:
 
     def is_held(self) -> bool:
         """Whether the lock is still ours."""
-        return bool(self._holder()["token"] == self.token)
+        return bool(_holder(self._store)["token"] == self.token)
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
@@ -93,12 +93,19 @@ class Lock:
         }
         return json.dumps(content).encode()
 
-    def _holder(self) -> dict[str, Any]:
-        nobody = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
-        try:
-            return nobody | json.loads(records.get(self._store, _KEY) or b"{}")
-        except ValueError:
-            return nobody  # half of a lock holds nothing
+
+def writer(store: Any) -> str | None:
+    """Who writes the run in a store now; None where nobody alive does."""
+    holder = _holder(store)
+    return f"process {holder['pid']} on {holder['host'].split()[0]}" if _alive(holder) else None
+
+
+def _holder(store: Any) -> dict[str, Any]:
+    nobody = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
+    try:
+        return nobody | json.loads(records.get(store, _KEY) or b"{}")
+    except ValueError:
+        return nobody  # half of a lock holds nothing
 
 
 def _host() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dasknmf.history import History, Record
 from dasknmf.store.factors import Generation, MemoryFactors
 from dasknmf.store.position import Position
@@ -24,6 +26,9 @@ class MemoryRun:
         self.position = position
         self.history = self.history.plus(record) if record else self.history
         self.sums = sums
+
+    def plan(self, content: dict[str, Any]) -> None:
+        """Nobody else can look at this run."""
 
     def forget(self, generation: Generation | None) -> None:
         """Delete rows that were written but not committed."""

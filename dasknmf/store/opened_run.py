@@ -9,9 +9,12 @@ import dask
 import dask.array as da
 import numpy as np
 
+from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
+from dasknmf.layout import Layout
 from dasknmf.panels import Grid
-from dasknmf.store import features, records
+from dasknmf.store import features, layouts, records
+from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, Generation, MemoryFactors
 from dasknmf.store.position import Position, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -32,11 +35,25 @@ class Run:
         ``"running"``, ``"converged"`` or ``"max_iter"``.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
+    layout : Layout or None
+        Where rows and columns of V lie in a stack of images, where V was one: ``layout.images(W)``,
+        ``layout.spectra(H)``.
     preparation : dict
         What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
         which each column was divided.
     sum_of_squares : float
         Σ v², as the first read of V found it.
+    n_passes : int
+        Passes that were committed, those of the start and the closing one included.
+    writer : str or None
+        The living process that writes the run; None where it is finished or was interrupted.
+    plan : dict
+        What V is stored as, and what the passes were given: `memory_projected` and `memory_limit`
+        (bytes, of one process), `processes`, `threads`, `scheduler`; empty for runs that kept none.
+    shares : ndarray of shape (n_components,)
+        Of each component in Σ WH, which add to 1; all zero where WH is.
+    dead_components : ndarray of int
+        Components whose row of H or column of W is zero throughout.
     """
 
     def __init__(self, target: Any) -> None:
@@ -64,6 +81,19 @@ class Run:
         k = self.params["n_components"]
         return f"<Run {n} x {m}, {k} components, {self._position.iteration} passes, {self.status}>"
 
+    def _repr_html_(self) -> str:
+        n, m = self.shape
+        status = self.status
+        if status == "running":
+            status = f"running, {self.writer}" if self.writer else "interrupted: start the same fit again"
+        facts = [
+            ("V", f"{n:,} × {m:,}"),
+            ("components", str(self.params["n_components"])),
+            ("status", status),
+            *progress_facts(self.history, self.n_iter),
+        ]
+        return card("dasknmf run", facts, self.history)
+
     @property
     def n_iter(self) -> int:
         """Exact passes done."""
@@ -82,6 +112,10 @@ class Run:
         return features.read_names(self.store, self.identity)
 
     @cached_property
+    def layout(self) -> Layout | None:
+        return layouts.read(self.store, self.identity)
+
+    @cached_property
     def preparation(self) -> dict[str, Any]:
         return features.read_preparation(self.store, self.identity)
 
@@ -95,12 +129,51 @@ class Run:
         return float(self._state["pull"])
 
     @property
+    def n_passes(self) -> int:
+        return self._position.passes
+
+    @property
+    def writer(self) -> str | None:
+        return locks.writer(self.store)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return records.read(self.store, "plan") or {}
+
+    @property
+    def shares(self) -> np.ndarray:
+        # Where V was read by columns, the factor of the state is Wᵀ, and the sums are of H.
+        usage, other = self._usage
+        parts = usage * other
+        total = float(parts.sum())
+        return parts / total if total else parts
+
+    @property
+    def dead_components(self) -> np.ndarray:
+        usage, other = self._usage
+        return np.flatnonzero((usage == 0) | (other == 0))
+
+    @property
+    def _usage(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of each component in the factor with a row for each of V's, and in the other."""
+        self._check_has_factors()
+        state = self._state
+        other = state["H"].sum(axis=1, dtype=np.float64)
+        return state.get("usage", np.ones(len(other))), other  # a start has not counted it
+
+    @property
     def _state(self) -> dict[str, np.ndarray]:
         position = self._position
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
         return factors.read_state(position.state, position.leader)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
+        self._check_has_factors()
+        position = self._position
+        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
+        return oriented(factors, position, self._grid, transposed=self._transposed)
+
+    def _check_has_factors(self) -> None:
         position = self._position
         live = position.rows.widths if position.rows else ()
         if not any((model, name) == (position.leader, "W") for model, name, _ in live):
@@ -109,8 +182,6 @@ class Run:
                 f"{position.passes} passes; factors exist from the first exact pass on: start the same "
                 "fit again."
             )
-        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return oriented(factors, position, self._grid, transposed=self._transposed)
 
 
 def open_run(target: Any) -> Run:

@@ -183,8 +183,10 @@ def _fsync(path: Path, flags: int) -> None:
 
 def write_array(store: Any, name: str, values: np.ndarray) -> None:
     """Write a whole array as one chunk with a CRC32C, durably."""
-    create_array(store, name, values.shape, values.shape, values.dtype)[...] = values
-    make_durable(store, f"{name}/c." + ".".join("0" * values.ndim))
+    array = create_array(store, name, values.shape, values.shape, values.dtype)
+    with writing(store, name):
+        array[...] = values
+        make_durable(store, f"{name}/c." + ".".join("0" * values.ndim))
 
 
 def create_array(

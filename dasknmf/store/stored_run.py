@@ -8,6 +8,8 @@
     small/<pass>-<epoch>    H and the solver's small state of each model
     history/<pass>-<epoch>  what the pass achieved
     features       names of the features, where V has them, and their scale
+    layout         where rows and columns lie in a stack of images, where V is one
+    plan           what V is, and what the passes of this start have of memory and processes
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
@@ -29,7 +31,7 @@ from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatc
 from dasknmf.history import History, Record, to_json
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
-from dasknmf.store import records
+from dasknmf.store import layouts, records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
@@ -62,7 +64,7 @@ class StoredRun:
     overwrite : bool
         Start over where the store holds a run.
     features : Features
-        Names of the features, and their scale.
+        Names of the features, their scale, and where they lie in a stack of images.
 
     Raises
     ------
@@ -157,6 +159,10 @@ class StoredRun:
         """The seed that the run began with."""
         return int(self._identity["seed"])
 
+    def plan(self, content: dict[str, Any]) -> None:
+        """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
+        records.write(self.store, "plan", content)
+
     def forget(self, generation: Generation | None) -> None:
         """Delete rows that were written but not committed."""
         if generation:
@@ -178,7 +184,7 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {"run", "panels", "features", "W", "small", "history", "commit", "lock"}
+        ours = {"run", "panels", "features", "layout", "plan", "W", "small", "history", "commit", "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
@@ -197,11 +203,12 @@ class StoredRun:
         records.put(self.store, "zarr.json", records.encoded(root))
         records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
+        layouts.write(self.store, features.layout)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "features", "W", "small", "history"):
+        for path in ("commit", "run", "panels", "features", "layout", "plan", "W", "small", "history"):
             records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:

@@ -1,0 +1,230 @@
+"""Where the rows and columns of V lie in a stack of images: geometry, and the coordinates along it.
+
+A row of V is a pixel, a column is one combination of the other dims. Rows go tile by tile, as a stack is
+stored, and in raster order inside of a tile, so that a panel is some whole tiles and nothing is shuffled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows [start, stop) of V, which are the pixels of one tile in raster order.
+
+    Parameters
+    ----------
+    start, stop : int
+    slices : tuple of slice
+        Where the tile lies along each sample dim.
+    """
+
+    start: int
+    stop: int
+    slices: tuple[slice, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(part.stop - part.start for part in self.slices)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A cut of an image, or of an array of more dims, into tiles: the order of V's rows.
+
+    Parameters
+    ----------
+    lengths : tuple of tuple of int
+        Of the tiles along each sample dim.
+    """
+
+    lengths: tuple[tuple[int, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(map(sum, self.lengths))
+
+    @property
+    def n_rows(self) -> int:
+        return math.prod(self.shape)
+
+    @cached_property
+    def cuts(self) -> np.ndarray:
+        """First row of each tile, and the number of rows last."""
+        sizes = reduce(np.multiply.outer, [np.asarray(each, np.int64) for each in self.lengths])
+        return np.append(0, np.cumsum(sizes.reshape(-1)))
+
+    @cached_property
+    def _edges(self) -> list[np.ndarray]:
+        return [np.append(0, np.cumsum(each)) for each in self.lengths]
+
+    def between(self, start: int, stop: int) -> Iterator[Tile]:
+        """The tiles of rows [start, stop), which begin and end with tiles."""
+        cuts = self.cuts
+        first, last = np.searchsorted(cuts, (start, stop))
+        edges = self._edges
+        counts = tuple(map(len, self.lengths))
+        for index in range(int(first), int(last)):
+            where = np.unravel_index(index, counts)
+            slices = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, where, strict=True))
+            yield Tile(int(cuts[index]), int(cuts[index + 1]), slices)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return self.between(0, self.n_rows)
+
+    def images(self, W: np.ndarray) -> np.ndarray:
+        """Rows of V's order, shape (n_rows, k), as arrays of shape (k, *shape)."""
+        images = np.empty((W.shape[1], *self.shape), W.dtype)
+        for tile in self:
+            part = W[tile.start : tile.stop].T
+            images[(slice(None), *tile.slices)] = part.reshape(-1, *tile.shape)
+        return images
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """The inverse of `images`: shape (k, *shape) to (n_rows, k)."""
+        W = np.empty((self.n_rows, len(images)), images.dtype)
+        for tile in self:
+            part = images[(slice(None), *tile.slices)]
+            W[tile.start : tile.stop] = part.reshape(len(images), -1).T
+        return W
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinate:
+    """Values along some dims: numbers, bools, str, datetime64 or timedelta64."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How rows and columns of V lie in a stack.
+
+    Parameters
+    ----------
+    sample_dims : tuple of str
+        Dims whose combinations are the rows of V.
+    tiles : Tiles
+    feature_dims : tuple of str
+        Dims whose combinations are the columns of V, the last one the fastest.
+    feature_shape : tuple of int
+    dims : tuple of str
+        All of them, in the order of the stack; without the level of variables.
+    coords : mapping of str to Coordinate
+        Over any of these dims, or none.
+    name : str or None
+        Of the stack.
+    attrs : mapping
+        Of the stack, JSON values.
+    variables : mapping of str to mapping, or None
+        The attrs of each variable, where the stack is a dataset of several: their names are then the
+        coordinate of the first feature dim.
+    """
+
+    sample_dims: tuple[str, ...]
+    tiles: Tiles
+    feature_dims: tuple[str, ...]
+    feature_shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    coords: Mapping[str, Coordinate] = field(default_factory=dict)
+    name: str | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, Any]] | None = None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.tiles.shape
+
+    @property
+    def n_samples(self) -> int:
+        return self.tiles.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return math.prod(self.feature_shape)
+
+    def images(self, W: np.ndarray) -> np.ndarray:
+        """W, shape (n_samples, n_components), as (n_components, *sample_shape)."""
+        return self.tiles.images(W)
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """The inverse of `images`."""
+        return self.tiles.rows(images)
+
+    def spectra(self, H: np.ndarray) -> np.ndarray:
+        """H, shape (n_components, n_features), as (n_components, *feature_shape): a view."""
+        return H.reshape(len(H), *self.feature_shape)
+
+    def coords_over(self, dims: Sequence[str]) -> dict[str, Coordinate]:
+        """The coordinates that these dims can carry: those over some of them, and over none."""
+        return {name: coord for name, coord in self.coords.items() if set(coord.dims) <= set(dims)}
+
+    @property
+    def feature_names(self) -> np.ndarray:
+        """One name for each column of V: its place along each feature dim, as the coordinates call it."""
+        labels = [
+            _labels(self.coords.get(dim), length)
+            for dim, length in zip(self.feature_dims, self.feature_shape, strict=True)
+        ]
+        return np.array([" ".join(parts) for parts in product(*labels)], dtype=object)
+
+    def geometry(self) -> dict[str, Any]:
+        """The dims and their lengths, as JSON values."""
+        return {
+            "samples": dict(zip(self.sample_dims, self.sample_shape, strict=True)),
+            "features": dict(zip(self.feature_dims, self.feature_shape, strict=True)),
+        }
+
+
+def _labels(coord: Coordinate | None, length: int) -> list[str]:
+    if coord is None:
+        return [str(i) for i in range(length)]
+    if coord.values.dtype.kind == "M":
+        return [str(each) for each in np.datetime_as_string(coord.values, unit="auto")]
+    return [str(each) for each in coord.values.tolist()]
+
+
+def merged(lengths: Sequence[Sequence[int]], row_bytes: int, least: int) -> Tiles:
+    """Tiles of whole stored tiles, which neighbours join while all of it takes at most `least` bytes.
+
+    Neighbours along the last dim come first, those along the dim before it once the last one is whole.
+
+    Parameters
+    ----------
+    lengths : sequence of sequence of int
+        Of the stored tiles along each dim.
+    row_bytes : int
+        Of all features of a pixel.
+    least : int
+    """
+    found = [tuple(map(int, each)) for each in lengths]
+    for dim in reversed(range(len(found))):
+        others = math.prod(max(each) for axis, each in enumerate(found) if axis != dim)
+        most = least // max(1, others * row_bytes)
+        joined: list[int] = []
+        for length in found[dim]:
+            if joined and joined[-1] + length <= most:
+                joined[-1] += length
+            else:
+                joined.append(length)
+        found[dim] = tuple(joined)
+        if len(joined) > 1:
+            break
+    return Tiles(tuple(found))
+
+
+def common(cuts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Of several cuts of one length, as lengths of their parts: the finest that cuts none of these parts."""
+    edges = [set(np.cumsum(each).tolist()) for each in cuts]
+    shared = sorted(set.intersection(*edges))
+    return tuple(int(length) for length in np.diff([0, *shared]))

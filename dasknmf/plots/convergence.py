@@ -1,0 +1,165 @@
+"""The loss of each pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from dasknmf.history import Record
+from dasknmf.plots import style
+from dasknmf.plots.given import records_of
+
+_AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
+
+
+def convergence(
+    source: Any, *, against: Literal["iteration", "reads", "seconds"] = "iteration", ax: Any = None
+) -> Any:
+    """The loss, on a logarithmic scale, with the phases behind it.
+
+    A pass with β ≠ 2 tells the loss of the pair that entered it: that stands where the pass before ended.
+
+    Parameters
+    ----------
+    source : History, fitted model, Run, or path of a run
+    against : {"iteration", "reads", "seconds"}, default="iteration"
+        The abscissa: exact passes (passes of the start stand narrowly left of 0), reads of V, or wall time.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If `against` is something else.
+    """
+    if against not in _AXES:
+        raise ValueError(f"against is {against!r}; it must be one of {list(_AXES)}: choose one.")
+    records = records_of(source)
+    ax = style.panels(1, ax, size=(6.0, 3.6))[0]
+    ends = _ends(records, against)
+    _phases(ax, records, ends)
+    at = _places(records, ends)
+    _line(ax, at, [record.loss for record in records], style.BLUE, "loss")
+    _line(ax, at, [record.measures.get("holdout") for record in records], style.ORANGE, "held out")
+    _close(ax, records, at)
+    style.plain(ax)
+    ax.set_xlabel(_AXES[against], fontsize=9)
+    ax.set_ylabel("D(V | WH)", fontsize=9)
+    if any(record.loss is not None and record.loss > 0 for record in records):
+        ax.set_yscale("log")
+        _rivals(ax, records, ends)
+        _few_ticks(ax)
+    if against == "iteration" and len(ends):
+        last = max(int(ends[-1]), 1)
+        step = max(1, -(-last // 8))
+        step = next(nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if nice >= step)
+        ax.set_xticks(np.arange(0, last + 1, step))
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _ends(records: Sequence[Record], against: str) -> np.ndarray:
+    """Where each pass ends on the abscissa."""
+    if against == "seconds":
+        return np.cumsum([record.seconds for record in records])
+    if against == "reads":
+        return np.asarray([record.reads for record in records])
+    started = [record.iteration == 0 for record in records]
+    before = (np.cumsum(started) - sum(started)) * 0.03 * max(1, records[-1].iteration if records else 1)
+    ends = [float(record.iteration) if record.iteration else before[i] for i, record in enumerate(records)]
+    return np.asarray(ends)
+
+
+def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
+    """Where each loss belongs: at the end of the pass that made its pair."""
+    begins = np.concatenate([[0.0], ends[:-1]])
+    entered = [record.loss_at in ("entry", "solved") or record.phase == "closing" for record in records]
+    return np.where(entered, begins, ends)
+
+
+def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
+    """Bands of what is not an exact pass, one for each phase that follows another."""
+    begin = 0.0
+    if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
+        begin = float(2 * ends[0] - ends[1])
+    shades = {"closing": 0.10}
+    told = set()
+    for index, record in enumerate(records):
+        last = index + 1 == len(records) or records[index + 1].phase != record.phase
+        if not last:
+            continue
+        if record.phase != "exact" and ends[index] > begin:
+            shade = shades.setdefault(record.phase, 0.18 + 0.10 * (len(shades) % 3))
+            label = None if record.phase in told else record.phase
+            ax.axvspan(begin, ends[index], color="0.5", alpha=shade, lw=0, label=label)
+            told.add(record.phase)
+        begin = float(ends[index])
+
+
+def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> None:
+    known = [(x, y) for x, y in zip(at, values, strict=True) if y is not None and y > 0]
+    if known:
+        marker = "o" if len(known) <= 30 else None
+        ax.plot(*zip(*known, strict=True), color=colour, lw=1.6, marker=marker, ms=3.5, label=label, zorder=3)
+
+
+def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
+    """Objectives of the models that were given up, while they advanced beside the one that went on.
+
+    As far as they are near: a start that is far behind would flatten the curve that matters.
+    """
+    compared = [index for index, record in enumerate(records) if "rival 0" in record.measures]
+    if not compared:
+        return
+    last = records[compared[-1]].measures
+    names = sorted(name for name in last if name.startswith("rival "))
+    winner = min(names, key=lambda name: last[name])
+    low, high = np.log(ax.get_ylim())
+    limit = np.exp(high + 0.6 * (high - low))
+    label = "other start"
+    for name in names:
+        points = [(ends[i], records[i].measures.get(name, np.nan)) for i in compared]
+        points = [(x, y) for x, y in points if np.isfinite(y) and y > 0]
+        if name == winner or not points:
+            continue
+        lowest = min(y for _, y in points)
+        if lowest > limit:
+            label = f"other start: {lowest:.3g}, far above"
+        ax.plot(*zip(*points, strict=True), color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=label)
+        ax.set_ylim(np.exp(low), max(np.exp(high), min(limit, max(y for _, y in points) * 1.02)))
+        label = "_"
+
+
+def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> None:
+    """The loss of the returned pair, where a closing pass has evaluated it."""
+    last = records[-1] if records else None
+    if last is not None and last.phase == "closing" and last.loss is not None and last.loss > 0:
+        ax.plot(at[-1:], [last.loss], "D", color=style.GREEN, ms=6, label="returned pair", zorder=4)
+
+
+def _few_ticks(ax: Any) -> None:
+    """Numbers also where the loss spans less than a decade, and never on top of each other."""
+    from matplotlib.ticker import (
+        LogFormatterSciNotation,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
+
+    low, high = ax.get_ylim()
+    if high / low > 5:
+        subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+        ax.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_formatter(ScalarFormatter(useMathText=True))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.offsetText.set_fontsize(8)

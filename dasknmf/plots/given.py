@@ -1,0 +1,120 @@
+"""What a picture is drawn of: taken from a model, a run or arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dasknmf.history import Record
+from dasknmf.store.opened_run import open_run
+
+
+def opened(source: Any) -> Any:
+    """The run at a path; anything else as it is."""
+    return open_run(source) if isinstance(source, (str, os.PathLike)) else source
+
+
+def records_of(source: Any) -> Sequence[Record]:
+    """The passes of a history, a fitted model or a run.
+
+    Raises
+    ------
+    TypeError
+        If it has none.
+    """
+    source = opened(source)
+    for name in ("history_", "history"):
+        source = getattr(source, name, source)
+    if not isinstance(source, Sequence) or not all(isinstance(each, Record) for each in source):
+        raise TypeError(
+            f"{type(source).__name__} has no history; a picture of convergence is drawn of a History, a "
+            "fitted model or a run: give one of these."
+        )
+    return source
+
+
+def factor_of(source: Any) -> np.ndarray:
+    """H, shape (n_components, n_features).
+
+    Raises
+    ------
+    ValueError
+        If an array is not a matrix.
+    """
+    source = opened(source)
+    for name in ("components_", "H"):
+        if hasattr(source, name):
+            return np.asarray(getattr(source, name))
+    return matrix(source, "H")
+
+
+def names_of(source: Any, given: Any, n_features: int) -> np.ndarray | None:
+    """Names of the features, as they are given or else as the source knows them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer or more names than features.
+    """
+    if given is None:
+        source = opened(source)
+        given = getattr(source, "feature_names_in_", None)
+        given = getattr(source, "feature_names", None) if given is None else given
+    if given is None:
+        return None
+    names = np.asarray([str(name) for name in given], dtype=object)
+    if len(names) != n_features:
+        raise ValueError(
+            f"there are {len(names)} feature names and {n_features} features; each needs one: give as many."
+        )
+    return names
+
+
+def matrix(values: Any, what: str) -> np.ndarray:
+    """An array of two dimensions.
+
+    Raises
+    ------
+    ValueError
+    """
+    array = np.asarray(values)
+    if array.ndim != 2:
+        raise ValueError(f"{what} has shape {array.shape}; it must have two dimensions: give a matrix.")
+    return array
+
+
+def titles_of(labels: Any, count: int) -> list[str]:
+    """A title for each component.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer or more labels than components.
+    """
+    if labels is None:
+        return [f"component {component}" for component in range(count)]
+    titles = [str(label) for label in labels]
+    if len(titles) != count:
+        raise ValueError(
+            f"there are {len(titles)} labels and {count} components; each needs one: give as many."
+        )
+    return titles
+
+
+def check_image(shape: Any, size: int, what: str) -> tuple[int, int]:
+    """Rows and columns of an image of `size` values.
+
+    Raises
+    ------
+    ValueError
+    """
+    sides = tuple(int(side) for side in shape)
+    if len(sides) != 2 or sides[0] * sides[1] != size:
+        raise ValueError(
+            f"an image of shape {sides} does not hold {size} {what}; rows times columns must be as many: "
+            "give the shape of the image."
+        )
+    return sides[0], sides[1]

@@ -1,0 +1,90 @@
+"""Rows of V beside what the factors make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dasknmf.plots import style
+from dasknmf.plots.given import check_image, factor_of
+
+
+def reconstruction(
+    original: Any,
+    W: Any,
+    source: Any,
+    *,
+    image_shape: tuple[int, int] | None = None,
+    coordinate: Any = None,
+    ax: Any = None,
+) -> np.ndarray:
+    """The original, WH and the residual, a line of panels for each row.
+
+    Parameters
+    ----------
+    original : array of shape (n_features,) or (n_rows, n_features)
+        Rows of V. NaN where a value is missing.
+    W : array of shape (n_components,) or (n_rows, n_components)
+        Their rows of W.
+    source : array of shape (n_components, n_features), fitted model, Run, or path of a run
+        What H is taken from.
+    image_shape : tuple of int, optional
+        Rows and columns of each row of V, where it is an image.
+    coordinate : array of shape (n_features,), optional
+        The abscissa where it is none.
+    ax : Axes or array of Axes, optional
+        One for each panel.
+
+    Returns
+    -------
+    ndarray of Axes, of shape (n_rows, 3) for images: original, WH, residual; else of shape (n_rows, 2):
+    original and WH, residual.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit.
+    """
+    H = factor_of(source)
+    V, W = np.atleast_2d(np.asarray(original, dtype=float)), np.atleast_2d(np.asarray(W))
+    if W.shape != (len(V), len(H)) or V.shape[1] != H.shape[1]:
+        raise ValueError(
+            f"original {V.shape}, W {W.shape} and H {H.shape} do not fit; original is as large as WH: give "
+            "the rows of W that belong to it."
+        )
+    made = W @ H
+    if image_shape is None:
+        return _lines(V, made, coordinate, ax)
+    image_shape = check_image(image_shape, V.shape[1], "features")
+    axes = style.panels(3 * len(V), ax, across=3, size=(2.3, 2.5)).reshape(len(V), 3)
+    for row, panels in enumerate(axes):
+        top = style.top_of(V[row])
+        style.image(panels[0], V[row].reshape(image_shape), style.FACES, 0.0, top)
+        style.image(panels[1], made[row].reshape(image_shape), style.FACES, 0.0, top)
+        rest = (V[row] - made[row]).reshape(image_shape)
+        most = style.top_of(np.abs(rest))
+        drawn = style.image(panels[2], rest, style.RESIDUALS, -most, most)
+        bar = panels[2].figure.colorbar(drawn, ax=panels[2], shrink=0.7, pad=0.03)
+        bar.ax.tick_params(labelsize=7)
+        bar.outline.set_visible(False)
+        for panel, text in zip(panels, ("original", "WH", "residual"), strict=True):
+            style.title(panel, text if row == 0 else "")
+    return axes
+
+
+def _lines(V: np.ndarray, made: np.ndarray, coordinate: Any, ax: Any) -> np.ndarray:
+    axes = style.panels(2 * len(V), ax, across=2, size=(3.6, 2.2)).reshape(len(V), 2)
+    x = np.arange(V.shape[1]) if coordinate is None else np.asarray(coordinate)
+    for row, (both, rest) in enumerate(axes):
+        both.plot(x, V[row], color="0.45", lw=2.2, label="original")
+        both.plot(x, made[row], color=style.BLUE, lw=1.2, label="WH")
+        rest.plot(x, V[row] - made[row], color=style.ORANGE, lw=1.1)
+        rest.axhline(0, color=style.PALE, lw=0.8)
+        for panel in (both, rest):
+            style.plain(panel)
+            panel.margins(x=0.02)
+        if row == 0:
+            both.legend(frameon=False, fontsize=8)
+            style.title(rest, "residual")
+    return axes

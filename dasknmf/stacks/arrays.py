@@ -1,0 +1,107 @@
+"""Factors as xarray's objects: W as images, H as spectra, on the coordinates of their stack."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import GraphNode, Task, TaskRef
+
+from dasknmf.layout import Coordinate, Layout
+
+COMPONENT = "component"
+_OF_VALUES = frozenset({"units", "long_name", "standard_name", "valid_range", "valid_min", "valid_max"})
+"""Attributes that hold for the values of a stack, and not for shares of its components."""
+
+
+def abundance(W: Any, layout: Layout, n_components: int) -> xr.DataArray:
+    """W, NumPy or Dask of shape (n_samples, n_components), as (component, *sample_dims)."""
+    images = _images(W, layout) if isinstance(W, da.Array) else layout.images(W)
+    attrs = {name: value for name, value in layout.attrs.items() if name not in _OF_VALUES}
+    return _array(
+        images, "abundance", layout.sample_dims, layout, n_components, {**attrs, "long_name": "abundance"}
+    )
+
+
+def endmember(H: np.ndarray, layout: Layout) -> xr.DataArray:
+    """H of shape (n_components, n_features) as (component, *feature_dims), in the units of the stack."""
+    return _array(layout.spectra(H), "endmember", layout.feature_dims, layout, len(H), dict(layout.attrs))
+
+
+def rows_of(images: xr.DataArray, layout: Layout) -> np.ndarray:
+    """The inverse of `abundance`, or values of one image as a vector: in the order of V's rows."""
+    if COMPONENT in images.dims:
+        return layout.rows(images.transpose(COMPONENT, *layout.sample_dims).to_numpy())
+    return layout.rows(images.transpose(*layout.sample_dims).to_numpy()[None])[:, 0]
+
+
+def reconstruction(images: xr.DataArray, spectra: xr.DataArray, layout: Layout) -> xr.DataArray | xr.Dataset:
+    """WH, like the stack: lazy where the images are."""
+    if images.chunks is not None:
+        # Plane by plane: a tile of all features would be many times as large as one of W.
+        spectra = spectra.chunk({layout.feature_dims[0]: 1})
+    product = xr.dot(images.astype(spectra.dtype, copy=False), spectra, dim=COMPONENT, optimize=True)
+    dims = [*layout.feature_dims[:1], *layout.dims] if layout.variables is not None else layout.dims
+    values = product.variable.transpose(*dims)
+    found = xr.DataArray(values, name=layout.name, attrs=dict(layout.attrs))
+    found = found.assign_coords(variables(layout.coords_over(layout.feature_dims)))
+    found = found.assign_coords({name: coord for name, coord in images.coords.items() if name != COMPONENT})
+    if layout.variables is None:
+        return found
+    dataset = found.to_dataset(dim=layout.feature_dims[0], promote_attrs=True)
+    for name, attrs in layout.variables.items():
+        dataset[name].attrs = dict(attrs)
+    return dataset
+
+
+def _array(
+    values: Any, name: str, dims: tuple[str, ...], layout: Layout, k: int, attrs: dict[str, Any]
+) -> xr.DataArray:
+    coords = variables(layout.coords_over(dims))
+    coords[COMPONENT] = xr.Variable((COMPONENT,), np.arange(k))
+    return xr.DataArray(values, dims=(COMPONENT, *dims), coords=coords, name=name, attrs=attrs)
+
+
+def variables(coords: Mapping[str, Coordinate]) -> dict[str, xr.Variable]:
+    """Coordinates as xarray's variables."""
+    return {name: xr.Variable(each.dims, each.values, dict(each.attrs)) for name, each in coords.items()}
+
+
+def _images(W: da.Array, layout: Layout) -> da.Array:
+    """The images as a Dask array of one chunk for each tile, each from the panel that has its rows."""
+    lengths = layout.tiles.lengths
+    starts = np.append(0, np.cumsum(W.chunks[0]))
+    keys = W.__dask_keys__()
+    name = f"images-{uuid.uuid4().hex}"
+    graph: dict[Any, GraphNode] = {}
+    counts = tuple(map(len, lengths))
+    for number, tile in enumerate(layout.tiles):
+        panel = int(np.searchsorted(starts, tile.start, side="right")) - 1
+        key = (name, 0, *(int(i) for i in np.unravel_index(number, counts)))
+        first = tile.start - int(starts[panel])
+        graph[key] = Task(
+            key, _image, TaskRef(keys[panel][0]), first, first + tile.stop - tile.start, tile.shape
+        )
+    images = da.Array(
+        HighLevelGraph.from_collections(name, graph, dependencies=[W]),
+        name,
+        chunks=((W.shape[1],), *lengths),
+        dtype=W.dtype,
+        meta=np.empty((0,) * (1 + len(lengths)), W.dtype),
+    )
+    # Stores take chunks of one size along each dim, the last one aside.
+    regular = [max(each) if _is_irregular(each) else each for each in lengths]
+    return images.rechunk((-1, *regular)) if any(map(_is_irregular, lengths)) else images
+
+
+def _is_irregular(lengths: tuple[int, ...]) -> bool:
+    return len(set(lengths[:-1])) > 1 or (len(lengths) > 1 and lengths[-1] > lengths[0])
+
+
+def _image(rows: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(rows[start:stop].T).reshape(-1, *shape)

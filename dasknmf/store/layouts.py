@@ -1,0 +1,103 @@
+"""What a run keeps of the stack that V was: its dims, their coordinates, names and attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dasknmf.errors import RunDamagedError
+from dasknmf.layout import Coordinate, Layout, Tiles
+from dasknmf.store import records
+
+PATH = "layout"
+_INLINE = 4096  # values; longer coordinates are arrays of their own
+
+
+def described(layout: Layout) -> dict[str, Any]:
+    """A layout without its coordinates, as JSON values."""
+    variables = layout.variables
+    return {
+        "sample_dims": list(layout.sample_dims),
+        "tiles": [list(lengths) for lengths in layout.tiles.lengths],
+        "feature_dims": list(layout.feature_dims),
+        "feature_shape": list(layout.feature_shape),
+        "dims": list(layout.dims),
+        "name": layout.name,
+        "attrs": dict(layout.attrs),
+        "variables": None if variables is None else {name: dict(each) for name, each in variables.items()},
+    }
+
+
+def restored(content: dict[str, Any], coords: dict[str, Coordinate]) -> Layout:
+    """The inverse of `described`."""
+    return Layout(
+        tuple(content["sample_dims"]),
+        Tiles(tuple(map(tuple, content["tiles"]))),
+        tuple(content["feature_dims"]),
+        tuple(content["feature_shape"]),
+        tuple(content["dims"]),
+        coords,
+        content["name"],
+        content["attrs"],
+        content["variables"],
+    )
+
+
+def write(store: Any, layout: Layout | None) -> None:
+    """Keep a layout, if there is one."""
+    if layout is None:
+        return
+    coords = {}
+    for number, (name, coord) in enumerate(layout.coords.items()):
+        values = coord.values
+        kept: dict[str, Any] = {
+            "dims": list(coord.dims),
+            "shape": list(values.shape),
+            "dtype": values.dtype.str,
+            "attrs": dict(coord.attrs),
+        }
+        if values.dtype.kind == "U":
+            kept["values"] = values.reshape(-1).tolist()
+        elif values.size <= _INLINE:
+            kept["values"] = _as_integers(values).tolist()
+        else:
+            kept["array"] = f"{PATH}/{number}"
+            records.write_array(store, kept["array"], _as_integers(values))
+        coords[name] = kept
+    # The record comes last: it vouches for the arrays.
+    records.write(store, PATH, {"layout": described(layout), "coords": coords})
+
+
+def read(store: Any, identity: dict[str, Any]) -> Layout | None:
+    """The layout of a run; None where V was a plain matrix.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is missing or altered.
+    """
+    if identity.get("layout") is None:
+        return None
+    found = records.read(store, PATH)
+    if found is None:
+        raise RunDamagedError(
+            f"the record {PATH!r} of the run at {str(store)!r} is missing; it says where the rows of V lie "
+            "in their stack: restore the store from a copy, or start over with overwrite=True."
+        )
+    coords = {}
+    for name, kept in found["coords"].items():
+        dtype = np.dtype(kept["dtype"])
+        if dtype.kind == "U":
+            values = np.array(kept["values"], dtype)
+        elif "array" in kept:
+            values = records.read_array(store, kept["array"]).view(dtype)
+        else:
+            values = np.array(kept["values"], f"i{dtype.itemsize}").view(dtype)
+        coords[name] = Coordinate(tuple(kept["dims"]), values.reshape(kept["shape"]), kept["attrs"])
+    return restored(found["layout"], coords)
+
+
+def _as_integers(values: np.ndarray) -> np.ndarray:
+    """The bits of the values, in one row: NaN and NaT come back as they went."""
+    return np.ascontiguousarray(values).reshape(-1).view(f"i{values.dtype.itemsize}")

@@ -1,0 +1,199 @@
+"""Pictures: what is drawn equals what was given, whoever named it."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from dasknmf import open_run, plots
+from dasknmf.history import History, Record
+from tests.helpers import fitted
+
+NAMES = ["<b>", "$\\frac", "a & b", *(f"g{i}" for i in range(11))]
+
+
+@pytest.fixture(autouse=True)
+def _no_window():
+    backend = mpl.get_backend()
+    mpl.use("Agg")
+    yield
+    plt.close("all")
+    mpl.use(backend)
+
+
+@pytest.fixture
+def model(low_rank):
+    return fitted(low_rank, n_components=3, max_iter=6, tol=0)[0]
+
+
+def line(ax, label):
+    return next(each for each in ax.get_lines() if each.get_label() == label)
+
+
+def record(iteration, phase="exact", loss=None, at="end", reads=0.0, **measures):
+    return Record(iteration, phase, loss, loss, at, None, 2.0, 0, 0, reads, measures)
+
+
+@pytest.mark.parametrize("against", ["iteration", "reads", "seconds"])
+def test_convergence_shows_every_loss(model, against):
+    ax = plots.convergence(model, against=against)
+    exact = model.history_.exact
+    curve = line(ax, "loss")
+    assert curve.get_ydata() == pytest.approx([each.loss for each in exact])
+    seconds = np.cumsum([each.seconds for each in model.history_])[-len(exact) :]
+    expected = {
+        "iteration": [each.iteration for each in exact],
+        "reads": [each.reads for each in exact],
+        "seconds": seconds,
+    }
+    assert curve.get_xdata() == pytest.approx(expected[against])
+    assert ax.get_yscale() == "log"
+    ax.figure.canvas.draw()
+
+
+def test_losses_at_entry_stand_where_the_pass_before_ended():
+    history = History(
+        [
+            record(0, "survey", reads=1),
+            record(0, "start", reads=1),
+            record(1, loss=9.0, at="entry", reads=2),
+            record(2, loss=5.0, at="entry", reads=3),
+            record(2, "closing", loss=4.0, at="entry", reads=4),
+        ]
+    )
+    ax = plots.convergence(history)
+    assert line(ax, "loss").get_xdata() == pytest.approx([0, 1, 2])
+    assert line(ax, "returned pair").get_ydata() == pytest.approx([4.0])
+    ax = plots.convergence(history, against="reads")
+    assert line(ax, "loss").get_xdata() == pytest.approx([1, 2, 3])
+    labels = ax.get_legend_handles_labels()[1]
+    assert {"survey", "closing"} <= set(labels)  # the start read nothing: it has no width in reads
+
+
+def test_rivals_and_held_out_entries():
+    history = History(
+        [
+            record(1, loss=5.0, reads=1, holdout=6.0, **{"rival 0": 5.0, "rival 1": 5.5}),
+            record(2, loss=4.0, reads=2, holdout=5.0, **{"rival 0": 4.0, "rival 1": 4.8}),
+            record(3, loss=3.0, reads=3, holdout=5.5),
+        ]
+    )
+    ax = plots.convergence(history)
+    assert line(ax, "other start").get_ydata() == pytest.approx([5.5, 4.8])
+    assert line(ax, "held out").get_ydata() == pytest.approx([6.0, 5.0, 5.5])
+    far = History([record(i, loss=5.0 - i / 100, **{"rival 0": 4.9, "rival 1": 1e6}) for i in (1, 2, 3)])
+    ax = plots.convergence(far)
+    assert "far above" in ax.get_legend().get_texts()[-1].get_text()
+    assert ax.get_ylim()[1] < 6
+
+
+def test_convergence_of_nothing_and_of_what_has_none():
+    assert plots.convergence(History()).get_lines() == []
+    with pytest.raises(TypeError, match="ndarray has no history"):
+        plots.convergence(np.ones(3))
+    with pytest.raises(ValueError, match="against is 'time'"):
+        plots.convergence(History(), against="time")
+
+
+@pytest.mark.parametrize("kind", ["bars", "spectra", "images"])
+def test_components(model, kind):
+    axes = plots.components(model, kind=kind, image_shape=(2, 7), n_components=2)
+    assert len(axes) == 2
+    for ax, row in zip(axes, model.components_, strict=False):
+        if kind == "images":
+            assert (ax.get_images()[0].get_array() == row.reshape(2, 7)).all()
+        elif kind == "bars":
+            assert [bar.get_height() for bar in ax.patches] == pytest.approx(row)
+        else:
+            assert ax.get_lines()[0].get_ydata() == pytest.approx(row)
+
+
+def test_many_bars_are_one_shape():
+    H = np.random.default_rng(0).random((1, 500))
+    (ax,) = plots.components(H)
+    (shape,) = ax.patches
+    assert shape.get_data().values == pytest.approx(H[0])
+
+
+def test_names_of_features_are_no_mathematics(model):
+    axes = plots.components(model, feature_names=NAMES)
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == NAMES
+    top = plots.top_features(model, 3, NAMES)
+    top[0].figure.canvas.draw()  # "$\\frac" would not be drawn as a formula
+    axes[0].figure.canvas.draw()
+
+
+def test_top_features(model):
+    axes = plots.top_features(model, 4)
+    for ax, row in zip(axes, model.components_, strict=True):
+        leading = np.argsort(-row)[:4]
+        assert [int(label.get_text()) for label in ax.get_yticklabels()] == leading.tolist()
+        assert [bar.get_width() for bar in ax.patches] == pytest.approx(row[leading])
+    (few,) = plots.top_features(np.array([[0.0, 2.0, 0.0, 1.0]]), 3)
+    assert [bar.get_width() for bar in few.patches] == [2.0, 1.0]
+
+
+def test_of_a_run(tmp_path, low_rank):
+    fitted(low_rank, n_components=3, max_iter=3, run={"checkpoint": tmp_path / "run"})
+    run = open_run(tmp_path / "run")
+    assert line(plots.convergence(str(tmp_path / "run")), "loss").get_ydata() == pytest.approx(
+        [each.loss for each in run.history.exact]
+    )
+    axes = plots.components(run, kind="spectra")
+    assert axes[2].get_lines()[0].get_ydata() == pytest.approx(run.H[2])
+
+
+def test_abundances_share_a_scale_or_have_their_own():
+    W = np.linspace([0.0, 0.0], [1.0, 10.0], 12)
+    axes = plots.abundances(W, (3, 4))
+    shown = [ax.get_images()[0] for ax in axes]
+    assert (shown[1].get_array() == W[:, 1].reshape(3, 4)).all()
+    assert shown[0].get_clim() == shown[1].get_clim()
+    own = plots.abundances(W, (3, 4), scale="own", labels=["$a", "b"])
+    assert own[0].get_images()[0].get_clim()[1] < 1.01 < own[1].get_images()[0].get_clim()[1]
+    own[0].figure.canvas.draw()
+
+
+def test_reconstruction(model, low_rank):
+    W = model.transform(low_rank[:2])
+    lines = plots.reconstruction(low_rank[:2], W, model)
+    assert lines.shape == (2, 2)
+    residual = low_rank[1] - W[1] @ model.components_
+    assert lines[1, 1].get_lines()[0].get_ydata() == pytest.approx(residual)
+    original = low_rank[0].copy()
+    original[3] = np.nan
+    images = plots.reconstruction(original, W[0], model, image_shape=(2, 7))
+    assert images.shape == (1, 3)
+    assert images[0, 2].get_images()[0].get_array().mask.sum() == 1
+    images[0, 0].figure.canvas.draw()
+
+
+def test_axes_that_are_given_are_used():
+    figure, grid = plt.subplots(2, 2)
+    axes = plots.components(np.ones((3, 4)), ax=grid)
+    assert [ax.figure for ax in axes] == [figure] * 3
+    with pytest.raises(ValueError, match="ax has 1 Axes and there are 3 panels"):
+        plots.components(np.ones((3, 4)), ax=grid[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.components(np.ones(3)), r"H has shape \(3,\)"),
+        (lambda: plots.components(np.ones((2, 3)), kind="lines"), "kind is 'lines'"),
+        (lambda: plots.components(np.ones((2, 3)), kind="images"), "needs image_shape"),
+        (lambda: plots.components(np.ones((2, 6)), kind="images", image_shape=(2, 2)), "does not hold 6"),
+        (lambda: plots.components(np.ones((2, 3)), coordinate=[1, 2]), "each of 3 features"),
+        (lambda: plots.components(np.ones((2, 3)), labels=["a"]), "1 labels and 2 components"),
+        (lambda: plots.top_features(np.ones((2, 3)), 0), "n is 0"),
+        (lambda: plots.top_features(np.ones((2, 3)), 1, ["a"]), "1 feature names and 3 features"),
+        (lambda: plots.abundances(np.ones((6, 2)), (2, 2)), "does not hold 6 pixels"),
+        (lambda: plots.abundances(np.ones((6, 2)), (2, 3), scale="log"), "scale is 'log'"),
+        (lambda: plots.reconstruction(np.ones(4), np.ones(3), np.ones((2, 4))), "do not fit"),
+    ],
+)
+def test_mistakes(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
