@@ -151,9 +151,9 @@ def test_roles_stay_where_rows_of_H_are_known(small_panels, tmp_path, V, truth):
         (np.ones((4, M)), "fixed_components has shape .* .at most 3, 10"),
         (np.ones(M), "fixed_components has shape"),
         (np.ones((0, M)), "fixed_components has shape"),
-        (-np.ones((1, M)), "fixed_components hold values that are negative"),
-        (np.full((1, M), np.nan), "fixed_components hold values that are negative, missing"),
-        (np.full((1, M), "a"), "fixed_components hold values .* not numbers"),
+        (-np.ones((1, M)), "fixed_components hold negative"),
+        (np.full((1, M), np.nan), "fixed_components hold negative, missing or not real values"),
+        (np.full((1, M), "a"), "fixed_components hold .* not real values"),
         (np.array([[1.0] * M, [0.0] * M]), "row 1 of fixed_components is zero throughout; .* leave it out"),
     ],
 )

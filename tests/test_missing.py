@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from dasknmf.solvers import filled
+from dasknmf.solvers import filled, terms
 from tests.helpers import ALGORITHMS, fitted, stored
 from tests.loops import MASKS, Elastic, Weighted, given_as
 
@@ -94,7 +94,7 @@ def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, 
         loops.V = omega * whole + (1 - omega) * (loops.W @ loops.H)
 
     for _ in range(3):
-        for _ in range(3):
+        for _ in range(terms._FILLS):
             fill()
             H = loops.H.copy()
             loops.iterate(solver)
