@@ -90,6 +90,7 @@ def take_run(nmf: Any, run: Run) -> Any:
     nmf.sum_of_squares_ = run.sum_of_squares
     nmf.mean_row_square_ = run.pull / SUM_WEIGHT
     nmf.preparation_ = run.preparation
+    nmf.feature_weight_ = run.feature_weight
     if run.feature_names is not None:
         nmf.feature_names_in_ = run.feature_names
     return nmf

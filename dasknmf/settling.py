@@ -104,7 +104,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     Parameters
     ----------
     nmf : NMF
-        Its attributes of X are set.
+        Its attributes of X are set, and `feature_weight_`.
     X : array
         As `validation.validated` gives it.
     asked : Asked
@@ -151,7 +151,6 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         masked=masked or holdout is not None,
         groups=None if entries is None else entries.groups,
         hidden=holdout is not None,
-        only_hidden=not masked,
         hidden_columns=_hidden_columns(entries, source),
         column_weights=columns,
         fixed=fixed,
@@ -184,7 +183,8 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         terms=terms,
     )
     layout = X.layout if isinstance(X, inputs.Stored) else None
-    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), layout)
+    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), b, layout)
+    nmf.feature_weight_ = b
     identity, budget = identity_of(
         nmf,
         model,

@@ -41,6 +41,8 @@ class Run:
     preparation : dict
         What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
         which each column was divided.
+    feature_weight : ndarray of shape (n_features,) or None
+        How often each feature counts, where that was told.
     sum_of_squares : float
         Σ v², as the first read of V found it.
     n_passes : int
@@ -118,6 +120,10 @@ class Run:
     @cached_property
     def preparation(self) -> dict[str, Any]:
         return features.read_preparation(self.store, self.identity)
+
+    @property
+    def feature_weight(self) -> np.ndarray | None:
+        return features.read_weight(self.store, self.identity)
 
     @property
     def sum_of_squares(self) -> float:
