@@ -94,8 +94,16 @@ class Tiles:
         slices = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(self._edges, where, strict=True))
         return Tile(int(self.cuts[index]), int(self.cuts[index + 1]), slices)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether rows are in raster order, because tiles are bands of whole lines."""
+        cut = max((axis for axis, each in enumerate(self.lengths) if len(each) > 1), default=0)
+        return all(length == 1 for each in self.lengths[:cut] for length in each)
+
     def places(self, start: int, stop: int) -> np.ndarray:
         """The place in the raster of each of rows [start, stop), which may begin and end anywhere."""
+        if self.in_order:
+            return np.arange(start, stop)
         first = int(np.searchsorted(self.cuts, start, side="right")) - 1
         last = int(np.searchsorted(self.cuts, stop))
         found = []
