@@ -172,7 +172,7 @@ def weighted_total(left: np.ndarray, right: np.ndarray, lines: np.ndarray, along
 def hide(
     V: np.ndarray,
     seen: np.ndarray,
-    first: int,
+    places: np.ndarray,
     n_columns: int,
     transposed: bool,
     key: int,
@@ -183,7 +183,8 @@ def hide(
 ) -> int:
     """Take entries whose number is below a limit out of V; how many, and what they were.
 
-    The number of an entry is that of SplitMix64 [1]_ at its place in X: it depends on nothing else.
+    The number of an entry is that of SplitMix64 [1]_ at its place in X, of which rows' places are
+    a part: it depends on nothing else.
 
     References
     ----------
@@ -193,7 +194,7 @@ def hide(
     count = 0
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
-            row = np.uint64(first + i)
+            row = np.uint64(places[i])
             column = np.uint64(j)
             place = column * np.uint64(n_columns) + row if transposed else row * np.uint64(n_columns) + column
             z = np.uint64(key) + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
