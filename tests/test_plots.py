@@ -56,6 +56,17 @@ def test_convergence_shows_every_loss(model, against):
     ax.figure.canvas.draw()
 
 
+def test_of_two_losses_of_one_pair_the_later_is_drawn():
+    losses = [
+        record(1, loss=9.0),
+        record(2, loss=5.0, at="entry"),
+        record(2, "closing", loss=4.0, at="entry"),
+    ]
+    ax = plots.convergence(History(losses))
+    assert line(ax, "loss").get_ydata() == pytest.approx([5.0, 4.0])
+    assert ax.get_ylim()[1] < 6
+
+
 def test_the_scale_is_logarithmic_where_the_range_is_wide():
     for last, scale in ((9.0, "linear"), (0.1, "log")):
         history = History([record(1, loss=10.0), record(2, loss=last)])

@@ -199,7 +199,7 @@ def test_maps_are_read_panel_by_panel(tmp_path, monkeypatch):
 
 
 def scene(n_dates, n_bands, names):
-    """A stack of two components under clouds, with a corner that was never seen and one date that is empty."""
+    """A stack of two components under clouds, with a corner that was never seen and an empty band."""
     import xarray as xr
 
     rng = np.random.default_rng(0)
@@ -254,7 +254,8 @@ def test_features_of_a_stack_are_lines_or_an_image(cloudy):
 
     drawn = figures.spectrum(cloudy.H[0], cloudy.layout)
     assert "<image" not in drawn
-    assert "<!-- 2024-" in drawn  # dates below the lines
+    assert "<!-- Feb -->" in drawn  # dates below the lines
+    assert "<!--  red -->" in drawn
     many = layout_of(scene(7, 7, [f"B{i}" for i in range(7)]))
     drawn = figures.spectrum(np.random.default_rng(0).random(49), many)
     assert "<image" in drawn

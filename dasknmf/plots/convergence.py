@@ -53,10 +53,10 @@ def convergence(
     at = _places(records, ends)
     _phases(ax, records, ends, named=True)
     losses = [record.loss for record in records]
-    _line(ax, at, losses, style.BLUE, "loss")
+    drawn = _line(ax, at, losses, style.BLUE, "loss")
     _close(ax, records, at)
-    if any(_known(losses)):
-        _range(ax, _known(losses))
+    if drawn:
+        _range(ax, drawn)
         _rivals(ax, records, ends)
         _few_ticks(ax)
     style.plain(ax)
@@ -66,9 +66,9 @@ def convergence(
         # The values are of another number of entries: on one axis neither curve would have a shape.
         lowest = _below(ax)
         _phases(lowest, records, ends, named=False)
-        _line(lowest, at, held, style.ORANGE, "held out")
-        if any(_known(held)):
-            _range(lowest, _known(held))
+        drawn = _line(lowest, at, held, style.ORANGE, "held out")
+        if drawn:
+            _range(lowest, drawn)
             _few_ticks(lowest)
         style.plain(lowest)
         lowest.set_ylabel("held out", fontsize=9, color=style.ORANGE)
@@ -121,12 +121,14 @@ def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray, *, named: bool
         begin = float(ends[index])
 
 
-def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> None:
+def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> list[float]:
+    """A curve of the values that are known; these."""
     # Of two losses of one pair, that of the pass which it entered is the one without rounding.
     known = list({x: y for x, y in zip(at, values, strict=True) if y is not None and y > 0}.items())
     if known:
         marker = "o" if len(known) <= 30 else None
         ax.plot(*zip(*known, strict=True), color=colour, lw=1.6, marker=marker, ms=3.5, label=label, zorder=3)
+    return [y for _, y in known]
 
 
 def _below(ax: Any) -> Any:
@@ -139,10 +141,6 @@ def _below(ax: Any) -> Any:
     left, bottom, width, height = ax.get_position().bounds
     ax.set_position((left, bottom + 0.48 * height, width, 0.52 * height))
     return ax.figure.add_axes((left, bottom, width, 0.36 * height), sharex=ax)
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and value > 0]
 
 
 def _range(ax: Any, values: Sequence[float]) -> None:

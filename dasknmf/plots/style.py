@@ -82,11 +82,11 @@ def curve(ax: Any, coordinate: Any, values: np.ndarray, **options: Any) -> None:
 
 def dated(ax: Any) -> None:
     """Few ticks on an axis of dates, each as short as it can be told."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib import dates
 
-    locator = AutoDateLocator(minticks=2, maxticks=5)
+    locator = dates.AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     ax.xaxis.get_offset_text().set_fontsize(7)
 
 

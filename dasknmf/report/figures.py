@@ -143,19 +143,18 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    parts = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    with matplotlib.rc_context(dict.fromkeys(parts, _INK)):
+    ink: Any = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    )
+    with matplotlib.rc_context(ink):
         figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0)
-        ax = figure.subplots()
-        ax.patch.set_alpha(0)
-        yield figure, ax
+        yield figure, figure.subplots()
 
 
 def _svg(figure: Any, label: str) -> str:
     for ax in figure.axes:
-        for panel in ax.child_axes:
-            panel.patch.set_alpha(0)
+        ax.patch.set_alpha(0)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = file.getvalue()

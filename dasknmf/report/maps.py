@@ -20,7 +20,8 @@ def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
     """Every so many pixels of some components' maps, shape (chosen, rows, columns).
 
     NaN in pixels with nothing observed. A run keeps how many these are, not where: they are among those
-    with zeros in all components, where nothing else can be told from them. None where W's rows are no pixels of one image, or a running fit was faster than the reading.
+    with zeros in all components, and nothing else tells them apart from the rest of these. None where W's
+    rows are no pixels of one image, or a running fit was faster than the reading.
 
     Parameters
     ----------
