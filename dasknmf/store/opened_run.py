@@ -56,6 +56,8 @@ class Run:
         Of each component in Σ WH, which add to 1; all zero where WH is.
     dead_components : ndarray of int
         Components whose row of H or column of W is zero throughout.
+    n_unobserved_samples, n_unobserved_features : int
+        Rows and columns of V with nothing observed: theirs of W and H are zero.
     """
 
     def __init__(self, target: Any) -> None:
@@ -160,6 +162,18 @@ class Run:
         return np.flatnonzero((usage == 0) | (other == 0))
 
     @property
+    def n_unobserved_samples(self) -> int:
+        return self._unobserved[0]
+
+    @property
+    def n_unobserved_features(self) -> int:
+        return self._unobserved[1]
+
+    @cached_property
+    def _unobserved(self) -> tuple[int, int]:
+        return unobserved(self._state, transposed=self._transposed) if self.n_passes else (0, 0)
+
+    @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
         """Sums of each component in the factor with a row for each of V's, and in the other."""
         self._check_has_factors()
@@ -201,6 +215,13 @@ def open_run(target: Any) -> Run:
         If a record of it is not as it was written.
     """
     return Run(target)
+
+
+def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
+    """How many samples and features, as the user sees them, have nothing observed."""
+    rows = int(state.get("empty rows", 0))
+    columns = int(np.sum(state.get("observed", np.ones(1)) == 0))
+    return (columns, rows) if transposed else (rows, columns)
 
 
 def oriented(factors: Factors, position: Position, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
