@@ -286,7 +286,7 @@ class Fit:
             projection = Projection(
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
-                slab=slab_bytes_of(self.source, self.grid),
+                slab=math.ceil(self.source.slab_copies * slab_bytes_of(self.source, self.grid)),
                 tiles=self._scratch_bytes(width)
                 + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked),
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,

@@ -7,7 +7,6 @@ is met inside a panel, by reading it in slabs.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,6 @@ _PANELS = 64
 _PANEL_BYTES = (4 * 2**20, 128 * 2**20)
 _SLAB_BYTES = 16 * 2**20
 _MOST_TASKS = 4096
-_SLAB_COPIES = 3.0
-"""Peak of reading a slab over its decoded bytes: it, its chunks decoded, and as they were stored."""
 _DRAWN_COPIES = 4
 """Rows that a start draws are held as they come, in one piece, scaled, and a part of them again."""
 _RUNTIME_BYTES = 192 * 2**20
@@ -118,8 +115,8 @@ class Projection:
     threads : int
         Tasks that run in it at once.
     slab, tiles, rows, tally, small : int
-        Bytes of a decoded slab, of the buffers of a tile, of a panel's factor rows, of a tally, and of
-        what every panel needs.
+        Bytes of a slab and of its copies while it is read, of the buffers of a tile, of a panel's factor
+        rows, of a tally, and of what every panel needs.
     drawn : int
         Bytes of the rows of V that a start gathers in one task.
     held : int
@@ -145,7 +142,7 @@ class Projection:
     @property
     def peak(self) -> int:
         # Rows are held as they were read and as they are written.
-        each = math.ceil(_SLAB_COPIES * self.slab) + self.tiles + 3 * self.rows + 2 * self.tally
+        each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
         shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held + self.staged
         shared += _DRAWN_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared

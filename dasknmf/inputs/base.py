@@ -38,47 +38,45 @@ class Reader(Protocol):
         return self
 
 
-class Source(Protocol):
+class Source:
     """V, as rows of panels."""
 
     shape: tuple[int, int]
     dtype: np.dtype
     """What V is stored as."""
-    in_process: bool
+    in_process: bool = False
     """V is in this process's memory: it is never sent to workers, and cannot change behind us."""
-    slab_bytes: int
+    reader: Reader
+    """What tasks read V with."""
+    slab_bytes: int = 0
     """Decoded size of the largest slab; 0 where that is the whole panel."""
-    sparse: bool
+    slab_copies: float = 3.0
+    """Peak of reading a slab over that: it, its chunks decoded, and as they were stored."""
+    sparse: bool = False
     """Whether slabs are sparse."""
-    staged_bytes: int
+    cuts: np.ndarray
+    """Rows at which a panel may begin or end, from 0 to the number of rows."""
+    cut_bytes: np.ndarray | None = None
+    """Decoded bytes of V before each cut, where V is sparse; None where every row takes the same."""
+    staged_bytes: int = 0
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
-    kept_bytes: int | None
+    kept_bytes: int | None = None
     """Bytes of V, decoded, where V has another form than what is read for it; else None."""
-    entries: Entries | None
+    entries: Entries | None = None
     """What is told of V's entries; None: each is observed, counts once and stands for itself."""
-    negatives_advice: str | None
+    negatives_advice: str | None = None
     """What to do about values below zero, where the source knows better than what holds for any matrix."""
-
-    @property
-    def reader(self) -> Reader:
-        """What tasks read V with."""
-
-    @property
-    def cuts(self) -> np.ndarray:
-        """Rows at which a panel may begin or end, from 0 to the number of rows."""
-
-    @property
-    def cut_bytes(self) -> np.ndarray | None:
-        """Decoded bytes of V before each cut, where V is sparse; None where every row takes the same."""
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         """Keys of the panel's chunks in `upstream`; empty where the reader needs none.
 
         With `lost`, a stage that should have the panel does not.
         """
+        return []
 
     def upstream(self) -> dict[Hashable, GraphNode]:
         """The graph that makes the chunks."""
+        return {}
 
 
 class Stored(ABC):

@@ -12,47 +12,34 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks import csr, dense
-from dasknmf.blocks.entries import Entries
 from dasknmf.inputs import sparse
-from dasknmf.inputs.base import Chunks, Reader, Slab, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source, check_shape
 from dasknmf.panels import Panel
 
 _DENSITY = 0.1
 """Of sparse chunks, which nobody has counted before they are made: that of counts of genes."""
 
 
-class DaskSource:
+class DaskSource(Source):
     """A Dask array whose chunks become tasks of the same graph as the visits."""
 
-    in_process = False
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
     # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
     slab_bytes = 0
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
-        self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
+        self.shape = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
         self.sparse = scipy.sparse.issparse(X._meta)
         self._rows = np.append(0, np.cumsum(X.chunks[0])).astype(np.int64)
+        self.cuts = np.unique(self._rows)
+        if self.sparse:
+            self.cut_bytes = self.cuts * max(1, round(_DENSITY * self.shape[1] * (self.dtype.itemsize + 4)))
         self.reader = ChunkReader(self.shape[1], max(4, self.dtype.itemsize))
         self._persisted = X  # keeps persisted chunks alive, which the optimized graph leaves out
         (optimized,) = dask.optimize(X)
         self._keys: list[list[Hashable]] = optimized.__dask_keys__()
         self._graph = dict(optimized.__dask_graph__())
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return np.unique(self._rows)
-
-    @property
-    def cut_bytes(self) -> np.ndarray | None:
-        if not self.sparse:
-            return None
-        return self.cuts * max(1, round(_DENSITY * self.shape[1] * (self.dtype.itemsize + 4)))
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         # Empty chunks share an edge with their neighbours and belong to no panel.

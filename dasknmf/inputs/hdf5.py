@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.task_spec import GraphNode
 
-from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.stored_sparse import PARTS, StoredSparse, Vectors, check_parts, encoding_of
 from dasknmf.inputs.zarr_array import fetched
-from dasknmf.panels import Panel, slab_rows
+from dasknmf.panels import slab_rows
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -172,16 +170,8 @@ class StoredDense(Stored):
         return DenseSource(self)
 
 
-class DenseSource:
+class DenseSource(Source):
     """Rows of a dataset."""
-
-    in_process = False
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
-    sparse = False
-    cut_bytes: np.ndarray | None = None
 
     def __init__(self, X: StoredDense) -> None:
         self.shape = X.shape
@@ -191,12 +181,6 @@ class DenseSource:
         self.slab_bytes = min(height, X.shape[0]) * row_bytes
         self.cuts = np.append(np.arange(0, X.shape[0], X.chunk_rows), X.shape[0])
         self.reader = DenseReader(X.path, X.name, height)
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return []
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return {}
 
 
 class DenseReader(Reader):

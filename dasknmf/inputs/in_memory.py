@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse
-from dask.task_spec import GraphNode
 
 from dasknmf.blocks.dense import tile_rows
-from dasknmf.blocks.entries import Entries
-from dasknmf.inputs.base import Chunks, Reader, Slab
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source
 from dasknmf.inputs.sparse import bytes_before, canonical
-from dasknmf.panels import Panel
 
 _SPARSE_STEP = 64
 """Rows of a sparse matrix between two cuts: panels then hold the same nonzeros."""
 
 
-class MemorySource:
+class MemorySource(Source):
     """A matrix that is already here. Panels are views of it."""
 
     in_process = True
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
-    slab_bytes = 0
 
     def __init__(self, X: Any) -> None:
-        self.shape: tuple[int, int] = (int(X.shape[0]), int(X.shape[1]))
+        self.shape = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
         self.sparse = scipy.sparse.issparse(X)
         self._X = canonical(X) if self.sparse else X
         self.reader = MemoryReader(self._X)
         # Finer than tiles, so that a few panels take a few threads the same time.
         height = tile_rows(self.shape[1], max(4, self.dtype.itemsize))
-        self._step = _SPARSE_STEP if self.sparse else max(16, height // 8)
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return np.append(np.arange(0, self.shape[0], self._step), self.shape[0])
-
-    @property
-    def cut_bytes(self) -> np.ndarray | None:
-        return bytes_before(self._X.indptr, self.cuts, self.dtype.itemsize) if self.sparse else None
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return []
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return {}
+        step = _SPARSE_STEP if self.sparse else max(16, height // 8)
+        self.cuts = np.append(np.arange(0, self.shape[0], step), self.shape[0])
+        if self.sparse:
+            self.cut_bytes = bytes_before(self._X.indptr, self.cuts, self.dtype.itemsize)
 
 
 class MemoryReader(Reader):

@@ -16,7 +16,7 @@ from dasknmf.inputs.base import Chunks, Reader, Slab, Source, nbytes_of
 from dasknmf.panels import Panel
 
 
-class ObservedSource:
+class ObservedSource(Source):
     """V with what says how much its entries count.
 
     Parameters
@@ -35,12 +35,14 @@ class ObservedSource:
     ) -> None:
         self._source = source
         self._weights = weights
-        self.entries: Entries | None = entries
+        self.entries = entries
         self.negatives_advice = source.negatives_advice
         self.shape = source.shape
         self.dtype = source.dtype
         self.in_process = source.in_process
         self.sparse = source.sparse
+        self.cuts, self.cut_bytes = source.cuts, source.cut_bytes
+        self.slab_copies = source.slab_copies
         self.staged_bytes = source.staged_bytes
         self.kept_bytes = nbytes_of(source)
         self.slab_bytes = source.slab_bytes
@@ -48,14 +50,6 @@ class ObservedSource:
             n_rows = source.slab_bytes // max(1, source.shape[1] * source.dtype.itemsize)
             self.slab_bytes += weights.slab_bytes + n_rows * source.shape[1] * weights.dtype.itemsize
         self.reader = ObservedReader(source.reader, rows, None if weights is None else weights.reader)
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return self._source.cuts
-
-    @property
-    def cut_bytes(self) -> np.ndarray | None:
-        return self._source.cut_bytes
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         of_V = self._source.chunk_keys(panel, lost=lost)

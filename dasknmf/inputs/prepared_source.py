@@ -14,7 +14,7 @@ from dasknmf.inputs.preparation import Preparation
 from dasknmf.panels import Panel
 
 
-class PreparedSource:
+class PreparedSource(Source):
     """A source whose slabs are prepared as they come.
 
     Parameters
@@ -26,13 +26,11 @@ class PreparedSource:
         Whether rows of the source are columns of X.
     """
 
-    staged_bytes = 0
-
     def __init__(self, source: Source, preparation: Preparation, *, transposed: bool) -> None:
         self._source = source
         n_rows = preparation.width if transposed else source.shape[0]
         n_columns = source.shape[1] if transposed else preparation.width
-        self.shape: tuple[int, int] = (n_rows, n_columns)
+        self.shape = (n_rows, n_columns)
         self.dtype = preparation.dtype
         self.in_process = source.in_process
         self.sparse = source.sparse
@@ -42,7 +40,7 @@ class PreparedSource:
         before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
         self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
         # Panels are cut by what is read for them, whatever is left of it.
-        self.cut_bytes: np.ndarray | None = self._rows.before
+        self.cuts, self.cut_bytes = self._rows.cuts, self._rows.before
         self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
         grid = grid_of(self)
         panel = int(np.diff(np.interp(grid.edges, self.cuts, self._rows.before)).max())
@@ -50,17 +48,13 @@ class PreparedSource:
         if source.sparse:
             # Each value beside its column: all of them may be in chosen ones.
             wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
-            self.kept_bytes: int | None = int(nbytes_of(source) * wider)
+            self.kept_bytes = int(nbytes_of(source) * wider)
             made = int((read or panel) * wider)
         else:
             made_row = n_columns * self.dtype.itemsize
             self.kept_bytes = n_rows * made_row
             made = (-(-read // row_bytes) if read else grid.rows_max) * made_row
         self.slab_bytes = read + made
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return self._rows.cuts
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         start, stop = self._rows.read_for(panel.start, panel.stop)

@@ -12,11 +12,14 @@ import numpy as np
 from dask.task_spec import GraphNode
 
 from dasknmf.blocks.entries import Entries, Observed
-from dasknmf.inputs.base import Chunks, Reader
+from dasknmf.inputs.base import Chunks, Reader, Source
 from dasknmf.layout import Layout, Tile, Tiles
 from dasknmf.panels import Panel
 
 Slices = tuple[slice, ...]
+
+_COPIES = 1.5
+"""Peak of reading a tile over its decoded bytes: its planes come a few chunks at a time."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class TileReader(Reader):
         return values[tuple(slice(None) if dim in part.dims else None for dim in self._order)]
 
 
-class StackSource:
+class StackSource(Source):
     """A stack as rows of panels, which are whole tiles.
 
     Parameters
@@ -168,11 +171,6 @@ class StackSource:
     negatives_advice : str
     """
 
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    sparse = False
-    cut_bytes: np.ndarray | None = None
-
     def __init__(
         self,
         layout: Layout,
@@ -182,11 +180,12 @@ class StackSource:
         entries: Entries | None,
         negatives_advice: str,
     ) -> None:
-        self.shape: tuple[int, int] = (layout.n_samples, layout.n_features)
+        self.shape = (layout.n_samples, layout.n_features)
         self.dtype = dtype
         self.entries = entries
-        self.negatives_advice: str | None = negatives_advice
+        self.negatives_advice = negatives_advice
         self._tiles = layout.tiles
+        self.cuts = layout.tiles.cuts
         self._sample_dims = layout.sample_dims
         all_of_them = [*variables, *([] if mask is None else [mask])]
         self.in_process = all(map(in_memory, all_of_them))
@@ -202,6 +201,8 @@ class StackSource:
         # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
         largest = int(np.diff(self._tiles.cuts).max()) * self.shape[1]
         self.slab_bytes = 0 if chunked else largest * (dtype.itemsize + (mask is not None))
+        if not chunked:
+            self.slab_copies = _COPIES
         features = [dim for dim in layout.dims if dim not in layout.sample_dims]
         self.reader = TileReader(
             layout.tiles,
@@ -212,10 +213,6 @@ class StackSource:
             parts if mask is None else parts[:-1],
             None if mask is None else parts[-1],
         )
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return self._tiles.cuts
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         """One list for each tile of the panel, in the order in which the reader takes its chunks."""

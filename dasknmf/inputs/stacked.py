@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
-from dask.task_spec import GraphNode
 from scipy.sparse import csr_array, issparse
 
-from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source, Stored, check_shape, nbytes_of, working_dtype
 from dasknmf.inputs.zarr_array import ZarrSource
-from dasknmf.panels import Panel
 
 
 class Stacked(Stored):
@@ -83,13 +80,8 @@ class Stacked(Stored):
         return StackedSource(self)
 
 
-class StackedSource:
+class StackedSource(Source):
     """The sources of all parts, one below the other."""
-
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
 
     def __init__(self, X: Stacked) -> None:
         check_shape(X.shape)
@@ -107,16 +99,10 @@ class StackedSource:
         cuts = [first + source.cuts[:-1] for first, source in zip(edges, sources, strict=False)]
         self.cuts = np.append(np.concatenate(cuts), edges[-1])
         before = [size + _before(source)[:-1] for size, source in zip(sizes, sources, strict=False)]
-        self.cut_bytes: np.ndarray | None = np.append(np.concatenate(before), sizes[-1])
+        self.cut_bytes = np.append(np.concatenate(before), sizes[-1])
         self.reader = StackedReader(
             tuple(edges.tolist()), [source.reader for source in sources], _distinct(X), X.dtype, X.sparse
         )
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return []
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return {}
 
 
 class StackedReader(Reader):

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import uuid
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import zarr
-from dask.task_spec import GraphNode
 from scipy.sparse import csr_array
 from zarr.storage import MemoryStore
 
-from dasknmf.blocks.entries import Entries
 from dasknmf.errors import DataChangedError, SourceError
-from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.canonical import rows_of
 from dasknmf.inputs.vectors import Stream, Vector, ZarrVector, blocks_of, forget
-from dasknmf.panels import Panel, slab_rows
+from dasknmf.panels import slab_rows
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
 """By the encoding-type of their group."""
@@ -200,23 +198,19 @@ class StoredSparse(Stored):
         return np.array(rows), np.array(counts), longest
 
 
-class SparseSource:
+class SparseSource(Source):
     """Rows of a stored CSR matrix, or columns of a CSC matrix as the rows of Vᵀ."""
 
     sparse = True
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
 
     def __init__(self, X: StoredSparse) -> None:
         check_shape(X.shape)
         self.in_process = X.place.in_process
-        self.shape: tuple[int, int] = X.shape[::-1] if X.by_columns else X.shape
+        self.shape = X.shape[::-1] if X.by_columns else X.shape
         self.dtype = X.dtype
         self.cuts, counts, longest = X.scanned()
         each = X.dtype.itemsize + X.index_bytes
-        self.cut_bytes: np.ndarray | None = counts * each + self.cuts * X.offset_bytes
+        self.cut_bytes = counts * each + self.cuts * X.offset_bytes
         most = slab_rows(1, each)
         with X.place.opened() as vectors:
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
@@ -224,12 +218,6 @@ class SparseSource:
         self.slab_bytes = min(X.nnz, max(most, longest) + chunk) * each
         # A source of its own for every fit: nothing stays from a V that was rewritten between two.
         self.reader = SparseReader(X.place, self.shape[1], most, uuid.uuid4().hex)
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return []
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return {}
 
 
 class SparseReader(Reader):

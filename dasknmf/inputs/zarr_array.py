@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import zarr
-from dask.task_spec import GraphNode
 from zarr.storage import MemoryStore, WrapperStore
 
-from dasknmf.blocks.entries import Entries
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, Reader, Stored, check_shape
+from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
-from dasknmf.panels import Panel, slab_rows
+from dasknmf.panels import slab_rows
 
 
 class Meter:
@@ -113,7 +111,7 @@ class NamedArray(Stored):
         return ZarrSource(self.array, transposed=transposed)
 
 
-class ZarrSource:
+class ZarrSource(Source):
     """A Zarr array in chunks.
 
     Parameters
@@ -123,37 +121,21 @@ class ZarrSource:
         Read it by columns, as the rows of Vᵀ.
     """
 
-    staged_bytes = 0
-    kept_bytes: int | None = None
-    entries: Entries | None = None
-    negatives_advice: str | None = None
-    sparse = False
-    cut_bytes: np.ndarray | None = None
-
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
         check_shape(array.shape)
         self.in_process = isinstance(array.store, MemoryStore)
         axis = 1 if transposed else 0
         n_rows, n_columns = array.shape[axis], array.shape[1 - axis]
-        self.shape: tuple[int, int] = (int(n_rows), int(n_columns))
+        self.shape = (int(n_rows), int(n_columns))
         self.dtype = np.dtype(array.dtype)
         row_bytes = n_columns * self.dtype.itemsize
         # Inner chunks of a shard can be read on their own; panels begin and end with shards.
-        self._cut = int((array.shards or array.chunks)[axis])
+        cut = int((array.shards or array.chunks)[axis])
+        self.cuts = np.append(np.arange(0, self.shape[0], cut), self.shape[0])
         height = slab_rows(int(array.chunks[axis]), row_bytes)
         self.slab_bytes = min(height, n_rows) * row_bytes
         fast = decoded_fast(array)
         self.reader = ZarrReader(fast or with_meter(array), height, transposed, metered=fast is None)
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return np.append(np.arange(0, self.shape[0], self._cut), self.shape[0])
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return []
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return {}
 
 
 class ZarrReader(Reader):

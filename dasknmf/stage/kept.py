@@ -153,7 +153,7 @@ def _compact(array: np.ndarray) -> np.ndarray:
     return np.array(array, order="C")
 
 
-class Staged:
+class Staged(Source):
     """A source behind a stage: what its wrappers share."""
 
     def __init__(self, source: Source) -> None:
@@ -163,18 +163,12 @@ class Staged:
         self.in_process = source.in_process
         self.slab_bytes = source.slab_bytes
         self.sparse = source.sparse
+        self.cuts, self.cut_bytes = source.cuts, source.cut_bytes
+        self.slab_copies = source.slab_copies
         self.kept_bytes = source.kept_bytes
         self.entries = source.entries
         self.negatives_advice = source.negatives_advice
         self.staged_bytes = 0
-
-    @property
-    def cuts(self) -> np.ndarray:
-        return self._source.cuts
-
-    @property
-    def cut_bytes(self) -> np.ndarray | None:
-        return self._source.cut_bytes
 
     @property
     def nbytes(self) -> int:
@@ -188,7 +182,7 @@ class KeptSource(Staged):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.staged_bytes = self.nbytes
-        self.reader = KeptReader(source.reader)
+        self.reader: KeptReader = KeptReader(source.reader)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return [] if self.reader.keeps(panel.start) else self._source.chunk_keys(panel)
