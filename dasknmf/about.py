@@ -214,8 +214,8 @@ def warnings_of(run: Any) -> list[str]:
     ):
         if count:
             found.append(
-                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave them out, "
-                "or see what is missing."
+                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave them "
+                "out, or see what is missing."
             )
     seen, plan = memory_seen(run), run.plan
     if plan and seen is not None and seen > plan["memory_projected"]:
