@@ -21,10 +21,10 @@ from dask.threaded import get as threaded_get
 
 from benchmarks.one_pass import OnePass
 from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
-from dasknmf.inputs.base import Chunks, Reader
+from dasknmf.inputs.base import Chunks, Reader, Source
 from dasknmf.losses import Loss
 from dasknmf.model import Model
-from dasknmf.panels import Grid, Panel
+from dasknmf.panels import Grid
 from dasknmf.schedulers import Scheduler
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.store import records
@@ -45,25 +45,17 @@ class StubReader(Reader):
         yield self._slab[: stop - start]
 
 
-class StubSource:
+class StubSource(Source):
     """A V of many tiny panels that costs nothing to read."""
 
     dtype = np.dtype(np.float32)
     in_process = False
     slab_bytes = ROWS * FEATURES * 4
-    staged_bytes = 0
-    kept_bytes = None
 
     def __init__(self, n_panels: int) -> None:
         self.shape = (n_panels * ROWS, FEATURES)
         self.reader = StubReader()
         self.cuts = np.arange(0, n_panels * ROWS + 1, ROWS)
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Any]]:
-        return []
-
-    def upstream(self) -> dict[Any, Any]:
-        return {}
 
 
 def stubbed(n_panels: int, factors: Factors, scheduler: Scheduler) -> OnePass:
