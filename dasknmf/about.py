@@ -15,7 +15,7 @@ from dasknmf.losses import NAMES
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are told."""
 
-_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "preparation"}
+_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "layout", "preparation"}
 """What of a run's identity is told in words of its own."""
 
 
@@ -42,12 +42,7 @@ def data_facts(run: Any) -> Facts:
         kind = "sparse, " if plan["sparse"] else ""
         stored = f"{kind}{np.dtype(plan['stored_dtype'])}, {format_bytes(plan['stored_bytes'])} decoded"
         facts += [("V", stored), ("panels", f"{plan['panels']:,}")]
-    layout = getattr(run, "layout", None)
-    if layout is not None:
-        facts += [
-            ("samples", _along(layout.sample_dims, layout.sample_shape)),
-            ("features", _along(layout.feature_dims, layout.feature_shape)),
-        ]
+    facts += layout_facts(run)
     names = run.feature_names
     if names is not None and len(names):
         first = ", ".join(map(str, names[:3]))
@@ -55,6 +50,17 @@ def data_facts(run: Any) -> Facts:
     if run.identity["transposed"]:
         facts.append(("read", "by columns"))
     return facts + preparation_facts(run)
+
+
+def layout_facts(run: Any) -> Facts:
+    """The dims of a stack of images; nothing of a plain matrix."""
+    layout = getattr(run, "layout", None)
+    if layout is None:
+        return []
+    return [
+        ("samples", _along(layout.sample_dims, layout.sample_shape)),
+        ("features", _along(layout.feature_dims, layout.feature_shape)),
+    ]
 
 
 def preparation_facts(run: Any) -> Facts:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from dasknmf.about import last_with_loss, loss_named, preparation_facts, status_of
+from dasknmf.about import last_with_loss, layout_facts, loss_named, preparation_facts, status_of
 
 
 def summary(run: Any) -> str:
@@ -17,7 +17,7 @@ def summary(run: Any) -> str:
         f"loss: {loss_named(run.params['beta_loss'])}   solver: {run.params['solver']}   "
         f"init: {run.params['init']}"
     )
-    lines += [f"{name}: {value}" for name, value in preparation_facts(run)]
+    lines += [f"{name}: {value}" for name, value in layout_facts(run) + preparation_facts(run)]
     if len(run.history):
         seconds = sum(record.seconds for record in run.history)
         read = format_bytes(sum(record.bytes_read for record in run.history))
@@ -29,4 +29,6 @@ def summary(run: Any) -> str:
             closed = last.phase == "closing"
             where = "of these W and H" if closed else f"at the {last.loss_at} of the last pass"
             lines.append(f"loss D(V | WH): {last.loss:.8g}   {where}")
+            if "holdout" in last.measures:
+                lines.append(f"loss of held-out entries: {last.measures['holdout']:.8g}")
     return "\n".join([*lines, advice])

@@ -200,6 +200,9 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
         mask_and_scale=False,
         decode_timedelta=False,
     )
+    # Some writers name the CRS in an attribute only.
+    named = {each.attrs.get("grid_mapping") for each in found.data_vars.values()}
+    found = found.set_coords([name for name in found.data_vars if name in named])
     # Coordinates are values and no data: they are decoded like in any other opening.
     found = found.assign_coords(xarray.decode_cf(found.coords.to_dataset(), decode_timedelta=False).coords)
     wanted = sorted(found.data_vars) if variable is None else variable  # a directory tells them in any order

@@ -54,6 +54,8 @@ class Run:
         Of each component in Σ WH, which add to 1; all zero where WH is.
     dead_components : ndarray of int
         Components whose row of H or column of W is zero throughout.
+    n_unobserved_samples : int
+        Rows of V with nothing observed: theirs of W are zero.
     """
 
     def __init__(self, target: Any) -> None:
@@ -122,6 +124,13 @@ class Run:
     @property
     def sum_of_squares(self) -> float:
         return float(self._state["squares"])
+
+    @property
+    def n_unobserved_samples(self) -> int:
+        state = self._state
+        if self._transposed:
+            return int(np.count_nonzero(state.get("observed", np.ones(1)) == 0))
+        return int(state.get("empty rows", 0))
 
     @property
     def pull(self) -> float:
