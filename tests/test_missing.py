@@ -128,9 +128,7 @@ def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, 
             loops.H = H
         fill()
         W_there = loops.W.copy()
-        loops.H = (
-            Weighted(loops.V.T, np.ones_like(V.T), b, a, loops.H.T, loops.W.T).iterate(solver).W.T.copy()
-        )
+        loops.H = Weighted(loops.V.T, np.ones_like(V.T), b, a, loops.H.T, loops.W.T).iterate(solver).W.T.copy()
         loops.W = W_there
     np.testing.assert_allclose(W, loops.W, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(ours.components_, loops.H, rtol=1e-8, atol=1e-10)
@@ -141,9 +139,7 @@ def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, 
 @pytest.mark.parametrize("mask", ["nan", "number", "bool", "float"])
 @pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
 def test_a_mask_that_hides_nothing_is_none(V, start, solver, beta, mask):
-    given = {"bool": {"weights": np.ones(V.shape, bool)}, "float": {"weights": np.ones(V.shape)}}.get(
-        mask, {}
-    )
+    given = {"bool": {"weights": np.ones(V.shape, bool)}, "float": {"weights": np.ones(V.shape)}}.get(mask, {})
     missing = {"nan": np.nan, "number": -1.0}.get(mask, "error")
     parameters = {"n_components": K, "init": "custom", "solver": solver, "beta_loss": beta, "tol": 0}
     plain, W_plain = fitted(V, run=start, **parameters)
@@ -153,9 +149,7 @@ def test_a_mask_that_hides_nothing_is_none(V, start, solver, beta, mask):
     assert masked.reconstruction_err_ == pytest.approx(plain.reconstruction_err_, rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
-)
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvda"])
 def test_however_missing_values_are_told(V, seen, solver, beta, init):
     fits = []
@@ -224,10 +218,7 @@ def test_chunks_do_not_matter(small_panels, tmp_path, V, seen, solver, beta, mas
     for init in ("random", "sample", "nndsvda"):
         parameters |= {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2}
         one, W_one = fitted(X, run=given, **parameters)
-        cut = {
-            name: da.from_array(each, chunks=(5, 4)) if each.ndim == 2 else each
-            for name, each in given.items()
-        }
+        cut = {name: da.from_array(each, chunks=(5, 4)) if each.ndim == 2 else each for name, each in given.items()}
         zarr_given = dict(given)
         if "weights" in given:
             zarr_given["weights"] = stored(tmp_path / f"{init}.zarr", given["weights"], (6, 5))
@@ -302,9 +293,7 @@ def test_hidden_entries_of_an_exact_matrix_are_recovered(seed):
     assert len(model.history_.exact) <= 100
 
 
-@pytest.mark.parametrize(
-    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
-)
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
 @pytest.mark.parametrize("k", [3, 18])
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvda", "custom"])
 def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, init, k):

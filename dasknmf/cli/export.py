@@ -125,9 +125,10 @@ def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, ove
     """Write maps, and tell what of them needs telling; None: how many pixels have no W is not known."""
     from dasknmf.exports import geotiff
 
-    n_nan = geotiff.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
-    if not geotiff.has_crs(layout):
-        note("the stack has no CRS (no coordinate such as spatial_ref): the file has none")
+    written = geotiff.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
+    n_nan = written.n_nan
+    if not written.has_crs:
+        note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
     if n_unobserved is not None and n_nan > n_unobserved:
         note(
             f"{n_nan - n_unobserved:,} pixels that were observed are 0 in every component, and NaN here like "

@@ -15,7 +15,7 @@ from dasknmf.cli.options import Beta, Bytes, Count, configured, scheduler_option
 from dasknmf.cli.progress import progress
 from dasknmf.cli.scheduling import scheduled
 from dasknmf.cli.sources import Choice, anndata_at, source_options
-from dasknmf.cli.stacks import Scene, stack_options
+from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
 from dasknmf.cli.summary import summary
 from dasknmf.inputs.raster import is_raster
 from dasknmf.model import SAMPLE_BYTES, Init
@@ -110,7 +110,7 @@ def fit(
     with scheduled(scheduler, scheduler_file):
         stack = scene.of(sources)
         if stack is None:
-            parameters["missing_values"] = "error" if missing is None else missing
+            parameters["missing_values"] = missing_of_matrix(missing)
         else:
             choice.refuse_for_stacks()
         model = NMF(

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import numpy as np
 
+from dasknmf.cli.exits import note
 from dasknmf.errors import SourceError
 from dasknmf.inputs.raster import is_raster
 from dasknmf.inputs.stack import Stack, open_stack
@@ -40,13 +42,15 @@ class Missing(click.ParamType):
         return "nan" if math.isnan(number) else number  # TOML has a nan of its own
 
 
-missing_option = click.option(
-    "--missing",
-    type=Missing(),
-    help="What stands for an entry that was not observed: nothing, NaN, or a stored number such as a "
-    "raster's nodata. Of stacks also auto: what the stack says itself, and NaN.  "
-    "[default: error; of stacks auto]",
-)
+def missing_option(default: str) -> Any:
+    return click.option(
+        "--missing",
+        type=Missing(),
+        help="What stands for an entry that was not observed: nothing, NaN, or a stored number such as a "
+        "raster's nodata. Of stacks also auto: what the stack says itself, and NaN.  "
+        f"[default: {default}]",
+    )
+
 
 selecting_options = [
     click.option(
@@ -61,7 +65,6 @@ selecting_options = [
         help="Of a stack: a variable of bools in a Zarr store that xarray has written, or a GeoTIFF of one "
         "band, over any of the dims: what is true, or not 0, counts.",
     ),
-    missing_option,
 ]
 
 stack_options = [
@@ -72,6 +75,7 @@ stack_options = [
         "[of GeoTIFFs: y,x]",
     ),
     *selecting_options,
+    missing_option("error; of stacks auto"),
     click.option(
         "--negatives",
         type=click.Choice(["error", "clip", "mask"]),
@@ -100,32 +104,39 @@ class Scene:
         click.UsageError
             If an option that needs a stack is given for something else.
         """
-        if self.sample_dims is None and not is_raster(list(sources)):
+        rasters = [is_raster(source) for source in sources]
+        if self.sample_dims is None and not any(rasters):
             self._refuse_without_dims()
             return None
-        if self.variable and is_raster(list(sources)):
+        if self.variable and all(rasters):
             raise click.UsageError("--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out.")
-        if len(sources) > 1 and not is_raster(list(sources)):
+        if len(sources) > 1 and not all(rasters):
             raise click.UsageError(
-                f"{len(sources)} sources are given; of stacks only GeoTIFFs are put together, along time: "
-                "give one store."
+                f"{sources[rasters.index(False)]!r} is no GeoTIFF, and {len(sources)} sources are given; of "
+                "stacks only GeoTIFFs are put together, along time: give these, or one store."
             )
         place = sources[0] if len(sources) == 1 else list(sources)
         obj = open_stack(place, one_or_all(self.variable))
-        return Stack(
-            obj,
-            self.sample_dims or ("y", "x"),
-            None if self.mask is None else mask_at(self.mask),
-            "auto" if self.missing is None else self.missing,
-            self.negatives or "error",
-        )
+        dims = self.sample_dims or ("y", "x")
+        mask = None if self.mask is None else mask_at(self.mask)
+        stack = Stack(obj, dims, mask, negatives=self.negatives or "error")
+        if self.missing in (None, "auto"):
+            return stack
+        nodata = None if stack.entries is None else stack.entries.nodata
+        if nodata is not None and (isinstance(self.missing, str) or np.any(nodata != self.missing)):
+            values = np.unique(nodata)
+            told = ", ".join(f"{value:g}" for value in values[~np.isnan(values)])
+            note(
+                f"the stack says itself that {told} stands for nothing observed; with --missing "
+                f"{self.missing} it is a value like any other: leave --missing out to have it missing"
+            )
+        return Stack(obj, dims, mask, self.missing, self.negatives or "error")
 
     def _refuse_without_dims(self) -> None:
         named = {
             "--variable": bool(self.variable),
             "--mask": self.mask is not None,
             "--negatives": self.negatives is not None,
-            "--missing auto": self.missing == "auto",
         }
         if given := [name for name, is_given in named.items() if is_given]:
             raise click.UsageError(
@@ -161,3 +172,19 @@ def one_or_all(names: tuple[str, ...]) -> Any:
     if not names:
         return None
     return names[0] if len(names) == 1 else list(names)
+
+
+def missing_of_matrix(missing: str | float | None) -> str | float:
+    """`missing_values` of a plain matrix.
+
+    Raises
+    ------
+    click.UsageError
+        If what is missing is for a stack to say.
+    """
+    if missing == "auto":
+        raise click.UsageError(
+            "--missing auto is for stacks of images, which say themselves what is missing; a matrix does "
+            "not: give error, nan or a number."
+        )
+    return "error" if missing is None else missing

@@ -14,7 +14,7 @@ from dasknmf.cli.progress import short_warnings
 from dasknmf.cli.scenes import write_maps
 from dasknmf.cli.scheduling import scheduled
 from dasknmf.cli.sources import anndata_at
-from dasknmf.cli.stacks import selecting_options
+from dasknmf.cli.stacks import missing_of_matrix, missing_option, selecting_options
 from dasknmf.inputs import opened
 from dasknmf.outputs import write_rows
 from dasknmf.singlecell import steps_to_repeat, usage
@@ -25,7 +25,7 @@ from dasknmf.singlecell import steps_to_repeat, usage
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--layer", metavar="NAME", help="Of an AnnData: this layer, not X.")
-@with_options(selecting_options)
+@with_options([*selecting_options, missing_option("as in the fit")])
 @with_options(scheduler_options)
 @friendly
 def transform(
@@ -58,7 +58,7 @@ def transform(
             )
         model = NMF.from_run(fitted)
         if missing is not None:
-            model.set_params(missing_values=missing)
+            model.set_params(missing_values=missing_of_matrix(missing))
         write_rows(_coded(model, source, layer), out)
     click.echo(f"W: {out}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,27 @@ from dasknmf.exports.places import placed
 from dasknmf.layout import Layout
 from dasknmf.stacks.arrays import COMPONENT, abundance
 
+
+@dataclass(frozen=True)
+class Written:
+    """What of a file that was written is worth telling.
+
+    Parameters
+    ----------
+    n_nan : int
+        Pixels that are NaN.
+    has_crs : bool
+    """
+
+    n_nan: int
+    has_crs: bool
+
+
 _BLOCK = 256
 _TAG = "TIFFTAG_SOFTWARE"
 
 
-def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False) -> int:
+def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False) -> Written:
     """Write W as float32, with the CRS and the transform of its stack.
 
     Parameters
@@ -35,8 +52,7 @@ def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwr
 
     Returns
     -------
-    n_nan : int
-        Pixels that were written as NaN.
+    written : Written
 
     Raises
     ------
@@ -80,12 +96,7 @@ def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwr
                 y, x = tile.slices[axis], tile.slices[1 - axis]
                 window = rasterio.windows.Window.from_slices((y.start, y.stop), (x.start, x.stop))
                 file.write(planes if axis == 0 else planes.swapaxes(1, 2), window=window)
-    return n_nan
-
-
-def has_crs(layout: Layout) -> bool:
-    """Whether a stack says where on Earth it lies."""
-    return any({"crs_wkt", "spatial_ref"} & set(coord.attrs) for coord in layout.coords.values())
+    return Written(n_nan, grid["crs"] is not None)
 
 
 def _grid(W: Any, layout: Layout) -> dict[str, Any]:
