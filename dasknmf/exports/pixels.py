@@ -1,4 +1,4 @@
-"""W of a stack, tile by tile: a panel of it is in memory, never all of it."""
+"""W of a stack, tile by tile: some panels of it are in memory, never all of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import dask
 import numpy as np
 
 from dasknmf.layout import Layout, Tile
+
+_AT_ONCE = 4
+"""Panels that are computed together: a transform keeps as many cores busy."""
 
 
 def tiles_of(W: Any, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
@@ -21,12 +24,11 @@ def tiles_of(W: Any, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
     layout : Layout
     """
     first = 0
-    for block, length in zip(W.blocks, W.chunks[0], strict=True):
-        with dask.config.set(scheduler="synchronous"):
-            rows = np.asarray(block.compute())
-        for tile in layout.tiles.between(first, first + length):
-            yield tile, rows[tile.start - first : tile.stop - first]
-        first += length
+    for begin in range(0, W.numblocks[0], _AT_ONCE):
+        for rows in dask.compute(*W.blocks[begin : begin + _AT_ONCE].blocks):
+            for tile in layout.tiles.between(first, first + len(rows)):
+                yield tile, rows[tile.start - first : tile.stop - first]
+            first += len(rows)
 
 
 def places_of(tile: Tile, layout: Layout) -> list[np.ndarray]:
