@@ -15,8 +15,11 @@ from dasknmf.losses import NAMES
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are told."""
 
-_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "layout", "preparation"}
+_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "preparation", "layout", "entries"}
 """What of a run's identity is told in words of its own."""
+
+_WEIGHTS = {"sample_weight", "feature_weight", "weights"}
+"""Kept as digests."""
 
 
 def status_of(run: Any) -> tuple[str, str]:
@@ -53,7 +56,7 @@ def data_facts(run: Any) -> Facts:
 
 
 def layout_facts(run: Any) -> Facts:
-    """The dims of a stack of images; nothing of a plain matrix."""
+    """The dims of a stack of images."""
     layout = getattr(run, "layout", None)
     if layout is None:
         return []
@@ -70,10 +73,36 @@ def preparation_facts(run: Any) -> Facts:
     while steps:
         facts.append(("preparation", _steps(steps)))
         steps = steps.get("before")
+    facts += _entries_facts(run.identity.get("entries") or {})
     rest = {name: value for name, value in run.identity.items() if name not in _TOLD}
     for name, value in sorted(rest.items()):
         if value is not None:
-            facts.append((name.replace("_", " "), _plain(value)))
+            plain = f"given ({value})" if name in _WEIGHTS else _plain(value)
+            facts.append((name.replace("_", " "), plain))
+    return facts
+
+
+def _entries_facts(told: dict[str, Any]) -> Facts:
+    """Which stored values count, and what they stand for; a str is a digest of one value for each feature."""
+    facts: Facts = []
+    missing = []
+    if "nodata" in told:
+        each = isinstance(told["nodata"], str)
+        missing.append("a nodata value of each feature" if each else f"nodata {told['nodata']:g}")
+    if "nan" in told:
+        missing.append("NaN")
+    if told.get("negatives") == "mask":
+        missing.append("values below zero")
+    if missing:
+        facts.append(("missing", ", ".join(missing)))
+    for name in ("scale", "offset"):
+        if name in told:
+            each = isinstance(told[name], str)
+            facts.append((name, "one of each feature" if each else f"{told[name]:g}"))
+    if told.get("negatives") == "clip":
+        facts.append(("values below zero", "taken as 0"))
+    if "holdout" in told:
+        facts.append(("hidden from the fit", f"{100 * told['holdout']:g} % of the entries"))
     return facts
 
 
@@ -178,9 +207,16 @@ def warnings_of(run: Any) -> list[str]:
             f"components {', '.join(map(str, dead))} are zero throughout: they add nothing to WH; ask for "
             "fewer components, or give another init or random_state."
         )
-    for name, count in (run.history[-1].measures if len(run.history) else {}).items():
-        if name.startswith("unobserved") and count:
-            found.append(f"{name.replace('_', ' ')}: {count:,g}; nothing is known of them, they are zero.")
+    n, m = run.shape
+    for count, size, name, place in (
+        (run.n_unobserved_samples, n, "samples", "rows of W"),
+        (run.n_unobserved_features, m, "features", "columns of H"),
+    ):
+        if count:
+            found.append(
+                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave them out, "
+                "or see what is missing."
+            )
     seen, plan = memory_seen(run), run.plan
     if plan and seen is not None and seen > plan["memory_projected"]:
         found.append(

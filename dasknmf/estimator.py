@@ -122,6 +122,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Σ x² over X.
     mean_row_square_ : float
         The mean squared norm of a row, by weight where rows have any: the unit of the pull of `sum_to_one`.
+    feature_weight_ : ndarray of shape (n_features,) or None
+        As given to `fit`: `transform` weighs features alike.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
@@ -441,7 +443,9 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
         X = validation.validated(self, X, reset=False)
-        penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, X.shape)
+        weights = getattr(self, "feature_weight_", None)  # a model may be made by hand, of H alone
+        width = float(X.shape[1] if weights is None else weights.sum())
+        penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, (X.shape[0], width))
         coder = Coder(
             self.components_,
             Loss.named(self.beta_loss),
@@ -450,5 +454,6 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             max_iter=max(self.max_iter, 1000),
             entries=entries_of(self, X),
             pull=SUM_WEIGHT * self.mean_row_square_ if self.sum_to_one else 0.0,
+            weights=weights,
         )
         return by_rows(coder, X, method)

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dasknmf.history import Ending
 from dasknmf.panels import Grid
 from dasknmf.solvers.quadratic import SUM_WEIGHT
-from dasknmf.store.opened_run import Run, oriented
+from dasknmf.store.opened_run import Run, oriented, unobserved
 
 
 def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> Any:
@@ -55,8 +55,8 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> 
 
 
 def _tell_unobserved(nmf: Any, state: Any, *, transposed: bool) -> None:
-    counts = [int(state.get("empty rows", 0)), int(np.sum(state.get("observed", np.ones(1)) == 0))]
-    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = counts[::-1] if transposed else counts
+    counts = unobserved(state, transposed=transposed)
+    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = counts
     if any(counts):
         warnings.warn(
             f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
@@ -90,6 +90,7 @@ def take_run(nmf: Any, run: Run) -> Any:
     nmf.sum_of_squares_ = run.sum_of_squares
     nmf.mean_row_square_ = run.pull / SUM_WEIGHT
     nmf.preparation_ = run.preparation
+    nmf.feature_weight_ = run.feature_weight
     if run.feature_names is not None:
         nmf.feature_names_in_ = run.feature_names
     return nmf

@@ -2,6 +2,7 @@
 
 A row of V is a pixel, a column is one combination of the other dims. Rows go tile by tile, as a stack is
 stored, and in raster order inside of a tile, so that a panel is some whole tiles and nothing is shuffled.
+What is drawn at random for a row goes by its place in the raster, which no tiling changes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+
+class Places(Protocol):
+    """Where rows of V are in X, or in the raster that X is: in one order, however X is cut."""
+
+    def places(self, start: int, stop: int) -> np.ndarray:
+        """The place of each of rows [start, stop) of V, shape (stop - start,), int64."""
+
+
+@dataclass(frozen=True)
+class InOrder:
+    """Those of a matrix: a row's place is its index."""
+
+    def places(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop)
 
 
 @dataclass(frozen=True)
@@ -70,12 +86,42 @@ class Tiles:
         """The tiles of rows [start, stop), which begin and end with tiles."""
         cuts = self.cuts
         first, last = np.searchsorted(cuts, (start, stop))
-        edges = self._edges
-        counts = tuple(map(len, self.lengths))
         for index in range(int(first), int(last)):
-            where = np.unravel_index(index, counts)
-            slices = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(edges, where, strict=True))
-            yield Tile(int(cuts[index]), int(cuts[index + 1]), slices)
+            yield self._tile(index)
+
+    def _tile(self, index: int) -> Tile:
+        where = np.unravel_index(index, tuple(map(len, self.lengths)))
+        slices = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(self._edges, where, strict=True))
+        return Tile(int(self.cuts[index]), int(self.cuts[index + 1]), slices)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows are in raster order, because tiles are bands of whole lines."""
+        cut = max((axis for axis, each in enumerate(self.lengths) if len(each) > 1), default=0)
+        return all(length == 1 for each in self.lengths[:cut] for length in each)
+
+    def places(self, start: int, stop: int) -> np.ndarray:
+        """The place in the raster of each of rows [start, stop), which may begin and end anywhere."""
+        if self.in_order:
+            return np.arange(start, stop)
+        first = int(np.searchsorted(self.cuts, start, side="right")) - 1
+        last = int(np.searchsorted(self.cuts, stop))
+        found = []
+        for index in range(first, last):
+            tile = self._tile(index)
+            low, high = max(start, tile.start) - tile.start, min(stop, tile.stop) - tile.start
+            *outer, width = tile.shape
+            line = np.arange(low // width, -(-high // width))
+            skipped = low - low // width * width
+            begin = np.full(len(line), tile.slices[-1].start)
+            stride = self.shape[-1]
+            for axis in reversed(range(len(outer))):
+                line, along = np.divmod(line, outer[axis])
+                begin += (along + tile.slices[axis].start) * stride
+                stride *= self.shape[axis]
+            lines = begin[:, None] + np.arange(width)
+            found.append(lines.reshape(-1)[skipped : skipped + high - low])
+        return np.concatenate(found)
 
     def __iter__(self) -> Iterator[Tile]:
         return self.between(0, self.n_rows)

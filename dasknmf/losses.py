@@ -78,7 +78,9 @@ class Loss:
                 f"X holds {n_zeros:.0f} zeros (those that a sparse X leaves out are zeros, too)."
             )
 
-    def rows(self, V: np.ndarray, P: np.ndarray, eps: float | np.ndarray) -> np.ndarray:
+    def rows(
+        self, V: np.ndarray, P: np.ndarray, eps: float | np.ndarray, weights: np.ndarray | None = None
+    ) -> np.ndarray:
         """Loss of each row of V against P = WH, in float64.
 
         Parameters
@@ -86,6 +88,8 @@ class Loss:
         V, P : ndarray of shape (n_rows, n_features)
         eps : float or ndarray of shape (n_rows, 1)
             Floor of P where a negative power of it is taken.
+        weights : ndarray of shape (n_features,), optional
+            Of the features.
 
         Returns
         -------
@@ -94,16 +98,17 @@ class Loss:
         V = V.astype(np.float64, copy=False)
         P = P.astype(np.float64, copy=False)
         beta = self.beta
+        b = np.ones(V.shape[1]) if weights is None else weights
         if beta == 2:
-            return 0.5 * ((V - P) ** 2).sum(axis=1)
+            return 0.5 * ((V - P) ** 2 @ b)
         floored = np.maximum(P, eps)
         if beta == 1:
             ratio = np.where(V > 0, V / floored, 1.0)
-            return (V * np.log(ratio) - V + P).sum(axis=1)
+            return (V * np.log(ratio) - V + P) @ b
         if beta == 0:
             ratio = V / floored
-            return (ratio - np.log(ratio) - 1.0).sum(axis=1)
+            return (ratio - np.log(ratio) - 1.0) @ b
         base = floored if beta < 1 else P
         powered = base ** (beta - 1.0)
         terms = V**beta + (beta - 1.0) * powered * base - beta * V * powered
-        return terms.sum(axis=1) / (beta * (beta - 1.0))
+        return terms @ b / (beta * (beta - 1.0))

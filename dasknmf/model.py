@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.history import EveryTenth, RemainingGain, StopRule, Violation
+from dasknmf.layout import InOrder, Places
 from dasknmf.losses import Loss
 from dasknmf.passes import Phase, State
 from dasknmf.solvers import cd, mu
@@ -62,6 +63,8 @@ class Model:
     streamed: bool = True
     """Whether V is read from outside this process's memory."""
     terms: Terms = Terms()
+    rows: Places = InOrder()
+    """Of V's rows, by which they are drawn and are given random numbers."""
 
     @property
     def parity(self) -> bool:
@@ -84,7 +87,7 @@ class Model:
         survey = Survey(self.shape, self.loss, self.terms.masked)
         if self.init == "custom":
             return [(survey,)]
-        drawn = RandomStart(self.seed, self.k, self.shape[1], self.dtype)
+        drawn = RandomStart(self.seed, self.k, self.shape[1], self.dtype, self.rows)
         if self.init == "random":
             return [(survey,), (drawn,)]
         if self.init == "sample":
@@ -95,7 +98,7 @@ class Model:
         width = sketch_width(self.k, self.shape)
         finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
         projection = Projection(self.k, width, self.dtype)
-        lift = Lift(self.k, fill, self.seed)
+        lift = Lift(self.k, fill, self.seed, self.rows)
         fitted = self.init == "sketch"
         if self.terms.masked:  # means are known after a read of their own
             return [
@@ -109,7 +112,7 @@ class Model:
         return [
             (Surveyed(survey, finder),),
             (finder,),
-            (Sketch(projection, self._trial()) if fitted else projection,),
+            (Sketch(projection, self._trial(), self.rows) if fitted else projection,),
             (SignNorms(self.k, self.dtype, fill, self.seed),),
             (Chosen(), lift) if fitted else (lift,),
         ]
@@ -126,7 +129,7 @@ class Model:
     def _draw(self) -> Draw:
         n, m = self.shape
         share = min(1.0, self.sample_bytes / self.row_bytes / n)
-        return Draw(self._trial(), m, share, self.row_bytes)
+        return Draw(self._trial(), m, share, self.row_bytes, self.rows)
 
     def _trial(self) -> Trial:
         return Trial(

@@ -40,7 +40,7 @@ class Drawn:
     parts: tuple[tuple[np.ndarray, matrix.Matrix], ...] = ()
 
     def plus(self, indices: np.ndarray, values: matrix.Matrix) -> Drawn:
-        """With more rows, whose indices in V are given."""
+        """With more rows, whose places are given."""
         return self + replace(self, parts=((indices, values),)) if len(indices) else self
 
     def __add__(self, other: Drawn) -> Drawn:
@@ -56,6 +56,14 @@ class Drawn:
         if not self.parts:
             return np.zeros((0, self.width), self.dtype)
         return matrix.stacked([values for _, values in self.parts])
+
+    def in_order(self) -> Drawn:
+        """With its rows by their places: panels and tiles may come in another order."""
+        indices = self.indices
+        if (indices[1:] > indices[:-1]).all():
+            return self
+        order = np.argsort(indices)
+        return replace(self, parts=((indices[order], self.values[order]),))
 
     def packed(self) -> Drawn:
         """With its rows in one piece."""

@@ -104,7 +104,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     Parameters
     ----------
     nmf : NMF
-        Its attributes of X are set.
+        Its attributes of X are set, and `feature_weight_`.
     X : array
         As `validation.validated` gives it.
     asked : Asked
@@ -132,6 +132,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     transposed = validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=kept_roles)
     source = inputs.source_of(X, transposed=transposed)
     grid = inputs.grid_of(source)
+    places = inputs.places_of(X, transposed=transposed)
     a = validation.checked_vector(asked.sample_weight, shape[0], "sample_weight", "samples")
     b = validation.checked_vector(asked.feature_weight, shape[1], "feature_weight", "features")
     totals = (shape[0] if a is None else float(a.sum()), shape[1] if b is None else float(b.sum()))
@@ -142,7 +143,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     masked = (entries is not None and entries.masks) or asked.weights is not None
     masked = masked or (isinstance(X, inputs.Stored) and X.masked)
     if holdout is not None:
-        hidden = Holdout(holdout, seed, shape[1], transposed)
+        hidden = Holdout(holdout, seed, shape[1], transposed, places)
         entries = replace(entries or Entries(), holdout=hidden)
     weights = _weights(asked.weights, X, grid, transposed)
 
@@ -151,7 +152,6 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         masked=masked or holdout is not None,
         groups=None if entries is None else entries.groups,
         hidden=holdout is not None,
-        only_hidden=not masked,
         hidden_columns=_hidden_columns(entries, source),
         column_weights=columns,
         fixed=fixed,
@@ -182,9 +182,11 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         nmf.sample_bytes,
         streamed=not source.in_process,
         terms=terms,
+        rows=places,
     )
     layout = X.layout if isinstance(X, inputs.Stored) else None
-    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), layout)
+    known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), b, layout)
+    nmf.feature_weight_ = b
     identity, budget = identity_of(
         nmf,
         model,

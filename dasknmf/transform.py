@@ -44,6 +44,8 @@ class Coder:
         What is told of entries; only those that are observed count.
     pull : float
         δ² with which rows of W are held to a sum of one; 0: not at all.
+    weights : ndarray of shape (n_features,), float64, or None
+        How often each feature counts.
     """
 
     H: np.ndarray
@@ -53,14 +55,22 @@ class Coder:
     max_iter: int
     entries: Entries | None = None
     pull: float = 0.0
+    weights: np.ndarray | None = None
+
+    @property
+    def _weighted_Ht(self) -> np.ndarray:
+        """diag(b) Hᵀ, contiguous."""
+        return np.ascontiguousarray(
+            (self.H if self.weights is None else self.H * self.weights).T, self.H.dtype
+        )
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """W of these rows, in the dtype of H."""
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
-        Ht = np.ascontiguousarray(self.H.T)
+        Ht = self._weighted_Ht
         grams: Grams = Shared() if self.entries is None else ByRow()
-        S = grams.of_H(self.H.astype(np.float64), None, self.penalty.l2, self.pull)
-        guess = None if self.loss.quadratic else cold.Guess.of(self.H, self.loss, grams)
+        S = grams.of_H(self.H.astype(np.float64), self.weights, self.penalty.l2, self.pull)
+        guess = None if self.loss.quadratic else cold.Guess.of(self.H, self.loss, grams, self.weights)
         for tile in self._block(X).tiles():
             rows = W[tile.rows]
             if self.entries is not None:
@@ -84,7 +94,7 @@ class Coder:
         losses = np.empty(X.shape[0])
         for tile in self._block(X).tiles():
             W64 = W[tile.rows].astype(np.float64)
-            if isinstance(tile, CsrTile) and self.loss.beta == 1:
+            if isinstance(tile, CsrTile) and self.loss.beta == 1 and self.weights is None:
                 q = tile.quotients(W64, self.H, _sparse_floor(tile).astype(self.H.dtype))
                 losses[tile.rows] = W64 @ H.sum(axis=1)
                 nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
@@ -94,7 +104,7 @@ class Coder:
                 if self.entries is not None:
                     P = np.where(tile.observed, P, np.maximum(P, floor))
                     V = np.where(tile.observed, V, P)  # what is missing costs nothing
-                losses[tile.rows] = self.loss.rows(V, P, floor)
+                losses[tile.rows] = self.loss.rows(V, P, floor, self.weights)
         return losses
 
     def _block(self, X: Any) -> Any:
@@ -116,6 +126,7 @@ class Coder:
         if isinstance(tile, CsrTile) and self.loss.beta == 1:
             return self._multiplied_sparse(tile, Ht, W)
         H = self.H.astype(np.float64)
+        bHt = Ht.astype(np.float64)
         V = _values(tile).astype(np.float64)
         seen = None if self.entries is None else tile.observed
         going = np.flatnonzero(W.any(axis=1))
@@ -130,8 +141,8 @@ class Coder:
             weighted = P ** (beta - 2)
             if seen is not None:
                 weighted *= seen[going]
-            a = (rows * weighted) @ H.T
-            b = (weighted * P) @ H.T
+            a = (rows * weighted) @ bHt
+            b = (weighted * P) @ bHt
             there = mu.step(W_going, a, b, self.loss, self.penalty, eps, exact=True)
             moved = np.linalg.norm(there - W_going, axis=1)
             W[going] = there
@@ -140,7 +151,7 @@ class Coder:
 
     def _multiplied_sparse(self, tile: CsrTile, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
         """The same at the cost of the nonzeros, for β = 1."""
-        sums = self.H.sum(axis=1, dtype=np.float64)
+        sums = Ht.sum(axis=0, dtype=np.float64)
         floors = _sparse_floor(tile)
         going = np.flatnonzero(W.any(axis=1))
         tile = tile.select(going)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
+
+MASKS = ["nan", "number", "bool", "float", "all"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,25 @@ def multiplied(w, v, H, weights, beta, penalty, fixed):
         below += weights[j] * H[:, j] * p ** (beta - 1)
     gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
     return w * (above / (below + penalty.l1 + penalty.l2 * w)) ** gamma
+
+
+def given_as(mask: str, V: np.ndarray, seen: np.ndarray) -> tuple[Any, dict[str, Any], dict[str, Any], Any]:
+    """X, the parameter, what `fit` is given, and the weights of entries, rows and columns that follow."""
+    rng = np.random.default_rng(8)
+    omega = rng.choice([0.0, 0.5, 1.0, 1.0, 2.0], V.shape)
+    omega[:, :4] = np.maximum(omega[:, :4], 0.5)  # rows of fewer entries than components have many minima
+    n, m = V.shape
+    seen = seen | (np.arange(m) < 4)
+    a, b = rng.random(n) + 0.5, rng.random(m) + 0.5
+    ones = (np.ones(n), np.ones(m))
+    nan = np.where(seen, V, np.nan)
+    if mask == "nan":
+        return nan, {"missing_values": "nan"}, {}, (seen * 1.0, *ones)
+    if mask == "number":
+        return np.where(seen, V, -9.0), {"missing_values": -9.0}, {}, (seen * 1.0, *ones)
+    if mask == "bool":
+        return V, {}, {"weights": seen}, (seen * 1.0, *ones)
+    if mask == "float":
+        return V, {}, {"weights": omega}, (omega, *ones)
+    weights = {"weights": omega, "sample_weight": a, "feature_weight": b}
+    return nan, {"missing_values": np.nan}, weights, (seen * omega, a, b)

@@ -12,7 +12,7 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["errors", "kernel", "layout", "ledger"],
+    ["counters", "errors", "kernel", "layout", "ledger"],
     ["losses"],
     ["blocks"],
     ["passes"],
@@ -44,7 +44,18 @@ ROOMS = [
 """From the floor to the roof; rooms in one row do not know each other."""
 
 LEVEL = {room: level for level, row in enumerate(ROOMS) for room in row}
-FLOOR = {"errors", "kernel", "losses", "blocks", "passes", "solvers", "starts", "history", "layout"}
+FLOOR = {
+    "counters",
+    "errors",
+    "kernel",
+    "losses",
+    "blocks",
+    "passes",
+    "solvers",
+    "starts",
+    "history",
+    "layout",
+}
 
 
 def room_of(path: Path) -> str:

@@ -87,7 +87,7 @@ def test_options_of_a_fit_reach_the_model(fitted, tmp_path):
     options = ["--mask", f"{tmp_path / 'mask.zarr'}:land", "--negatives", "clip", "--missing", 0]
     more = ["--sum-to-one", "--holdout", 0.05, "--fixed-components", tmp_path / "h.npy"]
     said = done("fit", path, tmp_path / "run", *FIT, *STACK, *options, *more).stdout
-    assert "entries: nodata 0, negatives clip, holdout 0.05" in said
+    assert "missing: nodata 0\nvalues below zero: taken as 0\nhidden from the fit: 5 % of the entries" in said
     assert "loss of held-out entries" in said
     one = open_run(tmp_path / "run")
     np.testing.assert_array_equal(one.H[0], open_run(run).H[0])

@@ -77,13 +77,13 @@ def test_visit_is_the_sum_over_tiles(low_rank):
 
 
 def test_rows_draw_the_same_numbers_however_they_are_cut():
-    whole = normal_rows(3, 0, 0, 1000, 7)
-    parts = [normal_rows(3, 0, first, 125, 7) for first in range(0, 1000, 125)]
+    whole = normal_rows(3, 0, np.arange(1000), 7)
+    parts = [normal_rows(3, 0, np.arange(first, first + 125), 7) for first in range(0, 1000, 125)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert abs(whole.mean()) < 0.05
     assert whole.std() == pytest.approx(1, abs=0.05)
-    assert not np.isclose(normal_rows(3, 1, 0, 1000, 7), whole).any()
-    assert not np.isclose(normal_rows(4, 0, 0, 1000, 7), whole).any()
+    assert not np.isclose(normal_rows(3, 1, np.arange(1000), 7), whole).any()
+    assert not np.isclose(normal_rows(4, 0, np.arange(1000), 7), whole).any()
 
 
 @pytest.mark.usefixtures("small_panels")

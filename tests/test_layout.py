@@ -35,6 +35,19 @@ def test_tiles_between_two_cuts(tiles, data):
     assert list(tiles.between(start, stop)) == expected
 
 
+@given(tilings(), st.data())
+def test_a_row_keeps_its_place_in_the_raster(tiles, data):
+    raster = np.arange(tiles.n_rows).reshape(1, *tiles.shape)
+    expected = tiles.rows(raster)[:, 0]
+    start, stop = sorted(
+        data.draw(st.lists(st.integers(0, tiles.n_rows), min_size=2, max_size=2, unique=True))
+    )
+    found = tiles.places(start, stop)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, expected[start:stop])
+    assert tiles.in_order == (np.diff(expected) > 0).all()
+
+
 @given(tilings(), st.integers(1, 200))
 def test_merged_tiles_are_whole_tiles_and_small(tiles, least):
     found = merged(tiles.lengths, 1, least)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import dask.array as da
 import numpy as np
 import pytest
 
-from dasknmf import NMF, open_run
-from dasknmf.errors import RunMismatchError
-from dasknmf.solvers import filled
-from tests.helpers import ALGORITHMS, BETAS, DyingStore, Killed, fitted, stored
-from tests.loops import Elastic, Weighted
+from dasknmf.solvers import filled, terms
+from tests.helpers import ALGORITHMS, fitted, stored
+from tests.loops import MASKS, Elastic, Weighted, given_as
 
 N, M, K = 23, 9, 3
 PENALTIES = [
@@ -20,7 +16,6 @@ PENALTIES = [
     {"alpha_W": 0.004, "alpha_H": 0.002, "l1_ratio": 1.0},
     {"alpha_W": 0.02, "alpha_H": 0.01, "l1_ratio": 0.4},
 ]
-MASKS = ["nan", "number", "bool", "float", "all"]
 
 
 @pytest.fixture
@@ -38,28 +33,6 @@ def V():
 @pytest.fixture
 def seen():
     return np.random.default_rng(6).random((N, M)) < 0.7
-
-
-def given_as(mask: str, V: np.ndarray, seen: np.ndarray):
-    """X, the parameter, what `fit` is given, and the weights of entries, rows and columns that follow."""
-    rng = np.random.default_rng(8)
-    omega = rng.choice([0.0, 0.5, 1.0, 1.0, 2.0], V.shape)
-    omega[:, :4] = np.maximum(omega[:, :4], 0.5)  # rows of fewer entries than components have many minima
-    n, m = V.shape
-    seen = seen | (np.arange(m) < 4)
-    a, b = rng.random(n) + 0.5, rng.random(m) + 0.5
-    ones = (np.ones(n), np.ones(m))
-    nan = np.where(seen, V, np.nan)
-    if mask == "nan":
-        return nan, {"missing_values": "nan"}, {}, (seen * 1.0, *ones)
-    if mask == "number":
-        return np.where(seen, V, -9.0), {"missing_values": -9.0}, {}, (seen * 1.0, *ones)
-    if mask == "bool":
-        return V, {}, {"weights": seen}, (seen * 1.0, *ones)
-    if mask == "float":
-        return V, {}, {"weights": omega}, (omega, *ones)
-    weights = {"weights": omega, "sample_weight": a, "feature_weight": b}
-    return nan, {"missing_values": np.nan}, weights, (seen * omega, a, b)
 
 
 def penalised(penalty, a, b) -> dict[str, Elastic]:
@@ -121,14 +94,16 @@ def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, 
         loops.V = omega * whole + (1 - omega) * (loops.W @ loops.H)
 
     for _ in range(3):
-        for _ in range(3):
+        for _ in range(terms._FILLS):
             fill()
             H = loops.H.copy()
             loops.iterate(solver)
             loops.H = H
         fill()
         W_there = loops.W.copy()
-        loops.H = Weighted(loops.V.T, np.ones_like(V.T), b, a, loops.H.T, loops.W.T).iterate(solver).W.T.copy()
+        loops.H = (
+            Weighted(loops.V.T, np.ones_like(V.T), b, a, loops.H.T, loops.W.T).iterate(solver).W.T.copy()
+        )
         loops.W = W_there
     np.testing.assert_allclose(W, loops.W, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(ours.components_, loops.H, rtol=1e-8, atol=1e-10)
@@ -139,7 +114,9 @@ def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, 
 @pytest.mark.parametrize("mask", ["nan", "number", "bool", "float"])
 @pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
 def test_a_mask_that_hides_nothing_is_none(V, start, solver, beta, mask):
-    given = {"bool": {"weights": np.ones(V.shape, bool)}, "float": {"weights": np.ones(V.shape)}}.get(mask, {})
+    given = {"bool": {"weights": np.ones(V.shape, bool)}, "float": {"weights": np.ones(V.shape)}}.get(
+        mask, {}
+    )
     missing = {"nan": np.nan, "number": -1.0}.get(mask, "error")
     parameters = {"n_components": K, "init": "custom", "solver": solver, "beta_loss": beta, "tol": 0}
     plain, W_plain = fitted(V, run=start, **parameters)
@@ -149,7 +126,9 @@ def test_a_mask_that_hides_nothing_is_none(V, start, solver, beta, mask):
     assert masked.reconstruction_err_ == pytest.approx(plain.reconstruction_err_, rel=1e-10)
 
 
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
+@pytest.mark.parametrize(
+    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
+)
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvda"])
 def test_however_missing_values_are_told(V, seen, solver, beta, init):
     fits = []
@@ -183,6 +162,44 @@ def test_integers_with_nodata_are_floats_with_nan(V, seen, tmp_path, small_panel
     np.testing.assert_allclose(ours.components_, expected.components_, rtol=2e-3, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "put"),
+    [
+        ("uint8", 0, 0),
+        ("uint8", 255, 255),
+        ("int16", -32768, -32768),
+        ("int32", -1, -1),
+        ("uint64", 2**64 - 1, 2**64 - 1),
+        ("int64", -(2**63), -(2**63)),
+        ("float32", -9999.9, np.float32(-9999.9)),
+        ("float32", -3.4028235e38, np.finfo(np.float32).min),
+        ("float64", np.inf, np.inf),
+    ],
+)
+def test_the_number_that_stands_for_missing(V, seen, dtype, nodata, put):
+    counts = np.round(1 + 50 * V).astype(dtype)
+    X = np.where(seen, counts, np.array(put, dtype))
+    parameters = {"n_components": K, "init": "random", "inner_iter": 1}
+    # In chunks, as scikit-learn's check of an X in memory makes floats of large integers.
+    ours, W = fitted(da.from_array(X, chunks=(9, M)), missing_values=nodata, **parameters)
+    floats = np.where(seen, counts, np.nan).astype(ours.components_.dtype)
+    theirs, W_nan = fitted(floats, missing_values="nan", **parameters)
+    assert ours.history_[0].measures == theirs.history_[0].measures
+    np.testing.assert_allclose(W @ ours.components_, W_nan @ theirs.components_, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", -9999), ("uint8", 0.5), ("float32", -1e39), ("int16", 65535)]
+)
+def test_a_number_that_no_entry_can_hold_stands_for_none(V, start, dtype, nodata):
+    X = np.round(1 + 50 * V).astype(dtype)
+    parameters = {"n_components": K, "init": "custom", "dtype": np.float64}
+    ours, W = fitted(X, run=start, missing_values=nodata, **parameters)
+    plain, W_plain = fitted(X, run=start, **parameters)
+    np.testing.assert_allclose(W, W_plain, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(ours.components_, plain.components_, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0), ("mu", 0.5)])
 @pytest.mark.parametrize("mask", ["nan", "all"])
 def test_rows_may_be_stored_by_features(V, seen, start, solver, beta, mask):
@@ -211,27 +228,38 @@ def test_a_wide_matrix_is_worked_on_in_exchanged_roles(V, seen, start, solver, b
     np.testing.assert_allclose(W_wide.T, tall.components_, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 1.0), ("mu", 0.0)])
-def test_chunks_do_not_matter(small_panels, tmp_path, V, seen, solver, beta, mask):
+@pytest.mark.parametrize(
+    ("mask", "solver", "beta", "init"),
+    [
+        ("nan", "cd", 2.0, "sample"),
+        ("nan", "mu", 1.0, "nndsvda"),
+        ("number", "bpp", 2.0, "random"),
+        ("bool", "cd", 2.0, "nndsvda"),
+        ("float", "mu", 0.0, "sample"),
+        ("all", "cd", 2.0, "random"),
+        ("all", "bpp", 2.0, "nndsvda"),
+        ("all", "mu", 1.0, "sample"),
+    ],
+)
+def test_chunks_do_not_matter(small_panels, tmp_path, V, seen, solver, beta, init, mask):
     X, parameters, given, _ = given_as(mask, V, seen)
-    for init in ("random", "sample", "nndsvda"):
-        parameters |= {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2}
-        one, W_one = fitted(X, run=given, **parameters)
-        cut = {name: da.from_array(each, chunks=(5, 4)) if each.ndim == 2 else each for name, each in given.items()}
-        zarr_given = dict(given)
-        if "weights" in given:
-            zarr_given["weights"] = stored(tmp_path / f"{init}.zarr", given["weights"], (6, 5))
-        for X_cut, told in [
-            (da.from_array(X, chunks=(7, 4)), cut),
-            (stored(tmp_path / f"v{init}.zarr", X, (8, 3)), given),
-            (da.from_array(X, chunks=(11, 9)), zarr_given),
-            (X, zarr_given),
-            (X, cut),
-        ]:
-            other, W_other = fitted(X_cut, run=told, **parameters)
-            np.testing.assert_allclose(W_other, W_one, rtol=1e-6, atol=1e-8)
-            np.testing.assert_allclose(other.components_, one.components_, rtol=1e-6, atol=1e-8)
+    parameters |= {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2}
+    one, W_one = fitted(X, run=given, **parameters)
+    in_dask, in_zarr = dict(given), dict(given)
+    if "weights" in given:
+        in_dask["weights"] = da.from_array(given["weights"], chunks=(5, 4))
+        in_zarr["weights"] = stored(tmp_path / "weights.zarr", given["weights"], (6, 5))
+    for X_cut, told in [
+        (da.from_array(X, chunks=(7, 4)), in_dask),
+        (stored(tmp_path / "v.zarr", X, (8, 3)), in_dask),
+        (stored(tmp_path / "w.zarr", X, (8, 3)), given),
+        (da.from_array(X, chunks=(11, 9)), in_zarr),
+        (X, in_zarr),
+        (X, in_dask),
+    ]:
+        other, W_other = fitted(X_cut, run=told, **parameters)
+        np.testing.assert_allclose(W_other, W_one, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(other.components_, one.components_, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0)])
@@ -272,7 +300,7 @@ def test_the_objective_never_rises(solver, beta, mask, k):
                 init=init,
                 solver=solver,
                 beta_loss=beta,
-                max_iter=15,
+                max_iter=10,
                 tol=0,
                 **parameters,
                 **penalty,
@@ -293,14 +321,16 @@ def test_hidden_entries_of_an_exact_matrix_are_recovered(seed):
     assert len(model.history_.exact) <= 100
 
 
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)])
-@pytest.mark.parametrize("k", [3, 18])
-@pytest.mark.parametrize("init", ["sample", "random", "nndsvda", "custom"])
+@pytest.mark.parametrize(
+    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
+)
+@pytest.mark.parametrize(
+    ("init", "k"), [("sample", 3), ("sample", 18), ("random", 18), ("nndsvda", 3), ("custom", 3)]
+)
 def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, init, k):
     X = np.where(seen, V, np.nan)
     X[[2, 11]] = np.nan
     X[:, 4] = np.nan
-    k = min(k, M) if init == "nndsvda" else k
     rng = np.random.default_rng(1)
     run = {"W": rng.random((N, k)), "H": rng.random((k, M))} if init == "custom" else {}
     with pytest.warns(UserWarning, match="2 rows and 1 columns of X have nothing observed"):
@@ -310,91 +340,9 @@ def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, in
     assert (model.n_unobserved_samples_, model.n_unobserved_features_) == (2, 1)
     assert not W[[2, 11]].any()
     assert not model.components_[:, 4].any()
-    assert np.isfinite(W).all() and np.isfinite(model.components_).all()
+    assert np.isfinite(W).all()
+    assert np.isfinite(model.components_).all()
+    parameters = {"solver": solver, "beta_loss": beta, "missing_values": "nan", "init": "random"}
     with pytest.warns(UserWarning, match="1 rows and 2 columns of X have nothing observed"):
-        turned = NMF(k, solver=solver, beta_loss=beta, missing_values="nan", init="random", tol=0, max_iter=2)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Maximum number")
-            warnings.filterwarnings("ignore", message="components .* are zero throughout")
-            turned.fit(X.T)
+        turned, _ = fitted(X.T, n_components=k, max_iter=2, **parameters)
     assert (turned.n_unobserved_samples_, turned.n_unobserved_features_) == (1, 2)
-
-
-def test_a_killed_run_goes_on_as_if_nothing_had_been(small_panels, tmp_path, V, seen):
-    X, parameters, given, _ = given_as("all", V, seen)
-    array = stored(tmp_path / "v.zarr", X, (8, 3))
-    parameters |= {"n_components": K, "max_iter": 4, "init": "sample"}
-    given["holdout"] = 0.1
-    quiet, W_quiet = fitted(array, run=given | {"checkpoint": tmp_path / "quiet"}, **parameters)
-    counting = DyingStore(tmp_path / "counting")
-    fitted(array, run=given | {"checkpoint": counting}, **parameters)
-    for after in range(4, counting.writes, counting.writes // 4):
-        path = tmp_path / f"run-{after}"
-        with pytest.raises(Killed):
-            fitted(array, "synchronous", given | {"checkpoint": DyingStore(path, after=after)}, **parameters)
-        model, W = fitted(array, run=given | {"checkpoint": path}, **parameters)
-        np.testing.assert_array_equal(W, W_quiet)
-        np.testing.assert_array_equal(model.components_, quiet.components_)
-        assert model.history_[-1].measures == quiet.history_[-1].measures
-
-
-def test_a_run_is_of_one_mask(tmp_path, V, seen):
-    X, _, given, _ = given_as("all", V, seen)
-    known = {"fixed_components": np.ones((1, M))}
-    common = {"n_components": K, "missing_values": "nan", **known}
-    run = given | {"checkpoint": tmp_path / "run", "holdout": 0.1}
-    fitted(X, run=run, **common)
-    fitted(X, run=run, **common)
-    for parameters, told in [
-        (common | {"missing_values": -1.0}, run),
-        (common | {"fixed_components": 2 * np.ones((1, M))}, run),
-        (common | {"fixed_components": None}, run),
-        (common | {"sum_to_one": True}, run),
-        (common, run | {"holdout": 0.2}),
-        (common, run | {"holdout": None}),
-        (common, run | {"weights": 2 * given["weights"]}),
-        (common, run | {"weights": None}),
-        (common, run | {"sample_weight": None}),
-        (common, run | {"feature_weight": given["feature_weight"][::-1]}),
-    ]:
-        X_told = np.where(np.isnan(X), -1.0, X) if parameters["missing_values"] == -1.0 else X
-        with pytest.raises(RunMismatchError):
-            fitted(X_told, run=told, **parameters)
-    assert open_run(tmp_path / "run").status == "max_iter"
-
-
-@pytest.mark.parametrize(
-    ("given", "beta"), [*(("memory", beta) for beta in BETAS), ("dask", 2.0), ("dask", 1.0), ("zarr", 2.0)]
-)
-def test_new_rows_are_solved_for_what_is_observed_of_them(tmp_path, V, seen, beta, given):
-    X = np.where(seen, V, np.nan)
-    model, _ = fitted(V, n_components=K, beta_loss=beta, max_iter=30)
-    model.set_params(missing_values="nan", max_iter=2000, tol=1e-7)
-    X[4] = np.nan
-    rows = {
-        "memory": lambda: X,
-        "dask": lambda: da.from_array(X, chunks=(6, 4)),
-        "zarr": lambda: stored(tmp_path / "x.zarr", X, (6, 4)),
-    }[given]()
-    W, scores = model.transform(rows), model.score_samples(rows)
-    assert isinstance(W, da.Array) == isinstance(scores, da.Array) == (given != "memory")
-    W, scores = np.asarray(W), np.asarray(scores)
-    assert not W[4].any()
-    assert scores[4] == pytest.approx(0, abs=1e-10)
-    for i in (0, 7, 15):
-        here = ~np.isnan(X[i])
-        cut = NMF(K, beta_loss=beta, max_iter=2000, tol=1e-7)
-        cut.components_, cut.n_features_in_ = model.components_[:, here], int(here.sum())
-        np.testing.assert_allclose(W[i], cut.transform(X[i : i + 1, here])[0], rtol=1e-4, atol=1e-5)
-        assert scores[i] == pytest.approx(cut.score_samples(X[i : i + 1, here])[0], rel=1e-5, abs=1e-12)
-        np.testing.assert_allclose(np.asarray(model.transform(X[i : i + 1]))[0], W[i], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(model.inverse_transform(W), W @ model.components_)
-
-
-def test_a_run_knows_what_stood_for_missing_values(tmp_path, V, seen):
-    for missing, X in (("nan", np.where(seen, V, np.nan)), (-3.0, np.where(seen, V, -3.0))):
-        run = {"checkpoint": tmp_path / f"{missing}"}
-        known = {"fixed_components": np.ones((1, M)), "sum_to_one": True, "inner_iter": 2}
-        model, _ = fitted(X, run=run, n_components=K, missing_values=missing, **known)
-        again = NMF.from_run(tmp_path / f"{missing}")
-        np.testing.assert_array_equal(again.transform(X), model.transform(X))

@@ -49,8 +49,28 @@ def test_convergence_shows_every_loss(model, against):
         "seconds": seconds,
     }
     assert curve.get_xdata() == pytest.approx(expected[against])
-    assert ax.get_yscale() == "log"
+    low, high = ax.get_ylim()
+    losses = curve.get_ydata()
+    assert low < losses.min() < losses.max() < high
+    assert losses.max() - losses.min() > 0.8 * (high - low) or ax.get_yscale() == "log"
     ax.figure.canvas.draw()
+
+
+def test_of_two_losses_of_one_pair_the_later_is_drawn():
+    losses = [
+        record(1, loss=9.0),
+        record(2, loss=5.0, at="entry"),
+        record(2, "closing", loss=4.0, at="entry"),
+    ]
+    ax = plots.convergence(History(losses))
+    assert line(ax, "loss").get_ydata() == pytest.approx([5.0, 4.0])
+    assert ax.get_ylim()[1] < 6
+
+
+def test_the_scale_is_logarithmic_where_the_range_is_wide():
+    for last, scale in ((9.0, "linear"), (0.1, "log")):
+        history = History([record(1, loss=10.0), record(2, loss=last)])
+        assert plots.convergence(history).get_yscale() == scale
 
 
 def test_losses_at_entry_stand_where_the_pass_before_ended():
@@ -82,11 +102,28 @@ def test_rivals_and_held_out_entries():
     )
     ax = plots.convergence(history)
     assert line(ax, "other start").get_ydata() == pytest.approx([5.5, 4.8])
-    assert line(ax, "held out").get_ydata() == pytest.approx([6.0, 5.0, 5.5])
+    assert "held out" not in [each.get_label() for each in ax.get_lines()]
+    held = ax.figure.axes[-1]
+    assert line(held, "held out").get_ydata() == pytest.approx([6.0, 5.0, 5.5])
+    assert held.get_ylim() == pytest.approx((5.5 - 0.56, 5.5 + 0.56))
+    assert held.get_xlim() == ax.get_xlim()
+    assert held.get_position().y1 < ax.get_position().y0
+    ax.figure.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    assert legend.y0 > ax.get_window_extent().y1
     far = History([record(i, loss=5.0 - i / 100, **{"rival 0": 4.9, "rival 1": 1e6}) for i in (1, 2, 3)])
     ax = plots.convergence(far)
     assert "far above" in ax.get_legend().get_texts()[-1].get_text()
-    assert ax.get_ylim()[1] < 6
+    assert ax.get_ylim() == pytest.approx((4.98 - 0.0112, 4.98 + 0.0112))
+
+
+def test_held_out_entries_in_axes_that_are_placed_by_hand():
+    figure = plt.figure()
+    ax = figure.add_axes((0.2, 0.2, 0.6, 0.6))
+    plots.convergence(History([record(1, loss=5.0, holdout=0.5), record(2, loss=4.0, holdout=0.4)]), ax=ax)
+    box, held = ax.get_position(), figure.axes[-1].get_position()
+    assert (held.y0, box.y1) == pytest.approx((0.2, 0.8))
+    assert held.y1 < box.y0
 
 
 def test_convergence_of_nothing_and_of_what_has_none():
@@ -108,6 +145,15 @@ def test_components(model, kind):
             assert [bar.get_height() for bar in ax.patches] == pytest.approx(row)
         else:
             assert ax.get_lines()[0].get_ydata() == pytest.approx(row)
+
+
+def test_spectra_are_drawn_in_the_order_of_their_coordinate():
+    H = np.array([[1.0, 2.0, 3.0]])
+    days = np.array(["2024-03-01", "2024-01-01", "2024-02-01"], dtype="datetime64[D]")
+    (ax,) = plots.components(H, kind="spectra", coordinate=days)
+    assert ax.get_lines()[0].get_ydata() == pytest.approx([2.0, 3.0, 1.0])
+    ax.figure.canvas.draw()
+    assert 2 <= len(ax.get_xticks()) <= 6
 
 
 def test_many_bars_are_one_shape():

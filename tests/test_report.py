@@ -198,6 +198,78 @@ def test_maps_are_read_panel_by_panel(tmp_path, monkeypatch):
     assert (maps._read(W, tiles, np.array([0])) == image[:1, ::3, ::3]).all()
 
 
+def scene(n_dates, n_bands, names):
+    """A stack of two components under clouds, with a corner that was never seen and an empty band."""
+    import xarray as xr
+
+    rng = np.random.default_rng(0)
+    V = np.einsum("kyx,ktb->tbyx", rng.random((2, 6, 8)), rng.random((2, n_dates, n_bands)))
+    V = np.ceil(V * 1000).astype("u2")
+    V[rng.random(V.shape) < 0.1] = 0
+    V[..., :2, :3] = 0
+    V[-1, 0] = 0
+    dates = np.datetime64("2024-01-01", "ns") + np.arange(n_dates) * np.timedelta64(30, "D")
+    coords = {"time": dates, "band": names}
+    return xr.DataArray(
+        V, dims=("time", "band", "y", "x"), coords=coords, attrs={"_FillValue": 0, "scale_factor": 1e-4}
+    )
+
+
+@pytest.fixture(scope="module")
+def cloudy(tmp_path_factory):
+    pytest.importorskip("xarray")
+    from dasknmf.stacks import StackNMF
+
+    path = tmp_path_factory.mktemp("cloudy") / "run.zarr"
+    model = StackNMF(2, random_state=0, max_iter=3, tol=0)
+    with pytest.warns(UserWarning, match="6 rows and 1 columns of X have nothing observed"):
+        model.fit(scene(4, 2, ["red", "nir"]), checkpoint=path, holdout=0.05)
+    return open_run(path)
+
+
+def test_what_is_missing_is_told(cloudy):
+    assert (cloudy.n_unobserved_samples, cloudy.n_unobserved_features) == (6, 1)
+    shown = Page(page(cloudy)).text
+    told = CliRunner().invoke(main, ["info", str(cloudy.store.root)]).output
+    for text in (shown, " ".join(told.replace(": ", " ").split())):
+        assert "6 of 48 samples have nothing observed" in text
+        assert "1 of 8 features have nothing observed" in text
+        assert "missing nodata 0" in text
+        assert "scale 0.0001" in text
+        assert "hidden from the fit 5 % of the entries" in text
+        assert text.count("y 6 × x 8") == text.count("time 4 × band 2") == 1
+        assert "layout" not in text
+
+
+def test_pixels_with_nothing_observed_are_grey(cloudy):
+    drawn = maps.maps_of(cloudy, np.array([1]))
+    unseen = np.isnan(drawn[0])
+    assert unseen[:2, :3].all()
+    assert unseen.sum() == 6
+    assert drawn[0][~unseen] == pytest.approx(cloudy.layout.images(cloudy.W.compute())[1][~unseen])
+
+
+def test_features_of_a_stack_are_lines_or_an_image(cloudy):
+    from dasknmf.report import figures
+
+    drawn = figures.spectrum(cloudy.H[0], cloudy.layout)
+    assert "<image" not in drawn
+    assert "<!-- Feb -->" in drawn  # dates below the lines
+    assert "<!--  red -->" in drawn
+    many = layout_of(scene(7, 7, [f"B{i}" for i in range(7)]))
+    drawn = figures.spectrum(np.random.default_rng(0).random(49), many)
+    assert "<image" in drawn
+    assert "<!-- B6 -->" in drawn
+    spectral = layout_of(scene(1, 3, [400.0, 900.0, 1400.0]).isel(time=0, drop=True))
+    assert "<!-- 1400 -->" in figures.spectrum(np.ones(3), spectral)
+
+
+def layout_of(stack):
+    from dasknmf.inputs.stack import Stack
+
+    return Stack(stack).layout
+
+
 def test_a_page_with_maps(tmp_path, low_rank):
     layouts = pytest.importorskip("dasknmf.layout", reason="maps need the layout of a stack")
     layout = layouts.Layout(

@@ -484,8 +484,10 @@ def test_weights_on_dims_go_to_rows_and_columns():
     obj = scene()
     layout = Stack(obj.chunk(y=8, x=60)).layout
     tall = obj.isel(time=0, band=0, drop=True)
-    np.testing.assert_array_equal(_ordered(tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0])
+    np.testing.assert_array_equal(
+        _ordered("sample_weight", tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0]
+    )
     wide = obj.isel(y=0, x=0, drop=True)
-    np.testing.assert_array_equal(_ordered(wide.T, layout), wide.to_numpy().reshape(-1))
+    np.testing.assert_array_equal(_ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
-        _ordered(obj.isel(y=0, x=0, band=0), layout)
+        _ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

@@ -98,7 +98,7 @@ def test_a_start_that_fails_costs_its_reads_only(counts, monkeypatch, init, plai
 @pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0)])
 def test_a_feature_that_the_sample_missed_is_fitted(counts, solver, beta):
     V = counts[:, :39].copy()
-    drawn = random.uniform_rows(0, random.DRAW_STREAM, 0, len(V)) < 0.1
+    drawn = random.uniform_rows(0, random.DRAW_STREAM, np.arange(len(V))) < 0.1
     rare = np.zeros((len(V), 1))
     outside = np.flatnonzero(~drawn)[::9]
     rare[outside, 0] = 3.0 * V[outside, 0]
@@ -123,7 +123,7 @@ def test_a_feature_that_the_sample_missed_is_fitted(counts, solver, beta):
 def test_rows_unlike_the_sample_are_seen_in_the_first_pass(counts, monkeypatch):
     """A donor with programs of its own, none of whose rows were drawn: H is fitted once more."""
     V = counts.copy()
-    numbers = random.uniform_rows(0, random.DRAW_STREAM, 0, len(V))
+    numbers = random.uniform_rows(0, random.DRAW_STREAM, np.arange(len(V)))
     share = 0.05
     rng = np.random.default_rng(1)
     strange = np.flatnonzero(numbers[:120] >= share)
@@ -289,10 +289,10 @@ def test_penalties_reach_the_sample(counts):
 
 @pytest.mark.parametrize("parts", [1, 3, 50])
 def test_uniform_numbers_depend_on_the_row_alone(parts):
-    whole = random.uniform_rows(7, random.DRAW_STREAM, 0, 1001)
+    whole = random.uniform_rows(7, random.DRAW_STREAM, np.arange(1001))
     edges = np.linspace(0, 1001, parts + 1).astype(int).tolist()
     pieces = [
-        random.uniform_rows(7, random.DRAW_STREAM, first, stop - first)
+        random.uniform_rows(7, random.DRAW_STREAM, np.arange(first, stop))
         for first, stop in itertools.pairwise(edges)
     ]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)

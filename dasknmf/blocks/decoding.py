@@ -30,14 +30,7 @@ class Decoder:
     def __init__(self, entries: Entries, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
         told = np.nan if entries.nodata is None else entries.nodata
         nodata = np.broadcast_to(np.asarray(told, np.float64), n_features)
-        self._has = ~np.isnan(nodata)
-        if stored.kind in "iu":
-            # A number that the dtype cannot hold is the value of no entry.
-            limits = np.iinfo(stored)
-            self._has &= (nodata >= limits.min) & (nodata <= limits.max) & (nodata == np.round(nodata))
-        elif stored.kind == "b":
-            self._has &= (nodata == 0) | (nodata == 1)
-        self._nodata = np.where(self._has, nodata, 0).astype(stored)
+        self._nodata, self._has = _as_stored(nodata, stored)
         self._scale = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.scale, dtype), n_features))
         self._offset = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.offset, dtype), n_features))
         self._nan = entries.nan
@@ -58,6 +51,21 @@ class Decoder:
         if stored.flags.c_contiguous:
             return int(_by_rows(stored, start, V, seen, *told))
         return int(_by_features(stored.T, start, V.T, seen.T, *told))
+
+
+def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The values as entries hold them, and which are there: one that the dtype cannot hold is of no entry."""
+    if stored.kind == "f":
+        with np.errstate(over="ignore"):
+            values = nodata.astype(stored)
+        return values, ~np.isnan(values) & (np.isfinite(values) | np.isinf(nodata))
+    least, most = (0, 1) if stored.kind == "b" else (np.iinfo(stored).min, np.iinfo(stored).max)
+    has = (nodata >= least) & (nodata <= np.float64(most)) & (nodata == np.round(nodata))
+    # The largest of 64 bits is no float64; the next one stands for it.
+    largest = has & (nodata == np.float64(most))
+    values = np.where(has & ~largest, nodata, 0).astype(stored)
+    values[largest] = most
+    return values, has
 
 
 @kernel
@@ -164,7 +172,7 @@ def weighted_total(left: np.ndarray, right: np.ndarray, lines: np.ndarray, along
 def hide(
     V: np.ndarray,
     seen: np.ndarray,
-    first: int,
+    places: np.ndarray,
     n_columns: int,
     transposed: bool,
     key: int,
@@ -175,7 +183,8 @@ def hide(
 ) -> int:
     """Take entries whose number is below a limit out of V; how many, and what they were.
 
-    The number of an entry is that of SplitMix64 [1]_ at its place in X: it depends on nothing else.
+    The number of an entry is that of SplitMix64 [1]_ at its place in X, of which rows' places are
+    a part: it depends on nothing else.
 
     References
     ----------
@@ -185,7 +194,7 @@ def hide(
     count = 0
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
-            row = np.uint64(first + i)
+            row = np.uint64(places[i])
             column = np.uint64(j)
             place = column * np.uint64(n_columns) + row if transposed else row * np.uint64(n_columns) + column
             z = np.uint64(key) + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -8,6 +8,9 @@ from typing import Literal
 import numpy as np
 import scipy.sparse
 
+from dasknmf import counters
+from dasknmf.layout import InOrder, Places
+
 Negatives = Literal["error", "clip", "mask"]
 
 
@@ -27,12 +30,15 @@ class Holdout:
         Columns of X.
     transposed : bool
         Whether V is Xᵀ.
+    rows : Places
+        Of V's rows.
     """
 
     share: float
     seed: int
     n_columns: int
     transposed: bool = False
+    rows: Places = InOrder()
 
     @property
     def key(self) -> np.uint64:
@@ -44,16 +50,18 @@ class Holdout:
 
     def hidden_rows(self, first: int, n_rows: int) -> np.ndarray:
         """Which rows of V, from `first` on, the hidden block of a sparse V has, shape (n_rows,)."""
-        return self._drawn(_COLUMNS if self.transposed else _ROWS, first, n_rows)
+        return self._drawn(_COLUMNS if self.transposed else _ROWS, self.places(first, n_rows))
 
     def hidden_columns(self, n_features: int) -> np.ndarray:
         """Which columns of V it has, shape (n_features,)."""
-        return self._drawn(_ROWS if self.transposed else _COLUMNS, 0, n_features)
+        return self._drawn(_ROWS if self.transposed else _COLUMNS, np.arange(n_features))
 
-    def _drawn(self, stream: int, first: int, length: int) -> np.ndarray:
-        generator = np.random.Philox(key=[self.seed, stream])
-        generator.advance(first // 4)
-        words = generator.random_raw(first % 4 + length)[first % 4 :]
+    def places(self, first: int, n_rows: int) -> np.ndarray:
+        """Those of rows of V from `first` on, shape (n_rows,), int64."""
+        return self.rows.places(first, first + n_rows)
+
+    def _drawn(self, stream: int, places: np.ndarray) -> np.ndarray:
+        words = counters.words(self.seed, stream, places)[:, 0]
         return np.asarray(words < np.uint64(int(self.share**0.5 * 2.0**64)))
 
 

@@ -110,7 +110,8 @@ class ObservedBlock:
         first = self.first + row
         hidden = None
         if self._entries.holdout is not None:
-            hidden = Hidden.taken(self._entries.holdout, V, seen, first)
+            places = self._entries.holdout.places(first, height)
+            hidden = Hidden.taken(self._entries.holdout, V, seen, places)
             n_seen -= len(hidden.values)
             if weights is not None and weights is not seen:
                 hidden.weights = weights[hidden.rows, hidden.columns].copy()
@@ -159,14 +160,14 @@ class Hidden:
         self.weights: np.ndarray | None = None
 
     @classmethod
-    def taken(cls, holdout: Holdout, V: np.ndarray, seen: np.ndarray, first: int) -> Hidden:
-        """Take them out of V and of what is seen."""
+    def taken(cls, holdout: Holdout, V: np.ndarray, seen: np.ndarray, places: np.ndarray) -> Hidden:
+        """Take them out of V and of what is seen; `places` are those of its rows."""
         room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
         rows, columns = np.empty(room, np.int32), np.empty(room, np.int32)
         values = np.empty(room, V.dtype)
         drawn: Any = (holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
         taken: Any = (rows, columns, values)
-        count = hide(V, seen, first, *drawn, *taken)
+        count = hide(V, seen, places, *drawn, *taken)
         return cls(rows[:count], columns[:count], values[:count])
 
 

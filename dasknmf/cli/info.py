@@ -31,6 +31,8 @@ def info(run: str, as_json: bool) -> None:
         "params": opened.params,
         "environment": opened.environment,
         "n_iter": opened.n_iter,
+        "n_unobserved_samples": opened.n_unobserved_samples,
+        "n_unobserved_features": opened.n_unobserved_features,
         "last": None if last is None else asdict(last),
     }
     click.echo(json.dumps(content, indent=2))

@@ -6,7 +6,14 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from dasknmf.about import last_with_loss, layout_facts, loss_named, preparation_facts, status_of
+from dasknmf.about import (
+    last_with_loss,
+    layout_facts,
+    loss_named,
+    preparation_facts,
+    status_of,
+    warnings_of,
+)
 
 
 def summary(run: Any) -> str:
@@ -31,4 +38,5 @@ def summary(run: Any) -> str:
             lines.append(f"loss D(V | WH): {last.loss:.8g}   {where}")
             if "holdout" in last.measures:
                 lines.append(f"loss of held-out entries: {last.measures['holdout']:.8g}")
+    lines += [f"warning: {warning}" for warning in warnings_of(run) if warning != advice]
     return "\n".join([*lines, advice])

@@ -7,7 +7,7 @@ from dasknmf.inputs.names import feature_names, renamed
 from dasknmf.inputs.opening import opened
 from dasknmf.inputs.preparation import Preparation
 from dasknmf.inputs.prepared import Prepared, steps_of
-from dasknmf.inputs.sources import is_chunked, rather_transposed, source_of
+from dasknmf.inputs.sources import is_chunked, places_of, rather_transposed, source_of
 from dasknmf.inputs.sparse import canonical
 from dasknmf.inputs.stack import Stack, open_stack
 
@@ -24,6 +24,7 @@ __all__ = [
     "open_anndata",
     "open_stack",
     "opened",
+    "places_of",
     "rather_transposed",
     "renamed",
     "row_bytes_of",

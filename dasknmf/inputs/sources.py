@@ -16,6 +16,7 @@ from dasknmf.inputs.opening import in_chunks
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.inputs.prepared_source import PreparedSource
 from dasknmf.inputs.zarr_array import NamedArray, ZarrSource
+from dasknmf.layout import InOrder, Places
 
 _LARGE = 128 * 2**20
 
@@ -47,6 +48,14 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
     if transposed:
         X = X.T
     return DaskSource(X) if isinstance(X, da.Array) else MemorySource(X)
+
+
+def places_of(X: Any, *, transposed: bool = False) -> Places:
+    """Of the rows of V = X, or of Xᵀ, whatever is done to X in every read."""
+    while isinstance(X, Prepared):
+        X = X.X
+    layout = X.layout if isinstance(X, Stored) and not transposed else None
+    return InOrder() if layout is None else layout.tiles
 
 
 def rather_transposed(X: Any, *, parity: bool) -> bool:

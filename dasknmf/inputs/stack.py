@@ -37,8 +37,11 @@ class Stack(Stored):
 
     Nothing is stacked or rechunked. Rows go tile by tile over the sample dims, in raster order inside of a
     tile; a tile is one or several of the chunks that the stack has (of a dataset whose variables have
-    different chunks, along the sample dims as many as it takes for all to end in the same place). Columns
-    go through the feature dims in the order of the stack, the last one the fastest; of a dataset the
+    different chunks, along the sample dims as many as it takes for all to end in the same place). What is
+    drawn for a pixel (its start, whether it is in a sample, what of it is held out) goes by its place in the
+    raster, so results are the same but for rounding however the stack is cut.
+
+    Columns go through the feature dims in the order of the stack, the last one the fastest; of a dataset the
     variables come first.
 
     Parameters

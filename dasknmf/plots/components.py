@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import check_image, factor_of, names_of, titles_of
+from dasknmf.plots.given import abscissa_of, check_image, factor_of, names_of, titles_of
 
 _KINDS = ("bars", "spectra", "images")
 _NAMED = 16
@@ -34,7 +34,8 @@ def components(
     image_shape : tuple of int
         Rows and columns, for images: their product is n_features.
     coordinate : array of shape (n_features,), optional
-        The abscissa of spectra, such as wavelengths or dates.
+        The abscissa of spectra, such as wavelengths or dates; that of the stack if not given, where the
+        source is a run of one.
     labels : sequence of str, optional
         A title for each component of `source`.
     feature_names : sequence of str, optional
@@ -69,6 +70,8 @@ def components(
             "give as many."
         )
     names = names_of(source, feature_names, n_features) if kind == "bars" else None
+    if kind == "spectra" and coordinate is None:
+        coordinate = abscissa_of(source)
     axes = style.panels(shown, ax, size=(2.2, 2.4) if kind == "images" else (2.8, 1.9))
     for component, panel in enumerate(axes):
         style.title(panel, titles[component])
@@ -77,9 +80,7 @@ def components(
             style.image(panel, row.reshape(image_shape), style.FACES, 0.0, style.top_of(row))
             continue
         if kind == "spectra":
-            x = np.arange(n_features) if coordinate is None else np.asarray(coordinate)
-            panel.plot(x, row, color=style.BLUE, lw=1.3)
-            panel.margins(x=0.02)
+            style.curve(panel, coordinate, row, color=style.BLUE, lw=1.3)
         else:
             _bars(panel, row, names)
         panel.set_ylim(0, float(row.max(initial=0)) * 1.06 or 1.0)

@@ -11,15 +11,19 @@ from dasknmf.history import Record
 from dasknmf.plots import style
 from dasknmf.plots.given import records_of
 
+_WIDE = 5.0
+"""The largest over the smallest loss, above which a scale is logarithmic."""
+_FLAT = 1e-4
+"""Relative changes of a loss below which a curve is a line, and its ticks would be rows of digits."""
 _AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
 
 
 def convergence(
     source: Any, *, against: Literal["iteration", "reads", "seconds"] = "iteration", ax: Any = None
 ) -> Any:
-    """The loss, on a logarithmic scale, with the phases behind it.
+    """The loss, with the phases behind it, and below it the loss of held-out entries where there are any.
 
-    A pass with β ≠ 2 tells the loss of the pair that entered it: that stands where the pass before ended.
+    Each has the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells the loss of the pair that entered it: that stands where the pass before ended.
 
     Parameters
     ----------
@@ -27,10 +31,12 @@ def convergence(
     against : {"iteration", "reads", "seconds"}, default="iteration"
         The abscissa: exact passes (passes of the start stand narrowly left of 0), reads of V, or wall time.
     ax : Axes, optional
+        Both panels share what it covers.
 
     Returns
     -------
     Axes
+        Of the loss; the panel of held-out entries is the last of its figure's.
 
     Raises
     ------
@@ -40,27 +46,40 @@ def convergence(
     if against not in _AXES:
         raise ValueError(f"against is {against!r}; it must be one of {list(_AXES)}: choose one.")
     records = records_of(source)
-    ax = style.panels(1, ax, size=(6.0, 3.6))[0]
+    held = [record.measures.get("holdout") for record in records]
+    parted = any(value is not None for value in held)
+    ax = style.panels(1, ax, size=(6.0, 4.6 if parted else 3.6))[0]
     ends = _ends(records, against)
-    _phases(ax, records, ends)
     at = _places(records, ends)
-    _line(ax, at, [record.loss for record in records], style.BLUE, "loss")
-    _line(ax, at, [record.measures.get("holdout") for record in records], style.ORANGE, "held out")
+    _phases(ax, records, ends, named=True)
+    losses = [record.loss for record in records]
+    drawn = _line(ax, at, losses, style.BLUE, "loss")
     _close(ax, records, at)
-    style.plain(ax)
-    ax.set_xlabel(_AXES[against], fontsize=9)
-    ax.set_ylabel("D(V | WH)", fontsize=9)
-    if any(record.loss is not None and record.loss > 0 for record in records):
-        ax.set_yscale("log")
+    if drawn:
+        _range(ax, drawn)
         _rivals(ax, records, ends)
         _few_ticks(ax)
+    style.plain(ax)
+    ax.set_ylabel("D(V | WH)", fontsize=9)
+    lowest = ax
+    if parted:
+        # The values are of another number of entries: on one axis neither curve would have a shape.
+        lowest = _below(ax)
+        _phases(lowest, records, ends, named=False)
+        drawn = _line(lowest, at, held, style.ORANGE, "held out")
+        if drawn:
+            _range(lowest, drawn)
+            _few_ticks(lowest)
+        style.plain(lowest)
+        lowest.set_ylabel("held out", fontsize=9, color=style.ORANGE)
+        ax.tick_params(axis="x", labelbottom=False)
+    lowest.set_xlabel(_AXES[against], fontsize=9)
     if against == "iteration" and len(ends):
         last = max(int(ends[-1]), 1)
         step = max(1, -(-last // 8))
         step = next(nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if nice >= step)
         ax.set_xticks(np.arange(0, last + 1, step))
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=8)
+    _legend(ax)
     return ax
 
 
@@ -83,30 +102,57 @@ def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
     return np.where(entered, begins, ends)
 
 
-def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
+def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray, *, named: bool) -> None:
     """Bands of what is not an exact pass, one for each phase that follows another."""
     begin = 0.0
     if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
         begin = float(2 * ends[0] - ends[1])
-    shades = {"closing": 0.10}
+    shades = {"closing": 0.08}
     told = set()
     for index, record in enumerate(records):
         last = index + 1 == len(records) or records[index + 1].phase != record.phase
         if not last:
             continue
         if record.phase != "exact" and ends[index] > begin:
-            shade = shades.setdefault(record.phase, 0.18 + 0.10 * (len(shades) % 3))
-            label = None if record.phase in told else record.phase
+            shade = shades.setdefault(record.phase, 0.06 + 0.10 * (len(shades) % 3))
+            label = record.phase if named and record.phase not in told else None
             ax.axvspan(begin, ends[index], color="0.5", alpha=shade, lw=0, label=label)
             told.add(record.phase)
         begin = float(ends[index])
 
 
-def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> None:
-    known = [(x, y) for x, y in zip(at, values, strict=True) if y is not None and y > 0]
+def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> list[float]:
+    """A curve of the values that are known; these."""
+    # Of two losses of one pair, that of the pass which it entered is the one without rounding.
+    known = list({x: y for x, y in zip(at, values, strict=True) if y is not None and y > 0}.items())
     if known:
         marker = "o" if len(known) <= 30 else None
         ax.plot(*zip(*known, strict=True), color=colour, lw=1.6, marker=marker, ms=3.5, label=label, zorder=3)
+    return [y for _, y in known]
+
+
+def _below(ax: Any) -> Any:
+    """New Axes in the lower part of what these cover, with their abscissa."""
+    place = ax.get_subplotspec()
+    if place is not None:
+        upper, lower = place.subgridspec(2, 1, height_ratios=(3, 2))
+        ax.set_subplotspec(upper)
+        return ax.figure.add_subplot(lower, sharex=ax)
+    left, bottom, width, height = ax.get_position().bounds
+    ax.set_position((left, bottom + 0.48 * height, width, 0.52 * height))
+    return ax.figure.add_axes((left, bottom, width, 0.36 * height), sharex=ax)
+
+
+def _range(ax: Any, values: Sequence[float]) -> None:
+    """From the smallest to the largest of the values, and a little more; what is below notice is flat."""
+    low, high = min(values), max(values)
+    if high / low > _WIDE:
+        ax.set_yscale("log")
+        margin = (high / low) ** 0.06
+        ax.set_ylim(low / margin, high * margin)
+    else:
+        middle, half = (low + high) / 2, max(0.56 * (high - low), _FLAT * high)
+        ax.set_ylim(middle - half, middle + half)
 
 
 def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
@@ -120,9 +166,10 @@ def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
     last = records[compared[-1]].measures
     names = sorted(name for name in last if name.startswith("rival "))
     winner = min(names, key=lambda name: last[name])
-    low, high = np.log(ax.get_ylim())
-    limit = np.exp(high + 0.6 * (high - low))
-    label = "other start"
+    low, high = ax.get_ylim()
+    log = ax.get_yscale() == "log"
+    limit = high * (high / low) ** 0.3 if log else high + 0.3 * (high - low)
+    label, top = "other start", high
     for name in names:
         points = [(ends[i], records[i].measures.get(name, np.nan)) for i in compared]
         points = [(x, y) for x, y in points if np.isfinite(y) and y > 0]
@@ -130,10 +177,13 @@ def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
             continue
         lowest = min(y for _, y in points)
         if lowest > limit:
-            label = f"other start: {lowest:.3g}, far above"
+            told = f"other start: {lowest:.3g}, far above"
+            ax.plot([], [], color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=told)
+            continue
         ax.plot(*zip(*points, strict=True), color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=label)
-        ax.set_ylim(np.exp(low), max(np.exp(high), min(limit, max(y for _, y in points) * 1.02)))
+        top = max(top, min(limit, max(y for _, y in points) * 1.02))
         label = "_"
+    ax.set_ylim(low, top)
 
 
 def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> None:
@@ -154,12 +204,33 @@ def _few_ticks(ax: Any) -> None:
     )
 
     low, high = ax.get_ylim()
-    if high / low > 5:
+    if ax.get_yscale() == "log":
         subs = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
         ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
         ax.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
     else:
         ax.yaxis.set_major_locator(MaxNLocator(5))
-        ax.yaxis.set_major_formatter(ScalarFormatter(useMathText=True))
+        ax.yaxis.set_major_formatter(ScalarFormatter(useMathText=True, useOffset=False))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.offsetText.set_fontsize(8)
+
+
+def _legend(ax: Any) -> None:
+    """Above the panel, where it covers nothing: there also the power of ten of the axis has its place."""
+    from matplotlib.transforms import ScaledTranslation
+
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 1:
+        above = ax.transAxes + ScaledTranslation(0, 10 / 72, ax.figure.dpi_scale_trans)
+        ax.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            bbox_transform=above,
+            ncols=2,
+            frameon=False,
+            fontsize=8,
+            borderaxespad=0,
+            columnspacing=1.2,
+        )

@@ -51,6 +51,24 @@ def factor_of(source: Any) -> np.ndarray:
     return matrix(source, "H")
 
 
+def coordinate_of(layout: Any, dim: str) -> np.ndarray | None:
+    """Numbers or dates along a feature dim of a layout, where it has them: an abscissa."""
+    coordinate = layout.coords.get(dim)
+    if coordinate is None or coordinate.dims != (dim,) or coordinate.values.dtype.kind not in "iufM":
+        return None
+    values = np.asarray(coordinate.values)
+    known = ~np.isnat(values) if values.dtype.kind == "M" else np.isfinite(values)
+    return values if known.all() else None
+
+
+def abscissa_of(source: Any) -> np.ndarray | None:
+    """The coordinate of the features of a run of a stack, where they lie along one dim."""
+    layout = getattr(opened(source), "layout", None)
+    if layout is None or len(layout.feature_dims) != 1:
+        return None
+    return coordinate_of(layout, layout.feature_dims[0])
+
+
 def names_of(source: Any, given: Any, n_features: int) -> np.ndarray | None:
     """Names of the features, as they are given or else as the source knows them.
 

@@ -10,6 +10,8 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 """Of Okabe and Ito: told apart by colour-blind readers, and in grey."""
 PALE = "0.55"
 """Of what stands behind the data; visible on white and on black."""
+LINES = (BLUE, ORANGE, GREEN, PINK, "#e69f00", PALE)
+"""Of curves in one panel."""
 MAPS, FACES, RESIDUALS = "viridis", "gray", "PuOr"
 _NOT_THERE = "0.75"
 """Pixels without a value."""
@@ -66,6 +68,26 @@ def named_ticks(axis: Any, at: Any, names: Any, **options: Any) -> None:
     axis.set_ticks(at)
     for label in axis.set_ticklabels([str(name) for name in names], **options):
         label.set_parse_math(False)
+
+
+def curve(ax: Any, coordinate: Any, values: np.ndarray, **options: Any) -> None:
+    """Values along a coordinate, in its order; along their numbers where there is none."""
+    x = np.arange(len(values)) if coordinate is None else np.asarray(coordinate)
+    order = np.argsort(x, kind="stable")
+    ax.plot(x[order], values[order], **options)
+    ax.margins(x=0.02)
+    if x.dtype.kind == "M":
+        dated(ax)
+
+
+def dated(ax: Any) -> None:
+    """Few ticks on an axis of dates, each as short as it can be told."""
+    from matplotlib import dates
+
+    locator = dates.AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    ax.xaxis.get_offset_text().set_fontsize(7)
 
 
 def colours(name: str) -> Any:

@@ -39,8 +39,8 @@ table.facts th { text-align: left; font-weight: normal; color: var(--soft); widt
 table.facts td { overflow-wrap: anywhere; }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .passes th, .passes td { text-align: right; white-space: nowrap; }
-figure { margin: .6rem 0; max-width: 640px; }
-figure + .wide { max-width: 640px; }
+figure { margin: .6rem 0; max-width: 560px; }
+figure + .wide { max-width: 560px; }
 figure svg, .card svg { width: 100%; }
 svg, img { display: block; max-width: 100%; height: auto; }
 img { width: 100%; image-rendering: pixelated; border-radius: 4px; margin-bottom: .4rem; }

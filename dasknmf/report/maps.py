@@ -19,7 +19,9 @@ _TRIES = 3
 def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
     """Every so many pixels of some components' maps, shape (chosen, rows, columns).
 
-    None where W's rows are no pixels of one image, or a running fit was faster than the reading.
+    NaN in pixels with nothing observed. A run keeps how many these are, not where: they are among those
+    with zeros in all components, and nothing else tells them apart from the rest of these. None where W's
+    rows are no pixels of one image, or a running fit was faster than the reading.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
         return None
     for _ in range(_TRIES):
         try:
-            return _read(run.W, layout.tiles, chosen)
+            return _read(run.W, layout.tiles, chosen, masked=run.n_unobserved_samples > 0)
         except RunDamagedError:
             if run.status != "running":
                 raise
@@ -40,7 +42,7 @@ def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _read(W: Any, tiles: Any, chosen: np.ndarray) -> np.ndarray:
+def _read(W: Any, tiles: Any, chosen: np.ndarray, *, masked: bool = False) -> np.ndarray:
     step = max(1, max(tiles.shape) // _SIDE)
     shape = tuple(-(-length // step) for length in tiles.shape)
     maps = np.full((len(chosen), *shape), np.nan, W.dtype)
@@ -55,7 +57,10 @@ def _read(W: Any, tiles: Any, chosen: np.ndarray) -> np.ndarray:
             block = np.concatenate([left, block]) if len(left) else block
         pixels = block[tile.start - first : tile.stop - first].reshape(*tile.shape, -1)
         begin = [-part.start % step for part in tile.slices]
-        thinned = pixels[begin[0] :: step, begin[1] :: step][..., chosen]
+        seen = pixels[begin[0] :: step, begin[1] :: step]
+        thinned = seen[..., chosen]
+        if masked:
+            thinned[~seen.any(axis=-1)] = np.nan
         row, column = (-(-part.start // step) for part in tile.slices)
         maps[:, row : row + thinned.shape[0], column : column + thinned.shape[1]] = np.moveaxis(
             thinned, -1, 0

@@ -145,16 +145,9 @@ def _card(run: Any, component: int, row: np.ndarray, share: float, drawn: np.nda
     if drawn is not None:
         parts.append(figures.picture(drawn, style.MAPS, f"map of component {component}"))
     layout, names = getattr(run, "layout", None), run.feature_names
-    if layout is not None and len(layout.feature_shape) == 2 and min(layout.feature_shape) > 1:
-        parts.append(figures.picture(row.reshape(layout.feature_shape), style.FACES, _over(layout)))
-        parts.append(f'<p class="soft">{escape(_over(layout))}</p>')
-    elif names is None or layout is not None:
-        parts.append(figures.spectrum(row, None))
+    if names is None or layout is not None:
+        parts.append(figures.spectrum(row, layout))
     if names is not None and layout is None:
         leading = leading_of(row, _LEADING)
         parts.append(html.bars((str(names[feature]), float(row[feature])) for feature in leading))
     return f'<div class="card">{"".join(parts)}</div>'
-
-
-def _over(layout: Any) -> str:
-    return " × ".join(map(str, layout.feature_dims))

@@ -35,8 +35,6 @@ class Terms:
         About how many groups of features have one mask; None: unknown.
     hidden : bool
         Whether entries are hidden, whose loss is told.
-    only_hidden : bool
-        Whether these are all that a fit does not see.
     hidden_columns : ndarray of bool of shape (n_features,) or None
         Of the block that is hidden, where V is sparse.
     column_weights : ndarray of shape (n_features,) or None
@@ -50,7 +48,6 @@ class Terms:
     masked: bool = False
     groups: int | None = None
     hidden: bool = False
-    only_hidden: bool = False
     hidden_columns: np.ndarray | None = None
     column_weights: np.ndarray | None = None
     fixed: np.ndarray | None = None
@@ -72,9 +69,8 @@ class Terms:
         """Whether a quadratic pass has a Gram matrix for each row."""
         if self.hidden_columns is not None:
             return True
-        # Few entries are hidden, each for itself: filling them in costs next to nothing.
         patience = _IN_MEMORY if self.in_memory else 1
-        return self.masked and not self.only_hidden and by_rows_pays(k, n_features, self.groups, patience)
+        return self.masked and by_rows_pays(k, n_features, self.groups, patience)
 
     def quadratic(
         self,

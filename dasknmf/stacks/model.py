@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from sklearn.exceptions import NotFittedError
@@ -135,7 +136,8 @@ class StackNMF:
             As for `NMF.fit`: where every pass is committed, where the stack is kept near the workers.
         **options
             Others of `NMF.fit`. `sample_weight` and `feature_weight` may be DataArrays over the sample dims
-            and the feature dims; arrays are in the order of V's rows and columns.
+            and the feature dims. Arrays, NumPy or Dask, have a row for each pixel in raster order, as in
+            ``stack.transpose(*sample_dims, *feature_dims)`` reshaped, however the stack is chunked.
 
         Returns
         -------
@@ -156,7 +158,7 @@ class StackNMF:
             overwrite=overwrite,
             stage=stage,
             callbacks=callbacks,
-            **{name: _ordered(value, stack.layout) for name, value in options.items()},
+            **{name: _ordered(name, value, stack.layout) for name, value in options.items()},
         )
         return self._take(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
@@ -313,10 +315,14 @@ class StackNMF:
         return self.layout
 
 
-def _ordered(value: Any, layout: Layout) -> Any:
-    """Weights on the dims of the stack as a vector in the order of V's rows or columns."""
+_OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
+"""Options of a fit that have a row for each pixel."""
+
+
+def _ordered(name: str, value: Any, layout: Layout) -> Any:
+    """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
     if not isinstance(value, xr.DataArray):
-        return value
+        return _by_rows(name, value, layout) if name in _OF_PIXELS else value
     if set(value.dims) == set(layout.sample_dims):
         return arrays.rows_of(value, layout)
     if set(value.dims) == set(layout.feature_dims):
@@ -325,6 +331,21 @@ def _ordered(value: Any, layout: Layout) -> Any:
         f"a weight has the dims {list(value.dims)}; those of pixels are {list(layout.sample_dims)}, those of "
         f"features {list(layout.feature_dims)}: give one over either."
     )
+
+
+def _by_rows(name: str, value: Any, layout: Layout) -> Any:
+    """Rows in raster order as those of V."""
+    if value is None or layout.tiles.in_order:
+        return value
+    value = np.asarray(value) if name == "sample_weight" else value
+    if not isinstance(value, (np.ndarray, da.Array)):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}, whose rows cannot be taken in the order of the stack's "
+            "tiles: give a NumPy or Dask array."
+        )
+    if len(value) != layout.n_samples:
+        return value  # refused where it is compared with V
+    return value[layout.tiles.places(0, layout.n_samples)]
 
 
 def _place(path: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.blocks.base import RowRange, Tile
+from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.starts import random, survey
 
@@ -55,7 +56,7 @@ class RangeFinder:
     def prepare(self, state: State) -> np.ndarray:
         if "Q" in state:
             return state["Q"].astype(self.dtype)
-        omega = random.normal_rows(self.seed, random.OMEGA_STREAM, 0, self.n_features, self.width)
+        omega = random.normal_rows(self.seed, random.OMEGA_STREAM, np.arange(self.n_features), self.width)
         return np.ascontiguousarray(omega).astype(self.dtype)
 
     def tally(self) -> Tally:
@@ -147,7 +148,7 @@ class SignNorms:
         # The first pair has one sign only: its absolute values are kept whole.
         H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
         mean = float(state["mean"])
-        H = filled(H, self.fill, mean, self.seed, random.FILL_H_STREAM, 0)
+        H = filled(H, self.fill, mean, self.seed, random.FILL_H_STREAM, np.arange(self.k))
         signs = np.where(kept == 0, 1.0, -1.0)
         small = {
             "to_U": state["to_U"],
@@ -168,6 +169,7 @@ class Lift:
     k: int
     fill: Fill
     seed: int
+    rows: Places = InOrder()
 
     name = "start"
     reads_data = False
@@ -187,14 +189,15 @@ class Lift:
         W = np.maximum(U * small["signs"], 0.0) * small["scales"]
         W[:, 0] = np.sqrt(small["S"][0]) * np.abs(U[:, 0])
         mean = float(small["mean"])
-        rows["W"][:] = filled(W, self.fill, mean, self.seed, random.FILL_W_STREAM, tile.first)
+        places = self.rows.places(tile.first, tile.first + len(W))
+        rows["W"][:] = filled(W, self.fill, mean, self.seed, random.FILL_W_STREAM, places)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         return survey.kept(state) | {"H": state["H"]}, Outcome()
 
 
-def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, first: int) -> np.ndarray:
-    """F with entries below scikit-learn's cutoff replaced as `fill` says."""
+def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, places: np.ndarray) -> np.ndarray:
+    """F with entries below scikit-learn's cutoff replaced as `fill` says; `places` are those of its rows."""
     F[F < _CUTOFF] = 0.0
     zeros = F == 0.0
     if fill == "mean":
@@ -202,7 +205,7 @@ def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, first
     elif fill == "floor":
         F[zeros] = mean / 100
     elif fill == "random":
-        drawn = np.abs(mean * random.normal_rows(seed, stream, first, *F.shape) / 100)
+        drawn = np.abs(mean * random.normal_rows(seed, stream, places, F.shape[1]) / 100)
         F[zeros] = drawn[zeros]
     return F
 

@@ -1,8 +1,8 @@
 """The random start: |√(mean(V) / k) · z| with z standard normal, as scikit-learn scales it.
 
-Row r's numbers depend on the seed and on r only, through a counter-based generator: they are the
-same for any panels, scheduler or order of tasks. They are not scikit-learn's own numbers, which
-come from one sequential stream.
+Numbers of a row depend on the seed and on its place in X only, through a counter-based generator: they
+are the same for any panels, tiles, scheduler or order of tasks. They are not scikit-learn's own numbers,
+which come from one sequential stream.
 """
 
 from __future__ import annotations
@@ -13,43 +13,41 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from dasknmf import counters
 from dasknmf.blocks.base import RowRange
+from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.starts import survey
 
 W_STREAM, H_STREAM, OMEGA_STREAM, FILL_W_STREAM, FILL_H_STREAM, DRAW_STREAM = range(6)
 TRIAL_STREAM = 16
 """The first of as many streams as a start tries."""
-_WORDS = 4  # 64-bit words that one step of Philox's counter gives
+_ALIGNED = 4
+"""Rows begin at multiples of so many words."""
 
 
-def normal_rows(seed: int, stream: int, first: int, n_rows: int, k: int) -> np.ndarray:
-    """Standard normal numbers for rows first … first + n_rows − 1.
+def normal_rows(seed: int, stream: int, places: np.ndarray, k: int) -> np.ndarray:
+    """Standard normal numbers for rows at these places.
 
     Parameters
     ----------
     seed, stream : int
         Together the key of the generator: streams of one seed are independent.
-    first, n_rows, k : int
+    places : ndarray of int of shape (n_rows,)
+    k : int
 
     Returns
     -------
     ndarray of shape (n_rows, k), float64
     """
-    steps = -(-k // _WORDS)
-    generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
-    generator.advance(first * steps)
-    words = generator.random_raw(n_rows * steps * _WORDS).reshape(n_rows, steps * _WORDS)[:, :k]
+    words = counters.words(seed, stream, places, -(-k // _ALIGNED) * _ALIGNED)[:, :k]
     # The upper 53 bits, centred in their cells: never 0 or 1, where the inverse is infinite.
     return np.asarray(ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53))
 
 
-def uniform_rows(seed: int, stream: int, first: int, n_rows: int) -> np.ndarray:
-    """One number in [0, 1) for each of rows first … first + n_rows − 1, float64."""
-    generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
-    generator.advance(first // _WORDS)
-    skipped = first % _WORDS
-    words = generator.random_raw(skipped + n_rows)[skipped:]
+def uniform_rows(seed: int, stream: int, places: np.ndarray) -> np.ndarray:
+    """One number in [0, 1) for each of the rows at these places, float64."""
+    words = counters.words(seed, stream, places)[:, 0]
     return np.asarray((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
@@ -61,6 +59,7 @@ class RandomStart:
     k: int
     n_features: int
     dtype: np.dtype
+    rows: Places = InOrder()
 
     name = "start"
     reads_data = False
@@ -77,10 +76,11 @@ class RandomStart:
 
     def tile(self, tile: RowRange, rows: Rows, small: float, tally: Tally) -> None:
         W = rows["W"]
-        W[:] = np.abs(small * normal_rows(self.seed, W_STREAM, tile.first, len(W), self.k))
+        places = self.rows.places(tile.first, tile.first + len(W))
+        W[:] = np.abs(small * normal_rows(self.seed, W_STREAM, places, self.k))
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        drawn = normal_rows(self.seed, H_STREAM, 0, self.k, self.n_features)
+        drawn = normal_rows(self.seed, H_STREAM, np.arange(self.k), self.n_features)
         H = np.abs(self._scale(state) * drawn).astype(self.dtype)
         return survey.kept(state) | {"H": H}, Outcome()
 

@@ -1,6 +1,6 @@
 """The sample start: H is fitted to rows drawn from all over V in one read, and V's own passes finish.
 
-Row r is drawn if a number that depends on the seed and on r alone is below the share that fits into
+A row is drawn if a number that depends on the seed and on its place alone is below the share that fits into
 `sample_bytes`: rows of real data are ordered by donor, date or place, so rows of a few chunks would be
 no sample. The first exact pass audits: it brings back fresh rows with their losses, and where stretches
 of V that cost far more than the sample hold much of the loss, H is fitted once more, to both, without
@@ -17,6 +17,7 @@ import numpy as np
 
 from dasknmf.blocks import matrix
 from dasknmf.blocks.base import Tile
+from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Drawn, Outcome, Phase, Rows, State, Tally
 from dasknmf.solvers import cold
 from dasknmf.starts import random, survey
@@ -25,7 +26,7 @@ from dasknmf.starts.trial import Trial
 _AUDITED = 0.25
 """Rows of the audit, in units of those of the sample."""
 _STRETCHES = 256
-"""Equal parts of V's rows, whatever its panels are."""
+"""Equal parts of V's rows by their places, whatever its panels are."""
 _FAR = 3.0
 """A stretch is unlike the sample where its rows cost this many times what the sample's do."""
 _MUCH = 0.05
@@ -42,6 +43,7 @@ class Draw:
     """Expected part of V's rows."""
     row_bytes: float
     """Of a row in memory, as V is stored: dense, or its nonzeros."""
+    rows: Places = InOrder()
 
     name = "sample"
     reads_data = True
@@ -63,15 +65,15 @@ class Draw:
 
     def more(self, tile: Tile, sample: Drawn) -> Drawn:
         """The sample with the rows of one more tile."""
-        drawn = drawn_from(tile, self.trial.seed, 0.0, self.share)
-        return sample.plus(drawn + tile.first, tile.take(drawn))
+        drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self.share)
+        return sample.plus(places, tile.take(drawn))
 
     def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
         tally["sample"] = self.more(tile, tally["sample"])
         tally["columns"] += tile.column_sums()
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        V = tally["sample"].values
+        V = tally["sample"].in_order().values
         columns = tally["columns"] / self.trial.n_rows
         if not V.shape[0]:  # a V of few rows and a small share
             V = columns[None].astype(self.trial.dtype)
@@ -83,11 +85,12 @@ class Draw:
         }, Outcome()
 
 
-def drawn_from(tile: Tile, seed: int, low: float, high: float) -> np.ndarray:
-    """Rows of a tile whose numbers are in [low, high), counted within the tile."""
-    n_rows = tile.rows.stop - tile.rows.start
-    numbers = random.uniform_rows(seed, random.DRAW_STREAM, tile.first, n_rows)
-    return np.flatnonzero((low <= numbers) & (numbers < high))
+def drawn_from(tile: Tile, rows: Places, seed: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a tile whose numbers are in [low, high): counted within the tile, and their places."""
+    places = rows.places(tile.first, tile.first + tile.rows.stop - tile.rows.start)
+    numbers = random.uniform_rows(seed, random.DRAW_STREAM, places)
+    drawn = np.flatnonzero((low <= numbers) & (numbers < high))
+    return drawn, places[drawn]
 
 
 @dataclass(frozen=True)
@@ -124,26 +127,26 @@ class Audited:
         self.phase.tile(tile, rows, inner, tally)
         tally["sample"] = self.draw.more(tile, tally["sample"])
         trial, share = self.draw.trial, self.draw.share
-        seen = drawn_from(tile, trial.seed, share, share + _AUDITED * share)
+        seen, places = drawn_from(tile, self.draw.rows, trial.seed, share, share + _AUDITED * share)
         if len(seen):
             V = tile.take(seen)
             P = rows["W"][seen].astype(np.float64) @ H
             # What is missing costs nothing.
             values = matrix.dense(V)
             losses = trial.loss.rows(np.where(np.isnan(values), np.maximum(P, eps), values), P, eps)
-            tally["audit"] = tally["audit"].plus(seen + tile.first, V)
-            tally["losses"] = tally["losses"].plus(seen + tile.first, losses[:, None])
+            tally["audit"] = tally["audit"].plus(places, V)
+            tally["losses"] = tally["losses"].plus(places, losses[:, None])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})
         # On an exact fit every loss is rounding, and none is far.
         rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
         expected = float(state["expected"]) + rounding * float(state["scale"]) / self.draw.trial.n_rows
-        far = self._far(tally["losses"], expected)
+        far = self._far(tally["losses"].in_order(), expected)
         if far.any():
-            sample = tally["sample"]
+            sample = tally["sample"].in_order()
             rows = [sample.values] if sample.parts else []
-            rows.append(tally["audit"].values[far])
+            rows.append(tally["audit"].in_order().values[far])
             after = cold.started(after, self.draw.trial.of_rows(matrix.stacked(rows), state["columns"]).H)
         return after, outcome
 

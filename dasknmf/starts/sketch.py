@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dasknmf.blocks.base import Tile
+from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Drawn, Outcome, Rows, State, Tally
 from dasknmf.starts.nndsvd import Projection
 from dasknmf.starts.sample import drawn_from
@@ -29,6 +30,7 @@ class Sketch:
 
     projection: Projection
     trial: Trial
+    rows: Places = InOrder()
 
     name = "sketch"
     reads_data = True
@@ -52,10 +54,10 @@ class Sketch:
 
     def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
         self.projection.tile(tile, rows, small, tally)
-        drawn = drawn_from(tile, self.trial.seed, 0.0, self._share)
-        tally["rows"] = tally["rows"].plus(drawn + tile.first, rows["R"][drawn])
+        drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self._share)
+        tally["rows"] = tally["rows"].plus(places, rows["R"][drawn])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.projection.update(tally, state)
-        found = self.trial.of_sketch(tally["rows"].values, state["Q"], float(state["mean"]))
+        found = self.trial.of_sketch(tally["rows"].in_order().values, state["Q"], float(state["mean"]))
         return after | {"chosen": found.H}, outcome

@@ -166,7 +166,7 @@ class Trial:
         self, draw: int, n_features: int, mean: float, columns: np.ndarray | float = 1.0
     ) -> np.ndarray:
         """An H to begin with; `columns` are what those of V were multiplied by."""
-        numbers = random.normal_rows(self.seed, random.TRIAL_STREAM + draw, 0, self.k, n_features)
+        numbers = random.normal_rows(self.seed, random.TRIAL_STREAM + draw, np.arange(self.k), n_features)
         H = np.abs(np.sqrt(mean / self.k) * numbers).astype(self.dtype)
         if self.terms.fixed is not None:
             H[: self.terms.n_fixed] = self.terms.fixed * columns

@@ -20,7 +20,7 @@ from dasknmf.store.position import format_of
 log = logging.getLogger("dasknmf")
 
 PATH = "features"
-_SCALE = f"{PATH}/scale"
+_SCALE, _WEIGHT = f"{PATH}/scale", f"{PATH}/weight"
 _MOST_BYTES = 2**24
 """Of the names as JSON: a record is read and written as a whole."""
 
@@ -32,6 +32,8 @@ class Features:
     names: np.ndarray | None = None
     scale: np.ndarray | None = None
     """What each was divided by."""
+    weight: np.ndarray | None = None
+    """How often each counts."""
     layout: Layout | None = None
 
 
@@ -41,9 +43,11 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
 
 
 def write(store: Any, features: Features) -> None:
-    """Keep scale and names, if there are any; of too many names, that they are not kept."""
+    """Keep scale, weight and names, if there are any; of too many names, that they are not kept."""
     if features.scale is not None:
         records.write_array(store, _SCALE, features.scale)
+    if features.weight is not None:
+        records.write_array(store, _WEIGHT, features.weight)
     names = features.names
     if names is None:
         return
@@ -149,3 +153,14 @@ def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
         return {}
     steps = {name: value for name, value in described.items() if name != "columns"}
     return steps | {"scale": None if steps["scale"] is None else records.read_array(store, _SCALE)}
+
+
+def read_weight(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
+    """How often each feature counts; None: once.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is missing or altered.
+    """
+    return records.read_array(store, _WEIGHT) if "feature_weight" in identity else None

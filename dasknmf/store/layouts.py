@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.errors import RunDamagedError
+from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.layout import Coordinate, Layout, Tiles
 from dasknmf.store import records
 
@@ -96,6 +96,34 @@ def read(store: Any, identity: dict[str, Any]) -> Layout | None:
             values = np.array(kept["values"], f"i{dtype.itemsize}").view(dtype)
         coords[name] = Coordinate(tuple(kept["dims"]), values.reshape(kept["shape"]), kept["attrs"])
     return restored(found["layout"], coords)
+
+
+def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:
+    """Refuse to go on with rows in another order, as of a stack whose tiles have other shapes.
+
+    Raises
+    ------
+    RunMismatchError
+    """
+    stored = read(store, identity)
+    if stored is None or layout is None:
+        return
+    was, now = stored.tiles, layout.tiles
+    if was == now or (was.in_order and now.in_order):
+        return
+    raise RunMismatchError(
+        f"the run at {str(store)!r} has its rows in {_counted(was)} tiles, the largest of {_largest(was)} "
+        f"pixels, and the stack is now cut into {_counted(now)}, the largest of {_largest(now)}: give the "
+        "stack in the chunks that it had, choose another checkpoint, or start over with overwrite=True."
+    )
+
+
+def _counted(tiles: Tiles) -> str:
+    return " x ".join(str(len(each)) for each in tiles.lengths)
+
+
+def _largest(tiles: Tiles) -> str:
+    return " x ".join(str(max(each)) for each in tiles.lengths)
 
 
 def _as_integers(values: np.ndarray) -> np.ndarray:

@@ -41,6 +41,8 @@ class Run:
     preparation : dict
         What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
         which each column was divided.
+    feature_weight : ndarray of shape (n_features,) or None
+        How often each feature counts, where that was told.
     sum_of_squares : float
         Σ v², as the first read of V found it.
     n_passes : int
@@ -54,8 +56,8 @@ class Run:
         Of each component in Σ WH, which add to 1; all zero where WH is.
     dead_components : ndarray of int
         Components whose row of H or column of W is zero throughout.
-    n_unobserved_samples : int
-        Rows of V with nothing observed: theirs of W are zero.
+    n_unobserved_samples, n_unobserved_features : int
+        Rows and columns of V with nothing observed: theirs of W and H are zero.
     """
 
     def __init__(self, target: Any) -> None:
@@ -122,15 +124,12 @@ class Run:
         return features.read_preparation(self.store, self.identity)
 
     @property
-    def sum_of_squares(self) -> float:
-        return float(self._state["squares"])
+    def feature_weight(self) -> np.ndarray | None:
+        return features.read_weight(self.store, self.identity)
 
     @property
-    def n_unobserved_samples(self) -> int:
-        state = self._state
-        if self._transposed:
-            return int(np.count_nonzero(state.get("observed", np.ones(1)) == 0))
-        return int(state.get("empty rows", 0))
+    def sum_of_squares(self) -> float:
+        return float(self._state["squares"])
 
     @property
     def pull(self) -> float:
@@ -161,6 +160,18 @@ class Run:
     def dead_components(self) -> np.ndarray:
         usage, other = self._usage
         return np.flatnonzero((usage == 0) | (other == 0))
+
+    @property
+    def n_unobserved_samples(self) -> int:
+        return self._unobserved[0]
+
+    @property
+    def n_unobserved_features(self) -> int:
+        return self._unobserved[1]
+
+    @cached_property
+    def _unobserved(self) -> tuple[int, int]:
+        return unobserved(self._state, transposed=self._transposed) if self.n_passes else (0, 0)
 
     @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
@@ -204,6 +215,13 @@ def open_run(target: Any) -> Run:
         If a record of it is not as it was written.
     """
     return Run(target)
+
+
+def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
+    """How many samples and features, as the user sees them, have nothing observed."""
+    rows = int(state.get("empty rows", 0))
+    columns = int(np.sum(state.get("observed", np.ones(1)) == 0))
+    return (columns, rows) if transposed else (rows, columns)
 
 
 def oriented(factors: Factors, position: Position, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:

@@ -29,6 +29,7 @@ from zarr.storage import LocalStore
 
 from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
 from dasknmf.history import History, Record, to_json
+from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
 from dasknmf.store import layouts, records
@@ -110,7 +111,7 @@ class StoredRun:
                 self._begin(identity, budget, grid, features)
             else:
                 described.check(self.store, about["identity"], features)
-                self._resume(about, identity, budget, grid)
+                self._resume(about, identity, budget, grid, features.layout)
         except BaseException:
             self._lock.release()
             raise
@@ -217,10 +218,16 @@ class StoredRun:
         records.write(self.store, "run", about)
 
     def _resume(
-        self, about: dict[str, Any], identity: dict[str, Any], budget: dict[str, Any], grid: Grid
+        self,
+        about: dict[str, Any],
+        identity: dict[str, Any],
+        budget: dict[str, Any],
+        grid: Grid,
+        layout: Layout | None,
     ) -> None:
         _check_identity(about["identity"], identity, str(self.store))
         _check_grid(read_grid(self.store), grid, str(self.store))
+        layouts.check(self.store, about["identity"], layout)
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
