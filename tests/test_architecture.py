@@ -37,8 +37,8 @@ ROOMS = [
     ["__init__"],
     ["anndata_entries", "anndata_parts", "outputs", "plots"],
     ["about"],
-    ["exports", "singlecell", "stacks"],
-    ["demo", "report"],
+    ["singlecell", "stacks"],
+    ["demo", "exports", "report"],
     ["cli"],
 ]
 """From the floor to the roof; rooms in one row do not know each other."""

@@ -1,7 +1,7 @@
 """The command line: options, messages and exit codes, around what Python has too.
 
-Fits go through the public estimator, runs and their history; AnnData through `inputs`, which open it,
-`singlecell` and `exports`.
+Fits go through the public estimator, runs and their history; AnnData and stacks of images through `inputs`,
+which open them, `singlecell`, `stacks` and `exports`.
 
 Exit codes: 0 done; 1 a defect of dasknmf (with a traceback); 2 a wrong option or parameter; 3 V was
 refused; 4 the run store was refused or could not be written; 5 it would not fit in memory, or its

@@ -35,6 +35,15 @@ _CODES: dict[type[Exception], int] = {
     OSError: 3,
 }
 
+_OPTIONS = {
+    "overwrite=True": "--overwrite",
+    "missing_values='nan'": "--missing nan",
+    "negatives='clip'": "--negatives clip",
+    "negatives='mask'": "--negatives mask",
+    "sample_dims=": "--sample-dims",
+}
+"""What Python's arguments are called here, where messages advise them."""
+
 
 def note(text: str) -> None:
     """A line about what is going on, beside the output."""
@@ -54,7 +63,9 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             sys.exit(130)
         except tuple(_CODES) as error:
-            text = " ".join(str(error).split()).replace("overwrite=True", "--overwrite")
+            text = " ".join(str(error).split())
+            for argument, option in _OPTIONS.items():
+                text = text.replace(argument, option)
             click.echo(f"Error: {text}", err=True)
             sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))
 

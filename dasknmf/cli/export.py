@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
 from dasknmf import open_run
 from dasknmf.anndata_entries import Keys
-from dasknmf.cli.exits import friendly
+from dasknmf.cli.exits import friendly, note
+from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
 from dasknmf.exports.extras import needed
 from dasknmf.exports.factors import Exported, entries, factors_for
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.anndata_store import open_anndata
+from dasknmf.inputs.raster import is_raster
+
+_OF_STACKS = ("xarray", "geotiff")
 
 
 @click.command()
@@ -23,11 +28,12 @@ from dasknmf.inputs.anndata_store import open_anndata
 @click.option(
     "--to",
     "kind",
-    type=click.Choice(["anndata", "h5ad", "csv"]),
-    default="anndata",
-    show_default=True,
-    help="Into the AnnData TARGET, to the new file TARGET, or to tables in the directory TARGET.",
+    type=click.Choice(["anndata", "h5ad", "csv", *_OF_STACKS]),
+    help="Into the AnnData TARGET, to the new file TARGET, to tables in the directory TARGET; of a stack "
+    "also to a new Zarr store for xarray, or maps to a GeoTIFF.  [default: anndata; of a stack xarray, and "
+    "geotiff where TARGET ends in .tif]",
 )
+@click.option("--xarray", "to_xarray", is_flag=True, help="The same as --to xarray.")
 @click.option(
     "--names-from",
     multiple=True,
@@ -41,16 +47,26 @@ from dasknmf.inputs.anndata_store import open_anndata
 def export(
     run: str,
     target: str,
-    kind: str,
+    kind: str | None,
+    to_xarray: bool,
     names_from: tuple[str, ...],
     key_added: str | None,
     overwrite: bool,
 ) -> None:
-    """Write W and H of RUN into the AnnData TARGET: obsm["X_nmf"], varm["NMF"] and uns["nmf"].
+    """Write W and H of RUN where other programs read them.
+
+    Into the AnnData TARGET: obsm["X_nmf"], varm["NMF"] and uns["nmf"]. Of a stack of images a Zarr store
+    with abundance, endmember and the history, on their coordinates; or a GeoTIFF of the abundances.
 
     Nothing is left half written, and W is never in memory as a whole.
     """
     opened = open_run(run)
+    kind = _kind_of(opened, target, kind, to_xarray)
+    if kind in _OF_STACKS:
+        if names_from or key_added is not None:
+            raise click.UsageError(f"--names-from and --key-added are for AnnData, and not for --to {kind}.")
+        _export_stack(opened, target, kind, overwrite)
+        return
     keys = Keys.named(key_added)
     if kind == "anndata":
         if names_from:
@@ -77,3 +93,56 @@ def export(
     var = pd.DataFrame(index=genes) if store is None else store.var
     anndata_hdf5.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)
     click.echo(f"{', '.join(entries(keys))}: {target}")
+
+
+def _kind_of(run: Any, target: str, kind: str | None, to_xarray: bool) -> str:
+    if to_xarray and kind not in (None, "xarray"):
+        raise click.UsageError(f"--xarray and --to {kind} are two kinds: give one.")
+    kind = "xarray" if to_xarray else kind
+    if kind is None and is_raster(target):
+        kind = "geotiff"
+    if kind in _OF_STACKS and run.layout is None:
+        raise RunMismatchError(
+            f"the run at {str(run.store)!r} is one of a matrix of shape {run.shape}, whose rows have no "
+            "place in an image: export it with --to csv, or fit its stack with --sample-dims."
+        )
+    return kind or ("anndata" if run.layout is None else "xarray")
+
+
+def _export_stack(run: Any, target: str, kind: str, overwrite: bool) -> None:
+    path = new_path(target)
+    if kind == "xarray":
+        from dasknmf.exports import stack_zarr
+
+        stack_zarr.write_run(run, path, overwrite=overwrite)
+        click.echo(f"abundance, endmember, history: {path}   open it: xarray.open_zarr({str(path)!r})")
+        return
+    n_unobserved = run.n_unobserved_samples
+    write_geotiff(path, run.W, run.layout, n_unobserved, overwrite)
+
+
+def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, overwrite: bool = False) -> None:
+    """Write maps, and tell what of them needs telling; None: how many pixels have no W is not known."""
+    from dasknmf.exports import geotiff
+
+    written = geotiff.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
+    n_nan = written.n_nan
+    if not written.has_crs:
+        note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
+    if n_unobserved is not None and n_nan > n_unobserved:
+        note(
+            f"{n_nan - n_unobserved:,} pixels that were observed are 0 in every component, and NaN here like "
+            f"the {n_unobserved:,} with nothing observed"
+        )
+    nan = f", {n_nan:,} pixels NaN" if n_nan else ""
+    click.echo(f"{W.shape[1]} bands of abundance{nan}: {path}")
+
+
+def new_path(target: str) -> Path:
+    """A place on this machine, where a store can be put in one step."""
+    if "://" in target:
+        raise SourceError(
+            f"{target!r} is a URL, where a store cannot be moved to in one step: write it to a path of this "
+            "machine and copy it."
+        )
+    return Path(target)

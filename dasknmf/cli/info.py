@@ -23,9 +23,11 @@ def info(run: str, as_json: bool) -> None:
         click.echo(summary(opened))
         return
     last = opened.history[-1] if len(opened.history) else None
+    layout = opened.layout
     content = {
         "status": opened.status,
         "shape": opened.shape,
+        "dims": None if layout is None else layout.geometry(),
         "params": opened.params,
         "environment": opened.environment,
         "n_iter": opened.n_iter,

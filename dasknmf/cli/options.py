@@ -87,7 +87,11 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         raise click.BadParameter(
             f"{path} sets {unknown}; the options, at the top level, are {sorted(filter(None, known))}."
         )
-    ctx.default_map = given
+    repeated = {each.name for each in ctx.command.params if getattr(each, "multiple", False)}
+    ctx.default_map = {
+        name: [value] if name in repeated and not isinstance(value, list) else value
+        for name, value in given.items()
+    }
     return path
 
 

@@ -73,6 +73,23 @@ class Choice:
         if len(given := [name for name, is_given in ways.items() if is_given]) > 1:
             raise click.UsageError(f"{' and '.join(given)} choose genes in different ways: give one of them.")
 
+    def refuse_for_stacks(self) -> None:
+        """Raise if anything is asked for, which is for matrices and AnnData."""
+        named = {
+            "--layer": self.layer is not None,
+            "--mask-var": self.mask_var is not None,
+            "--all-genes": self.all_genes,
+            "--n-top-genes": self.n_top_genes is not None,
+            "--normalize": self.normalize is not None,
+            "--log1p": self.log1p,
+            "--scale": self.scale,
+        }
+        if given := [name for name, is_given in named.items() if is_given]:
+            raise click.UsageError(
+                f"{' and '.join(given)}: for matrices and AnnData, and SOURCE is a stack of images, which is "
+                "read as it is stored: leave this out."
+            )
+
     def of(self, sources: tuple[str, ...]) -> Any:
         """V, as `NMF.fit` takes it.
 

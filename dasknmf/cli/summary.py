@@ -36,5 +36,7 @@ def summary(run: Any) -> str:
             closed = last.phase == "closing"
             where = "of these W and H" if closed else f"at the {last.loss_at} of the last pass"
             lines.append(f"loss D(V | WH): {last.loss:.8g}   {where}")
+            if "holdout" in last.measures:
+                lines.append(f"loss of held-out entries: {last.measures['holdout']:.8g}")
     lines += [f"warning: {warning}" for warning in warnings_of(run) if warning != advice]
     return "\n".join([*lines, advice])

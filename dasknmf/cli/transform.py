@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
-from dasknmf import NMF, Prepared
+from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.options import scheduler_options, with_options
 from dasknmf.cli.progress import short_warnings
+from dasknmf.cli.scenes import write_maps
 from dasknmf.cli.scheduling import scheduled
 from dasknmf.cli.sources import anndata_at
+from dasknmf.cli.stacks import missing_of_matrix, missing_option, selecting_options
 from dasknmf.inputs import opened
 from dasknmf.outputs import write_rows
 from dasknmf.singlecell import steps_to_repeat, usage
@@ -23,18 +25,40 @@ from dasknmf.singlecell import steps_to_repeat, usage
 @click.argument("source")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--layer", metavar="NAME", help="Of an AnnData: this layer, not X.")
+@with_options([*selecting_options, missing_option("as in the fit")])
 @with_options(scheduler_options)
 @friendly
 def transform(
-    run: str, source: str, out: Path, layer: str | None, scheduler: str, scheduler_file: Path | None
+    run: str,
+    source: str,
+    out: Path,
+    layer: str | None,
+    variable: tuple[str, ...],
+    mask: str | None,
+    missing: str | float | None,
+    scheduler: str,
+    scheduler_file: Path | None,
 ) -> None:
     """Write W of SOURCE, for the H of RUN, to the new Zarr array OUT.
 
     SOURCE is prepared as what RUN was fitted to. In an AnnData genes are found by their names; those that
-    it lacks are taken as unobserved.
+    it lacks are taken as unobserved. Where RUN is one of a stack, SOURCE is another scene, and OUT a Zarr
+    store of its abundances for xarray, or a GeoTIFF; what is missing is what was missing in the fit.
     """
-    model = NMF.from_run(run)
+    fitted = open_run(run)
     with short_warnings(), scheduled(scheduler, scheduler_file):
+        if fitted.layout is not None:
+            if layer is not None:
+                raise click.UsageError("--layer chooses a part of an AnnData, and RUN is one of a stack.")
+            write_maps(fitted, source, out, variable, mask, missing)
+            return
+        if variable or mask is not None:
+            raise click.UsageError(
+                "--variable and --mask are for runs of stacks, and RUN is one of a matrix."
+            )
+        model = NMF.from_run(fitted)
+        if missing is not None:
+            model.set_params(missing_values=missing_of_matrix(missing))
         write_rows(_coded(model, source, layer), out)
     click.echo(f"W: {out}")
 

@@ -1,1 +1,1 @@
-"""The factors of a run, written where biologists read them: AnnData stores and tables."""
+"""The factors of a run, written where other programs read them: AnnData, tables, xarray, GeoTIFF."""

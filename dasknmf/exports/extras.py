@@ -1,4 +1,4 @@
-"""Libraries of the ``anndata`` extra, asked for by what cannot be written without them."""
+"""Libraries of extras, asked for by what cannot be written without them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from dasknmf.errors import SourceError
 
 
-def needed(name: str) -> Any:
-    """The library of this name.
+def needed(name: str, what: str = "tables of cells and genes", extra: str = "anndata") -> Any:
+    """The library of this name, with which `what` is written; the extra has it.
 
     Raises
     ------
@@ -20,6 +20,5 @@ def needed(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise SourceError(
-            f"tables of cells and genes are written with {name}, which is not installed: install "
-            "dasknmf[anndata]."
+            f"{what} are written with {name}, which is not installed: install dasknmf[{extra}]."
         ) from error

@@ -1,10 +1,12 @@
-"""Factors as CSV files: usages.csv, cells × components, and spectra.csv, components × genes."""
+"""Factors as CSV files: usages.csv, samples × components, and spectra.csv, components × features."""
 
 from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +14,15 @@ from dasknmf.anndata_entries import component_names
 from dasknmf.errors import RunError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.factors import Exported
+from dasknmf.exports.pixels import places_of, tiles_of
 
 
 def write(
     directory: Path, factors: Exported, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
 ) -> None:
     """Write both tables to a new directory; an error leaves nothing behind.
+
+    Of a stack the rows of usages.csv are pixels, told by a column for each sample dim.
 
     Parameters
     ----------
@@ -44,10 +49,7 @@ def write(
     spare.mkdir(parents=True)
     try:
         with open(spare / "usages.csv", "w", newline="") as file:
-            for first, rows in factors.blocks():
-                index = (
-                    np.arange(first, first + len(rows)) if cells is None else cells[first : first + len(rows)]
-                )
+            for first, rows, index in _blocks(factors, cells, pd):
                 pd.DataFrame(rows, index=index, columns=columns).to_csv(file, header=first == 0)
         pd.DataFrame(factors.H, index=columns, columns=genes).to_csv(spare / "spectra.csv")
         directory.mkdir(exist_ok=True)
@@ -55,3 +57,16 @@ def write(
             (spare / name).replace(directory / name)
     finally:
         shutil.rmtree(spare, ignore_errors=True)
+
+
+def _blocks(factors: Exported, cells: np.ndarray | None, pd: Any) -> Iterator[tuple[int, np.ndarray, Any]]:
+    """The first row of each block, the block, and the names of its rows."""
+    layout = factors.run.layout
+    if layout is not None and cells is None:
+        for tile, rows in tiles_of(factors.run.W, layout):
+            index = pd.MultiIndex.from_arrays(places_of(tile, layout), names=layout.sample_dims)
+            yield tile.start, rows, index
+        return
+    for first, rows in factors.blocks():
+        last = first + len(rows)
+        yield first, rows, np.arange(first, last) if cells is None else cells[first:last]

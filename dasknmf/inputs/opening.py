@@ -74,5 +74,8 @@ def _what_it_holds(group: zarr.Group) -> str:
     matrices = {name for name, node in group.groups() if node.attrs.get("encoding-type") in FORMATS}
     arrays = sorted(matrices.union(name for name, _ in group.arrays()))
     if arrays:
-        return f"it holds the arrays {arrays}: append one of these to the path"
+        return (
+            f"it holds the arrays {arrays}: append one of these to the path, or, where they are a stack of "
+            "images, give its sample dims (--sample-dims, StackNMF)"
+        )
     return "it holds no arrays: check the path"

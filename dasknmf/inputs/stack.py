@@ -11,6 +11,7 @@ import zarr
 
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Stored
+from dasknmf.inputs.raster import is_raster, open_raster
 from dasknmf.inputs.stack_checks import (
     VARIABLE,
     check_dims,
@@ -154,16 +155,18 @@ def _dates(layout: Layout) -> int | None:
 
 
 def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
-    """Open what xarray has written to a Zarr store, formats 2 and 3, to be factorized as it is stored.
+    """Open a Zarr store that xarray has written, formats 2 and 3, or GeoTIFFs, to be factorized as stored.
 
     Values are neither read nor decoded; scale, offset and `_FillValue` stay in the attrs, where `Stack`
     finds them, and tasks read tiles by themselves.
 
     Parameters
     ----------
-    path : str, path, zarr Store or zarr.Group
+    path : str, path, zarr Store or zarr.Group; or sequence of paths
+        A name that ends in .tif or .tiff is one of a GeoTIFF (``raster`` extra); several of one grid lie
+        along a new dim ``time``, which the dates in their names label.
     variable : str or sequence of str, optional
-        A variable, or several; where None all, in the order of their names.
+        Of a Zarr store: a variable, or several; where None all, in the order of their names.
 
     Returns
     -------
@@ -176,6 +179,15 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
         If nothing can be opened there, or it has no such variable.
     """
     xarray = xarray_module()
+    if is_raster(path):
+        if variable is not None:
+            raise SourceError(f"{path!r} has bands and no variables: leave out variable={variable!r}.")
+        return open_raster(path)
+    if isinstance(path, (list, tuple)):
+        raise SourceError(
+            f"{[str(each) for each in path]} are not all GeoTIFFs; only these are put together along a new "
+            "dim: give one store, or a DataArray that xarray.concat has made."
+        )
     group = path if isinstance(path, zarr.Group) else open_node(path)
     if not isinstance(group, zarr.Group):
         raise SourceError(
@@ -191,6 +203,9 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
         mask_and_scale=False,
         decode_timedelta=False,
     )
+    # Some writers name the CRS in an attribute only.
+    named = {each.attrs.get("grid_mapping") for each in found.data_vars.values()}
+    found = found.set_coords([name for name in found.data_vars if name in named])
     # Coordinates are values and no data: they are decoded like in any other opening.
     found = found.assign_coords(xarray.decode_cf(found.coords.to_dataset(), decode_timedelta=False).coords)
     wanted = sorted(found.data_vars) if variable is None else variable  # a directory tells them in any order

@@ -286,6 +286,7 @@ class StackNMF:
                 "place in an image: give NMF.from_run."
             )
         fitted = NMF.from_run(run)
+        fitted.set_params(missing_values="error")  # what is missing is for the stack of a transform to say
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
         told = run.identity.get("entries", {})
         return cls(negatives=told.get("negatives", "error"), **parameters)._take(fitted, run.layout, run.W)

@@ -1,0 +1,137 @@
+"""Abundance maps as a GeoTIFF: a band for each component, written tile by tile."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dasknmf.errors import SourceError
+from dasknmf.exports.extras import needed
+from dasknmf.exports.pixels import tiles_of
+from dasknmf.exports.places import placed
+from dasknmf.layout import Layout
+from dasknmf.stacks.arrays import COMPONENT, abundance
+
+
+@dataclass(frozen=True)
+class Written:
+    """What of a file that was written is worth telling.
+
+    Parameters
+    ----------
+    n_nan : int
+        Pixels that are NaN.
+    has_crs : bool
+    """
+
+    n_nan: int
+    has_crs: bool
+
+
+_BLOCK = 256
+_TAG = "TIFFTAG_SOFTWARE"
+
+
+def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False) -> Written:
+    """Write W as float32, with the CRS and the transform of its stack.
+
+    Parameters
+    ----------
+    path : Path
+    W : dask.array.Array of shape (n_samples, n_components)
+        In chunks of whole tiles; no more than one is in memory.
+    layout : Layout
+    may_be_unobserved : bool
+        Whether a pixel whose row of W is zero throughout is one of nothing observed, and so NaN.
+    overwrite : bool
+        Replace an export that stands there.
+
+    Returns
+    -------
+    written : Written
+
+    Raises
+    ------
+    SourceError
+        If images do not have two dims, or their coordinates are not evenly spaced.
+    RunError
+        If something stands there that is not replaced.
+    """
+    rasterio = needed("rasterio", "GeoTIFFs", "raster")
+    grid = _grid(W, layout)
+    axis = layout.sample_dims.index(grid["y_dim"])
+    k, n_nan = int(W.shape[1]), 0
+    profile = {
+        "driver": "GTiff",
+        "dtype": "float32",
+        "count": k,
+        "height": layout.sample_shape[axis],
+        "width": layout.sample_shape[1 - axis],
+        "crs": grid["crs"],
+        "transform": grid["transform"],
+        "nodata": np.nan,
+        "interleave": "band",
+        "bigtiff": "IF_SAFER",
+    }
+    if min(profile["height"], profile["width"]) >= _BLOCK:
+        profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
+    ours = _is_ours if overwrite else None
+    with placed(path, ours) as spare, warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(spare, "w", **profile) as file:
+            file.update_tags(**{_TAG: "dasknmf"})
+            for component in range(k):
+                file.set_band_description(component + 1, f"{COMPONENT} {component}")
+            for tile, rows in tiles_of(W, layout):
+                rows = rows.astype(np.float32)
+                if may_be_unobserved:
+                    nothing = ~rows.any(axis=1)
+                    rows[nothing] = np.nan
+                    n_nan += int(np.count_nonzero(nothing))
+                planes = rows.T.reshape(k, *tile.shape)
+                y, x = tile.slices[axis], tile.slices[1 - axis]
+                window = rasterio.windows.Window.from_slices((y.start, y.stop), (x.start, x.stop))
+                file.write(planes if axis == 0 else planes.swapaxes(1, 2), window=window)
+    return Written(n_nan, grid["crs"] is not None)
+
+
+def _grid(W: Any, layout: Layout) -> dict[str, Any]:
+    """Which dim goes down, and the CRS and the transform, which are those of the coordinates."""
+    needed("rioxarray", "GeoTIFFs", "raster")
+    if len(layout.sample_dims) != 2:
+        raise SourceError(
+            f"the rows of W lie along {list(layout.sample_dims)}; a GeoTIFF has two dims: export to Zarr "
+            "(--to xarray)."
+        )
+    maps: Any = abundance(W, layout, W.shape[1])
+    if not set(layout.sample_dims) & {"x", "y", "longitude", "latitude"}:
+        y, x = layout.sample_dims
+        maps = maps.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    for dim in layout.sample_dims:
+        _check_even(dim, layout)
+    return {"y_dim": maps.rio.y_dim, "crs": maps.rio.crs, "transform": maps.rio.transform(recalc=True)}
+
+
+def _check_even(dim: str, layout: Layout) -> None:
+    coord = layout.coords.get(dim)
+    if coord is None or len(coord.values) < 3:
+        return
+    steps = np.diff(coord.values.astype(np.float64))
+    if np.ptp(steps) > 1e-3 * np.abs(steps).max():
+        raise SourceError(
+            f"the coordinate {dim!r} goes in steps from {steps.min():g} to {steps.max():g}; pixels of a "
+            "GeoTIFF are evenly spaced: export to Zarr (--to xarray)."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    rasterio = needed("rasterio", "GeoTIFFs", "raster")
+    try:
+        with rasterio.open(path) as file:
+            return bool(file.tags().get(_TAG) == "dasknmf")
+    except rasterio.errors.RasterioError:
+        return False

@@ -1,0 +1,79 @@
+"""A new file or store, put where it belongs once it is whole."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dasknmf.errors import RunError
+
+
+@contextmanager
+def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Path]:
+    """Give a spare path beside the target to write to, and move what was written to it; an error leaves
+    nothing behind, and what stood there as it was.
+
+    Parameters
+    ----------
+    target : Path
+    is_ours : callable or None
+        Whether what stands at the target came from an export, and so may be replaced; None: nothing is.
+
+    Raises
+    ------
+    RunError
+        If something stands there that is not replaced.
+    """
+    if target.exists():
+        if is_ours is None:
+            refuse_existing(target)
+        elif not is_ours(target):
+            raise RunError(
+                f"{str(target)!r} holds something that no export has written; --overwrite replaces exports "
+                "only: give another place, or remove it yourself."
+            )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    # The ending stays: by it some writers tell what to write.
+    spare, old = (
+        target.with_name(f".{target.stem}.{token}.{what}{target.suffix}") for what in ("new", "old")
+    )
+    try:
+        yield spare
+        if not target.is_dir():
+            spare.replace(target)
+            return
+        target.rename(old)
+        try:
+            spare.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        remove(old)
+    finally:
+        remove(spare)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise where something stands already.
+
+    Raises
+    ------
+    RunError
+    """
+    if target.exists():
+        raise RunError(
+            f"{str(target)!r} exists; nothing is replaced unasked: choose another place, or give --overwrite "
+            "where the command has it."
+        )
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
