@@ -102,6 +102,7 @@ def test_atlas_fit(measured, tmp_path):
     assert [each.name for each in tmp_path.iterdir() if each.name != "out.json"] == ["atlas.zarr"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*rows and 0 columns of X have nothing observed")  # four dates only
 def test_stack_fit(measured, tmp_path):
     pytest.importorskip("anndata")

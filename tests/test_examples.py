@@ -73,6 +73,7 @@ def test_classes_of_leukaemia_are_those_of_the_study(gene_expression):
     assert diagnosis.value_counts().to_dict() == {"ALL B": 19, "AML": 11, "ALL T": 8}
 
 
+@pytest.mark.slow
 def test_faces(faces, tmp_path, capsys):
     faces.main(tmp_path, splits=1)
     told = capsys.readouterr().out
@@ -110,6 +111,7 @@ def test_sparseness_of_a_pixel_is_one_and_of_equal_pixels_zero(faces):
     np.testing.assert_allclose(faces.sparseness(images), [1, 0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_crops_are_found_as_well_as_by_principal_components(satellite, tmp_path, capsys):
     table = satellite.crops(*satellite.indian_pines(), tmp_path)
     assert "Indian Pines, 16 components" in capsys.readouterr().out
@@ -121,6 +123,7 @@ def test_crops_are_found_as_well_as_by_principal_components(satellite, tmp_path,
     check_picture(tmp_path / "crops.png", 1500)
 
 
+@pytest.mark.slow
 def test_masked_clouds_cost_little_and_others_much(satellite, tmp_path, capsys):
     errors = satellite.clouds(satellite.indian_pines()[0], tmp_path)
     assert "20% under clouds" in capsys.readouterr().out
