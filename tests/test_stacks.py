@@ -365,6 +365,19 @@ def test_parameters_are_those_of_nmf_and_its_own():
     assert model.negatives == "mask"
     with pytest.raises(TypeError, match="no parameter 'n_component'"):
         StackNMF(n_component=3)
+@pytest.mark.parametrize("square", [True, False])
+def test_a_run_does_not_go_on_with_dims_in_another_order(tmp_path, square):
+    """Lengths by name, names of features and sums of panels are all the same."""
+    obj = scene((2, 2, 20, 20 if square else 30)).drop_vars(["time", "band", "platform", "wavelength"])
+    fitted(obj, fit={"checkpoint": tmp_path / "run"})
+    message = r"rows along \['y', 'x'\] .* and the stack now has them along \['x', 'y'\]"
+    with pytest.raises(RunMismatchError, match=message):
+        fitted(obj, fit={"checkpoint": tmp_path / "run", "sample_dims": ("x", "y")})
+    with pytest.raises(RunMismatchError, match=r"columns along \['time', 'band'\].*\['band', 'time'\]"):
+        fitted(obj.transpose("band", "time", "y", "x"), fit={"checkpoint": tmp_path / "run"})
+    fitted(obj.transpose("y", "time", "x", "band"), fit={"checkpoint": tmp_path / "run"})
+
+
     with pytest.raises(NotFittedError):
         StackNMF(3).to_dataset()
 
