@@ -13,8 +13,8 @@ from dasknmf import open_run
 from dasknmf.cli import main
 from dasknmf.errors import SourceError
 from dasknmf.exports import geotiff
-from dasknmf.exports.places import placed
 from dasknmf.inputs import raster
+from dasknmf.placing import placed
 from dasknmf.stacks import Stack, StackNMF, open_stack
 
 rasterio = pytest.importorskip("rasterio", reason="the raster extra is not installed")

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from dasknmf import NMF, open_run
-from dasknmf.errors import DataError, RunDamagedError, RunMismatchError, SourceError
+from dasknmf.errors import DataError, RunDamagedError, RunError, RunMismatchError, SourceError
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.inputs import stack as stacking
 from dasknmf.inputs.base import PanelSlabs
@@ -233,6 +233,49 @@ def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
     path = write(other, tmp_path / "other")
     for given in (other, other.chunk(time=1, y=10, x=50), open_stack(path), path):
         found = model.transform(given)
+def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
+    """The sum to one and the weights of features are no parameters of H."""
+    obj = scene(dtype="float64")
+    other = scene(dtype="float64", seed=1).assign_coords(time=obj.time)
+    weight = np.array([1.0, 5.0, 0.1, 1.0, 9.0, 2.0])
+    model = fitted(obj, sum_to_one=True, fit={"feature_weight": weight})
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.transform(other), model.transform(other))
+    plain = fitted(obj)
+    assert not np.allclose(plain.transform(other), model.transform(other))
+
+
+def test_a_model_is_saved_over_the_place_that_it_is_read_from(tmp_path):
+    obj = scene()
+    model = fitted(obj)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    assert again.abundance.chunks is not None
+    again.save(tmp_path / "model", overwrite=True)
+    np.testing.assert_array_equal(StackNMF.load(tmp_path / "model").abundance, model.abundance)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    store = zarr.storage.MemoryStore()
+    model.save(store)
+    there = StackNMF.load(store)
+    with pytest.raises(ValueError, match=r"read from, and would be cleared.*abundance\.load"):
+        there.save(store, overwrite=True)
+    there.abundance.load()
+    there.save(store, overwrite=True)
+    np.testing.assert_array_equal(StackNMF.load(store).abundance, model.abundance)
+
+
+def test_a_model_replaces_models_only(tmp_path):
+    obj = scene()
+    model = fitted(obj.chunk(y=20), fit={"checkpoint": tmp_path / "run"})
+    path = write(obj, tmp_path / "scene")
+    for place in (tmp_path / "run", path):
+        with pytest.raises(RunError, match="no export has written"):
+            model.save(place, overwrite=True)
+    assert open_run(tmp_path / "run").status == "max_iter"
+    xr.testing.assert_identical(open_stack(path).load(), open_stack(write(obj, tmp_path / "same")).load())
+
+
         assert found.dims == ("component", "y", "x")
         assert (found.chunks is None) == (given is other)
         np.testing.assert_allclose(found, Stack(other).layout.images(W), rtol=1e-4, atol=1e-5)

@@ -12,8 +12,8 @@ import numpy as np
 from dasknmf.errors import SourceError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.pixels import tiles_of
-from dasknmf.exports.places import placed
 from dasknmf.layout import Layout
+from dasknmf.placing import placed
 from dasknmf.stacks.arrays import COMPONENT, abundance
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -16,6 +18,7 @@ from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
 from dasknmf.layout import Layout
 from dasknmf.stacks import arrays, files
+from dasknmf.placing import placed
 from dasknmf.store.opened_run import Run
 
 _OWN = ("negatives", "missing_values")
@@ -90,6 +93,7 @@ class StackNMF:
         self.missing_values = missing_values
         self._parameters = {"n_components": n_components, **parameters}
 
+        self._loaded_from: Any = None
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
         return f"StackNMF({given})"
@@ -232,12 +236,28 @@ class StackNMF:
         ----------
         path : path, URL or Zarr store
         overwrite : bool
-            Replace what is there.
+            Replace a model that is there: on this machine in one step, once the new one is whole.
+
+        Raises
+        ------
+        RunError
+            If what is there is no saved model.
+        ValueError
+            If `abundance` is read from a store that would be cleared before.
         """
-        with warnings.catch_warnings():
+        place = _place(path)
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
             # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
             warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
-            self.to_dataset().to_zarr(_place(path), mode="w" if overwrite else "w-", consolidated=False)
+            if overwrite and isinstance(place, str) and "://" not in place:
+                place = stack.enter_context(placed(Path(place), files.is_model))
+            elif overwrite and self._reads(place):
+                raise ValueError(
+                    f"{str(path)!r} is where the abundance of this model is read from, and would be cleared "
+                    "before it is written: save to another place, or call abundance.load() first."
+                )
+            self.to_dataset().to_zarr(place, mode="w" if overwrite else "w-", consolidated=False)
 
     @classmethod
     def load(cls, path: Any) -> StackNMF:
@@ -248,7 +268,8 @@ class StackNMF:
         SourceError
             If there is none.
         """
-        found = xr.open_zarr(_place(path), consolidated=False, decode_timedelta=False)
+        place = _place(path)
+        found = xr.open_zarr(place, consolidated=False, decode_timedelta=False)
         parameters, facts, layout, history = files.parts_of(found, str(path))
         model = cls(**parameters)
         H = found["endmember"].to_numpy().reshape(found.sizes[arrays.COMPONENT], layout.n_features)
@@ -259,10 +280,11 @@ class StackNMF:
         fitted.preparation_ = {}
         fitted.history_ = history
         for name, value in facts.items():
-            setattr(fitted, name, value)
+            setattr(fitted, name, np.asarray(value) if isinstance(value, list) else value)
         model.model_, model.layout = fitted, layout
         model.abundance, model.endmember = found["abundance"], arrays.endmember(H, layout)
         return model
+        model._loaded_from = place
 
     @classmethod
     def from_run(cls, run: Any) -> StackNMF:
@@ -304,7 +326,7 @@ class StackNMF:
         return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
 
     def _take(self, model: NMF, layout: Layout, W: Any) -> StackNMF:
-        self.model_, self.layout = model, layout
+        self.model_, self.layout, self._loaded_from = model, layout, None
         self.abundance = arrays.abundance(W, layout, model.n_components_)
         self.endmember = arrays.endmember(np.asarray(model.components_), layout)
         return self
@@ -313,6 +335,11 @@ class StackNMF:
         if not hasattr(self, "layout"):
             raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
         return self.layout
+
+    def _reads(self, place: Any) -> bool:
+        """Whether the abundance is still to be read from there."""
+        known = self._loaded_from is not None and self._loaded_from == place
+        return known and self.abundance.chunks is not None
 
 
 _OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
