@@ -93,6 +93,16 @@ def test_chunks_of_any_lengths_are_put_together(small_tiles):
     np.testing.assert_array_equal(V, matrix(obj, stack.layout))
 
 
+def test_what_xarray_would_look_up_value_by_value_is_refused(tmp_path):
+    obj = scene()
+    lazy = open_stack(write(obj, tmp_path / "v"))
+    assert Stack(lazy.isel(time=[0], y=slice(20, 40))).shape == (1200, 3)
+    with pytest.raises(SourceError, match=r"'reflectance' was transposed.*chunk\(\.\.\.\)\.transpose"):
+        Stack(lazy.transpose("y", "x", "time", "band"))
+    chunked = Stack(lazy.chunk(y=20, x=20).transpose("y", "x", "time", "band"))
+    assert chunked.layout.feature_dims == ("time", "band")
+
+
 def as_variables(obj: xr.DataArray) -> xr.Dataset:
     return obj.drop_vars("wavelength").to_dataset(dim="band")
 

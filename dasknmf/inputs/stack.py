@@ -24,7 +24,7 @@ from dasknmf.inputs.stack_checks import (
     xarray_module,
 )
 from dasknmf.inputs.stack_encoding import NEGATIVES, entries_of, is_plain
-from dasknmf.inputs.stack_source import StackSource, in_memory
+from dasknmf.inputs.stack_source import StackSource, by_points, in_memory
 from dasknmf.inputs.zarr_array import MeteredStore, open_node
 from dasknmf.layout import Coordinate, Layout, common, merged
 
@@ -99,6 +99,13 @@ class Stack(Stored):
         check_dims(variables, samples, is_dataset)
         check_dtypes(variables)
         features = tuple(dim for dim in dims if dim not in samples)
+        for name, variable in variables.items():
+            if by_points(variable):
+                raise SourceError(
+                    f"{name!r} was transposed, or indexed by arrays, after it was opened lazily; xarray then "
+                    "looks up each value by itself, in many times the memory of a tile: leave its dims as "
+                    "they are stored, they may have any order, or chunk it first, chunk(...).transpose(...)."
+                )
         shape = tuple(int(first.sizes[dim]) for dim in features)
         if 0 in first.shape:
             raise SourceError(
