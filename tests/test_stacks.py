@@ -233,16 +233,6 @@ def test_a_model_is_saved_and_loaded(small_tiles, tmp_path):
         StackNMF.load(write(obj, tmp_path / "scene"))
 
 
-def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
-    obj = scene()
-    model = fitted(obj, max_iter=40)
-    other = scene(shape=(2, 3, 30, 50), seed=3).assign_coords(time=obj.time)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="X does not have valid feature names")
-        W = model.model_.transform(matrix(other, Stack(other).layout))
-    path = write(other, tmp_path / "other")
-    for given in (other, other.chunk(time=1, y=10, x=50), open_stack(path), path):
-        found = model.transform(given)
 def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
     """The sum to one and the weights of features are no parameters of H."""
     obj = scene(dtype="float64")
@@ -286,6 +276,16 @@ def test_a_model_replaces_models_only(tmp_path):
     xr.testing.assert_identical(open_stack(path).load(), open_stack(write(obj, tmp_path / "same")).load())
 
 
+def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
+    obj = scene()
+    model = fitted(obj, max_iter=40)
+    other = scene(shape=(2, 3, 30, 50), seed=3).assign_coords(time=obj.time)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="X does not have valid feature names")
+        W = model.model_.transform(matrix(other, Stack(other).layout))
+    path = write(other, tmp_path / "other")
+    for given in (other, other.chunk(time=1, y=10, x=50), open_stack(path), path):
+        found = model.transform(given)
         assert found.dims == ("component", "y", "x")
         assert (found.chunks is None) == (given is other)
         np.testing.assert_allclose(found, Stack(other).layout.images(W), rtol=1e-4, atol=1e-5)
@@ -365,6 +365,19 @@ def test_a_run_goes_on_with_its_stack_only(tmp_path):
         StackNMF.from_run(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("square", [True, False])
+def test_a_run_does_not_go_on_with_dims_in_another_order(tmp_path, square):
+    """Lengths by name, names of features and sums of panels are all the same."""
+    obj = scene((2, 2, 20, 20 if square else 30)).drop_vars(["time", "band", "platform", "wavelength"])
+    fitted(obj, fit={"checkpoint": tmp_path / "run"})
+    message = r"rows along \['y', 'x'\] .* and the stack now has them along \['x', 'y'\]"
+    with pytest.raises(RunMismatchError, match=message):
+        fitted(obj, fit={"checkpoint": tmp_path / "run", "sample_dims": ("x", "y")})
+    with pytest.raises(RunMismatchError, match=r"columns along \['time', 'band'\].*\['band', 'time'\]"):
+        fitted(obj.transpose("band", "time", "y", "x"), fit={"checkpoint": tmp_path / "run"})
+    fitted(obj.transpose("y", "time", "x", "band"), fit={"checkpoint": tmp_path / "run"})
+
+
 def test_a_dataset_comes_back_as_one(small_tiles):
     dataset = as_variables(scene())
     for name in dataset:
@@ -418,19 +431,6 @@ def test_parameters_are_those_of_nmf_and_its_own():
     assert model.negatives == "mask"
     with pytest.raises(TypeError, match="no parameter 'n_component'"):
         StackNMF(n_component=3)
-@pytest.mark.parametrize("square", [True, False])
-def test_a_run_does_not_go_on_with_dims_in_another_order(tmp_path, square):
-    """Lengths by name, names of features and sums of panels are all the same."""
-    obj = scene((2, 2, 20, 20 if square else 30)).drop_vars(["time", "band", "platform", "wavelength"])
-    fitted(obj, fit={"checkpoint": tmp_path / "run"})
-    message = r"rows along \['y', 'x'\] .* and the stack now has them along \['x', 'y'\]"
-    with pytest.raises(RunMismatchError, match=message):
-        fitted(obj, fit={"checkpoint": tmp_path / "run", "sample_dims": ("x", "y")})
-    with pytest.raises(RunMismatchError, match=r"columns along \['time', 'band'\].*\['band', 'time'\]"):
-        fitted(obj.transpose("band", "time", "y", "x"), fit={"checkpoint": tmp_path / "run"})
-    fitted(obj.transpose("y", "time", "x", "band"), fit={"checkpoint": tmp_path / "run"})
-
-
     with pytest.raises(NotFittedError):
         StackNMF(3).to_dataset()
 
@@ -522,6 +522,16 @@ BAD = [
         None,
         {"mask": xr.DataArray(np.ones((41, 60), bool), dims=("y", "x"))},
     ),
+    (
+        "mask goes from 0.0 to 390.0 along 'y' and the stack from 390.0 to 0.0.*reindex_like",
+        None,
+        {"mask": xr.DataArray(np.ones((40, 60), bool), dims=("y", "x"), coords={"y": 10.0 * np.arange(40)})},
+    ),
+    (
+        "'reflectance' is int16 with the attribute _Unsigned='true'",
+        lambda obj: obj.astype("int16").assign_attrs(_Unsigned="true"),
+        {},
+    ),
     ("missing is 'nodata'", None, {"missing": "nodata"}),
     ("missing is True", None, {"missing": True}),
     ("negatives is 'abs'", None, {"negatives": "abs"}),
@@ -555,5 +565,7 @@ def test_weights_on_dims_go_to_rows_and_columns():
     )
     wide = obj.isel(y=0, x=0, drop=True)
     np.testing.assert_array_equal(_ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
+    with pytest.raises(ValueError, match=r"sample_weight goes from 0\.0 to 390\.0 along 'y'"):
+        _ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
         _ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

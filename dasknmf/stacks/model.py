@@ -16,9 +16,10 @@ from sklearn.exceptions import NotFittedError
 from dasknmf import NMF, open_run
 from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
+from dasknmf.inputs.stack_checks import check_aligned
 from dasknmf.layout import Layout
-from dasknmf.stacks import arrays, files
 from dasknmf.placing import placed
+from dasknmf.stacks import arrays, files
 from dasknmf.store.opened_run import Run
 
 _OWN = ("negatives", "missing_values")
@@ -92,8 +93,8 @@ class StackNMF:
         self.negatives = negatives
         self.missing_values = missing_values
         self._parameters = {"n_components": n_components, **parameters}
-
         self._loaded_from: Any = None
+
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
         return f"StackNMF({given})"
@@ -283,8 +284,8 @@ class StackNMF:
             setattr(fitted, name, np.asarray(value) if isinstance(value, list) else value)
         model.model_, model.layout = fitted, layout
         model.abundance, model.endmember = found["abundance"], arrays.endmember(H, layout)
-        return model
         model._loaded_from = place
+        return model
 
     @classmethod
     def from_run(cls, run: Any) -> StackNMF:
@@ -321,6 +322,10 @@ class StackNMF:
 
     def _stack(self, obj: Any, sample_dims: Any, mask: Any) -> Stack:
         if isinstance(obj, Stack):
+            if mask is not None:
+                raise ValueError(
+                    "mask is given beside a Stack, which has its own: give it to Stack(mask=...)."
+                )
             return obj
         obj = open_stack(obj) if isinstance(obj, (str, os.PathLike)) else obj
         return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
@@ -331,15 +336,15 @@ class StackNMF:
         self.endmember = arrays.endmember(np.asarray(model.components_), layout)
         return self
 
-    def _fitted(self) -> Layout:
-        if not hasattr(self, "layout"):
-            raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
-        return self.layout
-
     def _reads(self, place: Any) -> bool:
         """Whether the abundance is still to be read from there."""
         known = self._loaded_from is not None and self._loaded_from == place
         return known and self.abundance.chunks is not None
+
+    def _fitted(self) -> Layout:
+        if not hasattr(self, "layout"):
+            raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
+        return self.layout
 
 
 _OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
@@ -350,6 +355,7 @@ def _ordered(name: str, value: Any, layout: Layout) -> Any:
     """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
     if not isinstance(value, xr.DataArray):
         return _by_rows(name, value, layout) if name in _OF_PIXELS else value
+    check_aligned(name, value, layout.coords)
     if set(value.dims) == set(layout.sample_dims):
         return arrays.rows_of(value, layout)
     if set(value.dims) == set(layout.feature_dims):
