@@ -13,7 +13,7 @@ ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
     ["counters", "errors", "kernel", "layout", "ledger"],
-    ["losses"],
+    ["losses", "placing"],
     ["blocks"],
     ["passes"],
     ["history"],
@@ -55,6 +55,7 @@ FLOOR = {
     "starts",
     "history",
     "layout",
+    "placing",
 }
 
 

@@ -152,6 +152,12 @@ def test_export_replaces_exports_only_and_leaves_nothing_half_written(fitted, tm
     shutil.copytree(path, scene_of_a_user)
     assert "no export has written" in refused(4, "export", run, scene_of_a_user, "--overwrite")
     xr.testing.assert_identical(open_stack(scene_of_a_user).load(), open_stack(path).load())
+    # A run names itself in the same attribute as an export.
+    other = tmp_path / "other.zarr"
+    shutil.copytree(run, other)
+    assert "no export has written" in refused(4, "export", run, other, "--overwrite")
+    np.testing.assert_array_equal(open_run(other).W, open_run(run).W)
+    shutil.rmtree(other)
     done("export", run, tmp_path / "maps.zarr")
     before = xr.open_zarr(tmp_path / "maps.zarr", consolidated=False).load()
 

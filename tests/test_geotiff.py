@@ -13,8 +13,8 @@ from dasknmf import open_run
 from dasknmf.cli import main
 from dasknmf.errors import SourceError
 from dasknmf.exports import geotiff
-from dasknmf.exports.places import placed
 from dasknmf.inputs import raster
+from dasknmf.placing import placed
 from dasknmf.stacks import Stack, StackNMF, open_stack
 
 rasterio = pytest.importorskip("rasterio", reason="the raster extra is not installed")
@@ -221,6 +221,22 @@ def test_dims_go_where_a_picture_has_them(tmp_path):
             assert file.transform[:6] == (10, 0, 95, 0, -5, 502.5)
             maps = model.abundance.transpose("component", "y", "x")
             np.testing.assert_array_equal(file.read(), maps.astype("float32"))
+
+
+@pytest.mark.parametrize("names", [("lat", "lon"), ("latitude", "longitude"), ("Northing", "Easting")])
+def test_dims_are_known_by_their_names(tmp_path, names):
+    """Longitude goes to the right, also where it is the first sample dim; steps of float32 are even."""
+    down, across = names
+    degrees = (170 + 0.01 * np.arange(20)).astype("float32")
+    obj = grid(x=degrees, y=50 - 0.5 * np.arange(30)).rename(y=down, x=across).chunk({across: 10})
+    model = fitted(obj, sample_dims=(across, down), checkpoint=tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    geotiff.write(tmp_path / "out.tif", run.W, run.layout, may_be_unobserved=False)
+    with rasterio.open(tmp_path / "out.tif") as file:
+        assert file.shape == (30, 20)
+        assert file.transform[:6] == pytest.approx((0.01, 0, 169.995, 0, -0.5, 50.25), rel=1e-4)
+        maps = model.abundance.transpose("component", down, across)
+        np.testing.assert_array_equal(file.read(), maps.astype("float32"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from dasknmf import NMF, open_run
-from dasknmf.errors import DataError, RunDamagedError, RunMismatchError, SourceError
+from dasknmf.errors import DataError, RunDamagedError, RunError, RunMismatchError, SourceError
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.inputs import stack as stacking
 from dasknmf.inputs.base import PanelSlabs
@@ -91,6 +91,16 @@ def test_chunks_of_any_lengths_are_put_together(small_tiles):
     assert stack.layout.tiles.lengths == ((3, 30, 7), (60,))
     V = np.concatenate([slab for _, slab in slabs_of(stack)])
     np.testing.assert_array_equal(V, matrix(obj, stack.layout))
+
+
+def test_what_xarray_would_look_up_value_by_value_is_refused(tmp_path):
+    obj = scene()
+    lazy = open_stack(write(obj, tmp_path / "v"))
+    assert Stack(lazy.isel(time=[0], y=slice(20, 40))).shape == (1200, 3)
+    with pytest.raises(SourceError, match=r"'reflectance' was transposed.*chunk\(\.\.\.\)\.transpose"):
+        Stack(lazy.transpose("y", "x", "time", "band"))
+    chunked = Stack(lazy.chunk(y=20, x=20).transpose("y", "x", "time", "band"))
+    assert chunked.layout.feature_dims == ("time", "band")
 
 
 def as_variables(obj: xr.DataArray) -> xr.Dataset:
@@ -223,6 +233,49 @@ def test_a_model_is_saved_and_loaded(small_tiles, tmp_path):
         StackNMF.load(write(obj, tmp_path / "scene"))
 
 
+def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
+    """The sum to one and the weights of features are no parameters of H."""
+    obj = scene(dtype="float64")
+    other = scene(dtype="float64", seed=1).assign_coords(time=obj.time)
+    weight = np.array([1.0, 5.0, 0.1, 1.0, 9.0, 2.0])
+    model = fitted(obj, sum_to_one=True, fit={"feature_weight": weight})
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.transform(other), model.transform(other))
+    plain = fitted(obj)
+    assert not np.allclose(plain.transform(other), model.transform(other))
+
+
+def test_a_model_is_saved_over_the_place_that_it_is_read_from(tmp_path):
+    obj = scene()
+    model = fitted(obj)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    assert again.abundance.chunks is not None
+    again.save(tmp_path / "model", overwrite=True)
+    np.testing.assert_array_equal(StackNMF.load(tmp_path / "model").abundance, model.abundance)
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+    store = zarr.storage.MemoryStore()
+    model.save(store)
+    there = StackNMF.load(store)
+    with pytest.raises(ValueError, match=r"read from, and would be cleared.*abundance\.load"):
+        there.save(store, overwrite=True)
+    there.abundance.load()
+    there.save(store, overwrite=True)
+    np.testing.assert_array_equal(StackNMF.load(store).abundance, model.abundance)
+
+
+def test_a_model_replaces_models_only(tmp_path):
+    obj = scene()
+    model = fitted(obj.chunk(y=20), fit={"checkpoint": tmp_path / "run"})
+    path = write(obj, tmp_path / "scene")
+    for place in (tmp_path / "run", path):
+        with pytest.raises(RunError, match="no export has written"):
+            model.save(place, overwrite=True)
+    assert open_run(tmp_path / "run").status == "max_iter"
+    xr.testing.assert_identical(open_stack(path).load(), open_stack(write(obj, tmp_path / "same")).load())
+
+
 def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
     obj = scene()
     model = fitted(obj, max_iter=40)
@@ -310,6 +363,19 @@ def test_a_run_goes_on_with_its_stack_only(tmp_path):
     assert open_run(tmp_path / "plain").layout is None
     with pytest.raises(RunMismatchError, match=r"NMF\.from_run"):
         StackNMF.from_run(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_a_run_does_not_go_on_with_dims_in_another_order(tmp_path, square):
+    """Lengths by name, names of features and sums of panels are all the same."""
+    obj = scene((2, 2, 20, 20 if square else 30)).drop_vars(["time", "band", "platform", "wavelength"])
+    fitted(obj, fit={"checkpoint": tmp_path / "run"})
+    message = r"rows along \['y', 'x'\] .* and the stack now has them along \['x', 'y'\]"
+    with pytest.raises(RunMismatchError, match=message):
+        fitted(obj, fit={"checkpoint": tmp_path / "run", "sample_dims": ("x", "y")})
+    with pytest.raises(RunMismatchError, match=r"columns along \['time', 'band'\].*\['band', 'time'\]"):
+        fitted(obj.transpose("band", "time", "y", "x"), fit={"checkpoint": tmp_path / "run"})
+    fitted(obj.transpose("y", "time", "x", "band"), fit={"checkpoint": tmp_path / "run"})
 
 
 def test_a_dataset_comes_back_as_one(small_tiles):
@@ -456,6 +522,16 @@ BAD = [
         None,
         {"mask": xr.DataArray(np.ones((41, 60), bool), dims=("y", "x"))},
     ),
+    (
+        "mask goes from 0.0 to 390.0 along 'y' and the stack from 390.0 to 0.0.*reindex_like",
+        None,
+        {"mask": xr.DataArray(np.ones((40, 60), bool), dims=("y", "x"), coords={"y": 10.0 * np.arange(40)})},
+    ),
+    (
+        "'reflectance' is int16 with the attribute _Unsigned='true'",
+        lambda obj: obj.astype("int16").assign_attrs(_Unsigned="true"),
+        {},
+    ),
     ("missing is 'nodata'", None, {"missing": "nodata"}),
     ("missing is True", None, {"missing": True}),
     ("negatives is 'abs'", None, {"negatives": "abs"}),
@@ -489,5 +565,7 @@ def test_weights_on_dims_go_to_rows_and_columns():
     )
     wide = obj.isel(y=0, x=0, drop=True)
     np.testing.assert_array_equal(_ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
+    with pytest.raises(ValueError, match=r"sample_weight goes from 0\.0 to 390\.0 along 'y'"):
+        _ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
         _ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

@@ -97,6 +97,24 @@ def test_a_mask_goes_beside_each_slab(small_tiles, tmp_path, dims, kind):
     np.testing.assert_array_equal(told, matrix(expected, stack.layout))
 
 
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_tiles_follow_the_stack_whatever_the_chunks_of_a_mask(small_tiles, tmp_path, kind):
+    """Tiles that end where both do would be the whole scene."""
+    obj = scene()
+    land = xr.DataArray(np.random.default_rng(0).random((40, 60)) < 0.5, dims=("y", "x"), name="land")
+    near = {dim: obj[dim] + 0.001 for dim in ("y", "x")}  # of a transform that rounds otherwise
+    mask = land.assign_coords(near).chunk(y=9, x=31)
+    if kind == "zarr":
+        mask = open_stack(write(land, tmp_path / "m", (9, 31)))
+    stack = Stack(obj.chunk(time=1, y=20, x=20), mask=mask)
+    assert stack.layout.tiles == Stack(obj.chunk(y=20, x=20)).layout.tiles
+    assert len(list(stack.layout.tiles)) == 6
+    told = np.concatenate([slab.weights for _, slab in slabs_of(stack)])
+    np.testing.assert_array_equal(told, matrix(land.broadcast_like(obj).transpose(*obj.dims), stack.layout))
+    with pytest.raises(ValueError, match="give it to Stack"):
+        StackNMF(2).fit(stack, mask=mask)
+
+
 @pytest.mark.parametrize("kind", ["nodata", "nan", "mask"])
 def test_three_ways_to_say_it_give_the_same_factors(small_tiles, kind):
     obj, cloud = scene(), clouds(scene())

@@ -10,9 +10,9 @@ import numpy as np
 
 from dasknmf.cli.export import new_path, write_geotiff
 from dasknmf.cli.stacks import mask_at, one_or_all
-from dasknmf.exports.places import refuse_existing
 from dasknmf.inputs.raster import is_raster
 from dasknmf.inputs.stack import Stack, open_stack
+from dasknmf.placing import refuse_existing
 
 
 def write_maps(

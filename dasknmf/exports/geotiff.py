@@ -12,8 +12,8 @@ import numpy as np
 from dasknmf.errors import SourceError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.pixels import tiles_of
-from dasknmf.exports.places import placed
 from dasknmf.layout import Layout
+from dasknmf.placing import placed
 from dasknmf.stacks.arrays import COMPONENT, abundance
 
 
@@ -33,6 +33,11 @@ class Written:
 
 
 _BLOCK = 256
+_ACROSS = {"x", "lon", "long", "longitude", "easting", "eastings"}
+_DOWN = {"y", "lat", "latitude", "northing", "northings"}
+"""Dims that go to the right and down in a picture, whatever their order; others go as they come."""
+_OFF = 0.05
+"""Share of a pixel by which centres may lie beside an even grid: coordinates in float32 do."""
 _TAG = "TIFFTAG_SOFTWARE"
 
 
@@ -108,20 +113,23 @@ def _grid(W: Any, layout: Layout) -> dict[str, Any]:
             "(--to xarray)."
         )
     maps: Any = abundance(W, layout, W.shape[1])
-    if not set(layout.sample_dims) & {"x", "y", "longitude", "latitude"}:
-        y, x = layout.sample_dims
-        maps = maps.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    y, x = layout.sample_dims
+    if y.lower() in _ACROSS or x.lower() in _DOWN:
+        y, x = x, y
+    maps = maps.rio.set_spatial_dims(x_dim=x, y_dim=y)
     for dim in layout.sample_dims:
         _check_even(dim, layout)
-    return {"y_dim": maps.rio.y_dim, "crs": maps.rio.crs, "transform": maps.rio.transform(recalc=True)}
+    return {"y_dim": y, "crs": maps.rio.crs, "transform": maps.rio.transform(recalc=True)}
 
 
 def _check_even(dim: str, layout: Layout) -> None:
     coord = layout.coords.get(dim)
     if coord is None or len(coord.values) < 3:
         return
-    steps = np.diff(coord.values.astype(np.float64))
-    if np.ptp(steps) > 1e-3 * np.abs(steps).max():
+    values = coord.values.astype(np.float64)
+    even = np.linspace(values[0], values[-1], len(values))
+    if not np.abs(values - even).max() < _OFF * abs(even[1] - even[0]):
+        steps = np.diff(values)
         raise SourceError(
             f"the coordinate {dim!r} goes in steps from {steps.min():g} to {steps.max():g}; pixels of a "
             "GeoTIFF are evenly spaced: export to Zarr (--to xarray)."

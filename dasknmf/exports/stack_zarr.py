@@ -6,10 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import zarr
-
-from dasknmf.exports.places import placed
+from dasknmf.placing import placed
 from dasknmf.stacks import StackNMF
+from dasknmf.stacks.files import is_model
 
 
 def write_run(run: Any, path: Path, *, overwrite: bool) -> None:
@@ -35,14 +34,7 @@ def write(dataset: Any, path: Path, *, overwrite: bool = False) -> None:
     overwrite : bool
         Replace an export that stands there.
     """
-    with placed(path, _is_ours if overwrite else None) as spare, warnings.catch_warnings():
+    with placed(path, is_model if overwrite else None) as spare, warnings.catch_warnings():
         # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
         dataset.to_zarr(spare, mode="w-", consolidated=False)
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        return "dasknmf" in zarr.open_group(path, mode="r").attrs
-    except (OSError, ValueError):
-        return False

@@ -24,9 +24,9 @@ from dasknmf.inputs.stack_checks import (
     xarray_module,
 )
 from dasknmf.inputs.stack_encoding import NEGATIVES, entries_of, is_plain
-from dasknmf.inputs.stack_source import StackSource, in_memory
+from dasknmf.inputs.stack_source import StackSource, by_points, in_memory
 from dasknmf.inputs.zarr_array import MeteredStore, open_node
-from dasknmf.layout import Coordinate, Layout, common, merged
+from dasknmf.layout import Coordinate, Layout, Tiles, common, merged
 
 _TILE_BYTES = 4 * 2**20
 """Stored tiles are read together up to this size."""
@@ -54,7 +54,8 @@ class Stack(Stored):
     sample_dims : str or sequence of str
         The dims of an image.
     mask : xarray.DataArray of bool, optional
-        True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud.
+        True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud. In any
+        chunks, on the coordinates of the stack where it has some.
     missing : "auto", "error", "nan" or float, default="auto"
         Which stored values stand for nothing observed: as the stack says in `_FillValue`, `missing_value`,
         `nodata` (and NaN, of floats); none; NaN; this value, before scale and offset (and NaN).
@@ -98,6 +99,13 @@ class Stack(Stored):
         is_dataset = hasattr(obj, "data_vars")
         check_dims(variables, samples, is_dataset)
         check_dtypes(variables)
+        for name, variable in variables.items():
+            if by_points(variable):
+                raise SourceError(
+                    f"{name!r} was transposed, or indexed by arrays, after it was opened lazily; xarray then "
+                    "looks up each value by itself, in many times the memory of a tile: leave its dims as "
+                    "they are stored, they may have any order, or chunk it first, chunk(...).transpose(...)."
+                )
         features = tuple(dim for dim in dims if dim not in samples)
         shape = tuple(int(first.sizes[dim]) for dim in features)
         if 0 in first.shape:
@@ -108,18 +116,18 @@ class Stack(Stored):
         self.masked = mask is not None
         self.is_in_memory = all(map(in_memory, variables.values()))
         self._variables = list(variables.values())
-        self._mask = None if mask is None else mask_of(mask, first.sizes)
-        sources = [*self._variables, *([] if self._mask is None else [self._mask])]
-        cuts = [common([_lengths(each, dim) for each in sources if dim in each.dims]) for dim in samples]
+        cuts = [common([_lengths(each, dim) for each in self._variables]) for dim in samples]
         n_planes = int(np.prod(shape, dtype=np.int64))
         row_bytes = n_planes * len(variables) * self.dtype.itemsize
         coords = coords_of(obj)
         check_unique(coords, features)
+        tiles = merged(cuts, row_bytes, _TILE_BYTES)
+        self._mask = None if mask is None else _cut(mask_of(mask, first.sizes, coords), samples, tiles)
         if is_dataset:
             coords[VARIABLE] = Coordinate((VARIABLE,), np.array(list(variables)))
         self.layout = Layout(
             samples,
-            merged(cuts, row_bytes, _TILE_BYTES),
+            tiles,
             (VARIABLE, *features) if is_dataset else features,
             (len(variables), *shape) if is_dataset else shape,
             dims,
@@ -218,6 +226,15 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
         )
     single = isinstance(wanted, str) or (variable is None and len(names) == 1)
     return found[names[0]] if single else found[names]
+
+
+def _cut(mask: Any, samples: Sequence[str], tiles: Tiles) -> Any:
+    """A mask whose chunks end where tiles do: tiles follow the stack alone, which is far larger."""
+    if mask.chunks is None:
+        return mask
+    wanted = {dim: each for dim, each in zip(samples, tiles.lengths, strict=True) if dim in mask.dims}
+    cut = {dim: each for dim, each in wanted.items() if common([mask.chunksizes[dim], each]) != each}
+    return mask.chunk(cut) if cut else mask
 
 
 def _lengths(variable: Any, dim: str) -> Sequence[int]:

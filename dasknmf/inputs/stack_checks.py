@@ -16,6 +16,8 @@ VARIABLE = "variable"
 """The dim along which the variables of a dataset lie."""
 _RESERVED = ("component", "pass", "abundance", "endmember", *History().columns())
 """Names of what a fit writes beside the coordinates of its stack."""
+_SLACK = 0.01
+"""Share of a pixel by which coordinates may differ that were computed in two ways."""
 
 
 def xarray_module() -> Any:
@@ -93,6 +95,13 @@ def check_dtypes(variables: Mapping[str, Any]) -> None:
                 f"the values of {name!r} are {variable.dtype}; V must be real numbers: convert them, or "
                 "leave the variable out."
             )
+        unsigned = str(variable.attrs.get("_Unsigned", "")).lower()
+        if (unsigned, variable.dtype.kind) in (("true", "i"), ("false", "u")):
+            raise SourceError(
+                f"variable {name!r} is {variable.dtype} with the attribute _Unsigned={unsigned!r}; values "
+                "are read as they are stored, and these stand for others: decode them with xarray.decode_cf, "
+                "or view them as the other kind of integers and delete the attribute."
+            )
         if variable.dtype != first.dtype:
             raise SourceError(
                 f"variable {name!r} is {variable.dtype} and {first_name!r} is {first.dtype}; one V has one "
@@ -100,8 +109,8 @@ def check_dtypes(variables: Mapping[str, Any]) -> None:
             )
 
 
-def mask_of(mask: Any, sizes: Mapping[Any, int]) -> Any:
-    """The variable of a mask that fits the stack."""
+def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate]) -> Any:
+    """The variable of a mask that fits the stack, of these lengths and coordinates."""
     if not isinstance(mask, xarray_module().DataArray):
         raise SourceError(
             f"mask is a {type(mask).__name__}; its dims say which pixels it is about: give an "
@@ -121,7 +130,32 @@ def mask_of(mask: Any, sizes: Mapping[Any, int]) -> Any:
                 f"mask has {mask.sizes[dim]} along {dim!r} and the stack {sizes[dim]}; they must be alike: "
                 "reindex_like the stack."
             )
+    check_aligned("mask", mask, coords)
     return mask.variable
+
+
+def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> None:
+    """Refuse an array whose coordinates are others than those of the stack: upside down, for example."""
+    for dim in array.dims:
+        if dim not in coords or dim not in array.coords:
+            continue
+        here, there = np.asarray(array.coords[dim].values), coords[dim].values
+        if not _are_alike(here, there):
+            raise SourceError(
+                f"{what} goes from {here[0]!s} to {here[-1]!s} along {dim!r} and the stack from {there[0]!s} "
+                f"to {there[-1]!s}; their coordinates must be the same, in one order: reindex_like the "
+                f"stack, or drop_vars({dim!r}) where only places count."
+            )
+
+
+def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
+    """Whether coordinates are the same, numbers but for a small part of their steps."""
+    if here.shape != there.shape or here.dtype.kind not in "iuf" or there.dtype.kind not in "iuf":
+        return np.array_equal(here, there)
+    steps = np.abs(np.diff(there.astype(np.float64)))
+    slack = _SLACK * float(steps.min()) if steps.size else 0.0
+    same = np.array_equal(here, there, equal_nan=True)
+    return same or bool(np.allclose(here, there, rtol=1e-12, atol=slack))
 
 
 def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:

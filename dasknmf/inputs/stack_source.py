@@ -242,6 +242,16 @@ def in_memory(variable: Any) -> bool:
     return bool(variable._in_memory)
 
 
+def by_points(variable: Any) -> bool:
+    """Whether xarray would look up a lazily indexed variable value by value: once it has been transposed."""
+    data = None if variable.chunks is not None else variable._data
+    while data is not None:
+        if type(data).__name__ == "LazilyVectorizedIndexedArray":
+            return True
+        data = getattr(data, "array", None)
+    return False
+
+
 def _part(variable: Any) -> Part:
     if variable.chunks is None:
         return Part(variable.dims, variable)

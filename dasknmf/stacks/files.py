@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+import zarr
 
 from dasknmf import NMF
 from dasknmf.errors import SourceError
@@ -19,7 +21,15 @@ from dasknmf.store import layouts
 PASS = "pass"
 _FORMAT = 1
 _TEXTS = ("phase", "loss_at")
-_FACTS = ("init_", "reconstruction_err_", "n_iter_", "n_reads_", "sum_of_squares_")
+_FACTS = (
+    "init_",
+    "reconstruction_err_",
+    "n_iter_",
+    "n_reads_",
+    "sum_of_squares_",
+    "mean_row_square_",
+    "feature_weight_",
+)
 
 
 def dataset_of(
@@ -49,6 +59,14 @@ def dataset_of(
         "layout": json.dumps(layouts.described(layout)),
     }
     return found
+
+
+def is_model(path: Path) -> bool:
+    """Whether a dataset of a fitted model stands there; a run, which names itself alike, is none."""
+    try:
+        return bool(zarr.open_group(path, mode="r").attrs.get("dasknmf") == _FORMAT)
+    except (OSError, ValueError):
+        return False
 
 
 def parts_of(found: xr.Dataset, label: str) -> tuple[dict[str, Any], dict[str, Any], Layout, History]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -14,7 +16,9 @@ from sklearn.exceptions import NotFittedError
 from dasknmf import NMF, open_run
 from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
+from dasknmf.inputs.stack_checks import check_aligned
 from dasknmf.layout import Layout
+from dasknmf.placing import placed
 from dasknmf.stacks import arrays, files
 from dasknmf.store.opened_run import Run
 
@@ -89,6 +93,7 @@ class StackNMF:
         self.negatives = negatives
         self.missing_values = missing_values
         self._parameters = {"n_components": n_components, **parameters}
+        self._loaded_from: Any = None
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
@@ -232,12 +237,28 @@ class StackNMF:
         ----------
         path : path, URL or Zarr store
         overwrite : bool
-            Replace what is there.
+            Replace a model that is there: on this machine in one step, once the new one is whole.
+
+        Raises
+        ------
+        RunError
+            If what is there is no saved model.
+        ValueError
+            If `abundance` is read from a store that would be cleared before.
         """
-        with warnings.catch_warnings():
+        place = _place(path)
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
             # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
             warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
-            self.to_dataset().to_zarr(_place(path), mode="w" if overwrite else "w-", consolidated=False)
+            if overwrite and isinstance(place, str) and "://" not in place:
+                place = stack.enter_context(placed(Path(place), files.is_model))
+            elif overwrite and self._reads(place):
+                raise ValueError(
+                    f"{str(path)!r} is where the abundance of this model is read from, and would be cleared "
+                    "before it is written: save to another place, or call abundance.load() first."
+                )
+            self.to_dataset().to_zarr(place, mode="w" if overwrite else "w-", consolidated=False)
 
     @classmethod
     def load(cls, path: Any) -> StackNMF:
@@ -248,7 +269,8 @@ class StackNMF:
         SourceError
             If there is none.
         """
-        found = xr.open_zarr(_place(path), consolidated=False, decode_timedelta=False)
+        place = _place(path)
+        found = xr.open_zarr(place, consolidated=False, decode_timedelta=False)
         parameters, facts, layout, history = files.parts_of(found, str(path))
         model = cls(**parameters)
         H = found["endmember"].to_numpy().reshape(found.sizes[arrays.COMPONENT], layout.n_features)
@@ -259,9 +281,10 @@ class StackNMF:
         fitted.preparation_ = {}
         fitted.history_ = history
         for name, value in facts.items():
-            setattr(fitted, name, value)
+            setattr(fitted, name, np.asarray(value) if isinstance(value, list) else value)
         model.model_, model.layout = fitted, layout
         model.abundance, model.endmember = found["abundance"], arrays.endmember(H, layout)
+        model._loaded_from = place
         return model
 
     @classmethod
@@ -299,15 +322,24 @@ class StackNMF:
 
     def _stack(self, obj: Any, sample_dims: Any, mask: Any) -> Stack:
         if isinstance(obj, Stack):
+            if mask is not None:
+                raise ValueError(
+                    "mask is given beside a Stack, which has its own: give it to Stack(mask=...)."
+                )
             return obj
         obj = open_stack(obj) if isinstance(obj, (str, os.PathLike)) else obj
         return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
 
     def _take(self, model: NMF, layout: Layout, W: Any) -> StackNMF:
-        self.model_, self.layout = model, layout
+        self.model_, self.layout, self._loaded_from = model, layout, None
         self.abundance = arrays.abundance(W, layout, model.n_components_)
         self.endmember = arrays.endmember(np.asarray(model.components_), layout)
         return self
+
+    def _reads(self, place: Any) -> bool:
+        """Whether the abundance is still to be read from there."""
+        known = self._loaded_from is not None and self._loaded_from == place
+        return known and self.abundance.chunks is not None
 
     def _fitted(self) -> Layout:
         if not hasattr(self, "layout"):
@@ -323,6 +355,7 @@ def _ordered(name: str, value: Any, layout: Layout) -> Any:
     """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
     if not isinstance(value, xr.DataArray):
         return _by_rows(name, value, layout) if name in _OF_PIXELS else value
+    check_aligned(name, value, layout.coords)
     if set(value.dims) == set(layout.sample_dims):
         return arrays.rows_of(value, layout)
     if set(value.dims) == set(layout.feature_dims):

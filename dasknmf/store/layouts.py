@@ -99,7 +99,7 @@ def read(store: Any, identity: dict[str, Any]) -> Layout | None:
 
 
 def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:
-    """Refuse to go on with rows in another order, as of a stack whose tiles have other shapes.
+    """Refuse to go on with rows or columns in another order, as of a stack whose tiles have other shapes.
 
     Raises
     ------
@@ -108,6 +108,15 @@ def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:
     stored = read(store, identity)
     if stored is None or layout is None:
         return
+    # The identity holds names and lengths, which are the same in any order.
+    dims = [(list(each.sample_dims), list(each.feature_dims)) for each in (stored, layout)]
+    if dims[0] != dims[1]:
+        raise RunMismatchError(
+            f"the run at {str(store)!r} has its rows along {dims[0][0]} and its columns along {dims[0][1]}, "
+            f"and the stack now has them along {dims[1][0]} and {dims[1][1]}: give sample_dims= and the dims "
+            "of the stack in the order that they had, choose another checkpoint, or start over with "
+            "overwrite=True."
+        )
     was, now = stored.tiles, layout.tiles
     if was == now or (was.in_order and now.in_order):
         return
