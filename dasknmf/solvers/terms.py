@@ -84,9 +84,7 @@ class Terms:
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss."""
         by_rows = self.by_rows(k, n_features)
-        grams: Grams = ByRow() if by_rows else Shared()
-        if self.hidden_columns is not None:
-            grams = ByGroup(self.hidden_columns)
+        grams = self._grams(by_row=by_rows)
         phase = QuadraticPass(
             k,
             n_features,
@@ -101,6 +99,11 @@ class Terms:
             self.sum_to_one,
         )
         return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
+
+    def _grams(self, *, by_row: bool) -> Grams:
+        if self.hidden_columns is not None:
+            return ByGroup(self.hidden_columns)
+        return ByRow() if by_row else Shared()
 
     def ratio(
         self,
@@ -125,6 +128,7 @@ class Terms:
             self.masked,
             self.column_weights,
             self.n_fixed,
+            self._grams(by_row=self.masked),
         )
 
     def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:
