@@ -270,9 +270,10 @@ class ObservedTile:
         """
         groups, group_of = self._grouped()
         if group_of is not None:
-            among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
-            among[group_of, np.arange(len(HH))] = 1
-            HH = np.matmul(among, HH)
+            # Sums over sorted features: a matrix of groups and features may be larger than V.
+            order = np.argsort(group_of, kind="stable")
+            first = np.searchsorted(group_of[order], np.arange(groups.shape[1]))
+            HH = np.add.reduceat(HH[order], first, axis=0, dtype=np.float64).astype(HH.dtype)
         # In Fortran's order, in which rows move side by side.
         return np.matmul(HH.T, groups.T).T
 
