@@ -296,3 +296,15 @@ def test_weights_above_one_with_many_components(V):
     V = np.hstack([V] * 3)
     with pytest.raises(DataError, match="divide the weights by the largest"):
         NMF(18).fit(V, weights=np.full(V.shape, 2.0))
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "feature_weight", "weights"])
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0), ("mu", 0.0), ("mu", 0.5)])
+def test_weights_of_any_size_end_a_fit_where_it_ends_without_them(V, solver, beta, name):
+    shape = {"sample_weight": N, "feature_weight": M, "weights": V.shape}[name]
+    # Powers of two, which change no digit.
+    parameters = {"n_components": K, "init": "random", "solver": solver, "beta_loss": beta, "max_iter": 60}
+    V = V.astype(np.float32)
+    one, _ = fitted(V, run={name: np.ones(shape)}, **parameters)
+    small, _ = fitted(V, run={name: np.full(shape, 2.0**-20)}, **parameters)
+    assert small.n_iter_ == one.n_iter_ > 4
