@@ -11,7 +11,11 @@ from dasknmf import NMF, Prepared
 from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.blocks.observed import ObservedBlock
 from dasknmf.errors import DataError
+from dasknmf.losses import Loss
 from dasknmf.solvers.packed import packed_products
+from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.terms import Terms
+from dasknmf.starts.trial import Trial
 from tests.helpers import ALGORITHMS, fitted, stored
 
 N, M, K = 19, 8, 3
@@ -308,3 +312,27 @@ def test_weights_of_any_size_end_a_fit_where_it_ends_without_them(V, solver, bet
     one, _ = fitted(V, run={name: np.ones(shape)}, **parameters)
     small, _ = fitted(V, run={name: np.full(shape, 2.0**-20)}, **parameters)
     assert small.n_iter_ == one.n_iter_ > 4
+
+
+def test_a_start_weighs_columns_as_the_fit_does(V):
+    b = 100.0 * (np.random.default_rng(1).random(M) + 0.5)
+    for rows, Q in ((V, None), (scipy.sparse.csr_array(V), None), (V @ np.eye(M)[:, :5], np.eye(M)[:, :5])):
+        trial = _trial(2.0, Terms(column_weights=b))
+        whole = rows if Q is None else rows @ Q.T
+        expected = float(((whole.toarray() if Q is None and rows is not V else whole) ** 2 @ b).sum())
+        assert trial._squares(rows, Q) == pytest.approx(expected, rel=1e-12)
+    found = _trial(2.0, Terms(column_weights=b)).of_rows(V, V.mean(axis=0))
+    coded = NMF(K)
+    coded.components_, coded.n_features_in_, coded.feature_weight_ = found.H, M, b
+    assert found.loss == pytest.approx(coded.score_samples(V).sum(), rel=1e-2)
+
+
+def _trial(beta, terms, *, positive=False):
+    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, positive=positive, terms=terms)
+
+
+@pytest.mark.parametrize(("beta", "positive"), [(2.0, True), (1.0, True), (0.5, True), (2.0, False)])
+def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, beta, positive):
+    known = V[:1] * (np.arange(M) % 2)
+    found = _trial(beta, Terms(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
+    np.testing.assert_array_equal(found.H[:1], known)

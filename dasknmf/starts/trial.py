@@ -185,11 +185,12 @@ class Trial:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.terms.quadratic(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
         blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
+        squares = self._squares(V, Q)
         state = {
-            "squares": np.asarray(matrix.squares(V)),
+            "squares": np.asarray(squares),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "mean": np.asarray(mean),
-            "pull": np.asarray(SUM_WEIGHT * matrix.squares(V) / V.shape[0]),
+            "pull": np.asarray(SUM_WEIGHT * squares / V.shape[0]),
             "fill": matrix.column_means(V),
         }
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
@@ -222,7 +223,20 @@ class Trial:
         return Fitted(state["H"], objectives[-1], loss)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
-        return replace(found, H=cold.floored(found.H, columns)) if self.positive else found
+        H = cold.floored(found.H, columns) if self.positive else found.H.copy()
+        if self.terms.fixed is not None:
+            H[: self.terms.n_fixed] = self.terms.fixed  # as they are known, zeros and digits
+        return replace(found, H=H)
+
+    def _squares(self, V: Matrix, Q: np.ndarray | None) -> float:
+        """‖V‖², or ‖V Qᵀ‖², with the weights of the columns."""
+        b = self.terms.column_weights
+        if b is None:
+            return matrix.squares(V)
+        if Q is None:
+            return matrix.squares(matrix.scaled(V, np.ones(V.shape[0]), np.sqrt(b)))
+        Q64 = Q.astype(np.float64)
+        return float(np.vdot(V.T @ V, (Q64.T * b) @ Q64))
 
     def _penalties(self, n_rows: int) -> Penalties:
         """H's penalty belongs to all rows: these bear their share of it."""
