@@ -10,7 +10,7 @@ import scipy.sparse
 from dasknmf import NMF, Prepared
 from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.blocks.observed import ObservedBlock
-from dasknmf.errors import DataError
+from dasknmf.errors import DataChangedError, DataError
 from dasknmf.losses import Loss
 from dasknmf.solvers.packed import packed_products
 from dasknmf.solvers.penalty import Penalties
@@ -336,3 +336,17 @@ def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, beta, positive):
     known = V[:1] * (np.arange(M) % 2)
     found = _trial(beta, Terms(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
     np.testing.assert_array_equal(found.H[:1], known)
+
+
+def test_weights_in_chunks_are_those_of_the_run(small_panels, tmp_path, V):
+    X = stored(tmp_path / "v.zarr", V, (5, M))
+    weights = np.random.default_rng(1).random(V.shape)
+    run = {"checkpoint": tmp_path / "run", "weights": stored(tmp_path / "weights.zarr", weights, (4, 3))}
+    parameters = {"n_components": K, "init": "random", "tol": 0}
+    fitted(X, run=run, max_iter=2, **parameters)
+    moved = stored(tmp_path / "moved.zarr", weights, (4, 3))
+    fitted(X, run=run | {"weights": moved}, max_iter=3, **parameters)
+    fitted(X, run=run | {"weights": da.from_array(weights, chunks=(6, 2))}, max_iter=4, **parameters)
+    run["weights"][3, 2] += 1
+    with pytest.raises(DataChangedError, match="V changed"):
+        fitted(X, run=run, max_iter=5, **parameters)

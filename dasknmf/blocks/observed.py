@@ -107,6 +107,8 @@ class ObservedBlock:
             n_seen = int(np.count_nonzero(seen))
         if self._checked:
             self.total += sums.total(_flat(V))
+            if weights is not None and told.weights is not None:
+                self.total += float(weights.sum(dtype=np.float64))
         first = self.first + row
         hidden = None
         if self._entries.holdout is not None:
