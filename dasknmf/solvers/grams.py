@@ -126,7 +126,7 @@ class ByRow:
 
 
 class ByGroup(ByRow):
-    """By row, where rows and columns have one of two matrices: those of a sparse V, of which a block is hidden.
+    """By row, where each has one of two matrices: those of a sparse V, of which a block is hidden.
 
     No line is made for each feature, of which a sparse V has many.
 

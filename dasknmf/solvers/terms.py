@@ -12,6 +12,7 @@ from dasknmf.solvers.filled import FilledPass, by_rows_pays
 from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
+from dasknmf.solvers.packed import MOST_BYTES, lines_bytes
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
@@ -72,6 +73,11 @@ class Terms:
         patience = _IN_MEMORY if self.in_memory else 1
         return self.masked and by_rows_pays(k, n_features, self.groups, patience)
 
+    def lines_bytes(self, k: int, n_features: int) -> int:
+        """Of packed products of all features, where Grams by row may be made of them."""
+        nbytes = lines_bytes(n_features, k)
+        return nbytes if self.masked and self.hidden_columns is None and nbytes <= MOST_BYTES else 0
+
     def quadratic(
         self,
         k: int,
@@ -128,7 +134,7 @@ class Terms:
             self.masked,
             self.column_weights,
             self.n_fixed,
-            self._grams(by_row=self.masked),
+            self._grams(by_row=self.lines_bytes(k, n_features) > 0),
         )
 
     def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:

@@ -47,6 +47,8 @@ _COMPARED_PASSES, _POLISHING_PASSES = 4, 20
 _TOL = 1e-4
 _BLOCK_BYTES = 2**22
 """Of rows that one thread walks."""
+LINES_AT_ONCE = 4 * _DRAWS
+"""Copies of packed products of all features while draws are compared: each has its H, two tallies, a step."""
 _LEAST_MEAN = 1e-2
 """Row and column means below this share of V's mean are taken for it: their weights would be all."""
 
@@ -184,7 +186,8 @@ class Trial:
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.terms.quadratic(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
-        blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
+        blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
+        blocks = blocks or self._blocks(V, phase.tally().nbytes)
         squares = self._squares(V, Q)
         state = {
             "squares": np.asarray(squares),
@@ -244,10 +247,10 @@ class Trial:
         penalty = self.penalties.H
         return replace(self.penalties, H=Penalty(penalty.l1 * share, penalty.l2 * share))
 
-    def _blocks(self, V: Matrix) -> list[Block]:
-        """V in parts for several threads: how many there are is no part of the result."""
+    def _blocks(self, V: Matrix, tally_bytes: int = 0) -> list[Block]:
+        """V in parts for several threads: their tallies together are no larger than V."""
         n_rows, n_features = V.shape
-        height = max(1, n_rows * _BLOCK_BYTES // max(1, matrix.nbytes(V)))
+        height = max(1, n_rows * max(_BLOCK_BYTES, tally_bytes) // max(1, matrix.nbytes(V)))
         terms = self.terms
         kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
         if terms.masked or terms.column_weights is not None:
