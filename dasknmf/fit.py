@@ -24,13 +24,15 @@ from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome, Phase
 from dasknmf.schedulers import Scheduler
 from dasknmf.solvers import nnls
-from dasknmf.starts import survey
+from dasknmf.starts import survey, trial
 from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.position import Position
 from dasknmf.store.stored_run import StoredRun
 
 log = logging.getLogger("dasknmf")
+_LINES_AT_ONCE = 3
+"""Copies of packed Gram matrices at the peak of their use: made, put together, scaled."""
 
 
 @dataclass
@@ -279,20 +281,26 @@ class Fit:
         n_features = self.source.shape[1]
         baseline, threads = self.scheduler.baseline, self.scheduler.threads
         in_memory = isinstance(self.run, MemoryRun)
+        lines = self.model.lines_bytes
+        height = dense.tile_rows(n_features, self.model.dtype.itemsize)
+        lines_of_rows = lines // n_features * height
         projections = []
         for lineup in (*self.model.starts(), self.model.lineup(0), (self.model.closing(),)):
             width = sum(max(sum(phase.widths.values()), self.model.k) for phase in lineup)
             tallies = [phase.tally() for phase in lineup]
+            drawn = sum(tally.capacity for tally in tallies)
+            copies = trial.LINES_AT_ONCE if drawn else _LINES_AT_ONCE * len(lineup)
             projection = Projection(
                 baseline=baseline,
                 threads=min(threads, len(self.grid)),
                 slab=math.ceil(self.source.slab_copies * slab_bytes_of(self.source, self.grid)),
                 tiles=self._scratch_bytes(width)
-                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked),
+                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked)
+                + _LINES_AT_ONCE * lines_of_rows,
                 rows=self.grid.rows_max * width * self.model.dtype.itemsize,
                 tally=sum(tally.nbytes for tally in tallies),
-                drawn=sum(tally.capacity for tally in tallies),
-                small=4 * width * n_features * 8,
+                drawn=drawn,
+                small=4 * width * n_features * 8 + copies * lines,
                 held=self.grid.n_rows * width * self.model.dtype.itemsize * in_memory,
                 fan_in=engine.FAN_IN,
                 staged=-(-self.source.staged_bytes // self.scheduler.processes),

@@ -15,6 +15,8 @@ from dasknmf.layout import Layout
 from dasknmf.model import Model
 from dasknmf.store import features
 
+_CHUNKED = "in chunks"
+"""Of weights that are read with X: their sums are compared with its own, at every read."""
 _ROUNDING = 1e-6
 """Between two scales of the same data: far above any rounding, far below what another X would give."""
 
@@ -100,7 +102,7 @@ def identity_of(
         identity["entries"] = _told(entries)
     for name, weight in (weights or {}).items():
         if weight is not None:
-            identity[name] = _digest(weight) if isinstance(weight, (np.ndarray, da.Array)) else str(weight)
+            identity[name] = _digest(weight) if isinstance(weight, np.ndarray) else _CHUNKED
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 
 

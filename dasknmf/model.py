@@ -177,6 +177,12 @@ class Model:
             exact_l2=not self.parity,
         )
 
+    @property
+    def lines_bytes(self) -> int:
+        """Of packed products of all features, where a pass makes them: always, or for a cold W."""
+        always = self.loss.quadratic and self.terms.by_rows(self.k, self.shape[1])
+        return self.terms.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
+
     def closing(self) -> Phase:
         """The read that evaluates the returned pair."""
         return self.terms.closing(self.dtype, self.loss, self.penalties)

@@ -145,7 +145,8 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     if holdout is not None:
         hidden = Holdout(holdout, seed, shape[1], transposed, places)
         entries = replace(entries or Entries(), holdout=hidden)
-    weights = _weights(asked.weights, X, grid, transposed)
+    given_weights = None if asked.weights is None else validation.checked_weights(asked.weights, X)
+    weights = _weights(given_weights, X, grid, transposed)
 
     row_bytes = inputs.row_bytes_of(source, dtype)
     terms = Terms(
@@ -197,7 +198,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         names=known.names,
         layout=layout,
         entries=entries,
-        weights={"sample_weight": a, "feature_weight": b, "weights": asked.weights},
+        weights={"sample_weight": a, "feature_weight": b, "weights": given_weights},
     )
     return Settled(
         X, shape, source, grid, model, transposed, entries, rows, weights, given, known, identity, budget
@@ -240,7 +241,6 @@ def _weights(weights: Any, X: Any, grid: Grid, transposed: bool) -> Any:
     """The source of the weights of entries, cut where V is."""
     if weights is None:
         return None
-    weights = validation.checked_weights(weights, X)
     if isinstance(weights, da.Array):
         if not inputs.is_chunked(X):
             weights = weights.compute()

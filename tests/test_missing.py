@@ -6,7 +6,14 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from dasknmf.blocks.entries import Entries
+from dasknmf.inputs import source_of
+from dasknmf.inputs.base import grid_of, slab_bytes_of
+from dasknmf.inputs.observed import ObservedSource
+from dasknmf.losses import Loss
+from dasknmf.model import Model
 from dasknmf.solvers import filled, terms
+from dasknmf.solvers.penalty import Penalties
 from tests.helpers import ALGORITHMS, fitted, stored
 from tests.loops import MASKS, Elastic, Weighted, given_as
 
@@ -346,3 +353,48 @@ def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, in
     with pytest.warns(UserWarning, match="1 rows and 2 columns of X have nothing observed"):
         turned, _ = fitted(X.T, n_components=k, max_iter=2, **parameters)
     assert (turned.n_unobserved_samples_, turned.n_unobserved_features_) == (1, 2)
+
+
+@pytest.mark.parametrize("init", ["sample", "random", "nndsvda"])
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0)])
+def test_features_too_many_for_a_matrix_each(monkeypatch, V, seen, solver, beta, init):
+    for module in (filled, terms):
+        monkeypatch.setattr(module, "MOST_BYTES", 0)
+    X = np.where(seen, V, np.nan)
+    parameters = {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "tol": 0}
+    model, _ = fitted(X, missing_values="nan", max_iter=60, **parameters)
+    if beta == 2:
+        assert model.history_.exact[-1].loss_at == "entry"
+    objective = np.array([r.objective for r in model.history_ if r.objective is not None])
+    assert (np.diff(objective) <= 1e-10 * objective[0]).all()
+    if init == "sample" and beta == 2:
+        monkeypatch.undo()
+        lines, _ = fitted(X, missing_values="nan", max_iter=60, **parameters)
+        assert model.history_[-1].loss < 1.25 * lines.history_[-1].loss
+
+
+def test_lines_and_weights_are_part_of_the_projection():
+    few, many = (
+        Model(
+            (1000, 400),
+            16,
+            np.dtype(np.float32),
+            Loss(2.0),
+            "cd",
+            "random",
+            0,
+            Penalties(),
+            "auto",
+            1600.0,
+            terms=terms.Terms(masked=masked),
+        )
+        for masked in (False, True)
+    )
+    assert (few.lines_bytes, many.lines_bytes) == (0, 400 * 136 * 8)
+    assert terms.Terms(masked=True).by_rows(16, 20_000)
+    assert not terms.Terms(masked=True, groups=10).by_rows(200, 20_000)
+    values = source_of(da.zeros((100, 10), dtype=np.uint8, chunks=(25, 5)))
+    weights = source_of(da.zeros((100, 10), chunks=(50, 10)))
+    plain = slab_bytes_of(values, grid_of(values))
+    both = ObservedSource(values, Entries(), rows=None, weights=weights)
+    assert slab_bytes_of(both, grid_of(both)) >= 9 * plain

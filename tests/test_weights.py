@@ -10,8 +10,12 @@ import scipy.sparse
 from dasknmf import NMF, Prepared
 from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.blocks.observed import ObservedBlock
-from dasknmf.errors import DataError
+from dasknmf.errors import DataChangedError, DataError
+from dasknmf.losses import Loss
 from dasknmf.solvers.packed import packed_products
+from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.terms import Terms
+from dasknmf.starts.trial import Trial
 from tests.helpers import ALGORITHMS, fitted, stored
 
 N, M, K = 19, 8, 3
@@ -296,3 +300,53 @@ def test_weights_above_one_with_many_components(V):
     V = np.hstack([V] * 3)
     with pytest.raises(DataError, match="divide the weights by the largest"):
         NMF(18).fit(V, weights=np.full(V.shape, 2.0))
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "feature_weight", "weights"])
+@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0), ("mu", 0.0), ("mu", 0.5)])
+def test_weights_of_any_size_end_a_fit_where_it_ends_without_them(V, solver, beta, name):
+    shape = {"sample_weight": N, "feature_weight": M, "weights": V.shape}[name]
+    # Powers of two, which change no digit.
+    parameters = {"n_components": K, "init": "random", "solver": solver, "beta_loss": beta, "max_iter": 60}
+    V = V.astype(np.float32)
+    one, _ = fitted(V, run={name: np.ones(shape)}, **parameters)
+    small, _ = fitted(V, run={name: np.full(shape, 2.0**-20)}, **parameters)
+    assert small.n_iter_ == one.n_iter_ > 4
+
+
+def test_a_start_weighs_columns_as_the_fit_does(V):
+    b = 100.0 * (np.random.default_rng(1).random(M) + 0.5)
+    for rows, Q in ((V, None), (scipy.sparse.csr_array(V), None), (V @ np.eye(M)[:, :5], np.eye(M)[:, :5])):
+        trial = _trial(2.0, Terms(column_weights=b))
+        whole = rows if Q is None else rows @ Q.T
+        expected = float(((whole.toarray() if Q is None and rows is not V else whole) ** 2 @ b).sum())
+        assert trial._squares(rows, Q) == pytest.approx(expected, rel=1e-12)
+    found = _trial(2.0, Terms(column_weights=b)).of_rows(V, V.mean(axis=0))
+    coded = NMF(K)
+    coded.components_, coded.n_features_in_, coded.feature_weight_ = found.H, M, b
+    assert found.loss == pytest.approx(coded.score_samples(V).sum(), rel=1e-2)
+
+
+def _trial(beta, terms, *, positive=False):
+    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, positive=positive, terms=terms)
+
+
+@pytest.mark.parametrize(("beta", "positive"), [(2.0, True), (1.0, True), (0.5, True), (2.0, False)])
+def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, beta, positive):
+    known = V[:1] * (np.arange(M) % 2)
+    found = _trial(beta, Terms(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
+    np.testing.assert_array_equal(found.H[:1], known)
+
+
+def test_weights_in_chunks_are_those_of_the_run(small_panels, tmp_path, V):
+    X = stored(tmp_path / "v.zarr", V, (5, M))
+    weights = np.random.default_rng(1).random(V.shape)
+    run = {"checkpoint": tmp_path / "run", "weights": stored(tmp_path / "weights.zarr", weights, (4, 3))}
+    parameters = {"n_components": K, "init": "random", "tol": 0}
+    fitted(X, run=run, max_iter=2, **parameters)
+    moved = stored(tmp_path / "moved.zarr", weights, (4, 3))
+    fitted(X, run=run | {"weights": moved}, max_iter=3, **parameters)
+    fitted(X, run=run | {"weights": da.from_array(weights, chunks=(6, 2))}, max_iter=4, **parameters)
+    run["weights"][3, 2] += 1
+    with pytest.raises(DataChangedError, match="V changed"):
+        fitted(X, run=run, max_iter=5, **parameters)

@@ -299,7 +299,7 @@ class CsrTile:
     def power_sum(self, exponent: float) -> float:
         if exponent < 0 and (self._n_absent or (self.v == 0).any()):
             return float("inf")
-        return float(nonzeros.power_sum(self.v, exponent))
+        return float(sums.total(self.v) if exponent == 1 else nonzeros.power_sum(self.v, exponent))
 
     def column_sums(self) -> np.ndarray:
         result = np.zeros(self._walk.n_features)

@@ -5,6 +5,8 @@ times columns C, keeps every product at the cost of the nonzeros, since all of R
 
     S_i = S − [i ∈ R] S_C            T_j = G − [j ∈ C] G_R
 
+For β other than 1 and 2 tiles are made dense, and the block is a mask of theirs.
+
 References
 ----------
 Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix factorization.
@@ -26,6 +28,7 @@ from dasknmf.blocks.dense import DenseTile
 from dasknmf.blocks.entries import Entries
 from dasknmf.blocks.observed import ObservedTile
 from dasknmf.blocks.vectors import filled
+from dasknmf.losses import Loss
 
 
 class ObservedCsrBlock(CsrBlock):
@@ -121,11 +124,9 @@ class ObservedCsrTile(CsrTile):
         """Whether a row has an entry that counts, shape (rows,)."""
         return ~self._in_R | bool((~self._in_C).any())
 
-    def row_grams(self, HH: np.ndarray) -> np.ndarray:
-        """S_i of each row; see `ObservedTile.row_grams`."""
-        hidden = HH[self._in_C].sum(axis=0, dtype=np.float64)
-        lines = HH.sum(axis=0, dtype=np.float64) - self._in_R[:, None] * hidden
-        return np.asarray(lines.astype(HH.dtype))
+    def row_grams(self, lines: np.ndarray) -> np.ndarray:
+        """S_i of each row, of the line of all columns and that of those outside of the hidden block."""
+        return np.asarray(lines[self._in_R.astype(np.intp)])
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
         """Add Σ_i WW_i to the first line of T, and to the second that of rows outside of the hidden block."""
@@ -140,7 +141,7 @@ class ObservedCsrTile(CsrTile):
         return 0.5 * float(weighted_total(P, P, self._a, self._b))
 
     def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
-        """D(V | WH) over the block that is hidden, for β = 1 and 2, and how many entries it has."""
+        """D(V | WH) over the block that is hidden, and how many entries it has."""
         n_hidden = int(self._in_R.sum()) * int(self._in_C.sum())
         if not n_hidden:
             return 0.0, 0
@@ -148,6 +149,10 @@ class ObservedCsrTile(CsrTile):
         W_R, H_C = W[self._in_R].astype(np.float64), H[:, self._in_C].astype(np.float64)
         rows, columns = self._row_of()[self._places], self.columns[self._places]
         v = self._hidden_v.astype(np.float64)
+        if beta not in (1, 2):
+            V = np.zeros((len(a), len(b)))
+            V[(np.cumsum(self._in_R) - 1)[rows], (np.cumsum(self._in_C) - 1)[columns]] = v
+            return float(a @ Loss(beta).rows(V, W_R @ H_C, eps, b)), n_hidden
         p = np.einsum("et,te->e", W[rows].astype(np.float64), H[:, columns])
         weights = self._of_entries(self._places)
         if beta == 2:
@@ -164,9 +169,18 @@ class ObservedCsrTile(CsrTile):
     def observed_dense(self) -> ObservedTile:
         """The same tile with its zeros, in a buffer of the walk."""
         plain = super().dense()
+        seen = None
+        if not self.complete:
+            seen = self._walk.dense.get("seen", self._n_rows, np.dtype(np.uint8))
+            seen[:] = 1
+            seen[np.ix_(self._in_R, self._in_C)] = 0
         return ObservedTile(
-            plain.V, None, self.row_weights, self.column_weights, self.rows, self.first, self._walk.dense
+            plain.V, seen, self.row_weights, self.column_weights, self.rows, self.first, self._walk.dense
         )
+
+    def filled(self, P: np.ndarray, *, by_weight: bool = True) -> ObservedCsrTile:
+        """The tile itself, whose hidden entries are zeros, as most of a sparse V are, whatever P is."""
+        return self
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
         if beta != 1:

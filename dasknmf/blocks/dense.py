@@ -139,6 +139,8 @@ class DenseTile:
         return Sums(*sums.survey(_flat(self.V)))
 
     def power_sum(self, exponent: float) -> float:
+        if exponent in (0, 1):
+            return float(self.V.size if exponent == 0 else sums.total(_flat(self.V)))
         return float((self.V.astype(np.float64) ** exponent).sum())
 
     def column_sums(self) -> np.ndarray:

@@ -107,6 +107,8 @@ class ObservedBlock:
             n_seen = int(np.count_nonzero(seen))
         if self._checked:
             self.total += sums.total(_flat(V))
+            if weights is not None and told.weights is not None:
+                self.total += float(weights.sum(dtype=np.float64))
         first = self.first + row
         hidden = None
         if self._entries.holdout is not None:
@@ -270,9 +272,10 @@ class ObservedTile:
         """
         groups, group_of = self._grouped()
         if group_of is not None:
-            among = np.zeros((groups.shape[1], len(HH)), HH.dtype)
-            among[group_of, np.arange(len(HH))] = 1
-            HH = np.matmul(among, HH)
+            # Sums over sorted features: a matrix of groups and features may be larger than V.
+            order = np.argsort(group_of, kind="stable")
+            first = np.searchsorted(group_of[order], np.arange(groups.shape[1]))
+            HH = np.add.reduceat(HH[order], first, axis=0, dtype=np.float64).astype(HH.dtype)
         # In Fortran's order, in which rows move side by side.
         return np.matmul(HH.T, groups.T).T
 

@@ -12,7 +12,7 @@ from dask.task_spec import GraphNode
 
 from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.errors import SourceError
-from dasknmf.inputs.base import Chunks, Reader, Slab, Source, nbytes_of
+from dasknmf.inputs.base import Chunks, Reader, Slab, Source, grid_of, nbytes_of, slab_bytes_of
 from dasknmf.panels import Panel
 
 
@@ -46,9 +46,13 @@ class ObservedSource(Source):
         self.staged_bytes = source.staged_bytes
         self.kept_bytes = nbytes_of(source)
         self.slab_bytes = source.slab_bytes
-        if weights is not None and source.slab_bytes:
-            n_rows = source.slab_bytes // max(1, source.shape[1] * source.dtype.itemsize)
-            self.slab_bytes += weights.slab_bytes + n_rows * source.shape[1] * weights.dtype.itemsize
+        if weights is not None and not weights.in_process:
+            # A slab of their own, and the rows of it that belong to one of V's: in memory V's is a panel.
+            grid = grid_of(source)
+            of_V = slab_bytes_of(source, grid)
+            n_rows = of_V // (source.shape[1] * source.dtype.itemsize) or grid.rows_max
+            of_weights = n_rows * source.shape[1] * weights.dtype.itemsize
+            self.slab_bytes = of_V + of_weights + (weights.slab_bytes or of_weights)
         self.reader = ObservedReader(source.reader, rows, None if weights is None else weights.reader)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:

@@ -28,6 +28,7 @@ import numpy as np
 from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.solvers import cold
 from dasknmf.solvers.grams import ByRow, totals
+from dasknmf.solvers.packed import MOST_BYTES, lines_bytes
 from dasknmf.solvers.quadratic import QuadraticPass, Small
 
 MOST_COMPONENTS = 17
@@ -45,7 +46,8 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
     patience : int
         How many times as dear they may be.
     """
-    return (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
+    pays = (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
+    return pays and lines_bytes(n_features, k) <= MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,34 @@ class FilledPass:
         return self.phase.widths
 
     def prepare(self, state: State) -> tuple[Small, np.ndarray | None]:
+        """Beside what tiles need, for a cold W: lines of each feature, or what it is filled with."""
         small = self.phase.prepare(state)
         if not small.cold:
             return small, None
+        if not self._by_row_once:
+            return small, state["fill"].astype(self.phase.dtype)
         H = cold.entered(state)["H"].astype(np.float64)
         return small, ByRow().of_H(H, self.phase.column_weights, self.phase.penalties.W.l2, small.pull)
+
+    @property
+    def _by_row_once(self) -> bool:
+        """Whether a cold W has a Gram matrix for each row; else means of columns are filled in."""
+        return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, grams = small
+        inner, extra = small
         phase, W = self.phase, rows["W"]
         observed = tile.row_is_observed()
         if inner.cold:
             # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
-            N, _ = phase.system(tile, inner)
-            gram = ByRow().of_rows(tile, grams)
+            if self._by_row_once:
+                N, _ = phase.system(tile, inner)
+                gram = ByRow().of_rows(tile, extra)
+            else:
+                N, gram = phase.system(tile.filled(np.broadcast_to(extra, tile.V.shape)), inner)
             cold.solve(W, N, gram, phase.penalties.W.l1, positive=phase.solver == "mu")
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))

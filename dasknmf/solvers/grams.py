@@ -12,6 +12,7 @@ move of row i, nor b_j in that of column j.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ from dasknmf.solvers.packed import Packed, add_to_diagonals, packed, packed_prod
 
 Gram = np.ndarray | Packed
 """Of all rows of a factor, or of each."""
+Parts = Sequence[tuple[slice | np.ndarray, Gram]]
+"""Some of H's columns and their Gram, until all columns have one."""
 
 
 class Grams(Protocol):
@@ -42,7 +45,7 @@ class Grams(Protocol):
     def add(self, tile: Any, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
         """Add what a tile's rows leave for the Grams of H's columns."""
 
-    def of_columns(self, G: np.ndarray, l2: float) -> Gram:
+    def of_columns(self, G: np.ndarray, l2: float) -> Parts:
         """The Grams of H's columns."""
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
@@ -70,10 +73,8 @@ class Shared:
     def add(self, tile: Any, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
         G += aW.T @ W
 
-    def of_columns(self, G: np.ndarray, l2: float) -> Gram:
-        S = G.copy()
-        S[np.diag_indices(len(S))] += l2
-        return S
+    def of_columns(self, G: np.ndarray, l2: float) -> Parts:
+        return [(slice(None), G + l2 * np.eye(len(G)))]
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
         return float(np.vdot(G, (H if b is None else H * b) @ H.T))
@@ -109,10 +110,10 @@ class ByRow:
             WW *= tile.row_weights[:, None].astype(WW.dtype)
         tile.add_column_grams(WW, G)
 
-    def of_columns(self, G: np.ndarray, l2: float) -> Gram:
+    def of_columns(self, G: np.ndarray, l2: float) -> Parts:
         lines = G.copy()
         add_to_diagonals(lines, l2)
-        return Packed(lines)
+        return [(slice(None), Packed(lines))]
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
         k = len(H)
@@ -125,7 +126,9 @@ class ByRow:
 
 
 class ByGroup(ByRow):
-    """By row, where columns have one of two matrices: those of a sparse V, of which a block is hidden.
+    """By row, where each has one of two matrices: those of a sparse V, of which a block is hidden.
+
+    No line is made for each feature, of which a sparse V has many.
 
     Parameters
     ----------
@@ -134,16 +137,33 @@ class ByGroup(ByRow):
     """
 
     def __init__(self, hidden: np.ndarray) -> None:
-        self._group_of = hidden.astype(np.intp)
+        self._hidden = hidden
 
     def shape(self, k: int, n_features: int) -> tuple[int, ...]:
         return (2, k * (k + 1) // 2)
 
-    def of_columns(self, G: np.ndarray, l2: float) -> Gram:
-        return super().of_columns(G[self._group_of], l2)
+    def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
+        bH = H if b is None else H * b
+        seen = ~self._hidden
+        # Of those that are seen by a sum of their own: a difference would lose its digits.
+        S = np.stack([bH @ H.T, bH[:, seen] @ H[:, seen].T]) + around
+        return packed(S + l2 * np.eye(len(H)))
+
+    def of_rows(self, tile: Any, prepared: np.ndarray) -> Gram:
+        if tile.complete:
+            return unpacked(prepared[0])
+        return Packed(tile.row_grams(prepared))
+
+    def of_columns(self, G: np.ndarray, l2: float) -> Parts:
+        lines = G.copy()
+        add_to_diagonals(lines, l2)
+        whole, outside = unpacked(lines)
+        return [(~self._hidden, whole), (self._hidden, outside)]
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
-        return super().product(G[self._group_of], H, b)
+        bH = H if b is None else H * b
+        parts = zip((~self._hidden, self._hidden), unpacked(G), strict=True)
+        return float(sum(np.vdot(S, bH[:, columns] @ H[:, columns].T) for columns, S in parts))
 
 
 def weighted_rows(tile: Any, W: np.ndarray) -> np.ndarray:

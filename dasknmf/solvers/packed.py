@@ -48,6 +48,15 @@ def _size(lines: np.ndarray) -> int:
     return (isqrt(8 * lines.shape[-1] + 1) - 1) // 2
 
 
+MOST_BYTES = 2**27
+"""Of the lines of all features at once: beyond, entries are filled in instead."""
+
+
+def lines_bytes(n_rows: int, k: int) -> int:
+    """Of lines in float64, one for each row."""
+    return n_rows * (k * (k + 1) // 2) * 8
+
+
 def packed(S: np.ndarray) -> np.ndarray:
     """The lines of symmetric matrices, shape (..., k, k): an array of shape (..., k (k + 1) / 2)."""
     upper = np.triu_indices(S.shape[-1])

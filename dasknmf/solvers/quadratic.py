@@ -230,7 +230,7 @@ class QuadraticPass:
         """
         Ht = state["H"].T.astype(np.float64, order="C")
         At = np.ascontiguousarray(A.T)
-        S = self.grams.of_columns(G, self.penalties.H.l2)
+        parts = self.grams.of_columns(G, self.penalties.H.l2)
         order = self._order(_iteration(state), _H_STREAM)
         order = order[order >= self.n_fixed]
         eps = float(state["eps"])
@@ -240,7 +240,11 @@ class QuadraticPass:
         for step in range(self.inner.columns):
             # One step needs no copy of where it began.
             before = Ht.copy() if self.inner.columns > 1 else Ht
-            met = self._moved_columns(Ht, At, S, order, eps)
+            met = 0.0
+            for columns, S in parts:
+                some = Ht[columns]
+                met += self._moved_columns(some, At[columns], S, order, eps)
+                Ht[columns] = some
             moved = float(((Ht - before) ** 2).sum())
             if step == 0:
                 violation, first_moved = met, moved

@@ -22,7 +22,7 @@ from dasknmf.blocks.base import Ratio, Tile
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Rows, State, Tally, finite
 from dasknmf.solvers import cold, mu
-from dasknmf.solvers.grams import ByRow, Shared, totals, weighted_rows
+from dasknmf.solvers.grams import Grams, Shared, totals, weighted_rows
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 
@@ -58,6 +58,8 @@ class RatioPass:
     column_weights: np.ndarray | None = None
     n_fixed: int = 0
     """So many rows of H, the first, stay what they are."""
+    grams: Grams = Shared()
+    """Of the quadratic guess of a cold W."""
 
     name = "exact"
     reads_data = True
@@ -73,7 +75,7 @@ class RatioPass:
         bH = H if b is None else (H * b).astype(self.dtype)
         guess = None
         if cold.is_cold(state):
-            guess = cold.Guess.of(H, self.loss, ByRow() if self.by_row else Shared(), b)
+            guess = cold.Guess.of(H, self.loss, self.grams, b)
         return Small(
             H=H,
             Ht=np.ascontiguousarray(bH.T),

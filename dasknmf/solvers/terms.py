@@ -12,6 +12,7 @@ from dasknmf.solvers.filled import FilledPass, by_rows_pays
 from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
+from dasknmf.solvers.packed import MOST_BYTES, lines_bytes
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
@@ -72,6 +73,11 @@ class Terms:
         patience = _IN_MEMORY if self.in_memory else 1
         return self.masked and by_rows_pays(k, n_features, self.groups, patience)
 
+    def lines_bytes(self, k: int, n_features: int) -> int:
+        """Of packed products of all features, where Grams by row may be made of them."""
+        nbytes = lines_bytes(n_features, k)
+        return nbytes if self.masked and self.hidden_columns is None and nbytes <= MOST_BYTES else 0
+
     def quadratic(
         self,
         k: int,
@@ -84,9 +90,7 @@ class Terms:
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss."""
         by_rows = self.by_rows(k, n_features)
-        grams: Grams = ByRow() if by_rows else Shared()
-        if self.hidden_columns is not None:
-            grams = ByGroup(self.hidden_columns)
+        grams = self._grams(by_row=by_rows)
         phase = QuadraticPass(
             k,
             n_features,
@@ -101,6 +105,11 @@ class Terms:
             self.sum_to_one,
         )
         return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
+
+    def _grams(self, *, by_row: bool) -> Grams:
+        if self.hidden_columns is not None:
+            return ByGroup(self.hidden_columns)
+        return ByRow() if by_row else Shared()
 
     def ratio(
         self,
@@ -125,6 +134,7 @@ class Terms:
             self.masked,
             self.column_weights,
             self.n_fixed,
+            self._grams(by_row=self.lines_bytes(k, n_features) > 0),
         )
 
     def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:

@@ -38,7 +38,8 @@ class MeanFilled:
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
         # Whatever is observed tells a start where to look, if it counts little or more than once.
-        filled = tile.filled(np.broadcast_to(fill.astype(tile.V.dtype), tile.V.shape), by_weight=False)
+        shape = tile.rows.stop - tile.rows.start, len(fill)
+        filled = tile.filled(np.broadcast_to(fill.astype(tile.dtype), shape), by_weight=False)
         self.phase.tile(filled, rows, inner, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:

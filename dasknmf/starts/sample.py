@@ -133,7 +133,8 @@ class Audited:
             P = rows["W"][seen].astype(np.float64) @ H
             # What is missing costs nothing.
             values = matrix.dense(V)
-            losses = trial.loss.rows(np.where(np.isnan(values), np.maximum(P, eps), values), P, eps)
+            values = np.where(np.isnan(values), np.maximum(P, eps), values)
+            losses = trial.loss.rows(values, P, eps, trial.terms.column_weights)
             tally["audit"] = tally["audit"].plus(places, V)
             tally["losses"] = tally["losses"].plus(places, losses[:, None])
 

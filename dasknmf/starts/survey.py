@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.blocks.base import Sums
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Phase, Rows, State, Tally
@@ -32,10 +33,12 @@ class Survey:
     def widths(self) -> Mapping[str, int]:
         return {}
 
-    @property
-    def _power(self) -> float | None:
-        """Exponent of the divergence's constant Σ v^β, which V alone decides."""
-        return None if self.loss.beta in (0, 1, 2) else self.loss.beta
+    def _powers(self, tile: Any, sums: Sums) -> float:
+        """Σ v^β, weighted, where V has only what the loss takes; of squares the sums tell."""
+        beta = self.loss.beta
+        if beta == 2 or sums.n_nan or sums.n_negative or (beta < 0 and sums.n_zero):
+            return 0.0
+        return float(tile.power_sum(beta))
 
     def prepare(self, state: State) -> None:
         return None
@@ -50,9 +53,7 @@ class Survey:
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         sums = tile.sums()
-        powers = 0.0
-        if self._power is not None and not (sums.n_negative or (self._power < 0 and sums.n_zero)):
-            powers = tile.power_sum(self._power)
+        powers = self._powers(tile, sums)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
         weights = tile.row_weights
         a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
@@ -67,7 +68,7 @@ class Survey:
         n, m = self.shape
         mean = found["total"] / max(n * m - found["n_missing"], 1.0)
         beta = self.loss.beta
-        constant = 0.0 if self._power is None else found["powers"] / (beta * (beta - 1))
+        constant = 0.0 if beta in (0, 1, 2) else found["powers"] / (beta * (beta - 1))
         after = state | {
             "sums": tally["sums"],
             "mean": np.asarray(mean),
@@ -94,10 +95,7 @@ class Survey:
 
     def _scale(self, found: dict[str, float]) -> float:
         """Σ v^β: the size that the divergence of a useless fit has."""
-        n, m = self.shape
-        return {0.0: float(n * m), 1.0: found["total"], 2.0: found["squares"]}.get(
-            self.loss.beta, found["powers"]
-        )
+        return found["squares"] if self.loss.quadratic else found["powers"]
 
 
 _KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "pull")

@@ -47,6 +47,8 @@ _COMPARED_PASSES, _POLISHING_PASSES = 4, 20
 _TOL = 1e-4
 _BLOCK_BYTES = 2**22
 """Of rows that one thread walks."""
+LINES_AT_ONCE = 4 * _DRAWS
+"""Copies of packed products of all features while draws are compared: each has its H, two tallies, a step."""
 _LEAST_MEAN = 1e-2
 """Row and column means below this share of V's mean are taken for it: their weights would be all."""
 
@@ -184,12 +186,14 @@ class Trial:
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.terms.quadratic(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
-        blocks = self._blocks(V) if Q is None else [LowRankBlock(V, Q.astype(self.dtype))]
+        blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
+        blocks = blocks or self._blocks(V, phase.tally().nbytes)
+        squares = self._squares(V, Q)
         state = {
-            "squares": np.asarray(matrix.squares(V)),
+            "squares": np.asarray(squares),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "mean": np.asarray(mean),
-            "pull": np.asarray(SUM_WEIGHT * matrix.squares(V) / V.shape[0]),
+            "pull": np.asarray(SUM_WEIGHT * squares / V.shape[0]),
             "fill": matrix.column_means(V),
         }
         return self._repeated(each, phase, blocks, cold.started(state, H), most)
@@ -222,7 +226,20 @@ class Trial:
         return Fitted(state["H"], objectives[-1], loss)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
-        return replace(found, H=cold.floored(found.H, columns)) if self.positive else found
+        H = cold.floored(found.H, columns) if self.positive else found.H.copy()
+        if self.terms.fixed is not None:
+            H[: self.terms.n_fixed] = self.terms.fixed  # as they are known, zeros and digits
+        return replace(found, H=H)
+
+    def _squares(self, V: Matrix, Q: np.ndarray | None) -> float:
+        """‖V‖², or ‖V Qᵀ‖², with the weights of the columns."""
+        b = self.terms.column_weights
+        if b is None:
+            return matrix.squares(V)
+        if Q is None:
+            return matrix.squares(matrix.scaled(V, np.ones(V.shape[0]), np.sqrt(b)))
+        Q64 = Q.astype(np.float64)
+        return float(np.vdot(V.T @ V, (Q64.T * b) @ Q64))
 
     def _penalties(self, n_rows: int) -> Penalties:
         """H's penalty belongs to all rows: these bear their share of it."""
@@ -230,10 +247,10 @@ class Trial:
         penalty = self.penalties.H
         return replace(self.penalties, H=Penalty(penalty.l1 * share, penalty.l2 * share))
 
-    def _blocks(self, V: Matrix) -> list[Block]:
-        """V in parts for several threads: how many there are is no part of the result."""
+    def _blocks(self, V: Matrix, tally_bytes: int = 0) -> list[Block]:
+        """V in parts for several threads: their tallies together are no larger than V."""
         n_rows, n_features = V.shape
-        height = max(1, n_rows * _BLOCK_BYTES // max(1, matrix.nbytes(V)))
+        height = max(1, n_rows * max(_BLOCK_BYTES, tally_bytes) // max(1, matrix.nbytes(V)))
         terms = self.terms
         kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
         if terms.masked or terms.column_weights is not None:
