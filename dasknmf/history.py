@@ -56,6 +56,16 @@ class Record:
     memory: int | None = None
     """Bytes that the largest process held while it worked on V; None where nobody looked."""
 
+    @property
+    def holdout(self) -> float | None:
+        """The divergence over the entries that ``fit(holdout=)`` hides, of the pair that entered the pass."""
+        return self.measures.get("holdout")
+
+    @property
+    def hidden(self) -> int | None:
+        """How many entries these are."""
+        return int(self.measures["hidden"]) if "hidden" in self.measures else None
+
 
 Callback = Callable[[Record], None]
 

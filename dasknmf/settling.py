@@ -138,7 +138,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     totals = (shape[0] if a is None else float(a.sum()), shape[1] if b is None else float(b.sum()))
     rows, columns = (b, a) if transposed else (a, b)
     seed = _drawn_seed(nmf.random_state)
-    holdout = validation.checked_holdout(asked.holdout, X)
+    holdout = validation.checked_holdout(asked.holdout)
     entries = _entries(nmf, X, source, columns)
     masked = (entries is not None and entries.masks) or asked.weights is not None
     masked = masked or (isinstance(X, inputs.Stored) and X.masked)

@@ -100,7 +100,7 @@ class Coder:
                 nonzeros.kullback_leibler_rows(tile.pointers, tile.v, q, losses[tile.rows])
             else:
                 V, P = _values(tile), W64 @ H
-                floor = _floor(V)
+                floor = _floor(V, None if self.entries is None else tile.observed)
                 if self.entries is not None:
                     P = np.where(tile.observed, P, np.maximum(P, floor))
                     V = np.where(tile.observed, V, P)  # what is missing costs nothing
@@ -135,7 +135,7 @@ class Coder:
             if not len(going):
                 break
             rows, W_going = V[going], W[going]
-            eps = _floor(rows)
+            eps = _floor(rows, None if seen is None else seen[going])
             P = W_going @ H
             P = np.maximum(P, eps) if beta < 2 else P
             weighted = P ** (beta - 2)
@@ -180,9 +180,10 @@ def _sparse_floor(tile: CsrTile) -> np.ndarray:
     return float(np.finfo(np.float32).eps) * np.where(means > 0, means, 1.0)
 
 
-def _floor(V: np.ndarray) -> np.ndarray:
-    """scikit-learn's floor of P in units of each row's own mean, shape (n_rows, 1)."""
-    means = V.mean(axis=1, keepdims=True, dtype=np.float64)
+def _floor(V: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+    """scikit-learn's floor of P in units of each row's own mean, of what is seen, shape (n_rows, 1)."""
+    counts = V.shape[1] if seen is None else np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    means = V.sum(axis=1, keepdims=True, dtype=np.float64) / counts
     return float(np.finfo(np.float32).eps) * np.where(means > 0, means, 1.0)
 
 

@@ -297,7 +297,7 @@ def checked_weights(weights: Any, X: Any) -> Any:
     return weights
 
 
-def checked_holdout(share: Any, X: Any) -> float | None:
+def checked_holdout(share: Any) -> float | None:
     """The share of entries that are hidden, or None."""
     if share is None:
         return None

@@ -7,6 +7,7 @@ cross product to the tally, so that one visit moves V through memory once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -103,6 +104,11 @@ class Scratch:
         self._dtype = dtype
         self._by_features = by_features
         self._arrays: dict[str, np.ndarray] = {}
+
+    @cached_property
+    def by_rows(self) -> Scratch:
+        """Other buffers, by rows."""
+        return Scratch(*self._shape, self._dtype)
 
     def get(self, name: str, n_rows: int, dtype: np.dtype | None = None) -> np.ndarray:
         """A buffer of shape (n_rows, n_features), in one piece: by rows or by features."""

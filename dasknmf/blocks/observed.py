@@ -393,11 +393,13 @@ class ObservedTile:
         """Put V and its weights in rows, as the element-wise loops walk them."""
         if self.V.flags.c_contiguous:
             return
-        by_rows = Scratch(len(self.V), self.V.shape[1], self.V.dtype)
-        self.V = np.ascontiguousarray(self.V)
+        self._scratch = self._scratch.by_rows
+        V, self.V = self.V, self._scratch.get("values", len(self.V))
+        np.copyto(self.V, V)
         if self.weights is not None:
-            self.weights = np.ascontiguousarray(self.weights)
-        self._scratch = by_rows
+            weights = self.weights
+            self.weights = self._scratch.get(f"weights {weights.dtype}", len(V), weights.dtype)
+            np.copyto(self.weights, weights)
 
     def _grouped(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Columns of Ω of which none equals another, in V's dtype, and which of them each feature has."""

@@ -66,6 +66,9 @@ class Draw:
     def more(self, tile: Tile, sample: Drawn) -> Drawn:
         """The sample with the rows of one more tile."""
         drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self.share)
+        if tile.row_weights is not None:
+            counts = tile.row_weights[drawn] > 0  # a row that has no say shapes no H
+            drawn, places = drawn[counts], places[counts]
         return sample.plus(places, tile.take(drawn))
 
     def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
