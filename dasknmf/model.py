@@ -91,7 +91,7 @@ class Model:
         if self.init == "random":
             return [(survey,), (drawn,)]
         if self.init == "sample":
-            return [(Surveyed(survey, self._draw()),), (Chosen(), drawn)]
+            return [(Surveyed(self._draw(), survey),), (Chosen(), drawn)]
         fill = _FILLS.get(self.init, "mean")
         if self.solver == "mu" and fill == "zeros":
             fill = "floor"
@@ -110,7 +110,7 @@ class Model:
                 (lift,),
             ]
         return [
-            (Surveyed(survey, finder),),
+            (Surveyed(finder, survey),),
             (finder,),
             (Sketch(projection, self._trial(), self.rows) if fitted else projection,),
             (SignNorms(self.k, self.dtype, fill, self.seed),),

@@ -153,6 +153,42 @@ class Phase(Protocol):
         """The next state from the whole tally."""
 
 
+@dataclass(frozen=True)
+class Around:
+    """A phase around another one, which it is in all that it does not say itself.
+
+    Parameters
+    ----------
+    phase : Phase
+    """
+
+    phase: Phase
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+    @property
+    def reads_data(self) -> bool:
+        return self.phase.reads_data
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.phase.widths
+
+    def prepare(self, state: State) -> Any:
+        return self.phase.prepare(state)
+
+    def tally(self) -> Tally:
+        return self.phase.tally()
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        self.phase.tile(tile, rows, small, tally)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        return self.phase.update(tally, state)
+
+
 Each = Callable[..., Iterable[Any]]
 """``map``, or that of a pool of threads: how blocks are spread over the cores of this process."""
 

@@ -26,7 +26,7 @@ from dasknmf.blocks.csr import CsrBlock, CsrRatio, CsrTile
 from dasknmf.blocks.decoding import weighted_total
 from dasknmf.blocks.dense import DenseTile
 from dasknmf.blocks.entries import Entries
-from dasknmf.blocks.observed import ObservedTile
+from dasknmf.blocks.observed_tile import ObservedTile
 from dasknmf.blocks.vectors import filled
 from dasknmf.losses import Loss
 

@@ -103,7 +103,7 @@ def moments(X: Any) -> Moments:
     grid = inputs.grid_of(source)
     dtype = inputs.working_dtype(V.dtype)
     loss = Loss.named("frobenius")
-    phase = survey.Surveyed(survey.Survey(source.shape, loss), MomentsPhase(source.shape, transposed))
+    phase = survey.Surveyed(MomentsPhase(source.shape, transposed), survey.Survey(source.shape, loss))
     scheduler = schedulers.current(in_process=source.in_process)
     n_columns = source.shape[1]
     if source.sparse:

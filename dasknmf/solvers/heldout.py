@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dasknmf.losses import Loss
-from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+from dasknmf.passes import Around, Outcome, Rows, State, Tally
 from dasknmf.solvers import cold
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(Around):
     """An exact or closing pass, with the loss over hidden entries."""
 
-    phase: Phase
     loss: Loss
-
-    reads_data = True
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
 
     def prepare(self, state: State) -> Any:
         H = None if cold.is_cold(state) else state["H"].astype(np.float64)

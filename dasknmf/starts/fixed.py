@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+from dasknmf.passes import Around, Outcome, State, Tally
 
 
 @dataclass(frozen=True)
-class Pinned:
+class Pinned(Around):
     """A phase that makes an H, whose first rows become those that are known.
 
     Parameters
     ----------
-    phase : Phase
     fixed : ndarray of shape (n_fixed, n_features)
     """
 
-    phase: Phase
     fixed: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
-
-    @property
-    def reads_data(self) -> bool:
-        return self.phase.reads_data
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
-
-    def prepare(self, state: State) -> Any:
-        return self.phase.prepare(state)
-
-    def tally(self) -> Tally:
-        return self.phase.tally()
-
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(tile, rows, small, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)

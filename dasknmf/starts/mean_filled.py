@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+from dasknmf.passes import Around, Rows, State, Tally
 
 
 @dataclass(frozen=True)
-class MeanFilled:
+class MeanFilled(Around):
     """A phase over V with its missing entries filled in; needs what the survey of a masked V found."""
-
-    phase: Phase
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
-
-    @property
-    def reads_data(self) -> bool:
-        return self.phase.reads_data
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
 
     def prepare(self, state: State) -> Any:
         return self.phase.prepare(state), state["fill"]
-
-    def tally(self) -> Tally:
-        return self.phase.tally()
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
@@ -41,6 +23,3 @@ class MeanFilled:
         shape = tile.rows.stop - tile.rows.start, len(fill)
         filled = tile.filled(np.broadcast_to(fill.astype(tile.dtype), shape), by_weight=False)
         self.phase.tile(filled, rows, inner, tally)
-
-    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        return self.phase.update(tally, state)

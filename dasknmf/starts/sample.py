@@ -18,7 +18,7 @@ import numpy as np
 from dasknmf.blocks import matrix
 from dasknmf.blocks.base import Tile
 from dasknmf.layout import InOrder, Places
-from dasknmf.passes import Drawn, Outcome, Phase, Rows, State, Tally
+from dasknmf.passes import Around, Drawn, Outcome, Rows, State, Tally
 from dasknmf.solvers import cold
 from dasknmf.starts import random, survey
 from dasknmf.starts.trial import Trial
@@ -97,21 +97,10 @@ def drawn_from(tile: Tile, rows: Places, seed: int, low: float, high: float) -> 
 
 
 @dataclass(frozen=True)
-class Audited:
+class Audited(Around):
     """The first exact pass after a sample: it also looks for rows that the sample did not stand for."""
 
-    phase: Phase
     draw: Draw
-
-    reads_data = True
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
 
     def prepare(self, state: State) -> Any:
         H = cold.entered(state)["H"].astype(np.float64)

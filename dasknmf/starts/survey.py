@@ -11,7 +11,7 @@ import numpy as np
 from dasknmf.blocks.base import Sums
 from dasknmf.errors import DataError
 from dasknmf.losses import Loss
-from dasknmf.passes import Outcome, Phase, Rows, State, Tally
+from dasknmf.passes import Around, Outcome, Rows, State, Tally
 from dasknmf.solvers.quadratic import SUM_WEIGHT
 
 _FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers", "rows")
@@ -177,24 +177,10 @@ def mended(sparse: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class Surveyed(Around):
     """Another phase with the survey in the same read."""
 
     survey: Survey
-    phase: Phase
-
-    @property
-    def name(self) -> str:
-        return self.phase.name
-
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
-
-    def prepare(self, state: State) -> Any:
-        return self.phase.prepare(state)
 
     def tally(self) -> Tally:
         return Tally(self.survey.tally().values | self.phase.tally().values)
