@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from dasknmf import NMF, open_run
-from dasknmf.errors import DataError
+from dasknmf.errors import DataError, RunMismatchError
 from dasknmf.inputs import stack as stacking
 from dasknmf.stacks import Stack, StackNMF, open_stack
 from tests.helpers import computing
@@ -231,3 +231,31 @@ def test_masks_go_with_tiles_to_a_cluster(small_tiles, cluster, tmp_path):
             np.testing.assert_array_equal(model.endmember, here.endmember)
         found = model.transform(open_stack(path), mask=mask)
         np.testing.assert_allclose(found, here.transform(obj, mask=~cloud), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_a_run_does_not_go_on_with_another_mask(tmp_path, kind):
+    obj = scene()
+    land = xr.DataArray(np.random.default_rng(0).random((40, 60)) < 0.5, dims=("y", "x"), name="land")
+    run = tmp_path / "run"
+    fitted(obj, fit={"mask": land, "checkpoint": run})
+
+    def given(mask):
+        if kind == "dask":
+            return mask.chunk(y=20)
+        return open_stack(write(mask, tmp_path / str(int(mask.sum())), (20, 20))) if kind == "zarr" else mask
+
+    same = given(land)
+    fitted(obj, fit={"mask": same if kind == "zarr" else same.transpose("x", "y"), "checkpoint": run})
+    other = land.copy()
+    other[3, 4] = not other[3, 4]
+    with pytest.raises(RunMismatchError, match=r"mask was '\w{16} of y=40 x=60' and is '\w{16} of y=40"):
+        fitted(obj, fit={"mask": given(other), "checkpoint": run})
+    with pytest.raises(RunMismatchError, match=r"mask was '.*' and is None"):
+        fitted(obj, fit={"checkpoint": run})
+
+
+def test_a_mask_is_not_computed_from_the_stack_to_tell_it_from_others():
+    obj = scene().chunk(time=1, y=20, x=20)
+    assert Stack(obj, mask=(obj > 9).all(["time", "band"])).described_mask() == "bool of y=40 x=60"
+    assert Stack(obj).described_mask() is None

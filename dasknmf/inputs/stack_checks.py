@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ VARIABLE = "variable"
 """The dim along which the variables of a dataset lie."""
 _RESERVED = ("component", "pass", "abundance", "endmember", *History().columns())
 """Names of what a fit writes beside the coordinates of its stack."""
+_MASK_BYTES = 64 * 2**20
+"""A mask up to this size is read once more before a fit, to tell it from others."""
 _SLACK = 0.01
 """Share of a pixel by which coordinates may differ that were computed in two ways."""
 
@@ -132,6 +135,28 @@ def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate
             )
     check_aligned("mask", mask, coords)
     return mask.variable
+
+
+def described_mask(mask: Any, order: Sequence[str], variables: Sequence[Any]) -> str:
+    """The variable of a mask in a few characters: the same for the same values, in any order of its dims.
+
+    Its values are not looked at where they are many, or computed from those of the stack: only its dims are
+    told then.
+    """
+    lengths = " ".join(f"{dim}={mask.sizes[dim]}" for dim in order if dim in mask.dims)
+    if mask.size > _MASK_BYTES or _computed_from(mask, variables):
+        return f"bool of {lengths}"
+    values = mask.transpose(*(dim for dim in order if dim in mask.dims)).to_numpy()
+    return f"{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]} of {lengths}"
+
+
+def _computed_from(mask: Any, variables: Sequence[Any]) -> bool:
+    """Whether computing a mask would read the stack."""
+    if mask.chunks is None:
+        return False
+    tasks = set(mask.data.__dask_graph__())
+    graphs = [each.data.__dask_graph__() for each in variables if each.chunks is not None]
+    return any(key in tasks for graph in graphs for key in graph)
 
 
 def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> None:
