@@ -233,6 +233,19 @@ def test_a_model_is_saved_and_loaded(small_tiles, tmp_path):
         StackNMF.load(write(obj, tmp_path / "scene"))
 
 
+def test_the_loss_of_hidden_entries_is_kept(tmp_path):
+    model = fitted(scene((2, 3, 20, 20)), fit={"holdout": 0.1}, max_iter=2)
+    expected = [record.measures.get("holdout", np.nan) for record in model.model_.history_]
+    assert np.isfinite(expected).any()
+    np.testing.assert_array_equal(model.to_dataset()["holdout"], expected)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model").model_.history_
+    assert [each.measures for each in again] == [each.measures for each in model.model_.history_]
+    assert "holdout" not in fitted(scene((2, 3, 20, 20)), max_iter=2).to_dataset()
+    with pytest.raises(SourceError, match="dim or coordinate 'holdout'"):
+        Stack(scene().rename(platform="holdout"))
+
+
 def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
     """The sum to one and the weights of features are no parameters of H."""
     obj = scene(dtype="float64")

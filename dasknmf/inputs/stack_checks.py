@@ -15,7 +15,7 @@ from dasknmf.layout import Coordinate
 
 VARIABLE = "variable"
 """The dim along which the variables of a dataset lie."""
-_RESERVED = ("component", "pass", "abundance", "endmember", *History().columns())
+_RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History().columns())
 """Names of what a fit writes beside the coordinates of its stack."""
 _MASK_BYTES = 64 * 2**20
 """A mask up to this size is read once more before a fit, to tell it from others."""

@@ -20,6 +20,7 @@ from dasknmf.store import layouts
 
 PASS = "pass"
 _FORMAT = 1
+HELD_OUT = "holdout"
 _TEXTS = ("phase", "loss_at")
 _FACTS = (
     "init_",
@@ -57,6 +58,9 @@ def dataset_of(
         "parameters": json.dumps({name: _json(value) for name, value in parameters.items()}),
         "fit": json.dumps({name: _json(value) for name, value in facts.items()}),
         "layout": json.dumps(layouts.described(layout)),
+        "measures": json.dumps(
+            [{name: _json(value) for name, value in each.measures.items()} for each in model.history_]
+        ),
     }
     return found
 
@@ -96,7 +100,9 @@ def _history(history: History) -> dict[str, np.ndarray]:
     texts = {name: np.array([each or "" for each in columns.pop(name)], dtype=str) for name in _TEXTS}
     whole = {name: np.array(columns.pop(name)) for name in ("iteration", "bytes_read", "bytes_written")}
     floats = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
-    return texts | whole | floats
+    held = [record.measures.get(HELD_OUT, np.nan) for record in history]
+    hidden = {} if np.isnan(held).all() else {HELD_OUT: np.array(held, dtype=np.float64)}
+    return texts | whole | floats | hidden
 
 
 def _records(found: xr.Dataset) -> History:
@@ -105,7 +111,8 @@ def _records(found: xr.Dataset) -> History:
         columns[name] = [None if np.isnan(value) else value for value in columns[name]]
     columns["loss_at"] = [value or None for value in columns["loss_at"]]
     passes = [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
-    return History(from_json(each) for each in passes)
+    measures = json.loads(found.attrs.get("measures", "[]")) or [{}] * len(passes)
+    return History(from_json(each | {"measures": own}) for each, own in zip(passes, measures, strict=True))
 
 
 def _json(value: Any) -> Any:

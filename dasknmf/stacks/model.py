@@ -225,7 +225,8 @@ class StackNMF:
         -------
         dataset : xarray.Dataset
             `abundance`, `endmember`; `loss`, `seconds`, `bytes_read`, `reads` and the other columns of the
-            history over a dim ``pass``; all coordinates of the stack; parameters as JSON in the attrs.
+            history over a dim ``pass``, and `holdout`, the loss of hidden entries, where some were; all
+            coordinates of the stack; parameters as JSON in the attrs.
         """
         layout = self._fitted()
         return files.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
