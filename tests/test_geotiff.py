@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from dasknmf import open_run
 from dasknmf.cli import main
+from dasknmf.cli.stacks import mask_at
 from dasknmf.errors import SourceError
 from dasknmf.exports import geotiff
 from dasknmf.inputs import raster
@@ -195,6 +196,19 @@ def test_several_files_are_fitted_with_a_mask_of_their_grid(tmp_path):
     assert run.n_unobserved_samples == N_EMPTY
     assert "no GeoTIFF" in refused(2, "fit", paths[0], tmp_path / "run", tmp_path / "new", *FIT)
     assert "leave it out" in refused(2, "fit", *paths, tmp_path / "new", *FIT, "--variable", "B02")
+
+
+@pytest.mark.parametrize("nodata", [255, 0, None, np.nan])
+def test_what_a_mask_has_not_observed_does_not_count(tmp_path, nodata):
+    dtype = "float32" if nodata is not None and np.isnan(nodata) else "uint8"
+    values = np.ones((20, 30), dtype)
+    values[:3], values[3:5] = 0, 255 if nodata is None else nodata
+    profile = {"driver": "GTiff", "dtype": dtype, "count": 1, "height": 20, "width": 30, "nodata": nodata}
+    with rasterio.open(tmp_path / "mask.tif", "w", **profile, transform=rasterio.Affine.scale(2)) as file:
+        file.write(values, 1)
+    mask = mask_at(str(tmp_path / "mask.tif"))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, np.arange(20)[:, None] >= np.full(30, 3 if nodata is None else 5))
 
 
 def fitted(obj, **options):
