@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from dasknmf import NMF, open_run
-from dasknmf.errors import DataError, RunMismatchError
+from dasknmf.errors import DataError, RunMismatchError, SourceError
 from dasknmf.inputs import stack as stacking
 from dasknmf.stacks import Stack, StackNMF, open_stack
 from tests.helpers import computing
@@ -67,6 +67,21 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path):
     assert Stack(scene(dtype="float32"), missing="error").entries is None
     assert Stack(scene().assign_attrs(nodata=0), missing=5).entries.nodata == 5
     assert Stack(scene().assign_attrs(nodata=0), missing="error").entries is None
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 20}])
+def test_floats_that_may_be_scaled_already_are_refused(tmp_path, chunks):
+    raw = scene().assign_attrs(scale_factor=0.5, add_offset=0.0)
+    raw = raw if chunks is None else raw.chunk(chunks)
+    scaled = (raw * np.float32(0.5)).assign_attrs(raw.attrs)
+    message = r"float32 with scale_factor=0\.5 in its attrs.*drop_attrs.*decode_cf"
+    with pytest.raises(SourceError, match=message):
+        Stack(scaled)
+    assert Stack(scaled.drop_attrs()).entries.scale == 1
+    assert Stack(scaled.assign_attrs(scale_factor=1.0)).entries.scale == 1
+    # As it is stored: nothing has been computed yet.
+    stored = scene(dtype="float32").assign_attrs(scale_factor=0.5)
+    assert Stack(open_stack(write(stored, tmp_path / "v"))).entries.scale == 0.5
 
 
 def test_variables_have_encodings_of_their_own():
