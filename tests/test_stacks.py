@@ -335,6 +335,16 @@ def test_a_run_knows_its_stack(small_tiles, tmp_path):
     xr.testing.assert_identical(again.to_dataset()["sun"], model.to_dataset()["sun"])
 
 
+def test_W_of_a_run_is_one_layer_of_a_graph(small_tiles, tmp_path):
+    """Whoever takes panel after panel would look through all layers each time."""
+    model = fitted(scene().chunk(y=20, x=20), fit={"checkpoint": tmp_path / "run"})
+    W = open_run(tmp_path / "run").W
+    assert W.numblocks == (6, 1)
+    assert len(W.dask.layers) == 1
+    np.testing.assert_array_equal(W.blocks[4].compute(), W.compute()[4 * 400 : 5 * 400])
+    np.testing.assert_array_equal(model.layout.images(W.compute()), model.abundance)
+
+
 def test_coordinates_of_a_run_come_back_bit_for_bit(tmp_path):
     rng = np.random.default_rng(0)
     missing = np.where(rng.random((80, 90)) < 0.1, np.nan, rng.random((80, 90)))
@@ -444,8 +454,17 @@ def test_parameters_are_those_of_nmf_and_its_own():
     assert model.negatives == "mask"
     with pytest.raises(TypeError, match="no parameter 'n_component'"):
         StackNMF(n_component=3)
+    with pytest.raises(ValueError, match="no parameter 'n_component'"):
+        model.set_params(n_component=3)
     with pytest.raises(NotFittedError):
         StackNMF(3).to_dataset()
+
+
+def test_a_fitted_model_has_a_card():
+    assert StackNMF(2)._repr_html_() is None
+    html = fitted(scene((2, 3, 20, 30)))._repr_html_()
+    for part in ("StackNMF(n_components=3", "time 2 × band 3 × y 20 × x 30", "3 × 6 features", "<svg"):
+        assert part in html
 
 
 def test_what_a_store_holds_is_opened_by_name(tmp_path):

@@ -14,6 +14,7 @@ import xarray as xr
 from sklearn.exceptions import NotFittedError
 
 from dasknmf import NMF, open_run
+from dasknmf.cards import card_of_model
 from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
 from dasknmf.inputs.stack_checks import check_aligned
@@ -99,6 +100,14 @@ class StackNMF:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
         return f"StackNMF({given})"
 
+    def _repr_html_(self) -> str | None:
+        if not hasattr(self, "model_"):
+            return None  # a notebook then shows the text
+        geometry = self.layout.geometry()
+        lengths = geometry["features"] | geometry["samples"]
+        stack = " × ".join(f"{dim} {length:,}" for dim, length in lengths.items())
+        return card_of_model(self.model_, repr(self), [("stack", stack)])
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters, by name, as scikit-learn's ``clone`` asks for them."""
         return {**NMF().get_params(), **self._parameters, **{name: getattr(self, name) for name in _OWN}}
@@ -109,8 +118,16 @@ class StackNMF:
         Returns
         -------
         self : StackNMF
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
         """
-        changed = StackNMF(**{**self._given(), **parameters})
+        try:
+            changed = StackNMF(**{**self._given(), **parameters})
+        except TypeError as error:
+            raise ValueError(str(error)) from error  # as scikit-learn's estimators do
         self.negatives, self.missing_values = changed.negatives, changed.missing_values
         self._parameters = changed._parameters
         return self
