@@ -52,12 +52,15 @@ def dataset_of(
     found = xr.Dataset({"abundance": maps, "endmember": spectra})
     found = found.assign_coords(variables(layout.coords))
     found = found.assign({name: ((PASS,), values) for name, values in _history(model.history_).items()})
+    # A unit alone, of days for example, may be one of numbers.
+    spans = [name for name, coord in layout.coords.items() if coord.values.dtype.kind == "m"]
     facts = {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     found.attrs = {
         "dasknmf": _FORMAT,
         "parameters": json.dumps({name: _json(value) for name, value in parameters.items()}),
         "fit": json.dumps({name: _json(value) for name, value in facts.items()}),
         "layout": json.dumps(layouts.described(layout)),
+        **({"timedeltas": json.dumps(spans)} if spans else {}),
         "measures": json.dumps(
             [{name: _json(value) for name, value in each.measures.items()} for each in model.history_]
         ),
@@ -87,6 +90,9 @@ def parts_of(found: xr.Dataset, label: str) -> tuple[dict[str, Any], dict[str, A
             "StackNMF.save, or to_dataset().to_zarr, has written: check the path."
         )
     parameters, facts, described = (json.loads(found.attrs[name]) for name in ("parameters", "fit", "layout"))
+    spans = json.loads(found.attrs.get("timedeltas", "[]"))
+    decoded = xr.decode_cf(found.coords.to_dataset()[spans], decode_timedelta=True)
+    found = found.assign_coords({name: decoded.variables[name] for name in spans})
     coords = {
         str(name): Coordinate(tuple(map(str, coord.dims)), np.asarray(coord.values), dict(coord.attrs))
         for name, coord in found.coords.items()
