@@ -246,6 +246,20 @@ def test_the_loss_of_hidden_entries_is_kept(tmp_path):
         Stack(scene().rename(platform="holdout"))
 
 
+@pytest.mark.parametrize("unit", ["s", "D"])
+def test_times_since_come_back_as_such(tmp_path, unit):
+    obj = scene((3, 2, 20, 20)).drop_vars(["platform", "sun"])
+    since = np.arange(3).astype(f"timedelta64[{unit}]").astype("timedelta64[ns]")
+    obj = obj.assign_coords(time=since, age=("band", [1, 2], {"units": "days"}))
+    model = fitted(obj, max_iter=2)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.transform(obj), model.transform(obj))
+    assert again.layout.coords["time"].values.dtype == obj["time"].dtype
+    np.testing.assert_array_equal(again.endmember["time"], since)
+    assert again.endmember["age"].dtype == obj["age"].dtype
+
+
 def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
     """The sum to one and the weights of features are no parameters of H."""
     obj = scene(dtype="float64")
@@ -516,6 +530,11 @@ BAD = [
         lambda obj: obj.isel(time=[0, 0]),
         {},
     ),
+    (
+        r"coordinates 'time' \(.*\) are none that.*tz_localize\(None\).*drop_vars\(\['time'\]\)",
+        lambda obj: obj.assign_coords(time=obj.indexes["time"].tz_localize("UTC")),
+        {},
+    ),
     ("lengths .*'time': 0", lambda obj: obj.isel(time=[]), {}),
     ("values of 'reflectance' are complex128", lambda obj: obj.astype(complex), {}),
     (r"values of 'reflectance' are datetime64\[ns\]", lambda obj: obj.astype("datetime64[ns]"), {}),
@@ -523,7 +542,7 @@ BAD = [
     ("dim or coordinate 'component'", lambda obj: obj.rename(band="component"), {}),
     ("dim or coordinate 'loss'", lambda obj: obj.rename(platform="loss"), {}),
     (
-        "coordinate 'band' is object of tuple",
+        r"coordinates 'band' \(object of tuple\) are none.*reset_index",
         lambda obj: (
             obj.stack(pair=["band", "time"]).rename(pair="band_").rename(band="b").rename(band_="band")
         ),
@@ -577,6 +596,21 @@ def test_what_is_no_stack_is_refused(message, change, options):
     with pytest.raises((SourceError, ValueError), match=message) as found:
         Stack(obj, **options)
     assert "\n" not in str(found.value)
+
+
+def test_coordinates_that_nothing_keeps_are_left_out(tmp_path):
+    """As of stackstac: None among titles, lists of dicts, one after another."""
+    items = np.empty(2, object)
+    items[:] = [{"a", "b"}, {"c"}]
+    zoned = scene().indexes["time"].tz_localize("UTC")
+    obj = scene().assign_coords(
+        title=("band", np.array(["blue", None, "red"], object)), items=("time", items), at=("time", zoned)
+    )
+    message = r"'title' \(object of NoneType and str\), 'items' \(object of set\), 'at' \(.*UTC.*\) are left"
+    with pytest.warns(UserWarning, match=message) as found:
+        stack = Stack(obj)
+    assert len(found) == 1
+    assert stack.layout.coords.keys() == scene().coords.keys()
 
 
 def test_negative_values_are_refused_with_what_to_do_about_them(tmp_path):

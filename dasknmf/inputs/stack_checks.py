@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ _RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History(
 """Names of what a fit writes beside the coordinates of its stack."""
 _MASK_BYTES = 64 * 2**20
 """A mask up to this size is read once more before a fit, to tell it from others."""
+_LOOKED_AT = 1000
+"""Values of a coordinate whose types are told."""
 _SLACK = 0.01
 """Share of a pixel by which coordinates may differ that were computed in two ways."""
 
@@ -198,8 +201,12 @@ def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
 
 
 def coords_of(obj: Any) -> dict[str, Coordinate]:
-    """The coordinates of a stack, in memory."""
-    found = {}
+    """The coordinates of a stack, in memory.
+
+    Those that no store of a run can hold are left out with a warning, as of lists and None among the
+    metadata of a catalogue; dims need theirs, which tell features and pixels apart.
+    """
+    found, dropped, refused = {}, {}, {}
     for name in (*obj.dims, *obj.coords):
         if name in _RESERVED or not isinstance(name, str):
             raise SourceError(
@@ -211,12 +218,26 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
         if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
             values = np.array(values.tolist(), dtype=str).reshape(values.shape)
         if values.dtype.kind not in "biufMmU":
-            kind = type(values.reshape(-1)[0]).__name__ if values.size else "nothing"
-            raise SourceError(
-                f"the coordinate {name!r} is {values.dtype} of {kind}; numbers, bools, str and datetime64 "
-                f"can be kept: convert it, reset_index it where it is a MultiIndex, or drop_vars({name!r})."
-            )
+            kinds = sorted({type(each).__name__ for each in values.reshape(-1).tolist()[:_LOOKED_AT]})
+            told = refused if name in obj.dims else dropped
+            what = f"object of {' and '.join(kinds) or 'nothing'}"
+            told[name] = f"{name!r} ({what if coord.dtype == object else coord.dtype})"
+            continue
         found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
+    if refused:
+        raise SourceError(
+            f"the coordinates {', '.join(refused.values())} are none that can be kept, which numbers, bools, "
+            "str and datetime64 are: convert them, dates with a time zone by obj.assign_coords(time="
+            "obj.indexes['time'].tz_localize(None)), a MultiIndex by reset_index, or "
+            f"drop_vars({list(refused)})."
+        )
+    if dropped:
+        warnings.warn(
+            f"the coordinates {', '.join(dropped.values())} are left out of what a fit returns, which keeps "
+            f"numbers, bools, str and datetime64: convert them, or drop_vars({list(dropped)}) beforehand.",
+            UserWarning,
+            stacklevel=4,
+        )
     return found
 
 
