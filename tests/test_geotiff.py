@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -258,12 +259,32 @@ def test_dims_are_known_by_their_names(tmp_path, names):
     [
         (("y",), {}, "a GeoTIFF has two dims"),
         (("y", "x"), {"x": np.arange(20.0) ** 2}, "steps from 1 to 37; pixels of a GeoTIFF are evenly"),
+        (("y", "x"), {"x": [f"plot {i}" for i in range(20)]}, "coordinate 'x' is <U7; pixels"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, sample_dims, coords, message):
     fitted(grid(**coords), sample_dims=sample_dims, checkpoint=tmp_path / "run")
     assert message in refused(3, "export", tmp_path / "run", tmp_path / "out.tif")
     assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"y": slice(3, 4)}, (10, 0, 95, 0, -10, 490)),
+        ({"x": slice(2, 3)}, (5, 0, 117.5, 0, -5, 502.5)),
+        ({"x": slice(2, 3), "y": slice(3, 4)}, None),
+    ],
+)
+def test_an_image_of_one_line_has_square_pixels(part, expected):
+    obj = grid(x=100 + 10.0 * np.arange(20), y=500 - 5.0 * np.arange(30)).isel(part)
+    layout = Stack(obj).layout
+    W = da.ones((layout.n_samples, 2))
+    if expected is None:
+        with pytest.raises(SourceError, match="is one pixel at x=120, y=485"):
+            geotiff._grid(W, layout)
+    else:
+        assert geotiff._grid(W, layout)["transform"][:6] == expected
 
 
 def test_pixels_of_which_nothing_was_found_are_told_from_none(tmp_path):
