@@ -206,7 +206,9 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
     Those that no store of a run can hold are left out with a warning, as of lists and None among the
     metadata of a catalogue; dims need theirs, which tell features and pixels apart.
     """
-    found, dropped, refused = {}, {}, {}
+    found: dict[str, Coordinate] = {}
+    dropped: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for name in (*obj.dims, *obj.coords):
         if name in _RESERVED or not isinstance(name, str):
             raise SourceError(
