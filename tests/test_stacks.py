@@ -19,7 +19,7 @@ from dasknmf.inputs import grid_of, source_of
 from dasknmf.inputs import stack as stacking
 from dasknmf.inputs.base import PanelSlabs
 from dasknmf.stacks import Stack, StackNMF, open_stack
-from dasknmf.stacks.model import _ordered
+from dasknmf.stacks.ordering import ordered
 from dasknmf.store import records
 from tests.helpers import computing
 from tests.stacks import UNSTABLE, matrix, scene, write
@@ -622,16 +622,41 @@ def test_negative_values_are_refused_with_what_to_do_about_them(tmp_path):
     assert not Path(tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("dims", [("time", "band", "y", "x"), ("x", "time", "y"), ("band",)], ids="-".join)
+@pytest.mark.parametrize("chunks", [None, {"time": 1, "y": 9}])
+def test_weights_of_entries_lie_on_dims(small_tiles, dims, chunks):
+    obj = scene()
+    weight = obj.isel({dim: 0 for dim in obj.dims if dim not in dims}, drop=True).transpose(*dims) / 1000
+    given = weight if chunks is None else weight.chunk({d: n for d, n in chunks.items() if d in dims})
+    stack = Stack(obj.chunk(time=1, y=20, x=20))
+    expected = matrix(weight.broadcast_like(obj).transpose(*obj.dims), stack.layout)
+    lazy = ordered("weights", given, stack.layout, lazily=True)
+    assert lazy.numblocks == (6, 1)
+    np.testing.assert_array_equal(lazy, expected)
+    np.testing.assert_array_equal(ordered("weights", given, stack.layout), expected)
+    with pytest.raises(ValueError, match=r"weights have the lengths .*'lat'"):
+        ordered("weights", weight.expand_dims("lat"), stack.layout)
+
+
+def test_a_fit_takes_weights_on_dims(small_tiles):
+    obj = scene()
+    weight = xr.DataArray(np.random.default_rng(0).random((2, 40, 60)), dims=("time", "y", "x"))
+    here = fitted(obj, fit={"weights": weight})
+    there = fitted(obj.chunk(y=20, x=20), fit={"weights": weight.chunk(y=10, x=30)})
+    np.testing.assert_allclose(there.endmember, here.endmember, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(fitted(obj).endmember, here.endmember, rtol=1e-3)
+
+
 def test_weights_on_dims_go_to_rows_and_columns():
     obj = scene()
     layout = Stack(obj.chunk(y=8, x=60)).layout
     tall = obj.isel(time=0, band=0, drop=True)
     np.testing.assert_array_equal(
-        _ordered("sample_weight", tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0]
+        ordered("sample_weight", tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0]
     )
     wide = obj.isel(y=0, x=0, drop=True)
-    np.testing.assert_array_equal(_ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
+    np.testing.assert_array_equal(ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
     with pytest.raises(ValueError, match=r"sample_weight goes from 0\.0 to 390\.0 along 'y'"):
-        _ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
+        ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
-        _ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)
+        ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from sklearn.exceptions import NotFittedError
@@ -17,10 +16,10 @@ from dasknmf import NMF, open_run
 from dasknmf.cards import card_of_model
 from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
-from dasknmf.inputs.stack_checks import check_aligned
 from dasknmf.layout import Layout
 from dasknmf.placing import placed
 from dasknmf.stacks import arrays, files
+from dasknmf.stacks.ordering import ordered
 from dasknmf.store.opened_run import Run
 
 _OWN = ("negatives", "missing_values")
@@ -158,7 +157,8 @@ class StackNMF:
             As for `NMF.fit`: where every pass is committed, where the stack is kept near the workers.
         **options
             Others of `NMF.fit`. `sample_weight` and `feature_weight` may be DataArrays over the sample dims
-            and the feature dims. Arrays, NumPy or Dask, have a row for each pixel in raster order, as in
+            and the feature dims, `weights` one over any of the dims, along the others alike. Arrays, NumPy or
+            Dask, have a row for each pixel in raster order, as in
             ``stack.transpose(*sample_dims, *feature_dims)`` reshaped, however the stack is chunked.
 
         Returns
@@ -180,7 +180,10 @@ class StackNMF:
             overwrite=overwrite,
             stage=stage,
             callbacks=callbacks,
-            **{name: _ordered(name, value, stack.layout) for name, value in options.items()},
+            **{
+                name: ordered(name, value, stack.layout, lazily=not stack.is_in_memory)
+                for name, value in options.items()
+            },
         )
         return self._take(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
@@ -363,40 +366,6 @@ class StackNMF:
         if not hasattr(self, "layout"):
             raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
         return self.layout
-
-
-_OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
-"""Options of a fit that have a row for each pixel."""
-
-
-def _ordered(name: str, value: Any, layout: Layout) -> Any:
-    """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
-    if not isinstance(value, xr.DataArray):
-        return _by_rows(name, value, layout) if name in _OF_PIXELS else value
-    check_aligned(name, value, layout.coords)
-    if set(value.dims) == set(layout.sample_dims):
-        return arrays.rows_of(value, layout)
-    if set(value.dims) == set(layout.feature_dims):
-        return value.transpose(*layout.feature_dims).to_numpy().reshape(-1)
-    raise ValueError(
-        f"a weight has the dims {list(value.dims)}; those of pixels are {list(layout.sample_dims)}, those of "
-        f"features {list(layout.feature_dims)}: give one over either."
-    )
-
-
-def _by_rows(name: str, value: Any, layout: Layout) -> Any:
-    """Rows in raster order as those of V."""
-    if value is None or layout.tiles.in_order:
-        return value
-    value = np.asarray(value) if name == "sample_weight" else value
-    if not isinstance(value, (np.ndarray, da.Array)):
-        raise ValueError(
-            f"{name} is a {type(value).__name__}, whose rows cannot be taken in the order of the stack's "
-            "tiles: give a NumPy or Dask array."
-        )
-    if len(value) != layout.n_samples:
-        return value  # refused where it is compared with V
-    return value[layout.tiles.places(0, layout.n_samples)]
 
 
 def _place(path: Any) -> Any:
