@@ -71,20 +71,22 @@ class FittedCard:
 
     def _repr_html_inner(self) -> str:
         inner: Any = super()
-        return _card_of_model(self) if hasattr(self, "history_") else inner._repr_html_inner()
+        return card_of_model(self) if hasattr(self, "history_") else inner._repr_html_inner()
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, str]:
         inner: Any = super()
         bundle: dict[str, str] = inner._repr_mimebundle_(**options)
         if "text/html" in bundle and hasattr(self, "history_"):
-            bundle["text/html"] = _card_of_model(self)
+            bundle["text/html"] = card_of_model(self)
         return bundle
 
 
-def _card_of_model(model: Any) -> str:
+def card_of_model(model: Any, title: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:
+    """The card of a fitted `NMF`, under its own name or that of what it is a part of, and with its facts."""
     facts = [
+        *facts,
         ("components", f"{model.n_components_} × {model.n_features_in_} features"),
         ("start", str(model.init_)),
         *progress_facts(model.history_, model.n_iter_),
     ]
-    return card(" ".join(repr(model).split()), facts, model.history_)
+    return card(title or " ".join(repr(model).split()), facts, model.history_)

@@ -56,7 +56,8 @@ def identity_of(
     entries : Entries or None
         What is told of X's entries.
     weights : dict of arrays or None
-        Weights of samples, features and entries, by name.
+        Weights of samples, features and entries, by name; where they are not at hand, what tells them from
+        others.
     """
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)

@@ -163,6 +163,7 @@ class Model:
                 inner,
                 self.penalties,
                 self.seed if self.shuffle else None,
+                n_rows=self.shape[0],
             )
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed

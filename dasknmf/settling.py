@@ -198,7 +198,12 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         names=known.names,
         layout=layout,
         entries=entries,
-        weights={"sample_weight": a, "feature_weight": b, "weights": given_weights},
+        weights={
+            "sample_weight": a,
+            "feature_weight": b,
+            "weights": given_weights,
+            "mask": _described_mask(X),
+        },
     )
     return Settled(
         X, shape, source, grid, model, transposed, entries, rows, weights, given, known, identity, budget
@@ -228,6 +233,12 @@ def _told(missing: Any, X: Any, entries: Entries | None) -> Entries | None:
     if validation.is_nan(missing):
         return replace(entries or Entries(), nan=True)
     return replace(entries or Entries(), nodata=float(missing))
+
+
+def _described_mask(X: Any) -> str | None:
+    while isinstance(X, inputs.Prepared):
+        X = X.X
+    return X.described_mask() if isinstance(X, inputs.Stored) else None
 
 
 def _hidden_columns(entries: Entries | None, source: Any) -> np.ndarray | None:

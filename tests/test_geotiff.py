@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from dasknmf import open_run
 from dasknmf.cli import main
+from dasknmf.cli.stacks import mask_at
 from dasknmf.errors import SourceError
 from dasknmf.exports import geotiff
 from dasknmf.inputs import raster
@@ -197,6 +199,19 @@ def test_several_files_are_fitted_with_a_mask_of_their_grid(tmp_path):
     assert "leave it out" in refused(2, "fit", *paths, tmp_path / "new", *FIT, "--variable", "B02")
 
 
+@pytest.mark.parametrize("nodata", [255, 0, None, np.nan])
+def test_what_a_mask_has_not_observed_does_not_count(tmp_path, nodata):
+    dtype = "float32" if nodata is not None and np.isnan(nodata) else "uint8"
+    values = np.ones((20, 30), dtype)
+    values[:3], values[3:5] = 0, 255 if nodata is None else nodata
+    profile = {"driver": "GTiff", "dtype": dtype, "count": 1, "height": 20, "width": 30, "nodata": nodata}
+    with rasterio.open(tmp_path / "mask.tif", "w", **profile, transform=rasterio.Affine.scale(2)) as file:
+        file.write(values, 1)
+    mask = mask_at(str(tmp_path / "mask.tif"))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, np.arange(20)[:, None] >= np.full(30, 3 if nodata is None else 5))
+
+
 def fitted(obj, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -244,12 +259,32 @@ def test_dims_are_known_by_their_names(tmp_path, names):
     [
         (("y",), {}, "a GeoTIFF has two dims"),
         (("y", "x"), {"x": np.arange(20.0) ** 2}, "steps from 1 to 37; pixels of a GeoTIFF are evenly"),
+        (("y", "x"), {"x": [f"plot {i}" for i in range(20)]}, "coordinate 'x' is <U7; pixels"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, sample_dims, coords, message):
     fitted(grid(**coords), sample_dims=sample_dims, checkpoint=tmp_path / "run")
     assert message in refused(3, "export", tmp_path / "run", tmp_path / "out.tif")
     assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ({"y": slice(3, 4)}, (10, 0, 95, 0, -10, 490)),
+        ({"x": slice(2, 3)}, (5, 0, 117.5, 0, -5, 502.5)),
+        ({"x": slice(2, 3), "y": slice(3, 4)}, None),
+    ],
+)
+def test_an_image_of_one_line_has_square_pixels(part, expected):
+    obj = grid(x=100 + 10.0 * np.arange(20), y=500 - 5.0 * np.arange(30)).isel(part)
+    layout = Stack(obj).layout
+    W = da.ones((layout.n_samples, 2))
+    if expected is None:
+        with pytest.raises(SourceError, match="is one pixel at x=120, y=485"):
+            geotiff._grid(W, layout)
+    else:
+        assert geotiff._grid(W, layout)["transform"][:6] == expected
 
 
 def test_pixels_of_which_nothing_was_found_are_told_from_none(tmp_path):

@@ -19,7 +19,7 @@ from dasknmf.inputs import grid_of, source_of
 from dasknmf.inputs import stack as stacking
 from dasknmf.inputs.base import PanelSlabs
 from dasknmf.stacks import Stack, StackNMF, open_stack
-from dasknmf.stacks.model import _ordered
+from dasknmf.stacks.ordering import ordered
 from dasknmf.store import records
 from tests.helpers import computing
 from tests.stacks import UNSTABLE, matrix, scene, write
@@ -233,6 +233,33 @@ def test_a_model_is_saved_and_loaded(small_tiles, tmp_path):
         StackNMF.load(write(obj, tmp_path / "scene"))
 
 
+def test_the_loss_of_hidden_entries_is_kept(tmp_path):
+    model = fitted(scene((2, 3, 20, 20)), fit={"holdout": 0.1}, max_iter=2)
+    expected = [record.measures.get("holdout", np.nan) for record in model.model_.history_]
+    assert np.isfinite(expected).any()
+    np.testing.assert_array_equal(model.to_dataset()["holdout"], expected)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model").model_.history_
+    assert [each.measures for each in again] == [each.measures for each in model.model_.history_]
+    assert "holdout" not in fitted(scene((2, 3, 20, 20)), max_iter=2).to_dataset()
+    with pytest.raises(SourceError, match="dim or coordinate 'holdout'"):
+        Stack(scene().rename(platform="holdout"))
+
+
+@pytest.mark.parametrize("unit", ["s", "D"])
+def test_times_since_come_back_as_such(tmp_path, unit):
+    obj = scene((3, 2, 20, 20)).drop_vars(["platform", "sun"])
+    since = np.arange(3).astype(f"timedelta64[{unit}]").astype("timedelta64[ns]")
+    obj = obj.assign_coords(time=since, age=("band", [1, 2], {"units": "days"}))
+    model = fitted(obj, max_iter=2)
+    model.save(tmp_path / "model")
+    again = StackNMF.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.transform(obj), model.transform(obj))
+    assert again.layout.coords["time"].values.dtype == obj["time"].dtype
+    np.testing.assert_array_equal(again.endmember["time"], since)
+    assert again.endmember["age"].dtype == obj["age"].dtype
+
+
 def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
     """The sum to one and the weights of features are no parameters of H."""
     obj = scene(dtype="float64")
@@ -320,6 +347,16 @@ def test_a_run_knows_its_stack(small_tiles, tmp_path):
     xr.testing.assert_identical(again.abundance.load(), model.abundance.load())
     xr.testing.assert_identical(again.endmember, model.endmember)
     xr.testing.assert_identical(again.to_dataset()["sun"], model.to_dataset()["sun"])
+
+
+def test_W_of_a_run_is_one_layer_of_a_graph(small_tiles, tmp_path):
+    """Whoever takes panel after panel would look through all layers each time."""
+    model = fitted(scene().chunk(y=20, x=20), fit={"checkpoint": tmp_path / "run"})
+    W = open_run(tmp_path / "run").W
+    assert W.numblocks == (6, 1)
+    assert len(W.dask.layers) == 1
+    np.testing.assert_array_equal(W.blocks[4].compute(), W.compute()[4 * 400 : 5 * 400])
+    np.testing.assert_array_equal(model.layout.images(W.compute()), model.abundance)
 
 
 def test_coordinates_of_a_run_come_back_bit_for_bit(tmp_path):
@@ -431,8 +468,17 @@ def test_parameters_are_those_of_nmf_and_its_own():
     assert model.negatives == "mask"
     with pytest.raises(TypeError, match="no parameter 'n_component'"):
         StackNMF(n_component=3)
+    with pytest.raises(ValueError, match="no parameter 'n_component'"):
+        model.set_params(n_component=3)
     with pytest.raises(NotFittedError):
         StackNMF(3).to_dataset()
+
+
+def test_a_fitted_model_has_a_card():
+    assert StackNMF(2)._repr_html_() is None
+    html = fitted(scene((2, 3, 20, 30)))._repr_html_()
+    for part in ("StackNMF(n_components=3", "time 2 × band 3 × y 20 × x 30", "3 × 6 features", "<svg"):
+        assert part in html
 
 
 def test_what_a_store_holds_is_opened_by_name(tmp_path):
@@ -484,6 +530,11 @@ BAD = [
         lambda obj: obj.isel(time=[0, 0]),
         {},
     ),
+    (
+        r"coordinates 'time' \(.*\) are none that.*tz_localize\(None\).*drop_vars\(\['time'\]\)",
+        lambda obj: obj.assign_coords(time=obj.indexes["time"].tz_localize("UTC")),
+        {},
+    ),
     ("lengths .*'time': 0", lambda obj: obj.isel(time=[]), {}),
     ("values of 'reflectance' are complex128", lambda obj: obj.astype(complex), {}),
     (r"values of 'reflectance' are datetime64\[ns\]", lambda obj: obj.astype("datetime64[ns]"), {}),
@@ -491,7 +542,7 @@ BAD = [
     ("dim or coordinate 'component'", lambda obj: obj.rename(band="component"), {}),
     ("dim or coordinate 'loss'", lambda obj: obj.rename(platform="loss"), {}),
     (
-        "coordinate 'band' is object of tuple",
+        r"coordinates 'band' \(object of tuple\) are none.*reset_index",
         lambda obj: (
             obj.stack(pair=["band", "time"]).rename(pair="band_").rename(band="b").rename(band_="band")
         ),
@@ -547,6 +598,21 @@ def test_what_is_no_stack_is_refused(message, change, options):
     assert "\n" not in str(found.value)
 
 
+def test_coordinates_that_nothing_keeps_are_left_out(tmp_path):
+    """As of stackstac: None among titles, lists of dicts, one after another."""
+    items = np.empty(2, object)
+    items[:] = [{"a", "b"}, {"c"}]
+    zoned = scene().indexes["time"].tz_localize("UTC")
+    obj = scene().assign_coords(
+        title=("band", np.array(["blue", None, "red"], object)), items=("time", items), at=("time", zoned)
+    )
+    message = r"'title' \(object of NoneType and str\), 'items' \(object of set\), 'at' \(.*UTC.*\) are left"
+    with pytest.warns(UserWarning, match=message) as found:
+        stack = Stack(obj)
+    assert len(found) == 1
+    assert stack.layout.coords.keys() == scene().coords.keys()
+
+
 def test_negative_values_are_refused_with_what_to_do_about_them(tmp_path):
     obj = scene(dtype="int16").chunk(y=20, x=20)
     with pytest.raises(
@@ -556,16 +622,41 @@ def test_negative_values_are_refused_with_what_to_do_about_them(tmp_path):
     assert not Path(tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("dims", [("time", "band", "y", "x"), ("x", "time", "y"), ("band",)], ids="-".join)
+@pytest.mark.parametrize("chunks", [None, {"time": 1, "y": 9}])
+def test_weights_of_entries_lie_on_dims(small_tiles, dims, chunks):
+    obj = scene()
+    weight = obj.isel({dim: 0 for dim in obj.dims if dim not in dims}, drop=True).transpose(*dims) / 1000
+    given = weight if chunks is None else weight.chunk({d: n for d, n in chunks.items() if d in dims})
+    stack = Stack(obj.chunk(time=1, y=20, x=20))
+    expected = matrix(weight.broadcast_like(obj).transpose(*obj.dims), stack.layout)
+    lazy = ordered("weights", given, stack.layout, lazily=True)
+    assert lazy.numblocks == (6, 1)
+    np.testing.assert_array_equal(lazy, expected)
+    np.testing.assert_array_equal(ordered("weights", given, stack.layout), expected)
+    with pytest.raises(ValueError, match=r"weights have the lengths .*'lat'"):
+        ordered("weights", weight.expand_dims("lat"), stack.layout)
+
+
+def test_a_fit_takes_weights_on_dims(small_tiles):
+    obj = scene()
+    weight = xr.DataArray(np.random.default_rng(0).random((2, 40, 60)), dims=("time", "y", "x"))
+    here = fitted(obj, fit={"weights": weight})
+    there = fitted(obj.chunk(y=20, x=20), fit={"weights": weight.chunk(y=10, x=30)})
+    np.testing.assert_allclose(there.endmember, here.endmember, rtol=1e-3, atol=1e-3)
+    assert not np.allclose(fitted(obj).endmember, here.endmember, rtol=1e-3)
+
+
 def test_weights_on_dims_go_to_rows_and_columns():
     obj = scene()
     layout = Stack(obj.chunk(y=8, x=60)).layout
     tall = obj.isel(time=0, band=0, drop=True)
     np.testing.assert_array_equal(
-        _ordered("sample_weight", tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0]
+        ordered("sample_weight", tall.T, layout), layout.rows(tall.to_numpy()[None])[:, 0]
     )
     wide = obj.isel(y=0, x=0, drop=True)
-    np.testing.assert_array_equal(_ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
+    np.testing.assert_array_equal(ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
     with pytest.raises(ValueError, match=r"sample_weight goes from 0\.0 to 390\.0 along 'y'"):
-        _ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
+        ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
-        _ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)
+        ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

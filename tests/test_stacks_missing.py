@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from dasknmf import NMF, open_run
-from dasknmf.errors import DataError
+from dasknmf.errors import DataError, RunMismatchError, SourceError
 from dasknmf.inputs import stack as stacking
 from dasknmf.stacks import Stack, StackNMF, open_stack
 from tests.helpers import computing
@@ -67,6 +67,21 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path):
     assert Stack(scene(dtype="float32"), missing="error").entries is None
     assert Stack(scene().assign_attrs(nodata=0), missing=5).entries.nodata == 5
     assert Stack(scene().assign_attrs(nodata=0), missing="error").entries is None
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 20}])
+def test_floats_that_may_be_scaled_already_are_refused(tmp_path, chunks):
+    raw = scene().assign_attrs(scale_factor=0.5, add_offset=0.0)
+    raw = raw if chunks is None else raw.chunk(chunks)
+    scaled = (raw * np.float32(0.5)).assign_attrs(raw.attrs)
+    message = r"float32 with scale_factor=0\.5 in its attrs.*drop_attrs.*decode_cf"
+    with pytest.raises(SourceError, match=message):
+        Stack(scaled)
+    assert Stack(scaled.drop_attrs()).entries.scale == 1
+    assert Stack(scaled.assign_attrs(scale_factor=1.0)).entries.scale == 1
+    # As it is stored: nothing has been computed yet.
+    stored = scene(dtype="float32").assign_attrs(scale_factor=0.5)
+    assert Stack(open_stack(write(stored, tmp_path / "v"))).entries.scale == 0.5
 
 
 def test_variables_have_encodings_of_their_own():
@@ -231,3 +246,31 @@ def test_masks_go_with_tiles_to_a_cluster(small_tiles, cluster, tmp_path):
             np.testing.assert_array_equal(model.endmember, here.endmember)
         found = model.transform(open_stack(path), mask=mask)
         np.testing.assert_allclose(found, here.transform(obj, mask=~cloud), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_a_run_does_not_go_on_with_another_mask(tmp_path, kind):
+    obj = scene()
+    land = xr.DataArray(np.random.default_rng(0).random((40, 60)) < 0.5, dims=("y", "x"), name="land")
+    run = tmp_path / "run"
+    fitted(obj, fit={"mask": land, "checkpoint": run})
+
+    def given(mask):
+        if kind == "dask":
+            return mask.chunk(y=20)
+        return open_stack(write(mask, tmp_path / str(int(mask.sum())), (20, 20))) if kind == "zarr" else mask
+
+    same = given(land)
+    fitted(obj, fit={"mask": same if kind == "zarr" else same.transpose("x", "y"), "checkpoint": run})
+    other = land.copy()
+    other[3, 4] = not other[3, 4]
+    with pytest.raises(RunMismatchError, match=r"mask was '\w{16} of y=40 x=60' and is '\w{16} of y=40"):
+        fitted(obj, fit={"mask": given(other), "checkpoint": run})
+    with pytest.raises(RunMismatchError, match=r"mask was '.*' and is None"):
+        fitted(obj, fit={"checkpoint": run})
+
+
+def test_a_mask_is_not_computed_from_the_stack_to_tell_it_from_others():
+    obj = scene().chunk(time=1, y=20, x=20)
+    assert Stack(obj, mask=(obj > 9).all(["time", "band"])).described_mask() == "bool of y=40 x=60"
+    assert Stack(obj).described_mask() is None

@@ -14,6 +14,7 @@ from dasknmf.cli.exits import note
 from dasknmf.errors import SourceError
 from dasknmf.inputs.raster import is_raster
 from dasknmf.inputs.stack import Stack, open_stack
+from dasknmf.inputs.stack_encoding import entries_of
 
 
 class Dims(click.ParamType):
@@ -63,7 +64,7 @@ selecting_options = [
         "--mask",
         metavar="STORE[:VARIABLE]",
         help="Of a stack: a variable of bools in a Zarr store that xarray has written, or a GeoTIFF of one "
-        "band, over any of the dims: what is true, or not 0, counts.",
+        "band, over any of the dims: what is true, or neither 0 nor nodata, counts.",
     ),
 ]
 
@@ -163,7 +164,12 @@ def mask_at(place: str) -> Any:
             f"{store}:NAME."
         )
     if is_raster(store):
-        return found.squeeze("band", drop=True) != 0 if found.sizes["band"] == 1 else found
+        if found.sizes["band"] > 1:
+            return found
+        found = found.squeeze("band", drop=True)
+        nodata = entries_of([found.variable], [1], "auto", "error").nodata
+        counts = (found != 0) & found.notnull()
+        return counts if nodata is None else counts & (found != nodata)
     return found
 
 

@@ -119,12 +119,39 @@ def _grid(W: Any, layout: Layout) -> dict[str, Any]:
     maps = maps.rio.set_spatial_dims(x_dim=x, y_dim=y)
     for dim in layout.sample_dims:
         _check_even(dim, layout)
-    return {"y_dim": y, "crs": maps.rio.crs, "transform": maps.rio.transform(recalc=True)}
+    transform = _of_one_line(x, y, layout) or maps.rio.transform(recalc=True)
+    return {"y_dim": y, "crs": maps.rio.crs, "transform": transform}
+
+
+def _of_one_line(x: str, y: str, layout: Layout) -> Any:
+    """The transform of an image of one row or column, whose pixels are taken as square; else None."""
+    if not all(dim in layout.coords for dim in (x, y)):
+        return None
+    across, down = (layout.coords[dim].values.astype(np.float64) for dim in (x, y))
+    if min(len(across), len(down)) > 1:
+        return None
+    if max(len(across), len(down)) == 1:
+        raise SourceError(
+            f"the image is one pixel at {x}={across[0]:g}, {y}={down[0]:g}, whose size no neighbour tells: "
+            "export to Zarr (--to xarray)."
+        )
+    steps = [(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 0.0 for axis in (across, down)]
+    right = steps[0] or abs(steps[1])
+    below = steps[1] or -abs(steps[0])
+    affine = needed("rasterio", "GeoTIFFs", "raster").Affine
+    return affine(right, 0, across[0] - right / 2, 0, below, down[0] - below / 2)
 
 
 def _check_even(dim: str, layout: Layout) -> None:
     coord = layout.coords.get(dim)
-    if coord is None or len(coord.values) < 3:
+    if coord is None:
+        return
+    if coord.values.dtype.kind not in "iuf":
+        raise SourceError(
+            f"the coordinate {dim!r} is {coord.values.dtype}; pixels of a GeoTIFF lie at numbers: export to "
+            "Zarr (--to xarray)."
+        )
+    if len(coord.values) < 3:
         return
     values = coord.values.astype(np.float64)
     even = np.linspace(values[0], values[-1], len(values))

@@ -95,6 +95,10 @@ class Stored(ABC):
     layout: Layout | None = None
     """Where rows and columns lie in a stack of images, where the matrix is one."""
 
+    def described_mask(self) -> str | None:
+        """What tells its mask from others, where it has one."""
+        return None
+
     @abstractmethod
     def source(self, *, transposed: bool = False) -> Source:
         """V = X, or Xᵀ, as rows of panels.

@@ -19,6 +19,7 @@ from dasknmf.inputs.stack_checks import (
     check_unique,
     coords_of,
     described,
+    described_mask,
     mask_of,
     variables_of,
     xarray_module,
@@ -145,6 +146,13 @@ class Stack(Stored):
 
     def __repr__(self) -> str:
         return f"<Stack {self.shape} {self.dtype}, {self.layout.geometry()}>"
+
+    def described_mask(self) -> str | None:
+        """What tells the mask from others in a run: a digest of its values, where it takes one small read."""
+        if self._mask is None:
+            return None
+        order = (*self.layout.feature_dims, *self.layout.sample_dims)
+        return described_mask(self._mask, order, self._variables)
 
     def source(self, *, transposed: bool = False) -> StackSource:
         if transposed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +16,12 @@ from dasknmf.layout import Coordinate
 
 VARIABLE = "variable"
 """The dim along which the variables of a dataset lie."""
-_RESERVED = ("component", "pass", "abundance", "endmember", *History().columns())
+_RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History().columns())
 """Names of what a fit writes beside the coordinates of its stack."""
+_MASK_BYTES = 64 * 2**20
+"""A mask up to this size is read once more before a fit, to tell it from others."""
+_LOOKED_AT = 1000
+"""Values of a coordinate whose types are told."""
 _SLACK = 0.01
 """Share of a pixel by which coordinates may differ that were computed in two ways."""
 
@@ -134,6 +140,28 @@ def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate
     return mask.variable
 
 
+def described_mask(mask: Any, order: Sequence[str], variables: Sequence[Any]) -> str:
+    """The variable of a mask in a few characters: the same for the same values, in any order of its dims.
+
+    Its values are not looked at where they are many, or computed from those of the stack: only its dims are
+    told then.
+    """
+    lengths = " ".join(f"{dim}={mask.sizes[dim]}" for dim in order if dim in mask.dims)
+    if mask.size > _MASK_BYTES or _computed_from(mask, variables):
+        return f"bool of {lengths}"
+    values = mask.transpose(*(dim for dim in order if dim in mask.dims)).to_numpy()
+    return f"{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]} of {lengths}"
+
+
+def _computed_from(mask: Any, variables: Sequence[Any]) -> bool:
+    """Whether computing a mask would read the stack."""
+    if mask.chunks is None:
+        return False
+    tasks = set(mask.data.__dask_graph__())
+    graphs = [each.data.__dask_graph__() for each in variables if each.chunks is not None]
+    return any(key in tasks for graph in graphs for key in graph)
+
+
 def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> None:
     """Refuse an array whose coordinates are others than those of the stack: upside down, for example."""
     for dim in array.dims:
@@ -173,8 +201,14 @@ def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
 
 
 def coords_of(obj: Any) -> dict[str, Coordinate]:
-    """The coordinates of a stack, in memory."""
-    found = {}
+    """The coordinates of a stack, in memory.
+
+    Those that no store of a run can hold are left out with a warning, as of lists and None among the
+    metadata of a catalogue; dims need theirs, which tell features and pixels apart.
+    """
+    found: dict[str, Coordinate] = {}
+    dropped: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for name in (*obj.dims, *obj.coords):
         if name in _RESERVED or not isinstance(name, str):
             raise SourceError(
@@ -186,12 +220,26 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
         if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
             values = np.array(values.tolist(), dtype=str).reshape(values.shape)
         if values.dtype.kind not in "biufMmU":
-            kind = type(values.reshape(-1)[0]).__name__ if values.size else "nothing"
-            raise SourceError(
-                f"the coordinate {name!r} is {values.dtype} of {kind}; numbers, bools, str and datetime64 "
-                f"can be kept: convert it, reset_index it where it is a MultiIndex, or drop_vars({name!r})."
-            )
+            kinds = sorted({type(each).__name__ for each in values.reshape(-1).tolist()[:_LOOKED_AT]})
+            told = refused if name in obj.dims else dropped
+            what = f"object of {' and '.join(kinds) or 'nothing'}"
+            told[name] = f"{name!r} ({what if coord.dtype == object else coord.dtype})"
+            continue
         found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
+    if refused:
+        raise SourceError(
+            f"the coordinates {', '.join(refused.values())} are none that can be kept, which numbers, bools, "
+            "str and datetime64 are: convert them, dates with a time zone by obj.assign_coords(time="
+            "obj.indexes['time'].tz_localize(None)), a MultiIndex by reset_index, or "
+            f"drop_vars({list(refused)})."
+        )
+    if dropped:
+        warnings.warn(
+            f"the coordinates {', '.join(dropped.values())} are left out of what a fit returns, which keeps "
+            f"numbers, bools, str and datetime64: convert them, or drop_vars({list(dropped)}) beforehand.",
+            UserWarning,
+            stacklevel=4,
+        )
     return found
 
 

@@ -27,7 +27,9 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     """How a tile reads the values of a stack.
 
     What was decoded when the stack was opened has left its attributes in `encoding`, and is not applied
-    again; attributes that still stand in `attrs` are.
+    again; attributes that still stand in `attrs` are. Floats with a scale in `attrs` are refused, unless they
+    are what was opened lazily and never computed with: xarray keeps attributes through arithmetic, so that
+    they may have been scaled already.
 
     Parameters
     ----------
@@ -42,7 +44,7 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     ValueError
         If `missing` or `negatives` is none of these.
     SourceError
-        If an attribute is not a number.
+        If an attribute is not a number, or floats have a scale or an offset that may have been applied.
     """
     if negatives not in ("error", "clip", "mask"):
         raise ValueError(
@@ -63,6 +65,8 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     else:
         nodata = [np.nan] * len(variables)
     found = _by_column(nodata, n_planes)
+    for variable in variables:
+        _check_unscaled(variable)
     return Entries(
         nan=floats and missing != "error",
         nodata=None if np.isnan(found).all() else found,
@@ -87,6 +91,23 @@ def _nodata(variable: Any) -> float:
     if variable.dtype.kind in "iu" and variable.encoding.get("_FillValue") is not None:
         return _number(variable.encoding, "_FillValue", np.nan)
     return float(np.nan)
+
+
+def _check_unscaled(variable: Any) -> None:
+    """Refuse floats that say how they are scaled, and may have been."""
+    lazily_opened = variable.chunks is None and not variable._in_memory
+    if variable.dtype.kind != "f" or lazily_opened:
+        return
+    plain = {"scale_factor": 1.0, "add_offset": 0.0}
+    left = {name: _number(variable.attrs, name, default) for name, default in plain.items()}
+    left = {name: value for name, value in left.items() if value != plain[name]}
+    if left:
+        told = " and ".join(f"{name}={value:g}" for name, value in left.items())
+        raise SourceError(
+            f"the stack is {variable.dtype} with {told} in its attrs, which xarray keeps through arithmetic: "
+            "it cannot be told whether these floats are scaled already; where they are, give obj.drop_attrs()"
+            ", or delete them; where they are not, decode them with xarray.decode_cf."
+        )
 
 
 def _number(attrs: Mapping[Any, Any], name: str, default: float) -> float:

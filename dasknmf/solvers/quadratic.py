@@ -83,6 +83,8 @@ class QuadraticPass:
     n_fixed: int = 0
     """So many rows of H, the first, stay what they are."""
     sum_to_one: bool = False
+    precise: bool = False
+    """Whether tallies are products in float64, whatever V's dtype."""
 
     name = "exact"
     reads_data = True
@@ -164,10 +166,11 @@ class QuadraticPass:
 
     def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
         """Add what a tile's rows leave for H."""
-        aW = weighted_rows(tile, W)
+        wide = W.astype(np.float64) if self.precise else W
+        aW = weighted_rows(tile, wide)
         tile.add_cross(aW, tally["A"])
-        self.grams.add(tile, W, aW, tally["G"])
-        tally["usage"] += np.ones(len(W), W.dtype) @ aW
+        self.grams.add(tile, wide, aW, tally["G"])
+        tally["usage"] += np.ones(len(W), wide.dtype) @ aW
         if self.grams.by_row or self.sum_to_one:
             tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
 

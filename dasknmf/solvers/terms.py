@@ -20,6 +20,9 @@ from dasknmf.solvers.ratio import RatioPass
 _FILLS = 2
 """Moves of W in a pass that fills missing entries in. On Indian Pines, 30 % missing, k = 20, the objective
 after 10 passes from random factors was 2.0 with one, 1.63 with two, 1.62 with eight (in 10⁹)."""
+_FEW = 2**20
+"""Entries of V up to which rounding in products does not average out: in float32 the Gram identity is off by
+0.36 eps ‖V‖² for 2400 x 48, 7e-4 of the smallest loss that it tells, and by 0.03 for 21 025 x 200."""
 _IN_MEMORY = 2
 """How many times as dear Grams by row may be where rows are in memory: no read pays for lesser gains."""
 
@@ -87,8 +90,10 @@ class Terms:
         inner: Inner,
         penalties: Penalties,
         shuffle_seed: int | None = None,
+        *,
+        n_rows: int,
     ) -> QuadraticPass | FilledPass:
-        """The exact pass for the Frobenius loss."""
+        """The exact pass for the Frobenius loss; of V, or of so many of its rows."""
         by_rows = self.by_rows(k, n_features)
         grams = self._grams(by_row=by_rows)
         phase = QuadraticPass(
@@ -103,6 +108,7 @@ class Terms:
             self.column_weights,
             self.n_fixed,
             self.sum_to_one,
+            precise=n_rows * n_features <= _FEW,
         )
         return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,52 @@ def rows_of(images: xr.DataArray, layout: Layout) -> np.ndarray:
     if COMPONENT in images.dims:
         return layout.rows(images.transpose(COMPONENT, *layout.sample_dims).to_numpy())
     return layout.rows(images.transpose(*layout.sample_dims).to_numpy()[None])[:, 0]
+
+
+def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> Any:
+    """Values over any dims of a stack, repeated along the others, as a matrix like V: NumPy or Dask.
+
+    Parameters
+    ----------
+    values : xarray.DataArray
+        Of the lengths of the stack.
+    layout : Layout
+    lazily : bool
+        Whether to make a Dask array, with one task for each tile of the stack.
+    """
+    dims = (*layout.feature_dims, *layout.sample_dims)
+    order = [dim for dim in dims if dim in values.dims]
+    variable = values.variable.transpose(*order)
+    lacking = tuple(axis for axis, dim in enumerate(dims) if dim not in values.dims)
+    if not lazily:
+        whole = np.expand_dims(variable.to_numpy(), lacking)
+        whole = np.broadcast_to(whole, (*layout.feature_shape, *layout.sample_shape))
+        return layout.rows(whole.reshape(layout.n_features, *layout.sample_shape))
+    lengths = dict(zip(layout.sample_dims, layout.tiles.lengths, strict=True))
+    chunked = variable.chunk({dim: lengths.get(dim, -1) for dim in order}).data
+    name = f"matrix-{uuid.uuid4().hex}"
+    graph: dict[Any, GraphNode] = {}
+    counts = tuple(map(len, layout.tiles.lengths))
+    for number, tile in enumerate(layout.tiles):
+        where = dict(zip(layout.sample_dims, np.unravel_index(number, counts), strict=True))
+        source = (chunked.name, *(int(where.get(dim, 0)) for dim in order))
+        key = (name, number, 0)
+        graph[key] = Task(key, _rows, TaskRef(source), lacking, layout.feature_shape, tile.shape)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph, dependencies=[chunked]),
+        name,
+        chunks=(tuple(np.diff(layout.tiles.cuts).tolist()), (layout.n_features,)),
+        dtype=values.dtype,
+        meta=np.empty((0, 0), values.dtype),
+    )
+
+
+def _rows(
+    part: np.ndarray, lacking: tuple[int, ...], features: tuple[int, ...], pixels: tuple[int, ...]
+) -> np.ndarray:
+    """Values over the features and the pixels of a tile, without some of the dims, as rows of V."""
+    whole = np.broadcast_to(np.expand_dims(part, lacking), (*features, *pixels))
+    return np.ascontiguousarray(whole.reshape(math.prod(features), -1).T)
 
 
 def reconstruction(images: xr.DataArray, spectra: xr.DataArray, layout: Layout) -> xr.DataArray | xr.Dataset:

@@ -20,6 +20,7 @@ from dasknmf.store import layouts
 
 PASS = "pass"
 _FORMAT = 1
+HELD_OUT = "holdout"
 _TEXTS = ("phase", "loss_at")
 _FACTS = (
     "init_",
@@ -51,12 +52,18 @@ def dataset_of(
     found = xr.Dataset({"abundance": maps, "endmember": spectra})
     found = found.assign_coords(variables(layout.coords))
     found = found.assign({name: ((PASS,), values) for name, values in _history(model.history_).items()})
+    # A unit alone, of days for example, may be one of numbers.
+    spans = [name for name, coord in layout.coords.items() if coord.values.dtype.kind == "m"]
     facts = {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     found.attrs = {
         "dasknmf": _FORMAT,
         "parameters": json.dumps({name: _json(value) for name, value in parameters.items()}),
         "fit": json.dumps({name: _json(value) for name, value in facts.items()}),
         "layout": json.dumps(layouts.described(layout)),
+        **({"timedeltas": json.dumps(spans)} if spans else {}),
+        "measures": json.dumps(
+            [{name: _json(value) for name, value in each.measures.items()} for each in model.history_]
+        ),
     }
     return found
 
@@ -83,6 +90,9 @@ def parts_of(found: xr.Dataset, label: str) -> tuple[dict[str, Any], dict[str, A
             "StackNMF.save, or to_dataset().to_zarr, has written: check the path."
         )
     parameters, facts, described = (json.loads(found.attrs[name]) for name in ("parameters", "fit", "layout"))
+    spans = json.loads(found.attrs.get("timedeltas", "[]"))
+    decoded = xr.decode_cf(found.coords.to_dataset()[spans], decode_timedelta=True)
+    found = found.assign_coords({name: decoded.variables[name] for name in spans})
     coords = {
         str(name): Coordinate(tuple(map(str, coord.dims)), np.asarray(coord.values), dict(coord.attrs))
         for name, coord in found.coords.items()
@@ -96,7 +106,9 @@ def _history(history: History) -> dict[str, np.ndarray]:
     texts = {name: np.array([each or "" for each in columns.pop(name)], dtype=str) for name in _TEXTS}
     whole = {name: np.array(columns.pop(name)) for name in ("iteration", "bytes_read", "bytes_written")}
     floats = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
-    return texts | whole | floats
+    held = [record.measures.get(HELD_OUT, np.nan) for record in history]
+    hidden = {} if np.isnan(held).all() else {HELD_OUT: np.array(held, dtype=np.float64)}
+    return texts | whole | floats | hidden
 
 
 def _records(found: xr.Dataset) -> History:
@@ -105,7 +117,8 @@ def _records(found: xr.Dataset) -> History:
         columns[name] = [None if np.isnan(value) else value for value in columns[name]]
     columns["loss_at"] = [value or None for value in columns["loss_at"]]
     passes = [dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)]
-    return History(from_json(each) for each in passes)
+    measures = json.loads(found.attrs.get("measures", "[]")) or [{}] * len(passes)
+    return History(from_json(each | {"measures": own}) for each, own in zip(passes, measures, strict=True))
 
 
 def _json(value: Any) -> Any:

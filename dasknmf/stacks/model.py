@@ -8,18 +8,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from sklearn.exceptions import NotFittedError
 
 from dasknmf import NMF, open_run
+from dasknmf.cards import card_of_model
 from dasknmf.errors import RunMismatchError
 from dasknmf.inputs.stack import Stack, open_stack
-from dasknmf.inputs.stack_checks import check_aligned
 from dasknmf.layout import Layout
 from dasknmf.placing import placed
 from dasknmf.stacks import arrays, files
+from dasknmf.stacks.ordering import ordered
 from dasknmf.store.opened_run import Run
 
 _OWN = ("negatives", "missing_values")
@@ -99,6 +99,14 @@ class StackNMF:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
         return f"StackNMF({given})"
 
+    def _repr_html_(self) -> str | None:
+        if not hasattr(self, "model_"):
+            return None  # a notebook then shows the text
+        geometry = self.layout.geometry()
+        lengths = geometry["features"] | geometry["samples"]
+        stack = " × ".join(f"{dim} {length:,}" for dim, length in lengths.items())
+        return card_of_model(self.model_, repr(self), [("stack", stack)])
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters, by name, as scikit-learn's ``clone`` asks for them."""
         return {**NMF().get_params(), **self._parameters, **{name: getattr(self, name) for name in _OWN}}
@@ -109,8 +117,16 @@ class StackNMF:
         Returns
         -------
         self : StackNMF
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
         """
-        changed = StackNMF(**{**self._given(), **parameters})
+        try:
+            changed = StackNMF(**{**self._given(), **parameters})
+        except TypeError as error:
+            raise ValueError(str(error)) from error  # as scikit-learn's estimators do
         self.negatives, self.missing_values = changed.negatives, changed.missing_values
         self._parameters = changed._parameters
         return self
@@ -141,7 +157,8 @@ class StackNMF:
             As for `NMF.fit`: where every pass is committed, where the stack is kept near the workers.
         **options
             Others of `NMF.fit`. `sample_weight` and `feature_weight` may be DataArrays over the sample dims
-            and the feature dims. Arrays, NumPy or Dask, have a row for each pixel in raster order, as in
+            and the feature dims, `weights` one over any of the dims, along the others alike. Arrays, NumPy or
+            Dask, have a row for each pixel in raster order, as in
             ``stack.transpose(*sample_dims, *feature_dims)`` reshaped, however the stack is chunked.
 
         Returns
@@ -163,7 +180,10 @@ class StackNMF:
             overwrite=overwrite,
             stage=stage,
             callbacks=callbacks,
-            **{name: _ordered(name, value, stack.layout) for name, value in options.items()},
+            **{
+                name: ordered(name, value, stack.layout, lazily=not stack.is_in_memory)
+                for name, value in options.items()
+            },
         )
         return self._take(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
@@ -225,7 +245,8 @@ class StackNMF:
         -------
         dataset : xarray.Dataset
             `abundance`, `endmember`; `loss`, `seconds`, `bytes_read`, `reads` and the other columns of the
-            history over a dim ``pass``; all coordinates of the stack; parameters as JSON in the attrs.
+            history over a dim ``pass``, and `holdout`, the loss of hidden entries, where some were; all
+            coordinates of the stack; parameters as JSON in the attrs.
         """
         layout = self._fitted()
         return files.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
@@ -345,40 +366,6 @@ class StackNMF:
         if not hasattr(self, "layout"):
             raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
         return self.layout
-
-
-_OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
-"""Options of a fit that have a row for each pixel."""
-
-
-def _ordered(name: str, value: Any, layout: Layout) -> Any:
-    """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
-    if not isinstance(value, xr.DataArray):
-        return _by_rows(name, value, layout) if name in _OF_PIXELS else value
-    check_aligned(name, value, layout.coords)
-    if set(value.dims) == set(layout.sample_dims):
-        return arrays.rows_of(value, layout)
-    if set(value.dims) == set(layout.feature_dims):
-        return value.transpose(*layout.feature_dims).to_numpy().reshape(-1)
-    raise ValueError(
-        f"a weight has the dims {list(value.dims)}; those of pixels are {list(layout.sample_dims)}, those of "
-        f"features {list(layout.feature_dims)}: give one over either."
-    )
-
-
-def _by_rows(name: str, value: Any, layout: Layout) -> Any:
-    """Rows in raster order as those of V."""
-    if value is None or layout.tiles.in_order:
-        return value
-    value = np.asarray(value) if name == "sample_weight" else value
-    if not isinstance(value, (np.ndarray, da.Array)):
-        raise ValueError(
-            f"{name} is a {type(value).__name__}, whose rows cannot be taken in the order of the stack's "
-            "tiles: give a NumPy or Dask array."
-        )
-    if len(value) != layout.n_samples:
-        return value  # refused where it is compared with V
-    return value[layout.tiles.places(0, layout.n_samples)]
 
 
 def _place(path: Any) -> Any:

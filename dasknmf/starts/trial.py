@@ -185,7 +185,9 @@ class Trial:
         most: int,
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
-        phase = self.terms.quadratic(self.k, H.shape[1], self.dtype, "cd", inner, penalties)
+        phase = self.terms.quadratic(
+            self.k, H.shape[1], self.dtype, "cd", inner, penalties, n_rows=V.shape[0]
+        )
         blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
         blocks = blocks or self._blocks(V, phase.tally().nbytes)
         squares = self._squares(V, Q)

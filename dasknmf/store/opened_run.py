@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from functools import cached_property
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 
 from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
@@ -240,23 +242,24 @@ def rows_in_memory(factors: Factors, position: Position, grid: Grid) -> np.ndarr
 
 def rows_lazily(factors: Factors, position: Position, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
     """The same as a Dask array, one chunk per panel, pinned to the live generation."""
-    if isinstance(factors, MemoryFactors):
-        blocks = [
-            da.from_array(_rows_of(factors, position, panel.index, panel.n_rows), chunks=-1, name=False)
-            for panel in grid
-        ]
-        return da.concatenate(blocks)
-    read = dask.delayed(_rows_of, pure=False)
-    shared = dask.delayed(factors, traverse=False, pure=False)
-    return da.concatenate(
-        [
-            da.from_delayed(
-                read(shared, position, panel.index, panel.n_rows),
-                (panel.n_rows, k),
-                dtype=dtype,
-            )
-            for panel in grid
-        ]
+    token = uuid.uuid4().hex
+    name, shared = f"rows-{token}", f"factors-{token}"
+    # One layer for all panels: a layer for each makes whoever takes one of them look through all.
+    graph: dict[Any, GraphNode] = {}
+    for number, panel in enumerate(grid):
+        key = (name, number, 0)
+        if isinstance(factors, MemoryFactors):
+            graph[key] = DataNode(key, _rows_of(factors, position, panel.index, panel.n_rows))
+        else:
+            graph[key] = Task(key, _rows_of, TaskRef(shared), position, panel.index, panel.n_rows)
+    if not isinstance(factors, MemoryFactors):
+        graph[shared] = DataNode(shared, factors)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph),
+        name,
+        chunks=(tuple(panel.n_rows for panel in grid), (k,)),
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
     )
 
 
