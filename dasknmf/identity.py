@@ -102,7 +102,9 @@ def identity_of(
     if entries is not None:
         identity["entries"] = _told(entries)
     for name, weight in (weights or {}).items():
-        if weight is not None:
+        if isinstance(weight, str):
+            identity[name] = weight
+        elif weight is not None:
             identity[name] = _digest(weight) if isinstance(weight, np.ndarray) else _CHUNKED
     return identity, {"max_iter": int(estimator.max_iter), "tol": float(estimator.tol)}
 

@@ -660,3 +660,26 @@ def test_weights_on_dims_go_to_rows_and_columns():
         ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
     with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
         ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)
+
+
+def test_known_endmembers_are_told_by_their_coordinates():
+    obj = scene()[0, ..., :20, :20].astype(float)
+    known = StackNMF(2, random_state=0, max_iter=200, tol=1e-2).fit(obj).endmember[:1]
+    model = StackNMF(3, random_state=0, tol=1e-2, fixed_components=known).fit(obj)
+    np.testing.assert_array_equal(model.endmember[0], known[0])
+    dim = known.dims[1]
+    turned = known.isel({dim: slice(None, None, -1)})
+    with pytest.raises((ValueError, SourceError), match=f"fixed_components.*{dim}"):
+        StackNMF(3, fixed_components=turned).fit(obj)
+    with pytest.raises(ValueError, match="fixed_components has the dims"):
+        StackNMF(3, fixed_components=known[0]).fit(obj)
+
+
+def test_pictures_of_a_model_of_a_stack():
+    obj = scene()[0, ..., :20, :20].astype(float)
+    plots = pytest.importorskip("dasknmf.plots")
+    model = StackNMF(2, random_state=0, max_iter=200, tol=1e-2).fit(obj)
+    assert len(plots.abundances(model)) == 2
+    assert len(plots.abundances(model.abundance)) == 2
+    assert plots.convergence(model) is not None
+    assert plots.components(model, kind="spectra") is not None

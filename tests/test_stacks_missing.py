@@ -65,7 +65,8 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path):
     assert Stack(by_hand).entries.nodata == 9
     assert Stack(scene()).entries is None
     assert Stack(scene(dtype="float32"), missing="error").entries is None
-    assert Stack(scene().assign_attrs(nodata=0), missing=5).entries.nodata == 5
+    with pytest.warns(UserWarning, match="says that 0 stands for nothing observed, and missing is 5"):
+        assert Stack(scene().assign_attrs(nodata=0), missing=5).entries.nodata == 5
     assert Stack(scene().assign_attrs(nodata=0), missing="error").entries is None
 
 

@@ -37,4 +37,5 @@ def write(dataset: Any, path: Path, *, overwrite: bool = False) -> None:
     with placed(path, is_model if overwrite else None) as spare, warnings.catch_warnings():
         # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
-        dataset.to_zarr(spare, mode="w-", consolidated=False)
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        dataset.to_zarr(spare, mode="w-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -60,6 +61,14 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     floats = any(variable.dtype.kind == "f" for variable in variables)
     if is_number:
         nodata = [float(missing)] * len(variables)
+        told = {_nodata(variable) for variable in variables}
+        if other := sorted(value for value in told if value != float(missing) and not np.isnan(value)):
+            warnings.warn(
+                f"the stack says that {other[0]:g} stands for nothing observed, and missing is {missing}: "
+                f"{other[0]:g} is taken as a value; leave missing out to go by the stack.",
+                UserWarning,
+                stacklevel=4,
+            )
     elif missing == "auto":
         nodata = [_nodata(variable) for variable in variables]
     else:

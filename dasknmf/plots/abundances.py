@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import check_image, matrix, titles_of
+from dasknmf.plots.given import images_of, titles_of
 
 
 def abundances(
     W: Any,
-    layout: Any,
+    layout: Any = None,
     *,
     scale: Literal["shared", "own"] = "shared",
     labels: Any = None,
@@ -26,10 +26,11 @@ def abundances(
 
     Parameters
     ----------
-    W : array of shape (n_pixels, n_components)
-        Held in memory whole: a Dask array is computed.
-    layout : tuple of int, or Layout
-        Rows and columns of the image, in the order of W's rows; or how W's rows lie in it.
+    W : array of shape (n_pixels, n_components), DataArray, StackNMF, Run, or path of a run
+        Held in memory whole: a Dask array is computed. A DataArray has the dims component, rows, columns.
+    layout : tuple of int, or Layout, optional
+        Rows and columns of the image, in the order of W's rows; or how W's rows lie in it. Models and runs
+        of stacks know.
     scale : {"shared", "own"}, default="shared"
         Whether all maps have one colour scale, with a bar beside them, or each goes from zero to its own
         maximum (its 99.5 % quantile).
@@ -51,15 +52,7 @@ def abundances(
     """
     if scale not in ("shared", "own"):
         raise ValueError(f"scale is {scale!r}; it must be 'shared' or 'own': choose one.")
-    W = matrix(W.compute() if hasattr(W, "compute") else W, "W")
-    if hasattr(layout, "images"):
-        maps = np.asarray(layout.images(W))
-        if maps.ndim != 3:
-            raise ValueError(
-                f"the samples lie along {maps.ndim - 1} dimensions; a map has two: give rows of one image."
-            )
-    else:
-        maps = W.T.reshape(-1, *check_image(layout, len(W), "pixels"))
+    maps = images_of(W, layout)
     titles = titles_of(labels, len(maps))
     height = 2.2 * min(2.0, max(0.4, maps.shape[1] / maps.shape[2])) + 0.25
     axes = style.panels(len(maps), ax, size=(2.5, height))

@@ -17,6 +17,43 @@ def opened(source: Any) -> Any:
     return open_run(source) if isinstance(source, (str, os.PathLike)) else source
 
 
+def fitted(source: Any) -> Any:
+    """The run at a path, the model inside of a model of a stack; anything else as it is."""
+    source = opened(source)
+    return getattr(source, "model_", source)
+
+
+def images_of(source: Any, layout: Any) -> np.ndarray:
+    """Maps of each component, shape (n_components, rows, columns), of W and where its rows lie.
+
+    Raises
+    ------
+    ValueError
+        If rows do not lie in an image of two dimensions, or nobody says where they lie.
+    """
+    source = opened(source)
+    # What a model of a stack gives, and what it has: (component, y, x), whatever these are called.
+    images = getattr(source, "abundance", source)
+    if getattr(images, "dims", ())[:1] == ("component",):
+        maps = images.to_numpy()
+    else:
+        layout = getattr(source, "layout", None) if layout is None else layout
+        if layout is None:
+            raise ValueError(
+                "nobody says where the rows of W lie; they are pixels of an image: give its rows and columns."
+            )
+        W = getattr(source, "W", source)
+        W = matrix(W.compute() if hasattr(W, "compute") else W, "W")
+        if not hasattr(layout, "images"):
+            return np.asarray(W.T.reshape(-1, *check_image(layout, len(W), "pixels")))
+        maps = np.asarray(layout.images(W))
+    if maps.ndim != 3:
+        raise ValueError(
+            f"the samples lie along {maps.ndim - 1} dimensions; a map has two: give rows of one image."
+        )
+    return maps
+
+
 def records_of(source: Any) -> Sequence[Record]:
     """The passes of a history, a fitted model or a run.
 
@@ -25,7 +62,7 @@ def records_of(source: Any) -> Sequence[Record]:
     TypeError
         If it has none.
     """
-    source = opened(source)
+    source = fitted(source)
     for name in ("history_", "history"):
         source = getattr(source, name, source)
     if not isinstance(source, Sequence) or not all(isinstance(each, Record) for each in source):
@@ -44,7 +81,7 @@ def factor_of(source: Any) -> np.ndarray:
     ValueError
         If an array is not a matrix.
     """
-    source = opened(source)
+    source = fitted(source)
     for name in ("components_", "H"):
         if hasattr(source, name):
             return np.asarray(getattr(source, name))
@@ -78,7 +115,7 @@ def names_of(source: Any, given: Any, n_features: int) -> np.ndarray | None:
         If there are fewer or more names than features.
     """
     if given is None:
-        source = opened(source)
+        source = fitted(source)
         given = getattr(source, "feature_names_in_", None)
         given = getattr(source, "feature_names", None) if given is None else given
     if given is None:

@@ -19,7 +19,7 @@ from dasknmf.inputs.stack import Stack, open_stack
 from dasknmf.layout import Layout
 from dasknmf.placing import placed
 from dasknmf.stacks import arrays, files
-from dasknmf.stacks.ordering import ordered
+from dasknmf.stacks.ordering import known_rows, ordered
 from dasknmf.store.opened_run import Run
 
 _OWN = ("negatives", "missing_values")
@@ -173,7 +173,8 @@ class StackNMF:
             If it holds negative values, or missing ones that are refused.
         """
         stack = self._stack(obj, sample_dims, mask)
-        model = NMF(**self._parameters)
+        fixed = known_rows(self._parameters.get("fixed_components"), stack.layout)
+        model = NMF(**{**self._parameters, "fixed_components": fixed})
         W = model.fit_transform(
             stack,
             checkpoint=checkpoint,
@@ -272,6 +273,7 @@ class StackNMF:
             stack.enter_context(warnings.catch_warnings())
             # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
             warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             if overwrite and isinstance(place, str) and "://" not in place:
                 place = stack.enter_context(placed(Path(place), files.is_model))
             elif overwrite and self._reads(place):
@@ -279,7 +281,7 @@ class StackNMF:
                     f"{str(path)!r} is where the abundance of this model is read from, and would be cleared "
                     "before it is written: save to another place, or call abundance.load() first."
                 )
-            self.to_dataset().to_zarr(place, mode="w" if overwrite else "w-", consolidated=False)
+            self.to_dataset().to_zarr(place, mode="w" if overwrite else "w-")
 
     @classmethod
     def load(cls, path: Any) -> StackNMF:

@@ -41,6 +41,21 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
     )
 
 
+def known_rows(fixed: Any, layout: Layout) -> Any:
+    """`fixed_components` as rows of H: of a DataArray by its dims and coordinates."""
+    if not isinstance(fixed, xr.DataArray):
+        return fixed
+    if set(fixed.dims) != {arrays.COMPONENT, *layout.feature_dims}:
+        raise ValueError(
+            f"fixed_components has the dims {list(fixed.dims)}; rows of H have {arrays.COMPONENT!r} and "
+            f"those of features, {list(layout.feature_dims)}: rename, select or expand_dims it."
+        )
+    check_aligned("fixed_components", fixed, layout.coords)
+    return (
+        fixed.transpose(arrays.COMPONENT, *layout.feature_dims).to_numpy().reshape(len(fixed.component), -1)
+    )
+
+
 def _by_rows(name: str, value: Any, layout: Layout) -> Any:
     """Rows in raster order as those of V."""
     if value is None or layout.tiles.in_order:
