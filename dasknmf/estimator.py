@@ -421,8 +421,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             if where is not None:
                 run = StoredRun(
                     where,
-                    one.identity,
-                    one.budget,
+                    *one.identity(),
                     grid,
                     one.model.dtype,
                     overwrite=overwrite,

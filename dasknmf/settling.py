@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
@@ -50,8 +51,6 @@ class Settled:
 
     Parameters
     ----------
-    X : array
-        Opened and checked.
     source : Source
         In the roles that are worked on; weights come to it by `observed`, once it is staged.
     entries : Entries or None
@@ -61,12 +60,10 @@ class Settled:
         Of the weights of entries.
     given : tuple of arrays or None
         A custom start, in the roles that are worked on.
-    identity, budget : dict
-        Of a run.
+    identity : callable
+        Gives the identity and the budget of a run; digests of arrays are made for it.
     """
 
-    X: Any
-    shape: tuple[int, int]
     source: Any
     grid: Grid
     model: Model
@@ -76,8 +73,7 @@ class Settled:
     weights: Any
     given: tuple[Any, Any] | None
     features: Features
-    identity: dict[str, Any]
-    budget: dict[str, Any]
+    identity: Callable[[], tuple[dict[str, Any], dict[str, Any]]]
 
     @property
     def init(self) -> Init:
@@ -188,26 +184,23 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     layout = X.layout if isinstance(X, inputs.Stored) else None
     known = Features(getattr(nmf, "feature_names_in_", None), nmf.preparation_.get("scale"), b, layout)
     nmf.feature_weight_ = b
-    identity, budget = identity_of(
-        nmf,
-        model,
-        shape,
-        (W, H),
-        transposed=transposed,
-        preparation=X.described() if isinstance(X, inputs.Prepared) else None,
-        names=known.names,
-        layout=layout,
-        entries=entries,
-        weights={
-            "sample_weight": a,
-            "feature_weight": b,
-            "weights": given_weights,
-            "mask": _described_mask(X),
-        },
-    )
-    return Settled(
-        X, shape, source, grid, model, transposed, entries, rows, weights, given, known, identity, budget
-    )
+
+    def identity() -> tuple[dict[str, Any], dict[str, Any]]:
+        told = {"sample_weight": a, "feature_weight": b, "weights": given_weights}
+        return identity_of(
+            nmf,
+            model,
+            shape,
+            (W, H),
+            transposed=transposed,
+            preparation=X.described() if isinstance(X, inputs.Prepared) else None,
+            names=known.names,
+            layout=layout,
+            entries=entries,
+            weights=told | {"mask": _described_mask(X)},
+        )
+
+    return Settled(source, grid, model, transposed, entries, rows, weights, given, known, identity)
 
 
 def computed(F: Any) -> np.ndarray:

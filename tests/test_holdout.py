@@ -193,7 +193,7 @@ def test_the_planted_rank_has_the_lowest_loss(solver, beta):
             V, run={"holdout": 0.1}, n_components=k, solver=solver, beta_loss=beta, max_iter=100
         )
         losses[k] = told_of(model.history_[-1])[0]
-    assert min(losses, key=losses.get) in (3, 4, 6)
+    assert min(losses, key=losses.get) == 4
     assert losses[4] < 0.5 * losses[1]
     assert losses[4] < losses[9]
 
