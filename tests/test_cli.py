@@ -110,7 +110,7 @@ def test_a_missing_source_and_a_missing_run(tmp_path):
     for name in ("cells.h5ad", "cells.zarr"):
         result = call("fit", tmp_path / name, tmp_path / "run", "-k", "2")
         assert result.exit_code == 3
-        assert "V can be a Zarr array, or an AnnData in Zarr or in an .h5ad file" in result.output
+        assert "V can be a Zarr array, an AnnData in Zarr or in an .h5ad file" in result.output
     assert call("info", tmp_path / "nowhere").exit_code == 4
 
 
