@@ -32,6 +32,7 @@ def measured(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_roofline(measured):
     rows = measured(roofline.main, "--gigabytes 0.004 -m 100 -k 2 -k 3 --where threads --pairs 3")
     rows += measured(roofline.main, "--gigabytes 0.004 -m 100 -k 3 --where cluster --pairs 3")
@@ -40,12 +41,14 @@ def test_roofline(measured):
     assert [((row["k"], row["where"]), row["what"]) for row in rows] == list(expected)
 
 
+@pytest.mark.slow
 def test_memory(measured):
     (row,) = measured(memory.main, "--gigabytes 0.02 -m 500 --passes 2")
     assert row["workers restarted"] == 0
     assert row["seen GB"] <= row["projected GB"]
 
 
+@pytest.mark.slow
 def test_vs_sklearn(measured):
     rows = measured(
         vs_sklearn.main,
@@ -73,6 +76,7 @@ def test_sparse(measured):
         assert row["nonzeros"] == pytest.approx(0.2 * 600 * 60, rel=0.1)
 
 
+@pytest.mark.slow
 def test_peaks_of_sparse_fits(measured):
     pytest.importorskip("anndata")
     from benchmarks import sparse
@@ -84,6 +88,7 @@ def test_peaks_of_sparse_fits(measured):
     assert 0 < row["our MB"] < 300
 
 
+@pytest.mark.slow
 def test_atlas_fit(measured, tmp_path):
     pytest.importorskip("anndata")
     from benchmarks import atlas_fit

@@ -154,6 +154,7 @@ def test_the_demo(tmp_path):
     assert "loss D(V | WH)" in result.output
 
 
+@pytest.mark.slow
 def test_the_example(tmp_path):
     from examples import hyperspectral
 

@@ -58,7 +58,11 @@ def fit(V, store, name, max_iter=4, **more):
     return W, model.components_, model
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    # All but one take minutes together.
+    [name if place == 0 else pytest.param(name, marks=pytest.mark.slow) for place, name in enumerate(MODELS)],
+)
 def test_death_at_any_write_changes_nothing(V, tmp_path, name):
     quiet = DyingStore(tmp_path / "quiet")
     W, H, model = fit(V, quiet, name, max_iter=3)
