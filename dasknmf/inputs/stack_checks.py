@@ -216,6 +216,10 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
                 "those of what a fit returns: rename it."
             )
     for name, coord in obj.coords.items():
+        if getattr(coord.dtype, "tz", None) is not None:
+            # Its values would be those of another zone, and pandas warns of that.
+            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({coord.dtype})"
+            continue
         values = np.asarray(coord.values)
         if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
             values = np.array(values.tolist(), dtype=str).reshape(values.shape)
