@@ -241,13 +241,15 @@ class QuadraticPass:
         if not len(order):
             return state["H"], violation
         for step in range(self.inner.columns):
-            # One step needs no copy of where it began.
-            before = Ht.copy() if self.inner.columns > 1 else Ht
+            before = Ht.copy() if self.inner.columns > 1 else None
             met = 0.0
             for columns, S in parts:
                 some = Ht[columns]
                 met += self._moved_columns(some, At[columns], S, order, eps)
                 Ht[columns] = some
+            if before is None:  # one step has nobody to be compared with
+                violation = met
+                break
             moved = float(((Ht - before) ** 2).sum())
             if step == 0:
                 violation, first_moved = met, moved
