@@ -171,7 +171,7 @@ class Coder:
 
 def _values(tile: Any) -> np.ndarray:
     """A tile with its zeros: a few MiB."""
-    return tile.dense().V if isinstance(tile, CsrTile) else tile.V
+    return tile.with_zeros() if isinstance(tile, CsrTile) else tile.V
 
 
 def _sparse_floor(tile: CsrTile) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse
 
 from dasknmf.blocks import moments, nonzeros, ratios, sums
-from dasknmf.blocks.base import Ratio, Sums
+from dasknmf.blocks.base import Ratio, Sums, Tile
 from dasknmf.blocks.dense import DenseTile, Scratch
 from dasknmf.blocks.entries import Holdout, Observed
 from dasknmf.blocks.vectors import filled, padded
@@ -264,9 +264,7 @@ class Walk:
 class CsrTile:
     """A sparse tile; see `dasknmf.blocks.base.Tile`."""
 
-    __slots__ = ("_walk", "columns", "first", "pointers", "rows", "v")
-
-    row_weights: np.ndarray | None = None
+    __slots__ = ("_walk", "columns", "first", "pointers", "row_weights", "rows", "v")
 
     def __init__(
         self,
@@ -282,6 +280,7 @@ class CsrTile:
         self.pointers = pointers
         self.rows = rows
         self.first = first
+        self.row_weights: np.ndarray | None = None
         self._walk = walk
 
     @property
@@ -317,12 +316,16 @@ class CsrTile:
         parts = (taken.v, taken.columns, taken.pointers)
         return scipy.sparse.csr_array(parts, shape=(len(indices), self._walk.n_features))
 
-    def dense(self) -> DenseTile:
-        """The same tile with its zeros, in a buffer of the walk."""
+    def dense(self) -> Tile:
+        """The same tile with its zeros."""
+        return DenseTile(self.with_zeros(), self.rows, self.first, self._walk.dense)
+
+    def with_zeros(self) -> np.ndarray:
+        """V of these rows, in a buffer of the walk."""
         V = self._walk.dense.get("values", self._n_rows)
         V[:] = 0
         nonzeros.spread(self.pointers, self.columns, self.v, V, 1.0)
-        return DenseTile(V, self.rows, self.first, self._walk.dense)
+        return V
 
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         return self.gathered(self.v, Ht)

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from dasknmf.blocks import nonzeros, ratios, sums
-from dasknmf.blocks.base import Ratio, Sums
+from dasknmf.blocks.base import Ratio, Sums, Tile
 from dasknmf.blocks.csr import CsrBlock, CsrRatio, CsrTile
 from dasknmf.blocks.decoding import weighted_total
-from dasknmf.blocks.dense import DenseTile
 from dasknmf.blocks.entries import Entries
 from dasknmf.blocks.observed_tile import ObservedTile
 from dasknmf.blocks.vectors import filled
@@ -53,12 +52,12 @@ class ObservedCsrBlock(CsrBlock):
 class ObservedCsrTile(CsrTile):
     """A sparse tile with what is told of its entries; see `dasknmf.blocks.base.Tile`."""
 
-    __slots__ = ("_hidden_v", "_in_C", "_in_R", "_places", "_weights_of_rows", "column_weights")
+    __slots__ = ("_hidden_v", "_in_C", "_in_R", "_places", "column_weights")
 
     def __init__(self, parts: Any, entries: Entries, row_weights: np.ndarray | None) -> None:
         super().__init__(*parts)
         v, walk, first = self.v, self._walk, self.first
-        self._weights_of_rows = row_weights
+        self.row_weights = row_weights
         self.column_weights = entries.weights
         self._in_R = np.zeros(self._n_rows, bool)
         self._in_C = np.zeros(walk.n_features, bool)
@@ -72,10 +71,6 @@ class ObservedCsrTile(CsrTile):
             self._hidden_v = v[self._places]
             self.v = v.copy()
             self.v[self._places] = 0
-
-    @property
-    def row_weights(self) -> np.ndarray | None:  # type: ignore[override]
-        return self._weights_of_rows
 
     @property
     def dtype(self) -> np.dtype:
@@ -163,20 +158,14 @@ class ObservedCsrTile(CsrTile):
         stored = np.where(v > 0, v * np.log(np.where(v > 0, v / p, 1.0)), 0.0) - v
         return float(weights @ stored + a @ W_R @ (H_C @ b)), n_hidden
 
-    def dense(self) -> DenseTile:
-        raise NotImplementedError("a dense tile of this one is `observed_dense`, which keeps its weights")
-
-    def observed_dense(self) -> ObservedTile:
-        """The same tile with its zeros, in a buffer of the walk."""
-        plain = super().dense()
+    def dense(self) -> Tile:
         seen = None
         if not self.complete:
             seen = self._walk.dense.get("seen", self._n_rows, np.dtype(np.uint8))
             seen[:] = 1
             seen[np.ix_(self._in_R, self._in_C)] = 0
-        return ObservedTile(
-            plain.V, seen, self.row_weights, self.column_weights, self.rows, self.first, self._walk.dense
-        )
+        told = (seen, self.row_weights, self.column_weights)
+        return ObservedTile(self.with_zeros(), *told, self.rows, self.first, self._walk.dense)
 
     def filled(self, P: np.ndarray, *, by_weight: bool = True) -> ObservedCsrTile:
         """The tile itself, whose hidden entries are zeros, as most of a sparse V are, whatever P is."""
@@ -184,7 +173,7 @@ class ObservedCsrTile(CsrTile):
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
         if beta != 1:
-            return self.observed_dense().ratio(W, H, beta, eps)
+            return self.dense().ratio(W, H, beta, eps)
         q = self._walk.buffer("q", self.v.size)
         Ht = self._walk.by_features(H, turned=False)
         nonzeros.products(self.pointers, self.columns, filled(W, self._walk.dtype), Ht, q)
