@@ -109,10 +109,12 @@ class History(Sequence[Record]):
         return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per pass. Needs pandas."""
+        """One row per pass, with the loss over hidden entries where there are any. Needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame(self.columns())
+        held = [record.holdout for record in self._records]
+        more = {"holdout": held} if any(loss is not None for loss in held) else {}
+        return pd.DataFrame(self.columns() | more)
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -213,3 +213,13 @@ def test_a_run_goes_on_with_what_it_has_hidden(small_panels, tmp_path, V):
 def test_shares_that_are_none(V, share):
     with pytest.raises(ValueError, match=r"holdout is .* give a number between 0 and 1"):
         NMF(K).fit(V, holdout=share)
+
+
+def test_a_table_of_passes_has_the_hidden_loss_where_there_is_one():
+    V = np.random.default_rng(0).random((30, 12))
+    hiding, _ = fitted(V, run={"holdout": 0.2}, n_components=2, max_iter=3)
+    table = hiding.history_.to_dataframe()
+    assert table["holdout"].iloc[-1] == hiding.history_[-1].holdout > 0
+    assert hiding.history_[-1].hidden > 0
+    plain, _ = fitted(V, n_components=2, max_iter=3)
+    assert "holdout" not in plain.history_.to_dataframe()
