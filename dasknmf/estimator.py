@@ -431,12 +431,14 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             stack.callback(run.close)
             reports = (*callbacks, logged) if self.verbose else callbacks
             source = one.observed(source)
-            Fit(one.model, source, grid, run, scheduler, self.max_iter, self.tol, one.given, reports)()
+            Fit((one.model,), source, grid, run, scheduler, self.max_iter, self.tol, one.given, reports)()
             result = take_fit(self, run, grid, transposed=one.transposed, init=one.init)
             if not wants_W or (chunked and scratch is None):
                 return result if wants_W else None
             # The user gave an array, or the scratch store goes: W has to live in this process.
-            kept = computed(result) if one.transposed else rows_in_memory(run.factors, run.position, grid)
+            kept = (
+                computed(result) if one.transposed else rows_in_memory(run.factors, run.position.answer, grid)
+            )
             return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
 
     def _coded(self, X: Any, method: str) -> Any:

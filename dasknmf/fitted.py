@@ -24,8 +24,9 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> 
         Lazily over the factors of the run.
     """
     position, history = run.position, run.history
-    state = run.factors.read_state(position.state, position.leader)
-    W, H = oriented(run.factors, position, grid, transposed=transposed)
+    answer = position.answer
+    state = run.factors.read_state(answer.state, answer.strand)
+    W, H = oriented(run.factors, answer, grid, transposed=transposed)
     nmf.components_ = H
     nmf.n_components_ = len(H)
     nmf.init_ = init

@@ -30,7 +30,7 @@ ROOMS = [
     ["model"],
     ["features", "identity", "transform", "validation"],
     ["settling"],
-    ["fitted"],
+    ["fitted", "projecting", "turns"],
     ["fit"],
     ["estimator"],
     ["functional", "plots"],

@@ -92,6 +92,7 @@ class Terms:
         shuffle_seed: int | None = None,
         *,
         n_rows: int,
+        recomputed: bool = False,
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss; of V, or of so many of its rows."""
         by_rows = self.by_rows(k, n_features)
@@ -109,6 +110,7 @@ class Terms:
             self.n_fixed,
             self.sum_to_one,
             precise=n_rows * n_features <= _FEW,
+            recomputed=recomputed,
         )
         return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
 

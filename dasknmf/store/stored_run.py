@@ -20,6 +20,7 @@ A process that dies at any moment leaves the previous commit with all that it na
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -134,7 +135,7 @@ class StoredRun:
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
-        live = [each.name for each in (self.position.rows, position.rows) if each]
+        live = self.position.generations | position.generations
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._write_commit()
@@ -164,9 +165,9 @@ class StoredRun:
         """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
         records.write(self.store, "plan", content)
 
-    def forget(self, generation: Generation | None) -> None:
+    def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
-        if generation:
+        for generation in generations:
             self.factors.drop(generation.name)
 
     def discard(self) -> None:
@@ -239,7 +240,7 @@ class StoredRun:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
         self._write_about(about["identity"], budget)
-        self._prune([self.position.rows.name] if self.position.rows else [])
+        self._prune(self.position.generations)
 
     def _write_commit(self) -> None:
         records.make_directories_durable(self.store, ["W", "small", "history", ""])
@@ -253,7 +254,7 @@ class StoredRun:
         records.write(self.store, "commit", content)
         self._standing = self.epoch
 
-    def _prune(self, live: list[str]) -> None:
+    def _prune(self, live: Collection[str]) -> None:
         """Drop the generations of passes that are over; what is being written stays."""
         newest = max((_pass_of(name) for name in live), default=-1)
         for name in records.children(self.store, "W"):
