@@ -32,6 +32,7 @@ ROOMS = [
     ["settling"],
     ["fitted", "projecting", "turns"],
     ["fit"],
+    ["running"],
     ["estimator"],
     ["functional", "plots"],
     ["selection"],
