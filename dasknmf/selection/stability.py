@@ -135,12 +135,17 @@ def consensus_matrix(labels: np.ndarray) -> np.ndarray:
     ValueError
         If there are no labels, or more than 4096 rows.
     """
+    return _together(labels) / np.float32(len(labels))
+
+
+def _together(labels: np.ndarray) -> np.ndarray:
+    """How many runs put two rows into one cluster: whole numbers."""
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0:
         raise ValueError(
             f"labels have shape {labels.shape}; they are a line of clusters per run: give (runs, rows)."
         )
-    runs, n = labels.shape
+    n = labels.shape[1]
     if n > MOST_ROWS:
         raise ValueError(
             f"labels are of {n} rows; a consensus matrix has all pairs of them, and at most {MOST_ROWS} "
@@ -151,9 +156,7 @@ def consensus_matrix(labels: np.ndarray) -> np.ndarray:
         names, which = np.unique(run, return_inverse=True)
         hot.append(np.eye(len(names), dtype=np.float32)[which])
     members = np.concatenate(hot, axis=1)
-    together = members @ members.T  # counts: exact in float32
-    together /= np.float32(runs)
-    return together
+    return members @ members.T
 
 
 def dispersion(labels: np.ndarray) -> float:
@@ -216,18 +219,19 @@ def cophenetic(labels: np.ndarray) -> float:
     """
     from scipy.cluster.hierarchy import cophenet, linkage
 
-    C = consensus_matrix(labels)
-    n = len(C)
-    if len(labels) == 1 or n == 1:
+    counts = _together(labels)
+    runs, n = np.shape(labels)
+    if runs == 1 or n == 1:
         return float("nan")
-    if ((C == 0) | (C == 1)).all():
+    if ((counts == 0) | (counts == runs)).all():
         return 1.0
     distances = np.empty(n * (n - 1) // 2)
     end = 0
     for row in range(n - 1):
         begin, end = end, end + n - 1 - row
-        np.subtract(1.0, C[row, row + 1 :], out=distances[begin:end], dtype=np.float64)
-    del C
+        # R (1 - C_ij): in whole numbers equal distances are equal, and are joined in the same order anywhere.
+        np.subtract(runs, counts[row, row + 1 :], out=distances[begin:end], dtype=np.float64)
+    del counts
     heights = cophenet(linkage(distances, "average"))
     # In place: as few arrays of all pairs as there can be.
     for values in (distances, heights):
