@@ -51,7 +51,8 @@ def choose(
         The highest ``dispersion``: Kim & Park (2007).
 
     A single component always agrees with itself: the last three rules take rank 1 only where there is no
-    other. Values of theirs within 0.001 are equal; of equal ones the largest rank is taken.
+    other. Values of theirs within 0.001 are equal; of equal ones the largest rank is taken. A few
+    components may agree better than the right number of them: look at the curve before one of these rules.
 
     Parameters
     ----------
