@@ -15,7 +15,7 @@ from dasknmf.solvers import cd, mu
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.quadratic import Solver
+from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.terms import Terms
 from dasknmf.starts.fixed import Pinned
 from dasknmf.starts.mean_filled import MeanFilled
@@ -202,7 +202,9 @@ class Model:
 
     def closing(self) -> Phase:
         """The read that evaluates the returned pair."""
-        return self.terms.closing(self.dtype, self.loss, self.penalties)
+        exact = self._exact()
+        solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
+        return self.terms.closing(self.dtype, self.loss, self.penalties, solver)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""

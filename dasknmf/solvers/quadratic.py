@@ -151,6 +151,12 @@ class QuadraticPass:
             tally["violation"] += self.moved(tile, W, N, S, small)
         return self.left(tile, W, tally)
 
+    def solved(self, tile: Tile, small: Small) -> np.ndarray:
+        """W of a tile's rows for the H that entered, exactly."""
+        W = np.zeros((tile.rows.stop - tile.rows.start, self.k), self.dtype)
+        self._solved(tile, W, *self.system(tile, small))
+        return W
+
     def system(self, tile: Tile, small: Small, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
         """N and S of a tile's rows; N may be given as V Hᵀ."""
         N = tile.cross(small.Ht) if N is None else N

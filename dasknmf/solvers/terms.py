@@ -145,7 +145,9 @@ class Terms:
             self._grams(by_row=self.lines_bytes(k, n_features) > 0),
         )
 
-    def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:
-        """The read that evaluates the returned pair."""
-        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one)
+    def closing(
+        self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
+    ) -> Closing | HeldOut:
+        """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
+        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
         return HeldOut(closing, loss) if self.hidden else closing

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from dasknmf.history import History, Record
 from dasknmf.store.factors import Generation, MemoryFactors
 from dasknmf.store.position import Position
@@ -30,6 +32,9 @@ class MemoryRun:
 
     def plan(self, content: dict[str, Any]) -> None:
         """Nobody else can look at this run."""
+
+    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Whoever found it out has it."""
 
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""

@@ -70,6 +70,8 @@ class Position:
     """The models, in the order of their numbers, without those that were given up."""
     outcome: str | None = None
     """How the fit ended; None while it runs."""
+    conclusion: Answer | None = None
+    """What was made of all the models, where that is not one of them."""
 
     @property
     def best(self) -> Member:
@@ -78,8 +80,8 @@ class Position:
 
     @property
     def answer(self) -> Answer:
-        """Where the factors of that lie."""
-        return self.answer_of(self.best)
+        """Where the factors lie that the run is asked for."""
+        return self.conclusion or self.answer_of(self.best)
 
     def answer_of(self, member: Member) -> Answer:
         """Where the factors of a member lie, or have come to so far."""
@@ -91,13 +93,17 @@ class Position:
     @property
     def generations(self) -> set[str]:
         """Names of all that hold rows which are still needed."""
-        ended = (member.answer.rows for member in self.members if member.answer)
-        return {each.name for each in (*self.rows, *ended) if each}
+        return {each.name for each in (*self.rows, *(answer.rows for answer in self._answers)) if each}
 
     @property
     def states(self) -> set[str]:
         """Names of the passes whose states are still needed."""
-        return {self.state, *(member.answer.state for member in self.members if member.answer)}
+        return {self.state, *(answer.state for answer in self._answers)}
+
+    @property
+    def _answers(self) -> list[Answer]:
+        ended = [member.answer for member in self.members if member.answer]
+        return [*ended, self.conclusion] if self.conclusion else ended
 
 
 def height(objective: float | None) -> float:
@@ -125,6 +131,7 @@ def committed(
         tuple(_generation(rows) for rows in content["rows"]),
         tuple(_member(member) for member in content["members"]),
         content["outcome"],
+        _answer(content["conclusion"]),
     )
     history = []
     for index in range(position.passes):
@@ -144,12 +151,15 @@ def _generation(content: dict[str, Any]) -> Generation:
     return Generation(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
 
 
+def _answer(content: dict[str, Any] | None) -> Answer | None:
+    if content is None:
+        return None
+    rows = content["rows"]
+    return Answer(content["state"], content["strand"], None if rows is None else _generation(rows))
+
+
 def _member(content: dict[str, Any]) -> Member:
-    answer = content["answer"]
-    if answer is not None:
-        rows = answer["rows"]
-        answer = Answer(**answer | {"rows": None if rows is None else _generation(rows)})
-    return Member(**content | {"standing": tuple(content["standing"]), "answer": answer})
+    return Member(**content | {"standing": tuple(content["standing"]), "answer": _answer(content["answer"])})
 
 
 def format_of(store: Any) -> int | None:

@@ -9,6 +9,7 @@
     history/<pass>-<epoch>  what the pass achieved
     features       names of the features, where V has them, and their scale
     layout         where rows and columns lie in a stack of images, where V is one
+    selection      what was found out about many models
     plan           what V is, and what the passes of this start have of memory and processes
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
@@ -49,6 +50,18 @@ from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
 
+_PARTS = (
+    "commit",
+    "run",
+    "panels",
+    "features",
+    "layout",
+    "plan",
+    "W",
+    "small",
+    "history",
+    "selection",
+)
 _NO_FEATURES = described.Features()
 
 
@@ -165,6 +178,13 @@ class StoredRun:
         """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
         records.write(self.store, "plan", content)
 
+    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Keep what was found out about all the models: JSON values, and arrays by name."""
+        for name, array in arrays.items():
+            records.write_array(self.store, f"selection/{name}", array)
+        # The record comes last: it vouches for the arrays.
+        records.write(self.store, "selection", content | {"arrays": sorted(arrays)})
+
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
         for generation in generations:
@@ -186,7 +206,7 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {"run", "panels", "features", "layout", "plan", "W", "small", "history", "commit", "lock"}
+        ours = {*_PARTS, "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
@@ -210,7 +230,7 @@ class StoredRun:
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "features", "layout", "plan", "W", "small", "history"):
+        for path in _PARTS:
             records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
@@ -235,7 +255,7 @@ class StoredRun:
         self.position, self.history, self.sums, self._segments = committed(self.store)
         if about["budget"] != budget:
             # A finished run with another budget goes on from where it stopped.
-            self.position = replace(self.position, outcome=None)
+            self.position = replace(self.position, outcome=None, conclusion=None)
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
