@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
-import dask.array as da
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -20,11 +19,11 @@ from dasknmf.identity import with_stored_scale
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import SAMPLE_BYTES, Init
 from dasknmf.running import running
-from dasknmf.settling import Asked, computed, entries_of, settled
+from dasknmf.settling import Asked, entries_of, settled
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import SUM_WEIGHT
 from dasknmf.stage import check_stage
-from dasknmf.store.opened_run import Run, rows_in_memory
+from dasknmf.store.opened_run import Run
 from dasknmf.transform import Coder, by_rows
 
 
@@ -431,14 +430,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             run, grid = work.run, one.grid
             seed = one.model.seed
             result = take_fit(self, run, grid, transposed=one.transposed, init=one.init, seed=seed)
-            if not wants_W or (chunked and not work.scratch):
-                return result if wants_W else None
-            # The user gave an array, or the scratch store goes: W has to live in this process.
-            if one.transposed:
-                kept = computed(result)
-            else:
-                kept = rows_in_memory(run.factors, run.position.answer, grid)
-            return da.from_array(kept, chunks=result.chunks, name=False) if work.scratch else kept
+            return work.handed(result, chunked=chunked) if wants_W else None
 
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)

@@ -13,6 +13,7 @@ from dasknmf.blocks import csr, dense, observed
 from dasknmf.inputs.base import Source, slab_bytes_of
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
+from dasknmf.passes import Phase
 from dasknmf.schedulers import Scheduler
 from dasknmf.solvers import nnls
 from dasknmf.starts import trial
@@ -37,10 +38,6 @@ def projected(
     kept : bool
         Whether the rows of all of them stay in this process.
     """
-    n_features = source.shape[1]
-    itemsize = models[0].dtype.itemsize
-    baseline, threads = scheduler.baseline, scheduler.threads
-    height = dense.tile_rows(n_features, itemsize)
     widest = sorted(models, key=lambda model: model.k)[-together:]
     everywhere = sum(model.k for model in models)
     projections = []
@@ -57,29 +54,72 @@ def projected(
             for model, lineup in zip(widest, lineups, strict=True)
             for phase in lineup
         )
-        tallies = [phase.tally() for phase in phases]
-        drawn = sum(tally.capacity for tally in tallies)
-        lines = max(model.lines_bytes for model in widest)
-        copies = (trial.LINES_AT_ONCE * len(widest)) if drawn else _LINES_AT_ONCE * len(phases)
         held = max(width, everywhere * rivals) if kept and not models[0].recomputed else 0
         projections.append(
-            Projection(
-                baseline=baseline,
-                threads=min(threads, len(grid)),
-                slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
-                tiles=scratch_bytes(models[0], source, width)
-                + nnls.scratch_bytes(max(model.k for model in widest), packed=models[0].terms.masked)
-                + _LINES_AT_ONCE * (lines // n_features * height),
-                rows=grid.rows_max * width * itemsize,
-                tally=sum(tally.nbytes for tally in tallies),
-                drawn=drawn,
-                small=4 * width * n_features * 8 + copies * lines,
-                held=grid.n_rows * held * itemsize,
-                fan_in=engine.FAN_IN,
-                staged=-(-source.staged_bytes // scheduler.processes),
-            )
+            _projection(phases, width, held, widest, source, grid, scheduler),
         )
     return projections
+
+
+def _projection(
+    phases: Sequence[Phase],
+    width: int,
+    held: int,
+    models: Sequence[Model],
+    source: Source,
+    grid: Grid,
+    scheduler: Scheduler,
+) -> Projection:
+    """Of phases that leave `width` columns, beside `held` that stay."""
+    n_features = source.shape[1]
+    itemsize = models[0].dtype.itemsize
+    tallies = [phase.tally() for phase in phases]
+    drawn = sum(tally.capacity for tally in tallies)
+    lines = max(model.lines_bytes for model in models)
+    copies = (trial.LINES_AT_ONCE * len(models)) if drawn else _LINES_AT_ONCE * len(phases)
+    height = dense.tile_rows(n_features, itemsize)
+    return Projection(
+        baseline=scheduler.baseline,
+        threads=min(scheduler.threads, len(grid)),
+        slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
+        tiles=scratch_bytes(models[0], source, width)
+        + nnls.scratch_bytes(max(model.k for model in models), packed=models[0].terms.masked)
+        + _LINES_AT_ONCE * (lines // n_features * height),
+        rows=grid.rows_max * width * itemsize,
+        tally=sum(tally.nbytes for tally in tallies),
+        drawn=drawn,
+        small=4 * width * n_features * 8 + copies * lines,
+        held=grid.n_rows * held * itemsize,
+        fan_in=engine.FAN_IN,
+        staged=-(-source.staged_bytes // scheduler.processes),
+    )
+
+
+def phases_together(
+    phases: Sequence[Phase],
+    models: Sequence[Model],
+    source: Source,
+    grid: Grid,
+    scheduler: Scheduler,
+) -> int:
+    """How many phases, one of each model, can share a read without rows that stay.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one of them fits.
+    """
+    limit = scheduler.memory_limit
+    n_reads = 1
+    while True:
+        together = -(-len(phases) // n_reads)
+        widest = sorted(models, key=lambda model: model.k)[-together:]
+        width = sum(model.k for model in widest)
+        projection = _projection(phases[:together], width, 0, widest, source, grid, scheduler)
+        if together == 1 or projection.peak <= limit:
+            projection.check(limit)
+            return together
+        n_reads += 1
 
 
 def shared_out(

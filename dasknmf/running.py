@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from dasknmf import schedulers
+import dask.array as da
+
+from dasknmf import engine, schedulers
 from dasknmf.fit import Fit
-from dasknmf.history import Callback
+from dasknmf.history import Callback, Record
 from dasknmf.inputs.base import Source
 from dasknmf.model import Model
+from dasknmf.passes import Phase, Tally
+from dasknmf.projecting import phases_together
 from dasknmf.schedulers import Scheduler
-from dasknmf.settling import Settled
+from dasknmf.settling import Settled, computed
 from dasknmf.stage import staged
+from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
+from dasknmf.store.opened_run import rows_in_memory
+from dasknmf.store.position import Answer, Member
 from dasknmf.store.stored_run import StoredRun
+from dasknmf.turns import Reads, Turn
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,64 @@ class Work:
             callbacks,
             halving,
         )()
+
+    def asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
+        """What V answers to phases, one of each model, that leave nothing behind: in one read if they fit."""
+        one = self.settled
+        arguments = (self.source, one.grid, self.scheduler)
+        together = phases_together(phases, models, *arguments)
+        tallies: list[Tally] = []
+        with self.scheduler.tuned(), self.scheduler.mapping() as each:
+            for start in range(0, len(phases), together):
+                part = tuple(phases[start : start + together])
+                read = engine.Pass(
+                    "told",
+                    part,
+                    self.source,
+                    one.grid,
+                    one.model.dtype,
+                    MemoryFactors(),
+                    "",
+                    entering=(0,) * len(part),
+                    sums=self.run.sums,
+                )
+                tallies += engine.tallied(read, self.scheduler.get, each)
+        return tallies
+
+    def conclude(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+        """One more pass, which starts from what the survey knows; its state and rows are the run's answer."""
+        at, one = self.run.position, self.settled
+        with self.scheduler.tuned(), self.scheduler.mapping() as each:
+            reads = Reads(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
+            passed = reads([Turn(Member(-1), (phase,))])
+        outcome = passed.outcomes[0][0]
+        record = Record(
+            at.iteration,
+            phase.name,
+            outcome.loss,
+            outcome.objective,
+            outcome.loss_at,
+            None,
+            passed.seconds,
+            passed.ledger.bytes_read,
+            passed.ledger.bytes_written,
+            self.run.history.reads + passed.reads,
+            memory=passed.ledger.memory,
+        )
+        answer = Answer(passed.name, 0, passed.rows[0])
+        self.run.commit(replace(at, passes=at.passes + 1, conclusion=answer), record, passed.sums)
+        for callback in callbacks:
+            callback(record)
+
+    def handed(self, W: da.Array, *, chunked: bool) -> Any:
+        """W as the user gets it: lazy where X is chunked and the store of the run stays."""
+        if chunked and not self.scratch:
+            return W
+        if self.settled.transposed:
+            kept = computed(W)
+        else:
+            kept = rows_in_memory(self.run.factors, self.run.position.answer, self.settled.grid)
+        return da.from_array(kept, chunks=W.chunks, name=False) if chunked else kept
 
 
 @contextmanager

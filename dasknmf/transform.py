@@ -59,11 +59,17 @@ class Coder:
     weights: np.ndarray | None = None
 
     @cached_property
-    def _weighted_Ht(self) -> np.ndarray:
+    def weighted_Ht(self) -> np.ndarray:
         """diag(b) Hᵀ, contiguous."""
         return np.ascontiguousarray(
             (self.H if self.weights is None else self.H * self.weights).T, self.H.dtype
         )
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """H diag(b) Hᵀ, float64."""
+        H = self.H.astype(np.float64)
+        return np.asarray((H if self.weights is None else H * self.weights) @ H.T)
 
     @cached_property
     def _grams(self) -> tuple[Grams, np.ndarray]:
@@ -83,17 +89,17 @@ class Coder:
             self.solve(tile, W[tile.rows])
         return W
 
-    def solve(self, tile: Any, W: np.ndarray) -> None:
-        """Replace the rows of W by the best for those of a tile."""
+    def solve(self, tile: Any, W: np.ndarray, N: np.ndarray | None = None) -> None:
+        """Replace the rows of W by the best for those of a tile; N may be given as its `cross`."""
         if self.loss.quadratic:
             grams, S = self._grams
-            N = tile.cross(self._weighted_Ht)
+            N = tile.cross(self.weighted_Ht) if N is None else N
             if self.pull:
                 N = N + np.float64(self.pull)
             nnls.solve(W, N, grams.of_rows(tile, S), self.penalty.l1)
         else:
             self._guess(W, tile)
-            W[:] = self._multiplied(tile, self._weighted_Ht, W.astype(np.float64))
+            W[:] = self._multiplied(tile, self.weighted_Ht, W.astype(np.float64))
         if self.entries is not None:
             W[~tile.row_is_observed()] = 0
 
