@@ -12,7 +12,6 @@ from dasknmf.layout import InOrder, Places
 from dasknmf.losses import Loss
 from dasknmf.passes import Phase, State
 from dasknmf.solvers import cd, mu
-from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import Solver
@@ -79,9 +78,10 @@ class Model:
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""
         fixed = self.terms.fixed
+        starts = [tuple(map(self.terms.seen, lineup)) for lineup in self._starts()]
         if fixed is None:
-            return self._starts()
-        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in self._starts()]
+            return starts
+        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in starts]
 
     def _starts(self) -> list[Lineup]:
         survey = Survey(self.shape, self.loss, self.terms.masked)
@@ -123,7 +123,8 @@ class Model:
         if not self.fitted_start or iteration >= _RIVALRY:
             return (exact,)
         if iteration == 0 and self.init == "sample" and self._draw().share < 1:
-            return (Audited(exact, self._draw()), exact)
+            audited = Audited(self._exact(), self._draw())
+            return (self.terms.told(audited, self.loss), exact)
         return (exact, exact)
 
     def _draw(self) -> Draw:
@@ -145,8 +146,7 @@ class Model:
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
-        exact = self._exact()
-        return HeldOut(exact, self.loss) if self.terms.hidden else exact
+        return self.terms.told(self._exact(), self.loss)
 
     def _exact(self) -> Phase:
         n_features = self.shape[1]

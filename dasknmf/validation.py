@@ -18,6 +18,7 @@ from dasknmf.errors import DataError, MemoryLimitError
 from dasknmf.inputs.base import check_shape
 from dasknmf.losses import Loss
 from dasknmf.model import Init
+from dasknmf.solvers.perturbed import EPSILON, KINDS, Perturbation
 from dasknmf.solvers.quadratic import Solver
 from dasknmf.starts.survey import mended
 
@@ -340,6 +341,27 @@ def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
         )
 
 
+def check_perturbation(perturbation: Perturbation | None, loss: Loss) -> None:
+    """Refuse a perturbation that is none, or whose V the loss does not take."""
+    if perturbation is None:
+        return
+    kind, epsilon = perturbation.kind, perturbation.epsilon
+    if kind not in KINDS:
+        raise ValueError(
+            f"the kind of perturbation is {kind!r}; it must be one of {KINDS}: give one of these."
+        )
+    if kind == "uniform" and not 0 < epsilon < 1:
+        raise ValueError(
+            f"epsilon is {epsilon}; V * (1 + U(-epsilon, epsilon)) is V itself at 0, and negative beyond 1: "
+            f"give a number between them, {EPSILON} for example."
+        )
+    if kind == "poisson" and loss.beta <= 0:
+        raise ValueError(
+            f"the perturbation is 'poisson' and beta_loss is {loss.beta:g}; counts may be 0, where that "
+            "divergence is infinite: take 'rows' or 'uniform'."
+        )
+
+
 def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
     """Whether X is worked on as Xᵀ; with `kept` it must not be."""
     transposed = inputs.rather_transposed(X, parity=parity)
@@ -347,7 +369,7 @@ def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
         return transposed
     if getattr(X, "by_columns", False):
         raise ValueError(
-            "fixed_components and sum_to_one need rows of X, which is stored by columns (CSC): store it by "
-            "rows (CSR)."
+            "fixed_components, sum_to_one and perturbations need rows of X, which is stored by columns "
+            "(CSC): store it by rows (CSR)."
         )
     return False

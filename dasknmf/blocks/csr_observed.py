@@ -72,6 +72,12 @@ class ObservedCsrTile(CsrTile):
             self.v = v.copy()
             self.v[self._places] = 0
 
+    @classmethod
+    def of(cls, tile: CsrTile) -> ObservedCsrTile:
+        """A tile of which nothing is hidden: its values, and room for weights of its rows."""
+        parts = (tile.v, tile.columns, tile.pointers, tile.rows, tile.first, tile._walk)
+        return cls(parts, Entries(), tile.row_weights)
+
     @property
     def dtype(self) -> np.dtype:
         return self.v.dtype

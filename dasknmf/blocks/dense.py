@@ -26,8 +26,8 @@ def tile_rows(n_features: int, itemsize: int) -> int:
 
 
 def scratch_bytes(n_features: int, dtype: np.dtype) -> int:
-    """Most bytes of tile-sized buffers that one walk holds."""
-    return 5 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
+    """Most bytes of tile-sized buffers that one walk holds, noisy values of a perturbed model among them."""
+    return 6 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 
 class DenseBlock:

@@ -95,6 +95,11 @@ class ObservedTile:
         self._scratch = scratch
         self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
 
+    @classmethod
+    def of(cls, tile: DenseTile) -> ObservedTile:
+        """A tile of which nothing is missing: its values, and room for weights of its rows."""
+        return cls(tile.V, None, tile.row_weights, None, tile.rows, tile.first, tile._scratch)
+
     @property
     def dtype(self) -> np.dtype:
         return self.V.dtype
