@@ -7,12 +7,15 @@
 
 Zeros stay zeros under both, so that a sparse V is as sparse as it was, and its draws are those of the same V
 with its zeros. What no model takes, negative, infinite or not a number, stays what it is: the survey shall
-meet it. A count below 10 on average is the inverse of its distribution at one number; above, it is accepted
-from a transformed one, in 1.2 trials [1]_.
+meet it. The count of a small whole number, which most are where V is counts, is looked up by the method of
+aliases [1]_; that of another mean below 10 is the inverse of its distribution at one number; any other is
+accepted from a transformed one, in 1.2 trials [2]_.
 
 References
 ----------
-.. [1] Hörmann, W. (1993). The transformed rejection method for generating Poisson random variables.
+.. [1] Vose, M. D. (1991). A linear algorithm for generating random numbers with a given distribution.
+   IEEE Transactions on Software Engineering, 17(9).
+.. [2] Hörmann, W. (1993). The transformed rejection method for generating Poisson random variables.
    Insurance: Mathematics and Economics, 12(1).
 """
 
@@ -22,6 +25,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import gammaln, xlogy
 
 from dasknmf.blocks.splitmix import centred, unit, word
 from dasknmf.kernel import kernel
@@ -29,6 +33,26 @@ from dasknmf.kernel import kernel
 _INVERTED = 10.0
 _CERTAIN = 2.0**40
 """A count of this mean differs from it by a millionth: no noise, and beyond what its acceptance can tell."""
+
+
+_TABLED, _COUNTS = 32, 128
+"""Whole means below the first are looked up among counts below the other: all but 1e-33 of them."""
+
+
+def _aliases(mean: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of as many equal columns, the share that is its own count's, and whose the rest is."""
+    counts = np.arange(_COUNTS)
+    heights = (_COUNTS * np.exp(xlogy(counts, mean) - mean - gammaln(counts + 1))).tolist()
+    shares, aliases = np.ones(_COUNTS), counts.copy()
+    low = [count for count in counts.tolist() if heights[count] < 1]
+    high = [count for count in counts.tolist() if heights[count] >= 1]
+    while low and high:
+        small, large = low.pop(), high[-1]
+        shares[small], aliases[small] = heights[small], large
+        heights[large] -= 1 - heights[small]
+        if heights[large] < 1:
+            low.append(high.pop())
+    return shares, aliases
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,11 @@ class Noise:
         else:
             _stir_nonzeros(*rows, self.key, 2.0 * self.epsilon)
         return noisy
+
+
+_TABLES = [_aliases(mean) for mean in range(_TABLED)]
+_SHARES = np.stack([shares for shares, _ in _TABLES])
+_ALIASES = np.stack([aliases for _, aliases in _TABLES])
 
 
 def exponential(key: np.uint64, places: np.ndarray) -> np.ndarray:
@@ -128,6 +157,9 @@ def _count_nonzeros(
 
 @kernel
 def _poisson(mean: float, bits: np.uint64) -> float:
+    whole = int(mean) if mean < _TABLED else 0
+    if whole > 0 and whole == mean:
+        return _looked_up(whole, bits)
     if mean >= _INVERTED:
         return _accepted(mean, bits)
     u = unit(bits)
@@ -138,6 +170,13 @@ def _poisson(mean: float, bits: np.uint64) -> float:
         count += 1.0
         p *= mean / count
     return count
+
+
+@kernel
+def _looked_up(mean: int, bits: np.uint64) -> float:
+    x = unit(bits) * _COUNTS
+    column = int(x)
+    return np.float64(column if x - column < _SHARES[mean, column] else _ALIASES[mean, column])
 
 
 @kernel
