@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
@@ -53,7 +54,7 @@ class Found:
         max_iter = parameters.pop("max_iter", 6)
         one = settled_for(X, perturbation, holdout, **parameters)
         self.run = MemoryRun()
-        scheduler = schedulers.current(in_process=True)
+        scheduler = schedulers.current(in_process=one.source.in_process)
         Fit(one.model, one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
         self.version = one.model.terms.perturbation
         at = self.run.position
@@ -171,6 +172,31 @@ def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, mak
         a = ours.version.row_weights(0, N) if kind == "rows" else np.ones(N)
         expected = 0.5 * (a[:, None] * (X - W @ ours.H) ** 2).sum()
         assert ours.run.history[-1].loss == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [K, 18], ids=["by rows", "filled in"])
+def test_the_objective_never_rises_where_entries_are_missing(V, kind, k):
+    X = np.where(np.random.default_rng(1).random(V.shape) < 0.8, V, np.nan)
+    ours = Found(X, Perturbation(kind, 0.3), n_components=k, missing_values="nan", max_iter=8)
+    objectives = np.array([record.objective for record in ours.history])
+    assert (np.diff(objectives) <= 1e-10 * objectives[:-1]).all()
+    assert objectives[-1] < 0.9 * objectives[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fit_is_the_same_for_any_chunks(V, kind, small_panels):
+    parameters = {"sum_to_one": True, "fixed_components": np.ones((1, M)), "init": "random"}
+    whole, *cut = (
+        Found(X, Perturbation(kind, 0.3), **parameters)
+        for X in (V, *(da.from_array(V, chunks=(rows, 4)) for rows in (7, 30)))
+    )
+    assert len(cut[0].run.sums) == 9
+    assert sum(cut[0].run.sums) == pytest.approx(V.sum(), rel=1e-12)
+    for each in cut:
+        np.testing.assert_allclose(each.H, whole.H, rtol=1e-9, atol=1e-12)
+        assert each.history[-1].objective == pytest.approx(whole.history[-1].objective, rel=1e-10)
+    np.testing.assert_array_equal(whole.H[0], 1.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
