@@ -62,7 +62,7 @@ def identity_of(
     asked_seed = estimator.random_state if isinstance(estimator.random_state, Integral) else None
     alpha_H = estimator.alpha_H if isinstance(estimator.alpha_H, str) else float(estimator.alpha_H)
     inner_iter = model.inner_iter if isinstance(model.inner_iter, str) else int(model.inner_iter)
-    parameters = {
+    parameters: dict[str, Any] = {
         "n_components": model.k,
         "init": model.init,
         "solver": model.solver,
@@ -86,6 +86,9 @@ def identity_of(
         parameters["fixed_components"] = _digest(model.terms.fixed)
     if model.terms.sum_to_one:
         parameters["sum_to_one"] = True
+    perturbation = model.terms.perturbation
+    if perturbation is not None:
+        parameters["perturbation"] = perturbation.described
     for name, factor in zip("WH", start, strict=True):
         if factor is not None:
             parameters[name] = _digest(factor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,6 @@ from dasknmf.layout import InOrder, Places
 from dasknmf.losses import Loss
 from dasknmf.passes import Phase, State
 from dasknmf.solvers import cd, mu
-from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
@@ -68,6 +67,14 @@ class Model:
     forgetful: bool = False
     """Whether rows of W need not be kept between passes: of many models they would be the traffic."""
 
+    def reseeded(self, seed: int) -> Model:
+        """The same model from another start and, where it sees a version of V, of another version."""
+        version = self.terms.perturbation
+        if version is None:
+            return replace(self, seed=seed)
+        terms = replace(self.terms, perturbation=replace(version, seed=seed))
+        return replace(self, seed=seed, terms=terms)
+
     @property
     def parity(self) -> bool:
         """Whether iterates, and the rule that ends them, are scikit-learn's own."""
@@ -87,14 +94,16 @@ class Model:
     @property
     def surveyed_alone(self) -> bool:
         """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
-        return self.terms.masked or self.init in ("random", "custom")
+        alone = self.terms.masked or self.init in ("random", "custom")
+        return alone and self.terms.perturbation is None
 
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""
         fixed = self.terms.fixed
+        starts = [tuple(map(self.terms.seen, lineup)) for lineup in self._starts()]
         if fixed is None:
-            return self._starts()
-        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in self._starts()]
+            return starts
+        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in starts]
 
     def _starts(self) -> list[Lineup]:
         survey = Survey(self.shape, self.loss, self.terms.masked)
@@ -138,7 +147,8 @@ class Model:
         if not self.fitted_start or iteration >= _RIVALRY:
             return (exact,)
         if iteration == 0 and self.init == "sample" and self._draw().share < 1:
-            return (Audited(exact, self._draw()), exact)
+            audited = Audited(self._exact(), self._draw())
+            return (self.terms.told(audited, self.loss), exact)
         return (exact, exact)
 
     def _draw(self) -> Draw:
@@ -160,8 +170,7 @@ class Model:
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
-        exact = self._exact()
-        return HeldOut(exact, self.loss) if self.terms.hidden else exact
+        return self.terms.told(self._exact(), self.loss)
 
     def _exact(self) -> Phase:
         n_features = self.shape[1]

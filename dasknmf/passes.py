@@ -247,7 +247,7 @@ def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -
 def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
     parties: dict[Any, list[int]] = {}
     for model, visitor in enumerate(visitors):
-        parties.setdefault(getattr(visitor.phase, "together", model), []).append(model)
+        parties.setdefault(getattr(visitor.phase, "together", None) or model, []).append(model)
     walks: list[Walk] = []
     for together, models in parties.items():
         if len(models) > 1:

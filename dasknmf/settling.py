@@ -15,10 +15,12 @@ from dasknmf import inputs, validation
 from dasknmf.blocks.entries import Entries, Holdout
 from dasknmf.identity import identity_of
 from dasknmf.inputs.observed import ObservedSource
+from dasknmf.layout import Places
 from dasknmf.losses import Loss
 from dasknmf.model import Init, Model
 from dasknmf.panels import Grid
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.perturbed import Perturbation
 from dasknmf.solvers.terms import Terms
 from dasknmf.store.features import Features
 
@@ -35,6 +37,8 @@ class Asked:
     feature_weight : array of shape (n_features,) or None
     weights : array of shape (n_samples, n_features) or None
     holdout : float or None
+    perturbation : Perturbation or None
+        What X is met with; its seed and its places are those of the model.
     """
 
     W: Any = None
@@ -43,6 +47,7 @@ class Asked:
     feature_weight: Any = None
     weights: Any = None
     holdout: float | None = None
+    perturbation: Perturbation | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,16 @@ class Settled:
         entries = self.entries
         if entries is not None and entries.holdout is not None:
             entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
-        terms = replace(self.model.terms, hidden_columns=_hidden_columns(entries, self.source))
+        terms = replace(
+            self.model.terms,
+            hidden_columns=_hidden_columns(entries, self.source),
+            perturbation=_perturbation(self.model.terms.perturbation, seed, self.model.rows),
+        )
         return replace(self, model=replace(self.model, seed=seed, terms=terms), entries=entries)
 
     def restarted(self, n_init: int) -> tuple[Model, ...]:
         """The model from so many starts, the first of them its own."""
-        return tuple(replace(self.model, seed=seed) for seed in spawned(self.model.seed, n_init))
+        return tuple(self.model.reseeded(seed) for seed in spawned(self.model.seed, n_init))
 
     def observed(self, source: Any) -> Any:
         """The source, staged or not, with what is told of its entries."""
@@ -98,7 +107,7 @@ class Settled:
         return ObservedSource(source, self.entries or Entries(), rows=self.rows, weights=self.weights)
 
 
-def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
+def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = False) -> Settled:
     """One model of one source.
 
     Parameters
@@ -110,6 +119,8 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     asked : Asked
     kept : bool
         Whether W has to live in this process.
+    keeps_roles : bool
+        Whether X must not be worked on as Xᵀ, whatever its shape.
 
     Raises
     ------
@@ -126,10 +137,11 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         validation.check_W_fits(shape[0], k * nmf.n_init, dtype)
     fixed = validation.checked_fixed(nmf.fixed_components, k, shape[1], dtype)
     validation.check_sum_to_one(nmf, loss, solver)
+    validation.check_perturbation(asked.perturbation, loss)
 
-    # Which factor is whose matters to rows of H that are known and to rows of W that sum to one.
-    kept_roles = fixed is not None or nmf.sum_to_one
-    transposed = validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=kept_roles)
+    # Which factor is whose matters to rows of H that are known, to rows of W that sum to one, and to noise.
+    keeps_roles |= fixed is not None or nmf.sum_to_one or asked.perturbation is not None
+    transposed = validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=keeps_roles)
     source = inputs.source_of(X, transposed=transposed)
     grid = inputs.grid_of(source)
     places = inputs.places_of(X, transposed=transposed)
@@ -157,6 +169,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         column_weights=columns,
         fixed=fixed,
         sum_to_one=bool(nmf.sum_to_one),
+        perturbation=_perturbation(asked.perturbation, seed, places),
     )
     validation.check_restarts(nmf)
     init = validation.chosen_init(nmf, loss, source.shape, k, row_bytes, masked=terms.masked)
@@ -242,6 +255,11 @@ def _described_mask(X: Any) -> str | None:
     while isinstance(X, inputs.Prepared):
         X = X.X
     return X.described_mask() if isinstance(X, inputs.Stored) else None
+
+
+def _perturbation(asked: Perturbation | None, seed: int, places: Places) -> Perturbation | None:
+    """The one of a model: a model of another seed sees another version of V."""
+    return None if asked is None else replace(asked, seed=seed, rows=places)
 
 
 def _hidden_columns(entries: Entries | None, source: Any) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 from numbers import Real
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from dasknmf.errors import DataError, MemoryLimitError
 from dasknmf.inputs.base import check_shape
 from dasknmf.losses import Loss
 from dasknmf.model import Init
+from dasknmf.solvers.perturbed import EPSILON, KINDS, Perturbation
 from dasknmf.solvers.quadratic import Solver
 from dasknmf.starts.survey import mended
 
@@ -348,11 +350,51 @@ def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.nd
     return np.ascontiguousarray(fixed, dtype)
 
 
+def check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
+    """Refuse ranks that X cannot have."""
+    wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
+    if not ranks or wrong:
+        raise ValueError(
+            f"n_components holds {wrong[0] if ranks else 'nothing'}; X is {shape[0]} x {shape[1]}, and a rank "
+            f"is between 1 and {min(shape)}: give ranks in that range."
+        )
+    if any(later <= earlier for earlier, later in pairwise(ranks)):
+        raise ValueError(
+            f"n_components is {ranks}; ranks are to ascend, each once: give {sorted(set(ranks))}."
+        )
+    if fixed is not None and len(fixed) > ranks[0]:
+        raise ValueError(
+            f"fixed_components has {len(fixed)} rows and the smallest rank is {ranks[0]}; every rank has all "
+            f"of them: give ranks from {len(fixed)} on."
+        )
+
+
 def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
     if model.sum_to_one and (not loss.quadratic or solver == "mu"):
         raise ValueError(
             f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
             f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+        )
+
+
+def check_perturbation(perturbation: Perturbation | None, loss: Loss) -> None:
+    """Refuse a perturbation that is none, or whose V the loss does not take."""
+    if perturbation is None:
+        return
+    kind, epsilon = perturbation.kind, perturbation.epsilon
+    if kind not in KINDS:
+        raise ValueError(
+            f"the kind of perturbation is {kind!r}; it must be one of {KINDS}: give one of these."
+        )
+    if kind == "uniform" and not 0 < epsilon < 1:
+        raise ValueError(
+            f"epsilon is {epsilon}; V * (1 + U(-epsilon, epsilon)) is V itself at 0, and negative beyond 1: "
+            f"give a number between them, {EPSILON} for example."
+        )
+    if kind == "poisson" and loss.beta <= 0:
+        raise ValueError(
+            f"the perturbation is 'poisson' and beta_loss is {loss.beta:g}; counts may be 0, where that "
+            "divergence is infinite: take 'rows' or 'uniform'."
         )
 
 
@@ -363,7 +405,7 @@ def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
         return transposed
     if getattr(X, "by_columns", False):
         raise ValueError(
-            "fixed_components and sum_to_one need rows of X, which is stored by columns (CSC): store it by "
-            "rows (CSR)."
+            "fixed_components, sum_to_one and perturbations need rows of X, which is stored by columns "
+            "(CSC): store it by rows (CSR)."
         )
     return False

@@ -284,6 +284,10 @@ class CsrTile:
         self._walk = walk
 
     @property
+    def n_features(self) -> int:
+        return self._walk.n_features
+
+    @property
     def _n_rows(self) -> int:
         return self.pointers.size - 1
 

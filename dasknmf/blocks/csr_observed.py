@@ -72,6 +72,12 @@ class ObservedCsrTile(CsrTile):
             self.v = v.copy()
             self.v[self._places] = 0
 
+    @classmethod
+    def of(cls, tile: CsrTile) -> ObservedCsrTile:
+        """A tile of which nothing is hidden: its values, and room for weights of its rows."""
+        parts = (tile.v, tile.columns, tile.pointers, tile.rows, tile.first, tile._walk)
+        return cls(parts, Entries(), tile.row_weights)
+
     @property
     def dtype(self) -> np.dtype:
         return self.v.dtype
@@ -178,9 +184,11 @@ class ObservedCsrTile(CsrTile):
         Ht = self._walk.by_features(H, turned=False)
         nonzeros.products(self.pointers, self.columns, filled(W, self._walk.dtype), Ht, q)
         ratios.kullback_leibler(self.v, q, q, eps)
-        H64 = H.astype(np.float64)
-        seen = W.astype(np.float64) @ (H64 @ self._b)
-        seen -= self._in_R * (W.astype(np.float64) @ (H64[:, self._in_C] @ self._b[self._in_C]))
+        W64 = W.astype(np.float64)
+        seen = W64 @ (self._walk.totals(H) if self.column_weights is None else H @ self._b)
+        if not self.complete:
+            H_C = H[:, self._in_C].astype(np.float64)
+            seen -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
         return ObservedCsrRatio(self, q, float(self._a @ seen))
 
     @property
@@ -190,6 +198,10 @@ class ObservedCsrTile(CsrTile):
 
     def weighted_logs(self, q: np.ndarray) -> float:
         """Σ a_i b_j v (log q − 1)."""
+        if self.column_weights is None:
+            losses = np.zeros(self._n_rows)
+            nonzeros.kullback_leibler_rows(self.pointers, self.v, q, losses)
+            return float(self._a @ losses)
         v = self.v.astype(np.float64)
         logs = np.log(np.where(v > 0, q, 1.0), dtype=np.float64)
         return float((self._of_entries() * v) @ (logs - 1.0))

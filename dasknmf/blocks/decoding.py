@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.blocks.entries import Entries
+from dasknmf.blocks.splitmix import word
 from dasknmf.kernel import kernel
 
 _KEEP, _CLIP, _MASK = range(3)
@@ -175,21 +176,16 @@ def hide(
     places: np.ndarray,
     n_columns: int,
     transposed: bool,
-    key: int,
-    below: int,
+    key: np.uint64,
+    below: np.uint64,
     rows: np.ndarray,
     columns: np.ndarray,
     values: np.ndarray,
 ) -> int:
     """Take entries whose number is below a limit out of V; how many, and what they were.
 
-    The number of an entry is that of SplitMix64 [1]_ at its place in X, of which rows' places are
-    a part: it depends on nothing else.
-
-    References
-    ----------
-    .. [1] Steele, G. L., Lea, D., & Flood, C. H. (2014). Fast splittable pseudorandom number generators.
-       OOPSLA 2014.
+    The number of an entry is that of its place in X, of which rows' places are a part: it depends on
+    nothing else.
     """
     count = 0
     for i in range(V.shape[0]):
@@ -197,11 +193,8 @@ def hide(
             row = np.uint64(places[i])
             column = np.uint64(j)
             place = column * np.uint64(n_columns) + row if transposed else row * np.uint64(n_columns) + column
-            z = np.uint64(key) + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-            if z < np.uint64(below) and seen[i, j] != 0 and count < rows.size:
+            drawn = word(key, place)
+            if drawn < below and seen[i, j] != 0 and count < rows.size:
                 rows[count] = i
                 columns[count] = j
                 values[count] = V[i, j]

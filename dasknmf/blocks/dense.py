@@ -26,8 +26,8 @@ def tile_rows(n_features: int, itemsize: int) -> int:
 
 
 def scratch_bytes(n_features: int, dtype: np.dtype) -> int:
-    """Most bytes of tile-sized buffers that one walk holds."""
-    return 5 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
+    """Most bytes of tile-sized buffers that one walk holds, noisy values of a perturbed model among them."""
+    return 6 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 
 class DenseBlock:
@@ -234,8 +234,16 @@ class DenseRatio:
         assert self.R is not None
         _accumulate(B, np.matmul(W.T, self.R))
 
-    def weighted_loss(self, weights: np.ndarray | None, rows: np.ndarray, columns: np.ndarray) -> float:
-        """The loss with weights of entries, of rows and of columns."""
+    def weighted_loss(
+        self, weights: np.ndarray | None, rows: np.ndarray | None, columns: np.ndarray | None
+    ) -> float:
+        """The loss with weights of entries, of rows and of columns; None: each counts once."""
+        rows = np.ones(len(self.V)) if rows is None else rows
+        if weights is None and columns is None and self.beta == 1:
+            losses = np.empty(len(self.V))
+            ratios.kullback_leibler_rows(self.V, self.P, self.Q, losses)
+            return float(rows @ losses)
+        columns = np.ones(self.V.shape[1]) if columns is None else columns
         weights = np.ones(self.V.shape, np.uint8) if weights is None else weights
         R = self.Q if self.R is None else self.R
         return float(ratios.observed_loss(self.V, self.P, self.Q, R, weights, rows, columns, self.beta))

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from dasknmf import counters
+from dasknmf.blocks.splitmix import key_of
 from dasknmf.layout import InOrder, Places
 
 Negatives = Literal["error", "clip", "mask"]
@@ -42,7 +43,7 @@ class Holdout:
 
     @property
     def key(self) -> np.uint64:
-        return np.random.SeedSequence([self.seed, _STREAM]).generate_state(1, np.uint64)[0]
+        return key_of(self.seed, _STREAM)
 
     @property
     def below(self) -> np.uint64:

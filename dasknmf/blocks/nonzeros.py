@@ -83,13 +83,23 @@ def quotients(pointers: np.ndarray, v: np.ndarray, p: np.ndarray, floors: np.nda
 
 
 @kernel
+def kullback_leibler_loss(v: np.ndarray, q: np.ndarray) -> float:
+    """Σ v (log q − 1): the divergence less Σ P and what depends on V alone."""
+    result = 0.0
+    for e in range(v.size):
+        x = np.float64(q[e])
+        # `log` does not see an x that left its range; v = 0 takes its 0 to 0.
+        lost = 0.0 if x <= _MOST else np.inf
+        result += np.float64(v[e]) * (log(x) - 1.0 + lost)
+    return result
+
+
+@kernel
 def kullback_leibler_rows(pointers: np.ndarray, v: np.ndarray, q: np.ndarray, losses: np.ndarray) -> None:
     """losses += Σ v log q − v, row by row."""
     for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            x = np.float64(q[e])
-            lost = 0.0 if x <= _MOST else np.inf
-            losses[i] += np.float64(v[e]) * (log(x) - 1.0 + lost)
+        row = slice(pointers[i], pointers[i + 1])
+        losses[i] += kullback_leibler_loss(v[row], q[row])
 
 
 @kernel
@@ -115,18 +125,6 @@ def power_sum(v: np.ndarray, exponent: float) -> float:
     for e in range(v.size):
         if v[e] != 0:
             result += np.float64(v[e]) ** exponent
-    return result
-
-
-@kernel
-def kullback_leibler_loss(v: np.ndarray, q: np.ndarray) -> float:
-    """Σ v (log q − 1): the divergence less Σ P and what depends on V alone."""
-    result = 0.0
-    for e in range(v.size):
-        x = np.float64(q[e])
-        # `log` does not see an x that left its range; v = 0 takes its 0 to 0.
-        lost = 0.0 if x <= _MOST else np.inf
-        result += np.float64(v[e]) * (log(x) - 1.0 + lost)
     return result
 
 

@@ -16,8 +16,8 @@ from dasknmf.errors import DataError
 
 
 def scratch_bytes(n_features: int, dtype: np.dtype) -> int:
-    """Most bytes of tile-sized buffers that one walk holds."""
-    return 9 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
+    """Most bytes of tile-sized buffers that one walk holds, noisy values of a perturbed model among them."""
+    return 10 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 
 class ObservedBlock:

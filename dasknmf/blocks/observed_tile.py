@@ -95,6 +95,11 @@ class ObservedTile:
         self._scratch = scratch
         self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
 
+    @classmethod
+    def of(cls, tile: DenseTile) -> ObservedTile:
+        """A tile of which nothing is missing: its values, and room for weights of its rows."""
+        return cls(tile.V, None, tile.row_weights, None, tile.rows, tile.first, tile._scratch)
+
     @property
     def dtype(self) -> np.dtype:
         return self.V.dtype
@@ -317,27 +322,32 @@ class ObservedRatio:
     __slots__ = ("_R", "_loss", "_plain")
 
     def __init__(self, plain: DenseRatio, tile: ObservedTile) -> None:
-        n_rows, n_features = plain.V.shape
-        a = np.ones(n_rows) if tile.row_weights is None else tile.row_weights.astype(np.float64)
-        b = np.ones(n_features) if tile.column_weights is None else tile.column_weights
-        self._loss = plain.weighted_loss(tile.weights, a, b)
-        self._R = np.ones_like(plain.Q) if plain.R is None else plain.R
+        a = None if tile.row_weights is None else tile.row_weights.astype(np.float64)
+        self._loss = plain.weighted_loss(tile.weights, a, tile.column_weights)
+        self._R = plain.R
+        self._plain = plain
         if tile.weights is not None:
             np.multiply(plain.Q, tile.weights, out=plain.Q)
-            np.multiply(self._R, tile.weights, out=self._R)
-        self._plain = plain
+            np.multiply(self._denominators, tile.weights, out=self._R)
+
+    @property
+    def _denominators(self) -> np.ndarray:
+        """R; for β = 1 and no weights of entries the ones that only a model with missing entries asks for."""
+        if self._R is None:
+            self._R = np.ones_like(self._plain.Q)
+        return self._R
 
     def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:
         return self._plain.numerator_rows(Ht)
 
     def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
-        return np.matmul(self._R, Ht)
+        return np.matmul(self._denominators, Ht)
 
     def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
         self._plain.add_numerator(W, A)
 
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
-        sums.accumulate(B.reshape(-1), np.matmul(W.T, self._R).reshape(-1))
+        sums.accumulate(B.reshape(-1), np.matmul(W.T, self._denominators).reshape(-1))
 
     def loss(self) -> float:
         return self._loss

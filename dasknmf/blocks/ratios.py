@@ -85,6 +85,13 @@ def kullback_leibler_loss(v: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
 
 
 @kernel
+def kullback_leibler_rows(v: np.ndarray, p: np.ndarray, q: np.ndarray, losses: np.ndarray) -> None:
+    """The loss of each row."""
+    for i in range(v.shape[0]):
+        losses[i] = kullback_leibler_loss(v[i], p[i], q[i])
+
+
+@kernel
 def itakura_saito(v: np.ndarray, p: np.ndarray, q: np.ndarray, r: np.ndarray, floor: float) -> None:
     least = v.dtype.type(floor)
     one = v.dtype.type(1)

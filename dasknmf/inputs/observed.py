@@ -35,6 +35,7 @@ class ObservedSource(Source):
     ) -> None:
         self._source = source
         self._weights = weights
+        self._rows = rows
         self.entries = entries
         self.negatives_advice = source.negatives_advice
         self.shape = source.shape
@@ -54,6 +55,10 @@ class ObservedSource(Source):
             of_weights = n_rows * source.shape[1] * weights.dtype.itemsize
             self.slab_bytes = of_V + of_weights + (weights.slab_bytes or of_weights)
         self.reader = ObservedReader(source.reader, rows, None if weights is None else weights.reader)
+
+    def told(self, entries: Entries) -> ObservedSource:
+        """The same with other things told of its entries."""
+        return ObservedSource(self._source, entries, rows=self._rows, weights=self._weights)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         of_V = self._source.chunk_keys(panel, lost=lost)

@@ -1,15 +1,28 @@
-"""Many factorizations of one V."""
+"""Many factorizations of one V, in the same reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
+from dasknmf import inputs, validation
 from dasknmf.estimator import NMF
+from dasknmf.history import Callback, History
+from dasknmf.identity import with_stored_scale
+from dasknmf.inputs.observed import ObservedSource
+from dasknmf.model import Model
+from dasknmf.passes import State, Tally
+from dasknmf.running import Work, running
+from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
+from dasknmf.settling import Asked, Settled, settled, spawned
+from dasknmf.solvers.perturbed import Perturbation
+from dasknmf.stage import check_stage
+from dasknmf.store.opened_run import oriented
+from dasknmf.transform import Coder
 
 
 @dataclass(frozen=True)
@@ -20,11 +33,11 @@ class Factorization:
     ----------
     n_components : int
     seed : int
-        The `random_state` with which `NMF` alone makes the same one.
+        The `random_state` with which `NMF` alone, from the same `init`, makes the same one of the same V.
     components : ndarray of shape (n_components, n_features)
         H.
     loss, objective : float
-        D(V | WH), and the same with penalties.
+        D(V | WH), and the same with penalties; of a perturbed V, that of its own version.
     holdout : float or None
         The divergence over hidden entries, per entry.
     n_iter : int
@@ -50,40 +63,226 @@ class Many:
     Parameters
     ----------
     factorizations : tuple of Factorization
-        Those of the first rank first, in the order of their seeds.
+        Those of the first rank first, in the order of their starts.
     sum_of_squares : float
         Σ v².
     n_reads : float
         Of V, for all of them together.
+    history : History
+        One record per pass; `record.models` tells of each of them, in the same order.
     """
 
     factorizations: tuple[Factorization, ...]
     sum_of_squares: float
     n_reads: float
+    history: History
 
     def of_rank(self, n_components: int) -> list[Factorization]:
+        """Those with so many components."""
         return [each for each in self.factorizations if each.n_components == n_components]
 
 
-def many(X: Any, ranks: Sequence[int], n_init: int, *, random_state: Any = None, **nmf: Any) -> Many:
-    """Every rank from `n_init` starts."""
-    rng = check_random_state(random_state)
-    found, reads, squares = [], 0.0, 0.0
-    for n_components in ranks:
-        for seed in rng.randint(np.iinfo(np.int32).max, size=n_init).tolist():
-            model = NMF(n_components, random_state=seed, **nmf).fit(X)
-            reads, squares = reads + model.n_reads_, model.sum_of_squares_
-            last = model.history_[-1]
-            found.append(
-                Factorization(
-                    n_components,
-                    seed,
-                    model.components_,
-                    last.loss,
-                    last.objective,
-                    None,
-                    model.n_iter_,
-                    "converged",
-                )
+@dataclass(frozen=True)
+class Evaluated:
+    """What V says of an H.
+
+    Parameters
+    ----------
+    loss : float
+        D(V | WH), with the best W.
+    usage : ndarray of shape (n_components,), float64
+        Sums of the columns of W.
+    rows : ndarray of shape (at most 4096, n_components)
+        Some rows of W, drawn from all over V, the same ones for every H.
+    """
+
+    loss: float
+    usage: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass
+class Study:
+    """Many factorizations that are made, and what can still be asked of V while it is open.
+
+    Parameters
+    ----------
+    nmf : NMF
+        The parameters, and what is known of X.
+    X : array
+        Opened and checked.
+    work : Work
+    many : Many
+    callbacks : sequence of callable
+    """
+
+    nmf: NMF
+    X: Any
+    work: Work
+    many: Many
+    callbacks: Sequence[Callback] = ()
+
+    @property
+    def surveyed(self) -> State:
+        """What the survey of V found."""
+        at = self.work.run.position
+        return self.work.run.factors.read_state(at.state, at.members[0].leader)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the run holds its conclusion already."""
+        return self.work.run.position.conclusion is not None
+
+    def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
+        """What V says of each H: one read for all, as far as they fit into memory together."""
+        one, phases = self.work.settled, [self._evaluation(H, drawn=True) for H in spectra]
+        models = [replace(one.model, k=len(H)) for H in spectra]
+        tallies = self.work.asked(phases, models)
+        return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
+
+    def conclude(self, H: np.ndarray) -> None:
+        """Write W for this H: the two are the answer of the run from here on. One read."""
+        self.work.conclude(self._evaluation(H, drawn=False), self.callbacks)
+
+    def handed(self) -> Any:
+        """The answer's W, as the user gets it."""
+        run, one = self.work.run, self.work.settled
+        W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
+        return self.work.handed(W, chunked=inputs.is_chunked(self.X))
+
+    def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
+        one, surveyed = self.work.settled, self.surveyed
+        model = one.model
+        coder = Coder(
+            np.ascontiguousarray(H, model.dtype),
+            model.loss,
+            model.penalties.W,
+            tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
+            max_iter=max(self.nmf.max_iter, 1000),
+            entries=self.work.source.entries if model.terms.masked else None,
+            pull=float(surveyed["pull"]) if model.terms.sum_to_one else 0.0,
+            weights=model.terms.column_weights,
+        )
+        draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
+        return Evaluation(coder, model.dtype, surveyed, draw)
+
+    @staticmethod
+    def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
+        rows = np.asarray(tally["drawn"].in_order().values)[:DRAWN_ROWS]
+        return Evaluated(phase.loss_of(tally), tally["usage"], rows)
+
+
+def many(X: Any, ranks: Sequence[int], n_init: int, **asked: Any) -> Many:
+    """Every rank from `n_init` starts; see `studying` for the parameters."""
+    with studying(X, ranks, n_init, **asked) as study:
+        return study.many
+
+
+@contextmanager
+def studying(
+    X: Any,
+    ranks: Sequence[int],
+    n_init: int,
+    *,
+    holdout: float | None = None,
+    perturbation: Perturbation | None = None,
+    told: dict[str, Any] | None = None,
+    checkpoint: Any = None,
+    overwrite: bool = False,
+    stage: Any = None,
+    callbacks: Sequence[Callback] = (),
+    **nmf: Any,
+) -> Iterator[Study]:
+    """Every rank from `n_init` starts, in the same reads of X, which stays open for further questions.
+
+    W is kept nowhere while the fits run (of the Frobenius loss; for others it is part of the iteration).
+
+    Parameters
+    ----------
+    X : as for `NMF.fit`
+        Rows are samples, whatever its shape: a CSC matrix is refused.
+    ranks : sequence of int
+    n_init : int
+    holdout : float, optional
+        The same entries are hidden from all of them.
+    perturbation : Perturbation, optional
+        Each start then sees a version of X of its own.
+    told : dict, optional
+        What else the identity of the run holds, as JSON values.
+    checkpoint, overwrite, stage, callbacks
+        As for `NMF.fit`.
+    **nmf
+        Parameters of `NMF`; ``init`` is ``"random"`` unless given.
+    """
+    ranks = [int(rank) for rank in ranks]
+    nmf = {"init": "random"} | nmf
+    template = NMF(max(ranks), n_init=n_init, **nmf)
+    template._validate_params()
+    check_stage(stage, checkpoint)
+    X = validation.validated(template, X, reset=True)
+    X = with_stored_scale(X, None if overwrite else checkpoint)
+    validation.check_ranks(ranks, X.shape, template.fixed_components)
+    template.preparation_ = inputs.steps_of(X)
+    one = settled(
+        template, X, Asked(holdout=holdout, perturbation=perturbation), kept=False, keeps_roles=True
+    )
+    one = _identified(one, ranks, n_init, perturbation, told or {})
+    with running(one, checkpoint, stage, overwrite=overwrite) as work:
+        models = _models(work.settled.model, ranks, n_init)
+        work.fit(models, template.max_iter, template.tol, callbacks=callbacks)
+        work = replace(work, source=_whole(work))
+        yield Study(template, X, work, _found(work, models), callbacks)
+
+
+def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
+    return [
+        replace(model.reseeded(seed), k=rank, forgetful=True)
+        for rank in ranks
+        for seed in spawned(model.seed, n_init)
+    ]
+
+
+def _identified(
+    one: Settled, ranks: list[int], n_init: int, perturbation: Perturbation | None, told: dict[str, Any]
+) -> Settled:
+    """With the ranks in the identity of the run."""
+
+    def identity() -> tuple[dict[str, Any], dict[str, Any]]:
+        identity, budget = one.identity()
+        several = {"ranks": ranks, "n_init": n_init} | told
+        return identity | {"many": several}, budget
+
+    return replace(one, identity=identity)
+
+
+def _whole(work: Work) -> Any:
+    """The source with nothing hidden."""
+    source, entries = work.source, work.settled.entries
+    if entries is None or entries.holdout is None or not isinstance(source, ObservedSource):
+        return source
+    return source.told(replace(entries, holdout=None))
+
+
+def _found(work: Work, models: Sequence[Model]) -> Many:
+    run = work.run
+    found = []
+    for member in run.position.members:
+        answer = run.position.answer_of(member)
+        state = run.factors.read_state(answer.state, answer.strand)
+        last = run.history.of_model(member.model)[-1] if len(models) > 1 else run.history.exact[-1]
+        hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
+        model = models[member.model]
+        found.append(
+            Factorization(
+                model.k,
+                model.seed,
+                state["H"],
+                float(last.loss or 0.0),
+                float(last.objective or 0.0),
+                hidden,
+                member.iteration,
+                str(member.outcome),
             )
-    return Many(tuple(found), squares, reads)
+        )
+    squares = float(state["squares"])
+    return Many(tuple(found), squares, run.history.reads, run.history)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dasknmf.losses import Loss
+from dasknmf.passes import Phase
 from dasknmf.solvers.closing import Closing
 from dasknmf.solvers.filled import FilledPass, by_rows_pays
 from dasknmf.solvers.grams import ByGroup, ByRow, Grams, Shared
@@ -14,6 +15,7 @@ from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.packed import MOST_BYTES, lines_bytes
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.perturbed import Perturbation, Perturbed
 from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.ratio import RatioPass
 
@@ -47,6 +49,8 @@ class Terms:
     sum_to_one : bool
     in_memory : bool
         Whether these are terms for a sample of V's rows.
+    perturbation : Perturbation or None
+        What V is met with before anything is made of it.
     """
 
     masked: bool = False
@@ -57,6 +61,7 @@ class Terms:
     fixed: np.ndarray | None = None
     sum_to_one: bool = False
     in_memory: bool = False
+    perturbation: Perturbation | None = None
 
     @property
     def n_fixed(self) -> int:
@@ -64,10 +69,15 @@ class Terms:
 
     @property
     def of_sample(self) -> Terms:
-        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows."""
+        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows.
+
+        Perturbed entries are so already, and rows of a sample count once, whatever their weights.
+        """
         sparse = self.hidden_columns is not None
         masked = self.masked and not sparse
-        return replace(self, masked=masked, hidden=False, hidden_columns=None, in_memory=True)
+        return replace(
+            self, masked=masked, hidden=False, hidden_columns=None, in_memory=True, perturbation=None
+        )
 
     def by_rows(self, k: int, n_features: int) -> bool:
         """Whether a quadratic pass has a Gram matrix for each row."""
@@ -147,7 +157,17 @@ class Terms:
 
     def closing(
         self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
-    ) -> Closing | HeldOut:
+    ) -> Phase:
         """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
-        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
-        return HeldOut(closing, loss) if self.hidden else closing
+        return self.told(Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact), loss)
+
+    def told(self, phase: Phase, loss: Loss) -> Phase:
+        """A pass over V as the model sees it, with the loss over V's own values where they are hidden."""
+        phase = self.seen(phase)
+        return HeldOut(phase, loss) if self.hidden else phase
+
+    def seen(self, phase: Phase) -> Phase:
+        """A pass over V as the model sees it."""
+        if self.perturbation is None or not phase.reads_data:
+            return phase
+        return Perturbed(phase, self.perturbation)

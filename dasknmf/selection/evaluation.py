@@ -1,0 +1,149 @@
+"""What V says of given spectra: one read for those of many factorizations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dasknmf.layout import InOrder, Places
+from dasknmf.passes import Drawn, Outcome, Rows, State, Tally, Visitor
+from dasknmf.starts import survey
+from dasknmf.starts.sample import drawn_from
+from dasknmf.transform import Coder
+
+DRAWN_ROWS = 4096
+"""Most rows of W that are drawn for each."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which rows of W are kept.
+
+    Parameters
+    ----------
+    n_rows : int
+        Of V.
+    seed : int
+    rows : Places
+        Of V's rows.
+    """
+
+    n_rows: int
+    seed: int
+    rows: Places = InOrder()
+
+    @property
+    def share(self) -> float:
+        """Such that hardly ever more than `DRAWN_ROWS` are drawn: three standard deviations below."""
+        if self.n_rows <= DRAWN_ROWS:
+            return 1.0
+        return (DRAWN_ROWS - 3 * DRAWN_ROWS**0.5) / self.n_rows
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """W for an H that is given: its loss, the sum of its columns, and either some of its rows or all.
+
+    Parameters
+    ----------
+    coder : Coder
+        With H.
+    dtype : numpy.dtype
+    surveyed : dict
+        What the survey of V found.
+    draw : Draw or None
+        The rows that are told; None: all rows are left behind.
+    """
+
+    coder: Coder
+    dtype: np.dtype
+    surveyed: State
+    draw: Draw | None = None
+
+    name = "evaluation"
+    reads_data = True
+
+    @property
+    def k(self) -> int:
+        return len(self.coder.H)
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {"W": self.k} if self.draw is None else {}
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        tally = Tally.zeros({"loss": (), "usage": (self.k,)})
+        if self.draw is not None:
+            capacity = int(self.draw.share * self.draw.n_rows) * self.k * self.dtype.itemsize
+            tally["drawn"] = Drawn(self.k, self.dtype, capacity)
+        return tally
+
+    @staticmethod
+    def together(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> Any:
+        """What visits tiles for several of them; products of all factors with V are one."""
+        return _Evaluations(visitors, tallies)
+
+    def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
+        N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
+        self.told(tile, rows, N, tally)
+
+    def told(self, tile: Any, rows: Rows, N: np.ndarray | None, tally: Tally) -> None:
+        """The same, given V Hᵀ."""
+        n_rows = tile.rows.stop - tile.rows.start
+        W = rows["W"] if "W" in rows else np.zeros((n_rows, self.k), self.dtype)
+        self.coder.solve(tile, W, N)
+        tally["loss"] += self._loss(tile, W, N)
+        tally["usage"] += W.sum(axis=0, dtype=np.float64)
+        if self.draw is not None:
+            drawn, places = drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
+            tally["drawn"] = tally["drawn"].plus(places, W[drawn])
+
+    def _loss(self, tile: Any, W: np.ndarray, N: np.ndarray | None) -> float:
+        H = self.coder.H
+        if N is None:
+            return float(tile.ratio(W, H, self.coder.loss.beta, float(self.surveyed["eps"])).loss())
+        if self.coder.entries is not None:
+            return float(tile.residual(W, H))
+        # ‖V − WH‖² less ‖V‖², which the survey knows.
+        a = np.ones(len(W)) if tile.row_weights is None else tile.row_weights
+        W64 = W.astype(np.float64)
+        return float(a @ (((0.5 * W64) @ self.coder.gram - N) * W64).sum(axis=1))
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        kept = survey.kept(self.surveyed) | {"H": self.coder.H, "usage": tally["usage"]}
+        loss = self.loss_of(tally)
+        return kept, Outcome(loss, loss, "end")
+
+    def loss_of(self, tally: Tally) -> float:
+        """D(V | WH) of all rows."""
+        loss = float(tally["loss"]) + float(self.surveyed["constant"])
+        if self.coder.loss.quadratic and self.coder.entries is None:
+            loss += 0.5 * float(self.surveyed["squares"])
+        return max(loss, 0.0)
+
+
+class _Evaluations:
+    """Evaluations of several H, whose products with V are one."""
+
+    def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
+        self._parts: list[tuple[Any, Visitor, Tally]] = [
+            (visitor.phase, visitor, tally) for visitor, tally in zip(visitors, tallies, strict=True)
+        ]
+        self._Ht: np.ndarray | None = None
+        if self._parts[0][0].coder.loss.quadratic:
+            self._Ht = np.concatenate([phase.coder.weighted_Ht for phase, _, _ in self._parts], axis=1)
+        edges = np.cumsum([0, *(phase.k for phase, _, _ in self._parts)]).tolist()
+        self._columns = [slice(*part) for part in pairwise(edges)]
+
+    def __call__(self, tile: Any) -> None:
+        N = None if self._Ht is None else tile.cross(self._Ht)
+        for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
+            own = None if N is None else np.ascontiguousarray(N[:, columns])
+            phase.told(tile, visitor.rows_of(tile), own, tally)
