@@ -12,12 +12,15 @@ from dasknmf.features.choice import highly_variable
 from dasknmf.features.moments import Moments, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
+from dasknmf.selection.consensus import Consensus, consensus
 from dasknmf.store.opened_run import open_run
 
 __all__ = [
     "NMF",
+    "Consensus",
     "Moments",
     "Prepared",
+    "consensus",
     "highly_variable",
     "moments",
     "non_negative_factorization",
