@@ -16,11 +16,14 @@ from cnmf import cNMF
 matplotlib.use("Agg")
 
 
+NAME = "reference"
+
+
 def main(directory: Path, settings: dict[str, float]) -> None:
     """Its steps, in turn; seconds of each into ``seconds.json``, everything else where cNMF puts it."""
     k = int(settings["n_components"])
     threshold = float(settings["density_threshold"])
-    one = cNMF(output_dir=str(directory), name="reference")
+    one = cNMF(output_dir=str(directory), name=NAME)
     steps = {
         "prepare": lambda: one.prepare(
             counts_fn=str(directory / "counts.h5ad"),
@@ -29,7 +32,7 @@ def main(directory: Path, settings: dict[str, float]) -> None:
             seed=int(settings["seed"]),
             num_highvar_genes=int(settings["n_genes"]),
         ),
-        "factorize": lambda: one.factorize(worker_i=0, total_workers=1),
+        "factorize": lambda: one.factorize_multi_process(total_workers=int(settings["processes"])),
         "combine": lambda: one.combine(components=[k]),
         "consensus": lambda: one.consensus(
             k=k, density_threshold=threshold, show_clustering=False, build_ref=False
