@@ -2,7 +2,8 @@
 
 `NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` reads a
 checkpointed fit; `Prepared` does the preprocessing in every read,
-and `moments` and `highly_variable` say which features to use.
+and `moments` and `highly_variable` say which features to use. `consensus` finds what many
+factorizations agree on.
 """
 
 from importlib.metadata import version

@@ -10,9 +10,11 @@ import scipy.optimize
 import scipy.sparse
 from sklearn.metrics import silhouette_score
 
-from dasknmf import Consensus, Prepared, consensus
-from dasknmf.errors import DataError, SourceError
+from dasknmf import Consensus, Prepared, consensus, panels
+from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
+from dasknmf.selection.consensus import consensus_of
+from dasknmf.selection.many import many
 from dasknmf.selection.scores import scores
 from tests.helpers import computing, stored, stored_sparse
 
@@ -191,6 +193,25 @@ def test_every_input_gives_the_same(counts, tmp_path, kind):
     assert found.loss == pytest.approx(expected.loss)
 
 
+def test_float32_stays(counts):
+    single = agreed(counts[:90].astype("f4"), n_init=2, max_iter=3, density_threshold=2)
+    double = agreed(counts[:90].astype("f8"), n_init=2, max_iter=3, density_threshold=2)
+    assert single.usages.dtype == single.components.dtype == np.float32
+    np.testing.assert_allclose(single.components, double.components, rtol=0.01, atol=0.01)
+    assert single.loss == pytest.approx(double.loss, rel=1e-4)
+
+
+def test_factorizations_that_are_there_already(one, counts):
+    X = counts.astype("f8")
+    found = many(X, [2, K], N_INIT, random_state=0, init="random", max_iter=30, tol=0)
+    again = consensus_of(X, found, K, local_neighborhood_size=0.5)
+    assert (again.n_init, again.n_reads) == (N_INIT, found.n_reads + 1)
+    assert cosines(again.spectra, one.spectra).min() > 0.999
+    np.testing.assert_allclose(refits.usages_of(X, again.spectra), again.usages)
+    with pytest.raises(ValueError, match="n_init is 0"):
+        consensus_of(X, found, K + 1)
+
+
 def test_names_and_seeds(counts):
     X = pd.DataFrame(counts.astype("f8"), columns=[f"gene {j}" for j in range(20)])
     first, second, other = (
@@ -206,6 +227,11 @@ def test_other_losses(counts):
     found = agreed(X, n_init=2, beta_loss="kullback-leibler", density_threshold=2)
     assert cosines(found.spectra, planted()[1]).min() > 0.9
     np.testing.assert_allclose(found.components, found.spectra)
+    assert found.n_reads == found.rethreshold(2).n_reads - 2
+    again = {"beta_loss": "kullback-leibler", "max_iter": 30, "tol": 0}
+    chunked = refits.refit(da.from_array(X, chunks=(60, 20)), found.spectra, 1.0, **again)
+    assert chunked.loss == pytest.approx(found.loss)
+    np.testing.assert_allclose(chunked.shares, refits.normalised(found.usages).sum(axis=0))
     P = found.usages @ found.components
     assert found.loss == pytest.approx((X * np.log(X / P) - X + P).sum())
 
@@ -276,6 +302,13 @@ def test_rows_must_be_the_same(one, counts):
         one.scores(counts[1:])
     with pytest.raises(ValueError, match="usages hold -1 or values"):
         refits.spectra_of(counts, np.full((150, 2), -1.0))
+
+
+def test_what_does_not_fit_in_memory_is_refused(one, counts, monkeypatch):
+    monkeypatch.setattr(panels, "_RUNTIME_BYTES", 2**50)
+    for ask in (lambda: one.rethreshold(2), one.scores, lambda: one.spectra_in(counts)):
+        with pytest.raises(MemoryLimitError, match="projected to peak"):
+            ask()
 
 
 class Unread:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dasknmf.history import Callback
 from dasknmf.selection import programs, refits
-from dasknmf.selection.many import many
+from dasknmf.selection.many import Many, many
 from dasknmf.selection.scores import scores
 
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
@@ -38,7 +38,7 @@ class Consensus:
     spectra : ndarray of shape (n_components, n_features), float64
         Medians of the clusters of normalised spectra, made to add up to one.
     usages : ndarray or dask.array.Array of shape (n_samples, n_components)
-        W for these spectra. Lazy where X is chunked: computing it reads X once.
+        W for these spectra, by `NMF.transform`. Lazy where X is chunked: computing it reads X once.
     components : ndarray of shape (n_components, n_features)
         H for these usages: the spectra fitted to X again, in its units. For losses other than Frobenius
         the spectra themselves.
@@ -58,7 +58,8 @@ class Consensus:
     n_init : int
     feature_names : ndarray of str or None
     n_reads : float
-        Of X: for all factorizations together, and to refit.
+        Of X: for all factorizations together, and to refit (one each time, two for losses other than
+        Frobenius).
     """
 
     n_components: int
@@ -130,7 +131,7 @@ class Consensus:
         """The programs in another matrix of the same rows, in one read: nonnegative least squares.
 
         Usages are made to add up to one in each row, so that spectra are in units of X's rows: of TPM, they
-        add up to about a million.
+        add up to roughly a million.
 
         Parameters
         ----------
@@ -215,7 +216,7 @@ def consensus(
     >>> consensus(X, 3, n_init=10, random_state=0).spectra.shape
     (3, 20)
     """
-    n_neighbors = _checked(n_components, n_init, density_threshold, local_neighborhood_size)
+    _checked(n_components, n_init, density_threshold, local_neighborhood_size)
     nmf = {"init": "random"} | nmf
     if nmf["init"] in _UNSEEDED:
         raise ValueError(
@@ -227,7 +228,7 @@ def consensus(
             "fixed_components are the same in every factorization, so that their agreement tells nothing: "
             "leave them out, or use NMF(fixed_components=) alone."
         )
-    opened, names = refits.opened(X, **nmf)
+    refits.opened(X, **nmf)
     run = {
         "checkpoint": checkpoint,
         "overwrite": overwrite or None,
@@ -236,7 +237,48 @@ def consensus(
     }
     run = {name: value for name, value in run.items() if value is not None}
     found = many(X, [n_components], n_init, random_state=random_state, **run, **nmf)
-    stack = programs.stacked([each.components for each in found.factorizations])
+    return consensus_of(
+        X,
+        found,
+        n_components,
+        density_threshold=density_threshold,
+        local_neighborhood_size=local_neighborhood_size,
+        **nmf,
+    )
+
+
+def consensus_of(
+    X: Any,
+    found: Many,
+    n_components: int,
+    *,
+    density_threshold: float = 0.5,
+    local_neighborhood_size: float = 0.30,
+    **nmf: Any,
+) -> Consensus:
+    """The consensus of factorizations that are there already, of one of their ranks: one read of X.
+
+    Parameters
+    ----------
+    X : array
+        What was factorized.
+    found : Many
+    n_components : int
+        The rank.
+    density_threshold, local_neighborhood_size
+        As for `consensus`.
+    **nmf
+        Parameters of `NMF` with which they were made.
+
+    Raises
+    ------
+    ValueError, DataError, SourceError
+        As `consensus`.
+    """
+    chosen = found.of_rank(n_components)
+    n_neighbors = _checked(n_components, len(chosen), density_threshold, local_neighborhood_size)
+    opened, names = refits.opened(X, **nmf)
+    stack = programs.stacked([each.components for each in chosen])
     _tell_dead(stack)
     return _agreed(
         _Ask(opened, found.sum_of_squares / opened.shape[0], nmf),
@@ -244,7 +286,7 @@ def consensus(
         programs.local_density(stack, n_neighbors),
         density_threshold=density_threshold,
         local_neighborhood_size=local_neighborhood_size,
-        n_init=n_init,
+        n_init=len(chosen),
         feature_names=names,
         n_reads=found.n_reads,
     )
@@ -282,7 +324,7 @@ def _agreed(
         loss=best.loss,
         density_threshold=density_threshold,
         n_init=n_init,
-        n_reads=n_reads + 1,
+        n_reads=n_reads + best.n_reads,
         _ask=ask,
         **told,
     )
@@ -295,7 +337,7 @@ def _tell_dead(stack: np.ndarray) -> None:
             f"{n_dead} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
             "and are left out: ask for fewer components if they are many.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

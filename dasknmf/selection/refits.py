@@ -37,11 +37,13 @@ class Refit:
         Σ over rows of the usages, each row made to add up to one.
     loss : float
         D(X | usages components).
+    n_reads : int
     """
 
     components: np.ndarray
     shares: np.ndarray
     loss: float
+    n_reads: int
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,27 @@ def spectra_of(X: Any, usages: Any) -> np.ndarray:
     return read(X, _SpectraPhase(k, X.shape[1]), k=k, usages=usages)[0]["H"]
 
 
+def usages_of(X: Any, spectra: np.ndarray) -> Any:
+    """The usages of spectra that are known: exact nonnegative least squares, row by row.
+
+    cNMF's last step, for example: of TPM over the genes that vary, each divided by its standard deviation,
+    for spectra divided alike.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+    spectra : ndarray of shape (n_components, n_features)
+
+    Returns
+    -------
+    usages : ndarray or dask.array.Array of shape (n_samples, n_components)
+        Lazy where X is chunked: computing it reads X once.
+    """
+    X, _ = opened(X)
+    return coder_of(np.asarray(spectra), X).transform(X)
+
+
 def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, **nmf: Any) -> NMF:
     """The model whose H is these spectra: its `transform` makes usages.
 
@@ -183,7 +206,7 @@ def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Re
     if not Loss.named(model.beta_loss).quadratic:
         usages, losses = model.transform(X), model.score_samples(X)
         shares, loss = dask.compute(normalised(usages).sum(axis=0), losses.sum())
-        return Refit(model.components_, shares, float(loss))
+        return Refit(model.components_, shares, float(loss), 2)
     k, m = spectra.shape
     entries = entries_of(model, X)
     masked = (entries is not None and entries.masks) or bool(getattr(X, "masked", False))
@@ -202,7 +225,7 @@ def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Re
     state = cold.started(given, model.components_.astype(DTYPE))
     after, outcome = read(X, _Solved(exact, k), k=k, state=state, entries=entries, masked=masked)
     components = after["H"].astype(model.components_.dtype)
-    return Refit(components, after["shares"], float(outcome.loss or 0.0))
+    return Refit(components, after["shares"], float(outcome.loss or 0.0), 1)
 
 
 def opened(X: Any, **nmf: Any) -> tuple[Any, np.ndarray | None]:
