@@ -53,10 +53,12 @@ class Pass:
     factors: Factors
     state: str
     """Name of the pass that left the state which this one starts from; empty for none."""
-    rows: Generation | None
+    rows: tuple[Generation, ...] = ()
     """The rows that enter."""
     entering: tuple[int, ...] = (0,)
     """For each phase, which model of that state and of those rows it goes on from."""
+    first: int = 0
+    """Number of the first phase among those of all reads that make one pass."""
     checked: bool = True
     """Whether panels are summed, and compared with `sums`."""
     sums: Sequence[float] | None = None
@@ -67,7 +69,8 @@ class Pass:
     @property
     def leaves(self) -> Generation | None:
         """The rows that the pass leaves behind; None where it changes none."""
-        generation = Generation.of(self.name, [phase.widths for phase in self.phases])
+        name = f"{self.name}-{self.first}" if self.first else self.name
+        generation = Generation.of(name, [phase.widths for phase in self.phases], self.first)
         return generation if generation.widths else None
 
     @property
@@ -147,6 +150,7 @@ def _worker_side(one: Pass) -> WorkerSide:
         one.rows,
         one.leaves,
         one.entering,
+        one.first,
         checked=one.checked,
         entries=one.source.entries,
     )
@@ -263,9 +267,10 @@ class WorkerSide:
     dtype: np.dtype
     factors: Factors
     state: str
-    rows: Generation | None
+    rows: tuple[Generation, ...]
     leaves: Generation | None
     entering: tuple[int, ...]
+    first: int
     checked: bool
     entries: Entries | None = None
     smalls: tuple[Any, ...] = ()
@@ -276,15 +281,17 @@ class WorkerSide:
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
-        left: list[Rows] = []
+        left: dict[int, Rows] = {}
         nbytes = 0
-        if self.rows:
-            stored = self.factors.read_rows(self.rows, panel.index, panel.n_rows)
-            nbytes = stored.nbytes
-            left = self.rows.split(stored)
+        asked = frozenset(self.entering)
+        for generation in self.rows:
+            if asked & generation.models:
+                stored = self.factors.read_rows(generation, panel.index, panel.n_rows)
+                nbytes += stored.nbytes
+                left |= generation.split(stored, asked)
         models: list[Rows] = []
         for position, (phase, model) in enumerate(zip(self.phases, self.entering, strict=True)):
-            rows = dict(left[model]) if model < len(left) else {}
+            rows = dict(left.get(model, {}))
             if model in self.entering[:position]:
                 rows = {name: array.copy() for name, array in rows.items()}
             for name, columns in phase.widths.items():
@@ -344,7 +351,7 @@ def _visit_panel(
     else:
         tallies = visit(RowsOnly(panel.n_rows, panel.start), visitors)
     if side.leaves:
-        joined = side.leaves.joined(models)
+        joined = side.leaves.joined(dict(enumerate(models, side.first)))
         side.factors.write_rows(side.leaves, panel.index, joined)
         bytes_written = joined.nbytes
     held = slabs.peak or lately_resident()
@@ -377,7 +384,7 @@ def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> 
         state, outcome = side.phases[model].update(total[0][model], side.state_of(model))
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
     state = {name: np.array(value, order="C") for name, value in state.items()}
-    side.factors.write_state(side.name, model, state)
+    side.factors.write_state(side.name, side.first + model, state)
     return outcome
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
@@ -12,21 +11,20 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from dasknmf import inputs, schedulers, validation
+from dasknmf import inputs, validation
 from dasknmf.cards import FittedCard
-from dasknmf.fit import Fit, logged
+from dasknmf.fit import logged
 from dasknmf.fitted import parameters_of, take_fit, take_run
 from dasknmf.history import Callback
 from dasknmf.identity import with_stored_scale
 from dasknmf.losses import NAMES, Loss
 from dasknmf.model import SAMPLE_BYTES, Init
+from dasknmf.running import running
 from dasknmf.settling import Asked, computed, entries_of, settled
 from dasknmf.solvers.penalty import Penalties
 from dasknmf.solvers.quadratic import SUM_WEIGHT
-from dasknmf.stage import check_stage, staged
-from dasknmf.store.memory_run import MemoryRun
+from dasknmf.stage import check_stage
 from dasknmf.store.opened_run import Run, rows_in_memory
-from dasknmf.store.stored_run import StoredRun
 from dasknmf.transform import Coder, by_rows
 
 
@@ -70,8 +68,13 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         run `max_iter` passes.
     max_iter : int, default=200
         Most exact passes over X; those of the start do not count.
+    n_init : int, default=1
+        Starts that advance in the same reads of X; the lowest final objective wins. With more than one
+        ``init=None`` is ``"random"``. `random_state` seeds the first, and the others through it.
+    halving : bool, default=False
+        Give up the higher half of the starts after 4, 8, 16, … exact passes.
     random_state : int, RandomState instance or None, default=None
-        Seed of the start and of `shuffle`. With None, a run that is resumed keeps the seed it began with.
+        Seed of the starts and of `shuffle`. With None, a run that is resumed keeps the seed it began with.
     alpha_W, alpha_H : float or "same" (alpha_H only), default=0.0, "same"
         Strengths of the penalties.
     l1_ratio : float, default=0.0
@@ -127,7 +130,12 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
-        Exact passes.
+        Exact passes, of the start that won.
+    start_seeds_, start_losses_ : ndarray of shape (n_init,)
+        What each start was seeded with, the `random_state` that makes it alone; the last D(X | WH) known of
+        it.
+    best_start_ : int
+        Which of them won.
     n_reads_ : float
         Walks over X, those of the start included, whether it comes from its store or a stage.
     history_ : History
@@ -177,6 +185,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "beta_loss": [StrOptions(set(NAMES)), Real],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "halving": ["boolean"],
         "random_state": ["random_state"],
         "alpha_W": [Interval(Real, 0, None, closed="left")],
         "alpha_H": [Interval(Real, 0, None, closed="left"), StrOptions({"same"})],
@@ -200,6 +210,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         beta_loss: float | str = "frobenius",
         tol: float = 1e-4,
         max_iter: int = 200,
+        n_init: int = 1,
+        halving: bool = False,
         random_state: Any = None,
         alpha_W: float = 0.0,
         alpha_H: float | str = "same",
@@ -219,6 +231,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.beta_loss = beta_loss
         self.tol = tol
         self.max_iter = max_iter
+        self.n_init = n_init
+        self.halving = halving
         self.random_state = random_state
         self.alpha_W = alpha_W
         self.alpha_H = alpha_H
@@ -408,36 +422,23 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self.preparation_ = inputs.steps_of(X)
         chunked = inputs.is_chunked(X)
         one = settled(self, X, asked, kept=chunked and checkpoint is None and wants_W)
-        grid = one.grid
-        scheduler = schedulers.current(in_process=one.source.in_process)
-
-        with ExitStack() as stack:
-            source = stack.enter_context(staged(one.source, grid, stage, scheduler.client))
-            scratch = None
-            if checkpoint is None and scheduler.client is not None:
-                scratch = stack.enter_context(scheduler.scratch())
-            where = checkpoint if checkpoint is not None else scratch
-            run: MemoryRun | StoredRun = MemoryRun()
-            if where is not None:
-                run = StoredRun(
-                    where,
-                    *one.identity(),
-                    grid,
-                    one.model.dtype,
-                    overwrite=overwrite,
-                    features=one.features,
-                )
-                one = one.seeded(run.seed)
-            stack.callback(run.close)
+        with running(one, checkpoint, stage, overwrite=overwrite) as work:
+            one = work.settled
             reports = (*callbacks, logged) if self.verbose else callbacks
-            source = one.observed(source)
-            Fit(one.model, source, grid, run, scheduler, self.max_iter, self.tol, one.given, reports)()
-            result = take_fit(self, run, grid, transposed=one.transposed, init=one.init)
-            if not wants_W or (chunked and scratch is None):
+            work.fit(
+                one.restarted(self.n_init), self.max_iter, self.tol, callbacks=reports, halving=self.halving
+            )
+            run, grid = work.run, one.grid
+            seed = one.model.seed
+            result = take_fit(self, run, grid, transposed=one.transposed, init=one.init, seed=seed)
+            if not wants_W or (chunked and not work.scratch):
                 return result if wants_W else None
             # The user gave an array, or the scratch store goes: W has to live in this process.
-            kept = computed(result) if one.transposed else rows_in_memory(run.factors, run.position, grid)
-            return da.from_array(kept, chunks=result.chunks, name=False) if scratch else kept
+            if one.transposed:
+                kept = computed(result)
+            else:
+                kept = rows_in_memory(run.factors, run.position.answer, grid)
+            return da.from_array(kept, chunks=result.chunks, name=False) if work.scratch else kept
 
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)

@@ -1,4 +1,4 @@
-"""A fit: the phases of a model, run over V one pass after another, each of them committed."""
+"""A fit: the phases of models, run over V one pass after another, each of them committed."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ import dask.array as da
 import numpy as np
 from dask.utils import format_bytes
 
-from dasknmf import engine
-from dasknmf.blocks import csr, dense, observed
-from dasknmf.errors import DataError, NumericalError, RunDamagedError
-from dasknmf.history import Callback, Ending, History, Record, Stop, rivals
-from dasknmf.inputs.base import Source, nbytes_of, slab_bytes_of
-from dasknmf.ledger import Ledger
-from dasknmf.model import Lineup, Model
+from dasknmf.errors import DataError, NumericalError
+from dasknmf.history import Advance, Callback, Ending, History, Record, Stop, rivals
+from dasknmf.inputs.base import Source, nbytes_of
+from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
-from dasknmf.passes import Outcome, Phase
+from dasknmf.passes import Outcome
+from dasknmf.projecting import makes_tiles_dense, scratch_bytes, shared_out
 from dasknmf.schedulers import Scheduler
-from dasknmf.solvers import nnls
-from dasknmf.starts import survey, trial
+from dasknmf.starts import survey
 from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.position import Position
+from dasknmf.store.position import Answer, Member, Position, height
 from dasknmf.store.stored_run import StoredRun
+from dasknmf.turns import Passed, Reads, Turn
 
 log = logging.getLogger("dasknmf")
-_LINES_AT_ONCE = 3
-"""Copies of packed Gram matrices at the peak of their use: made, put together, scaled."""
+
+_FIRST_HALVING = 4
+"""Exact passes after which the first half of the starts is given up; then after twice as many, and so on."""
 
 
 @dataclass
 class Fit:
-    """One model fitted to one V.
+    """Models fitted to one V, in the same reads.
 
     Parameters
     ----------
-    model, source, grid, run, scheduler
-        What, of what, cut where, kept where, computed where.
+    models, source, grid, run, scheduler
+        What, of what, cut where, kept where, computed where. The models have one start and one loss.
     max_iter : int
         Most exact passes, those of earlier sessions of the run included.
     tol : float
@@ -51,9 +50,11 @@ class Fit:
         Rows of W, shape (n_samples, k), NumPy or Dask, and H, for ``init="custom"``.
     callbacks : sequence of callable
         Called with the new `Record` after each pass.
+    halving : bool
+        Whether half of the models, those with the higher objectives, are given up after 4, 8, 16, … passes.
     """
 
-    model: Model
+    models: Sequence[Model]
     source: Source
     grid: Grid
     run: MemoryRun | StoredRun
@@ -62,48 +63,60 @@ class Fit:
     tol: float
     given: tuple[Any, np.ndarray] | None = None
     callbacks: Sequence[Callback] = ()
+    halving: bool = False
 
     def __call__(self) -> None:
         """Run to the end, from wherever the run stands."""
-        starts = self.model.starts()
-        limit = self.scheduler.memory_limit
-        projections = self.projections()
-        for projection in projections:  # before anything is read
-            projection.check(limit)
-        if self.run.position.outcome is None:
-            self.run.plan(self._planned(projections, limit))
-        if self._makes_tiles_dense:
+        self._model = self.models[0]
+        n_starts = len(self._model.starts())
+        run = self.run
+        together, projections = shared_out(
+            self.models, self.source, self.grid, self.scheduler, kept=isinstance(run, MemoryRun)
+        )
+        self._reads = Reads(self.source, self.grid, run, self.scheduler, self._model.dtype, together)
+        if not run.position.passes:
+            run.position = replace(run.position, members=tuple(map(Member, range(len(self.models)))))
+        if run.position.outcome is None:
+            run.plan(self._planned(projections, self.scheduler.memory_limit))
+        if makes_tiles_dense(self._model, self.source):
             log.warning(
                 "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
                 "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
-                self.model.loss.beta,
-                format_bytes(self._scratch_bytes(self.model.k)),
+                self._model.loss.beta,
+                format_bytes(scratch_bytes(self._model, self.source, self._model.k)),
             )
-        with self.scheduler.tuned(), self.scheduler.mapping() as self._each:
-            while self.run.position.start < len(starts):
-                self._start(starts[self.run.position.start])
-            if self.given is not None and "H" not in self._state():
+        several = len(self.models) > 1
+        self._own: dict[int, History] = {
+            member.model: run.history.of_model(member.model) if several else run.history
+            for member in run.position.members
+        }
+        with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each:
+            while run.position.start < n_starts:
+                self._start()
+            if self.given is not None and not run.history.exact and not self._placed():
                 self._place(self.given)
-            self._rule = self.model.stop_rule(self.tol, self._state())
-            while self.run.position.outcome is None:
-                ended = self._ended(self.run.history)
-                if ended is None:
-                    self._exact(self.model.lineup(self.run.position.iteration))
-                elif self._loss_is_known():
-                    self._commit(replace(self.run.position, outcome=ended.value), None, self.run.sums)
-                else:
-                    self._closing(self.model.closing(), ended)
+            surveyed = run.factors.read_state(run.position.state, run.position.members[0].leader)
+            self._rules = {
+                member.model: self.models[member.model].stop_rule(self.tol, surveyed)
+                for member in run.position.members
+            }
+            self._resume()
+            while run.position.outcome is None:
+                self._advance()
 
-    def _start(self, lineup: Lineup) -> None:
+    def _start(self) -> None:
+        """The next pass before the first exact one."""
         at = self.run.position
+        lineups = [self.models[member.model].starts()[at.start] for member in at.members]
+        alike = at.start == 0 and self._model.surveyed_alone
+        turns = [Turn(*each) for each in zip(at.members, lineups, strict=True)]
         try:
-            one, outcomes, ledger, seconds = self._passed(lineup)
-            state = self.run.factors.read_state(one.name, 0)
+            passed = self._reads(turns[:1] if alike else turns)
             survey.check(
-                state,
-                self.model.loss,
-                self.model.shape,
-                self.model.dtype,
+                self.run.factors.read_state(passed.name, 0),
+                self._model.loss,
+                self._model.shape,
+                self._model.dtype,
                 sparse=self.source.sparse,
                 advice=self.source.negatives_advice,
             )
@@ -111,16 +124,25 @@ class Fit:
             if not at.passes:
                 self.run.discard()  # a V that was refused leaves no run behind
             raise
-        record = self._record(lineup, 0, outcomes[0], ledger, seconds)
+        strands = passed.strands * len(turns) if alike else passed.strands
+        members = (
+            replace(member, standing=each, leader=each[0])
+            for member, each in zip(at.members, strands, strict=True)
+        )
+        record = self._record(passed, turns[0], 0, passed.outcomes[0][0], self.run.history)
         after = replace(
             at,
             passes=at.passes + 1,
             start=at.start + 1,
-            state=one.name,
-            rows=one.leaves or at.rows,
-            standing=tuple(range(len(lineup))),
+            state=passed.name,
+            rows=passed.rows or at.rows,
+            members=tuple(members),
         )
-        self._commit(after, record, self._sums(ledger))
+        self._commit(after, record, passed.sums)
+
+    def _placed(self) -> bool:
+        at = self.run.position
+        return "H" in self.run.factors.read_state(at.state, at.members[0].leader)
 
     def _place(self, given: tuple[Any, np.ndarray]) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
@@ -128,185 +150,186 @@ class Fit:
         name = f"{at.passes}-{self.run.epoch}"
         began = time.perf_counter()
         W, H = given
-        rows = Generation.of(name, [{"W": self.model.k}])
+        rows = Generation.of(name, [{"W": self._model.k}])
         self.run.factors.begin(rows)
         written = 0
         for panel in self.grid:
             block = W[panel.start : panel.stop]
             block = block.compute() if isinstance(block, da.Array) else block
-            block = np.array(block, dtype=self.model.dtype, order="C")
+            block = np.array(block, dtype=self._model.dtype, order="C")
             self.run.factors.write_rows(rows, panel.index, block)
             written += block.nbytes
-        H = np.array(H, dtype=self.model.dtype, order="C")
-        self.run.factors.write_state(name, 0, self._state() | {"H": H})
+        H = np.array(H, dtype=self._model.dtype, order="C")
+        surveyed = self.run.factors.read_state(at.state, 0)
+        self.run.factors.write_state(name, 0, surveyed | {"H": H})
         seconds = time.perf_counter() - began
         reads = self.run.history.reads
         record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)
-        after = replace(at, passes=at.passes + 1, state=name, rows=rows)
+        after = replace(at, passes=at.passes + 1, state=name, rows=(rows,))
         self._commit(after, record, self.run.sums)
 
-    def _exact(self, lineup: Lineup) -> None:
+    def _resume(self) -> None:
+        """Models whose end this budget brings, or takes back, since the last commit."""
         at = self.run.position
-        one, outcomes, ledger, seconds = self._passed(lineup)
-        leader = min(range(len(lineup)), key=lambda model: _objective(outcomes[model]))
-        best = outcomes[leader]
-        if len(lineup) > 1:
-            best = replace(best, measures=best.measures | rivals(map(_objective, outcomes)))
-        record = self._record(lineup, at.iteration + 1, best, ledger, seconds)
-        rivalry = len(self.model.lineup(at.iteration + 1)) > 1
-        stop = None if rivalry else self._rule.decide(self.run.history.plus(record))
-        if stop is not None and stop.at == "entry":
-            # The pair that entered is the answer, and this pass has evaluated it: undo its moves.
-            self.run.forget(one.leaves)
-            record = replace(record, phase="closing", iteration=at.iteration)
-            after = replace(
-                at, passes=at.passes + 1, leader=one.entering[leader], outcome=Ending.CONVERGED.value
-            )
-        else:
-            after = replace(
-                at,
-                passes=at.passes + 1,
-                iteration=at.iteration + 1,
-                state=one.name,
-                rows=one.leaves,
-                standing=tuple(range(len(lineup))) if rivalry else (leader,),
-                leader=leader,
-            )
-            ended = self._ended(self.run.history.plus(record), after.iteration)
-            if ended is not None and self._tells(record):
-                after = replace(after, outcome=ended.value)
-        self._commit(after, record, self._sums(ledger))
+        if at.outcome is not None or not at.iteration:
+            return
+        members = []
+        for member in at.members:
+            if member.answer is None or member.answer.state == at.state:
+                own = self._own[member.model]
+                ended = self._ended(member.model, own, member.iteration)
+                member = replace(member, outcome=None if ended is None else ended.value, answer=None)
+                if ended is not None and self._tells(own[-1]):
+                    member = replace(member, answer=at.answer_of(member))
+            members.append(member)
+        after = _closed(replace(at, members=tuple(members)))
+        if after.outcome is not None:
+            self._commit(after, None, self.run.sums)
+        self.run.position = after
 
-    def _closing(self, phase: Phase, ended: Ending) -> None:
+    def _advance(self) -> None:
+        """One pass: exact for the models that go on, closing for those that ended with the last."""
         at = self.run.position
-        _, outcomes, ledger, seconds = self._passed((phase,), (at.leader,))
-        record = self._record((phase,), at.iteration, outcomes[0], ledger, seconds)
-        after = replace(at, passes=at.passes + 1, outcome=ended.value)  # it leaves what it found
-        self._commit(after, record, self._sums(ledger))
-
-    def _passed(
-        self, lineup: Lineup, entering: tuple[int, ...] | None = None
-    ) -> tuple[engine.Pass, list[Outcome], Ledger, float]:
-        """Run one pass. What it leaves is not part of the run before it is committed."""
-        at = self.run.position
-        if entering is None:
-            # One model may part into several, all of which begin where it stands.
-            entering = at.standing if len(at.standing) == len(lineup) else at.standing * len(lineup)
-        one = engine.Pass(
-            name=f"{at.passes}-{self.run.epoch}",
-            phases=lineup,
-            source=self.source,
-            grid=self.grid,
-            dtype=self.model.dtype,
-            factors=self.run.factors,
-            state=at.state,
-            rows=at.rows,
-            entering=entering,
-            # V in this process cannot change behind a run that ends with it.
-            checked=not (self.source.in_process and isinstance(self.run, MemoryRun)),
-            sums=self.run.sums,
+        turns = []
+        for member in at.members:
+            model = self.models[member.model]
+            if member.outcome is None:
+                turns.append(Turn(member, model.lineup(member.iteration)))
+            elif member.answer is None:
+                turns.append(Turn(replace(member, standing=(member.leader,)), (model.closing(),)))
+        passed = self._reads(turns)
+        members = {member.model: member for member in at.members}
+        advances = []
+        for turn, strands, outcomes in zip(turns, passed.strands, passed.outcomes, strict=True):
+            member, own = self._moved(turn, passed, strands, outcomes)
+            members[member.model] = member
+            self._own[member.model] = self._own[member.model].plus(own)
+            advances.append(_advance_of(member.model, own))
+        going = [member for member in members.values() if _lies_in(member, passed.name)]
+        if not going:
+            # The pairs that entered are the answers: undo their moves.
+            self.run.forget(passed.rows)
+        iteration = max((member.iteration for member in members.values()), default=0)
+        after = replace(
+            at,
+            passes=at.passes + 1,
+            iteration=iteration,
+            state=passed.name if going else at.state,
+            rows=passed.rows if going else at.rows,
+            members=tuple(members.values()),
         )
-        began = time.perf_counter()
-        try:
-            if self.source.in_process:
-                outcomes, ledger = engine.run_here(one, self._each)
-            else:
-                outcomes, ledger = engine.run(one, self.scheduler.get)
-        except RunDamagedError:
-            self.run.check_owner()  # rows that another writer has pruned are not damage
-            raise
-        return one, outcomes, ledger, time.perf_counter() - began
+        after = _closed(self._halved(after) if iteration > at.iteration else after)
+        record = self._own[after.best.model][-1]
+        if len(self.models) > 1:
+            record = self._shared_record(passed, after, record, advances)
+        self._commit(after, record, passed.sums)
+
+    def _moved(
+        self, turn: Turn, passed: Passed, strands: tuple[int, ...], outcomes: tuple[Outcome, ...]
+    ) -> tuple[Member, Record]:
+        """A model after its part in a pass, and its own record of it."""
+        at, member = self.run.position, turn.member
+        own = self._own[member.model]
+        leader = min(range(len(strands)), key=lambda strand: height(outcomes[strand].objective))
+        best = outcomes[leader]
+        if member.outcome is not None:
+            record = self._record(passed, turn, member.iteration, best, own)
+            return replace(member, answer=at.answer_of(member), objective=record.objective), record
+        if len(strands) > 1:
+            best = replace(best, measures=best.measures | rivals(height(each.objective) for each in outcomes))
+        record = self._record(passed, turn, member.iteration + 1, best, own)
+        model = self.models[member.model]
+        rivalry = len(model.lineup(member.iteration + 1)) > 1
+        stop = None if rivalry else self._rules[member.model].decide(own.plus(record))
+        if stop is not None and stop.at == "entry":
+            # The pair that entered is the answer, and this pass has evaluated it.
+            record = replace(record, phase="closing", iteration=member.iteration)
+            entered = replace(member, leader=turn.entering[leader])
+            entered = replace(entered, outcome=Ending.CONVERGED.value, answer=at.answer_of(entered))
+            return replace(entered, objective=record.objective), record
+        member = replace(
+            member,
+            iteration=member.iteration + 1,
+            standing=strands if rivalry else (strands[leader],),
+            leader=strands[leader],
+            objective=record.objective,
+        )
+        ended = self._ended(member.model, own.plus(record), member.iteration)
+        if ended is not None:
+            rows = next((each for each in passed.rows if member.leader in each.models), None)
+            told = self._tells(record)
+            answer = Answer(passed.name, member.leader, rows) if told else None
+            member = replace(member, outcome=ended.value, answer=answer)
+        return member, record
+
+    def _halved(self, after: Position) -> Position:
+        """Without the higher half of the models, where it is time."""
+        rounds = math.log2(after.iteration / _FIRST_HALVING)
+        if not self.halving or rounds < 0 or rounds != int(rounds):
+            return after
+        kept = sorted(after.members, key=lambda member: height(member.objective))
+        kept = kept[: -(-len(kept) // 2)]
+        return replace(after, members=tuple(member for member in after.members if member in kept))
 
     def _record(
-        self, lineup: Lineup, iteration: int, outcome: Outcome, ledger: Ledger, seconds: float
+        self, passed: Passed, turn: Turn, iteration: int, outcome: Outcome, history: History
     ) -> Record:
-        objective = outcome.objective
-        before = next(
-            (past.objective for past in reversed(self.run.history) if past.objective is not None),
-            None,
-        )
-        change = None
-        if objective is not None and before:
-            change = (before - objective) / before
         return Record(
             iteration,
-            lineup[0].name,
+            turn.phases[0].name,
             outcome.loss,
-            objective,
+            outcome.objective,
             outcome.loss_at,
-            change,
-            seconds,
-            ledger.bytes_read,
-            ledger.bytes_written,
-            self.run.history.reads + any(phase.reads_data for phase in lineup),
+            _change(outcome.objective, history),
+            passed.seconds,
+            passed.ledger.bytes_read,
+            passed.ledger.bytes_written,
+            self.run.history.reads + passed.reads,
             outcome.measures,
-            ledger.memory,
+            passed.ledger.memory,
+        )
+
+    def _shared_record(
+        self, passed: Passed, after: Position, best: Record, advances: Sequence[Advance]
+    ) -> Record:
+        """What a pass of several models is told by: the lowest of them, whether it took part or not."""
+        exact = any(advance.phase == "exact" for advance in advances)
+        return replace(
+            best,
+            iteration=after.iteration,
+            phase="exact" if exact else "closing",
+            change=_change(best.objective, self.run.history),
+            seconds=passed.seconds,
+            bytes_read=passed.ledger.bytes_read,
+            bytes_written=passed.ledger.bytes_written,
+            reads=self.run.history.reads + passed.reads,
+            memory=passed.ledger.memory,
+            models=tuple(advances),
         )
 
     def _commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
         self.run.commit(position, record, sums)
         if record is not None:
+            if len(self.models) == 1:
+                self._own = {0: self.run.history}
             for callback in self.callbacks:
                 callback(record)
 
-    def _ended(self, history: History, iteration: int | None = None) -> Ending | None:
-        """Whether the fit is over after this history, as the history and the budget alone decide."""
-        done = self.run.position.iteration if iteration is None else iteration
-        if done == 0:
-            return None
-        stop = self._rule.decide(history)
-        if stop == Stop("end"):
+    def _ended(self, model: int, own: History, iteration: int) -> Ending | None:
+        """Whether a model's fit is over after this history, as that and the budget alone decide."""
+        if self._rules[model].decide(own) == Stop("end"):
             return Ending.CONVERGED
-        return Ending.MAX_ITER if done >= self.max_iter else None
-
-    def _loss_is_known(self) -> bool:
-        """Whether the last record tells the loss of the pair that would be returned."""
-        return self._tells(self.run.history[-1])
+        return Ending.MAX_ITER if iteration >= self.max_iter else None
 
     def _tells(self, record: Record) -> bool:
-        """Whether it also tells the loss over what is hidden, which a pass knows of the pair that entered."""
-        return _tells_loss(record) and (record.phase == "closing" or not self.model.terms.hidden)
+        """Whether a record's loss is that of the pair which stands after it.
 
-    def _sums(self, ledger: Ledger) -> tuple[float, ...] | None:
-        if self.run.sums is not None or not ledger.sums:
-            return self.run.sums
-        found = dict(ledger.sums)
-        return tuple(found[panel.index] for panel in self.grid)
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return self.run.factors.read_state(self.run.position.state, self.run.position.leader)
-
-    def projections(self) -> list[Projection]:
-        """What each kind of pass will hold in one process."""
-        n_features = self.source.shape[1]
-        baseline, threads = self.scheduler.baseline, self.scheduler.threads
-        in_memory = isinstance(self.run, MemoryRun)
-        lines = self.model.lines_bytes
-        height = dense.tile_rows(n_features, self.model.dtype.itemsize)
-        lines_of_rows = lines // n_features * height
-        projections = []
-        for lineup in (*self.model.starts(), self.model.lineup(0), (self.model.closing(),)):
-            width = sum(max(sum(phase.widths.values()), self.model.k) for phase in lineup)
-            tallies = [phase.tally() for phase in lineup]
-            drawn = sum(tally.capacity for tally in tallies)
-            copies = trial.LINES_AT_ONCE if drawn else _LINES_AT_ONCE * len(lineup)
-            projection = Projection(
-                baseline=baseline,
-                threads=min(threads, len(self.grid)),
-                slab=math.ceil(self.source.slab_copies * slab_bytes_of(self.source, self.grid)),
-                tiles=self._scratch_bytes(width)
-                + nnls.scratch_bytes(self.model.k, packed=self.model.terms.masked)
-                + _LINES_AT_ONCE * lines_of_rows,
-                rows=self.grid.rows_max * width * self.model.dtype.itemsize,
-                tally=sum(tally.nbytes for tally in tallies),
-                drawn=drawn,
-                small=4 * width * n_features * 8 + copies * lines,
-                held=self.grid.n_rows * width * self.model.dtype.itemsize * in_memory,
-                fan_in=engine.FAN_IN,
-                staged=-(-self.source.staged_bytes // self.scheduler.processes),
-            )
-            projections.append(projection)
-        return projections
+        That over what is hidden a pass only knows of the pair that entered.
+        """
+        if record.phase == "closing":
+            return True
+        known = record.loss_at == "end" and not record.measures.get("imprecise")
+        return known and not self._model.terms.hidden
 
     def _planned(self, projections: Sequence[Projection], limit: int) -> dict[str, Any]:
         """What V is, and what its passes are given: for whoever looks at the run."""
@@ -322,29 +345,46 @@ class Fit:
             "memory_projected": max(projection.peak for projection in projections),
         }
 
-    @property
-    def _makes_tiles_dense(self) -> bool:
-        return self.source.sparse and self.model.loss.beta not in (1, 2)
 
-    def _scratch_bytes(self, width: int) -> int:
-        """Of the tiles of one walk, for so many columns of all models together."""
-        n_features, dtype = self.source.shape[1], self.model.dtype
-        if not self.source.sparse:
-            kind = dense if self.source.entries is None else observed
-            return kind.scratch_bytes(n_features, dtype)
-        return csr.scratch_bytes(n_features, dtype, width, dense=self._makes_tiles_dense)
+def _change(objective: float | None, history: History) -> float | None:
+    """Relative decrease since the last record that has an objective."""
+    before = next((past.objective for past in reversed(history) if past.objective is not None), None)
+    return (before - objective) / before if objective is not None and before else None
 
 
-def _objective(outcome: Outcome) -> float:
-    known = outcome.objective is not None and math.isfinite(outcome.objective)
-    return float(outcome.objective or 0.0) if known else math.inf
+def _advance_of(model: int, record: Record) -> Advance:
+    return Advance(
+        model,
+        record.iteration,
+        record.phase,
+        record.loss,
+        record.objective,
+        record.loss_at,
+        record.measures,
+    )
 
 
-def _tells_loss(record: Record) -> bool:
-    """Whether a record's loss is that of the pair which stands after it."""
-    if record.phase == "closing":
-        return True
-    return record.loss_at == "end" and not record.measures.get("imprecise")
+def _lies_in(member: Member, name: str) -> bool:
+    """Whether a member goes on from the pass of that name, or ended with it."""
+    if member.answer is not None:
+        return member.answer.state == name
+    return True
+
+
+def _closed(after: Position) -> Position:
+    """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
+    ended = [member for member in after.members if member.answer is not None]
+    if not ended:
+        return after
+    lowest = min(ended, key=lambda member: height(member.objective))
+    members = tuple(
+        replace(member, answer=replace(member.answer, rows=None))
+        if member.answer is not None and member is not lowest
+        else member
+        for member in after.members
+    )
+    after = replace(after, members=members)
+    return replace(after, outcome=lowest.outcome) if len(ended) == len(members) else after
 
 
 def logged(record: Record) -> None:

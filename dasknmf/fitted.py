@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from dasknmf.history import Ending
+from dasknmf.history import Ending, History
 from dasknmf.panels import Grid
+from dasknmf.settling import spawned
 from dasknmf.solvers.quadratic import SUM_WEIGHT
 from dasknmf.store.opened_run import Run, oriented, unobserved
 
 
-def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> Any:
+def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str, seed: int) -> Any:
     """Set the attributes of a fit that has just ended, and warn of what a user should know.
 
     Returns
@@ -24,14 +25,18 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> 
         Lazily over the factors of the run.
     """
     position, history = run.position, run.history
-    state = run.factors.read_state(position.state, position.leader)
-    W, H = oriented(run.factors, position, grid, transposed=transposed)
+    answer = position.answer
+    state = run.factors.read_state(answer.state, answer.strand)
+    W, H = oriented(run.factors, answer, grid, transposed=transposed)
     nmf.components_ = H
     nmf.n_components_ = len(H)
     nmf.init_ = init
-    nmf.n_iter_ = position.iteration
+    nmf.n_iter_ = position.best.iteration
     nmf.n_reads_ = history.reads
     nmf.history_ = history
+    nmf.start_seeds_ = np.array(spawned(seed, nmf.n_init))
+    nmf.start_losses_ = start_losses(history, nmf.n_init)
+    nmf.best_start_ = position.best.model
     nmf.sum_of_squares_ = float(state["squares"])
     nmf.mean_row_square_ = float(state["pull"]) / SUM_WEIGHT
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
@@ -52,6 +57,17 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str) -> 
             stacklevel=4,
         )
     return W
+
+
+def start_losses(history: History, n_init: int) -> np.ndarray:
+    """The last D(V | WH) that is known of each start, shape (n_init,)."""
+    losses = np.full(n_init, np.nan)
+    for record in history:
+        if not record.models and record.loss is not None:
+            losses[0] = record.loss
+        for advance in record.models:
+            losses[advance.model] = np.nan if advance.loss is None else advance.loss
+    return losses
 
 
 def _tell_unobserved(nmf: Any, state: Any, *, transposed: bool) -> None:

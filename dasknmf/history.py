@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,8 +27,29 @@ _PUBLIC = (
 
 
 @dataclass(frozen=True)
+class Advance:
+    """What one of the models that share a pass achieved in it; see `Record`."""
+
+    model: int
+    iteration: int
+    phase: str
+    loss: float | None
+    objective: float | None
+    loss_at: str | None
+    measures: dict[str, float] = field(default_factory=dict, repr=False)
+
+    @property
+    def holdout(self) -> float | None:
+        return self.measures.get("holdout")
+
+    @property
+    def hidden(self) -> int | None:
+        return int(self.measures["hidden"]) if "hidden" in self.measures else None
+
+
+@dataclass(frozen=True)
 class Record:
-    """One pass."""
+    """One pass; of several models that share it, what the lowest has achieved so far."""
 
     iteration: int
     """Exact passes so far; 0 during survey and start."""
@@ -55,6 +76,8 @@ class Record:
     """What the solver's own stop rule needs."""
     memory: int | None = None
     """Bytes that the largest process held while it worked on V; None where nobody looked."""
+    models: tuple[Advance, ...] = field(default=(), repr=False)
+    """Of each model that took part, where there are several."""
 
     @property
     def holdout(self) -> float | None:
@@ -94,6 +117,25 @@ class History(Sequence[Record]):
     def plus(self, record: Record) -> History:
         return History((*self._records, record))
 
+    def of_model(self, model: int) -> History:
+        """The passes in which one of several models took part, with what it achieved itself."""
+        own = [
+            replace(
+                record,
+                iteration=advance.iteration,
+                phase=advance.phase,
+                loss=advance.loss,
+                objective=advance.objective,
+                loss_at=advance.loss_at,
+                measures=advance.measures,
+                models=(),
+            )
+            for record in self._records
+            for advance in record.models
+            if advance.model == model
+        ]
+        return History(own)
+
     @property
     def exact(self) -> list[Record]:
         """The exact passes."""
@@ -123,7 +165,8 @@ def to_json(record: Record) -> dict[str, Any]:
 
 def from_json(content: dict[str, Any]) -> Record:
     known = {each.name for each in fields(Record)}
-    return Record(**{name: value for name, value in content.items() if name in known})
+    models = tuple(Advance(**advance) for advance in content.get("models", ()))
+    return Record(**{name: value for name, value in content.items() if name in known} | {"models": models})
 
 
 class Ending(Enum):

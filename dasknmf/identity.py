@@ -74,6 +74,9 @@ def identity_of(
         "shuffle": bool(model.shuffle),
         "inner_iter": inner_iter,
     }
+    if estimator.n_init > 1:
+        parameters["n_init"] = int(estimator.n_init)
+        parameters["halving"] = bool(estimator.halving)
     if model.init == "sample":
         parameters["sample_bytes"] = int(model.sample_bytes)
     if not model.loss.quadratic and model.inner_iter == "auto":

@@ -15,7 +15,7 @@ from dasknmf.solvers import cd, mu
 from dasknmf.solvers.heldout import HeldOut
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.quadratic import Solver
+from dasknmf.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.solvers.terms import Terms
 from dasknmf.starts.fixed import Pinned
 from dasknmf.starts.mean_filled import MeanFilled
@@ -65,6 +65,8 @@ class Model:
     terms: Terms = Terms()
     rows: Places = InOrder()
     """Of V's rows, by which they are drawn and are given random numbers."""
+    forgetful: bool = False
+    """Whether rows of W need not be kept between passes: of many models they would be the traffic."""
 
     @property
     def parity(self) -> bool:
@@ -75,6 +77,17 @@ class Model:
     def fitted_start(self) -> bool:
         """Whether H is fitted to a part of V before the first exact pass."""
         return self.init in ("sketch", "sample")
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether each pass solves W for the H that enters: where that is exact, and needs no W itself."""
+        masked_beyond = self.terms.masked and not self.terms.by_rows(self.k, self.shape[1])
+        return self.forgetful and self.loss.quadratic and not masked_beyond
+
+    @property
+    def surveyed_alone(self) -> bool:
+        """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
+        return self.terms.masked or self.init in ("random", "custom")
 
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""
@@ -87,7 +100,9 @@ class Model:
         survey = Survey(self.shape, self.loss, self.terms.masked)
         if self.init == "custom":
             return [(survey,)]
-        drawn = RandomStart(self.seed, self.k, self.shape[1], self.dtype, self.rows)
+        drawn = RandomStart(
+            self.seed, self.k, self.shape[1], self.dtype, self.rows, draws_rows=not self.recomputed
+        )
         if self.init == "random":
             return [(survey,), (drawn,)]
         if self.init == "sample":
@@ -164,6 +179,7 @@ class Model:
                 self.penalties,
                 self.seed if self.shuffle else None,
                 n_rows=self.shape[0],
+                recomputed=self.recomputed,
             )
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
@@ -186,7 +202,9 @@ class Model:
 
     def closing(self) -> Phase:
         """The read that evaluates the returned pair."""
-        return self.terms.closing(self.dtype, self.loss, self.penalties)
+        exact = self._exact()
+        solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
+        return self.terms.closing(self.dtype, self.loss, self.penalties, solver)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -202,6 +203,10 @@ class Visitor:
     rows: Rows
     """Changed in place by the visit: the caller hands over a copy of its own."""
 
+    def rows_of(self, tile: Any) -> Rows:
+        """Views of a tile's rows."""
+        return {name: array[tile.rows] for name, array in self.rows.items()}
+
 
 def finite(values: np.ndarray) -> np.ndarray:
     """The values, if every step that made them stayed in range: called before they are kept.
@@ -220,18 +225,40 @@ def finite(values: np.ndarray) -> np.ndarray:
     return values
 
 
+Walk = Callable[[Any], None]
+"""What is done at each tile of a panel."""
+
+
 def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
     """Walk one panel once, for every model at the same time.
 
-    The order of tiles, and so of every sum, depends on the panel alone.
+    The order of tiles, and so of every sum, depends on the panel alone. Phases of several models whose
+    class has a function `together` are visited by what it makes of them, a `Walk`, which may share products.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
+    walks = _walks(visitors, tallies)
     with np.errstate(all="ignore"):  # `finite` tells what left its range, once and in words
         for tile in block.tiles():
-            for visitor, tally in zip(visitors, tallies, strict=True):
-                rows = {name: array[tile.rows] for name, array in visitor.rows.items()}
-                visitor.phase.tile(tile, rows, visitor.small, tally)
+            for walk in walks:
+                walk(tile)
     return [tally.packed() for tally in tallies]
+
+
+def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
+    parties: dict[Any, list[int]] = {}
+    for model, visitor in enumerate(visitors):
+        parties.setdefault(getattr(visitor.phase, "together", model), []).append(model)
+    walks: list[Walk] = []
+    for together, models in parties.items():
+        if len(models) > 1:
+            walks.append(together([visitors[i] for i in models], [tallies[i] for i in models]))
+        else:
+            walks.append(partial(_alone, visitors[models[0]], tallies[models[0]]))
+    return walks
+
+
+def _alone(visitor: Visitor, tally: Tally, tile: Any) -> None:
+    visitor.phase.tile(tile, visitor.rows_of(tile), visitor.small, tally)
 
 
 def add(parts: Iterable[Tally]) -> Tally:

@@ -87,6 +87,10 @@ class Settled:
         terms = replace(self.model.terms, hidden_columns=_hidden_columns(entries, self.source))
         return replace(self, model=replace(self.model, seed=seed, terms=terms), entries=entries)
 
+    def restarted(self, n_init: int) -> tuple[Model, ...]:
+        """The model from so many starts, the first of them its own."""
+        return tuple(replace(self.model, seed=seed) for seed in spawned(self.model.seed, n_init))
+
     def observed(self, source: Any) -> Any:
         """The source, staged or not, with what is told of its entries."""
         if self.entries is None and self.rows is None and self.weights is None:
@@ -119,7 +123,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
     W, H = validation.checked_start(nmf, X, asked.W, asked.H, dtype)
     k = validation.chosen_k(nmf, shape, W, H)
     if kept:
-        validation.check_W_fits(shape[0], k, dtype)
+        validation.check_W_fits(shape[0], k * nmf.n_init, dtype)
     fixed = validation.checked_fixed(nmf.fixed_components, k, shape[1], dtype)
     validation.check_sum_to_one(nmf, loss, solver)
 
@@ -154,6 +158,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         fixed=fixed,
         sum_to_one=bool(nmf.sum_to_one),
     )
+    validation.check_restarts(nmf)
     init = validation.chosen_init(nmf, loss, source.shape, k, row_bytes, masked=terms.masked)
     given = None
     if W is not None:
@@ -201,6 +206,11 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool) -> Settled:
         )
 
     return Settled(source, grid, model, transposed, entries, rows, weights, given, known, identity)
+
+
+def spawned(seed: int, count: int) -> list[int]:
+    """Seeds of so many starts: the first is the given one, the others follow from it."""
+    return [seed, *np.random.SeedSequence(seed).generate_state(count - 1).tolist()]
 
 
 def computed(F: Any) -> np.ndarray:

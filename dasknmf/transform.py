@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import methodcaller
 from typing import Any
 
@@ -57,35 +58,44 @@ class Coder:
     pull: float = 0.0
     weights: np.ndarray | None = None
 
-    @property
+    @cached_property
     def _weighted_Ht(self) -> np.ndarray:
         """diag(b) Hᵀ, contiguous."""
         return np.ascontiguousarray(
             (self.H if self.weights is None else self.H * self.weights).T, self.H.dtype
         )
 
+    @cached_property
+    def _grams(self) -> tuple[Grams, np.ndarray]:
+        grams: Grams = Shared() if self.entries is None else ByRow()
+        return grams, grams.of_H(self.H.astype(np.float64), self.weights, self.penalty.l2, self.pull)
+
+    @cached_property
+    def _guess(self) -> cold.Guess:
+        return cold.Guess.of(self.H, self.loss, self._grams[0], self.weights)
+
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """W of these rows, in the dtype of H."""
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
-        Ht = self._weighted_Ht
-        grams: Grams = Shared() if self.entries is None else ByRow()
-        S = grams.of_H(self.H.astype(np.float64), self.weights, self.penalty.l2, self.pull)
-        guess = None if self.loss.quadratic else cold.Guess.of(self.H, self.loss, grams, self.weights)
         for tile in self._block(X).tiles():
-            rows = W[tile.rows]
             if self.entries is not None:
                 check_values(tile.V)
-            if guess is None:
-                N = tile.cross(Ht)
-                if self.pull:
-                    N = N + np.float64(self.pull)
-                nnls.solve(rows, N, grams.of_rows(tile, S), self.penalty.l1)
-            else:
-                guess(rows, tile)
-                rows[:] = self._multiplied(tile, Ht, rows.astype(np.float64))
-            if self.entries is not None:
-                rows[~tile.row_is_observed()] = 0
+            self.solve(tile, W[tile.rows])
         return W
+
+    def solve(self, tile: Any, W: np.ndarray) -> None:
+        """Replace the rows of W by the best for those of a tile."""
+        if self.loss.quadratic:
+            grams, S = self._grams
+            N = tile.cross(self._weighted_Ht)
+            if self.pull:
+                N = N + np.float64(self.pull)
+            nnls.solve(W, N, grams.of_rows(tile, S), self.penalty.l1)
+        else:
+            self._guess(W, tile)
+            W[:] = self._multiplied(tile, self._weighted_Ht, W.astype(np.float64))
+        if self.entries is not None:
+            W[~tile.row_is_observed()] = 0
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """The loss of each row against its best reconstruction, float64."""

@@ -127,6 +127,8 @@ def chosen_init(
     """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
     n_rows = shape[0]
     sampled = min(n_rows, int(model.sample_bytes // row_bytes))
+    if model.init is None and model.n_init > 1:
+        return "random"  # its ends differ most
     if masked and model.init == "sketch":
         raise ValueError(
             "init = 'sketch' makes products with every entry of X, and some are missing, hidden or weighted: "
@@ -160,6 +162,20 @@ def chosen_init(
             f"n_components is {k}, the smaller side of X is {min(shape)}; use init='random'."
         )
     return cast(Init, model.init)
+
+
+def check_restarts(model: Any) -> None:
+    """Refuse several starts that would all be the same one."""
+    if model.n_init > 1 and model.init in ("custom", "nndsvd", "nndsvda"):
+        raise ValueError(
+            f"n_init is {model.n_init}, and init = {model.init!r} has no random numbers in it: all starts "
+            "would be one; use init='random', 'sample' or 'nndsvdar', or n_init=1."
+        )
+    if model.halving and model.n_init == 1:
+        raise ValueError(
+            "halving is True, and n_init is 1; it gives up the higher half of several starts: give n_init "
+            "above 1, or leave it out."
+        )
 
 
 def checked_start(model: Any, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:

@@ -18,13 +18,14 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 from dasknmf import NMF, fit
 projected = []
-original = fit.Fit.__call__
+original = fit.shared_out
 
-def call(self):
-    projected.append(max(projection.peak for projection in self.projections()))
-    original(self)
+def told(*arguments, **parameters):
+    together, projections = original(*arguments, **parameters)
+    projected.append(max(projection.peak for projection in projections))
+    return together, projections
 
-fit.Fit.__call__ = call
+fit.shared_out = told
 path, parameters = sys.argv[1], json.loads(sys.argv[2])
 stage = parameters.pop("stage", None)
 NMF(**parameters).fit(path, stage=stage)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from dasknmf import open_run, plots
@@ -216,6 +219,105 @@ def test_reconstruction(model, low_rank):
     images[0, 0].figure.canvas.draw()
 
 
+@pytest.fixture
+def sweep():
+    """What a sweep of the ranks 2 to 6 tells, in no order."""
+    table = pd.DataFrame(
+        {
+            "n_components": [3, 2, 4, 6, 5],
+            "relative_error": [0.4, 0.5, 0.2, 0.18, 0.19],
+            "silhouette_mean": [0.9, 0.99, 0.95, np.nan, 0.5],
+            "silhouette_min": [0.8, 0.98, 0.9, np.nan, -0.1],
+            "cophenetic": [0.98, 0.99, 1.0, 0.9, 0.95],
+            "holdout": [4.0, 5.0, 3.0, 3.3, np.nan],
+            "holdout_std": [0.1, 0.2, 0.1, 0.3, np.nan],
+        }
+    ).set_index("n_components")
+    return SimpleNamespace(to_dataframe=lambda: table, best=4, rule="holdout")
+
+
+def test_ranks_are_drawn_in_their_order(sweep):
+    ax = plots.ranks(sweep)
+    held, error = ax.figure.axes[1:]
+    assert line(ax, "mean silhouette").get_xydata().tolist() == [[2, 0.99], [3, 0.9], [4, 0.95], [5, 0.5]]
+    assert line(ax, "smallest silhouette").get_ydata() == pytest.approx([0.98, 0.8, 0.9, -0.1])
+    curve = line(error, "relative error")
+    assert curve.get_xdata() == pytest.approx([2, 3, 4, 5, 6])
+    assert curve.get_ydata() == pytest.approx([0.5, 0.4, 0.2, 0.19, 0.18])
+    assert line(held, "held out").get_xydata().tolist() == [[2, 5], [3, 4], [4, 3], [6, 3.3]]
+    spans = [segment[:, 1].tolist() for segment in held.collections[0].get_segments()]
+    assert np.ravel(spans) == pytest.approx([4.8, 5.2, 3.9, 4.1, 2.9, 3.1, 3.0, 3.6])
+    assert list(line(ax, "chosen: 4 (holdout)").get_xdata()) == [4, 4]
+    assert held.get_xlim() == ax.get_xlim() == error.get_xlim()
+    assert held.get_xticks().tolist() == [2, 3, 4, 5, 6]
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y0 > ax.get_window_extent().y1
+    assert held.get_position().y1 < ax.get_position().y0
+    drawn = [each.yaxis.label.get_window_extent() for each in ax.figure.axes]
+    assert min(box.x0 for box in drawn) >= 0
+    assert max(box.x1 for box in drawn) <= ax.figure.bbox.x1
+
+
+def test_ranks_of_a_table_and_of_what_is_known(sweep):
+    table = sweep.to_dataframe()
+    ax = plots.ranks(table[["relative_error"]], best=3)
+    assert list(line(ax, "chosen: 3").get_xdata()) == [3, 3]
+    assert len(ax.figure.axes) == 2
+    assert len(ax.get_yticks()) == 0
+    mapping = {"n_components": [5, 3], "cophenetic": [0.9, 0.8], "loss": [1.0, 2.0]}
+    figure, given = plt.subplots()
+    ax = plots.ranks(mapping, stability="cophenetic", ax=given)
+    assert ax is given
+    assert line(ax, "cophenetic correlation").get_ydata() == pytest.approx([0.8, 0.9])
+    assert line(figure.axes[1], "D(V | WH)").get_ydata() == pytest.approx([2.0, 1.0])
+
+
+@pytest.fixture
+def agreed():
+    """Three clusters of nine spectra each, and three that lie apart and were filtered."""
+    rng = np.random.default_rng(0)
+    stack = np.eye(4)[np.arange(30) % 3] + 0.1 * rng.random((30, 4))
+    stack[27:] = rng.random((3, 4))
+    stack /= np.linalg.norm(stack, axis=1, keepdims=True)
+    kept = np.arange(30) < 27
+    density = np.where(kept, 0.05 + 0.1 * rng.random(30), 0.9)
+    labels = np.where(kept, np.arange(30) % 3, -1)
+    return SimpleNamespace(stack=stack, kept=kept, labels=labels, density=density, density_threshold=0.5)
+
+
+def test_consensus(agreed):
+    grid, histogram = plots.consensus(agreed)
+    image = np.asarray(grid.get_images()[0].get_array())
+    order = np.concatenate([np.flatnonzero(agreed.labels == cluster) for cluster in range(3)])
+    rows = agreed.stack[order]
+    between = np.linalg.norm(rows[:, None] - rows, axis=2)
+    # The blocks of the clusters, whatever their order within.
+    blocks = [
+        np.sort(each.reshape(3, 9, 3, 9).swapaxes(1, 2).reshape(9, 81), axis=1) for each in (image, between)
+    ]
+    assert blocks[0] == pytest.approx(blocks[1], abs=1e-7)
+    assert np.diagonal(image) == pytest.approx(np.zeros(27))
+    # By hierarchy the neighbours are nearer than in the order of the runs.
+    assert np.diagonal(image, 1).sum() < np.diagonal(between, 1).sum()
+    left = grid.child_axes[0]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["0", "1", "2"]
+    assert left.get_yticks().tolist() == [4, 13, 22]
+    strip = np.asarray(left.get_images()[0].get_array())
+    assert len(np.unique(strip[:, 0], axis=0)) == 3
+    kept, filtered = (sum(bar.get_height() for bar in bars) for bars in histogram.containers)
+    assert (kept, filtered) == (27, 3)
+    assert list(line(histogram, "threshold: 0.5").get_xdata()) == [0.5, 0.5]
+    grid.figure.canvas.draw()
+
+
+def test_a_consensus_without_a_threshold_in_axes_that_are_given(agreed):
+    agreed.density_threshold = 2.0
+    figure, axes = plt.subplots(1, 2)
+    grid, histogram = plots.consensus(agreed, ax=axes)
+    assert grid.figure is figure
+    assert not histogram.get_lines()
+
+
 def test_axes_that_are_given_are_used():
     figure, grid = plt.subplots(2, 2)
     axes = plots.components(np.ones((3, 4)), ax=grid)
@@ -238,6 +340,11 @@ def test_axes_that_are_given_are_used():
         (lambda: plots.abundances(np.ones((6, 2)), (2, 2)), "does not hold 6 pixels"),
         (lambda: plots.abundances(np.ones((6, 2)), (2, 3), scale="log"), "scale is 'log'"),
         (lambda: plots.reconstruction(np.ones(4), np.ones(3), np.ones((2, 4))), "do not fit"),
+        (lambda: plots.ranks({"n_components": [2], "loss": [1]}, stability="elbow"), "stability is 'elbow'"),
+        (lambda: plots.ranks({"n_components": [2], "loss": [1]}, best=3), r"best is 3; the ranks are \[2\]"),
+        (lambda: plots.ranks({"n_components": [2, 3]}), "of 2 ranks neither silhouette_mean nor"),
+        (lambda: plots.ranks(np.ones(3)), "a ndarray tells no ranks"),
+        (lambda: plots.ranks({"loss": [1.0]}), "a dict tells no ranks"),
     ],
 )
 def test_mistakes(call, message):

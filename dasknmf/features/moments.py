@@ -123,7 +123,7 @@ def moments(X: Any) -> Moments:
         fan_in=engine.FAN_IN,
         staged=0,
     ).check(scheduler.memory_limit)
-    one = engine.Pass("moments", (phase,), source, grid, dtype, MemoryFactors(), "", None, checked=False)
+    one = engine.Pass("moments", (phase,), source, grid, dtype, MemoryFactors(), "", checked=False)
     with scheduler.tuned(), scheduler.mapping() as each:
         (tally,) = engine.tallied(one, scheduler.get, each)
     state, _ = phase.update(tally, {})

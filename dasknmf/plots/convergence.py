@@ -65,7 +65,7 @@ def convergence(
     lowest = ax
     if parted:
         # The values are of another number of entries: on one axis neither curve would have a shape.
-        lowest = _below(ax)
+        lowest = style.below(ax)
         _phases(lowest, records, ends, named=False)
         drawn = _line(lowest, at, held, style.ORANGE, "held out")
         if drawn:
@@ -80,7 +80,7 @@ def convergence(
         step = max(1, -(-last // 8))
         step = next(nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if nice >= step)
         ax.set_xticks(np.arange(0, last + 1, step))
-    _legend(ax)
+    style.legend_above(ax)
     return ax
 
 
@@ -130,18 +130,6 @@ def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, 
         marker = "o" if len(known) <= 30 else None
         ax.plot(*zip(*known, strict=True), color=colour, lw=1.6, marker=marker, ms=3.5, label=label, zorder=3)
     return [y for _, y in known]
-
-
-def _below(ax: Any) -> Any:
-    """New Axes in the lower part of what these cover, with their abscissa."""
-    place = ax.get_subplotspec()
-    if place is not None:
-        upper, lower = place.subgridspec(2, 1, height_ratios=(3, 2))
-        ax.set_subplotspec(upper)
-        return ax.figure.add_subplot(lower, sharex=ax)
-    left, bottom, width, height = ax.get_position().bounds
-    ax.set_position((left, bottom + 0.48 * height, width, 0.52 * height))
-    return ax.figure.add_axes((left, bottom, width, 0.36 * height), sharex=ax)
 
 
 def _range(ax: Any, values: Sequence[float]) -> None:
@@ -214,24 +202,3 @@ def _few_ticks(ax: Any) -> None:
         ax.yaxis.set_major_formatter(ScalarFormatter(useMathText=True, useOffset=False))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.yaxis.offsetText.set_fontsize(8)
-
-
-def _legend(ax: Any) -> None:
-    """Above the panel, where it covers nothing: there also the power of ten of the axis has its place."""
-    from matplotlib.transforms import ScaledTranslation
-
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > 1:
-        above = ax.transAxes + ScaledTranslation(0, 10 / 72, ax.figure.dpi_scale_trans)
-        ax.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            bbox_transform=above,
-            ncols=2,
-            frameon=False,
-            fontsize=8,
-            borderaxespad=0,
-            columnspacing=1.2,
-        )

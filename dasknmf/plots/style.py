@@ -47,9 +47,42 @@ def panels(count: int, ax: Any, *, across: int = 4, size: tuple[float, float] = 
     return flat[:count]
 
 
+def below(ax: Any) -> Any:
+    """New Axes in the lower part of what these cover, with their abscissa."""
+    place = ax.get_subplotspec()
+    if place is not None:
+        upper, lower = place.subgridspec(2, 1, height_ratios=(3, 2))
+        ax.set_subplotspec(upper)
+        return ax.figure.add_subplot(lower, sharex=ax)
+    left, bottom, width, height = ax.get_position().bounds
+    ax.set_position((left, bottom + 0.48 * height, width, 0.52 * height))
+    return ax.figure.add_axes((left, bottom, width, 0.36 * height), sharex=ax)
+
+
 def title(ax: Any, text: str) -> None:
     """Above a panel; a "$" is a dollar, whoever named it."""
     ax.set_title(text, fontsize=9, parse_math=False)
+
+
+def legend_above(ax: Any) -> None:
+    """Above the panel, where it covers nothing: there also the power of ten of the axis has its place."""
+    from matplotlib.transforms import ScaledTranslation
+
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 1:
+        above = ax.transAxes + ScaledTranslation(0, 10 / 72, ax.figure.dpi_scale_trans)
+        ax.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            bbox_transform=above,
+            ncols=2,
+            frameon=False,
+            fontsize=8,
+            borderaxespad=0,
+            columnspacing=1.2,
+        )
 
 
 def plain(ax: Any) -> None:

@@ -13,6 +13,7 @@ from dasknmf.losses import Loss
 from dasknmf.passes import Outcome, Rows, State, Tally
 from dasknmf.solvers.grams import sum_gap, totals
 from dasknmf.solvers.penalty import Penalties
+from dasknmf.solvers.quadratic import QuadraticPass
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Closing:
     penalties: Penalties = Penalties()
     column_weights: np.ndarray | None = None
     sum_to_one: bool = False
+    exact: QuadraticPass | None = None
+    """What solves the rows of W, where they are kept nowhere."""
 
     name = "closing"
     reads_data = True
@@ -32,14 +35,17 @@ class Closing:
     def widths(self) -> Mapping[str, int]:
         return {}
 
-    def prepare(self, state: State) -> tuple[np.ndarray, float]:
-        return state["H"].astype(self.dtype, copy=False), float(state["eps"])
+    def prepare(self, state: State) -> tuple[np.ndarray, float, Any]:
+        small = None if self.exact is None else self.exact.prepare(state)
+        return state["H"].astype(self.dtype, copy=False), float(state["eps"]), small
 
     def tally(self) -> Tally:
         return Tally.zeros({"entry": (3,), "gap": ()})
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        H, eps = small
+        H, eps, exact = small
+        if self.exact is not None:
+            rows["W"] = self.exact.solved(tile, exact)
         W = rows["W"]
         beta = self.loss.beta
         loss = tile.residual(W, H) if self.loss.quadratic else tile.ratio(W, H, beta, eps).loss()

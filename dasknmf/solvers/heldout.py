@@ -27,9 +27,13 @@ class HeldOut(Around):
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, H, eps = small
+        recomputed = "W" not in rows  # and solved for the H that entered, which makes them a pair
+        if recomputed:
+            self.phase.tile(tile, rows, inner, tally)
         if H is not None:  # else there is no pair yet
             tally["hidden"] += tile.hidden_loss(rows["W"], H, self.loss.beta, eps)
-        self.phase.tile(tile, rows, inner, tally)
+        if not recomputed:
+            self.phase.tile(tile, rows, inner, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)

@@ -39,6 +39,7 @@ from dasknmf.solvers import cd, cold, mu, nnls
 from dasknmf.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.solvers.inner import Inner
 from dasknmf.solvers.penalty import Penalties, Penalty
+from dasknmf.solvers.stacked import Stacked
 
 _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
@@ -85,18 +86,20 @@ class QuadraticPass:
     sum_to_one: bool = False
     precise: bool = False
     """Whether tallies are products in float64, whatever V's dtype."""
+    recomputed: bool = False
+    """Whether W is kept nowhere: each pass solves it for the H that enters."""
 
     name = "exact"
     reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
-        return {"W": self.k}
+        return {} if self.recomputed else {"W": self.k}
 
     @property
     def _exact_rows(self) -> bool:
         """Whether W is solved: sweeps crawl along the plane on which sums are one."""
-        return self.solver == "bpp" or self.sum_to_one
+        return self.solver == "bpp" or self.sum_to_one or self.recomputed
 
     def prepare(self, state: State) -> Small:
         state = cold.entered(state)
@@ -129,20 +132,34 @@ class QuadraticPass:
         }
         return Tally.zeros(shapes)
 
+    together = staticmethod(Stacked)
+
     def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+        tile.add_cross(self.walked(tile, rows, tile.cross(small.Ht), small, tally), tally["A"])
+
+    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Small, tally: Tally) -> np.ndarray:
+        """Move a tile's rows, given V Hᵀ, and add to the tally all but A; diag(a) W, which A is made of."""
+        if self.recomputed:
+            rows["W"] = np.zeros((len(N), self.k), self.dtype)
         W = rows["W"]
-        N, S = self.system(tile, small)
+        N, S = self.system(tile, small, N)
         if small.cold:
             self._solved(tile, W, N, S)
         if small.residual:
             tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
         if not small.cold:
             tally["violation"] += self.moved(tile, W, N, S, small)
-        self.add(tile, W, tally)
+        return self.left(tile, W, tally)
 
-    def system(self, tile: Tile, small: Small) -> tuple[np.ndarray, Gram]:
-        """N and S of a tile's rows."""
-        N = tile.cross(small.Ht)
+    def solved(self, tile: Tile, small: Small) -> np.ndarray:
+        """W of a tile's rows for the H that entered, exactly."""
+        W = np.zeros((tile.rows.stop - tile.rows.start, self.k), self.dtype)
+        self._solved(tile, W, *self.system(tile, small))
+        return W
+
+    def system(self, tile: Tile, small: Small, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
+        """N and S of a tile's rows; N may be given as V Hᵀ."""
+        N = tile.cross(small.Ht) if N is None else N
         if small.pull:
             N = N + np.float64(small.pull)
         return N, self.grams.of_rows(tile, small.S)
@@ -157,7 +174,8 @@ class QuadraticPass:
         return violation
 
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
-        cold.solve(W, N, S, self.penalties.W.l1, positive=self.solver == "mu")
+        positive = self.solver == "mu" and not self.recomputed  # no step has to move its zeros
+        cold.solve(W, N, S, self.penalties.W.l1, positive=positive)
         self._rest(tile, W)
 
     def _rest(self, tile: Any, W: np.ndarray) -> None:
@@ -166,13 +184,17 @@ class QuadraticPass:
 
     def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
         """Add what a tile's rows leave for H."""
+        tile.add_cross(self.left(tile, W, tally), tally["A"])
+
+    def left(self, tile: Tile, W: np.ndarray, tally: Tally) -> np.ndarray:
+        """The same but for A; diag(a) W, which A is made of."""
         wide = W.astype(np.float64) if self.precise else W
         aW = weighted_rows(tile, wide)
-        tile.add_cross(aW, tally["A"])
         self.grams.add(tile, wide, aW, tally["G"])
         tally["usage"] += np.ones(len(W), wide.dtype) @ aW
         if self.grams.by_row or self.sum_to_one:
             tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
+        return aW
 
     def gap(self, tile: Any, W: np.ndarray, observed: np.ndarray | None = None) -> float:
         """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""

@@ -92,6 +92,7 @@ class Terms:
         shuffle_seed: int | None = None,
         *,
         n_rows: int,
+        recomputed: bool = False,
     ) -> QuadraticPass | FilledPass:
         """The exact pass for the Frobenius loss; of V, or of so many of its rows."""
         by_rows = self.by_rows(k, n_features)
@@ -109,6 +110,7 @@ class Terms:
             self.n_fixed,
             self.sum_to_one,
             precise=n_rows * n_features <= _FEW,
+            recomputed=recomputed,
         )
         return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
 
@@ -143,7 +145,9 @@ class Terms:
             self._grams(by_row=self.lines_bytes(k, n_features) > 0),
         )
 
-    def closing(self, dtype: np.dtype, loss: Loss, penalties: Penalties) -> Closing | HeldOut:
-        """The read that evaluates the returned pair."""
-        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one)
+    def closing(
+        self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
+    ) -> Closing | HeldOut:
+        """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
+        closing = Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
         return HeldOut(closing, loss) if self.hidden else closing

@@ -60,13 +60,14 @@ class RandomStart:
     n_features: int
     dtype: np.dtype
     rows: Places = InOrder()
+    draws_rows: bool = True
 
     name = "start"
     reads_data = False
 
     @property
     def widths(self) -> Mapping[str, int]:
-        return {"W": self.k}
+        return {"W": self.k} if self.draws_rows else {}
 
     def prepare(self, state: State) -> float:
         return self._scale(state)
@@ -75,6 +76,8 @@ class RandomStart:
         return Tally.zeros({})
 
     def tile(self, tile: RowRange, rows: Rows, small: float, tally: Tally) -> None:
+        if not self.draws_rows:
+            return
         W = rows["W"]
         places = self.rows.places(tile.first, tile.first + len(W))
         W[:] = np.abs(small * normal_rows(self.seed, W_STREAM, places, self.k))

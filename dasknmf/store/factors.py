@@ -7,7 +7,7 @@ beside the live factors, not over them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,14 +36,19 @@ class Generation:
         return sum(columns for _, _, columns in self.widths)
 
     @classmethod
-    def of(cls, name: str, widths: list[Mapping[str, int]]) -> Generation:
-        """The generation of models whose phases leave arrays of these widths."""
+    def of(cls, name: str, widths: Sequence[Mapping[str, int]], first: int = 0) -> Generation:
+        """The generation of models, counted from `first`, whose phases leave arrays of these widths."""
         flat = (
             (model, array, columns)
-            for model, arrays in enumerate(widths)
+            for model, arrays in enumerate(widths, first)
             for array, columns in arrays.items()
         )
         return cls(name, tuple(flat))
+
+    @property
+    def models(self) -> frozenset[int]:
+        """Those that left rows in it."""
+        return frozenset(model for model, _, _ in self.widths)
 
     def of_model(self, block: np.ndarray, model: int) -> np.ndarray:
         """The columns of a block that are one model's W: a view."""
@@ -54,16 +59,17 @@ class Generation:
             first += columns
         raise KeyError(model)
 
-    def split(self, block: np.ndarray) -> list[Rows]:
-        """The block's columns as named arrays of each model: copies, for visits to change."""
-        models: list[Rows] = [{} for _ in range(1 + max((m for m, _, _ in self.widths), default=-1))]
+    def split(self, block: np.ndarray, models: Collection[int]) -> dict[int, Rows]:
+        """The columns of some models as named arrays of each: copies, for visits to change."""
+        parts: dict[int, Rows] = {}
         first = 0
         for model, name, columns in self.widths:
-            models[model][name] = block[:, first : first + columns].copy(order="C")
+            if model in models:
+                parts.setdefault(model, {})[name] = block[:, first : first + columns].copy(order="C")
             first += columns
-        return models
+        return parts
 
-    def joined(self, models: list[Rows]) -> np.ndarray:
+    def joined(self, models: Mapping[int, Rows]) -> np.ndarray:
         """The inverse of `split`."""
         parts = [models[model][name] for model, name, _ in self.widths]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -86,6 +92,9 @@ class Factors(Protocol):
 
     def write_state(self, name: str, model: int, state: State) -> None:
         """Keep one model's small state."""
+
+    def forget_states(self, live: Collection[str]) -> None:
+        """The states of passes other than these are not asked for any more."""
 
     def drop(self, generation: str) -> None:
         """Delete a generation that no commit needs any more."""
@@ -111,10 +120,11 @@ class MemoryFactors:
         return self._states[name][model] if name else {}
 
     def write_state(self, name: str, model: int, state: State) -> None:
-        # Only the state before a pass and the one after it can still be asked for.
-        for old in list(self._states)[:-2]:
-            self._states.pop(old, None)  # another model's update may have been here
         self._states.setdefault(name, {})[model] = state
+
+    def forget_states(self, live: Collection[str]) -> None:
+        for name in self._states.keys() - set(live):
+            del self._states[name]
 
     def drop(self, generation: str) -> None:
         self._rows.pop(generation, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
 
 from dasknmf.history import History, Record
 from dasknmf.store.factors import Generation, MemoryFactors
@@ -20,9 +23,9 @@ class MemoryRun:
         self.epoch = "memory"
 
     def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        before = self.position.rows
-        if before and before != position.rows:
-            self.factors.drop(before.name)
+        for generation in self.position.generations - position.generations:
+            self.factors.drop(generation)
+        self.factors.forget_states(position.states)
         self.position = position
         self.history = self.history.plus(record) if record else self.history
         self.sums = sums
@@ -30,9 +33,12 @@ class MemoryRun:
     def plan(self, content: dict[str, Any]) -> None:
         """Nobody else can look at this run."""
 
-    def forget(self, generation: Generation | None) -> None:
+    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Whoever found it out has it."""
+
+    def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
-        if generation:
+        for generation in generations:
             self.factors.drop(generation.name)
 
     def discard(self) -> None:

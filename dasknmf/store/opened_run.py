@@ -17,8 +17,8 @@ from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features, layouts, records
 from dasknmf.store import lock as locks
-from dasknmf.store.factors import Factors, Generation, MemoryFactors
-from dasknmf.store.position import Position, committed, format_of, read_grid
+from dasknmf.store.factors import Factors, MemoryFactors
+from dasknmf.store.position import Answer, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -185,23 +185,20 @@ class Run:
 
     @property
     def _state(self) -> dict[str, np.ndarray]:
-        position = self._position
+        answer = self._position.answer
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return factors.read_state(position.state, position.leader)
+        return factors.read_state(answer.state, answer.strand)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
-        position = self._position
         factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return oriented(factors, position, self._grid, transposed=self._transposed)
+        return oriented(factors, self._position.answer, self._grid, transposed=self._transposed)
 
     def _check_has_factors(self) -> None:
-        position = self._position
-        live = position.rows.widths if position.rows else ()
-        if not any((model, name) == (position.leader, "W") for model, name, _ in live):
+        if self._position.answer.rows is None:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
-                f"{position.passes} passes; factors exist from the first exact pass on: start the same "
+                f"{self._position.passes} passes; factors exist from the first exact pass on: start the same "
                 "fit again."
             )
 
@@ -226,21 +223,21 @@ def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
     return (columns, rows) if transposed else (rows, columns)
 
 
-def oriented(factors: Factors, position: Position, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
+def oriented(factors: Factors, answer: Answer, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
     """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
-    small = factors.read_state(position.state, position.leader)["H"]
+    small = factors.read_state(answer.state, answer.strand)["H"]
     if not transposed:
-        return rows_lazily(factors, position, grid, len(small), small.dtype), small
+        return rows_lazily(factors, answer, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)
-    return W, np.ascontiguousarray(rows_in_memory(factors, position, grid).T)
+    return W, np.ascontiguousarray(rows_in_memory(factors, answer, grid).T)
 
 
-def rows_in_memory(factors: Factors, position: Position, grid: Grid) -> np.ndarray:
+def rows_in_memory(factors: Factors, answer: Answer, grid: Grid) -> np.ndarray:
     """W's rows of the leading model, read by this process."""
-    return np.concatenate([_rows_of(factors, position, panel.index, panel.n_rows) for panel in grid])
+    return np.concatenate([_rows_of(factors, answer, panel.index, panel.n_rows) for panel in grid])
 
 
-def rows_lazily(factors: Factors, position: Position, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
+def rows_lazily(factors: Factors, answer: Answer, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
     """The same as a Dask array, one chunk per panel, pinned to the live generation."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
@@ -249,9 +246,9 @@ def rows_lazily(factors: Factors, position: Position, grid: Grid, k: int, dtype:
     for number, panel in enumerate(grid):
         key = (name, number, 0)
         if isinstance(factors, MemoryFactors):
-            graph[key] = DataNode(key, _rows_of(factors, position, panel.index, panel.n_rows))
+            graph[key] = DataNode(key, _rows_of(factors, answer, panel.index, panel.n_rows))
         else:
-            graph[key] = Task(key, _rows_of, TaskRef(shared), position, panel.index, panel.n_rows)
+            graph[key] = Task(key, _rows_of, TaskRef(shared), answer, panel.index, panel.n_rows)
     if not isinstance(factors, MemoryFactors):
         graph[shared] = DataNode(shared, factors)
     return da.Array(
@@ -263,11 +260,6 @@ def rows_lazily(factors: Factors, position: Position, grid: Grid, k: int, dtype:
     )
 
 
-def _rows_of(factors: Factors, position: Position, panel: int, n_rows: int) -> np.ndarray:
-    generation = _live(position)
-    return generation.of_model(factors.read_rows(generation, panel, n_rows), position.leader)
-
-
-def _live(position: Position) -> Generation:
-    assert position.rows is not None  # asked for only once there is a pair
-    return position.rows
+def _rows_of(factors: Factors, answer: Answer, panel: int, n_rows: int) -> np.ndarray:
+    assert answer.rows is not None  # asked for only once there is a pair
+    return answer.rows.of_model(factors.read_rows(answer.rows, panel, n_rows), answer.strand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,39 @@ from dasknmf.panels import Grid
 from dasknmf.store import records
 from dasknmf.store.factors import Generation
 
-FORMAT = 2
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the factors of one model lie."""
+
+    state: str
+    """Name of the pass that left its state."""
+    strand: int
+    """Its number among the phases of that pass."""
+    rows: Generation | None
+    """Where its rows are; None where they are kept nowhere."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where one of the models that share the passes stands."""
+
+    model: int
+    standing: tuple[int, ...] = (0,)
+    """Phases of the latest pass, by number, which go on for it: several while a start has rivals."""
+    leader: int = 0
+    """The one of them with the lowest objective."""
+    iteration: int = 0
+    """Exact passes done."""
+    outcome: str | None = None
+    """How its fit ended; None while it runs."""
+    answer: Answer | None = None
+    """What it ended with, once its loss is known; its rows while it is the lowest that has ended."""
+    loss: float | None = None
+    objective: float | None = None
+    """Of the last pass that told them."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +63,52 @@ class Position:
     iteration: int = 0
     """Exact passes done."""
     state: str = ""
-    """Name of the pass that left the state."""
-    rows: Generation | None = None
-    """The live generation."""
-    standing: tuple[int, ...] = (0,)
-    """Models of that state and generation which go on."""
-    leader: int = 0
-    """The one of them with the lowest objective: what the fit would return."""
+    """Name of the pass that left the latest state."""
+    rows: tuple[Generation, ...] = ()
+    """The latest generations."""
+    members: tuple[Member, ...] = (Member(0),)
+    """The models, in the order of their numbers, without those that were given up."""
     outcome: str | None = None
     """How the fit ended; None while it runs."""
+    conclusion: Answer | None = None
+    """What was made of all the models, where that is not one of them."""
+
+    @property
+    def best(self) -> Member:
+        """What the fit would return: the lowest objective, the first of equals."""
+        return min(self.members, key=lambda member: height(member.objective))
+
+    @property
+    def answer(self) -> Answer:
+        """Where the factors lie that the run is asked for."""
+        return self.conclusion or self.answer_of(self.best)
+
+    def answer_of(self, member: Member) -> Answer:
+        """Where the factors of a member lie, or have come to so far."""
+        if member.answer is not None:
+            return member.answer
+        rows = (each for each in self.rows if member.leader in each.models)
+        return Answer(self.state, member.leader, next(rows, None))
+
+    @property
+    def generations(self) -> set[str]:
+        """Names of all that hold rows which are still needed."""
+        return {each.name for each in (*self.rows, *(answer.rows for answer in self._answers)) if each}
+
+    @property
+    def states(self) -> set[str]:
+        """Names of the passes whose states are still needed."""
+        return {self.state, *(answer.state for answer in self._answers)}
+
+    @property
+    def _answers(self) -> list[Answer]:
+        ended = [member.answer for member in self.members if member.answer]
+        return [*ended, self.conclusion] if self.conclusion else ended
+
+
+def height(objective: float | None) -> float:
+    """An objective to compare by: one that is not known, or out of range, is above any other."""
+    return objective if objective is not None and math.isfinite(objective) else math.inf
 
 
 def committed(
@@ -53,19 +123,15 @@ def committed(
             "the version that wrote it, or start over with overwrite=True."
         )
     segments = [(int(first), str(epoch)) for first, epoch in content["segments"]]
-    rows = content["rows"]
-    if rows is not None:
-        widths = tuple((int(m), str(n), int(c)) for m, n, c in rows["widths"])
-        rows = Generation(rows["name"], widths)
     position = Position(
         content["passes"],
         content["start"],
         content["iteration"],
         content["state"],
-        rows,
-        tuple(content["standing"]),
-        content["leader"],
+        tuple(_generation(rows) for rows in content["rows"]),
+        tuple(_member(member) for member in content["members"]),
         content["outcome"],
+        _answer(content["conclusion"]),
     )
     history = []
     for index in range(position.passes):
@@ -79,6 +145,21 @@ def committed(
         history.append(from_json(record))
     sums = read_sums(store) if content["has_sums"] else None
     return position, History(history), sums, segments
+
+
+def _generation(content: dict[str, Any]) -> Generation:
+    return Generation(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
+
+
+def _answer(content: dict[str, Any] | None) -> Answer | None:
+    if content is None:
+        return None
+    rows = content["rows"]
+    return Answer(content["state"], content["strand"], None if rows is None else _generation(rows))
+
+
+def _member(content: dict[str, Any]) -> Member:
+    return Member(**content | {"standing": tuple(content["standing"]), "answer": _answer(content["answer"])})
 
 
 def format_of(store: Any) -> int | None:

@@ -9,6 +9,7 @@
     history/<pass>-<epoch>  what the pass achieved
     features       names of the features, where V has them, and their scale
     layout         where rows and columns lie in a stack of images, where V is one
+    selection      what was found out about many models
     plan           what V is, and what the passes of this start have of memory and processes
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
@@ -20,6 +21,7 @@ A process that dies at any moment leaves the previous commit with all that it na
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -48,6 +50,18 @@ from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
 
+_PARTS = (
+    "commit",
+    "run",
+    "panels",
+    "features",
+    "layout",
+    "plan",
+    "W",
+    "small",
+    "history",
+    "selection",
+)
 _NO_FEATURES = described.Features()
 
 
@@ -134,7 +148,7 @@ class StoredRun:
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
-        live = [each.name for each in (self.position.rows, position.rows) if each]
+        live = self.position.generations | position.generations
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._write_commit()
@@ -164,9 +178,16 @@ class StoredRun:
         """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
         records.write(self.store, "plan", content)
 
-    def forget(self, generation: Generation | None) -> None:
+    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Keep what was found out about all the models: JSON values, and arrays by name."""
+        for name, array in arrays.items():
+            records.write_array(self.store, f"selection/{name}", array)
+        # The record comes last: it vouches for the arrays.
+        records.write(self.store, "selection", content | {"arrays": sorted(arrays)})
+
+    def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
-        if generation:
+        for generation in generations:
             self.factors.drop(generation.name)
 
     def discard(self) -> None:
@@ -185,7 +206,7 @@ class StoredRun:
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {"run", "panels", "features", "layout", "plan", "W", "small", "history", "commit", "lock"}
+        ours = {*_PARTS, "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
                 f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
@@ -209,7 +230,7 @@ class StoredRun:
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
-        for path in ("commit", "run", "panels", "features", "layout", "plan", "W", "small", "history"):
+        for path in _PARTS:
             records.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
@@ -234,12 +255,12 @@ class StoredRun:
         self.position, self.history, self.sums, self._segments = committed(self.store)
         if about["budget"] != budget:
             # A finished run with another budget goes on from where it stopped.
-            self.position = replace(self.position, outcome=None)
+            self.position = replace(self.position, outcome=None, conclusion=None)
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
         self._write_about(about["identity"], budget)
-        self._prune([self.position.rows.name] if self.position.rows else [])
+        self._prune(self.position.generations)
 
     def _write_commit(self) -> None:
         records.make_directories_durable(self.store, ["W", "small", "history", ""])
@@ -253,7 +274,7 @@ class StoredRun:
         records.write(self.store, "commit", content)
         self._standing = self.epoch
 
-    def _prune(self, live: list[str]) -> None:
+    def _prune(self, live: Collection[str]) -> None:
         """Drop the generations of passes that are over; what is being written stays."""
         newest = max((_pass_of(name) for name in live), default=-1)
         for name in records.children(self.store, "W"):

@@ -6,6 +6,7 @@ fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads w
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -95,6 +96,9 @@ class ZarrFactors:
             arrays.append(key)
         # The record comes last: it vouches for the arrays.
         records.write(self.store, path, {"inline": inline, "arrays": arrays})
+
+    def forget_states(self, live: Collection[str]) -> None:
+        """States are small, and stay: a run can be looked at as it was."""
 
     def drop(self, generation: str) -> None:
         self._open.pop(generation, None)

@@ -1,0 +1,127 @@
+"""What the passes of a fit will hold in one process."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+from dask.utils import format_bytes
+
+from dasknmf import engine
+from dasknmf.blocks import csr, dense, observed
+from dasknmf.inputs.base import Source, slab_bytes_of
+from dasknmf.model import Model
+from dasknmf.panels import Grid, Projection
+from dasknmf.schedulers import Scheduler
+from dasknmf.solvers import nnls
+from dasknmf.starts import trial
+
+log = logging.getLogger("dasknmf")
+
+_LINES_AT_ONCE = 3
+"""Copies of packed Gram matrices at the peak of their use: made, put together, scaled."""
+
+
+def projected(
+    models: Sequence[Model], together: int, source: Source, grid: Grid, scheduler: Scheduler, *, kept: bool
+) -> list[Projection]:
+    """Of each kind of pass.
+
+    Parameters
+    ----------
+    models : sequence of Model
+    together : int
+        How many of them share a read.
+    source, grid, scheduler
+    kept : bool
+        Whether the rows of all of them stay in this process.
+    """
+    n_features = source.shape[1]
+    itemsize = models[0].dtype.itemsize
+    baseline, threads = scheduler.baseline, scheduler.threads
+    height = dense.tile_rows(n_features, itemsize)
+    widest = sorted(models, key=lambda model: model.k)[-together:]
+    everywhere = sum(model.k for model in models)
+    projections = []
+    kinds = [
+        *zip(*(model.starts() for model in widest), strict=True),
+        [model.lineup(0) for model in widest],
+        [(model.closing(),) for model in widest],
+    ]
+    for lineups in kinds:
+        phases = [phase for lineup in lineups for phase in lineup]
+        rivals = max(len(lineup) for lineup in lineups)
+        width = sum(
+            max(sum(phase.widths.values()), model.k)
+            for model, lineup in zip(widest, lineups, strict=True)
+            for phase in lineup
+        )
+        tallies = [phase.tally() for phase in phases]
+        drawn = sum(tally.capacity for tally in tallies)
+        lines = max(model.lines_bytes for model in widest)
+        copies = (trial.LINES_AT_ONCE * len(widest)) if drawn else _LINES_AT_ONCE * len(phases)
+        held = max(width, everywhere * rivals) if kept and not models[0].recomputed else 0
+        projections.append(
+            Projection(
+                baseline=baseline,
+                threads=min(threads, len(grid)),
+                slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
+                tiles=scratch_bytes(models[0], source, width)
+                + nnls.scratch_bytes(max(model.k for model in widest), packed=models[0].terms.masked)
+                + _LINES_AT_ONCE * (lines // n_features * height),
+                rows=grid.rows_max * width * itemsize,
+                tally=sum(tally.nbytes for tally in tallies),
+                drawn=drawn,
+                small=4 * width * n_features * 8 + copies * lines,
+                held=grid.n_rows * held * itemsize,
+                fan_in=engine.FAN_IN,
+                staged=-(-source.staged_bytes // scheduler.processes),
+            )
+        )
+    return projections
+
+
+def shared_out(
+    models: Sequence[Model], source: Source, grid: Grid, scheduler: Scheduler, *, kept: bool
+) -> tuple[int, list[Projection]]:
+    """How many models can share a read in the memory that there is, and what its passes will hold.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one of them fits.
+    """
+    limit = scheduler.memory_limit
+    n_reads = 1
+    while True:
+        together = -(-len(models) // n_reads)
+        projections = projected(models, together, source, grid, scheduler, kept=kept)
+        if together == 1 or all(projection.peak <= limit for projection in projections):
+            break
+        n_reads += 1
+    for projection in projections:
+        projection.check(limit)
+    if n_reads > 1:
+        log.warning(
+            "%d models do not fit into %s together: %d at a time share a read, of which a pass makes %d",
+            len(models),
+            format_bytes(limit),
+            together,
+            -(-len(models) // together),
+        )
+    return together, projections
+
+
+def makes_tiles_dense(model: Model, source: Source) -> bool:
+    """Whether a sparse V has to be worked on with its zeros."""
+    return source.sparse and model.loss.beta not in (1, 2)
+
+
+def scratch_bytes(model: Model, source: Source, width: int) -> int:
+    """Of the tiles of one walk, for so many columns of all models together."""
+    n_features, dtype = source.shape[1], model.dtype
+    if not source.sparse:
+        kind = dense if source.entries is None else observed
+        return kind.scratch_bytes(n_features, dtype)
+    return csr.scratch_bytes(n_features, dtype, width, dense=makes_tiles_dense(model, source))
