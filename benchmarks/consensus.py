@@ -30,6 +30,7 @@ from sklearn.exceptions import ConvergenceWarning
 from benchmarks import real
 from benchmarks.runner import report
 from dasknmf import Prepared, consensus, highly_variable, moments
+from dasknmf.selection.matching import unit_rows
 
 _REFERENCE = Path(__file__).with_name("cnmf_reference.py")
 _CORES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -41,7 +42,7 @@ Found = tuple[np.ndarray, np.ndarray]
 
 def agreement(name: str, ours: Found, theirs: Found) -> dict[str, Any]:
     """A row about two sets of programs."""
-    similarity, of_scores = (cosines(*each) for each in zip(ours, theirs, strict=True))
+    similarity, of_scores = (unit_rows(a) @ unit_rows(b).T for a, b in zip(ours, theirs, strict=True))
     pairs = scipy.optimize.linear_sum_assignment(-similarity)
     return {
         "what": name,
@@ -50,12 +51,6 @@ def agreement(name: str, ours: Found, theirs: Found) -> dict[str, Any]:
         "median scores": float(np.median(of_scores[pairs])),
         "least scores": float(of_scores[pairs].min()),
     }
-
-
-def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Of each row with each."""
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (ours, theirs)]
-    return np.asarray(unit[0] @ unit[1].T)
 
 
 def reference(

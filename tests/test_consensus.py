@@ -15,6 +15,7 @@ from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
 from dasknmf.selection.consensus import consensus_of
 from dasknmf.selection.many import many
+from dasknmf.selection.matching import matched_cosines
 from dasknmf.selection.scores import scores
 from tests.helpers import computing, stored, stored_sparse
 
@@ -30,13 +31,6 @@ def planted(seed=0, n=150, m=20):
     W = 1 + rng.gamma(1.0, size=(n, K))
     W[: n // 2] *= np.eye(K)[rng.integers(0, K, n // 2)]
     return W @ H, H
-
-
-def cosines(found, known):
-    """Of matched rows, the smallest last."""
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (found, known)]
-    similarity = unit[0] @ unit[1].T
-    return similarity[scipy.optimize.linear_sum_assignment(-similarity)]
 
 
 def agreed(X, **options):
@@ -61,8 +55,8 @@ def one(counts):
 def test_planted_programs_are_found():
     X, H = planted()
     found = agreed(X)
-    assert cosines(found.spectra, H).min() > 0.999
-    assert cosines(found.components, H).min() > 0.999
+    assert matched_cosines(found.spectra, H).min() > 0.999
+    assert matched_cosines(found.components, H).min() > 0.999
     np.testing.assert_allclose(found.usages @ found.components, X, atol=0.02 * X.max())
     assert found.silhouette > 0.9
     assert repr(found).startswith("<Consensus 3 programs of 20 features from 8 starts: 24 of 24")
@@ -206,7 +200,7 @@ def test_factorizations_that_are_there_already(one, counts):
     found = many(X, [2, K], N_INIT, random_state=0, init="random", max_iter=30, tol=0)
     again = consensus_of(X, found, K, local_neighborhood_size=0.5)
     assert (again.n_init, again.n_reads) == (N_INIT, found.n_reads + 1)
-    assert cosines(again.spectra, one.spectra).min() > 0.999
+    assert matched_cosines(again.spectra, one.spectra).min() > 0.999
     np.testing.assert_allclose(refits.usages_of(X, again.spectra), again.usages)
     with pytest.raises(ValueError, match="n_init is 0"):
         consensus_of(X, found, K + 1)
@@ -225,7 +219,7 @@ def test_names_and_seeds(counts):
 def test_other_losses(counts):
     X = counts[counts.any(axis=1)].astype("f8") + 0.1
     found = agreed(X, n_init=2, beta_loss="kullback-leibler", density_threshold=2)
-    assert cosines(found.spectra, planted()[1]).min() > 0.9
+    assert matched_cosines(found.spectra, planted()[1]).min() > 0.9
     np.testing.assert_allclose(found.components, found.spectra)
     assert found.n_reads == found.rethreshold(2).n_reads - 2
     again = {"beta_loss": "kullback-leibler", "max_iter": 30, "tol": 0}
@@ -240,7 +234,7 @@ def test_missing_values_and_sums_of_one():
     X = planted()[0]
     holes = np.random.default_rng(1).random(X.shape) < 0.1
     found = agreed(np.where(holes, np.nan, X), n_init=2, missing_values="nan", density_threshold=2)
-    assert cosines(found.components, planted()[1]).min() > 0.99
+    assert matched_cosines(found.components, planted()[1]).min() > 0.99
     gap = np.where(holes, 0, X - found.usages @ found.components)
     assert found.loss == pytest.approx(0.5 * (gap**2).sum(), abs=1e-6 * (X**2).sum())
     W = np.random.default_rng(2).dirichlet(np.ones(K), 90)

@@ -13,6 +13,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 
 from dasknmf.errors import DataError
+from dasknmf.selection.matching import unit_rows
 
 NO_FILTER = 2.0
 """No two nonnegative spectra of unit length are further apart than √2."""
@@ -25,13 +26,7 @@ def stacked(spectra: Sequence[np.ndarray]) -> np.ndarray:
     -------
     stack : ndarray of shape (n_spectra, n_features), float64
     """
-    stack = np.concatenate([np.asarray(each, np.float64) for each in spectra])
-    # In units of their largest entry, whose square is always in range.
-    largest = stack.max(axis=1, keepdims=True)
-    stack /= np.where(largest > 0, largest, 1.0)
-    lengths = np.linalg.norm(stack, axis=1, keepdims=True)
-    stack /= np.where(lengths > 0, lengths, 1.0)
-    return stack
+    return unit_rows(np.concatenate([np.asarray(each, np.float64) for each in spectra]))
 
 
 def local_density(stack: np.ndarray, n_neighbors: int) -> np.ndarray:

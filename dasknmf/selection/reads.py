@@ -110,10 +110,10 @@ def read(
     ).check(scheduler.memory_limit)
     with ExitStack() as stack:
         factors = MemoryFactors()
-        rows = None
+        rows: tuple[Generation, ...] = ()
         if usages is not None:
             factors = Beside(_placed(usages, grid, scheduler, stack), grid)
-            rows = Generation.of("usages", [{"W": k}])
+            rows = (Generation.of("usages", [{"W": k}]),)
         factors.write_state("given", 0, state or {})
         one = engine.Pass(phase.name, (surveyed,), source, grid, DTYPE, factors, "given", rows, checked=False)
         stack.enter_context(scheduler.tuned())

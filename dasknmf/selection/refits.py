@@ -48,21 +48,16 @@ class Refit:
 
 @dataclass(frozen=True)
 class _Solved(Around):
-    """The quadratic pass without rows of W: solved in the visit, tallied, and gone."""
+    """The quadratic pass that recomputes W, with what each program has of all usage."""
 
     k: int
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | Tally.zeros({"shares": (self.k,)}).values)
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        W = np.zeros((tile.rows.stop - tile.rows.start, self.k), DTYPE)
-        self.phase.tile(tile, {"W": W}, small, tally)
-        tally["shares"] += normalised(W).sum(axis=0)
+        self.phase.tile(tile, rows, small, tally)
+        tally["shares"] += normalised(rows["W"]).sum(axis=0)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)
@@ -220,6 +215,7 @@ def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Re
         penalties,
         grams=ByRow() if masked else Shared(),
         sum_to_one=bool(model.sum_to_one),
+        recomputed=True,
     )
     given = {"eps": np.asarray(0.0), "pull": np.asarray(SUM_WEIGHT * mean_row_square)}
     state = cold.started(given, model.components_.astype(DTYPE))
