@@ -2,7 +2,8 @@
 
 `NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` reads a
 checkpointed fit; `Prepared` does the preprocessing in every read,
-and `moments` and `highly_variable` say which features to use.
+and `moments` and `highly_variable` say which features to use. `consensus` finds what many
+factorizations agree on.
 """
 
 from importlib.metadata import version
@@ -12,12 +13,15 @@ from dasknmf.features.choice import highly_variable
 from dasknmf.features.moments import Moments, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
+from dasknmf.selection.consensus import Consensus, consensus
 from dasknmf.store.opened_run import open_run
 
 __all__ = [
     "NMF",
+    "Consensus",
     "Moments",
     "Prepared",
+    "consensus",
     "highly_variable",
     "moments",
     "non_negative_factorization",

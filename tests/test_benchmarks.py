@@ -12,7 +12,18 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
-from benchmarks import data, memory, reads, real, roofline, runner, scaling, vs_dask_array, vs_sklearn
+from benchmarks import (
+    consensus,
+    data,
+    memory,
+    reads,
+    real,
+    roofline,
+    runner,
+    scaling,
+    vs_dask_array,
+    vs_sklearn,
+)
 from benchmarks.until import Race
 from dasknmf import NMF
 from dasknmf.schedulers import Scheduler
@@ -46,6 +57,15 @@ def test_memory(measured):
     (row,) = measured(memory.main, "--gigabytes 0.02 -m 500 --passes 2")
     assert row["workers restarted"] == 0
     assert row["seen GB"] <= row["projected GB"]
+
+
+@pytest.mark.slow
+def test_consensus(measured):
+    if importlib.util.find_spec("celltypist") is None:
+        pytest.skip("celltypist is not installed")
+    *runs, agreed = measured(consensus.main, "-k 2 --n-init 6 --density-threshold 2 --genes 100")
+    assert [row["kept"] for row in runs] == [12, 12]
+    assert agreed["least cosine"] > 0.99
 
 
 @pytest.mark.slow

@@ -1,0 +1,375 @@
+"""Consensus over many starts: the programs that most factorizations find."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from dasknmf.history import Callback
+from dasknmf.selection import programs, refits
+from dasknmf.selection.many import Many, many
+from dasknmf.selection.scores import scores
+
+_UNSEEDED = ("nndsvd", "nndsvda", "custom")
+"""Starts that are the same, or nearly, for every seed."""
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What `rethreshold` needs again."""
+
+    X: Any
+    mean_row_square: float
+    nmf: dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Consensus:
+    """Programs that the factorizations of many starts agree on, the most used first.
+
+    Parameters
+    ----------
+    n_components : int
+    spectra : ndarray of shape (n_components, n_features), float64
+        Medians of the clusters of normalised spectra, made to add up to one.
+    usages : ndarray or dask.array.Array of shape (n_samples, n_components)
+        W for these spectra, by `NMF.transform`. Lazy where X is chunked: computing it reads X once.
+    components : ndarray of shape (n_components, n_features)
+        H for these usages: the spectra fitted to X again, in its units. For losses other than Frobenius
+        the spectra themselves.
+    stack : ndarray of shape (n_init * n_components, n_features), float64
+        Spectra of every start in turn, each of unit length; those that are zero throughout stay so.
+    density : ndarray of shape (n_init * n_components,), float64
+        Mean Euclidean distance to the nearest others in `stack`, between 0 and √2; infinite for zeros.
+    kept : ndarray of bool of shape (n_init * n_components,)
+    labels : ndarray of int of shape (n_init * n_components,)
+        The program that a spectrum belongs to; −1 for those that are not kept.
+    silhouette : float
+        Mean silhouette (Euclidean) of the kept. cNMF's stability is this with ``density_threshold=2``. NaN
+        for one program.
+    loss : float
+        D(X | usages components).
+    density_threshold, local_neighborhood_size : float
+    n_init : int
+    feature_names : ndarray of str or None
+    n_reads : float
+        Of X: for all factorizations together, and to refit (one each time, two for losses other than
+        Frobenius).
+    """
+
+    n_components: int
+    spectra: np.ndarray
+    usages: Any
+    components: np.ndarray
+    stack: np.ndarray
+    density: np.ndarray
+    kept: np.ndarray
+    labels: np.ndarray
+    silhouette: float
+    loss: float
+    density_threshold: float
+    local_neighborhood_size: float
+    n_init: int
+    feature_names: np.ndarray | None
+    n_reads: float
+    _ask: _Ask = field(repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Consensus {self.n_components} programs of {self.spectra.shape[1]} features from {self.n_init} "
+            f"starts: {int(self.kept.sum())} of {len(self.kept)} spectra below density "
+            f"{self.density_threshold:g}, silhouette {self.silhouette:.3f}>"
+        )
+
+    def rethreshold(self, density_threshold: float) -> Consensus:
+        """The same factorizations with another threshold: one read of X, and no fit.
+
+        Users of cNMF look at `density` with a threshold of 2, which filters nothing, and then choose one.
+
+        Parameters
+        ----------
+        density_threshold : float
+
+        Raises
+        ------
+        DataError
+            If too few spectra are left, with how their densities are distributed.
+        """
+        _check_threshold(density_threshold)
+        return _agreed(
+            self._ask,
+            self.stack,
+            self.density,
+            density_threshold=density_threshold,
+            local_neighborhood_size=self.local_neighborhood_size,
+            n_init=self.n_init,
+            feature_names=self.feature_names,
+            n_reads=self.n_reads,
+        )
+
+    def scores(self, X: Any = None) -> np.ndarray:
+        """z-scores of features for each program, in one read; see `dasknmf.selection.scores.scores`.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, any number of features), optional
+            Another matrix of the same rows, of all genes in TPM for example; by default the one that was
+            factorized.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_components, n_features of X), float64
+        """
+        return scores(self._ask.X if X is None else X, self.usages)
+
+    def spectra_in(self, X: Any) -> np.ndarray:
+        """The programs in another matrix of the same rows, in one read: nonnegative least squares.
+
+        Usages are made to add up to one in each row, so that spectra are in units of X's rows: of TPM, they
+        add up to roughly a million.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, any number of features)
+
+        Returns
+        -------
+        spectra : ndarray of shape (n_components, n_features of X), float64
+        """
+        return refits.spectra_of(X, refits.normalised(self.usages))
+
+
+def consensus(
+    X: Any,
+    n_components: int,
+    *,
+    n_init: int = 100,
+    density_threshold: float = 0.5,
+    local_neighborhood_size: float = 0.30,
+    random_state: Any = None,
+    checkpoint: Any = None,
+    overwrite: bool = False,
+    stage: Any = None,
+    callbacks: Sequence[Callback] = (),
+    **nmf: Any,
+) -> Consensus:
+    """Programs that most of many factorizations find: consensus NMF [1]_.
+
+    X is factorized from `n_init` random starts. Spectra, the rows of every H, are made of unit length;
+    those whose density, the mean Euclidean distance to their ``int(local_neighborhood_size * n_init)``
+    nearest, is not below `density_threshold` are filtered; the others are clustered (k-means), and
+    the median of each cluster, made to add up to one, is a program. Usages are then fitted to the programs,
+    and components to the usages, in one read of X.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+    n_components : int
+    n_init : int, default=100
+        Factorizations, two or more.
+    density_threshold : float, default=0.5
+        Above 0; 2 or more filters nothing.
+    local_neighborhood_size : float, default=0.3
+        Share of `n_init`, in (0, 1].
+    random_state : int, RandomState instance or None, default=None
+        Seeds of the starts.
+    checkpoint, overwrite, stage, callbacks
+        Of the factorizations, as for `NMF.fit`.
+    **nmf
+        Parameters of `NMF`; ``init="random"`` unless given.
+
+    Returns
+    -------
+    consensus : Consensus
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range: before X is read.
+    DataError
+        If fewer than `n_components` spectra, or clusters of them, are left, with how densities are
+        distributed; or if X is refused, as by `NMF.fit`.
+    SourceError
+        If X is stored by columns.
+
+    Notes
+    -----
+    Components of zeros cannot be made of unit length: they are left out, which a warning says.
+
+    References
+    ----------
+    .. [1] Kotliar, D., et al. (2019). Identifying gene expression programs of cell-type identity and
+       cellular activity with single-cell RNA-Seq. eLife, 8, e43803.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import consensus
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.gamma(0.3, size=(200, 3)) @ rng.gamma(0.3, size=(3, 20))
+    >>> consensus(X, 3, n_init=10, random_state=0).spectra.shape
+    (3, 20)
+    """
+    _checked(n_components, n_init, density_threshold, local_neighborhood_size)
+    nmf = {"init": "random"} | nmf
+    if nmf["init"] in _UNSEEDED:
+        raise ValueError(
+            f"init is {nmf['init']!r}, nearly the same for every seed; a consensus is of starts that differ: "
+            "use init='random', 'sample' or 'nndsvdar'."
+        )
+    if nmf.get("fixed_components") is not None:
+        raise ValueError(
+            "fixed_components are the same in every factorization, so that their agreement tells nothing: "
+            "leave them out, or use NMF(fixed_components=) alone."
+        )
+    refits.opened(X, **nmf)
+    run = {
+        "checkpoint": checkpoint,
+        "overwrite": overwrite or None,
+        "stage": stage,
+        "callbacks": callbacks or None,
+    }
+    run = {name: value for name, value in run.items() if value is not None}
+    found = many(X, [n_components], n_init, random_state=random_state, **run, **nmf)
+    return consensus_of(
+        X,
+        found,
+        n_components,
+        density_threshold=density_threshold,
+        local_neighborhood_size=local_neighborhood_size,
+        **nmf,
+    )
+
+
+def consensus_of(
+    X: Any,
+    found: Many,
+    n_components: int,
+    *,
+    density_threshold: float = 0.5,
+    local_neighborhood_size: float = 0.30,
+    **nmf: Any,
+) -> Consensus:
+    """The consensus of factorizations that are there already, of one of their ranks: one read of X.
+
+    Parameters
+    ----------
+    X : array
+        What was factorized.
+    found : Many
+    n_components : int
+        The rank.
+    density_threshold, local_neighborhood_size
+        As for `consensus`.
+    **nmf
+        Parameters of `NMF` with which they were made.
+
+    Raises
+    ------
+    ValueError, DataError, SourceError
+        As `consensus`.
+    """
+    chosen = found.of_rank(n_components)
+    n_neighbors = _checked(n_components, len(chosen), density_threshold, local_neighborhood_size)
+    opened, names = refits.opened(X, **nmf)
+    stack = programs.stacked([each.components for each in chosen])
+    _tell_dead(stack)
+    return _agreed(
+        _Ask(opened, found.sum_of_squares / opened.shape[0], nmf),
+        stack,
+        programs.local_density(stack, n_neighbors),
+        density_threshold=density_threshold,
+        local_neighborhood_size=local_neighborhood_size,
+        n_init=len(chosen),
+        feature_names=names,
+        n_reads=found.n_reads,
+    )
+
+
+def _agreed(
+    ask: _Ask,
+    stack: np.ndarray,
+    density: np.ndarray,
+    *,
+    density_threshold: float,
+    n_init: int,
+    n_reads: float,
+    **told: Any,
+) -> Consensus:
+    """What is left below a threshold."""
+    k = len(stack) // n_init
+    labels = programs.clustered(stack, density, density_threshold, k)
+    spectra = programs.medians(stack, labels, k)
+    best = refits.refit(ask.X, spectra, ask.mean_row_square, **ask.nmf)
+    order = np.argsort(-best.shares, kind="stable")
+    spectra = spectra[order]
+    place = np.append(np.argsort(order), -1)
+    usages = refits.coder_of(spectra, ask.X, ask.mean_row_square, **ask.nmf).transform(ask.X)
+    return Consensus(
+        n_components=k,
+        spectra=spectra,
+        usages=usages,
+        components=best.components[order],
+        stack=stack,
+        density=density,
+        kept=labels >= 0,
+        labels=place[labels],
+        silhouette=programs.silhouette(stack, labels),
+        loss=best.loss,
+        density_threshold=density_threshold,
+        n_init=n_init,
+        n_reads=n_reads + best.n_reads,
+        _ask=ask,
+        **told,
+    )
+
+
+def _tell_dead(stack: np.ndarray) -> None:
+    n_dead = int((~stack.any(axis=1)).sum())
+    if n_dead:
+        warnings.warn(
+            f"{n_dead} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
+            "and are left out: ask for fewer components if they are many.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _checked(n_components: int, n_init: int, threshold: float, size: float) -> int:
+    """The number of neighbours, if all of these are in their ranges."""
+    if not isinstance(n_components, Integral) or isinstance(n_components, bool) or n_components < 1:
+        raise ValueError(f"n_components is {n_components!r}; a consensus is of one rank: give 1 or more.")
+    if not isinstance(n_init, Integral) or isinstance(n_init, bool) or n_init < 2:
+        raise ValueError(
+            f"n_init is {n_init!r}; a consensus is of two factorizations or more: give about 100, or "
+            "use NMF for one."
+        )
+    _check_threshold(threshold)
+    if not isinstance(size, Real) or isinstance(size, bool) or not 0 < float(size) <= 1:
+        raise ValueError(
+            f"local_neighborhood_size is {size!r}; it is a share of the {n_init} factorizations: give a "
+            "number in (0, 1], 0.3 for example."
+        )
+    n_neighbors = int(float(size) * n_init)
+    most = n_init * n_components - 1
+    if not 1 <= n_neighbors <= most:
+        raise ValueError(
+            f"local_neighborhood_size={size:g} of n_init={n_init} is {n_neighbors} neighbours, and each of "
+            f"{most + 1} spectra has 1 to {most}: give {'more' if n_neighbors < 1 else 'less'}, "
+            f"{1 / n_init if n_neighbors < 1 else most / n_init:.3g} for example, or a larger n_init."
+        )
+    return n_neighbors
+
+
+def _check_threshold(threshold: Any) -> None:
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not float(threshold) > 0:
+        raise ValueError(
+            f"density_threshold is {threshold!r}; densities are mean distances, and those below it are kept: "
+            "give a positive number, 0.5 for example, or 2 to keep all."
+        )

@@ -1,0 +1,167 @@
+"""One read of X by one phase, with rows of W given beside it or none."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+
+from dasknmf import engine, inputs, schedulers, validation
+from dasknmf.blocks import csr, dense, observed
+from dasknmf.blocks.entries import Entries
+from dasknmf.inputs.base import slab_bytes_of
+from dasknmf.inputs.observed import ObservedSource
+from dasknmf.losses import Loss
+from dasknmf.panels import Grid, Projection
+from dasknmf.passes import Outcome, Phase, State
+from dasknmf.schedulers import Scheduler
+from dasknmf.solvers import nnls
+from dasknmf.starts import survey
+from dasknmf.store.factors import Generation, MemoryFactors
+
+DTYPE = np.dtype(np.float64)
+"""Of the products: they are made once, and nothing later mends them."""
+
+
+class Beside(MemoryFactors):
+    """Rows of W that are given: in memory, or in a store that every worker reaches.
+
+    Parameters
+    ----------
+    rows : ndarray or zarr.Array of shape (n_samples, n_components)
+    grid : Grid
+        Of the X beside which they stand.
+    """
+
+    def __init__(self, rows: np.ndarray | zarr.Array, grid: Grid) -> None:
+        super().__init__()
+        self._beside = rows
+        self._edges = grid.edges
+
+    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+        first = self._edges[panel]
+        return np.asarray(self._beside[first : first + n_rows], DTYPE)
+
+
+def read(
+    X: Any,
+    phase: Phase,
+    *,
+    k: int,
+    state: State | None = None,
+    usages: Any = None,
+    entries: Entries | None = None,
+    masked: bool = False,
+) -> tuple[State, Outcome]:
+    """What a phase that leaves no rows makes of one read of X.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        As `validation.validated` gives it, or `Prepared`. Read by rows.
+    phase : Phase
+    k : int
+        n_components.
+    state : State, optional
+        What it begins with.
+    usages : array of shape (n_samples, n_components), optional
+        The rows "W" that it is given: NumPy, Dask or Zarr.
+    entries : Entries, optional
+        What is told of X's entries.
+    masked : bool
+        Whether entries may be missing.
+
+    Raises
+    ------
+    DataError
+        If X holds NaN, infinities or negative values.
+    MemoryLimitError
+        If what is read at a time, or usages in this process, will not fit in memory.
+    SourceError
+        If X is stored by columns.
+    """
+    source = inputs.source_of(X)
+    grid = inputs.grid_of(source)
+    if entries is not None:
+        source = ObservedSource(source, entries, rows=None, weights=None)
+    loss = Loss.named("frobenius")
+    surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, masked))
+    scheduler = schedulers.current(in_process=source.in_process)
+    n_features = source.shape[1]
+    if source.sparse:
+        tiles = csr.scratch_bytes(n_features, DTYPE, k, dense=False)
+    else:
+        tiles = (dense if entries is None else observed).scratch_bytes(n_features, DTYPE)
+    Projection(
+        baseline=scheduler.baseline,
+        threads=min(scheduler.threads, len(grid)),
+        slab=int(source.slab_copies * slab_bytes_of(source, grid)),
+        tiles=tiles + nnls.scratch_bytes(k, packed=masked),
+        rows=grid.rows_max * k * DTYPE.itemsize,
+        tally=surveyed.tally().nbytes,
+        small=4 * k * n_features * DTYPE.itemsize,
+        drawn=0,
+        held=0,
+        fan_in=engine.FAN_IN,
+        staged=0,
+    ).check(scheduler.memory_limit)
+    with ExitStack() as stack:
+        factors = MemoryFactors()
+        rows: tuple[Generation, ...] = ()
+        if usages is not None:
+            factors = Beside(_placed(usages, grid, scheduler, stack), grid)
+            rows = (Generation.of("usages", [{"W": k}]),)
+        factors.write_state("given", 0, state or {})
+        one = engine.Pass(phase.name, (surveyed,), source, grid, DTYPE, factors, "given", rows, checked=False)
+        stack.enter_context(scheduler.tuned())
+        (tally,) = engine.tallied(one, scheduler.get, stack.enter_context(scheduler.mapping()))
+    with np.errstate(all="ignore"):  # `finite` tells what left its range
+        after, outcome = surveyed.update(tally, state or {})
+    survey.check(after, loss, source.shape, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
+    return after, outcome
+
+
+def _placed(usages: Any, grid: Grid, scheduler: Scheduler, stack: ExitStack) -> np.ndarray | zarr.Array:
+    """Rows of W where every task reaches them."""
+    n_rows, k = (int(length) for length in usages.shape)
+    if scheduler.client is None:
+        if isinstance(usages, da.Array):
+            validation.check_W_fits(n_rows, k, np.dtype(usages.dtype))
+            usages = usages.compute()
+        return usages
+    if isinstance(usages, zarr.Array):
+        return usages
+    chunks = (grid.rows_max, k)
+    path = stack.enter_context(scheduler.scratch())
+    array = zarr.create_array(path, shape=(n_rows, k), chunks=chunks, dtype=usages.dtype)
+    if isinstance(usages, da.Array):
+        da.store(usages.rechunk(chunks), array, lock=False)
+    else:
+        array[...] = usages
+    return array
+
+
+def checked_usages(usages: Any, X: Any) -> Any:
+    """Usages with a row for each of X's.
+
+    Raises
+    ------
+    ValueError
+    """
+    usages = usages if isinstance(usages, (da.Array, zarr.Array)) else np.asarray(usages)
+    if usages.ndim != 2 or usages.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"usages have shape {usages.shape} and X has {tuple(X.shape)}; each row of X has one: give "
+            f"usages of the same rows, shape ({X.shape[0]}, n_components)."
+        )
+    if not isinstance(usages, np.ndarray):
+        return usages  # values that are not finite are told by what follows from them
+    if not np.isfinite(usages).all() or (usages < 0).any():
+        raise ValueError(
+            f"usages hold {usages.min():g} or values that are not finite; they are nonnegative: give those "
+            "of a factorization."
+        )
+    return usages
