@@ -100,7 +100,7 @@ class Work:
         at, one = self.run.position, self.settled
         with self.scheduler.tuned(), self.scheduler.mapping() as each:
             reads = Reads(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
-            passed = reads([Turn(Member(-1), (phase,))])
+            passed = reads([Turn(Member(-1), (phase,))], afresh=True)
         outcome = passed.outcomes[0][0]
         record = Record(
             at.iteration,

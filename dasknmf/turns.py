@@ -72,7 +72,8 @@ class Reads:
     together: int
     each: Each = map
 
-    def __call__(self, turns: Sequence[Turn]) -> Passed:
+    def __call__(self, turns: Sequence[Turn], *, afresh: bool = False) -> Passed:
+        """Run one; `afresh` without the rows that the last has left."""
         at = self.run.position
         name = f"{at.passes}-{self.run.epoch}"
         began = time.perf_counter()
@@ -92,7 +93,7 @@ class Reads:
                 dtype=self.dtype,
                 factors=self.run.factors,
                 state=at.state,
-                rows=at.rows,
+                rows=() if afresh else at.rows,
                 entering=tuple(strand for turn in part for strand in turn.entering),
                 first=first,
                 # V in this process cannot change behind a run that ends with it.

@@ -355,8 +355,8 @@ def check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
     wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
     if not ranks or wrong:
         raise ValueError(
-            f"n_components holds {wrong[0] if ranks else 'nothing'}; X is {shape[0]} x {shape[1]}, and a rank "
-            f"is between 1 and {min(shape)}: give ranks in that range."
+            f"n_components holds {wrong[0] if ranks else 'nothing'}; X is {shape[0]} x {shape[1]}, and a "
+            f"rank is between 1 and {min(shape)}: give ranks in that range."
         )
     if any(later <= earlier for earlier, later in pairwise(ranks)):
         raise ValueError(
