@@ -13,7 +13,8 @@ from dasknmf.features.choice import highly_variable
 from dasknmf.features.moments import Moments, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
-from dasknmf.selection.consensus import Consensus, consensus
+from dasknmf.selection.consensus import Consensus, consensus, open_consensus
+from dasknmf.selection.sweep import RankSweep, open_sweep, rank_sweep
 from dasknmf.store.opened_run import open_run
 
 __all__ = [
@@ -21,10 +22,14 @@ __all__ = [
     "Consensus",
     "Moments",
     "Prepared",
+    "RankSweep",
     "consensus",
     "highly_variable",
     "moments",
     "non_negative_factorization",
+    "open_consensus",
     "open_run",
+    "open_sweep",
+    "rank_sweep",
 ]
 __version__ = version("dasknmf")

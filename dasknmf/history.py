@@ -142,6 +142,11 @@ class History(Sequence[Record]):
         return [record for record in self._records if record.phase == "exact"]
 
     @property
+    def evaluated(self) -> list[Record]:
+        """The passes that told a loss."""
+        return [record for record in self._records if record.loss is not None]
+
+    @property
     def reads(self) -> float:
         """Reads of V so far."""
         return self._records[-1].reads if self._records else 0.0

@@ -261,8 +261,8 @@ def test_damaged_factors_are_seen(V, tmp_path, damage, part):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     run = open_run(tmp_path / "run")
     below = {
-        "W": tmp_path / "run" / "W" / run._position.answer.rows.name / "c.1.0.0",
-        "H": tmp_path / "run" / "small" / run._position.state / "0" / "H" / "c.0.0",
+        "W": tmp_path / "run" / "W" / run.position.answer.rows.name / "c.1.0.0",
+        "H": tmp_path / "run" / "small" / run.position.state / "0" / "H" / "c.0.0",
     }[part]
     content = bytearray(below.read_bytes())
     if damage == "flipped":

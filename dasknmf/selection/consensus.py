@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from dasknmf.errors import RunError
 from dasknmf.history import Callback
 from dasknmf.selection import programs, refits
-from dasknmf.selection.many import Many, many
+from dasknmf.selection.many import studying
 from dasknmf.selection.scores import scores
+from dasknmf.store.opened_run import open_run
 
+_NUMBERS = (
+    "n_components",
+    "silhouette",
+    "loss",
+    "density_threshold",
+    "local_neighborhood_size",
+    "n_init",
+    "n_reads",
+)
+_ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
+"""What a run keeps of a consensus; usages are its W."""
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 """Starts that are the same, or nearly, for every seed."""
 
@@ -77,7 +90,7 @@ class Consensus:
     n_init: int
     feature_names: np.ndarray | None
     n_reads: float
-    _ask: _Ask = field(repr=False)
+    _ask: _Ask | None = field(repr=False)
 
     def __repr__(self) -> str:
         return (
@@ -102,7 +115,7 @@ class Consensus:
         """
         _check_threshold(density_threshold)
         return _agreed(
-            self._ask,
+            self._asked("rethreshold", "start consensus() with this checkpoint and the other threshold"),
             self.stack,
             self.density,
             density_threshold=density_threshold,
@@ -125,7 +138,14 @@ class Consensus:
         -------
         scores : ndarray of shape (n_components, n_features of X), float64
         """
-        return scores(self._ask.X if X is None else X, self.usages)
+        if X is None:
+            X = self._asked("scores", "give X").X
+        return scores(X, self.usages)
+
+    def _asked(self, method: str, remedy: str) -> _Ask:
+        if self._ask is None:
+            raise ValueError(f"{method} needs X, which a consensus that was opened does not know: {remedy}.")
+        return self._ask
 
     def spectra_in(self, X: Any) -> np.ndarray:
         """The programs in another matrix of the same rows, in one read: nonnegative least squares.
@@ -216,7 +236,7 @@ def consensus(
     >>> consensus(X, 3, n_init=10, random_state=0).spectra.shape
     (3, 20)
     """
-    _checked(n_components, n_init, density_threshold, local_neighborhood_size)
+    n_neighbors = _checked(n_components, n_init, density_threshold, local_neighborhood_size)
     nmf = {"init": "random"} | nmf
     if nmf["init"] in _UNSEEDED:
         raise ValueError(
@@ -228,68 +248,63 @@ def consensus(
             "fixed_components are the same in every factorization, so that their agreement tells nothing: "
             "leave them out, or use NMF(fixed_components=) alone."
         )
-    refits.opened(X, **nmf)
-    run = {
-        "checkpoint": checkpoint,
-        "overwrite": overwrite or None,
-        "stage": stage,
-        "callbacks": callbacks or None,
-    }
-    run = {name: value for name, value in run.items() if value is not None}
-    found = many(X, [n_components], n_init, random_state=random_state, **run, **nmf)
-    return consensus_of(
+    with studying(
         X,
-        found,
-        n_components,
-        density_threshold=density_threshold,
-        local_neighborhood_size=local_neighborhood_size,
+        [n_components],
+        n_init,
+        told={"consensus": True},
+        random_state=random_state,
+        checkpoint=checkpoint,
+        overwrite=overwrite,
+        stage=stage,
+        callbacks=callbacks,
         **nmf,
-    )
+    ) as study:
+        stack = programs.stacked([each.components for each in study.many.factorizations])
+        _tell_dead(stack)
+        ask = _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
+        agreed = _agreed(
+            ask,
+            stack,
+            programs.local_density(stack, n_neighbors),
+            density_threshold=density_threshold,
+            local_neighborhood_size=local_neighborhood_size,
+            n_init=n_init,
+            feature_names=study.work.settled.features.names,
+            n_reads=study.many.n_reads,
+        )
+        study.work.run.keep(
+            {name: getattr(agreed, name) for name in _NUMBERS},
+            {name: np.asarray(getattr(agreed, name)) for name in _ARRAYS},
+        )
+        study.conclude(agreed.spectra)
+        return replace(agreed, usages=study.handed(), n_reads=agreed.n_reads + 1)
 
 
-def consensus_of(
-    X: Any,
-    found: Many,
-    n_components: int,
-    *,
-    density_threshold: float = 0.5,
-    local_neighborhood_size: float = 0.30,
-    **nmf: Any,
-) -> Consensus:
-    """The consensus of factorizations that are there already, of one of their ranks: one read of X.
-
-    Parameters
-    ----------
-    X : array
-        What was factorized.
-    found : Many
-    n_components : int
-        The rank.
-    density_threshold, local_neighborhood_size
-        As for `consensus`.
-    **nmf
-        Parameters of `NMF` with which they were made.
+def open_consensus(target: Any) -> Consensus:
+    """The consensus at a path, URL or Zarr store: what ``consensus(..., checkpoint=)`` left there.
 
     Raises
     ------
-    ValueError, DataError, SourceError
-        As `consensus`.
+    RunError
+        If there is none, or it has not ended.
+    RunDamagedError
+        If a record of it is not as it was written.
     """
-    chosen = found.of_rank(n_components)
-    n_neighbors = _checked(n_components, len(chosen), density_threshold, local_neighborhood_size)
-    opened, names = refits.opened(X, **nmf)
-    stack = programs.stacked([each.components for each in chosen])
-    _tell_dead(stack)
-    return _agreed(
-        _Ask(opened, found.sum_of_squares / opened.shape[0], nmf),
-        stack,
-        programs.local_density(stack, n_neighbors),
-        density_threshold=density_threshold,
-        local_neighborhood_size=local_neighborhood_size,
-        n_init=len(chosen),
-        feature_names=names,
-        n_reads=found.n_reads,
-    )
+    run = open_run(target)
+    if "consensus" not in run.identity.get("many", {}):
+        raise RunError(
+            f"the run at {str(target)!r} is no consensus; open_consensus takes the checkpoint of consensus: "
+            "use open_run."
+        )
+    found = run.found
+    if found is None or not run.concluded:
+        raise RunError(
+            f"the consensus at {str(target)!r} has not ended, it stands after {run.n_passes} passes; it is "
+            "made at the end: start the same command again."
+        )
+    told = {name: found[name] for name in (*_NUMBERS, *_ARRAYS)}
+    return Consensus(**told, usages=run.W, feature_names=run.feature_names, _ask=None)
 
 
 def _agreed(
@@ -337,7 +352,7 @@ def _tell_dead(stack: np.ndarray) -> None:
             f"{n_dead} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
             "and are left out: ask for fewer components if they are many.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.settling import Asked, Settled, settled, spawned
 from dasknmf.solvers.perturbed import Perturbation
 from dasknmf.stage import check_stage
+from dasknmf.starts.survey import Survey
 from dasknmf.store.opened_run import oriented
 from dasknmf.transform import Coder
 
@@ -64,18 +66,17 @@ class Many:
     ----------
     factorizations : tuple of Factorization
         Those of the first rank first, in the order of their starts.
-    sum_of_squares : float
-        Σ v².
-    n_reads : float
-        Of V, for all of them together.
     history : History
         One record per pass; `record.models` tells of each of them, in the same order.
     """
 
     factorizations: tuple[Factorization, ...]
-    sum_of_squares: float
-    n_reads: float
     history: History
+
+    @property
+    def n_reads(self) -> float:
+        """Of V, for all of them together."""
+        return self.history.reads
 
     def of_rank(self, n_components: int) -> list[Factorization]:
         """Those with so many components."""
@@ -122,11 +123,20 @@ class Study:
     many: Many
     callbacks: Sequence[Callback] = ()
 
-    @property
+    @cached_property
     def surveyed(self) -> State:
-        """What the survey of V found."""
-        at = self.work.run.position
-        return self.work.run.factors.read_state(at.state, at.members[0].leader)
+        """What the survey of V found; one more read where models have only seen versions of V."""
+        at, model = self.work.run.position, self.work.settled.model
+        if model.terms.perturbation is None:
+            return self.work.run.factors.read_state(at.state, at.members[0].leader)
+        phase = Survey(model.shape, model.loss, model.terms.masked)
+        (tally,) = self.work.asked([phase], [model])
+        return phase.update(tally, {})[0]
+
+    @property
+    def sum_of_squares(self) -> float:
+        """Σ v², with the weights of entries."""
+        return float(self.surveyed["squares"])
 
     @property
     def concluded(self) -> bool:
@@ -231,7 +241,8 @@ def studying(
         models = _models(work.settled.model, ranks, n_init)
         work.fit(models, template.max_iter, template.tol, callbacks=callbacks)
         work = replace(work, source=_whole(work))
-        yield Study(template, X, work, _found(work, models), callbacks)
+        found = found_in(work.run, [(model.k, model.seed) for model in models])
+        yield Study(template, X, work, Many(found, work.run.history), callbacks)
 
 
 def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
@@ -263,19 +274,26 @@ def _whole(work: Work) -> Any:
     return source.told(replace(entries, holdout=None))
 
 
-def _found(work: Work, models: Sequence[Model]) -> Many:
-    run = work.run
+def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:
+    """The factorizations of a run.
+
+    Parameters
+    ----------
+    run : MemoryRun, StoredRun or Run
+    made : sequence of (int, int)
+        Rank and seed of each model.
+    """
     found = []
     for member in run.position.members:
         answer = run.position.answer_of(member)
         state = run.factors.read_state(answer.state, answer.strand)
-        last = run.history.of_model(member.model)[-1] if len(models) > 1 else run.history.exact[-1]
+        last = run.history.of_model(member.model)[-1] if len(made) > 1 else run.history.evaluated[-1]
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
-        model = models[member.model]
+        rank, seed = made[member.model]
         found.append(
             Factorization(
-                model.k,
-                model.seed,
+                rank,
+                seed,
                 state["H"],
                 float(last.loss or 0.0),
                 float(last.objective or 0.0),
@@ -284,5 +302,4 @@ def _found(work: Work, models: Sequence[Model]) -> Many:
                 str(member.outcome),
             )
         )
-    squares = float(state["squares"])
-    return Many(tuple(found), squares, run.history.reads, run.history)
+    return tuple(found)

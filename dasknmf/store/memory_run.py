@@ -33,6 +33,9 @@ class MemoryRun:
     def plan(self, content: dict[str, Any]) -> None:
         """Nobody else can look at this run."""
 
+    found: dict[str, Any] | None = None
+    """Nothing from an earlier session."""
+
     def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Whoever found it out has it."""
 

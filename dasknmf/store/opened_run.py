@@ -15,7 +15,7 @@ from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
-from dasknmf.store import features, layouts, records
+from dasknmf.store import features, findings, layouts, records
 from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, MemoryFactors
 from dasknmf.store.position import Answer, committed, format_of, read_grid
@@ -75,8 +75,8 @@ class Run:
         self.identity: dict[str, Any] = about["identity"]
         self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
         self.environment: dict[str, Any] = about["environment"]
-        self._position, self.history, self.sums, _ = committed(self.store)
-        self.status = self._position.outcome or "running"
+        self.position, self.history, self.sums, _ = committed(self.store)
+        self.status = self.position.outcome or "running"
         self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
         self._transposed = bool(about["identity"]["transposed"])
         self._grid = read_grid(self.store)
@@ -85,7 +85,7 @@ class Run:
     def __repr__(self) -> str:
         n, m = self.shape
         k = self.params["n_components"]
-        return f"<Run {n} x {m}, {k} components, {self._position.iteration} passes, {self.status}>"
+        return f"<Run {n} x {m}, {k} components, {self.position.iteration} passes, {self.status}>"
 
     def _repr_html_(self) -> str:
         n, m = self.shape
@@ -103,7 +103,7 @@ class Run:
     @property
     def n_iter(self) -> int:
         """Exact passes done."""
-        return self._position.iteration
+        return self.position.iteration
 
     @property
     def W(self) -> Any:
@@ -140,7 +140,22 @@ class Run:
 
     @property
     def n_passes(self) -> int:
-        return self._position.passes
+        return self.position.passes
+
+    @property
+    def factors(self) -> ZarrFactors:
+        """Where they are kept."""
+        return ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the factors are what was made of many factorizations."""
+        return self.position.conclusion is not None
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        """What was found out about many factorizations, once they have ended."""
+        return findings.read(self.store, self.position)
 
     @property
     def writer(self) -> str | None:
@@ -185,20 +200,23 @@ class Run:
 
     @property
     def _state(self) -> dict[str, np.ndarray]:
-        answer = self._position.answer
-        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return factors.read_state(answer.state, answer.strand)
+        answer = self.position.answer
+        return self.factors.read_state(answer.state, answer.strand)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
-        factors = ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
-        return oriented(factors, self._position.answer, self._grid, transposed=self._transposed)
+        return oriented(self.factors, self.position.answer, self._grid, transposed=self._transposed)
 
     def _check_has_factors(self) -> None:
-        if self._position.answer.rows is None:
+        if self.position.answer.rows is None and "many" in self.identity:
+            raise RunError(
+                f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
+                f"it stands after {self.position.passes} passes: start the same command again."
+            )
+        if self.position.answer.rows is None:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
-                f"{self._position.passes} passes; factors exist from the first exact pass on: start the same "
+                f"{self.position.passes} passes; factors exist from the first exact pass on: start the same "
                 "fit again."
             )
 

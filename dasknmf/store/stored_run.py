@@ -34,7 +34,7 @@ from dasknmf.history import History, Record, to_json
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
-from dasknmf.store import layouts, records
+from dasknmf.store import findings, layouts, records
 from dasknmf.store.factors import Generation
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
@@ -180,10 +180,13 @@ class StoredRun:
 
     def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Keep what was found out about all the models: JSON values, and arrays by name."""
-        for name, array in arrays.items():
-            records.write_array(self.store, f"selection/{name}", array)
-        # The record comes last: it vouches for the arrays.
-        records.write(self.store, "selection", content | {"arrays": sorted(arrays)})
+        self.check_owner()
+        findings.write(self.store, content, arrays, self.position.passes)
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        """What was kept, if the models have not moved since."""
+        return findings.read(self.store, self.position)
 
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""

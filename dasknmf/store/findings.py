@@ -1,0 +1,41 @@
+"""What was found out about the models of a run when they had ended: kept beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dasknmf.store import records
+from dasknmf.store.position import Position
+
+_PATH = "selection"
+
+
+def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], passes: int) -> None:
+    """Keep JSON values, and arrays by name, of the run after so many passes."""
+    records.delete(store, _PATH)
+    for name, array in arrays.items():
+        records.write_array(store, f"{_PATH}/{name}", array)
+    # The record comes last: it vouches for the arrays.
+    records.write(store, _PATH, {"content": content, "arrays": sorted(arrays), "passes": passes})
+
+
+def read(store: Any, position: Position) -> dict[str, Any] | None:
+    """Both, by name; None where there is nothing, or models have moved since.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is not as it was written.
+    """
+    record = records.read(store, _PATH)
+    if record is None or position.outcome is None:
+        return None
+    # A conclusion is a pass of its own, which moves no model.
+    concluding = 0 if position.conclusion is None else int(position.conclusion.state.split("-")[0])
+    if record["passes"] not in (position.passes, concluding):
+        return None
+    return record["content"] | {
+        name: records.read_array(store, f"{_PATH}/{name}") for name in record["arrays"]
+    }
