@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("dasknmf")
+
+_IN_MEMORY = Path("/dev/shm")
+_ROOM = 2**30
+
+
+def pytest_configure(config):
+    """Directories of tests in memory where there is room: every commit waits for its disk some forty times.
+
+    Not for those marked slow, whose files are large, and which keep the real disk among what is tested.
+    """
+    quick = config.option.markexpr == "not slow"
+    if quick and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
 
 
 @pytest.fixture

@@ -388,6 +388,7 @@ print(json.dumps([before, peak()]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1, 2])
 def test_memory_is_that_of_the_nonzeros(beta):
     """610 MiB if it were dense."""
