@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 from dasknmf import panels
+from dasknmf.inputs import stack as stacking
 
 settings.register_profile(
     "dasknmf",
@@ -41,6 +42,12 @@ def small_panels(monkeypatch):
     """Panels of a few rows: every chunk of V becomes one."""
     monkeypatch.setattr(panels, "_PANEL_BYTES", (1, 2))
     monkeypatch.setattr(panels, "_PANELS", 10**6)
+
+
+@pytest.fixture
+def small_tiles(small_panels, monkeypatch):
+    """Every stored tile of 20 x 20 pixels is one of its own, and a panel; in memory some rows are."""
+    monkeypatch.setattr(stacking, "_TILE_BYTES", 6000)
 
 
 @pytest.fixture

@@ -172,6 +172,7 @@ def test_vs_dask_array(measured):
     assert [row["what"] for row in error] == ["ours", "two computes"]
 
 
+@pytest.mark.slow
 def test_scaling(measured):
     rows = measured(
         scaling.main, "--panels 10 --panels 40 --cluster-panels 5 --cluster-panels 20 --repeats 2"
