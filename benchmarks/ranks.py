@@ -1,8 +1,6 @@
 """How many components? The measures of every rank, where the rank was planted and where nobody knows it.
 
-*bumps*: k Gaussian bumps side by side along the rows,
-W_ij = exp(−(k / (0.01 n²)) (i − (j n/k + n/(2k) − 0.5))²), H uniform on [0, 1), normal noise of 1 % of the
-root mean square of W H, clipped at 0. *counts* and *log1p*: celltypist's sample of cells, raw and as
+*bumps*: those of `data`, of rank 7. *counts* and *log1p*: celltypist's sample of cells, raw and as
 log(1 + counts per 10 000), whose rank is a matter of taste.
 
 Every rank from several starts with entries held out, or, with the method nmfk, from perturbed V. `best` is
@@ -20,23 +18,12 @@ import click
 import dask
 import numpy as np
 
+from benchmarks.data import bumps
 from benchmarks.real import expression, log_expression
 from benchmarks.runner import report
 from dasknmf import rank_sweep
 
 METHODS = ("restarts", "nmfk")
-
-
-def bumps(n: int = 2000, m: int = 500, k: int = 7, *, noise: float = 0.01) -> np.ndarray:
-    """The first data set of the module, shape (n, m)."""
-    rng = np.random.default_rng(0)
-    row, component = np.arange(n)[:, None], np.arange(k)
-    W = np.exp(-(k / (0.01 * n**2)) * (row - (component * n / k + n / (2 * k) - 0.5)) ** 2)
-    V = W @ rng.random((k, m))
-    V += noise * np.sqrt(np.mean(V**2)) * rng.standard_normal(V.shape)
-    return np.maximum(V, 0, out=V)
-
-
 DATA: dict[str, Callable[[], np.ndarray]] = {"bumps": bumps, "counts": expression, "log1p": log_expression}
 
 
@@ -55,9 +42,8 @@ def rows_of(
         sweep.plot().figure.savefig(pictures / f"{name}-{method}.png", dpi=110)
     rows = []
     for rank, measures in sweep.to_dataframe().iterrows():
-        known = {column: value for column, value in measures.items() if np.isfinite(value)}
         best = "*" if rank == sweep.best else None
-        rows.append({"data": name, "method": method, "rank": rank, "best": best, **known})
+        rows.append({"data": name, "method": method, "rank": rank, "best": best, **measures.dropna()})
     rows[0]["seconds"] = seconds
     return rows
 

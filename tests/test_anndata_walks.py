@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("indices_chunk", [None, 400, 555])
 def test_each_byte_is_fetched_once(tmp_path, monkeypatch, threads, indices_chunk):
-    A = counts(4000)
+    A = counts(2500)
     monkeypatch.setattr("dasknmf.panels._PANEL_BYTES", (800 * 8, 800 * 8))
     X = grouped(tmp_path / "a", A, 200, indices_chunk=indices_chunk)
     source = source_of(X)
@@ -56,7 +56,7 @@ def test_each_byte_is_fetched_once(tmp_path, monkeypatch, threads, indices_chunk
         return meter.total(0)
 
     with ThreadPoolExecutor(threads) as pool:
-        for _ in range(3):
+        for _ in range(2):
             fetched = sum(pool.map(partial(read, source.reader.anew()), grid))
             assert fetched == pytest.approx(stored_bytes(tmp_path / "a"), rel=0.02)
 
