@@ -66,6 +66,20 @@ def _write_counts(path: Path, n: int, m: int, rank: int) -> None:
         array[first:stop] = rng.poisson(rng.gamma(_SHAPE, 1, (stop - first, rank)) @ H)
 
 
+def bumps(n: int = 2000, m: int = 500, k: int = 7, *, noise: float = 0.01) -> np.ndarray:
+    """A V of known rank: Gaussian bumps side by side along its rows.
+
+    W_ij = exp(−(k / (0.01 n²)) (i − (j n/k + n/(2k) − 0.5))²), H uniform on [0, 1); added to W H is normal
+    noise of `noise` times its root mean square, and what is below 0 then is 0. Shape (n, m), float64.
+    """
+    rng = np.random.default_rng(0)
+    row, component = np.arange(n)[:, None], np.arange(k)
+    W = np.exp(-(k / (0.01 * n**2)) * (row - (component * n / k + n / (2 * k) - 0.5)) ** 2)
+    V = W @ rng.random((k, m))
+    V += noise * np.sqrt(np.mean(V**2)) * rng.standard_normal(V.shape)
+    return np.maximum(V, 0, out=V)
+
+
 def sorted_rows(array: zarr.Array, path: Path) -> zarr.Array:
     """The rows of a stored V, ordered by the feature that is largest in each; made where there is none.
 

@@ -12,7 +12,6 @@ ours runs with its defaults, from the call of `fit` to the first record whose lo
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,8 +25,9 @@ import dask.array as da
 import numpy as np
 import threadpoolctl
 import zarr
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
+from benchmarks.counting import CountingStore
 from benchmarks.data import stored_counts
 from benchmarks.runner import in_turn, interleaved, ratio_of_minima, report, summary
 from benchmarks.until import Race, loss_of
@@ -55,21 +55,6 @@ def one_persist(V: da.Array, W: da.Array, H: np.ndarray) -> tuple[da.Array, np.n
 
 
 TEXTBOOK: dict[str, Step] = {"two computes": two_computes, "one persist": one_persist}
-
-
-class CountingStore(WrapperStore[Any]):
-    """A store that counts the bytes that it returns."""
-
-    def __init__(self, store: Any) -> None:
-        super().__init__(store)
-        self.nbytes = 0
-        self._lock = threading.Lock()
-
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        value = await super().get(key, prototype, byte_range)
-        with self._lock:
-            self.nbytes += 0 if value is None else len(value)
-        return value
 
 
 @dataclass(frozen=True)

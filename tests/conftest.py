@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 from dasknmf import panels
+from dasknmf.inputs import stack as stacking
 
 settings.register_profile(
     "dasknmf",
@@ -20,12 +23,31 @@ settings.register_profile(
 )
 settings.load_profile("dasknmf")
 
+_IN_MEMORY = Path("/dev/shm")
+_ROOM = 2**30
+
+
+def pytest_configure(config):
+    """Directories of tests in memory where there is room: every commit waits for its disk some forty times.
+
+    Not for those marked slow, whose files are large, and which keep the real disk among what is tested.
+    """
+    quick = config.option.markexpr == "not slow"
+    if quick and _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
 
 @pytest.fixture
 def small_panels(monkeypatch):
     """Panels of a few rows: every chunk of V becomes one."""
     monkeypatch.setattr(panels, "_PANEL_BYTES", (1, 2))
     monkeypatch.setattr(panels, "_PANELS", 10**6)
+
+
+@pytest.fixture
+def small_tiles(small_panels, monkeypatch):
+    """Every stored tile of 20 x 20 pixels is one of its own, and a panel; in memory some rows are."""
+    monkeypatch.setattr(stacking, "_TILE_BYTES", 6000)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 import zarr
 from distributed import Client
+from hypothesis import settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 from zarr.storage import LocalStore
@@ -70,6 +71,11 @@ def stored_sparse(path: Any, X: Any, format: str = "csr", chunk: int = 50) -> za
         values = getattr(matrix, name)
         group.create_array(name, shape=values.shape, chunks=(chunk,), dtype=values.dtype)[...] = values
     return group
+
+
+def examples(share: float) -> settings:
+    """A share of the examples that other laws take: for slow ones, whose space is small."""
+    return settings(max_examples=round(share * settings.default.max_examples))
 
 
 @st.composite

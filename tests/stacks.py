@@ -1,11 +1,20 @@
-"""Scenes for the tests of stacks."""
+"""Scenes for the tests of stacks, and how they are fitted and read."""
 
 from __future__ import annotations
 
+import warnings
+
+import dask
 import numpy as np
 import xarray as xr
+from sklearn.exceptions import ConvergenceWarning
 
+from dasknmf.inputs import grid_of, source_of
+from dasknmf.inputs.base import PanelSlabs
 from dasknmf.layout import Layout
+from dasknmf.stacks import Stack, StackNMF
+
+PARAMETERS = {"random_state": 0, "max_iter": 6, "tol": 0.0}
 
 UNSTABLE = "ignore:.*does not have a Zarr V3 specification"
 """Zarr on strings in its format 3."""
@@ -50,3 +59,28 @@ def matrix(obj: xr.DataArray, layout: Layout) -> np.ndarray:
     """V as xarray stacks it, its rows in the order of a layout."""
     stacked = obj.transpose(*layout.feature_dims, *layout.sample_dims).to_numpy()
     return layout.rows(stacked.reshape(layout.n_features, *layout.sample_shape))
+
+
+def fitted(obj, n_components=3, fit=None, **parameters) -> StackNMF:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message=".* have nothing observed")
+        return StackNMF(n_components, **(PARAMETERS | parameters)).fit(obj, **(fit or {}))
+
+
+def slabs_of(stack: Stack) -> list[tuple[int, np.ndarray]]:
+    """The first row of each slab, and the slab, read as a task reads it."""
+    source = source_of(stack)
+    found = []
+    for panel in grid_of(source):
+        graph = source.upstream()
+        chunks = [[dask.get(graph, key) for key in row] for row in source.chunk_keys(panel)]
+        row = panel.start
+        for slab in PanelSlabs(source.reader, panel.start, panel.stop, chunks):
+            found.append((row, slab))
+            row += len(slab)
+    return found
+
+
+def as_variables(obj: xr.DataArray) -> xr.Dataset:
+    return obj.drop_vars("wavelength").to_dataset(dim="band")

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from benchmarks import (
     consensus,
     data,
+    many,
     memory,
     reads,
     real,
@@ -172,6 +173,7 @@ def test_vs_dask_array(measured):
     assert [row["what"] for row in error] == ["ours", "two computes"]
 
 
+@pytest.mark.slow
 def test_scaling(measured):
     rows = measured(
         scaling.main, "--panels 10 --panels 40 --cluster-panels 5 --cluster-panels 20 --repeats 2"
@@ -186,6 +188,46 @@ def test_scaling(measured):
 def test_tasks_stop_growing_before_panels_do():
     scheduler = Scheduler("threads", dask.threaded.get)
     assert len(scaling.stubbed(5000, MemoryFactors(), scheduler).graph()) < 5000
+
+
+def test_many(measured, tmp_path):
+    size = "--gigabytes 0.004 -m 100 -k 3 --models 3 --passes 1 --repeats 1"
+    rows = measured(many.main, f"{size} --scratch {tmp_path}")
+    assert [(row["factors"], row["models"]) for row in rows] == list(itertools.product(many.PLACES, (1, 3)))
+    for one, three in (rows[:2], rows[2:]):
+        assert [row["V reads"] for row in (one, three)] == pytest.approx([1, 1], rel=0.01)
+        W_bytes = 10_000 * 3 * 4
+        assert three["MB read"] - one["MB read"] == pytest.approx(2 * W_bytes / 1e6, rel=0.01)
+        assert one["MB read"] * (1 - one["V's share"]) == pytest.approx(W_bytes / 1e6, rel=0.01)
+        assert {"times one", "low", "high"} <= set(three)
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_bumps_are_those_of_the_formula():
+    V = data.bumps(60, 9, 3, noise=0)
+    W = [[np.exp(-(3 / 36) * (i - (j * 20 + 10 - 0.5)) ** 2) for j in range(3)] for i in range(60)]
+    H, residues, *_ = np.linalg.lstsq(np.array(W), V)
+    assert residues.max() < 1e-20
+    assert ((H >= 0) & (H < 1)).all()
+    noisy = data.bumps(60, 9, 3)
+    assert noisy.min() == 0
+    assert np.sqrt(np.mean((noisy - V)[V > 0.1] ** 2) / np.mean(V**2)) == pytest.approx(0.01, rel=0.15)
+
+
+def test_ranks(measured, tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks import ranks
+
+    size = "--data bumps --shape 200 30 --ranks 6 8 --n-init 3"
+    rows = measured(ranks.main, f"{size} --pictures {tmp_path / 'pictures'}")
+    expected = list(itertools.product(ranks.METHODS, (6, 7, 8)))
+    assert [(row["method"], row["rank"]) for row in rows] == expected
+    for method in ranks.METHODS:
+        assert sum(row["best"] == "*" for row in rows if row["method"] == method) == 1
+    assert all(row["holdout"] > 0 for row in rows if row["method"] == "restarts")
+    assert all(-1 <= row["silhouette_min"] <= 1 for row in rows)
+    pictures = sorted(each.name for each in (tmp_path / "pictures").iterdir())
+    assert pictures == ["bumps-nmfk.png", "bumps-restarts.png"]
 
 
 def test_race_that_arrives_and_race_that_does_not():

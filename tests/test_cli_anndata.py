@@ -76,7 +76,8 @@ def fitted(tmp_path_factory):
 def test_round_trip(tmp_path, kind, dense):
     adata = cells(dense=dense)
     path, run = written(adata, tmp_path, kind), tmp_path / "run"
-    result = done("fit", path, run, *FIT, "--layer", "counts", "--normalize", "--log1p", "--scale")
+    steps = ["--layer", "counts", "--normalize", "--log1p", "--scale"]
+    result = done("fit", path, run, *FIT, *steps, "--max-iter", 4)
     assert "genes: 25 of 50, by var['highly_variable']" in result.stderr
     assert f"dasknmf export {run} {path}" in result.stdout
     before = files(path)

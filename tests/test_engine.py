@@ -191,8 +191,8 @@ class TestPasses:
 
     @pytest.mark.parametrize("chunks", [(1, 14), (90, 1), ((0, 40, 0, 50), (14,)), (33, 6)])
     def test_odd_chunks(self, low_rank, chunks):
-        X = da.from_array(low_rank, chunks=1).rechunk(chunks)
-        parameters = {"n_components": 3, "init": "random", "inner_iter": 1}
+        X = da.from_array(low_rank, chunks=(10, 7)).rechunk(chunks)
+        parameters = {"n_components": 3, "init": "random", "inner_iter": 1, "max_iter": 4}
         _, W = fitted(X, **parameters)
         np.testing.assert_allclose(W, fitted(low_rank, **parameters)[1], rtol=1e-7)
 
@@ -231,12 +231,12 @@ class TestPasses:
 
     def test_columns_of_a_wide_array_are_panels(self, tmp_path, low_rank):
         wide = stored(tmp_path / "wide.zarr", low_rank.T.copy(), (14, 9))
-        model, W = fitted(wide, n_components=3, init="nndsvda", max_iter=100)
+        model, W = fitted(wide, n_components=3, init="nndsvda", max_iter=30)
         assert W.shape == (14, 3)
-        expected, _ = fitted(low_rank, n_components=3, init="nndsvda", max_iter=100)
+        expected, _ = fitted(low_rank, n_components=3, init="nndsvda", max_iter=30)
         assert model.reconstruction_err_ == pytest.approx(expected.reconstruction_err_, rel=1e-3)
         _, W_kept = fitted(
-            wide, run={"checkpoint": tmp_path / "run"}, n_components=3, init="nndsvda", max_iter=100
+            wide, run={"checkpoint": tmp_path / "run"}, n_components=3, init="nndsvda", max_iter=30
         )
         np.testing.assert_array_equal(W_kept, W)
 
@@ -268,7 +268,7 @@ def test_scheduler_forgets_every_pass(tmp_path, low_rank, cluster):
         counts.append(cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
     with computing(cluster):
-        NMF(3, init="random", tol=0, max_iter=12, random_state=0).fit(V, callbacks=[count])
+        NMF(3, init="random", tol=0, max_iter=5, random_state=0).fit(V, callbacks=[count])
     assert max(counts) <= 10 + 2 + 5  # what one pass makes, at the most
 
 

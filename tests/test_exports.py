@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -83,8 +84,9 @@ class Fails:
         return self.function(*arguments)
 
 
-@pytest.mark.parametrize("at", range(1, 7))
-@pytest.mark.parametrize("kind", ["zarr2", "zarr3", "h5ad"])
+@pytest.mark.parametrize(
+    ("kind", "at"), [("zarr2", 2), ("zarr2", 5), *itertools.product(("zarr3", "h5ad"), range(1, 7))]
+)
 def test_an_error_between_two_moves_takes_all_back(tmp_path, run, kind, at, monkeypatch):
     """Three entries are moved aside and three in."""
     path = written(exported_before(), tmp_path, kind)
@@ -186,7 +188,7 @@ def test_an_error_in_a_store_without_renames_takes_all_back(run, zarr_format):
     in_place = [at for at, key in enumerate(trial.changed) if SPARE not in key]
     # In the filling, at each change of an entry in its place, and just after the last of them.
     filling = range(0, in_place[0], in_place[0] // 4)
-    points = [*filling, *in_place[:: len(in_place) // 12], in_place[-1], in_place[-1] + 1]
+    points = [*filling, *in_place[:: len(in_place) // 8], in_place[-1], in_place[-1] + 1]
     store = remembered(zarr_format)
     before = store.of_the_anndata()
     for at in points:

@@ -52,9 +52,16 @@ def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X
     np.testing.assert_allclose(cut.components_, whole.components_, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("init", ["random", "nndsvda"])
 @pytest.mark.parametrize(
-    ("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 2.0), ("mu", 1.0), ("mu", 0.5)]
+    ("solver", "beta", "init"),
+    [
+        ("cd", 2.0, "random"),
+        ("bpp", 2.0, "random"),
+        ("mu", 2.0, "random"),
+        ("mu", 0.5, "random"),
+        ("cd", 2.0, "nndsvda"),
+        ("mu", 1.0, "nndsvda"),
+    ],
 )
 def test_schedulers_give_the_same_bits(small_panels, low_rank, cluster, solver, beta, init, tmp_path):
     V = stored(tmp_path / "v.zarr", low_rank, (17, 5))
@@ -130,12 +137,10 @@ def test_one_step_is_scikit_learns_iteration(small_panels, low_rank, cluster, so
     }
     theirs = Theirs(**parameters)
     W_theirs = theirs.fit_transform(low_rank, W=W.copy(), H=H.copy())
-    for chunks, scheduler in [
-        ((90, 14), "synchronous"),
-        ((13, 14), "threads"),
-        ((40, 5), "threads"),
-        ((40, 5), cluster),
-    ]:
+    places = [((90, 14), "synchronous"), ((13, 14), "threads"), ((40, 5), "threads")]
+    if beta == 2.0:  # the others: by the same bits on every scheduler
+        places.append(((40, 5), cluster))
+    for chunks, scheduler in places:
         X = da.from_array(low_rank, chunks=chunks)
         ours, W_ours = fitted(X, scheduler, {"W": W, "H": H}, inner_iter=1, **parameters)
         np.testing.assert_allclose(W_ours, W_theirs, rtol=1e-6, atol=1e-9)

@@ -307,7 +307,7 @@ def test_the_objective_never_rises(solver, beta, mask, k):
                 init=init,
                 solver=solver,
                 beta_loss=beta,
-                max_iter=10,
+                max_iter=6,
                 tol=0,
                 **parameters,
                 **penalty,

@@ -388,6 +388,7 @@ print(json.dumps([before, peak()]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [1, 2])
 def test_memory_is_that_of_the_nonzeros(beta):
     """610 MiB if it were dense."""
@@ -464,7 +465,7 @@ def test_new_rows_take_the_memory_of_their_tiles(method):
     rng = np.random.default_rng(0)
     m = 20_000
     model, _ = fitted(rng.random((6, m)), n_components=2, beta_loss=1, max_iter=2)
-    X = scipy.sparse.random_array((4000, m), density=1e-4, format="csr", rng=rng)
+    X = scipy.sparse.random_array((1500, m), density=1e-4, format="csr", rng=rng)
     getattr(model, method)(X[:10])
     tracemalloc.start()
     getattr(model, method)(X)

@@ -8,19 +8,11 @@ import xarray as xr
 
 from dasknmf import NMF, open_run
 from dasknmf.errors import DataError, RunMismatchError, SourceError
-from dasknmf.inputs import stack as stacking
 from dasknmf.stacks import Stack, StackNMF, open_stack
 from tests.helpers import computing
-from tests.stacks import UNSTABLE, matrix, scene, write
-from tests.test_stacks import PARAMETERS, as_variables, fitted, slabs_of
+from tests.stacks import PARAMETERS, UNSTABLE, as_variables, fitted, matrix, scene, slabs_of, write
 
 pytestmark = pytest.mark.filterwarnings(UNSTABLE, "ignore:Maximum number of iterations")
-
-
-@pytest.fixture
-def small_tiles(small_panels, monkeypatch):
-    """Every stored tile of 20 x 20 pixels is one of its own, and a panel."""
-    monkeypatch.setattr(stacking, "_TILE_BYTES", 6000)
 
 
 def clouds(obj: xr.DataArray, share=0.2) -> xr.DataArray:

@@ -67,7 +67,7 @@ def raster(obj: xr.DataArray) -> np.ndarray:
 def parameters(solver, beta, init, *, holes=False):
     # "auto" would move W of a V in memory as often as the others once, for losses that are not quadratic.
     found = {"solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2 if beta == 1 else "auto"}
-    found |= {"random_state": 3, "max_iter": 6, "tol": 0.0, "missing_values": "nan" if holes else "error"}
+    found |= {"random_state": 3, "max_iter": 3, "tol": 0.0, "missing_values": "nan" if holes else "error"}
     return found | ({"sample_bytes": HEIGHT * WIDTH * 6 * 8 // 3} if init == "sample" else {})
 
 

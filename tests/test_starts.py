@@ -8,7 +8,6 @@ import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.decomposition import NMF as Theirs
 
 from dasknmf import NMF, validation
@@ -18,7 +17,7 @@ from dasknmf.losses import Loss
 from dasknmf.model import Model
 from dasknmf.starts import random, sample, trial
 from dasknmf.starts.trial import Fitted, Trial
-from tests.helpers import cuts, fitted, stored
+from tests.helpers import cuts, examples, fitted, stored
 
 CASES = [
     ("sketch", "cd", 2.0),
@@ -43,26 +42,37 @@ def counts():
 
 
 @pytest.mark.parametrize(("init", "solver", "beta"), CASES)
-@given(data=st.data())
-def test_chunking_does_not_matter(small_panels, counts, data, init, solver, beta):
+def test_chunking_does_not_matter(small_panels, counts, init, solver, beta):
     X = counts[:90]
-    chunks = (data.draw(cuts(90)), data.draw(cuts(40)))
     parameters = {"n_components": 3, "solver": solver, "beta_loss": beta, "init": init}
     # Half the rows: the sample is one, and is audited.
     parameters |= {"inner_iter": 2, "max_iter": 3, "sample_bytes": 45 * 40 * 8}
     whole, W_whole = fitted(da.from_array(X, chunks=(90, 40)), **parameters)
-    cut, W_cut = fitted(da.from_array(X, chunks=chunks), **parameters)
-    if len(chunks[0]) == 1 < len(chunks[1]):
-        return  # cut by columns only, the roles are exchanged: another fit
-    np.testing.assert_allclose(W_cut, W_whole, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(cut.components_, whole.components_, rtol=1e-5, atol=1e-6)
+
+    @given(cuts(90), cuts(40))
+    @examples(0.4)
+    def check(rows, columns):
+        cut, W_cut = fitted(da.from_array(X, chunks=(rows, columns)), **parameters)
+        if len(rows) == 1 < len(columns):
+            return  # cut by columns only, the roles are exchanged: another fit
+        np.testing.assert_allclose(W_cut, W_whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(cut.components_, whole.components_, rtol=1e-5, atol=1e-6)
+
+    check()
 
 
 @pytest.mark.parametrize(("init", "solver", "beta"), CASES)
 def test_few_reads_are_as_good_as_two_hundred_iterations(counts, tmp_path, init, solver, beta):
     V = stored(tmp_path / "v.zarr", counts, (100, 40))
     plain, _ = fitted(
-        V, n_components=5, solver=solver, beta_loss=beta, init="random", inner_iter=1, tol=0, max_iter=200
+        counts,
+        n_components=5,
+        solver=solver,
+        beta_loss=beta,
+        init="random",
+        inner_iter=1,
+        tol=0,
+        max_iter=200,
     )
     few, _ = fitted(V, n_components=5, solver=solver, beta_loss=beta, init=init, tol=0, max_iter=6)
     assert few.n_reads_ <= (3 if init == "sketch" else 1) + 6 + 1
@@ -147,7 +157,7 @@ def test_rows_unlike_the_sample_are_seen_in_the_first_pass(counts, monkeypatch):
     assert audited.history_[-1].loss < blind.history_[-1].loss
 
 
-@pytest.mark.parametrize("max_iter", [1, 2, 3, 4])
+@pytest.mark.parametrize("max_iter", [1, 2, 3])
 @pytest.mark.parametrize(("init", "solver", "beta"), CASES)
 @pytest.mark.parametrize("exact", [False, True], ids=["counts", "exact rank"])
 def test_the_loss_told_is_that_of_the_pair_returned(counts, monkeypatch, exact, init, solver, beta, max_iter):
