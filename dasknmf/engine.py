@@ -106,7 +106,8 @@ def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
         one.factors.begin(one.leaves)
     side = _load(_worker_side(one))
     total = _total_here(one, side, each)
-    return [_update(side, model, total) for model in range(len(one.phases))], _ledger(total)
+    outcomes = each(lambda model: _update(side, model, total), range(len(one.phases)))
+    return list(outcomes), _ledger(total)
 
 
 def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
