@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
+from dasknmf.about_many import is_unfinished
 from dasknmf.errors import RunError
 from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
@@ -15,7 +16,7 @@ from dasknmf.losses import NAMES
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are told."""
 
-_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "preparation", "layout", "entries"}
+_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "preparation", "layout", "entries", "many"}
 """What of a run's identity is told in words of its own."""
 
 _WEIGHTS = {"sample_weight", "feature_weight", "weights"}
@@ -24,12 +25,19 @@ _WEIGHTS = {"sample_weight", "feature_weight", "weights"}
 
 def status_of(run: Any) -> tuple[str, str]:
     """How a run stands, in a word, and what one may do about it."""
-    if run.status != "running":
-        return run.status, Ending(run.status).advice
+    if run.status != "running" and not is_unfinished(run):
+        if "many" not in run.identity:
+            return run.status, Ending(run.status).advice
+        outcomes = [member.outcome for member in run.position.members]
+        if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
+            return Ending.CONVERGED.value, Ending.CONVERGED.advice
+        told = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met: "
+        return Ending.MAX_ITER.value, told + "raise max_iter, or tol."
     writer = run.writer
     if writer:
         return "running", f"{writer} writes it."
-    return "interrupted", "No living process writes it: start the same fit again, it goes on from here."
+    what = "command" if "many" in run.identity else "fit"
+    return "interrupted", f"No living process writes it: start the same {what} again, it goes on from here."
 
 
 def loss_named(beta: float) -> str:
@@ -122,14 +130,21 @@ def loss_facts(run: Any) -> Facts:
     last = last_with_loss(run)
     if last is None or last.loss is None:
         return []
-    closed = last.phase == "closing"
-    where = "of these W and H" if closed else f"at the {last.loss_at} of the last pass"
-    facts = [("loss D(V | WH)", f"{last.loss:.8g}, {where}")]
+    facts = [("loss D(V | WH)", f"{last.loss:.8g}, {loss_place(last)}")]
     if run.params["beta_loss"] == 2:
         facts.append(("relative error ‖V − WH‖ / ‖V‖", f"{relative_error(run):.4g}"))
     if "holdout" in last.measures:
         facts.append(("loss of held-out entries", f"{last.measures['holdout']:.8g}"))
     return facts
+
+
+def loss_place(record: Record) -> str:
+    """Of which pair a record tells the loss."""
+    if record.closed:
+        return "of these W and H"
+    if record.models:
+        return "of the lowest model"
+    return f"at the {record.loss_at} of the last pass"
 
 
 def last_with_loss(run: Any) -> Record | None:

@@ -85,6 +85,7 @@ def _tell_unobserved(nmf: Any, state: Any, *, transposed: bool) -> None:
 def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
     """The parameters of `NMF` with which a run was made, as far as it tells them."""
     told = {name: value for name, value in run.params.items() if name in known}
+    told["n_components"] = run.n_components
     told.pop("fixed_components", None)  # a digest: the rows are among those of H
     entries = run.identity.get("entries", {})
     if "nan" in entries:

@@ -80,6 +80,11 @@ class Record:
     """Of each model that took part, where there are several."""
 
     @property
+    def closed(self) -> bool:
+        """Whether the loss is that of the W and H that are returned."""
+        return self.phase in ("closing", "evaluation")
+
+    @property
     def holdout(self) -> float | None:
         """The divergence over the entries that ``fit(holdout=)`` hides, of the pair that entered the pass."""
         return self.measures.get("holdout")

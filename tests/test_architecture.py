@@ -37,7 +37,7 @@ ROOMS = [
     ["functional", "plots"],
     ["selection"],
     ["__init__"],
-    ["anndata_entries", "anndata_parts", "outputs"],
+    ["about_many", "anndata_entries", "anndata_parts", "outputs"],
     ["about"],
     ["singlecell", "stacks"],
     ["demo", "exports", "report"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import click
 
 from dasknmf import __version__
-from dasknmf.cli import demo, export, fit, info, report, top, transform
+from dasknmf.cli import consensus, demo, export, fit, info, report, sweep, top, transform
 
 
 @click.group()
@@ -23,5 +23,15 @@ def main() -> None:
     """Nonnegative matrix factorization of matrices that do not fit in memory."""
 
 
-for command in (fit.fit, transform.transform, export.export, top.top, info.info, report.report, demo.demo):
+for command in (
+    fit.fit,
+    sweep.sweep,
+    consensus.consensus,
+    transform.transform,
+    export.export,
+    top.top,
+    info.info,
+    report.report,
+    demo.demo,
+):
     main.add_command(command)

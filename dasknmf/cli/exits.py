@@ -41,6 +41,11 @@ _OPTIONS = {
     "negatives='clip'": "--negatives clip",
     "negatives='mask'": "--negatives mask",
     "sample_dims=": "--sample-dims",
+    "n_init=": "--n-init ",
+    "holdout=": "--holdout ",
+    "fixed_components=": "--fixed-components ",
+    "density_threshold=": "--density-threshold ",
+    "local_neighborhood_size=": "--local-neighborhood-size ",
 }
 """What Python's arguments are called here, where messages advise them."""
 

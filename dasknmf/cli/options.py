@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from dask.utils import parse_bytes
 
 from dasknmf.losses import NAMES
 
 TARGET_SUM = 1e4
 """What the counts of a cell are made to add up to by --normalize without a number: scanpy's usual."""
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+"""A rank; or the first and the last, and perhaps the distance between two."""
 
 
 class Beta(click.ParamType):
@@ -49,6 +54,36 @@ class Count(click.ParamType):
             return int(value)
         except ValueError:
             self.fail(f"{value!r} is neither an integer nor 'auto'", param, ctx)
+
+
+class Ranks(click.ParamType):
+    """Ranks with commas between them, and ranges with both their ends, and a step; a list in a file."""
+
+    name = "RANKS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        parts = value.split(",") if isinstance(value, str) else np.atleast_1d(value).tolist()
+        ranks: list[int] = []
+        for part in parts:
+            found = _RANGE.fullmatch(str(part).replace(" ", ""))
+            if found is None:
+                self.fail(
+                    f"{part!r} is neither a number of components nor a range of them: give for example "
+                    "5-15, or 2,4,8, or 10-50:10 for every tenth",
+                    param,
+                    ctx,
+                )
+            first, last, step = (int(each or 0) for each in found.groups())
+            last, step = (last if found[2] else first), (step if found[3] else 1)
+            if last < first or step < 1:
+                self.fail(
+                    f"{part!r} holds no rank: a range ascends, and its step is 1 or more: give for example "
+                    "5-15 or 10-50:10",
+                    param,
+                    ctx,
+                )
+            ranks += range(first, last + 1, step)
+        return ranks
 
 
 class Target(click.ParamType):

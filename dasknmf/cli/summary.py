@@ -10,21 +10,35 @@ from dasknmf.about import (
     last_with_loss,
     layout_facts,
     loss_named,
+    loss_place,
     preparation_facts,
     status_of,
     warnings_of,
+)
+from dasknmf.about_many import (
+    Table,
+    components_told,
+    consensus_facts,
+    is_consensus,
+    is_sweep,
+    is_unfinished,
+    many_facts,
+    model_table,
+    rank_table,
+    reason,
 )
 
 
 def summary(run: Any) -> str:
     n, m = run.shape
     status, advice = status_of(run)
-    lines = [f"V: {n} x {m}   components: {run.params['n_components']}   status: {status}"]
+    lines = [f"V: {n} x {m}   components: {components_told(run)}   status: {status}"]
     lines.append(
         f"loss: {loss_named(run.params['beta_loss'])}   solver: {run.params['solver']}   "
         f"init: {run.params['init']}"
     )
-    lines += [f"{name}: {value}" for name, value in layout_facts(run) + preparation_facts(run)]
+    facts = many_facts(run) + layout_facts(run) + preparation_facts(run)
+    lines += [f"{name}: {value}" for name, value in facts]
     if len(run.history):
         seconds = sum(record.seconds for record in run.history)
         read = format_bytes(sum(record.bytes_read for record in run.history))
@@ -33,10 +47,30 @@ def summary(run: Any) -> str:
         )
         last = last_with_loss(run)
         if last is not None:
-            closed = last.phase == "closing"
-            where = "of these W and H" if closed else f"at the {last.loss_at} of the last pass"
-            lines.append(f"loss D(V | WH): {last.loss:.8g}   {where}")
+            lines.append(f"loss D(V | WH): {last.loss:.8g}   {loss_place(last)}")
             if "holdout" in last.measures:
                 lines.append(f"loss of held-out entries: {last.measures['holdout']:.8g}")
+    lines += _found(run)
     lines += [f"warning: {warning}" for warning in warnings_of(run) if warning != advice]
     return "\n".join([*lines, advice])
+
+
+def _found(run: Any) -> list[str]:
+    """What many factorizations tell once they have ended, and until then how far they are."""
+    if is_unfinished(run):
+        return _aligned(model_table(run)) if len(run.history.evaluated) else []
+    if is_sweep(run):
+        return [*_aligned(rank_table(run)), f"chosen: {reason(run)}"]
+    if is_consensus(run):
+        return [f"{name}: {value}" for name, value in consensus_facts(run)]
+    return []
+
+
+def _aligned(table: Table) -> list[str]:
+    """Columns below their names, to the right."""
+    header, rows = table
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import textwrap
+from typing import Any
 
 import click
 
@@ -42,8 +43,21 @@ def top(run: str, n_genes: int, as_csv: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(genes, indent=2))
         return
+    click.echo(_table(genes, _width()))
+
+
+def leading(run: Any, n: int) -> str:
+    """The leading genes of each component of a run."""
+    named: dict[str, list[str]] = {}
+    table = leading_genes(run, n).tolist()
+    for name, row in zip(component_names(len(table)), table, strict=True):
+        named[name] = [gene for gene in row if gene]
+    return _table(named, _width())
+
+
+def _width() -> int:
     least, most = _WIDTHS
-    click.echo(_table(genes, min(most, max(least, shutil.get_terminal_size().columns))))
+    return min(most, max(least, shutil.get_terminal_size().columns))
 
 
 def _table(genes: dict[str, list[str]], width: int) -> str:

@@ -109,6 +109,39 @@ def choose(
     return int(ranks[at])
 
 
+def explained(
+    best: int,
+    n_components: Sequence[int],
+    columns: Mapping[str, Any],
+    rule: str,
+    *,
+    n_init: int = 1,
+    threshold: float = SILHOUETTE,
+) -> str:
+    """Why a rule chose a rank, in its figures; the other parameters are those of `choose`."""
+    ranks = np.asarray(n_components, dtype=int)
+    values = _column(columns, _LOOKS_AT[rule], len(ranks))
+    own = float(values[ranks == best][0])
+    if rule == "holdout":
+        at = int(np.nanargmin(values))
+        error = np.nan_to_num(_column(columns, "holdout_std", len(ranks))[at]) / np.sqrt(n_init)
+        bound = f"{values[at]:.4g} + {error:.2g} (one standard error)"
+        if ranks[at] == best:
+            return f"its loss over hidden entries is the lowest, and that of no smaller rank is within {bound}"
+        return (
+            f"the smallest whose loss over hidden entries, {own:.4g}, is within that of {ranks[at]} "
+            f"components, {bound}"
+        )
+    if rule == "silhouette":
+        if own < threshold:
+            return f"none reaches a smallest silhouette of {threshold:g}, and its {own:.3g} is the highest"
+        return f"the largest whose smallest silhouette, {own:.3g}, is at least {threshold:g}"
+    if rule == "cophenetic":
+        return f"the last before the cophenetic correlation, {own:.4g}, first falls"
+    extreme = "lowest instability" if rule == "stability" else "highest dispersion"
+    return f"the {extreme}, {own:.4g}; of ranks within {_EQUAL:g} of it the largest"
+
+
 def default_rule(columns: Mapping[str, Any]) -> str:
     """``"holdout"`` where a loss over hidden entries is known of any rank, else ``"silhouette"``."""
     known = "holdout" in columns and np.isfinite(np.asarray(columns["holdout"], dtype=float)).any()

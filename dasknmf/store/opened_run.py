@@ -84,7 +84,7 @@ class Run:
 
     def __repr__(self) -> str:
         n, m = self.shape
-        k = self.params["n_components"]
+        k = self.n_components
         return f"<Run {n} x {m}, {k} components, {self.position.iteration} passes, {self.status}>"
 
     def _repr_html_(self) -> str:
@@ -94,11 +94,19 @@ class Run:
             status = f"running, {self.writer}" if self.writer else "interrupted: start the same fit again"
         facts = [
             ("V", f"{n:,} × {m:,}"),
-            ("components", str(self.params["n_components"])),
+            ("components", str(self.n_components)),
             ("status", status),
             *progress_facts(self.history, self.n_iter),
         ]
         return card("dasknmf run", facts, self.history)
+
+    @property
+    def n_components(self) -> int:
+        """Rows of H; of many factorizations that have not ended, the most of any."""
+        concluded = self.position.conclusion
+        if concluded is None or concluded.rows is None:
+            return int(self.params["n_components"])
+        return concluded.rows.widths[0][2]
 
     @property
     def n_iter(self) -> int:
