@@ -4,7 +4,7 @@
 
     load ──► visit 0 ──┐
        ├───► visit 1 ──┼─► add ─┐
-       └───► visit …   ┘        ├─► update (one per model) ─► outcome
+       └───► visit …   ┘        ├─► update (one per model) ─► keep ─► outcomes
                         … add ──┘
 
 A visit reads its panel of V and its rows of W, writes the new rows to the factor store, and
@@ -89,7 +89,7 @@ def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
     while True:
         graph, keys = graph_of(one)
         try:
-            *outcomes, ledger = get(graph, keys)
+            outcomes, ledger = get(graph, keys)
         except StageLost as error:
             # The other panels' rows are then written again, with the same values.
             one = replace(one, lost=one.lost.union(error.panels))
@@ -106,8 +106,8 @@ def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
         one.factors.begin(one.leaves)
     side = _load(_worker_side(one))
     total = _total_here(one, side, each)
-    outcomes = each(lambda model: _update(side, model, total), range(len(one.phases)))
-    return list(outcomes), _ledger(total)
+    updated = each(lambda model: _update(side, model, total), range(len(one.phases)))
+    return _kept(side, list(updated)), _ledger(total)
 
 
 def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
@@ -162,17 +162,18 @@ def _expected(one: Pass, panels: list[Panel]) -> list[float] | None:
 
 
 def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
-    """The graph of a pass, and the keys of its outcomes followed by that of its ledger."""
+    """The graph of a pass, and the keys of its outcomes and of its ledger."""
     token = uuid.uuid4().hex
     graph, load, total = _visits(one, token)
-    keys: list[Hashable] = []
+    updated: list[Hashable] = []
     for model in range(len(one.phases)):
         key = (f"update-{token}", model)
         graph[key] = Task(key, _update, TaskRef(load), model, TaskRef(total))
-        keys.append(key)
-    ledger = f"ledger-{token}"
+        updated.append(key)
+    kept, ledger = f"keep-{token}", f"ledger-{token}"
+    graph[kept] = Task(kept, _kept, TaskRef(load), List(*map(TaskRef, updated)))
     graph[ledger] = Task(ledger, _ledger, TaskRef(total))
-    return graph, [*keys, ledger]
+    return graph, [kept, ledger]
 
 
 def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
@@ -274,11 +275,9 @@ class WorkerSide:
     first: int
     checked: bool
     entries: Entries | None = None
+    states: tuple[State, ...] = ()
+    """What each phase starts from."""
     smalls: tuple[Any, ...] = ()
-
-    def state_of(self, position: int) -> State:
-        """What a phase starts from."""
-        return self.factors.read_state(self.state, self.entering[position])
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
@@ -303,8 +302,9 @@ class WorkerSide:
 
 
 def _load(side: WorkerSide) -> WorkerSide:
-    smalls = tuple(phase.prepare(side.state_of(i)) for i, phase in enumerate(side.phases))
-    return replace(side, smalls=smalls, reader=side.reader.anew(of_a_fit=True))
+    states = tuple(side.factors.read_states(side.state, side.entering))
+    smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, states, strict=True))
+    return replace(side, states=states, smalls=smalls, reader=side.reader.anew(of_a_fit=True))
 
 
 def _visit_run(
@@ -378,15 +378,19 @@ def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
     return tallies, ledger
 
 
-def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> Outcome:
+def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> tuple[State, Outcome]:
     if total[1].lost:
         raise StageLost(total[1].lost)
     with np.errstate(all="ignore"):  # as in `visit`
-        state, outcome = side.phases[model].update(total[0][model], side.state_of(model))
+        state, outcome = side.phases[model].update(total[0][model], side.states[model])
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
-    state = {name: np.array(value, order="C") for name, value in state.items()}
-    side.factors.write_state(side.name, side.first + model, state)
-    return outcome
+    return {name: np.array(value, order="C") for name, value in state.items()}, outcome
+
+
+def _kept(side: WorkerSide, updated: list[tuple[State, Outcome]]) -> list[Outcome]:
+    """Write the states of all models, and tell what they achieved."""
+    side.factors.write_states(side.name, side.first, [state for state, _ in updated])
+    return [outcome for _, outcome in updated]
 
 
 def _ledger(total: tuple[list[Tally], Ledger]) -> Ledger:

@@ -161,7 +161,7 @@ class Fit:
             written += block.nbytes
         H = np.array(H, dtype=self._model.dtype, order="C")
         surveyed = self.run.factors.read_state(at.state, 0)
-        self.run.factors.write_state(name, 0, surveyed | {"H": H})
+        self.run.factors.write_states(name, 0, [surveyed | {"H": H}])
         seconds = time.perf_counter() - began
         reads = self.run.history.reads
         record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)

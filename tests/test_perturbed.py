@@ -55,10 +55,10 @@ class Found:
         one = settled_for(X, perturbation, holdout, **parameters)
         self.run = MemoryRun()
         scheduler = schedulers.current(in_process=one.source.in_process)
-        Fit(one.model, one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
+        Fit((one.model,), one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
         self.version = one.model.terms.perturbation
         at = self.run.position
-        self.H = self.run.factors.read_state(at.state, at.leader)["H"]
+        self.H = self.run.factors.read_state(at.answer.state, at.answer.strand)["H"]
         self.history = [record for record in self.run.history if record.objective is not None]
 
 
@@ -114,7 +114,8 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
     np.testing.assert_allclose(tile.sums().squares, (a[:, None] * np.where(seen, V, 0) ** 2).sum())
     # What is hidden is compared as it is, once for each entry.
     last = ours.run.history[-1]
-    state = ours.run.factors.read_state(ours.run.position.state, ours.run.position.leader)
+    answer = ours.run.position.answer
+    state = ours.run.factors.read_state(answer.state, answer.strand)
     assert last.measures["hidden"] == len(plain.hidden.values)
     W = ours.run.factors.read_rows(ours.run.position.rows, 0, N)
     expected, _ = plain.hidden_loss(W, state["H"], 2.0, 1e-9)

@@ -261,7 +261,7 @@ def test_damaged_factors_are_seen(V, tmp_path, damage, part):
     run = open_run(tmp_path / "run")
     below = {
         "W": tmp_path / "run" / "W" / run.position.answer.rows.name / "c.1.0.0",
-        "H": tmp_path / "run" / "small" / run.position.state / "0" / "H" / "c.0.0",
+        "H": tmp_path / "run" / "small" / run.position.state / "0" / "float64" / "c.0",
     }[part]
     content = bytearray(below.read_bytes())
     if damage == "flipped":

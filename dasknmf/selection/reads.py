@@ -114,7 +114,7 @@ def read(
         if usages is not None:
             factors = Beside(_placed(usages, grid, scheduler, stack), grid)
             rows = (Generation.of("usages", [{"W": k}]),)
-        factors.write_state("given", 0, state or {})
+        factors.write_states("given", 0, [state or {}])
         one = engine.Pass(phase.name, (surveyed,), source, grid, DTYPE, factors, "given", rows, checked=False)
         stack.enter_context(scheduler.tuned())
         (tally,) = engine.tallied(one, scheduler.get, stack.enter_context(scheduler.mapping()))

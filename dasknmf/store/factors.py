@@ -75,6 +75,11 @@ class Generation:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+def pass_of(name: str) -> int:
+    """The number of the pass that a generation or a state is of."""
+    return int(name.split("-")[0])
+
+
 class Factors(Protocol):
     """Both kinds of factor store, as the engine sees them."""
 
@@ -90,8 +95,11 @@ class Factors(Protocol):
     def read_state(self, name: str, model: int) -> State:
         """One model's small state after the pass of that name; empty before the first."""
 
-    def write_state(self, name: str, model: int, state: State) -> None:
-        """Keep one model's small state."""
+    def read_states(self, name: str, models: Sequence[int]) -> list[State]:
+        """Those of several models, which may be named more than once."""
+
+    def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
+        """Keep the small states of models from `first` on."""
 
     def forget_states(self, live: Collection[str]) -> None:
         """The states of passes other than these are not asked for any more."""
@@ -119,8 +127,11 @@ class MemoryFactors:
     def read_state(self, name: str, model: int) -> State:
         return self._states[name][model] if name else {}
 
-    def write_state(self, name: str, model: int, state: State) -> None:
-        self._states.setdefault(name, {})[model] = state
+    def read_states(self, name: str, models: Sequence[int]) -> list[State]:
+        return [self.read_state(name, model) for model in models]
+
+    def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
+        self._states.setdefault(name, {}).update(enumerate(states, first))
 
     def forget_states(self, live: Collection[str]) -> None:
         for name in self._states.keys() - set(live):

@@ -35,7 +35,7 @@ from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
 from dasknmf.store import findings, layouts, records
-from dasknmf.store.factors import Generation
+from dasknmf.store.factors import Generation, pass_of
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
     FORMAT,
@@ -149,10 +149,14 @@ class StoredRun:
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
         live = self.position.generations | position.generations
+        states = self.position.states | position.states
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._write_commit()
         self._prune(live)
+        if len(position.members) > 1:
+            # Of one model they are small, and stay; a sweep's would soon be larger than V.
+            self.factors.forget_states(states)
 
     def check_owner(self) -> None:
         """Raise if another process has taken the lock, or committed to the run, since this one began.
@@ -279,14 +283,10 @@ class StoredRun:
 
     def _prune(self, live: Collection[str]) -> None:
         """Drop the generations of passes that are over; what is being written stays."""
-        newest = max((_pass_of(name) for name in live), default=-1)
+        newest = max((pass_of(name) for name in live), default=-1)
         for name in records.children(self.store, "W"):
-            if name not in live and _pass_of(name) <= newest:
+            if name not in live and pass_of(name) <= newest:
                 self.factors.drop(name)
-
-
-def _pass_of(generation: str) -> int:
-    return int(generation.split("-")[0])
 
 
 def _check_grid(stored: Grid, grid: Grid, where: str) -> None:

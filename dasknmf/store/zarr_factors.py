@@ -6,7 +6,7 @@ fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +15,8 @@ import zarr
 from dasknmf.errors import RunDamagedError
 from dasknmf.passes import State
 from dasknmf.store import records
-from dasknmf.store.factors import Generation
-
-_INLINE = 4096  # entries; longer arrays of a state are Zarr arrays, shorter ones stand in its record
+from dasknmf.store import states as states_at
+from dasknmf.store.factors import Generation, pass_of
 
 
 class ZarrFactors:
@@ -65,40 +64,44 @@ class ZarrFactors:
             records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
 
     def read_state(self, name: str, model: int) -> State:
-        if not name:
-            return {}
-        path = f"small/{name}/{model}"
-        record = records.read(self.store, path)
-        if record is None:
-            raise RunDamagedError(
-                f"the state {name!r} of the run at {str(self.store)!r} is missing; every pass starts "
-                "from the state of the last: restore the store from a copy, or start over with "
-                "overwrite=True."
-            )
-        state = {
-            key: np.array(content["values"], content["dtype"]).reshape(content["shape"])
-            for key, content in record["inline"].items()
-        }
-        for key in record["arrays"]:
-            state[key] = records.read_array(self.store, f"{path}/{key}")
-        return state
+        return self.read_states(name, [model])[0]
 
-    def write_state(self, name: str, model: int, state: State) -> None:
-        path = f"small/{name}/{model}"
-        inline: dict[str, Any] = {}
-        arrays: list[str] = []
-        for key, value in state.items():
-            if value.size <= _INLINE and value.ndim < 2:
-                values = value.reshape(-1).tolist()
-                inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
-                continue
-            records.write_array(self.store, f"{path}/{key}", value)
-            arrays.append(key)
-        # The record comes last: it vouches for the arrays.
-        records.write(self.store, path, {"inline": inline, "arrays": arrays})
+    def read_states(self, name: str, models: Sequence[int]) -> list[State]:
+        if not name:
+            return [{} for _ in models]
+        path = f"small/{name}"
+        firsts = [0]
+        if any(models):  # models that took turns left their states in parts
+            firsts = sorted(map(int, records.children(self.store, path)))
+        found: dict[int, State] = {}
+        for first, own in self._parted(firsts, set(models)):
+            states = states_at.read(self.store, f"{path}/{first}", [model - first for model in own])
+            found |= {first + model: state for model, state in (states or {}).items()}
+        if missing := sorted(set(models) - found.keys()):
+            raise RunDamagedError(
+                f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
+                "every pass starts from the state of the last: restore the store from a copy, or start over "
+                "with overwrite=True."
+            )
+        return [found[model] for model in models]
+
+    @staticmethod
+    def _parted(firsts: list[int], models: set[int]) -> Iterator[tuple[int, list[int]]]:
+        """Models by the part that holds them."""
+        for at, first in enumerate(firsts):
+            beyond = firsts[at + 1] if at + 1 < len(firsts) else max(models) + 1
+            if own := [model for model in models if first <= model < beyond]:
+                yield first, own
+
+    def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
+        states_at.write(self.store, f"small/{name}/{first}", states)
 
     def forget_states(self, live: Collection[str]) -> None:
-        """States are small, and stay: a run can be looked at as it was."""
+        """Delete those of passes up to the newest of these."""
+        newest = max((pass_of(name) for name in live if name), default=-1)
+        for name in records.children(self.store, "small"):
+            if name not in live and pass_of(name) <= newest:
+                records.delete(self.store, f"small/{name}")
 
     def drop(self, generation: str) -> None:
         self._open.pop(generation, None)
