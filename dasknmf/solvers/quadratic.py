@@ -143,11 +143,13 @@ class QuadraticPass:
             rows["W"] = np.zeros((len(N), self.k), self.dtype)
         W = rows["W"]
         N, S = self.system(tile, small, N)
-        if small.cold:
+        # W that is kept nowhere is what the H that entered makes of it: the two are the pair that entered.
+        solved_first = small.cold or self.recomputed
+        if solved_first:
             self._solved(tile, W, N, S)
         if small.residual:
             tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
-        if not small.cold:
+        if not solved_first:
             tally["violation"] += self.moved(tile, W, N, S, small)
         return self.left(tile, W, tally)
 
