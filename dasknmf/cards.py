@@ -34,7 +34,9 @@ def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
 
 def curve(history: Sequence[Record]) -> str:
     """The loss of each pass as a line of SVG, on a logarithmic scale; empty for fewer than two."""
-    known = [record.loss for record in history if record.loss is not None and record.loss >= 0]
+    # What is concluded from many factorizations is no step of any of them.
+    steps = [record.loss for record in history if record.phase != "evaluation"]
+    known = [loss for loss in steps if loss is not None and loss >= 0]
     logs = np.log(np.maximum(known, _FLOOR)) if known else np.zeros(0)
     logs = logs[np.isfinite(logs)]
     if len(logs) < 2:

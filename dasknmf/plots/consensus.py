@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.plots import style
+from dasknmf.plots.given import found_of
 
 _NAMED = 24
 """Clusters that are numbered beside the strip."""
@@ -22,7 +23,7 @@ def consensus(source: Any, *, ax: Any = None) -> np.ndarray:
 
     Parameters
     ----------
-    source : Consensus
+    source : Consensus, its Run or the path of that
         Or what has its attributes `stack`, `kept`, `labels`, `density`, `density_threshold`.
     ax : array of Axes, optional
         Two.
@@ -37,6 +38,7 @@ def consensus(source: Any, *, ax: Any = None) -> np.ndarray:
     ValueError
         If fewer Axes are given.
     """
+    source = found_of(source)
     wide, narrow = style.panels(2, ax, across=2, size=(4.2, 3.5))
     if ax is None:
         narrow.set_box_aspect(0.9)  # beside a square that has a strip and a bar

@@ -15,6 +15,9 @@ _WIDE = 5.0
 """The largest over the smallest loss, above which a scale is logarithmic."""
 _FLAT = 1e-4
 """Relative changes of a loss below which a curve is a line, and its ticks would be rows of digits."""
+_POINTS = 60
+"""Of the line of one start of several, at most."""
+_CONCLUDING = "evaluation"
 _AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
 
 
@@ -23,7 +26,7 @@ def convergence(
 ) -> Any:
     """The loss, with the phases behind it, and below it the loss of held-out entries where there are any.
 
-    Each has the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells
+    Of several starts each is a thin line, and the lowest of them, pass by pass, the thick one. Each panel has the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells
     the loss of the pair that entered it: that stands where the pass before ended.
 
     Parameters
@@ -53,11 +56,13 @@ def convergence(
     ends = _ends(records, against)
     at = _places(records, ends)
     _phases(ax, records, ends, named=True)
-    losses = [record.loss for record in records]
-    drawn = _line(ax, at, losses, style.BLUE, "loss")
-    _close(ax, records, at)
+    # A conclusion of many factorizations is a pair of its own, and no step of any of them.
+    losses = [None if record.phase == _CONCLUDING else record.loss for record in records]
+    others = _starts(ax, records, ends)
+    drawn = _line(ax, at, losses, style.BLUE, "lowest" if others else "loss")
+    closed = _close(ax, records, at)
     if drawn:
-        _range(ax, drawn)
+        _range(ax, drawn + others + closed)
         _rivals(ax, records, ends)
         _few_ticks(ax)
     style.plain(ax)
@@ -175,11 +180,36 @@ def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
     ax.set_ylim(low, top)
 
 
-def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> None:
-    """The loss of the returned pair, where a closing pass has evaluated it."""
+def _starts(ax: Any, records: Sequence[Record], ends: np.ndarray) -> list[float]:
+    """A thin line for each model that shares the passes with others; the losses that are drawn."""
+    lines: dict[int, dict[float, float]] = {}
+    before = 0.0
+    for record, end in zip(records, ends.tolist(), strict=True):
+        for advance in record.models:
+            if advance.loss is not None and advance.loss > 0:
+                at = end if advance.loss_at == "end" else before
+                lines.setdefault(advance.model, {})[at] = advance.loss
+        before = end
+    across: list[float] = []
+    losses: list[float] = []
+    for line in lines.values():
+        # Most of a curve is in its first passes.
+        chosen = np.unique(np.geomspace(1, len(line), _POINTS).round().astype(int)) - 1
+        points = sorted(line.items())
+        across += [*(points[index][0] for index in chosen), np.nan]
+        losses += [*(points[index][1] for index in chosen), np.nan]
+    if lines:
+        ax.plot(across, losses, color=style.PALE, lw=0.6, alpha=0.7, label=f"each of {len(lines)} models")
+    return [loss for loss in losses if np.isfinite(loss)]
+
+
+def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> list[float]:
+    """The loss of the returned pair, where a pass of its own has evaluated it."""
     last = records[-1] if records else None
-    if last is not None and last.phase == "closing" and last.loss is not None and last.loss > 0:
-        ax.plot(at[-1:], [last.loss], "D", color=style.GREEN, ms=6, label="returned pair", zorder=4)
+    if last is None or not last.closed or last.loss is None or last.loss <= 0:
+        return []
+    ax.plot(at[-1:], [last.loss], "D", color=style.GREEN, ms=6, label="returned pair", zorder=4)
+    return [last.loss]
 
 
 def _few_ticks(ax: Any) -> None:

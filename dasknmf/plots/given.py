@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from dasknmf.history import Record
-from dasknmf.store.opened_run import open_run
+from dasknmf.store.opened_run import Run, open_run
 
 
 def opened(source: Any) -> Any:
     """The run at a path; anything else as it is."""
     return open_run(source) if isinstance(source, (str, os.PathLike)) else source
+
+
+def found_of(source: Any) -> Any:
+    """What a run, or the run at a path, keeps of many factorizations; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        If it keeps nothing.
+    """
+    source = opened(source)
+    if not isinstance(source, Run):
+        return source
+    found = source.found
+    if found is None:
+        raise ValueError(
+            f"the run at {str(source.store)!r} keeps nothing that many factorizations tell; the picture is "
+            "drawn of that: give one of rank_sweep or consensus that has ended."
+        )
+    return SimpleNamespace(**source.identity["many"] | found)
 
 
 def fitted(source: Any) -> Any:

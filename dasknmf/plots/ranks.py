@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
+from dasknmf.plots.given import found_of
 
 _STABILITY = {
     "silhouette": ("silhouette_mean", "silhouette"),
@@ -31,7 +32,7 @@ def ranks(
 
     Parameters
     ----------
-    source : RankSweep, DataFrame, or mapping of str to sequence
+    source : RankSweep, its Run or the path of that, DataFrame, or mapping of str to sequence
         With the columns of ``RankSweep.to_dataframe()``; of a mapping "n_components" is one of them. NaN
         where a value is not known.
     stability : {"silhouette", "instability", "dispersion", "cophenetic"}, default="silhouette"
@@ -53,6 +54,7 @@ def ranks(
     """
     if stability not in _STABILITY:
         raise ValueError(f"stability is {stability!r}; it must be one of {list(_STABILITY)}: choose one.")
+    source = found_of(source)
     table = _Table(source)
     name, label = _STABILITY[stability]
     error = next((each for each in _ERRORS if table.knows(each)), None)
@@ -111,6 +113,8 @@ class _Table:
 
     def __init__(self, source: Any) -> None:
         columns = source.to_dataframe() if hasattr(source, "to_dataframe") else source
+        if hasattr(source, "ranks"):  # as a run keeps them
+            columns = vars(source) | {"n_components": source.ranks}
         at = np.asarray(_ranks_of(columns), dtype=int)
         self._order = np.argsort(at, kind="stable")
         self._columns = columns

@@ -32,6 +32,23 @@ def loss_curve(run: Any) -> str:
         return f"<figure>{_svg(figure, 'loss of each pass')}</figure>"
 
 
+def rank_curves(run: Any) -> str:
+    """Stability and error of each rank of a sweep."""
+    parted = bool(np.isfinite(run.found["holdout"]).any())
+    with _canvas((4.8, 4.4 if parted else 3.2)) as (figure, ax):
+        plots.ranks(run, ax=ax)
+        return f"<figure>{_svg(figure, 'stability and error of each number of components')}</figure>"
+
+
+def agreement(run: Any) -> str:
+    """The clustergram of a consensus, and how dense its spectra lie."""
+    # A figure for each: side by side on a wide page, one below the other on a narrow one.
+    with _canvas((4.4, 3.7)) as (left, wide), _canvas((3.8, 3.2)) as (right, narrow):
+        plots.consensus(run, ax=[wide, narrow])
+        drawn = [_svg(left, "distances of spectra"), _svg(right, "densities of spectra")]
+    return '<div class="pair">' + "".join(f"<figure>{each}</figure>" for each in drawn) + "</div>"
+
+
 def spectrum(row: np.ndarray, layout: Any) -> str:
     """One row of H as curves over the features of a stack, or as an image of them; as one curve without."""
     if layout is None or len(layout.feature_dims) > 2:

@@ -39,6 +39,9 @@ table.facts th { text-align: left; font-weight: normal; color: var(--soft); widt
 table.facts td { overflow-wrap: anywhere; }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .passes th, .passes td { text-align: right; white-space: nowrap; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+.pair figure { flex: 1 1 320px; min-width: 0; max-width: 520px; }
+tr.chosen td { font-weight: 600; }
 figure { margin: .6rem 0; max-width: 560px; }
 figure + .wide { max-width: 560px; }
 figure svg, .card svg { width: 100%; }
@@ -80,10 +83,15 @@ def tiles(facts: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tiles">{body}</div>'
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls by itself where it is wider than the page."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], chosen: int | None = None) -> str:
+    """A table that scrolls by itself where it is wider than the page; one of its rows may stand out."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        ('<tr class="chosen">' if index == chosen else "<tr>")
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for index, row in enumerate(rows)
+    )
     return f'<div class="wide"><table class="passes"><tr>{head}</tr>{body}</table></div>'
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from dasknmf import about
+from dasknmf import about, about_many
 from dasknmf.errors import RunError
 from dasknmf.plots import style
 from dasknmf.plots.features import leading_of
-from dasknmf.report import figures, html
+from dasknmf.report import figures, html, many
 from dasknmf.report.maps import maps_of
 from dasknmf.store.opened_run import Run, open_run
 
@@ -71,6 +71,7 @@ def page(run: Any) -> str:
         f'<p><span class="status">{escape(status)}</span>{shown}</p>',
         *(f'<p class="warning">{escape(warning)}</p>' for warning in warned),
         html.tiles(_tiles(run)),
+        *many.sections(run),
         html.heading("Loss", _loss(run)),
         html.heading("Components", _components(run)),
         '<div class="columns">',
@@ -86,7 +87,10 @@ def page(run: Any) -> str:
 
 def _tiles(run: Any) -> about.Facts:
     n, m = run.shape
-    tiles = [("samples × features", f"{n:,} × {m:,}"), ("components", str(run.params["n_components"]))]
+    tiles = [("samples × features", f"{n:,} × {m:,}"), ("components", about_many.components_told(run))]
+    ranks = about_many.ranks_of(run)
+    if len(ranks) > 1:
+        tiles.append(("models", f"{len(ranks):,}"))
     last = about.last_with_loss(run)
     if last is not None:
         tiles.append(("loss", f"{last.loss:.4g}"))
@@ -124,7 +128,7 @@ def _components(run: Any) -> str:
     try:
         H, shares = run.H, run.shares
     except RunError as error:
-        if run.status != "running":
+        if run.status != "running" and not about_many.is_unfinished(run):
             raise
         return f'<p class="soft">There are none yet: {escape(str(error))}</p>'
     order = np.argsort(-shares, kind="stable")[:_MOST]
