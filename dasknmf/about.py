@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from dask.utils import format_bytes
 
-from dasknmf.about_many import is_unfinished
+from dasknmf.about_many import components_told, is_unfinished
 from dasknmf.errors import RunError
 from dasknmf.history import Ending, Record
 from dasknmf.losses import NAMES
@@ -117,6 +117,7 @@ def _entries_facts(told: dict[str, Any]) -> Facts:
 def model_facts(run: Any) -> Facts:
     """The parameters."""
     shown = {name: value for name, value in run.params.items() if name not in ("W", "H", "beta_loss")}
+    shown["n_components"] = components_told(run)
     facts = [("loss", loss_named(run.params["beta_loss"]))]
     facts += [(name, _plain(value)) for name, value in shown.items() if value is not None]
     if run.params.get("random_state") is None:

@@ -20,7 +20,7 @@ h3 small, .soft { color: var(--soft); font-weight: normal; }
 p { margin: .4rem 0; }
 .status { display: inline-block; border: 1px solid currentColor; border-radius: 1em; padding: 0 .7em;
   font-size: .9rem; color: var(--bar); margin-right: .4em; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: .6rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); gap: .6rem;
   margin: 1rem 0; }
 .tile { background: var(--card); border-radius: 8px; padding: .6rem .7rem; min-width: 0; }
 .tile:first-child { grid-column: span 2; }
