@@ -154,7 +154,9 @@ class Run:
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """What was found out about many factorizations, once they have ended."""
+        """What was found out about many factorizations, once the factors are what followed from it."""
+        if not findings.concluded(self.store, self.position):
+            return None
         return findings.read(self.store, self.position)
 
     @property
