@@ -18,7 +18,7 @@ from dasknmf.history import Advance, Callback, Ending, History, Record, Stop, ri
 from dasknmf.inputs.base import Source, nbytes_of
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
-from dasknmf.passes import Outcome
+from dasknmf.passes import Outcome, State
 from dasknmf.projecting import makes_tiles_dense, scratch_bytes, shared_out
 from dasknmf.schedulers import Scheduler
 from dasknmf.starts import survey
@@ -95,14 +95,24 @@ class Fit:
                 self._start()
             if self.given is not None and not run.history.exact and not self._placed():
                 self._place(self.given)
-            surveyed = run.factors.read_state(run.position.state, run.position.members[0].leader)
             self._rules = {
-                member.model: self.models[member.model].stop_rule(self.tol, surveyed)
-                for member in run.position.members
+                each.model: self.models[each.model].stop_rule(self.tol, self._state_of(each))
+                for each in run.position.members
             }
             self._resume()
             while run.position.outcome is None:
                 self._advance()
+
+    @property
+    def _hides_columns(self) -> bool:
+        """Whether V's rows, of which entries are hidden, are columns of X."""
+        entries = self.source.entries
+        return entries is not None and entries.holdout is not None and entries.holdout.transposed
+
+    def _state_of(self, member: Member) -> State:
+        """Its small state; the last pass has none of a member that ended before."""
+        answer = self.run.position.answer_of(member)
+        return self.run.factors.read_state(answer.state, answer.strand)
 
     def _start(self) -> None:
         """The next pass before the first exact one."""
@@ -119,6 +129,7 @@ class Fit:
                 self._model.dtype,
                 sparse=self.source.sparse,
                 advice=self.source.negatives_advice,
+                transposed=self._hides_columns,
             )
         except (DataError, NumericalError):
             if not at.passes:

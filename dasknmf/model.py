@@ -94,8 +94,9 @@ class Model:
     @property
     def surveyed_alone(self) -> bool:
         """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
-        alone = self.terms.masked or self.init in ("random", "custom")
-        return alone and self.terms.perturbation is None
+        # A sample is drawn in the same read, and each model fits an H of its own to it.
+        alone = self.terms.masked and self.init != "sample"
+        return (alone or self.init in ("random", "custom")) and self.terms.perturbation is None
 
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""

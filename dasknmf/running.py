@@ -72,8 +72,11 @@ class Work:
             halving,
         )()
 
-    def asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
-        """What V answers to phases, one of each model, that leave nothing behind: in one read if they fit."""
+    def asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> tuple[list[Tally], int]:
+        """What V answers to phases, one of each model, that leave nothing behind, and in how many reads.
+
+        In one if they fit into memory together.
+        """
         one = self.settled
         arguments = (self.source, one.grid, self.scheduler)
         together = phases_together(phases, models, *arguments)
@@ -93,7 +96,7 @@ class Work:
                     sums=self.run.sums,
                 )
                 tallies += engine.tallied(read, self.scheduler.get, each)
-        return tallies
+        return tallies, -(-len(phases) // together)
 
     def conclude(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
         """One more pass, which starts from what the survey knows; its state and rows are the run's answer."""

@@ -42,6 +42,8 @@ def test_scikit_learns_own_checks(estimator, check):
 def test_parameters_are_scikit_learns_and_ours():
     ours, theirs = NMF().get_params(), Theirs().get_params()
     assert set(ours) - set(theirs) == {
+        "n_init",
+        "halving",
         "inner_iter",
         "sample_bytes",
         "dtype",
@@ -440,12 +442,18 @@ def test_a_pass_that_does_not_fit_is_refused(monkeypatch, tmp_path):
 
 def test_the_public_surface():
     assert set(dasknmf.__all__) == {
+        "Consensus",
         "NMF",
         "Moments",
         "Prepared",
+        "RankSweep",
+        "consensus",
         "highly_variable",
         "moments",
         "non_negative_factorization",
+        "open_consensus",
         "open_run",
+        "open_sweep",
+        "rank_sweep",
     }
     assert inputs.working_dtype(np.dtype("uint16")) == np.float32

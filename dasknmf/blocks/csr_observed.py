@@ -125,6 +125,11 @@ class ObservedCsrTile(CsrTile):
         """Whether a row has an entry that counts, shape (rows,)."""
         return ~self._in_R | bool((~self._in_C).any())
 
+    def hidden_whole(self) -> tuple[int, np.ndarray]:
+        """Of how many rows all that is observed is hidden, and Σ a_i over what is hidden of each column."""
+        of_columns = np.asarray(self._in_C * self._a[self._in_R].sum(), np.float64)
+        return int(np.count_nonzero(~self.row_is_observed())), of_columns
+
     def row_grams(self, lines: np.ndarray) -> np.ndarray:
         """S_i of each row, of the line of all columns and that of those outside of the hidden block."""
         return np.asarray(lines[self._in_R.astype(np.intp)])

@@ -192,6 +192,17 @@ class ObservedTile:
         counts = a @ groups.astype(np.float64)
         return counts if group_of is None else counts[group_of]
 
+    def hidden_whole(self) -> tuple[int, np.ndarray]:
+        """Of how many rows all that is observed is hidden, and Σ a_i over what is hidden of each column."""
+        n_rows, n_features = self.V.shape
+        if self.hidden is None:
+            return 0, np.zeros(n_features)
+        hides = np.zeros(n_rows, bool)
+        hides[self.hidden.rows] = True
+        a = None if self.row_weights is None else self.row_weights[self.hidden.rows]
+        of_columns = np.bincount(self.hidden.columns, a, n_features).astype(np.float64)
+        return int(np.count_nonzero(hides & ~self.row_is_observed())), of_columns
+
     def completed(self, W: np.ndarray, H: np.ndarray) -> DenseTile:
         """V where it is observed and WH elsewhere, and between the two by the weight of an entry."""
         return self.filled(self._product("P", W, H))

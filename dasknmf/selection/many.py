@@ -16,7 +16,7 @@ from dasknmf.history import Callback, History
 from dasknmf.identity import with_stored_scale
 from dasknmf.inputs.observed import ObservedSource
 from dasknmf.model import Model
-from dasknmf.passes import State, Tally
+from dasknmf.passes import Phase, State, Tally
 from dasknmf.running import Work, running
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.settling import Asked, Settled, settled, spawned
@@ -115,6 +115,8 @@ class Study:
     work : Work
     many : Many
     callbacks : sequence of callable
+    n_asked : int
+        Reads of V so far that were no passes.
     """
 
     nmf: NMF
@@ -122,15 +124,17 @@ class Study:
     work: Work
     many: Many
     callbacks: Sequence[Callback] = ()
+    n_asked: int = 0
 
     @cached_property
     def surveyed(self) -> State:
-        """What the survey of V found; one more read where models have only seen versions of V."""
+        """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
         at, model = self.work.run.position, self.work.settled.model
-        if model.terms.perturbation is None:
-            return self.work.run.factors.read_state(at.state, at.members[0].leader)
+        if model.terms.perturbation is None and not model.terms.hidden:
+            answer = at.answer_of(at.members[0])
+            return self.work.run.factors.read_state(answer.state, answer.strand)
         phase = Survey(model.shape, model.loss, model.terms.masked)
-        (tally,) = self.work.asked([phase], [model])
+        (tally,) = self._asked([phase], [model])
         return phase.update(tally, {})[0]
 
     @property
@@ -141,13 +145,13 @@ class Study:
     @property
     def concluded(self) -> bool:
         """Whether the run holds its conclusion already."""
-        return self.work.run.position.conclusion is not None
+        return self.work.run.concluded
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
         """What V says of each H: one read for all, as far as they fit into memory together."""
         one, phases = self.work.settled, [self._evaluation(H, drawn=True) for H in spectra]
         models = [replace(one.model, k=len(H)) for H in spectra]
-        tallies = self.work.asked(phases, models)
+        tallies = self._asked(phases, models)
         return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
 
     def conclude(self, H: np.ndarray) -> None:
@@ -159,6 +163,11 @@ class Study:
         run, one = self.work.run, self.work.settled
         W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
         return self.work.handed(W, chunked=inputs.is_chunked(self.X))
+
+    def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
+        tallies, n_reads = self.work.asked(phases, models)
+        self.n_asked += n_reads
+        return tallies
 
     def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
         one, surveyed = self.work.settled, self.surveyed
@@ -287,7 +296,9 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
     for member in run.position.members:
         answer = run.position.answer_of(member)
         state = run.factors.read_state(answer.state, answer.strand)
-        last = run.history.of_model(member.model)[-1] if len(made) > 1 else run.history.evaluated[-1]
+        own = run.history.of_model(member.model) if len(made) > 1 else run.history
+        # Beside the passes of a fit stands that of a conclusion.
+        last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
         rank, seed = made[member.model]
         found.append(

@@ -233,8 +233,9 @@ def rank_sweep(
         rule = rule or default_rule(columns)
         best = choose(ranks, columns, rule, n_init=n_init)
         H = middles[ranks.index(best)]
+        n_asked = study.n_asked if found is None else found["n_asked"]
         if found is None or found["best"] != best or not study.concluded:
-            study.work.run.keep({"rule": rule, "best": best}, columns)
+            study.work.run.keep({"rule": rule, "best": best, "n_asked": n_asked}, columns)
             study.conclude(H)
         history = study.work.run.history
         return RankSweep(
@@ -248,7 +249,7 @@ def rank_sweep(
             study.handed(),
             factorizations,
             history,
-            history.reads + 1,  # that of the evaluation, which is no pass
+            history.reads + n_asked,
             study.work.settled.features.names,
         )
 
@@ -288,7 +289,7 @@ def open_sweep(target: Any) -> RankSweep:
         run.W,
         found_in(run, [(rank, seed) for rank in ranks for seed in seeds]),
         run.history,
-        run.history.reads + 1,
+        run.history.reads + found["n_asked"],
         run.feature_names,
     )
 

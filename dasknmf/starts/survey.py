@@ -48,8 +48,14 @@ class Survey:
         if not self.masked:
             return sums
         n_features = self.shape[1]
-        of_columns = {"observed": (n_features,), "column totals": (1, n_features), "empty rows": ()}
-        return Tally(sums.values | Tally.zeros(of_columns).values)
+        more = {
+            "observed": (n_features,),
+            "column totals": (1, n_features),
+            "hidden": (n_features,),
+            "empty rows": (),
+            "hidden rows": (),
+        }
+        return Tally(sums.values | Tally.zeros(more).values)
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         sums = tile.sums()
@@ -62,6 +68,9 @@ class Survey:
             tally["observed"] += tile.observations()
             tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
             tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
+            n_rows, of_columns = tile.hidden_whole()
+            tally["hidden rows"] += n_rows
+            tally["hidden"] += of_columns
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         found = dict(zip(_FIELDS, tally["sums"], strict=True))
@@ -84,6 +93,8 @@ class Survey:
             observed = tally["observed"]
             fill = np.divide(tally["column totals"][0], observed, out=np.zeros(m), where=observed > 0)
             after |= {"observed": observed, "fill": fill, "empty rows": tally["empty rows"]}
+            columns = np.count_nonzero((observed == 0) & (tally["hidden"] > 0))
+            after["hidden whole"] = np.asarray([tally["hidden rows"], columns])
         return after, Outcome()
 
     def takes(self, tally: Tally) -> bool:
@@ -99,7 +110,7 @@ class Survey:
 
 
 _KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "pull")
-_KEPT_OF_MASKED = ("observed", "fill", "empty rows")
+_KEPT_OF_MASKED = ("observed", "fill", "empty rows", "hidden whole")
 
 
 def kept(state: State) -> State:
@@ -120,15 +131,18 @@ def check(
     *,
     sparse: bool = False,
     advice: str | None = None,
+    transposed: bool = False,
 ) -> None:
     """Refuse what the survey found, before anything is committed.
 
-    `advice` is what the source knows to do about negative values.
+    `advice` is what the source knows to do about negative values; `transposed` tells whether V's rows are
+    the columns of X.
 
     Raises
     ------
     DataError
-        If V holds NaN, infinities or negative values, or zeros that the loss does not take.
+        If V holds NaN, infinities or negative values, or zeros that the loss does not take, or a row or a
+        column of it has all that is observed hidden.
     """
     found = dict(zip(_FIELDS, state["sums"], strict=True))
     size = shape[0] * shape[1] - found["n_missing"]
@@ -155,6 +169,14 @@ def check(
             f"cannot be: {advice or mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])
+    hidden = [int(count) for count in state.get("hidden whole", (0, 0))]
+    if any(hidden):
+        n_rows, n_columns = reversed(hidden) if transposed else hidden
+        raise DataError(
+            f"holdout hides all that is observed of {n_rows} rows and {n_columns} columns of X; a fit needs "
+            "some of each: hide a smaller share, give another random_state, or leave out rows and columns "
+            "with few entries."
+        )
     mean = found["total"] / size
     least, most = _SCALES[dtype.itemsize]
     if mean and not least <= mean <= most:

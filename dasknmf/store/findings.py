@@ -21,6 +21,16 @@ def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], pa
     records.write(store, _PATH, {"content": content, "arrays": sorted(arrays), "passes": passes})
 
 
+def concluded(store: Any, position: Position) -> bool:
+    """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
+    record = records.read(store, _PATH)
+    return record is not None and _concludes(position, record["passes"])
+
+
+def _concludes(position: Position, passes: int) -> bool:
+    return position.conclusion is not None and int(position.conclusion.state.split("-")[0]) == passes
+
+
 def read(store: Any, position: Position) -> dict[str, Any] | None:
     """Both, by name; None where there is nothing, or models have moved since.
 
@@ -33,8 +43,7 @@ def read(store: Any, position: Position) -> dict[str, Any] | None:
     if record is None or position.outcome is None:
         return None
     # A conclusion is a pass of its own, which moves no model.
-    concluding = 0 if position.conclusion is None else int(position.conclusion.state.split("-")[0])
-    if record["passes"] not in (position.passes, concluding):
+    if record["passes"] != position.passes and not _concludes(position, record["passes"]):
         return None
     return record["content"] | {
         name: records.read_array(store, f"{_PATH}/{name}") for name in record["arrays"]

@@ -39,6 +39,11 @@ class MemoryRun:
     def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Whoever found it out has it."""
 
+    @property
+    def concluded(self) -> bool:
+        """Whether the models have been followed by a conclusion."""
+        return self.position.conclusion is not None
+
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
         for generation in generations:

@@ -162,7 +162,9 @@ class Run:
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """What was found out about many factorizations, once they have ended."""
+        """What was found out about many factorizations, once the factors are what followed from it."""
+        if not findings.concluded(self.store, self.position):
+            return None
         return findings.read(self.store, self.position)
 
     @property
@@ -221,7 +223,8 @@ class Run:
                 f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
                 f"it stands after {self.position.passes} passes: start the same command again."
             )
-        if self.position.answer.rows is None:
+        # Rows that a start leaves may be those of a sketch, and no factor.
+        if self.position.answer.rows is None or "H" not in self._state:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
                 f"{self.position.passes} passes; factors exist from the first exact pass on: start the same "

@@ -192,6 +192,11 @@ class StoredRun:
         """What was kept, if the models have not moved since."""
         return findings.read(self.store, self.position)
 
+    @property
+    def concluded(self) -> bool:
+        """Whether the conclusion of the run follows from what was kept last."""
+        return findings.concluded(self.store, self.position)
+
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
         for generation in generations:
