@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from dasknmf import open_run
+from dasknmf.about_many import many_facts
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.summary import summary
 
@@ -33,6 +34,9 @@ def info(run: str, as_json: bool) -> None:
         "n_iter": opened.n_iter,
         "n_unobserved_samples": opened.n_unobserved_samples,
         "n_unobserved_features": opened.n_unobserved_features,
+        "many": opened.identity.get("many"),
+        "models": dict(many_facts(opened)).get("models"),
+        "best": (opened.found or {}).get("best"),
         "last": None if last is None else asdict(last),
     }
     click.echo(json.dumps(content, indent=2))
