@@ -16,7 +16,18 @@ from dasknmf.losses import NAMES
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are told."""
 
-_TOLD = {"shape", "dtype", "transposed", "seed", "model", "feature_names", "preparation", "layout", "entries", "many"}
+_TOLD = {
+    "shape",
+    "dtype",
+    "transposed",
+    "seed",
+    "model",
+    "feature_names",
+    "preparation",
+    "layout",
+    "entries",
+    "many",
+}
 """What of a run's identity is told in words of its own."""
 
 _WEIGHTS = {"sample_weight", "feature_weight", "weights"}

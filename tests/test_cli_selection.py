@@ -235,6 +235,7 @@ def test_several_starts_of_a_fit(V, tmp_path):
     asked = ["-k", 3, "--random-state", 0, "--max-iter", 5, "--tol", 0]
     said = done("fit", V, run, *asked, "--n-init", 4, "--halving").stdout
     assert "models: 4 of 4 have ended: 2 max_iter, 2 given up" in said
-    model = NMF(3, n_init=4, halving=True, random_state=0, max_iter=5, tol=0).fit(zarr.open_array(V, mode="r"))
+    model = NMF(3, n_init=4, halving=True, random_state=0, max_iter=5, tol=0)
+    model.fit(zarr.open_array(V, mode="r"))
     np.testing.assert_array_equal(open_run(run).H, model.components_)
     assert "gives up the higher half" in refused(2, "fit", V, tmp_path / "one", *asked, "--halving")

@@ -11,7 +11,8 @@ from dasknmf.selection.many import many
 def test_losses_of_nearly_exact_fits_are_those_of_their_pairs():
     """Near an exact fit in float32 the loss is summed entry by entry, of the pair that entered the pass."""
     rng = np.random.default_rng(0)
-    X = (rng.gamma(0.3, size=(80, 3)) @ rng.gamma(0.3, size=(3, 12)) + 1e-3 * rng.random((80, 12))).astype("f4")
+    X = rng.gamma(0.3, size=(80, 3)) @ rng.gamma(0.3, size=(3, 12)) + 1e-3 * rng.random((80, 12))
+    X = X.astype("f4")
     found = many(X, [3], 4, random_state=0, max_iter=60)
     told = [advance for record in found.history for advance in record.models if advance.loss_at == "entry"]
     assert any(advance.phase == "exact" for advance in told)

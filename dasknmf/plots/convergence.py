@@ -26,8 +26,9 @@ def convergence(
 ) -> Any:
     """The loss, with the phases behind it, and below it the loss of held-out entries where there are any.
 
-    Of several starts each is a thin line, and the lowest of them, pass by pass, the thick one. Each panel has the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells
-    the loss of the pair that entered it: that stands where the pass before ended.
+    Of several starts each is a thin line, and the lowest of them, pass by pass, the thick one. Each panel has
+    the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells the loss
+    of the pair that entered it: that stands where the pass before ended.
 
     Parameters
     ----------

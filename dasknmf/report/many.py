@@ -17,7 +17,7 @@ def sections(run: Any) -> list[str]:
     if len(about_many.ranks_of(run)) == 1:
         return []
     told = html.facts_table(about_many.many_facts(run))
-    if about_many.is_unfinished(run) or run.found is None and "many" in run.identity:
+    if about_many.is_unfinished(run) or ("many" in run.identity and run.found is None):
         return [html.heading("Models", told + _models(run))]
     if about_many.is_sweep(run):
         return [html.heading("Number of components", _ranks(run) + told)]

@@ -127,7 +127,7 @@ def explained(
         error = np.nan_to_num(_column(columns, "holdout_std", len(ranks))[at]) / np.sqrt(n_init)
         bound = f"{values[at]:.4g} + {error:.2g} (one standard error)"
         if ranks[at] == best:
-            return f"its loss over hidden entries is the lowest, and that of no smaller rank is within {bound}"
+            return f"the lowest loss over hidden entries, and no smaller rank is within {bound}"
         return (
             f"the smallest whose loss over hidden entries, {own:.4g}, is within that of {ranks[at]} "
             f"components, {bound}"

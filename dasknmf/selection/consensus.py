@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.cards import card
 from dasknmf.errors import RunError
-from dasknmf.history import Callback
+from dasknmf.history import Callback, History
 from dasknmf.selection import programs, refits
 from dasknmf.selection.many import studying
 from dasknmf.selection.scores import scores
@@ -98,6 +99,16 @@ class Consensus:
             f"starts: {int(self.kept.sum())} of {len(self.kept)} spectra below density "
             f"{self.density_threshold:g}, silhouette {self.silhouette:.3f}>"
         )
+
+    def _repr_html_(self) -> str:
+        kept = f"{int(self.kept.sum())} of {len(self.kept)}, of density below {self.density_threshold:g}"
+        programs = f"{self.n_components} × {self.spectra.shape[1]} features"
+        facts = [
+            ("programs", f"{programs}, of {self.n_init} starts in {self.n_reads:g} reads of V"),
+            ("spectra kept", f"{kept}, silhouette {self.silhouette:.3f}"),
+            ("loss D(V | WH)", f"{self.loss:.6g}"),
+        ]
+        return card("Consensus", facts, History())
 
     def rethreshold(self, density_threshold: float) -> Consensus:
         """The same factorizations with another threshold: one read of X, and no fit.

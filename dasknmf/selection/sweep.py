@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
 from dasknmf.history import Callback, History
 from dasknmf.plots.ranks import ranks as draw_ranks
-from dasknmf.selection.choosing import choose, default_rule
+from dasknmf.selection.choosing import choose, default_rule, explained
 from dasknmf.selection.many import Evaluated, Factorization, Study, found_in, studying
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
@@ -88,6 +89,16 @@ class RankSweep:
             f"<RankSweep of {ranks} components from {self.n_init} starts in {self.n_reads:g} reads: "
             f"{self.best} by {self.rule}>"
         )
+
+    def _repr_html_(self) -> str:
+        why = explained(self.best, self.n_components, self.columns, self.rule, n_init=self.n_init)
+        ranks = ", ".join(map(str, self.n_components))
+        facts = [
+            ("components", f"{ranks}, {self.n_init} starts of each ({self.method})"),
+            ("chosen", f"{self.best}, by the rule {self.rule}: {why}"),
+            *progress_facts(self.history, len(self.history.exact)),
+        ]
+        return card("RankSweep", facts, self.history)
 
     def choose(self, rule: str | None = None) -> int:
         """The number of components that another rule chooses; see `dasknmf.selection.choosing.choose`.
