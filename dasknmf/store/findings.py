@@ -17,7 +17,7 @@ def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], pa
     records.delete(store, _PATH)
     dtypes = {}
     for name, array in arrays.items():
-        # Of floats NaN is what a chunk that is missing reads as: those that hold it are written as their bits.
+        # A chunk of floats that is missing reads as NaN: arrays that hold NaN are written as their bits.
         bits = array.dtype.kind == "f" and bool(np.isnan(array).any())
         dtypes[name] = str(array.dtype)
         kept = np.ascontiguousarray(array).view(f"i{array.itemsize}") if bits else array
