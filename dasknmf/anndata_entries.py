@@ -85,7 +85,7 @@ def uns_entry(
     squares = explained(G, H)
     known = [record.loss for record in history if record.loss is not None]
     return {
-        "params": {name: _plain(value) for name, value in params.items() if value is not None},
+        "params": {name: plain(value) for name, value in params.items() if value is not None},
         "components": np.asarray(component_names(len(H)), dtype=object),
         "variance": squares,
         "variance_ratio": squares / sum_of_squares if sum_of_squares else np.zeros(len(H)),
@@ -105,7 +105,7 @@ def history_arrays(history: History) -> dict[str, np.ndarray]:
     return columns
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value as a type that files hold."""
     if isinstance(value, np.generic):
         return value.item()

@@ -8,8 +8,9 @@ from typing import Any
 import click
 import numpy as np
 
-from dasknmf import open_run
+from dasknmf import open_consensus, open_run
 from dasknmf.anndata_entries import Keys
+from dasknmf.anndata_parts import advising
 from dasknmf.cli.exits import friendly, note
 from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
@@ -41,6 +42,14 @@ _OF_STACKS = ("xarray", "geotiff")
     help="For --to h5ad and csv: the AnnData that was fitted, whose cells have names. Where several were, "
     "give each, in the order of the fit.",
 )
+@click.option(
+    "--cnmf",
+    metavar="NAME",
+    help="Of a consensus: into the files TARGET/NAME/NAME.*, named as cNMF names them. With --names-from "
+    "the gene scores and TPM spectra over all its genes, and the usages that cNMF would fit to these, in "
+    "three reads of its counts.",
+)
+@click.option("--layer", metavar="LAYER", help="For --cnmf: the counts of --names-from, if they are not X.")
 @click.option("--key-added", metavar="NAME", help="One key for all, instead of X_nmf, NMF and nmf.")
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
 @friendly
@@ -50,16 +59,26 @@ def export(
     kind: str | None,
     to_xarray: bool,
     names_from: tuple[str, ...],
+    cnmf: str | None,
+    layer: str | None,
     key_added: str | None,
     overwrite: bool,
 ) -> None:
     """Write W and H of RUN where other programs read them.
 
     Into the AnnData TARGET: obsm["X_nmf"], varm["NMF"] and uns["nmf"]. Of a stack of images a Zarr store
-    with abundance, endmember and the history, on their coordinates; or a GeoTIFF of the abundances.
+    with abundance, endmember and the history, on their coordinates; or a GeoTIFF of the abundances. Of a
+    consensus, with --cnmf NAME, the files that cNMF leaves.
 
     Nothing is left half written, and W is never in memory as a whole.
     """
+    if cnmf is not None:
+        if kind is not None or to_xarray or key_added is not None:
+            raise click.UsageError("--cnmf is a kind of its own, with keys of its own: leave out the others.")
+        _export_cnmf(run, Path(target), cnmf, names_from, layer, overwrite)
+        return
+    if layer is not None:
+        raise click.UsageError("--layer is for --cnmf, which needs counts: leave it out.")
     opened = open_run(run)
     kind = _kind_of(opened, target, kind, to_xarray)
     if kind in _OF_STACKS:
@@ -93,6 +112,41 @@ def export(
     var = pd.DataFrame(index=genes) if store is None else store.var
     anndata_hdf5.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)
     click.echo(f"{', '.join(entries(keys))}: {target}")
+
+
+def _export_cnmf(
+    run: str, target: Path, name: str, counts: tuple[str, ...], layer: str | None, overwrite: bool
+) -> None:
+    from dasknmf.exports import cnmf
+    from dasknmf.singlecell.tpm import InAllGenes, in_all_genes
+
+    agreed, opened = open_consensus(run), open_run(run)
+    genes = opened.feature_names
+    if not counts:
+        if layer is not None:
+            raise click.UsageError("--layer is of the AnnData that --names-from gives: give it too.")
+        n, m = opened.shape
+        names: dict[str, Any] = {"cells": np.arange(n).astype(str)}
+        genes = np.arange(m).astype(str) if genes is None else genes
+        note(
+            "without --names-from, the AnnData that was fitted: cells by their numbers, usages of the "
+            "consensus itself, no gene_spectra_score and gene_spectra_tpm, which cNMF's load_results asks for"
+        )
+    else:
+        store = open_anndata(list(counts))
+        columns = factors_for(opened, store).columns
+        matrix = store.matrix(layer)
+        genes = store.var_names if genes is None else genes
+
+        def whole() -> InAllGenes:
+            note("reading the counts of --names-from for programs over all genes: twice, and for usages once")
+            return in_all_genes(matrix, columns, agreed.usages)
+
+        names = {"cells": store.obs_names, "all_genes": store.var_names, "whole": whole}
+    ranks = cnmf.Ranks.of(opened)
+    with advising():
+        written = cnmf.write(target, name, agreed, genes=genes, ranks=ranks, overwrite=overwrite, **names)
+    click.echo(f"{', '.join(written)}: {target / name}")
 
 
 def _kind_of(run: Any, target: str, kind: str | None, to_xarray: bool) -> str:

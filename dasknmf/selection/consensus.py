@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from dasknmf.cards import card
 from dasknmf.errors import RunError
 from dasknmf.history import Callback, History
 from dasknmf.selection import programs, refits
-from dasknmf.selection.many import studying
+from dasknmf.selection.asking import check_threshold, checked, seeded
+from dasknmf.selection.many import Factorization, Study, studying
 from dasknmf.selection.scores import scores
 from dasknmf.store.opened_run import open_run
 
@@ -29,8 +30,8 @@ _NUMBERS = (
 )
 _ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
 """What a run keeps of a consensus; usages are its W."""
-_UNSEEDED = ("nndsvd", "nndsvda", "custom")
-"""Starts that are the same, or nearly, for every seed."""
+_KEPT = {"loss": "consensus loss"}
+"""By another name: losses of ranks may be kept beside it."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Consensus:
         DataError
             If too few spectra are left, with how their densities are distributed.
         """
-        _check_threshold(density_threshold)
+        check_threshold(density_threshold)
         return _agreed(
             self._asked("rethreshold", "start consensus() with this checkpoint and the other threshold"),
             self.stack,
@@ -247,18 +248,8 @@ def consensus(
     >>> consensus(X, 3, n_init=10, random_state=0).spectra.shape
     (3, 20)
     """
-    n_neighbors = _checked(n_components, n_init, density_threshold, local_neighborhood_size)
-    nmf = {"init": "random"} | nmf
-    if nmf["init"] in _UNSEEDED:
-        raise ValueError(
-            f"init is {nmf['init']!r}, nearly the same for every seed; a consensus is of starts that differ: "
-            "use init='random', 'sample' or 'nndsvdar'."
-        )
-    if nmf.get("fixed_components") is not None:
-        raise ValueError(
-            "fixed_components are the same in every factorization, so that their agreement tells nothing: "
-            "leave them out, or use NMF(fixed_components=) alone."
-        )
+    n_neighbors = checked(n_components, n_init, density_threshold, local_neighborhood_size)
+    nmf = seeded(nmf)
     with studying(
         X,
         [n_components],
@@ -271,25 +262,14 @@ def consensus(
         callbacks=callbacks,
         **nmf,
     ) as study:
-        stack = programs.stacked([each.components for each in study.many.factorizations])
-        _tell_dead(stack)
-        ask = _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
-        agreed = _agreed(
-            ask,
-            stack,
-            programs.local_density(stack, n_neighbors),
+        return concluded(
+            study,
+            study.many.factorizations,
+            n_neighbors,
+            nmf,
             density_threshold=density_threshold,
             local_neighborhood_size=local_neighborhood_size,
-            n_init=n_init,
-            feature_names=study.work.settled.features.names,
-            n_reads=study.many.n_reads,
         )
-        study.work.run.keep(
-            {name: getattr(agreed, name) for name in _NUMBERS},
-            {name: np.asarray(getattr(agreed, name)) for name in _ARRAYS},
-        )
-        study.conclude(agreed.spectra)
-        return replace(agreed, usages=study.handed(), n_reads=agreed.n_reads + 1)
 
 
 def open_consensus(target: Any) -> Consensus:
@@ -314,8 +294,52 @@ def open_consensus(target: Any) -> Consensus:
             f"the consensus at {str(target)!r} has not ended, it stands after {run.n_passes} passes; it is "
             "made at the end: start the same command again."
         )
-    told = {name: found[name] for name in (*_NUMBERS, *_ARRAYS)}
+    told = {name: found[_KEPT.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
     return Consensus(**told, usages=run.W, feature_names=run.feature_names, _ask=None)
+
+
+def concluded(
+    study: Study,
+    factorizations: Sequence[Factorization],
+    n_neighbors: int,
+    nmf: dict[str, Any],
+    *,
+    told: Mapping[str, Any] = MappingProxyType({}),
+    columns: Mapping[str, np.ndarray] = MappingProxyType({}),
+    **asked: Any,
+) -> Consensus:
+    """The consensus of factorizations of one rank, kept as what their run has found. Two reads.
+
+    Parameters
+    ----------
+    study : Study
+    factorizations : sequence of Factorization
+    n_neighbors : int
+        For densities.
+    nmf : dict
+        Parameters of `NMF`.
+    told, columns
+        What else the run keeps: JSON values, arrays.
+    **asked
+        `density_threshold` and `local_neighborhood_size`.
+    """
+    stack = programs.stacked([each.components for each in factorizations])
+    _tell_dead(stack)
+    found = _agreed(
+        _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf),
+        stack,
+        programs.local_density(stack, n_neighbors),
+        n_init=len(factorizations),
+        feature_names=study.work.settled.features.names,
+        n_reads=study.many.n_reads,
+        **asked,
+    )
+    study.work.run.keep(
+        {_KEPT.get(name, name): getattr(found, name) for name in _NUMBERS} | dict(told),
+        {name: np.asarray(getattr(found, name)) for name in _ARRAYS} | dict(columns),
+    )
+    study.conclude(found.spectra)
+    return replace(found, usages=study.handed(), n_reads=found.n_reads + 1)
 
 
 def _agreed(
@@ -364,38 +388,4 @@ def _tell_dead(stack: np.ndarray) -> None:
             "and are left out: ask for fewer components if they are many.",
             UserWarning,
             stacklevel=3,
-        )
-
-
-def _checked(n_components: int, n_init: int, threshold: float, size: float) -> int:
-    """The number of neighbours, if all of these are in their ranges."""
-    if not isinstance(n_components, Integral) or isinstance(n_components, bool) or n_components < 1:
-        raise ValueError(f"n_components is {n_components!r}; a consensus is of one rank: give 1 or more.")
-    if not isinstance(n_init, Integral) or isinstance(n_init, bool) or n_init < 2:
-        raise ValueError(
-            f"n_init is {n_init!r}; a consensus is of two factorizations or more: give about 100, or "
-            "use NMF for one."
-        )
-    _check_threshold(threshold)
-    if not isinstance(size, Real) or isinstance(size, bool) or not 0 < float(size) <= 1:
-        raise ValueError(
-            f"local_neighborhood_size is {size!r}; it is a share of the {n_init} factorizations: give a "
-            "number in (0, 1], 0.3 for example."
-        )
-    n_neighbors = int(float(size) * n_init)
-    most = n_init * n_components - 1
-    if not 1 <= n_neighbors <= most:
-        raise ValueError(
-            f"local_neighborhood_size={size:g} of n_init={n_init} is {n_neighbors} neighbours, and each of "
-            f"{most + 1} spectra has 1 to {most}: give {'more' if n_neighbors < 1 else 'less'}, "
-            f"{1 / n_init if n_neighbors < 1 else most / n_init:.3g} for example, or a larger n_init."
-        )
-    return n_neighbors
-
-
-def _check_threshold(threshold: Any) -> None:
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not float(threshold) > 0:
-        raise ValueError(
-            f"density_threshold is {threshold!r}; densities are mean distances, and those below it are kept: "
-            "give a positive number, 0.5 for example, or 2 to keep all."
         )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.blocks.base import Tile
+from dasknmf.features.moments import Moments
 from dasknmf.features.phase import MomentsPhase
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.passes import Around, Outcome, Rows, State, Tally
@@ -85,6 +86,11 @@ def scores(X: Any, usages: Any) -> np.ndarray:
     .. [1] Kotliar, D., et al. (2019). Identifying gene expression programs of cell-type identity and
        cellular activity with single-cell RNA-Seq. eLife, 8, e43803.
     """
+    return scored(X, usages)[0]
+
+
+def scored(X: Any, usages: Any) -> tuple[np.ndarray, Moments]:
+    """The scores, and the moments of X's features, which the same read tells; see `scores`."""
     X = X if isinstance(X, Prepared) else Prepared(X)
     usages = checked_usages(usages, X)
     n_rows, n_features = X.shape
@@ -100,4 +106,6 @@ def scores(X: Any, usages: Any) -> np.ndarray:
     norms = np.sqrt(state["G"].diagonal())
     units = np.divide(1.0, norms, out=np.zeros(k), where=norms > 0)
     G = state["G"] * units * units[:, None]
-    return units[:, None] * np.linalg.lstsq(G, units[:, None] * cross, rcond=None)[0]
+    found = units[:, None] * np.linalg.lstsq(G, units[:, None] * cross, rcond=None)[0]
+    nonzeros = state["feature nonzeros"].astype(np.int64)
+    return found, Moments(n_rows, mean, variance, nonzeros, X.feature_names)

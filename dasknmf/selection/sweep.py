@@ -24,7 +24,7 @@ from dasknmf.store.opened_run import open_run
 if TYPE_CHECKING:
     import pandas as pd
 
-Method = Literal["restarts", "nmfk"]
+Method = Literal["restarts", "nmfk", "consensus"]
 
 COLUMNS = (
     "loss",
@@ -48,7 +48,8 @@ class RankSweep:
     ----------
     n_components : list of int
     n_init : int
-    method : "restarts" or "nmfk"
+    method : "restarts", "nmfk" or "consensus"
+        The last is of `dasknmf.selection.k_selection`.
     columns : dict of str to ndarray of shape (len(n_components),), float64
         Of each rank, NaN where it is not known: ``loss``, D(X | WH) of the best start, or with ``"nmfk"`` of
         the centroids; ``explained_variance``, 1 − ‖X − WH‖² / ‖X‖², and ``relative_error``, ‖X − WH‖ / ‖X‖

@@ -15,10 +15,15 @@ _PATH = "selection"
 def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], passes: int) -> None:
     """Keep JSON values, and arrays by name, of the run after so many passes."""
     records.delete(store, _PATH)
+    dtypes = {}
     for name, array in arrays.items():
-        records.write_array(store, f"{_PATH}/{name}", array)
+        # A chunk of floats that is missing reads as NaN: arrays that hold NaN are written as their bits.
+        bits = array.dtype.kind == "f" and bool(np.isnan(array).any())
+        dtypes[name] = str(array.dtype)
+        kept = np.ascontiguousarray(array).view(f"i{array.itemsize}") if bits else array
+        records.write_array(store, f"{_PATH}/{name}", kept)
     # The record comes last: it vouches for the arrays.
-    records.write(store, _PATH, {"content": content, "arrays": sorted(arrays), "passes": passes})
+    records.write(store, _PATH, {"content": content, "arrays": dtypes, "passes": passes})
 
 
 def concluded(store: Any, position: Position) -> bool:
@@ -46,5 +51,6 @@ def read(store: Any, position: Position) -> dict[str, Any] | None:
     if record["passes"] != position.passes and not _concludes(position, record["passes"]):
         return None
     return record["content"] | {
-        name: records.read_array(store, f"{_PATH}/{name}") for name in record["arrays"]
+        name: records.read_array(store, f"{_PATH}/{name}").view(dtype)
+        for name, dtype in record["arrays"].items()
     }

@@ -1,0 +1,228 @@
+"""Programs that many factorizations of the cells of an AnnData agree on, as cNMF finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dasknmf import Consensus, Prepared, RankSweep, consensus, highly_variable, moments
+from dasknmf.anndata_entries import Keys, lifted, plain
+from dasknmf.anndata_parts import Mask, advising, mask_name, mask_of
+from dasknmf.inputs.anndata_store import matrix_of
+from dasknmf.selection.k_selection import k_selection
+from dasknmf.selection.refits import normalised
+from dasknmf.singlecell.factorizing import deviations
+from dasknmf.singlecell.target import in_memory, target_of, tell_empty
+from dasknmf.singlecell.tpm import in_all_genes, tpm_of
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_TOP_GENES = 2000
+
+
+def consensus_nmf(
+    adata: AnnData,
+    n_components: int | Iterable[int],
+    *,
+    layer: str | None = None,
+    mask_var: Any = Mask.HIGHLY_VARIABLE,
+    n_top_genes: int | None = None,
+    normalize: float | None = None,
+    log1p: bool = False,
+    scale: bool = True,
+    n_init: int = 100,
+    density_threshold: float = 0.5,
+    local_neighborhood_size: float = 0.30,
+    rule: str | None = None,
+    random_state: Any = 0,
+    key_added: str | None = None,
+    copy: bool = False,
+    checkpoint: Any = None,
+    stage: Any = None,
+    overwrite: bool = False,
+    **parameters: Any,
+) -> AnnData | None:
+    """Gene programs that most of many factorizations find, as cNMF [1]_ does, written into an AnnData.
+
+    As cNMF prepares them: the genes that vary most beyond what their mean explains, counts divided by the
+    standard deviation of their gene, neither normalised nor centred. X has the counts; they stay as they are.
+
+    Parameters
+    ----------
+    adata : AnnData of shape (n_obs, n_vars)
+        Of counts: in memory, backed (``read_h5ad(..., backed="r")``) or lazy
+        (``anndata.experimental.read_lazy``). By rows: CSR, dense.
+    n_components : int or iterable of int
+        Of several, ascending, a rule chooses one; all are factorized in the same reads.
+    layer : str, optional
+        The counts, if they are not X.
+    mask_var : str, array or Series of bool, or None
+        The genes to factorize: a boolean column of `var`, or one value per gene; None: all. By default
+        ``var["highly_variable"]`` where there is one, else as with ``n_top_genes=2000``.
+    n_top_genes : int, optional
+        Choose so many genes by cNMF's rule; see `dasknmf.highly_variable`. One more read.
+    normalize, log1p
+        As for `nmf`; cNMF does neither.
+    scale : bool, default=True
+        Divide each gene by its standard deviation. One more read.
+    n_init, density_threshold, local_neighborhood_size
+        As for `dasknmf.consensus`.
+    rule : {"silhouette", "stability"}, optional
+        How one of several `n_components` is chosen; see `dasknmf.selection.choosing.choose`.
+    random_state : int or RandomState, default=0
+    key_added : str, optional
+        One name for all entries, instead of ``X_cnmf``, ``cNMF`` and ``cnmf``.
+    copy : bool, default=False
+        Return a copy with the entries and leave `adata` as it is.
+    checkpoint, stage, overwrite
+        Of the factorizations, as for `NMF.fit`. `dasknmf.open_consensus` opens what is at the checkpoint, and
+        ``dasknmf export --cnmf`` writes cNMF's files of it.
+    **parameters
+        Further parameters of `NMF`.
+
+    Returns
+    -------
+    AnnData or None
+        The copy, with ``copy=True``. Sets these entries, programs in the order of their usage:
+
+        ``obsm["X_cnmf"]`` : ndarray of shape (n_obs, n_components)
+            Usages, of which each cell's add up to one: those that cNMF's `load_results` gives.
+        ``obsm["X_cnmf_raw"]`` : ndarray of shape (n_obs, n_components)
+            The same as they were fitted, which cNMF writes to its files.
+        ``varm["cNMF"]`` : ndarray of shape (n_vars, n_components)
+            The consensus spectra, in the units of what was factorized, of which each program's add up to
+            one; zero for genes outside of the mask.
+        ``varm["cNMF_scores"]`` : ndarray of shape (n_vars, n_components)
+            For all genes, by how many standard deviations of its TPM a unit of usage moves a gene: by these
+            cNMF ranks genes; ``top_genes(adata, key="cNMF_scores")``.
+        ``varm["cNMF_tpm"]`` : ndarray of shape (n_vars, n_components)
+            For all genes, what a cell of that program alone has, in transcripts per million.
+        ``uns["cnmf"]`` : dict
+            ``params``; ``silhouette`` of the spectra that were kept; ``loss``; ``density``, ``kept`` and
+            ``labels`` of every spectrum, see `dasknmf.Consensus`; ``scale``, with ``scale=True``, what each
+            gene of the mask was divided by; ``k_selection``, of several `n_components`, the columns of
+            `dasknmf.selection.k_selection`, and ``best`` and ``rule``.
+
+    Raises
+    ------
+    SourceError
+        If a layer does not exist, or counts are stored by columns.
+    ValueError
+        If a mask does not exist, or the arguments do not fit each other.
+    DataError
+        If the values are negative, missing or infinite; or the threshold leaves too few spectra.
+
+    Warns
+    -----
+    UserWarning
+        With the number of cells that use no program, and of genes that are in none; cNMF refuses such cells.
+
+    Notes
+    -----
+    Reads of the counts: one to choose genes, one for deviations; the passes of the factorizations, all of
+    them together; of several `n_components` one for their losses; two for spectra and usages of
+    the consensus; three for TPM spectra, scores and usages. Usages are cNMF's last ones, fitted to the TPM
+    of the genes that were factorized.
+
+    With several `n_components`, the picture that users of cNMF know is drawn from what is stored, the
+    clusters from what is at the checkpoint::
+
+        stored = adata.uns["cnmf"]["k_selection"]
+        plots.ranks(stored, best=stored["best"])
+        plots.consensus(open_consensus("run.zarr"))
+
+    References
+    ----------
+    .. [1] Kotliar, D., et al. (2019). Identifying gene expression programs of cell-type identity and
+       cellular activity with single-cell RNA-Seq. eLife, 8, e43803.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> from dasknmf.singlecell import consensus_nmf
+    >>> rng = np.random.default_rng(0)
+    >>> rates = rng.gamma(0.3, size=(200, 3)) @ rng.gamma(0.3, size=(3, 20)) + 0.01
+    >>> adata = anndata.AnnData(rng.poisson(9 * rates).astype("float32"))
+    >>> consensus_nmf(adata, 3, mask_var=None, n_init=6)
+    >>> adata.obsm["X_cnmf"].shape, adata.varm["cNMF_scores"].shape
+    ((200, 3), (20, 3))
+    """
+    if n_top_genes is not None and mask_var is not Mask.HIGHLY_VARIABLE:
+        raise ValueError(
+            f"n_top_genes={n_top_genes} and mask_var choose genes in different ways: give one of them."
+        )
+    adata = target_of(adata, copy)
+    X = matrix_of(adata, layer)
+    names = np.asarray(adata.var_names, dtype=str)
+    mask = None if n_top_genes is not None else mask_of(adata.var, mask_var)
+    column = None if n_top_genes is not None else mask_name(adata.var, mask_var)
+    if mask is None and mask_var is Mask.HIGHLY_VARIABLE and n_top_genes is None:
+        n_top_genes = _TOP_GENES
+    asked = {
+        "n_init": n_init,
+        "density_threshold": density_threshold,
+        "local_neighborhood_size": local_neighborhood_size,
+        "random_state": random_state,
+    }
+    kept = {"checkpoint": checkpoint, "stage": stage, "overwrite": overwrite}
+    with advising():
+        if n_top_genes is not None:
+            mask = highly_variable(moments(tpm_of(X)), n_top_genes)
+        columns = None if mask is None else np.flatnonzero(mask)
+        steps: dict[str, Any] = {"columns": columns, "target_sum": normalize, "log1p": log1p}
+        divisors = deviations(Prepared(X, **steps)) if scale else None
+        chosen = names if columns is None else names[columns]
+        V = Prepared(X, **steps, scale=divisors, feature_names=chosen)
+        sweep: RankSweep | None = None
+        if isinstance(n_components, Iterable):
+            sweep, agreed = k_selection(V, n_components, rule=rule, **asked, **kept, **parameters)
+        else:
+            agreed = consensus(V, n_components, **asked, **kept, **parameters)
+        whole = in_all_genes(X, columns, agreed.usages)
+        usages = in_memory(whole.usages)
+
+    params: dict[str, Any] = {
+        "n_components": agreed.n_components,
+        "layer": layer,
+        "mask_var": mask if column is None else column,
+        "n_top_genes": n_top_genes,
+        "normalize": normalize,
+        "log1p": log1p,
+        "scale": scale,
+    }
+    keys = _keys(key_added)
+    entry = _entry(params | asked | parameters, agreed, sweep)
+    if divisors is not None:
+        entry["scale"] = divisors
+    adata.obsm[keys.obsm] = normalised(usages)
+    adata.obsm[f"{keys.obsm}_raw"] = usages
+    adata.varm[keys.varm] = lifted(agreed.spectra, columns, adata.n_vars)
+    adata.varm[f"{keys.varm}_scores"] = np.ascontiguousarray(whole.scores.T)
+    adata.varm[f"{keys.varm}_tpm"] = np.ascontiguousarray(whole.spectra.T)
+    adata.uns[keys.uns] = entry
+    tell_empty(usages, agreed.spectra, keys.obsm)
+    return adata if copy else None
+
+
+def _keys(key_added: str | None) -> Keys:
+    return Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
+
+
+def _entry(params: dict[str, Any], agreed: Consensus, sweep: RankSweep | None) -> dict[str, Any]:
+    """The entry of `uns`, in types that .h5ad and Zarr both hold."""
+    entry: dict[str, Any] = {
+        "params": {name: plain(value) for name, value in params.items() if value is not None},
+        "silhouette": agreed.silhouette,
+        "loss": agreed.loss,
+        "density": agreed.density,
+        "kept": agreed.kept,
+        "labels": agreed.labels,
+    }
+    if sweep is not None:
+        ranks = {"n_components": np.asarray(sweep.n_components), "best": sweep.best, "rule": sweep.rule}
+        known = {name: values for name, values in sweep.columns.items() if np.isfinite(values).any()}
+        entry["k_selection"] = ranks | known
+    return entry
