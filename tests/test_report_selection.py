@@ -147,6 +147,7 @@ def test_a_row_that_stands_out_is_escaped_too():
     assert '<tr class="chosen"><td>&lt;b&gt;</td></tr><tr><td>c</td></tr>' in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_pages_are_as_wide_as_the_screen(swept, agreed, tmp_path):
     import html as escaping
