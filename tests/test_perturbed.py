@@ -117,7 +117,7 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
     answer = ours.run.position.answer
     state = ours.run.factors.read_state(answer.state, answer.strand)
     assert last.measures["hidden"] == len(plain.hidden.values)
-    W = ours.run.factors.read_rows(ours.run.position.rows, 0, N)
+    W = ours.run.factors.read_rows(answer.rows, 0, N)
     expected, _ = plain.hidden_loss(W, state["H"], 2.0, 1e-9)
     assert last.measures["holdout"] == pytest.approx(expected, rel=1e-9)
 
@@ -133,9 +133,10 @@ def test_noise_is_a_v_of_its_own(V, init, kind, beta):
     theirs, _ = fitted(
         version_of(V, ours.version), n_components=K, random_state=5, max_iter=6, tol=0, **parameters
     )
-    np.testing.assert_array_equal(ours.H, theirs.components_)
+    # Two models of a plain V share their products, which those of a version have for themselves.
+    np.testing.assert_allclose(ours.H, theirs.components_, rtol=1e-10, atol=1e-12)
     expected = [record.objective for record in theirs.history_ if record.objective is not None]
-    assert [record.objective for record in ours.history] == expected
+    assert [record.objective for record in ours.history] == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "poisson"])
