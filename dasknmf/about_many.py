@@ -30,6 +30,13 @@ Table = tuple[list[str], list[list[str]]]
 """A header and rows of cells."""
 
 
+_WAYS = {
+    "restarts": "different random numbers",
+    "nmfk": "NMFk",
+    "consensus": "a consensus of the rank that is chosen",
+}
+
+
 def ranks_of(run: Any) -> list[int]:
     """The number of components of each model of a run, in the order of their numbers."""
     several = run.identity.get("many", {})
@@ -67,7 +74,7 @@ def many_facts(run: Any) -> list[tuple[str, str]]:
     several, n_init = run.identity.get("many", {}), run.params["n_init"]
     facts = []
     if is_sweep(run):
-        way = "different random numbers" if several["method"] == "restarts" else "NMFk"
+        way = _WAYS[several["method"]]
         facts.append(("sweep", f"{ranges(several['ranks'])} components, {n_init} starts of each: {way}"))
     elif is_consensus(run):
         facts.append(("consensus", f"of {n_init} starts with {ranks[0]} components"))

@@ -19,12 +19,14 @@ def sections(run: Any) -> list[str]:
     told = html.facts_table(about_many.many_facts(run))
     if about_many.is_unfinished(run) or ("many" in run.identity and run.found is None):
         return [html.heading("Models", told + _models(run))]
+    parts = []
     if about_many.is_sweep(run):
-        return [html.heading("Number of components", _ranks(run) + told)]
+        parts.append(html.heading("Number of components", _ranks(run) + told))
+        told = ""
     if about_many.is_consensus(run):
         facts = html.facts_table(about_many.consensus_facts(run))
-        return [html.heading("Consensus", figures.agreement(run) + told + facts)]
-    return [html.heading("Starts", told + _starts(run))]
+        parts.append(html.heading("Consensus", figures.agreement(run) + told + facts))
+    return parts or [html.heading("Starts", told + _starts(run))]
 
 
 def _models(run: Any) -> str:
