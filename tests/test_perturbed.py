@@ -168,7 +168,7 @@ def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, mak
     assert objectives[-1] < 0.9 * objectives[0]
     if beta == 2:  # told through Grams and the survey's squares: here from every entry
         at = ours.run.position
-        W = ours.run.factors.read_rows(at.rows, 0, N)
+        W = ours.run.factors.read_rows(at.answer.rows, 0, N)
         X = V if kind == "rows" else version_of(V, ours.version)
         a = ours.version.row_weights(0, N) if kind == "rows" else np.ones(N)
         expected = 0.5 * (a[:, None] * (X - W @ ours.H) ** 2).sum()
