@@ -163,7 +163,7 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
 def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
     V = np.zeros((40, 4))
     V[:, 1] = np.random.default_rng(0).uniform(0.5, 1.5, 40)  # one feature: one program
-    kw = {"n_init": 4, "random_state": 0, "rule": "stability", "alpha_H": 0.01}  # which takes unused rows to 0
+    kw = {"n_init": 4, "random_state": 0, "rule": "stability", "alpha_H": 0.01}  # unused rows of H: 0
     sweep, agreed = k_selection(V, [1, 2], **kw)
     for name in ("loss", "instability"):
         assert np.isnan(sweep.columns[name]).tolist() == [False, True]
