@@ -25,16 +25,10 @@ _COLUMNS = {
     "cophenetic": "cophenetic",
 }
 """Of the table of ranks, and what heads them."""
+_METHODS = {"restarts": "different random numbers", "nmfk": "NMFk", "consensus": "cNMF"}
 
 Table = tuple[list[str], list[list[str]]]
 """A header and rows of cells."""
-
-
-_WAYS = {
-    "restarts": "different random numbers",
-    "nmfk": "NMFk",
-    "consensus": "a consensus of the rank that is chosen",
-}
 
 
 def ranks_of(run: Any) -> list[int]:
@@ -54,8 +48,8 @@ def is_consensus(run: Any) -> bool:
 
 
 def is_unfinished(run: Any) -> bool:
-    """Whether it is of many factorizations, and nothing was concluded from them yet."""
-    return "many" in run.identity and not run.concluded
+    """Whether it is of many factorizations, and nothing was concluded from them as they stand."""
+    return "many" in run.identity and (not run.concluded or run.found is None)
 
 
 def components_told(run: Any) -> str:
@@ -74,11 +68,11 @@ def many_facts(run: Any) -> list[tuple[str, str]]:
     several, n_init = run.identity.get("many", {}), run.params["n_init"]
     facts = []
     if is_sweep(run):
-        way = _WAYS[several["method"]]
+        way = _METHODS[several["method"]]
         facts.append(("sweep", f"{ranges(several['ranks'])} components, {n_init} starts of each: {way}"))
-    elif is_consensus(run):
-        facts.append(("consensus", f"of {n_init} starts with {ranks[0]} components"))
-    else:
+    if is_consensus(run) and (run.concluded or not is_sweep(run)):
+        facts.append(("consensus", f"of {n_init} starts with {run.n_components} components"))
+    if "many" not in run.identity:
         facts.append(("starts", f"{n_init}, of which the lowest loss is kept"))
     return [*facts, ("models", models_told(run, len(ranks)))]
 

@@ -230,6 +230,23 @@ def test_info_of_a_sweep_that_runs(V, tmp_path):
     assert content["models"] == "0 of 4 have ended"
 
 
+def test_info_and_the_page_of_a_sweep_that_goes_on_beyond_its_conclusion(V, tmp_path):
+    run, asked = tmp_path / "run", {"n_init": 2, "random_state": 0, "tol": 0}
+    rank_sweep(V, [2, 3], max_iter=2, **asked, checkpoint=run)
+
+    def stop(record):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        rank_sweep(V, [2, 3], max_iter=4, **asked, checkpoint=run, callbacks=[stop])
+    said = done("info", run).stdout
+    assert "status: interrupted" in said
+    assert "models: 0 of 4 have ended" in said
+    assert "chosen" not in said
+    done("report", run, "-o", tmp_path / "page.html")
+    assert "0 of 4 have ended" in (tmp_path / "page.html").read_text()
+
+
 def test_several_starts_of_a_fit(V, tmp_path):
     run = tmp_path / "run"
     asked = ["-k", 3, "--random-state", 0, "--max-iter", 5, "--tol", 0]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from dasknmf import NMF, consensus, open_run, plots, rank_sweep
+from dasknmf.cli.summary import summary
 from dasknmf.report import html, page
+from dasknmf.selection.k_selection import k_selection
 from tests.helpers import stored
 from tests.test_report import BROWSER, Page, browse
 
@@ -145,6 +147,7 @@ def test_a_row_that_stands_out_is_escaped_too():
     assert '<tr class="chosen"><td>&lt;b&gt;</td></tr><tr><td>c</td></tr>' in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_pages_are_as_wide_as_the_screen(swept, agreed, tmp_path):
     import html as escaping
@@ -162,3 +165,16 @@ def test_pages_are_as_wide_as_the_screen(swept, agreed, tmp_path):
     (tmp_path / "phone.html").write_text(f"<meta charset=utf-8>{frames}<script>{script}</script>")
     dumped = browse(tmp_path, "--dump-dom", f"file://{tmp_path / 'phone.html'}")
     assert re.findall(r'title="(\d+ \d+)"', dumped) == ["390 390", "390 390"]
+
+
+def test_a_consensus_of_a_rank_that_was_chosen(V, tmp_path):
+    """One run is a sweep and a consensus: both are told."""
+    asked = {"n_init": 5, "random_state": 0, "max_iter": 6, "local_neighborhood_size": 0.4}
+    sweep, found = k_selection(V, [2, 3], **asked, checkpoint=tmp_path / "run")
+    shown = Page(page(tmp_path / "run")).text
+    assert f"{sweep.best} components, by the rule silhouette: " in shown
+    assert f"consensus of 5 starts with {sweep.best} components" in shown
+    assert f"silhouette {found.silhouette:.3f}" in shown
+    said = summary(open_run(tmp_path / "run"))
+    assert f"chosen: {sweep.best} components" in said
+    assert f"spectra: {found.kept.sum()} of {5 * sweep.best} kept" in said

@@ -59,9 +59,7 @@ def _found(run: Any) -> list[str]:
     """What many factorizations tell once they have ended, and until then how far they are."""
     if is_unfinished(run):
         return _aligned(model_table(run)) if len(run.history.evaluated) else []
-    lines = []
-    if is_sweep(run):
-        lines += [*_aligned(rank_table(run)), f"chosen: {reason(run)}"]
+    lines = [*_aligned(rank_table(run)), f"chosen: {reason(run)}"] if is_sweep(run) else []
     if is_consensus(run):
         lines += [f"{name}: {value}" for name, value in consensus_facts(run)]
     return lines

@@ -35,7 +35,7 @@ from dasknmf.solvers.perturbed import EPSILON, Kind
 @click.option("--n-init", type=int, default=10, show_default=True, metavar="N", help="Starts of each rank.")
 @click.option(
     "--method",
-    type=click.Choice(get_args(Method)),
+    type=click.Choice(["restarts", "nmfk"]),
     default="restarts",
     show_default=True,
     help="What starts differ by: random numbers, or also a perturbation of SOURCE for each.",

@@ -17,8 +17,10 @@ def sections(run: Any) -> list[str]:
     if len(about_many.ranks_of(run)) == 1:
         return []
     told = html.facts_table(about_many.many_facts(run))
-    if about_many.is_unfinished(run) or ("many" in run.identity and run.found is None):
+    if about_many.is_unfinished(run):
         return [html.heading("Models", told + _models(run))]
+    if "many" not in run.identity:
+        return [html.heading("Starts", told + _starts(run))]
     parts = []
     if about_many.is_sweep(run):
         parts.append(html.heading("Number of components", _ranks(run) + told))
@@ -26,7 +28,7 @@ def sections(run: Any) -> list[str]:
     if about_many.is_consensus(run):
         facts = html.facts_table(about_many.consensus_facts(run))
         parts.append(html.heading("Consensus", figures.agreement(run) + told + facts))
-    return parts or [html.heading("Starts", told + _starts(run))]
+    return parts
 
 
 def _models(run: Any) -> str:
