@@ -128,7 +128,7 @@ def test_stability_and_error_of_each_rank_are_cnmfs(adata, checkpoint):
 
 def test_a_run_tells_of_ranks_and_of_the_consensus(checkpoint, tmp_path):
     told = CliRunner().invoke(main, ["info", str(checkpoint)]).output
-    for part in ("2–4 components, 6 starts of each: a consensus", f"→ {K}", "18 of 18 kept", "chosen: 3"):
+    for part in ("2–4 components, 6 starts of each: cNMF", f"→ {K}", "18 of 18 kept", "chosen: 3"):
         assert part in told
     CliRunner().invoke(main, ["report", str(checkpoint), "-o", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
