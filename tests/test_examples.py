@@ -54,7 +54,7 @@ def check_picture(path: Path, width: int) -> None:
 
 
 def test_gene_expression(gene_expression, tmp_path, capsys):
-    gene_expression.main(tmp_path)
+    gene_expression.main(tmp_path, ranks=())
     told = capsys.readouterr().out
     assert "559 cells x 9695 genes, 10 programs" in told
     named = [name for name in gene_expression.MARKERS if f"  {name} " in told]
@@ -65,6 +65,19 @@ def test_gene_expression(gene_expression, tmp_path, capsys):
     assert min(indices) > 0.85
     for name in ("usages", "programs"):
         check_picture(tmp_path / f"{name}.png", 1500)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:no rank has a smallest silhouette", "ignore:.*they are kept")
+def test_nine_programs_of_blood_cells_are_the_most_stable(gene_expression):
+    cells = gene_expression.blood_cells()
+    table, chosen = gene_expression.how_many(cells, range(8, 11))
+    assert chosen in (8, 9)  # of which the worst clusters hardly differ
+    assert table["silhouette_mean"].idxmax() == 9
+    assert table["relative_error"].is_monotonic_decreasing
+    marking = gene_expression.singlecell.top_genes(cells, 20, key="cNMF_scores").to_numpy()
+    for genes in (["CXCL10", "IFIT1"], ["GNLY", "KLRB1"]):
+        assert any(set(genes) <= set(program) for program in marking)
 
 
 def test_classes_of_leukaemia_are_those_of_the_study(gene_expression):

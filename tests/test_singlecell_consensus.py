@@ -8,10 +8,12 @@ import anndata
 import numpy as np
 import pytest
 import scipy.optimize
+from click.testing import CliRunner
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from dasknmf import highly_variable, moments, open_consensus, open_sweep
+from dasknmf.cli import main
 from dasknmf.errors import DataError, SourceError
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.singlecell import consensus_nmf, top_genes
@@ -124,6 +126,15 @@ def test_stability_and_error_of_each_rank_are_cnmfs(adata, checkpoint):
         assert told["relative_error"][at] == pytest.approx(np.sqrt(error / np.sum(V**2)), rel=1e-4)
 
 
+def test_a_run_tells_of_ranks_and_of_the_consensus(checkpoint, tmp_path):
+    told = CliRunner().invoke(main, ["info", str(checkpoint)]).output
+    for part in ("2–4 components, 6 starts of each: cNMF", f"→ {K}", "18 of 18 kept", "chosen: 3"):
+        assert part in told
+    CliRunner().invoke(main, ["report", str(checkpoint), "-o", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert page.index("Number of components</h2>") < page.index("Consensus</h2>")
+
+
 def test_the_chosen_rank_is_what_it_is_alone(adata):
     alone = consensus_nmf(adata, K, key_added="alone", copy=True, **USUAL)
     np.testing.assert_array_equal(alone.varm["alone"], adata.varm["cNMF"])
@@ -151,12 +162,13 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
 
 def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
     V = np.zeros((40, 4))
-    V[np.arange(40), np.arange(40) % 2] = np.random.default_rng(0).uniform(0.5, 1.5, 40)
-    sweep, agreed = k_selection(V, [2, 3], n_init=4, random_state=0)
-    assert np.isnan(sweep.columns["loss"]).tolist() == [False, True]
-    assert sweep.columns["silhouette_min"][0] == pytest.approx(1)
-    assert sweep.best == agreed.n_components == 2
-    np.testing.assert_allclose(sorted(agreed.spectra.tolist()), np.eye(4)[[1, 0]], atol=1e-12)
+    V[:, 1] = np.random.default_rng(0).uniform(0.5, 1.5, 40)  # one feature: one program
+    kw = {"n_init": 4, "random_state": 0, "rule": "stability", "alpha_H": 0.01}  # unused rows of H: 0
+    sweep, agreed = k_selection(V, [1, 2], **kw)
+    for name in ("loss", "instability"):
+        assert np.isnan(sweep.columns[name]).tolist() == [False, True]
+    assert sweep.best == agreed.n_components == 1
+    np.testing.assert_array_equal(agreed.spectra, [[0, 1, 0, 0]])
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr3"])

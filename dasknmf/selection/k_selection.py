@@ -92,6 +92,7 @@ def k_selection(
     ) as study:
         found = study.work.run.found
         columns = _columns(study, ranks, n_init) if found is None else {name: found[name] for name in COLUMNS}
+        n_asked = study.n_asked if found is None else found["n_asked"]
         rule = rule or default_rule(columns)
         best = choose(ranks, columns, rule, n_init=n_init)
         consensus = concluded(
@@ -99,7 +100,7 @@ def k_selection(
             study.many.of_rank(best),
             checked(best, n_init, density_threshold, local_neighborhood_size),
             nmf,
-            told={"rule": rule, "best": best},
+            told={"rule": rule, "best": best, "n_asked": n_asked},
             columns=columns,
             density_threshold=density_threshold,
             local_neighborhood_size=local_neighborhood_size,
@@ -116,7 +117,7 @@ def k_selection(
             consensus.usages,
             study.many.factorizations,
             history,
-            history.reads + 1,  # that of the evaluation, which is no pass
+            history.reads + n_asked,
             consensus.feature_names,
         )
         return sweep, consensus
@@ -127,11 +128,11 @@ def _columns(study: Study, ranks: Sequence[int], n_init: int) -> dict[str, np.nd
     middles: dict[int, np.ndarray] = {}
     for at, rank in enumerate(ranks):
         found = study.many.of_rank(rank)
-        columns["instability"][at] = instability([each.components for each in found])
         try:
             middles[at], widths = _unfiltered(found, rank)
         except DataError:
-            continue  # such a rank is left out by every rule
+            continue  # of what is not known of a rank no rule chooses it
+        columns["instability"][at] = instability([each.components for each in found])
         if len(widths):
             columns["silhouette_mean"][at] = np.concatenate(widths).mean()
             columns["silhouette_min"][at] = min(float(each.mean()) for each in widths)

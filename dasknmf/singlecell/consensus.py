@@ -144,7 +144,7 @@ def consensus_nmf(
     >>> import anndata, numpy as np
     >>> from dasknmf.singlecell import consensus_nmf
     >>> rng = np.random.default_rng(0)
-    >>> rates = rng.gamma(0.3, size=(200, 3)) @ rng.gamma(0.3, size=(3, 20)) + 0.01
+    >>> rates = rng.gamma(0.3, size=(200, 3)) @ rng.gamma(0.3, size=(3, 20)) + 0.1
     >>> adata = anndata.AnnData(rng.poisson(9 * rates).astype("float32"))
     >>> consensus_nmf(adata, 3, mask_var=None, n_init=6)
     >>> adata.obsm["X_cnmf"].shape, adata.varm["cNMF_scores"].shape
