@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 
 from dasknmf import engine, schedulers
+from dasknmf.errors import MemoryLimitError
 from dasknmf.fit import Fit
 from dasknmf.history import Callback, Record
 from dasknmf.inputs.base import Source
@@ -59,7 +60,7 @@ class Work:
     ) -> None:
         """Fit models to V, from wherever the run stands."""
         one = self.settled
-        Fit(
+        fit = Fit(
             models,
             self.source,
             one.grid,
@@ -70,7 +71,13 @@ class Work:
             one.given,
             callbacks,
             halving,
-        )()
+        )
+        try:
+            fit()
+        except MemoryLimitError:
+            if not self.run.position.passes:
+                self.run.discard()  # models that cannot be fitted leave no run behind
+            raise
 
     def asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> tuple[list[Tally], int]:
         """What V answers to phases, one of each model, that leave nothing behind, and in how many reads.

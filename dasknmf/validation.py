@@ -15,7 +15,7 @@ from dask.utils import format_bytes
 from sklearn.utils.validation import validate_data
 
 from dasknmf import inputs
-from dasknmf.errors import DataError, MemoryLimitError
+from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.inputs.base import check_shape
 from dasknmf.losses import Loss
 from dasknmf.model import Init
@@ -404,8 +404,8 @@ def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
     if not (kept and transposed):
         return transposed
     if getattr(X, "by_columns", False):
-        raise ValueError(
-            "fixed_components, sum_to_one and perturbations need rows of X, which is stored by columns "
-            "(CSC): store it by rows (CSR)."
+        raise SourceError(
+            "X is stored as CSC, by columns; sweeps, a consensus, fixed_components, sum_to_one and "
+            "perturbations need its rows: store it as CSR."
         )
     return False

@@ -13,8 +13,8 @@ from sklearn.metrics import silhouette_score
 from dasknmf import Consensus, Prepared, consensus, panels
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
-from dasknmf.selection.consensus import consensus_of
-from dasknmf.selection.many import many
+from dasknmf.selection.consensus import concluded
+from dasknmf.selection.many import studying
 from dasknmf.selection.matching import matched_cosines
 from dasknmf.selection.scores import scores
 from tests.helpers import computing, stored, stored_sparse
@@ -195,15 +195,14 @@ def test_float32_stays(counts):
     assert single.loss == pytest.approx(double.loss, rel=1e-4)
 
 
-def test_factorizations_that_are_there_already(one, counts):
-    X = counts.astype("f8")
-    found = many(X, [2, K], N_INIT, random_state=0, init="random", max_iter=30, tol=0)
-    again = consensus_of(X, found, K, local_neighborhood_size=0.5)
-    assert (again.n_init, again.n_reads) == (N_INIT, found.n_reads + 1)
+def test_one_of_several_ranks(one, counts):
+    X, nmf = counts.astype("f8"), {"init": "random", "max_iter": 30, "tol": 0}
+    with studying(X, [2, K], N_INIT, random_state=0, **nmf) as study:
+        asked = {"density_threshold": 0.5, "local_neighborhood_size": 0.5}
+        again = concluded(study, study.many.of_rank(K), N_INIT // 2, nmf, **asked)
+        assert (again.n_init, again.n_reads) == (N_INIT, study.many.n_reads + 2)
     assert matched_cosines(again.spectra, one.spectra).min() > 0.999
     np.testing.assert_allclose(refits.usages_of(X, again.spectra), again.usages)
-    with pytest.raises(ValueError, match="n_init is 0"):
-        consensus_of(X, found, K + 1)
 
 
 def test_names_and_seeds(counts):

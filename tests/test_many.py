@@ -14,13 +14,13 @@ from sklearn.base import clone
 from sklearn.decomposition._nmf import _beta_divergence
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from zarr.storage import LocalStore
 
 from benchmarks.counting import CountingStore
-from dasknmf import NMF, consensus, fit, open_run, open_sweep, rank_sweep
-from dasknmf.errors import DataError, MemoryLimitError, RunError, RunMismatchError
+from dasknmf import NMF, open_run, projecting, rank_sweep
+from dasknmf.errors import DataError, MemoryLimitError, RunMismatchError
 from dasknmf.schedulers import Scheduler
-from tests.helpers import DyingStore, Killed, fitted, stored, stored_sparse
-from zarr.storage import LocalStore
+from tests.helpers import DyingStore, Killed, fitted, stored
 
 R, K, N, M = 3, 3, 60, 14
 
@@ -221,7 +221,7 @@ def test_the_higher_half_is_given_up(tmp_path):
 def test_halves_that_end_at_different_passes(tmp_path, beta):
     """Those that are left may have ended before the last pass, which has nothing of theirs."""
     X, parameters = V, {"n_init": 6, "halving": True, "max_iter": 30, "beta_loss": beta, "tol": 0.1}
-    for seed in range(3):
+    for seed in range(2):
         run = {"checkpoint": tmp_path / f"run{seed}"}
         model, W = several(X, run, random_state=seed, **parameters)
         start = int(model.start_seeds_[model.best_start_])
@@ -232,34 +232,269 @@ def test_halves_that_end_at_different_passes(tmp_path, beta):
         assert finer.history_[-1].objective <= model.history_[-1].objective
 
 
-class Narrow:
-    """A scheduler's memory in which so many models of `several` fit together."""
-
-    def __init__(self, monkeypatch):
-        self._monkeypatch = monkeypatch
-
-    def __call__(self, nbytes):
-        self._monkeypatch.setattr(Scheduler, "baseline", property(lambda self: 0))
-        self._monkeypatch.setattr(Scheduler, "memory_limit", property(lambda self: nbytes))
-
-
 @pytest.fixture
-def narrow(monkeypatch):
-    return Narrow(monkeypatch)
+def room_for(monkeypatch):
+    """Gives this process no more memory than so many of the models take together."""
+    project = projecting._projection
+
+    def room(count, X, parameters):
+        peaks = []
+
+        def noted(*arguments):
+            peaks.append(project(*arguments).peak)
+            return project(*arguments)
+
+        with monkeypatch.context() as context:
+            context.setattr(projecting, "_projection", noted)
+            context.setattr(Scheduler, "memory_limit", 2**40)
+            context.setattr(Scheduler, "baseline", 0)
+            several(X, **parameters | {"n_init": count, "max_iter": 1, "scheduler": "synchronous"})
+        monkeypatch.setattr(Scheduler, "baseline", 0)
+        # Rows of models that wait stay in memory: less than one more in a read would take.
+        monkeypatch.setattr(Scheduler, "memory_limit", max(peaks) + 2**17)
+        return max(peaks)
+
+    return room
 
 
-WIDE = np.random.default_rng(0).random((12, 3)) @ np.random.default_rng(1).random((3, 20_000)) + 0.01
+BROAD = noisy(40, 800)
 
 
-def least_for(n_init, narrow, **parameters):
-    """The memory below which so many models do not share a read."""
-    low, high = 2**20, 2**33
-    while high - low > 2**16:
-        narrow((low + high) // 2)
-        try:
-            found, _ = several(WIDE.T, n_init=n_init, max_iter=1, **parameters)
-            shared = found.history_.exact[0].reads - found.history_[0].reads == 1
-        except MemoryLimitError:
-            shared = False
-        low, high = (low, (low + high) // 2) if shared else ((low + high) // 2, high)
-    return high
+@pytest.mark.parametrize(
+    ("parameters", "stores"),
+    [({}, False), ({}, True), ({"beta_loss": 1}, True), ({"init": "sample", "sample_bytes": 80_000}, False)],
+    ids=["cd in memory", "cd", "kl", "sample"],
+)
+def test_models_that_do_not_fit_together_take_turns(room_for, tmp_path, caplog, parameters, stores):
+    X, usual = da.from_array(BROAD, chunks=(15, 800)), {"n_init": 5, "max_iter": 5, "inner_iter": 2}
+    usual = usual | parameters
+    whole, W = several(X, scheduler="synchronous", **usual)
+    assert not caplog.records
+    for count, turns in ((2, 3), (1, 5)):
+        room_for(count, X, usual)
+        run = {"checkpoint": tmp_path / f"run{count}"} if stores else {}
+        model, W_turns = several(X, run, scheduler="synchronous", **usual)
+        assert f"of which a pass makes {turns}" in caplog.text
+        np.testing.assert_allclose(W_turns, W, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(model.components_, whole.components_, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(model.start_losses_, whole.start_losses_, rtol=1e-12)
+        reads = [record.reads for record in model.history_]
+        exact = [r.reads - before for r, before in zip(model.history_, [0, *reads], strict=False)]
+        assert {each for each, r in zip(exact, model.history_, strict=True) if r.phase == "exact"} == {turns}
+        if stores:
+            generations = {path.name for path in (tmp_path / f"run{count}" / "W").iterdir()} - {"zarr.json"}
+            position = open_run(tmp_path / f"run{count}").position
+            assert generations >= position.generations
+            # Beside them only those that a reader may have pinned, of the pass before.
+            last = max(int(name.split("-")[0]) for name in position.generations)
+            assert {int(name.split("-")[0]) for name in generations} <= {last, last - 1}
+            assert turns <= len(generations) <= 2 * turns
+            np.testing.assert_array_equal(open_run(tmp_path / f"run{count}").W.compute(), W_turns)
+        caplog.clear()
+
+
+class Unread:
+    """Chunks that must not be made."""
+
+    def __call__(self, block):
+        raise AssertionError("X was read")
+
+
+def test_where_not_even_one_fits_nothing_is_read(room_for, monkeypatch, tmp_path):
+    one = room_for(1, BROAD, {})
+    monkeypatch.setattr(Scheduler, "memory_limit", one // 2)
+    X = da.from_array(BROAD, chunks=(15, 800)).map_blocks(Unread(), meta=np.empty((0, 0)))
+    for run in ({}, {"checkpoint": tmp_path / "run"}):
+        with pytest.raises(MemoryLimitError, match="ask for fewer components"):
+            several(X, run, "synchronous")
+        with pytest.raises(MemoryLimitError, match="ask for fewer components"):
+            rank_sweep(X, [2, 3], n_init=2, random_state=0, **run)
+    assert not (tmp_path / "run").exists()
+
+
+def deaths_of(store):
+    """Before each commit and after the last, and at moments of all that is kept of what was found out."""
+    commits = [i for i, key in enumerate(store.keys) if key.startswith("commit/")]
+    found = next((i for i, key in enumerate(store.keys) if key.startswith("selection/")), len(store.keys))
+    return sorted({*commits, *range(found + 2, len(store.keys), 12), commits[-1] + 1} - {len(store.keys)})
+
+
+def assert_no_death_matters(tmp_path, run, same):
+    """`run` gives what it makes of X in a store; `same` compares two of these."""
+    quiet = DyingStore(tmp_path / "quiet")
+    whole = run(quiet)
+    at = deaths_of(quiet)
+    assert len(at) > 3
+    for after in at:
+        root = tmp_path / "dying"
+        shutil.rmtree(root, ignore_errors=True)
+        with pytest.raises(Killed):
+            run(DyingStore(root, after=after))
+        same(run(root), whole)
+        rows = {path.name.split("-")[0] for path in (root / "W").iterdir()} - {"zarr.json"}
+        assert len(rows) <= 3, quiet.keys[after]
+
+
+def same_fit(found, whole):
+    np.testing.assert_array_equal(found[1], whole[1])
+    np.testing.assert_array_equal(found[0].components_, whole[0].components_)
+    np.testing.assert_array_equal(found[0].start_losses_, whole[0].start_losses_)
+    assert found[0].n_reads_ == whole[0].n_reads_
+    assert [r.objective for r in found[0].history_] == [r.objective for r in whole[0].history_]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"beta_loss": 1}, {"halving": True, "max_iter": 5}])
+def test_death_at_a_commit_changes_nothing(tmp_path, parameters):
+    usual = {"max_iter": 2, "scheduler": "synchronous"} | parameters
+    assert_no_death_matters(tmp_path, lambda store: several(V, {"checkpoint": store}, **usual), same_fit)
+
+
+@pytest.mark.parametrize("beta", [2.0, 1.0])
+def test_any_budget_may_follow(tmp_path, beta):
+    """All starts that ended for want of passes go on; those that had converged stay."""
+    usual = {"beta_loss": beta, "random_state": 2}
+    run = {"checkpoint": tmp_path / "run"}
+    several(V, run, **usual, max_iter=3)
+    model, W = several(V, run, **usual, max_iter=9)
+    whole, W_whole = several(V, **usual, max_iter=9)
+    np.testing.assert_array_equal(W, W_whole)
+    np.testing.assert_array_equal(model.start_losses_, whole.start_losses_)
+    tol = 1e-2 if beta == 2 else 0.15
+    several(V, run, **usual, max_iter=25, tol=tol)
+    finer, W = several(V, run, **usual, max_iter=25, tol=tol / 10)
+    assert finer.n_iter_ > 9
+    loss = divergence_of(V, W, finer.components_, beta)
+    assert finer.history_[-1].loss == pytest.approx(loss, rel=1e-6)
+    assert finer.start_losses_.min() == finer.start_losses_[finer.best_start_]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"n_init": 4}, "n_init was 3 and is 4"),
+        ({"n_init": 1}, "n_init was 3 and is None"),
+        ({"halving": True}, "halving was False and is True"),
+        ({"random_state": 5}, "random_state was 0 and is 5"),
+    ],
+)
+def test_other_starts_are_another_run(tmp_path, change, named):
+    run = {"checkpoint": tmp_path / "run"}
+    several(V, run, max_iter=1)
+    with pytest.raises(RunMismatchError, match=named):
+        several(V, run, **{"max_iter": 1} | change)
+
+
+@pytest.mark.parametrize("beta", [2.0, 1.0])
+def test_a_run_at_work_gives_the_lowest_so_far(tmp_path, beta):
+    seen = []
+
+    def look(record):
+        run = open_run(tmp_path / "run")
+        assert run.history[-1] == record
+        if record.loss is None:
+            return
+        loss = _beta_divergence(V, run.W.compute(), run.H, beta)
+        seen.append((loss, record.loss, record.loss_at))
+
+    several(V, {"checkpoint": tmp_path / "run", "callbacks": [look]}, beta_loss=beta, tol=0.1, max_iter=8)
+    told = [(loss, known) for loss, known, at in seen if at == "end"]
+    if beta == 2:
+        assert len(told) == len(seen) > 4
+        for loss, known in told:
+            assert loss == pytest.approx(known, rel=1e-8)
+    assert seen[-1][0] == pytest.approx(seen[-1][1], rel=1e-8)
+
+
+def test_an_estimator_among_others():
+    model, W = several(V, init=None, max_iter=3)
+    assert model.init_ == "random"  # for None: other starts would be alike
+    again = clone(model)
+    assert again.get_params() == model.get_params()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        np.testing.assert_array_equal(again.fit_transform(V), W)
+        frame = again.set_output(transform="pandas").fit_transform(V)
+        assert frame.columns.tolist() == ["nmf0", "nmf1", "nmf2"]
+        np.testing.assert_array_equal(frame.to_numpy(), W)
+        copied = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(copied.start_losses_, model.start_losses_)
+        np.testing.assert_array_equal(copied.transform(V), model.transform(V))
+        search = GridSearchCV(
+            NMF(2, n_init=2, max_iter=2, random_state=0),
+            {"n_init": [1, 2], "n_components": [2, 3]},
+            scoring=lambda model, X: -model.score_samples(X).sum(),
+            cv=2,
+        ).fit(V)
+    assert search.best_params_["n_components"] == 3
+
+
+def test_the_first_seed_is_the_random_state_and_others_follow_from_it():
+    three, _ = several(V, max_iter=1, random_state=7)
+    five, _ = several(V, max_iter=1, random_state=7, n_init=5)
+    other, _ = several(V, max_iter=1, random_state=8)
+    assert three.start_seeds_[0] == 7
+    assert five.start_seeds_[:3].tolist() == three.start_seeds_.tolist()
+    assert not set(three.start_seeds_) & set(other.start_seeds_)
+    drawn, _ = several(V, max_iter=1, random_state=None)
+    assert len(set(drawn.start_seeds_.tolist())) == R
+
+
+@pytest.mark.parametrize(
+    ("parameters", "run", "named"),
+    [
+        ({"init": "nndsvd"}, {}, "all starts would be one"),
+        ({"init": "nndsvda"}, {}, "all starts would be one"),
+        ({"init": "custom"}, {"W": np.ones((N, K)), "H": np.ones((K, M))}, "all starts would be one"),
+        ({"n_init": 0}, {}, "n_init"),
+        ({"n_init": 2.0}, {}, "n_init"),
+        ({"n_init": 1, "halving": True}, {}, "give n_init above 1"),
+        ({"halving": "yes"}, {}, "halving"),
+    ],
+)
+def test_refused(parameters, run, named):
+    with pytest.raises(ValueError, match=named):
+        several(V, run, **parameters)
+
+
+def test_one_start_is_what_it_was(tmp_path):
+    model, _ = several(V, {"checkpoint": tmp_path / "run"}, n_init=1, max_iter=2)
+    assert not any(record.models for record in model.history_)
+    assert (model.best_start_, model.start_seeds_.tolist()) == (0, [0])
+    assert model.start_losses_.tolist() == [model.history_[-1].loss]
+    assert "n_init" not in open_run(tmp_path / "run").identity["model"]
+
+
+HIDING = {"n_init": 1, "max_iter": 2, "random_state": 0}
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_holdout_that_hides_a_whole_line_is_refused(tmp_path, axis, wide):
+    X = GAPS.copy()
+    X[7], X[:, 5] = np.nan, np.nan  # nothing to hide: not the doing of a hold-out
+    if axis == 0:
+        X[20:32, 1:] = np.nan
+    else:
+        X[1:, 6:] = np.nan
+    X = X.T.copy() if wide else X
+    run = {"checkpoint": tmp_path / "run", "holdout": 0.4}
+    lines = r"[1-9]\d* rows and \d+ columns" if (axis == 0) != wide else r"\d+ rows and [1-9]\d* columns"
+    for n_init in (1, 2):
+        with pytest.raises(DataError, match=lines):
+            several(X, run, **HIDING | {"missing_values": "nan", "n_init": n_init})
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="holdout hides all"):
+        rank_sweep(X, [2], n_init=1, holdout=0.4, random_state=0, missing_values="nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        several(X, **HIDING | {"missing_values": "nan"})  # nothing is hidden
+        clean = GAPS.copy()
+        clean[7], clean[:, 5] = np.nan, np.nan
+        model, _ = several(clean, {"holdout": 0.1}, **HIDING | {"missing_values": "nan"})
+    assert (model.n_unobserved_samples_, model.n_unobserved_features_) == (1, 1)
+
+
+def test_a_block_that_hides_whole_rows_of_sparse_x_is_refused():
+    X = COUNTS[:, :3]
+    with pytest.raises(DataError, match=r"[1-9]\d* rows and 0 columns"):
+        several(X, {"holdout": 0.9}, **HIDING)

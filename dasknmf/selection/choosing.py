@@ -82,8 +82,7 @@ def choose(
         If the threshold was lowered.
     """
     rule = default_rule(columns) if rule is None else rule
-    if rule not in _LOOKS_AT:
-        raise ValueError(f"rule is {rule!r}; it must be one of {sorted(_LOOKS_AT)}: choose one.")
+    check_rule(rule)
     ranks = np.asarray(n_components, dtype=int)
     values = _column(columns, _LOOKS_AT[rule], len(ranks))
     stds = _column(columns, "holdout_std", len(ranks))
@@ -107,6 +106,12 @@ def choose(
     else:
         at = _lowest(values if rule == "stability" else -values)
     return int(ranks[at])
+
+
+def check_rule(rule: str | None) -> None:
+    """Refuse a rule that there is not."""
+    if rule is not None and rule not in _LOOKS_AT:
+        raise ValueError(f"rule is {rule!r}; it must be one of {sorted(_LOOKS_AT)}: choose one.")
 
 
 def explained(

@@ -13,7 +13,7 @@ from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
 from dasknmf.history import Callback, History
 from dasknmf.plots.ranks import ranks as draw_ranks
-from dasknmf.selection.choosing import choose, default_rule, explained
+from dasknmf.selection.choosing import check_rule, choose, default_rule, explained
 from dasknmf.selection.many import Evaluated, Factorization, Study, found_in, studying
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
@@ -355,7 +355,15 @@ def _checked(
             f"n_components is {n_components}; a sweep is over several: give range(2, {n_components + 1}), or "
             "use NMF(n_init=)."
         )
-    ranks = list(n_components)
+    try:
+        ranks = list(n_components)
+    except TypeError:
+        ranks = []
+    if not ranks:
+        raise ValueError(
+            f"n_components is {n_components!r}; a sweep is over several ranks, whole numbers: give some, "
+            "such as range(2, 11)."
+        )
     if not all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
         raise ValueError(f"n_components is {ranks}; ranks are whole numbers: give such.")
     if method not in ("restarts", "nmfk"):
@@ -367,6 +375,9 @@ def _checked(
             "n_init is 1 and nothing is held out; ranks are told apart by how far starts agree, or by the "
             "loss over hidden entries: give n_init=10, or holdout=0.05."
         )
+    check_rule(rule)
     if rule == "holdout" and holdout is None:
         raise ValueError("rule is 'holdout' and nothing is held out: give holdout=0.05, or another rule.")
+    if rule not in (None, "holdout") and n_init == 1:
+        raise ValueError(f"n_init is 1, and rule = {rule!r} looks at how far starts agree: give n_init=10.")
     return [int(rank) for rank in ranks]

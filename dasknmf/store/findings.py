@@ -10,10 +10,12 @@ from dasknmf.store import records
 from dasknmf.store.position import Position
 
 _PATH = "selection"
+_RECORD = f"{_PATH}/record"
 
 
 def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], passes: int) -> None:
     """Keep JSON values, and arrays by name, of the run after so many passes."""
+    records.delete(store, _RECORD)  # first: it vouches for arrays that go now
     records.delete(store, _PATH)
     dtypes = {}
     for name, array in arrays.items():
@@ -23,12 +25,12 @@ def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], pa
         kept = np.ascontiguousarray(array).view(f"i{array.itemsize}") if bits else array
         records.write_array(store, f"{_PATH}/{name}", kept)
     # The record comes last: it vouches for the arrays.
-    records.write(store, _PATH, {"content": content, "arrays": dtypes, "passes": passes})
+    records.write(store, _RECORD, {"content": content, "arrays": dtypes, "passes": passes})
 
 
 def concluded(store: Any, position: Position) -> bool:
     """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
-    record = records.read(store, _PATH)
+    record = records.read(store, _RECORD)
     return record is not None and _concludes(position, record["passes"])
 
 
@@ -44,7 +46,7 @@ def read(store: Any, position: Position) -> dict[str, Any] | None:
     RunDamagedError
         If it is not as it was written.
     """
-    record = records.read(store, _PATH)
+    record = records.read(store, _RECORD)
     if record is None or position.outcome is None:
         return None
     # A conclusion is a pass of its own, which moves no model.
