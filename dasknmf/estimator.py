@@ -307,7 +307,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             them. Which they are depends on `random_state` and on their place in X alone.
         checkpoint : path, URL or Zarr store, optional
             Where every pass is committed. A run that stands there is resumed, or, where it had
-            finished and `max_iter` or `tol` differ, continued.
+            finished and `max_iter` or `tol` differ, continued: of several starts those that ended with
+            its last pass.
         overwrite : bool
             Start over where `checkpoint` holds a run.
         stage : "memory" or path, optional

@@ -193,7 +193,7 @@ class Fit:
                 if ended is not None and self._tells(own[-1]):
                     member = replace(member, answer=at.answer_of(member))
             members.append(member)
-        after = _closed(replace(at, members=tuple(members)))
+        after = replace(at, members=tuple(members)).closed()
         if after.outcome is not None:
             self._commit(after, None, self.run.sums)
         self.run.position = after
@@ -229,7 +229,7 @@ class Fit:
             rows=passed.rows if going else at.rows,
             members=tuple(members.values()),
         )
-        after = _closed(self._halved(after) if iteration > at.iteration else after)
+        after = (self._halved(after) if iteration > at.iteration else after).closed()
         record = self._own[after.best.model][-1]
         if len(self.models) > 1:
             record = self._shared_record(passed, after, record, advances)
@@ -380,22 +380,6 @@ def _lies_in(member: Member, name: str) -> bool:
     if member.answer is not None:
         return member.answer.state == name
     return True
-
-
-def _closed(after: Position) -> Position:
-    """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
-    ended = [member for member in after.members if member.answer is not None]
-    if not ended:
-        return after
-    lowest = min(ended, key=lambda member: height(member.objective))
-    members = tuple(
-        replace(member, answer=replace(member.answer, rows=None))
-        if member.answer is not None and member is not lowest
-        else member
-        for member in after.members
-    )
-    after = replace(after, members=members)
-    return replace(after, outcome=lowest.outcome) if len(ended) == len(members) else after
 
 
 def logged(record: Record) -> None:

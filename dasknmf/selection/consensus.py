@@ -262,6 +262,12 @@ def consensus(
         callbacks=callbacks,
         **nmf,
     ) as study:
+        kept = study.work.run.found if study.concluded else None
+        asked = {"density_threshold": density_threshold, "local_neighborhood_size": local_neighborhood_size}
+        if kept is not None and all(kept[name] == value for name, value in asked.items()):
+            names = study.work.settled.features.names
+            ask = _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
+            return Consensus(**_kept(kept), usages=study.handed(), feature_names=names, _ask=ask)
         return concluded(
             study,
             study.many.factorizations,
@@ -294,8 +300,12 @@ def open_consensus(target: Any) -> Consensus:
             f"the consensus at {str(target)!r} has not ended, it stands after {run.n_passes} passes; it is "
             "made at the end: start the same command again."
         )
-    told = {name: found[_KEPT.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
-    return Consensus(**told, usages=run.W, feature_names=run.feature_names, _ask=None)
+    return Consensus(**_kept(found), usages=run.W, feature_names=run.feature_names, _ask=None)
+
+
+def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run keeps of a consensus, by its own names."""
+    return {name: found[_KEPT.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
 
 
 def concluded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -47,9 +47,8 @@ class Member:
     """How its fit ended; None while it runs."""
     answer: Answer | None = None
     """What it ended with, once its loss is known; its rows while it is the lowest that has ended."""
-    loss: float | None = None
     objective: float | None = None
-    """Of the last pass that told them."""
+    """Of the last pass that told it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,21 @@ class Position:
             return member.answer
         rows = (each for each in self.rows if member.leader in each.models)
         return Answer(self.state, member.leader, next(rows, None))
+
+    def closed(self) -> Position:
+        """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
+        ended = [member for member in self.members if member.answer is not None]
+        if not ended:
+            return self
+        lowest = min(ended, key=lambda member: height(member.objective))
+        members = tuple(
+            replace(member, answer=replace(member.answer, rows=None))
+            if member.answer is not None and member is not lowest
+            else member
+            for member in self.members
+        )
+        outcome = lowest.outcome if len(ended) == len(members) else self.outcome
+        return replace(self, members=members, outcome=outcome)
 
     @property
     def generations(self) -> set[str]:
