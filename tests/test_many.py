@@ -343,7 +343,14 @@ def same_fit(found, whole):
     assert [r.objective for r in found[0].history_] == [r.objective for r in whole[0].history_]
 
 
-@pytest.mark.parametrize("parameters", [{}, {"beta_loss": 1}, {"halving": True, "max_iter": 5}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        pytest.param({"beta_loss": 1}, marks=pytest.mark.slow),
+        pytest.param({"halving": True, "max_iter": 5}, marks=pytest.mark.slow),
+    ],
+)
 def test_death_at_a_commit_changes_nothing(tmp_path, parameters):
     usual = {"max_iter": 2, "scheduler": "synchronous"} | parameters
     assert_no_death_matters(tmp_path, lambda store: several(V, {"checkpoint": store}, **usual), same_fit)

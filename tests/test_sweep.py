@@ -227,7 +227,10 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+# Each is a pair of sweeps for every death: the others tell of less.
+@pytest.mark.parametrize(
+    "name", ["holdout", *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS if name != "holdout")]
+)
 def test_death_changes_nothing(tmp_path, name):
     parameters = {"n_init": 2, "ranks": [2, 3], "max_iter": 1} | SWEEPS[name]
     ranks = parameters.pop("ranks")
