@@ -446,13 +446,14 @@ def test_workers_share_the_memory_of_a_stage(V, cluster, monkeypatch):
     from dasknmf import fit
 
     shares = []
-    original = fit.Fit.projections
+    original = fit.shared_out
 
-    def projections(self):
-        shares.extend(each.staged for each in original(self))
-        return original(self)
+    def told(*arguments, **parameters):
+        together, projections = original(*arguments, **parameters)
+        shares.extend(each.staged for each in projections)
+        return together, projections
 
-    monkeypatch.setattr(fit.Fit, "projections", projections)
+    monkeypatch.setattr(fit, "shared_out", told)
     fitted(V, cluster, {"stage": "memory"}, **PARAMETERS)
     assert set(shares) == {90 * 14 * 2 // 2}
     shares.clear()
