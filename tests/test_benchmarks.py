@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import warnings
 import json
+import warnings
 
 import dask
 import numpy as np
