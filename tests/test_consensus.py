@@ -328,10 +328,12 @@ class Unread:
         ({"n_components": "auto"}, "n_components is 'auto'"),
         ({"init": "nndsvda"}, "init is 'nndsvda', nearly the same for every seed"),
         ({"fixed_components": np.ones((1, 10))}, "fixed_components are the same"),
+        ({"holdout": 0.1}, "holdout is given, which is no parameter of NMF"),
+        ({"sample_weights": None}, "sample_weights is given, which is no parameter of NMF"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_read(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         consensus(Unread(), **({"n_components": 3, "n_init": N_INIT} | options))
 
 

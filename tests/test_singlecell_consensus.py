@@ -171,6 +171,21 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
     np.testing.assert_array_equal(agreed.spectra, [[0, 1, 0, 0]])
 
 
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"rule": "holdout"}, ValueError, r"rule is 'holdout'; .* \['silhouette', 'stability'\]"),
+        ({"rule": "elbow"}, ValueError, "rule is 'elbow'"),
+        ({"holdout": 0.1}, TypeError, "holdout is given, which is no parameter of NMF"),
+    ],
+)
+def test_what_cannot_be_concluded_is_refused_before_a_fit(asked, error, message):
+    passes = []
+    with pytest.raises(error, match=message):
+        k_selection(cells().X, [2, 3], n_init=4, callbacks=[passes.append], max_iter=1, **asked)
+    assert not passes
+
+
 @pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
 def test_backed_and_lazy_equal_in_memory(adata, tmp_path, kind):
     path = written(cells(), tmp_path, kind)
@@ -233,6 +248,7 @@ def test_genes_are_chosen_by_cnmfs_rule(adata):
         ({"n_components": [2, 0]}, ValueError, "n_components is 0"),
         ({"n_components": [2, 3], "init": "nndsvd"}, ValueError, "nearly the same for every seed"),
         ({"n_init": 1}, ValueError, "n_init is 1"),
+        ({"rule": "stability"}, ValueError, "chooses among several n_components, and 2 is one"),
         ({"mask_var": "none"}, ValueError, "var has no column 'none'"),
     ],
 )

@@ -18,6 +18,9 @@ from dasknmf.selection.many import Factorization, Study, studying
 from dasknmf.selection.stability import instability
 from dasknmf.selection.sweep import COLUMNS, RankSweep
 
+_RULES = ("silhouette", "stability")
+"""Those that look at what a consensus tells of each rank."""
+
 
 def k_selection(
     X: Any,
@@ -78,6 +81,10 @@ def k_selection(
         raise ValueError("n_components is empty; a rank is chosen among several: give range(5, 13).")
     for rank in ranks:
         checked(rank, n_init, density_threshold, local_neighborhood_size)
+    if rule not in (None, *_RULES):
+        raise ValueError(
+            f"rule is {rule!r}; the rank of a consensus is chosen by one of {list(_RULES)}: choose one."
+        )
     nmf = seeded(nmf)
     with studying(
         X,

@@ -154,6 +154,11 @@ def consensus_nmf(
         raise ValueError(
             f"n_top_genes={n_top_genes} and mask_var choose genes in different ways: give one of them."
         )
+    if rule is not None and not isinstance(n_components, Iterable):
+        raise ValueError(
+            f"rule={rule!r} chooses among several n_components, and {n_components} is one: give a range, or "
+            "leave rule out."
+        )
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
     names = np.asarray(adata.var_names, dtype=str)
