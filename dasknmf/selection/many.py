@@ -35,7 +35,8 @@ class Factorization:
     ----------
     n_components : int
     seed : int
-        The `random_state` with which `NMF` alone, from the same `init`, makes the same one of the same V.
+        The `random_state` with which `NMF` alone, from the same `init`, begins with the same H; where W is
+        kept, as for losses other than Frobenius, it makes the same one of the same V.
     components : ndarray of shape (n_components, n_features)
         H.
     loss, objective : float
@@ -237,6 +238,11 @@ def studying(
     nmf = {"init": "random"} | nmf
     template = NMF(max(ranks), n_init=n_init, **nmf)
     template._validate_params()
+    if template.halving:
+        raise ValueError(
+            "halving is True; it gives up starts, and ranks and consensus are of all that were made: leave it "
+            "out, or use NMF(n_init=)."
+        )
     check_stage(stage, checkpoint)
     X = validation.validated(template, X, reset=True)
     X = with_stored_scale(X, None if overwrite else checkpoint)
