@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.sparse
 from sklearn.metrics import silhouette_score
 
-from dasknmf import Consensus, Prepared, consensus, panels
+from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus, panels
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
 from dasknmf.selection.consensus import concluded
@@ -203,6 +203,21 @@ def test_one_of_several_ranks(one, counts):
         assert (again.n_init, again.n_reads) == (N_INIT, study.many.n_reads + 2)
     assert matched_cosines(again.spectra, one.spectra).min() > 0.999
     np.testing.assert_allclose(refits.usages_of(X, again.spectra), again.usages)
+
+
+def test_what_is_opened_is_what_was_handed(counts, tmp_path):
+    asked = {"n_init": 2, "max_iter": 2, "density_threshold": np.float32(1.9), "checkpoint": tmp_path / "run"}
+    first, again = agreed(counts, **asked), agreed(counts, **asked)
+    for found in (again, open_consensus(tmp_path / "run")):
+        assert (found.n_reads, found.loss, found.silhouette) == (first.n_reads, first.loss, first.silhouette)
+        np.testing.assert_array_equal(np.asarray(found.usages), first.usages)
+
+
+def test_in_memory_usages_are_made_once(counts, monkeypatch):
+    made = []
+    monkeypatch.setattr(NMF, "transform", lambda *_: made.append(1))
+    found = agreed(counts, n_init=2, max_iter=2, density_threshold=2)
+    assert (len(made), found.usages.shape) == (0, (len(counts), K))  # the conclusion has made them
 
 
 def test_names_and_seeds(counts):

@@ -156,6 +156,17 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
     assert other.density_threshold == open_consensus(tmp_path / "run").density_threshold == threshold
     for name, values in sweep.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
+    assert again.n_reads == sweep.n_reads + 2
+    same, third = k_selection(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
+    assert len(n_passes) == passes + 1  # it stands
+    np.testing.assert_array_equal(third.usages, other.usages)
+    left = open_sweep(tmp_path / "run")
+    assert same.n_reads == left.n_reads == again.n_reads == again.history.reads + 3  # medians, two refits
+    assert third.n_reads == open_consensus(tmp_path / "run").n_reads == other.n_reads
+    assert third.rethreshold(2.0).kept.all()
+    with pytest.warns(UserWarning, match="no rank has a smallest silhouette"):
+        told, _ = k_selection(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
+    assert open_sweep(tmp_path / "run").rule == told.rule == "silhouette"
     with pytest.raises(DataError, match="densities are"):
         k_selection(X, [2, 3], density_threshold=1e-9, **kw)
 

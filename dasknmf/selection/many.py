@@ -240,7 +240,7 @@ def studying(
     template._validate_params()
     if template.halving:
         raise ValueError(
-            "halving is True; it gives up starts, and ranks and consensus are of all that were made: leave it "
+            "halving is True; it gives up starts, and what is asked here is of all that were made: leave it "
             "out, or use NMF(n_init=)."
         )
     check_stage(stage, checkpoint)
