@@ -415,7 +415,6 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         ({"rule": "silhouette", "n_init": 1, "holdout": 0.1}, "looks at how far starts agree"),
         ({"init": "custom"}, "init"),
         ({"init": "nndsvd"}, "all starts would be one"),
-        ({"halving": True}, "halving is True; it gives up starts"),
         ({"init": "magic"}, "init"),
     ],
     ids=str,

@@ -238,11 +238,6 @@ def studying(
     nmf = {"init": "random"} | nmf
     template = NMF(max(ranks), n_init=n_init, **nmf)
     template._validate_params()
-    if template.halving:
-        raise ValueError(
-            "halving is True; it gives up starts, and what is asked here is of all that were made: leave it "
-            "out, or use NMF(n_init=)."
-        )
     check_stage(stage, checkpoint)
     X = validation.validated(template, X, reset=True)
     X = with_stored_scale(X, None if overwrite else checkpoint)
