@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.sparse
+import zarr
 from sklearn.metrics import silhouette_score
+from zarr.storage import LocalStore
 
+from benchmarks.counting import CountingStore
 from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus, panels
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
@@ -211,6 +214,22 @@ def test_what_is_opened_is_what_was_handed(counts, tmp_path):
     for found in (again, open_consensus(tmp_path / "run")):
         assert (found.n_reads, found.loss, found.silhouette) == (first.n_reads, first.loss, first.silhouette)
         np.testing.assert_array_equal(np.asarray(found.usages), first.usages)
+
+
+@pytest.mark.parametrize("missing", [{}, {"missing_values": 0}], ids=["all", "gaps"])
+def test_a_stage_is_read_by_the_refit_too(counts, tmp_path, missing):
+    asked = {"n_init": 2, "max_iter": 2, "density_threshold": 2} | missing
+    stored(tmp_path / "x", counts[:90].astype("f8"), (40, 20))
+    found, nbytes = [], []
+    for stage in (None, "memory", tmp_path / "stage"):
+        store = CountingStore(LocalStore(tmp_path / "x", read_only=True))
+        found.append(agreed(zarr.open_array(store, mode="r"), stage=stage, **asked))
+        nbytes.append(store.nbytes)
+    once = sum(path.stat().st_size for path in (tmp_path / "x").rglob("c/*/*"))
+    assert once <= nbytes[1] == nbytes[2] < 2 * once < nbytes[0]
+    for each in found[1:]:
+        np.testing.assert_array_equal(each.components, found[0].components)
+        assert each.loss == found[0].loss
 
 
 def test_in_memory_usages_are_made_once(counts, monkeypatch):

@@ -9,6 +9,8 @@ import numpy as np
 
 from dasknmf.cards import card
 from dasknmf.history import History
+from dasknmf.inputs.base import Source
+from dasknmf.panels import Grid
 from dasknmf.selection import programs, refits
 from dasknmf.selection.asking import check_threshold
 from dasknmf.selection.scores import scores
@@ -177,6 +179,7 @@ def agreed(
     density_threshold: float,
     n_init: int,
     n_reads: float,
+    at_work: tuple[Source, Grid] | None = None,
     **told: Any,
 ) -> Consensus:
     """What is left below a threshold, components refitted to X; usages are yet to be made.
@@ -191,6 +194,8 @@ def agreed(
     n_init : int
     n_reads : float
         Of X so far.
+    at_work : (Source, Grid), optional
+        Where X is open already.
     **told
         The other attributes of `Consensus`.
 
@@ -202,7 +207,7 @@ def agreed(
     k = len(stack) // n_init
     labels = programs.clustered(stack, density, density_threshold, k)
     spectra = programs.medians(stack, labels, k)
-    best = refits.refit(ask.X, spectra, ask.mean_row_square, **ask.nmf)
+    best = refits.refit(ask.X, spectra, ask.mean_row_square, at_work=at_work, **ask.nmf)
     order = np.argsort(-best.shares, kind="stable")
     spectra = spectra[order]
     place = np.append(np.argsort(order), -1)

@@ -216,6 +216,7 @@ def concluded(
         n_init=len(factorizations),
         feature_names=study.work.settled.features.names,
         n_reads=n_reads,
+        at_work=(study.work.source, study.work.settled.grid),
         **asked,
     )
     study.n_asked += round(found.n_reads - n_reads)
