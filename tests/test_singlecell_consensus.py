@@ -268,6 +268,16 @@ def test_what_is_refused(asked, error, message):
         consensus_nmf(cells(), **({"n_components": 2, "scale": False} | asked))
 
 
+@pytest.mark.parametrize(
+    "asked", [{"n_init": 1}, {"density_threshold": 0}, {"holdout": 0.1}, {"init": "nndsvd"}], ids=str
+)
+def test_what_is_refused_costs_no_read(asked):
+    unread = cells()
+    unread.X.data[0] = -1  # whoever reads it says so
+    with pytest.raises((ValueError, TypeError), match=next(iter(asked))):
+        consensus_nmf(unread, 2, n_top_genes=9, **asked)
+
+
 def test_negative_values_are_refused_with_where_counts_are():
     scaled = cells()
     scaled.X = scaled.X - 1.0 * (scaled.X > 3)

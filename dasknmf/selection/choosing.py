@@ -143,6 +143,8 @@ def explained(
             return f"none reaches a smallest silhouette of {threshold:g}, and its {own:.3g} is the highest"
         return f"the largest whose smallest silhouette, {own:.3g}, is at least {threshold:g}"
     if rule == "cophenetic":
+        if best == ranks[np.isfinite(values)].max():
+            return f"the largest, as the cophenetic correlation, here {own:.4g}, never falls"
         return f"the last before the cophenetic correlation, {own:.4g}, first falls"
     extreme = "lowest instability" if rule == "stability" else "highest dispersion"
     return f"the {extreme}, {own:.4g}; of ranks within {_EQUAL:g} of it the largest"
