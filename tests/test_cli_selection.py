@@ -111,6 +111,15 @@ def test_a_sweep_says_what_python_finds(V, tmp_path, low_rank):
     assert f"dasknmf.open_sweep('{run}')" in said
 
 
+def test_a_sweep_of_one_start_each(V, tmp_path):
+    run = tmp_path / "run"
+    said = done("sweep", V, run, "-k", "2-3", "--n-init", 1, "--holdout", 0.1, "--max-iter", 3).stdout
+    assert "sweep: 2–3 components, 1 start of each: different random numbers" in said
+    assert "2 of 2 have ended" in said
+    done("report", run, "-o", tmp_path / "page.html")
+    assert "1 start of each" in (tmp_path / "page.html").read_text()
+
+
 def test_a_sweep_goes_on_and_chooses_again(V, tmp_path):
     run = tmp_path / "run"
     done("sweep", V, run, *SWEEP, "--overwrite")
