@@ -65,8 +65,8 @@ class Consensus:
     n_init : int
     feature_names : ndarray of str or None
     n_reads : float
-        Of X: for all factorizations together, and to refit (one each time, two for losses other than
-        Frobenius).
+        Of X: for all factorizations together, to refit (one each time, two for losses other than
+        Frobenius), and for the usages that were handed over first.
     """
 
     n_components: int
