@@ -188,12 +188,14 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
         ({"rule": "holdout"}, ValueError, r"rule is 'holdout'; .* \['silhouette', 'stability'\]"),
         ({"rule": "elbow"}, ValueError, "rule is 'elbow'"),
         ({"holdout": 0.1}, TypeError, "holdout is given, which is no parameter of NMF"),
+        ({"n_components": [1]}, ValueError, "one program has no silhouette"),
     ],
 )
 def test_what_cannot_be_concluded_is_refused_before_a_fit(asked, error, message):
     passes = []
+    usual = {"n_components": [2, 3], "n_init": 4, "callbacks": [passes.append], "max_iter": 1}
     with pytest.raises(error, match=message):
-        k_selection(cells().X, [2, 3], n_init=4, callbacks=[passes.append], max_iter=1, **asked)
+        k_selection(cells().X, **usual | asked)
     assert not passes
 
 

@@ -86,6 +86,11 @@ def k_selection(
         raise ValueError(
             f"rule is {rule!r}; the rank of a consensus is chosen by one of {list(_RULES)}: choose one."
         )
+    if max(ranks) == 1 and rule != "stability":
+        raise ValueError(
+            f"n_components is {ranks}; one program has no silhouette, by which ranks are told apart: give "
+            "range(2, 13), or consensus(X, 1)."
+        )
     nmf = seeded(nmf)
     with studying(
         X,
