@@ -13,7 +13,8 @@ from dasknmf.features.choice import highly_variable
 from dasknmf.features.moments import Moments, moments
 from dasknmf.functional import non_negative_factorization
 from dasknmf.inputs.prepared import Prepared
-from dasknmf.selection.consensus import Consensus, consensus, open_consensus
+from dasknmf.selection.agreement import Consensus
+from dasknmf.selection.consensus import consensus, open_consensus
 from dasknmf.selection.sweep import RankSweep, open_sweep, rank_sweep
 from dasknmf.store.opened_run import open_run
 

@@ -33,10 +33,13 @@ Table = tuple[list[str], list[list[str]]]
 
 def ranks_of(run: Any) -> list[int]:
     """The number of components of each model of a run, in the order of their numbers."""
-    several = run.identity.get("many", {})
-    ranks = several.get("ranks", [run.params["n_components"]])
-    n_init = int(several.get("n_init", run.params.get("n_init", 1)))
-    return [rank for rank in ranks for _ in range(n_init)]
+    ranks = run.identity.get("many", {}).get("ranks", [run.params["n_components"]])
+    return [rank for rank in ranks for _ in range(starts_of(run))]
+
+
+def starts_of(run: Any) -> int:
+    """From how many starts each number of components was fitted."""
+    return int(run.identity.get("many", {}).get("n_init", run.params.get("n_init", 1)))
 
 
 def is_sweep(run: Any) -> bool:
@@ -65,11 +68,11 @@ def many_facts(run: Any) -> list[tuple[str, str]]:
     ranks = ranks_of(run)
     if len(ranks) == 1:
         return []
-    several, n_init = run.identity.get("many", {}), run.params["n_init"]
+    several, n_init = run.identity.get("many", {}), starts_of(run)
     facts = []
     if is_sweep(run):
         way = _METHODS[several["method"]]
-        facts.append(("sweep", f"{ranges(several['ranks'])} components, {n_init} starts of each: {way}"))
+        facts.append(("sweep", f"{ranges(several['ranks'])} components, {_starts(n_init)} of each: {way}"))
     if is_consensus(run) and (run.concluded or not is_sweep(run)):
         facts.append(("consensus", f"of {n_init} starts with {run.n_components} components"))
     if "many" not in run.identity:
@@ -159,6 +162,10 @@ def consensus_facts(run: Any) -> list[tuple[str, str]]:
         ("silhouette", f"{found['silhouette']:.3f} (mean of those that were kept)"),
         ("spectra of each program", _from_to(int(sizes.min()), int(sizes.max()))),
     ]
+
+
+def _starts(n_init: int) -> str:
+    return "1 start" if n_init == 1 else f"{n_init} starts"
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -63,6 +63,8 @@ def start_losses(history: History, n_init: int) -> np.ndarray:
     """The last D(V | WH) that is known of each start, shape (n_init,)."""
     losses = np.full(n_init, np.nan)
     for record in history:
+        if record.phase == "evaluation":
+            continue  # of a conclusion, which is none of the starts
         if not record.models and record.loss is not None:
             losses[0] = record.loss
         for advance in record.models:

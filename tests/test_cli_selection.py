@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dasknmf import NMF, about_many, consensus, open_consensus, open_run, open_sweep, rank_sweep
 from dasknmf.cli import main
 from dasknmf.cli.options import Ranks
+from dasknmf.fitted import start_losses
 from dasknmf.plots import ranks as draw_ranks
 from tests.cells import N_CELLS, K, cells, written
 from tests.helpers import stored
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings(UNSTABLE),
 ]
 
-SWEEP = ["--n-components", "2-4", "--n-init", 3, "--random-state", 0, "--max-iter", 6]
+SWEEP = ["-k", "2-4", "--n-init", 3, "--random-state", 0, "--max-iter", 6]
 CONSENSUS = ["-k", K, "--n-init", 6, "--random-state", 0, "--max-iter", 6]
 
 
@@ -108,6 +109,15 @@ def test_a_sweep_says_what_python_finds(V, tmp_path, low_rank):
     assert f"chosen: {sweep.best} components, by the rule holdout: " in said
     assert "9 of 9 have ended" in said
     assert f"dasknmf.open_sweep('{run}')" in said
+
+
+def test_a_sweep_of_one_start_each(V, tmp_path):
+    run = tmp_path / "run"
+    said = done("sweep", V, run, "-k", "2-3", "--n-init", 1, "--holdout", 0.1, "--max-iter", 3).stdout
+    assert "sweep: 2–3 components, 1 start of each: different random numbers" in said
+    assert "2 of 2 have ended" in said
+    done("report", run, "-o", tmp_path / "page.html")
+    assert "1 start of each" in (tmp_path / "page.html").read_text()
 
 
 def test_a_sweep_goes_on_and_chooses_again(V, tmp_path):
@@ -232,7 +242,9 @@ def test_info_of_a_sweep_that_runs(V, tmp_path):
 
 def test_info_and_the_page_of_a_sweep_that_goes_on_beyond_its_conclusion(V, tmp_path):
     run, asked = tmp_path / "run", {"n_init": 2, "random_state": 0, "tol": 0}
-    rank_sweep(V, [2, 3], max_iter=2, **asked, checkpoint=run)
+    sweep = rank_sweep(V, [2, 3], max_iter=2, **asked, checkpoint=run)
+    losses = start_losses(open_run(run).history, 4)  # the conclusion's is not the first start's
+    np.testing.assert_allclose(losses, [each.loss for each in sweep.factorizations])
 
     def stop(record):
         raise InterruptedError
@@ -245,6 +257,22 @@ def test_info_and_the_page_of_a_sweep_that_goes_on_beyond_its_conclusion(V, tmp_
     assert "chosen" not in said
     done("report", run, "-o", tmp_path / "page.html")
     assert "0 of 4 have ended" in (tmp_path / "page.html").read_text()
+
+
+def test_a_sweep_whose_fits_have_ended_and_nothing_is_chosen_has_not_ended(V, tmp_path):
+    run = tmp_path / "run"
+
+    def stop(record):
+        if all(member.outcome for member in open_run(run).position.members) and record.iteration:
+            raise InterruptedError
+
+    asked = {"n_init": 2, "random_state": 0, "max_iter": 2, "tol": 0}
+    with pytest.raises(InterruptedError):
+        rank_sweep(V, [2, 3], **asked, checkpoint=run, callbacks=[stop])
+    assert "status: interrupted" in done("info", run).stdout
+    assert json.loads(done("info", run, "--json").stdout)["status"] == "running"
+    rank_sweep(V, [2, 3], **asked, checkpoint=run)
+    assert json.loads(done("info", run, "--json").stdout)["status"] == "max_iter"
 
 
 def test_several_starts_of_a_fit(V, tmp_path):

@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import scipy.sparse
+import zarr
 from sklearn.metrics import silhouette_score
+from zarr.storage import LocalStore
 
-from dasknmf import Consensus, Prepared, consensus, panels
+from benchmarks.counting import CountingStore
+from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus, panels
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import programs, refits
 from dasknmf.selection.consensus import concluded
@@ -205,6 +208,37 @@ def test_one_of_several_ranks(one, counts):
     np.testing.assert_allclose(refits.usages_of(X, again.spectra), again.usages)
 
 
+def test_what_is_opened_is_what_was_handed(counts, tmp_path):
+    asked = {"n_init": 2, "max_iter": 2, "density_threshold": np.float32(1.9), "checkpoint": tmp_path / "run"}
+    first, again = agreed(counts, **asked), agreed(counts, **asked)
+    for found in (again, open_consensus(tmp_path / "run")):
+        assert (found.n_reads, found.loss, found.silhouette) == (first.n_reads, first.loss, first.silhouette)
+        np.testing.assert_array_equal(np.asarray(found.usages), first.usages)
+
+
+@pytest.mark.parametrize("missing", [{}, {"missing_values": 0}], ids=["all", "gaps"])
+def test_a_stage_is_read_by_the_refit_too(counts, tmp_path, missing):
+    asked = {"n_init": 2, "max_iter": 2, "density_threshold": 2} | missing
+    stored(tmp_path / "x", counts[:90].astype("f8"), (40, 20))
+    found, nbytes = [], []
+    for stage in (None, "memory", tmp_path / "stage"):
+        store = CountingStore(LocalStore(tmp_path / "x", read_only=True))
+        found.append(agreed(zarr.open_array(store, mode="r"), stage=stage, **asked))
+        nbytes.append(store.nbytes)
+    once = sum(path.stat().st_size for path in (tmp_path / "x").rglob("c/*/*"))
+    assert once <= nbytes[1] == nbytes[2] < 2 * once < nbytes[0]
+    for each in found[1:]:
+        np.testing.assert_array_equal(each.components, found[0].components)
+        assert each.loss == found[0].loss
+
+
+def test_in_memory_usages_are_made_once(counts, monkeypatch):
+    made = []
+    monkeypatch.setattr(NMF, "transform", lambda *_: made.append(1))
+    found = agreed(counts, n_init=2, max_iter=2, density_threshold=2)
+    assert (len(made), found.usages.shape) == (0, (len(counts), K))  # the conclusion has made them
+
+
 def test_names_and_seeds(counts):
     X = pd.DataFrame(counts.astype("f8"), columns=[f"gene {j}" for j in range(20)])
     first, second, other = (
@@ -328,10 +362,12 @@ class Unread:
         ({"n_components": "auto"}, "n_components is 'auto'"),
         ({"init": "nndsvda"}, "init is 'nndsvda', nearly the same for every seed"),
         ({"fixed_components": np.ones((1, 10))}, "fixed_components are the same"),
+        ({"holdout": 0.1}, "holdout is given, which is no parameter of NMF"),
+        ({"sample_weights": None}, "sample_weights is given, which is no parameter of NMF"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_read(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         consensus(Unread(), **({"n_components": 3, "n_init": N_INIT} | options))
 
 

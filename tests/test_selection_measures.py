@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy.cluster.hierarchy import cophenet, linkage
 from sklearn.metrics import silhouette_samples
 
-from dasknmf.selection.choosing import RULES, choose, default_rule
+from dasknmf.selection.choosing import RULES, choose, default_rule, explained
 from dasknmf.selection.matching import centroids, matched, matched_cosines
 from dasknmf.selection.stability import (
     MOST_ROWS,
@@ -262,6 +263,27 @@ def test_the_threshold_is_lowered_with_a_warning():
     with pytest.warns(UserWarning, match="no rank has a smallest silhouette of 0.8; the highest, 0.7"):
         assert choose([2, 3, 4], low) == 3
     assert choose([2, 3, 4], low, threshold=0.5) == 4
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "told"),
+    [
+        (
+            "holdout",
+            {},
+            r"the smallest .* 4.1, is within that of 4 components, 4 \+ 0.2 \(one standard error",
+        ),
+        ("holdout", {"holdout_std": [0] * 5}, "the lowest loss over hidden entries"),
+        ("silhouette", {}, "the largest whose smallest silhouette, 0.85, is at least 0.8"),
+        ("cophenetic", {}, "the last before the cophenetic correlation, 0.99, first falls"),
+        ("cophenetic", {"cophenetic": [0.9, 0.9, 0.91, 0.92, NAN]}, "the largest, .* 0.92, never falls"),
+        ("stability", {}, "the lowest instability, 0.01; "),
+        ("dispersion", {}, "the highest dispersion, 0.95; "),
+    ],
+)
+def test_why_is_told_in_the_rules_own_words(rule, change, told):
+    table = TABLE | change
+    assert re.match(told, explained(choose(RANKS, table, rule), RANKS, table, rule))
 
 
 def test_mistakes_of_choosing():

@@ -156,6 +156,17 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
     assert other.density_threshold == open_consensus(tmp_path / "run").density_threshold == threshold
     for name, values in sweep.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
+    assert again.n_reads == sweep.n_reads + 2
+    same, third = k_selection(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
+    assert len(n_passes) == passes + 1  # it stands
+    np.testing.assert_array_equal(third.usages, other.usages)
+    left = open_sweep(tmp_path / "run")
+    assert same.n_reads == left.n_reads == again.n_reads == again.history.reads + 3  # medians, two refits
+    assert third.n_reads == open_consensus(tmp_path / "run").n_reads == other.n_reads
+    assert third.rethreshold(2.0).kept.all()
+    with pytest.warns(UserWarning, match="no rank has a smallest silhouette"):
+        told, _ = k_selection(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
+    assert open_sweep(tmp_path / "run").rule == told.rule == "silhouette"
     with pytest.raises(DataError, match="densities are"):
         k_selection(X, [2, 3], density_threshold=1e-9, **kw)
 
@@ -169,6 +180,23 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
         assert np.isnan(sweep.columns[name]).tolist() == [False, True]
     assert sweep.best == agreed.n_components == 1
     np.testing.assert_array_equal(agreed.spectra, [[0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"rule": "holdout"}, ValueError, r"rule is 'holdout'; .* \['silhouette', 'stability'\]"),
+        ({"rule": "elbow"}, ValueError, "rule is 'elbow'"),
+        ({"holdout": 0.1}, TypeError, "holdout is given, which is no parameter of NMF"),
+        ({"n_components": [1]}, ValueError, "one program has no silhouette"),
+    ],
+)
+def test_what_cannot_be_concluded_is_refused_before_a_fit(asked, error, message):
+    passes = []
+    usual = {"n_components": [2, 3], "n_init": 4, "callbacks": [passes.append], "max_iter": 1}
+    with pytest.raises(error, match=message):
+        k_selection(cells().X, **usual | asked)
+    assert not passes
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr3"])
@@ -233,12 +261,23 @@ def test_genes_are_chosen_by_cnmfs_rule(adata):
         ({"n_components": [2, 0]}, ValueError, "n_components is 0"),
         ({"n_components": [2, 3], "init": "nndsvd"}, ValueError, "nearly the same for every seed"),
         ({"n_init": 1}, ValueError, "n_init is 1"),
+        ({"rule": "stability"}, ValueError, "chooses among several n_components, and 2 is one"),
         ({"mask_var": "none"}, ValueError, "var has no column 'none'"),
     ],
 )
 def test_what_is_refused(asked, error, message):
     with pytest.raises(error, match=message):
         consensus_nmf(cells(), **({"n_components": 2, "scale": False} | asked))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"n_init": 1}, {"density_threshold": 0}, {"holdout": 0.1}, {"init": "nndsvd"}], ids=str
+)
+def test_what_is_refused_costs_no_read(asked):
+    unread = cells()
+    unread.X.data[0] = -1  # whoever reads it says so
+    with pytest.raises((ValueError, TypeError), match=next(iter(asked))):
+        consensus_nmf(unread, 2, n_top_genes=9, **asked)
 
 
 def test_negative_values_are_refused_with_where_counts_are():

@@ -275,6 +275,17 @@ def test_another_rule_that_dies_leaves_no_mixture(tmp_path):
         assert open_sweep(root).best == whole.best
 
 
+def test_another_rule_that_chooses_the_same_is_told(tmp_path):
+    run = {"checkpoint": tmp_path / "run", "max_iter": 1, "n_init": 2}
+    for rule in ("silhouette", "stability", "cophenetic"):
+        found, told = swept(V, [3], rule=rule, **run), open_sweep(tmp_path / "run")
+        assert (found.rule, told.rule, told.best) == (rule, rule, 3)
+        np.testing.assert_array_equal(np.asarray(told.W), np.asarray(found.W))
+    n_passes = open_run(tmp_path / "run").n_passes
+    swept(V, [3], rule=rule, **run)
+    assert open_run(tmp_path / "run").n_passes == n_passes
+
+
 def test_more_passes_follow(tmp_path):
     X = da.from_array(V, chunks=(30, M))
     swept(X, checkpoint=tmp_path / "run", max_iter=2)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from dasknmf import open_run
-from dasknmf.about_many import many_facts
+from dasknmf.about_many import is_unfinished, many_facts
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.summary import summary
 
@@ -26,7 +26,7 @@ def info(run: str, as_json: bool) -> None:
     last = opened.history[-1] if len(opened.history) else None
     layout = opened.layout
     content = {
-        "status": opened.status,
+        "status": "running" if is_unfinished(opened) else opened.status,
         "shape": opened.shape,
         "dims": None if layout is None else layout.geometry(),
         "params": opened.params,

@@ -27,6 +27,7 @@ from dasknmf.solvers.perturbed import EPSILON, Kind
 @click.command()
 @places_argument
 @click.option(
+    "-k",
     "--n-components",
     type=Ranks(),
     required=True,

@@ -29,7 +29,7 @@ from dasknmf.errors import RunError, SourceError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.replacing import put
 from dasknmf.placing import remove
-from dasknmf.selection.consensus import Consensus
+from dasknmf.selection.agreement import Consensus
 from dasknmf.singlecell.tpm import InAllGenes
 
 _AT_ONCE = 16

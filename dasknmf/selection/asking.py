@@ -5,6 +5,8 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
+from dasknmf.estimator import NMF
+
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 """Starts that are the same, or nearly, for every seed."""
 
@@ -16,7 +18,13 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
     ------
     ValueError
         If theirs do not.
+    TypeError
+        If `NMF` has no such parameter.
     """
+    if unknown := sorted(nmf.keys() - NMF().get_params().keys()):
+        raise TypeError(
+            f"{', '.join(unknown)} is given, which is no parameter of NMF nor of a consensus: leave it out."
+        )
     nmf = {"init": "random"} | nmf
     if nmf["init"] in _UNSEEDED:
         raise ValueError(

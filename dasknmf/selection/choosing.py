@@ -37,9 +37,10 @@ def choose(
 
     ``"holdout"``
         The smallest rank whose mean loss over hidden entries is within one standard error of the lowest
-        (``holdout``, ``holdout_std``): Breiman, Friedman, Olshen & Stone (1984), Classification and
-        Regression Trees, 3.4.3; hidden entries after Wold (1978), Technometrics 20, and Owen & Perry (2009),
-        Ann. Appl. Stat. 3.
+        (``holdout``, ``holdout_std``), after Breiman, Friedman, Olshen & Stone (1984), Classification and
+        Regression Trees, 3.4.3. Theirs is the error over folds; all starts have the same entries hidden, and
+        this is that of their mean: it tells how far starts differ, and not what other entries would say.
+        Hidden entries after Wold (1978), Technometrics 20, and Owen & Perry (2009), Ann. Appl. Stat. 3.
     ``"silhouette"``
         The largest rank whose smallest silhouette (``silhouette_min``) is at least 0.8: NMFk, Nebgen
         et al. (2021). Where none reaches that, the highest that is reached takes its place, with a warning.
@@ -130,7 +131,7 @@ def explained(
     if rule == "holdout":
         at = int(np.nanargmin(values))
         error = np.nan_to_num(_column(columns, "holdout_std", len(ranks))[at]) / np.sqrt(n_init)
-        bound = f"{values[at]:.4g} + {error:.2g} (one standard error)"
+        bound = f"{values[at]:.4g} + {error:.2g} (one standard error over starts)"
         if ranks[at] == best:
             return f"the lowest loss over hidden entries, and no smaller rank is within {bound}"
         return (
@@ -142,6 +143,8 @@ def explained(
             return f"none reaches a smallest silhouette of {threshold:g}, and its {own:.3g} is the highest"
         return f"the largest whose smallest silhouette, {own:.3g}, is at least {threshold:g}"
     if rule == "cophenetic":
+        if best == ranks[np.isfinite(values)].max():
+            return f"the largest, as the cophenetic correlation, here {own:.4g}, never falls"
         return f"the last before the cophenetic correlation, {own:.4g}, first falls"
     extreme = "lowest instability" if rule == "stability" else "highest dispersion"
     return f"the {extreme}, {own:.4g}; of ranks within {_EQUAL:g} of it the largest"

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from dasknmf.cards import card
 from dasknmf.errors import RunError
-from dasknmf.history import Callback, History
-from dasknmf.selection import programs, refits
-from dasknmf.selection.asking import check_threshold, checked, seeded
+from dasknmf.history import Callback
+from dasknmf.selection import programs
+from dasknmf.selection.agreement import Ask, Consensus, agreed
+from dasknmf.selection.asking import checked, seeded
 from dasknmf.selection.many import Factorization, Study, studying
-from dasknmf.selection.scores import scores
 from dasknmf.store.opened_run import open_run
 
 _NUMBERS = (
@@ -32,148 +31,6 @@ _ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
 """What a run keeps of a consensus; usages are its W."""
 _KEPT = {"loss": "consensus loss"}
 """By another name: losses of ranks may be kept beside it."""
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """What `rethreshold` needs again."""
-
-    X: Any
-    mean_row_square: float
-    nmf: dict[str, Any]
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Consensus:
-    """Programs that the factorizations of many starts agree on, the most used first.
-
-    Parameters
-    ----------
-    n_components : int
-    spectra : ndarray of shape (n_components, n_features), float64
-        Medians of the clusters of normalised spectra, made to add up to one.
-    usages : ndarray or dask.array.Array of shape (n_samples, n_components)
-        W for these spectra, by `NMF.transform`. Lazy where X is chunked: computing it reads X once.
-    components : ndarray of shape (n_components, n_features)
-        H for these usages: the spectra fitted to X again, in its units. For losses other than Frobenius
-        the spectra themselves.
-    stack : ndarray of shape (n_init * n_components, n_features), float64
-        Spectra of every start in turn, each of unit length; those that are zero throughout stay so.
-    density : ndarray of shape (n_init * n_components,), float64
-        Mean Euclidean distance to the nearest others in `stack`, between 0 and √2; infinite for zeros.
-    kept : ndarray of bool of shape (n_init * n_components,)
-    labels : ndarray of int of shape (n_init * n_components,)
-        The program that a spectrum belongs to; −1 for those that are not kept.
-    silhouette : float
-        Mean silhouette (Euclidean) of the kept. cNMF's stability is this with ``density_threshold=2``. NaN
-        for one program.
-    loss : float
-        D(X | usages components).
-    density_threshold, local_neighborhood_size : float
-    n_init : int
-    feature_names : ndarray of str or None
-    n_reads : float
-        Of X: for all factorizations together, and to refit (one each time, two for losses other than
-        Frobenius).
-    """
-
-    n_components: int
-    spectra: np.ndarray
-    usages: Any
-    components: np.ndarray
-    stack: np.ndarray
-    density: np.ndarray
-    kept: np.ndarray
-    labels: np.ndarray
-    silhouette: float
-    loss: float
-    density_threshold: float
-    local_neighborhood_size: float
-    n_init: int
-    feature_names: np.ndarray | None
-    n_reads: float
-    _ask: _Ask | None = field(repr=False)
-
-    def __repr__(self) -> str:
-        return (
-            f"<Consensus {self.n_components} programs of {self.spectra.shape[1]} features from {self.n_init} "
-            f"starts: {int(self.kept.sum())} of {len(self.kept)} spectra below density "
-            f"{self.density_threshold:g}, silhouette {self.silhouette:.3f}>"
-        )
-
-    def _repr_html_(self) -> str:
-        kept = f"{int(self.kept.sum())} of {len(self.kept)}, of density below {self.density_threshold:g}"
-        programs = f"{self.n_components} × {self.spectra.shape[1]} features"
-        facts = [
-            ("programs", f"{programs}, of {self.n_init} starts in {self.n_reads:g} reads of V"),
-            ("spectra kept", f"{kept}, silhouette {self.silhouette:.3f}"),
-            ("loss D(V | WH)", f"{self.loss:.6g}"),
-        ]
-        return card("Consensus", facts, History())
-
-    def rethreshold(self, density_threshold: float) -> Consensus:
-        """The same factorizations with another threshold: one read of X, and no fit.
-
-        Users of cNMF look at `density` with a threshold of 2, which filters nothing, and then choose one.
-
-        Parameters
-        ----------
-        density_threshold : float
-
-        Raises
-        ------
-        DataError
-            If too few spectra are left, with how their densities are distributed.
-        """
-        check_threshold(density_threshold)
-        return _agreed(
-            self._asked("rethreshold", "start consensus() with this checkpoint and the other threshold"),
-            self.stack,
-            self.density,
-            density_threshold=density_threshold,
-            local_neighborhood_size=self.local_neighborhood_size,
-            n_init=self.n_init,
-            feature_names=self.feature_names,
-            n_reads=self.n_reads,
-        )
-
-    def scores(self, X: Any = None) -> np.ndarray:
-        """z-scores of features for each program, in one read; see `dasknmf.selection.scores.scores`.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, any number of features), optional
-            Another matrix of the same rows, of all genes in TPM for example; by default the one that was
-            factorized.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_components, n_features of X), float64
-        """
-        if X is None:
-            X = self._asked("scores", "give X").X
-        return scores(X, self.usages)
-
-    def _asked(self, method: str, remedy: str) -> _Ask:
-        if self._ask is None:
-            raise ValueError(f"{method} needs X, which a consensus that was opened does not know: {remedy}.")
-        return self._ask
-
-    def spectra_in(self, X: Any) -> np.ndarray:
-        """The programs in another matrix of the same rows, in one read: nonnegative least squares.
-
-        Usages are made to add up to one in each row, so that spectra are in units of X's rows: of TPM, they
-        add up to roughly a million.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, any number of features)
-
-        Returns
-        -------
-        spectra : ndarray of shape (n_components, n_features of X), float64
-        """
-        return refits.spectra_of(X, refits.normalised(self.usages))
 
 
 def consensus(
@@ -262,20 +119,14 @@ def consensus(
         callbacks=callbacks,
         **nmf,
     ) as study:
-        kept = study.work.run.found if study.concluded else None
-        asked = {"density_threshold": density_threshold, "local_neighborhood_size": local_neighborhood_size}
-        if kept is not None and all(kept[name] == value for name, value in asked.items()):
-            names = study.work.settled.features.names
-            ask = _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
-            return Consensus(**_kept(kept), usages=study.handed(), feature_names=names, _ask=ask)
-        return concluded(
-            study,
-            study.many.factorizations,
-            n_neighbors,
-            nmf,
-            density_threshold=density_threshold,
-            local_neighborhood_size=local_neighborhood_size,
-        )
+        asked: dict[str, Any] = {
+            "density_threshold": density_threshold,
+            "local_neighborhood_size": local_neighborhood_size,
+        }
+        found = standing(study, nmf, **asked)
+        if found is None:
+            found = concluded(study, study.many.factorizations, n_neighbors, nmf, **asked)
+        return found
 
 
 def open_consensus(target: Any) -> Consensus:
@@ -308,6 +159,28 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found[_KEPT.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
 
 
+def standing(study: Study, nmf: dict[str, Any], **asked: Any) -> Consensus | None:
+    """What the run has concluded already, where all that is asked is as it was then. No read.
+
+    Parameters
+    ----------
+    study : Study
+    nmf : dict
+        Parameters of `NMF`.
+    **asked
+        Of what the run has found: `density_threshold`, for example.
+    """
+    found = study.work.run.found if study.concluded else None
+    if found is None or any(found[name] != value for name, value in asked.items()):
+        return None
+    names = study.work.settled.features.names
+    return Consensus(**_kept(found), usages=study.handed(), feature_names=names, _ask=_ask_of(study, nmf))
+
+
+def _ask_of(study: Study, nmf: dict[str, Any]) -> Ask:
+    return Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
+
+
 def concluded(
     study: Study,
     factorizations: Sequence[Factorization],
@@ -335,59 +208,31 @@ def concluded(
     """
     stack = programs.stacked([each.components for each in factorizations])
     _tell_dead(stack)
-    found = _agreed(
-        _Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf),
+    n_reads = study.many.n_reads + 1  # that of the conclusion
+    found = agreed(
+        _ask_of(study, nmf),
         stack,
         programs.local_density(stack, n_neighbors),
         n_init=len(factorizations),
         feature_names=study.work.settled.features.names,
-        n_reads=study.many.n_reads,
+        n_reads=n_reads,
+        at_work=(study.work.source, study.work.settled.grid),
         **asked,
     )
+    study.n_asked += round(found.n_reads - n_reads)
     study.work.run.keep(
-        {_KEPT.get(name, name): getattr(found, name) for name in _NUMBERS} | dict(told),
+        {_KEPT.get(name, name): _plain(getattr(found, name)) for name in _NUMBERS}
+        | dict(told)
+        | {"n_asked": study.n_asked},
         {name: np.asarray(getattr(found, name)) for name in _ARRAYS} | dict(columns),
     )
     study.conclude(found.spectra)
-    return replace(found, usages=study.handed(), n_reads=found.n_reads + 1)
+    return replace(found, usages=study.handed())
 
 
-def _agreed(
-    ask: _Ask,
-    stack: np.ndarray,
-    density: np.ndarray,
-    *,
-    density_threshold: float,
-    n_init: int,
-    n_reads: float,
-    **told: Any,
-) -> Consensus:
-    """What is left below a threshold."""
-    k = len(stack) // n_init
-    labels = programs.clustered(stack, density, density_threshold, k)
-    spectra = programs.medians(stack, labels, k)
-    best = refits.refit(ask.X, spectra, ask.mean_row_square, **ask.nmf)
-    order = np.argsort(-best.shares, kind="stable")
-    spectra = spectra[order]
-    place = np.append(np.argsort(order), -1)
-    usages = refits.coder_of(spectra, ask.X, ask.mean_row_square, **ask.nmf).transform(ask.X)
-    return Consensus(
-        n_components=k,
-        spectra=spectra,
-        usages=usages,
-        components=best.components[order],
-        stack=stack,
-        density=density,
-        kept=labels >= 0,
-        labels=place[labels],
-        silhouette=programs.silhouette(stack, labels),
-        loss=best.loss,
-        density_threshold=density_threshold,
-        n_init=n_init,
-        n_reads=n_reads + best.n_reads,
-        _ask=ask,
-        **told,
-    )
+def _plain(number: Any) -> Any:
+    """As JSON holds it, whatever scalar it was given as."""
+    return number.item() if isinstance(number, np.generic) else number
 
 
 def _tell_dead(stack: np.ndarray) -> None:

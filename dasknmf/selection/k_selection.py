@@ -11,12 +11,16 @@ from sklearn.metrics import silhouette_samples
 from dasknmf.errors import DataError
 from dasknmf.history import Callback
 from dasknmf.selection import programs
+from dasknmf.selection.agreement import Consensus
 from dasknmf.selection.asking import checked, seeded
 from dasknmf.selection.choosing import choose, default_rule
-from dasknmf.selection.consensus import Consensus, concluded
+from dasknmf.selection.consensus import concluded, standing
 from dasknmf.selection.many import Factorization, Study, studying
 from dasknmf.selection.stability import instability
 from dasknmf.selection.sweep import COLUMNS, RankSweep
+
+_RULES = ("silhouette", "stability")
+"""Those that look at what a consensus tells of each rank."""
 
 
 def k_selection(
@@ -78,6 +82,15 @@ def k_selection(
         raise ValueError("n_components is empty; a rank is chosen among several: give range(5, 13).")
     for rank in ranks:
         checked(rank, n_init, density_threshold, local_neighborhood_size)
+    if rule not in (None, *_RULES):
+        raise ValueError(
+            f"rule is {rule!r}; the rank of a consensus is chosen by one of {list(_RULES)}: choose one."
+        )
+    if max(ranks) == 1 and rule != "stability":
+        raise ValueError(
+            f"n_components is {ranks}; one program has no silhouette, by which ranks are told apart: give "
+            "range(2, 13), or consensus(X, 1)."
+        )
     nmf = seeded(nmf)
     with studying(
         X,
@@ -92,19 +105,22 @@ def k_selection(
     ) as study:
         found = study.work.run.found
         columns = _columns(study, ranks, n_init) if found is None else {name: found[name] for name in COLUMNS}
-        n_asked = study.n_asked if found is None else found["n_asked"]
+        if found is not None:
+            study.n_asked = found["n_asked"]
         rule = rule or default_rule(columns)
         best = choose(ranks, columns, rule, n_init=n_init)
-        consensus = concluded(
-            study,
-            study.many.of_rank(best),
-            checked(best, n_init, density_threshold, local_neighborhood_size),
-            nmf,
-            told={"rule": rule, "best": best, "n_asked": n_asked},
-            columns=columns,
-            density_threshold=density_threshold,
-            local_neighborhood_size=local_neighborhood_size,
-        )
+        asked = {"density_threshold": density_threshold, "local_neighborhood_size": local_neighborhood_size}
+        consensus = standing(study, nmf, rule=rule, best=best, **asked)
+        if consensus is None:
+            consensus = concluded(
+                study,
+                study.many.of_rank(best),
+                checked(best, n_init, density_threshold, local_neighborhood_size),
+                nmf,
+                told={"rule": rule, "best": best},
+                columns=columns,
+                **asked,
+            )
         history = study.work.run.history
         sweep = RankSweep(
             [int(rank) for rank in ranks],
@@ -117,7 +133,7 @@ def k_selection(
             consensus.usages,
             study.many.factorizations,
             history,
-            history.reads + n_asked,
+            history.reads + study.n_asked,
             consensus.feature_names,
         )
         return sweep, consensus

@@ -35,7 +35,8 @@ class Factorization:
     ----------
     n_components : int
     seed : int
-        The `random_state` with which `NMF` alone, from the same `init`, makes the same one of the same V.
+        The `random_state` with which `NMF` alone, from the same `init`, begins with the same H; where W is
+        kept, as for losses other than Frobenius, it makes the same one of the same V.
     components : ndarray of shape (n_components, n_features)
         H.
     loss, objective : float

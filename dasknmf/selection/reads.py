@@ -12,7 +12,7 @@ import zarr
 from dasknmf import engine, inputs, schedulers, validation
 from dasknmf.blocks import csr, dense, observed
 from dasknmf.blocks.entries import Entries
-from dasknmf.inputs.base import slab_bytes_of
+from dasknmf.inputs.base import Source, slab_bytes_of
 from dasknmf.inputs.observed import ObservedSource
 from dasknmf.losses import Loss
 from dasknmf.panels import Grid, Projection
@@ -53,6 +53,7 @@ def read(
     k: int,
     state: State | None = None,
     usages: Any = None,
+    at_work: tuple[Source, Grid] | None = None,
     entries: Entries | None = None,
     masked: bool = False,
 ) -> tuple[State, Outcome]:
@@ -69,6 +70,8 @@ def read(
         What it begins with.
     usages : array of shape (n_samples, n_components), optional
         The rows "W" that it is given: NumPy, Dask or Zarr.
+    at_work : (Source, Grid), optional
+        Where X is open already, from its stage where it has one, with what is told of its entries.
     entries : Entries, optional
         What is told of X's entries.
     masked : bool
@@ -83,10 +86,13 @@ def read(
     SourceError
         If X is stored by columns.
     """
-    source = inputs.source_of(X)
-    grid = inputs.grid_of(source)
-    if entries is not None:
-        source = ObservedSource(source, entries, rows=None, weights=None)
+    if at_work is not None:
+        source, grid = at_work
+    else:
+        source = inputs.source_of(X)
+        grid = inputs.grid_of(source)
+        if entries is not None:
+            source = ObservedSource(source, entries, rows=None, weights=None)
     loss = Loss.named("frobenius")
     surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, masked))
     scheduler = schedulers.current(in_process=source.in_process)
@@ -94,7 +100,7 @@ def read(
     if source.sparse:
         tiles = csr.scratch_bytes(n_features, DTYPE, k, dense=False)
     else:
-        tiles = (dense if entries is None else observed).scratch_bytes(n_features, DTYPE)
+        tiles = (dense if source.entries is None else observed).scratch_bytes(n_features, DTYPE)
     Projection(
         baseline=scheduler.baseline,
         threads=min(scheduler.threads, len(grid)),
@@ -106,7 +112,7 @@ def read(
         drawn=0,
         held=0,
         fan_in=engine.FAN_IN,
-        staged=0,
+        staged=-(-source.staged_bytes // scheduler.processes),
     ).check(scheduler.memory_limit)
     with ExitStack() as stack:
         factors = MemoryFactors()

@@ -13,8 +13,10 @@ import numpy as np
 from dasknmf import inputs, validation
 from dasknmf.blocks.base import Tile
 from dasknmf.estimator import NMF
+from dasknmf.inputs.base import Source
 from dasknmf.inputs.prepared import Prepared
 from dasknmf.losses import Loss
+from dasknmf.panels import Grid
 from dasknmf.passes import Around, Outcome, Rows, State, Tally, finite
 from dasknmf.selection.reads import DTYPE, checked_usages, read
 from dasknmf.settling import entries_of
@@ -180,7 +182,14 @@ def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, 
     return model
 
 
-def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Refit:
+def refit(
+    X: Any,
+    spectra: np.ndarray,
+    mean_row_square: float,
+    *,
+    at_work: tuple[Source, Grid] | None = None,
+    **nmf: Any,
+) -> Refit:
     """Usages for these spectra, and the best components for these usages.
 
     For the Frobenius loss both are exact nonnegative least squares, in one read and without W: its rows
@@ -194,6 +203,8 @@ def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Re
     spectra : ndarray of shape (n_components, n_features)
     mean_row_square : float
         The mean squared norm of a row of X.
+    at_work : (Source, Grid), optional
+        Where X is open already; for the Frobenius loss it is read there.
     **nmf
         Parameters of `NMF`.
     """
@@ -219,7 +230,8 @@ def refit(X: Any, spectra: np.ndarray, mean_row_square: float, **nmf: Any) -> Re
     )
     given = {"eps": np.asarray(0.0), "pull": np.asarray(SUM_WEIGHT * mean_row_square)}
     state = cold.started(given, model.components_.astype(DTYPE))
-    after, outcome = read(X, _Solved(exact, k), k=k, state=state, entries=entries, masked=masked)
+    phase = _Solved(exact, k)
+    after, outcome = read(X, phase, k=k, state=state, at_work=at_work, entries=entries, masked=masked)
     components = after["H"].astype(model.components_.dtype)
     return Refit(components, after["shares"], float(outcome.loss or 0.0), 1)
 

@@ -155,7 +155,7 @@ def rank_sweep(
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, but stored by columns.
+        Whatever `NMF.fit` takes, except for what is stored by columns.
     n_components : iterable of int
         The ranks, ascending.
     n_init : int, default=10
@@ -194,6 +194,8 @@ def rank_sweep(
         If ranks do not ascend or X cannot have them, or another argument is out of its range.
     DataError
         If X is refused, or a row or a column of it has all that is observed hidden.
+    SourceError
+        If X is stored by columns.
     MemoryLimitError, RunMismatchError, RunLockedError, RunDamagedError, DataChangedError
         As for `NMF.fit`.
 
@@ -246,7 +248,8 @@ def rank_sweep(
         best = choose(ranks, columns, rule, n_init=n_init)
         H = middles[ranks.index(best)]
         n_asked = study.n_asked if found is None else found["n_asked"]
-        if found is None or found["best"] != best or not study.concluded:
+        stood = None if found is None else (found["rule"], found["best"])
+        if stood != (rule, best) or not study.concluded:
             study.work.run.keep({"rule": rule, "best": best, "n_asked": n_asked}, columns)
             study.conclude(H)
         history = study.work.run.history

@@ -11,6 +11,7 @@ from dasknmf import Consensus, Prepared, RankSweep, consensus, highly_variable, 
 from dasknmf.anndata_entries import Keys, lifted, plain
 from dasknmf.anndata_parts import Mask, advising, mask_name, mask_of
 from dasknmf.inputs.anndata_store import matrix_of
+from dasknmf.selection.asking import checked, seeded
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.selection.refits import normalised
 from dasknmf.singlecell.factorizing import deviations
@@ -154,6 +155,15 @@ def consensus_nmf(
         raise ValueError(
             f"n_top_genes={n_top_genes} and mask_var choose genes in different ways: give one of them."
         )
+    if rule is not None and not isinstance(n_components, Iterable):
+        raise ValueError(
+            f"rule={rule!r} chooses among several n_components, and {n_components} is one: give a range, or "
+            "leave rule out."
+        )
+    ranks = list(n_components) if isinstance(n_components, Iterable) else [n_components]
+    for rank in ranks:
+        checked(rank, n_init, density_threshold, local_neighborhood_size)
+    seeded(parameters)  # before counts are read to choose genes
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
     names = np.asarray(adata.var_names, dtype=str)
@@ -178,7 +188,7 @@ def consensus_nmf(
         V = Prepared(X, **steps, scale=divisors, feature_names=chosen)
         sweep: RankSweep | None = None
         if isinstance(n_components, Iterable):
-            sweep, agreed = k_selection(V, n_components, rule=rule, **asked, **kept, **parameters)
+            sweep, agreed = k_selection(V, ranks, rule=rule, **asked, **kept, **parameters)
         else:
             agreed = consensus(V, n_components, **asked, **kept, **parameters)
         whole = in_all_genes(X, columns, agreed.usages)
