@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf import inputs, validation
+from dasknmf.blocks.entries import Entries
 from dasknmf.estimator import NMF
 from dasknmf.history import Callback, History
 from dasknmf.identity import with_stored_scale
@@ -164,6 +165,14 @@ class Study:
         W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
         return self.work.handed(W, chunked=inputs.is_chunked(self.X))
 
+    @property
+    def _entries(self) -> Entries | None:
+        """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
+        entries: Entries | None = self.work.source.entries
+        if entries is None or entries.masks or (isinstance(self.X, inputs.Stored) and self.X.masked):
+            return entries
+        return None  # what was hidden from the fits is there
+
     def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
         tallies, n_reads = self.work.asked(phases, models)
         self.n_asked += n_reads
@@ -178,7 +187,7 @@ class Study:
             model.penalties.W,
             tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
             max_iter=max(self.nmf.max_iter, 1000),
-            entries=self.work.source.entries if model.terms.masked else None,
+            entries=self._entries,
             pull=float(surveyed["pull"]) if model.terms.sum_to_one else 0.0,
             weights=model.terms.column_weights,
         )
