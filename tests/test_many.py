@@ -17,9 +17,10 @@ from sklearn.model_selection import GridSearchCV
 from zarr.storage import LocalStore
 
 from benchmarks.counting import CountingStore
-from dasknmf import NMF, open_run, projecting, rank_sweep
+from dasknmf import NMF, open_run, open_sweep, projecting, rank_sweep
 from dasknmf.errors import DataError, MemoryLimitError, RunMismatchError
 from dasknmf.schedulers import Scheduler
+from dasknmf.selection.many import studying
 from tests.helpers import DyingStore, Killed, fitted, stored
 
 R, K, N, M = 3, 3, 60, 14
@@ -505,3 +506,35 @@ def test_a_block_that_hides_whole_rows_of_sparse_x_is_refused():
     X = COUNTS[:, :3]
     with pytest.raises(DataError, match=r"[1-9]\d* rows and 0 columns"):
         several(X, {"holdout": 0.9}, **HIDING)
+
+
+def test_states_in_memory_are_those_that_are_needed():
+    """Models end in many passes, each of which had the states of all that were left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with studying(V, [2, 3], 6, max_iter=30, tol=0.05, random_state=0) as study:
+            run = study.work.run
+            assert len({member.answer.state for member in run.position.members}) > 2
+            assert sum(map(len, run.factors._states.values())) == len(run.position.members)
+            study.conclude(study.many.factorizations[0].components)
+            assert sum(map(len, run.factors._states.values())) == len(run.position.members) + 1
+
+
+def test_states_that_one_pass_left_are_read_at_once(tmp_path):
+    read = []
+
+    class Reading(LocalStore):
+        async def get(self, key, *arguments, **parameters):
+            if key.startswith("small/3-") and key.endswith("/c.0"):
+                read.append(key)
+            return await super().get(key, *arguments, **parameters)
+
+    usual = {"n_init": 5, "random_state": 0, "max_iter": 2, "tol": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rank_sweep(V, [2, 3], **usual, checkpoint=tmp_path / "run")
+        assert len(open_sweep(Reading(tmp_path / "run")).factorizations) == 10
+        assert len(read) == 1  # the fits ended with that pass; its states are one array
+        read.clear()
+        rank_sweep(V, [2, 3], **usual, checkpoint=Reading(tmp_path / "run"))
+    assert 1 < len(read) < 5

@@ -25,6 +25,7 @@ from dasknmf.solvers.perturbed import Perturbation
 from dasknmf.stage import check_stage
 from dasknmf.starts.survey import Survey
 from dasknmf.store.opened_run import oriented
+from dasknmf.store.position import states_of
 from dasknmf.transform import Coder
 
 
@@ -302,10 +303,10 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
         Rank and seed of each model.
     """
     found = []
-    for member in run.position.members:
-        answer = run.position.answer_of(member)
-        state = run.factors.read_state(answer.state, answer.strand)
-        own = run.history.of_model(member.model) if len(made) > 1 else run.history
+    members, histories = run.position.members, run.history.by_model()
+    states = states_of(run.factors, [run.position.answer_of(member) for member in members])
+    for member, state in zip(members, states, strict=True):
+        own = histories[member.model] if len(made) > 1 else run.history
         # Beside the passes of a fit stands that of a conclusion.
         last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
