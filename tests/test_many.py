@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import warnings
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -538,3 +539,50 @@ def test_states_that_one_pass_left_are_read_at_once(tmp_path):
         read.clear()
         rank_sweep(V, [2, 3], **usual, checkpoint=Reading(tmp_path / "run"))
     assert 1 < len(read) < 5
+
+
+def projections_of(X, ranks, n_init, **parameters):
+    """Of the passes of a sweep in this process, and the models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with studying(X, ranks, n_init, max_iter=1, random_state=0, **parameters) as study:
+            work = study.work
+            models = [
+                replace(work.settled.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
+            ]
+            grid, several = work.settled.grid, len(models)
+            arguments = (work.source, grid, work.scheduler)
+            return models, projecting.projected(models, several, *arguments, kept=True), study
+
+
+def test_rows_of_the_models_that_keep_theirs_are_projected():
+    """Of a V with gaps only the smaller ranks are recomputed; the lowest that ended keeps its generation."""
+    X = np.where(np.random.default_rng(0).random((60, 24)) < 0.1, np.nan, noisy(60, 24))
+    models, projections, _ = projections_of(X, [3, 20], 2, missing_values="nan")
+    assert [model.recomputed for model in models] == [True, True, False, False]
+    assert {each.held for each in projections} == {3 * 60 * 2 * 20 * 8}
+    _, projections, _ = projections_of(V, [3, 4], 2, beta_loss=1)
+    assert {each.held for each in projections} == {3 * N * 2 * (3 + 4) * 8}
+    _, projections, _ = projections_of(V, [3], 1, beta_loss=1)
+    assert {each.held for each in projections} == {2 * N * 3 * 8}
+    _, projections, _ = projections_of(V, [3, 4], 2)
+    assert {each.held for each in projections} == {0}
+
+
+def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
+    """Ranks ascend: those of the first read would be the smallest."""
+    monkeypatch.setattr(Scheduler, "baseline", 0)
+    models, _, study = projections_of(V, [2, 9], 2)
+    phases = [study._evaluation(np.ones((model.k, M)), drawn=True) for model in models]
+    project, told = projecting._projection, []
+
+    def noted(asked, *arguments):
+        told.append(([phase.k for phase in asked], project(asked, *arguments)))
+        return told[-1][1]
+
+    monkeypatch.setattr(projecting, "_projection", noted)
+    arguments = (phases, models, study.work.source, study.work.settled.grid, study.work.scheduler)
+    assert projecting.phases_together(*arguments) == 4
+    monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
+    assert projecting.phases_together(*arguments) < 4
+    assert told[-1][0] == [9, 9][: len(told[-1][0])]
