@@ -80,8 +80,8 @@ class ZarrFactors:
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
                 f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
-                "every pass starts from the state of the last: restore the store from a copy, or start over "
-                "with overwrite=True."
+                "every pass starts from the state of the last: open the run again if it has moved on, else "
+                "restore the store from a copy or start over with overwrite=True."
             )
         return [found[model] for model in models]
 
