@@ -92,18 +92,29 @@ class Evaluation:
 
     def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
-        self.told(tile, rows, N, tally)
+        self.told(tile, rows, N, tally, self.drawn(tile))
 
-    def told(self, tile: Any, rows: Rows, N: np.ndarray | None, tally: Tally) -> None:
-        """The same, given V Hᵀ."""
+    def drawn(self, tile: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which rows of a tile are kept, counted within it, and their places."""
+        return self.draw and drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
+
+    def told(
+        self,
+        tile: Any,
+        rows: Rows,
+        N: np.ndarray | None,
+        tally: Tally,
+        drawn: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """The same, given V Hᵀ and the rows that are kept."""
         n_rows = tile.rows.stop - tile.rows.start
         W = rows["W"] if "W" in rows else np.zeros((n_rows, self.k), self.dtype)
         self.coder.solve(tile, W, N)
         tally["loss"] += self._loss(tile, W, N)
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
-        if self.draw is not None:
-            drawn, places = drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
-            tally["drawn"] = tally["drawn"].plus(places, W[drawn])
+        if drawn is not None:
+            kept, places = drawn
+            tally["drawn"] = tally["drawn"].plus(places, W[kept])
 
     def _loss(self, tile: Any, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
@@ -130,7 +141,7 @@ class Evaluation:
 
 
 class _Evaluations:
-    """Evaluations of several H, whose products with V are one."""
+    """Evaluations of several H, whose products with V are one, and which keep the same rows."""
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
         self._parts: list[tuple[Any, Visitor, Tally]] = [
@@ -144,6 +155,7 @@ class _Evaluations:
 
     def __call__(self, tile: Any) -> None:
         N = None if self._Ht is None else tile.cross(self._Ht)
+        drawn = self._parts[0][0].drawn(tile)  # once: a number for each row of V is not free
         for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
             own = None if N is None else np.ascontiguousarray(N[:, columns])
-            phase.told(tile, visitor.rows_of(tile), own, tally)
+            phase.told(tile, visitor.rows_of(tile), own, tally, drawn)
