@@ -403,6 +403,7 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         ({"method": "nmfk", "perturb": "uniform", "epsilon": -1}, "epsilon"),
         ({"rule": "silhouette", "n_init": 1, "holdout": 0.1}, "looks at how far starts agree"),
         ({"init": "custom"}, "init"),
+        ({"halving": True}, "to their ends"),
         ({"init": "nndsvd"}, "all starts would be one"),
         ({"init": "magic"}, "init"),
     ],
@@ -486,3 +487,11 @@ def test_what_was_hidden_from_fits_costs_no_gram_for_each_row(X):
     H = study.many.factorizations[0].components
     assert told.loss == pytest.approx(0.5 * ((dense - rows_of(dense, H) @ H) ** 2).sum(), rel=1e-9)
     np.testing.assert_allclose(told.rows, rows_of(dense, H), rtol=1e-7, atol=1e-9)
+
+
+def test_a_sweep_is_told_of_where_verbose(caplog):
+    with caplog.at_level("INFO", "dasknmf"):
+        swept(V, [2, 3], n_init=2, max_iter=2)
+        assert not caplog.records
+        swept(V, [2, 3], n_init=2, max_iter=2, verbose=1)
+    assert sum("exact" in record.getMessage() for record in caplog.records) == 2

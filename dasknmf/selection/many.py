@@ -13,6 +13,7 @@ import numpy as np
 from dasknmf import inputs, validation
 from dasknmf.blocks.entries import Entries
 from dasknmf.estimator import NMF
+from dasknmf.fit import logged
 from dasknmf.history import Callback, History
 from dasknmf.identity import with_stored_scale
 from dasknmf.inputs.observed import ObservedSource
@@ -247,6 +248,11 @@ def studying(
     nmf = {"init": "random"} | nmf
     template = NMF(max(ranks), n_init=n_init, **nmf)
     template._validate_params()
+    if template.halving:
+        raise ValueError(
+            "halving is True; what starts agree on is told by all of them, to their ends: leave it out, or "
+            "use NMF(n_init=, halving=True)."
+        )
     check_stage(stage, checkpoint)
     X = validation.validated(template, X, reset=True)
     X = with_stored_scale(X, None if overwrite else checkpoint)
@@ -258,7 +264,8 @@ def studying(
     one = _identified(one, ranks, n_init, perturbation, told or {})
     with running(one, checkpoint, stage, overwrite=overwrite) as work:
         models = _models(work.settled.model, ranks, n_init)
-        work.fit(models, template.max_iter, template.tol, callbacks=callbacks)
+        reports = (*callbacks, logged) if template.verbose else callbacks
+        work.fit(models, template.max_iter, template.tol, callbacks=reports)
         work = replace(work, source=_whole(work))
         found = found_in(work.run, [(model.k, model.seed) for model in models])
         yield Study(template, X, work, Many(found, work.run.history), callbacks)
