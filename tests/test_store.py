@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -544,3 +546,17 @@ def test_a_reader_that_was_overtaken_is_told(V, tmp_path):
     assert seen[-1].H.shape == (2, 14)
     with pytest.raises(RunDamagedError, match="open the run again if it has moved on"):
         _ = seen[3].H
+
+
+def test_the_names_of_an_array_are_made_durable(tmp_path, monkeypatch):
+    """A file that is on disk under no name is lost with the power."""
+    synced = []
+    sync = os.fsync
+
+    def noted(descriptor):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    records.write_array(LocalStore(tmp_path), "panels/sums", np.ones(3))
+    assert tmp_path / "panels/sums" in synced[synced.index(tmp_path / "panels/sums/c.0") :]
