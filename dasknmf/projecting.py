@@ -80,8 +80,12 @@ def _projection(
     itemsize = models[0].dtype.itemsize
     tallies = [phase.tally() for phase in phases]
     drawn = sum(tally.capacity for tally in tallies)
-    lines = max(model.lines_bytes for model in models)
-    copies = (trial.LINES_AT_ONCE * len(models)) if drawn else _LINES_AT_ONCE * len(phases)
+    if own := [phase.lines_bytes for phase in phases if hasattr(phase, "lines_bytes")]:
+        lines = max(own)
+        packed = sum(own) + _LINES_AT_ONCE * lines
+    else:
+        lines = max(model.lines_bytes for model in models)
+        packed = lines * (trial.LINES_AT_ONCE * len(models) if drawn else _LINES_AT_ONCE * len(phases))
     height = dense.tile_rows(n_features, itemsize)
     # Products of several models that are not one have each their factors in whole vectors.
     one = models[0].loss.quadratic and all(getattr(phase, "together", None) for phase in phases)
@@ -96,7 +100,7 @@ def _projection(
         rows=grid.rows_max * width * itemsize,
         tally=sum(tally.nbytes for tally in tallies),
         drawn=drawn,
-        small=4 * width * n_features * 8 + copies * lines,
+        small=4 * width * n_features * 8 + packed,
         held=grid.n_rows * held * itemsize,
         fan_in=engine.FAN_IN,
         staged=-(-source.staged_bytes // scheduler.processes),

@@ -586,3 +586,18 @@ def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
     monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
     assert projecting.phases_together(*arguments) < 4
     assert told[-1][0] == [9, 9][: len(told[-1][0])]
+
+
+def test_lines_of_an_evaluation_are_projected():
+    """Where entries are missing each rank has a Gram matrix for each row, however it was fitted."""
+    X = np.where(np.random.default_rng(0).random((60, 300)) < 0.1, np.nan, noisy(60, 300))
+    models, _, study = projections_of(X, [20, 30], 1, missing_values="nan")
+    assert not any(model.lines_bytes for model in models)
+    phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
+    lines = [phase.coder._grams[1].nbytes for phase in phases]
+    told = [
+        projecting._projection(asked, 50, 0, models, study.work.source, study.work.settled.grid, scheduler)
+        for asked, scheduler in ((phases, study.work.scheduler), (phases[:1], study.work.scheduler))
+    ]
+    assert told[0].small - told[1].small >= 0.99 * lines[1]
+    assert told[1].small >= 4 * 50 * 300 * 8 + lines[0]

@@ -11,6 +11,7 @@ import numpy as np
 
 from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Drawn, Outcome, Rows, State, Tally, Visitor
+from dasknmf.solvers.packed import lines_bytes
 from dasknmf.starts import survey
 from dasknmf.starts.sample import drawn_from
 from dasknmf.transform import Coder
@@ -75,6 +76,11 @@ class Evaluation:
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k} if self.draw is None else {}
 
+    @property
+    def lines_bytes(self) -> int:
+        """Of the packed products of all features, which it has where entries are missing."""
+        return 0 if self.coder.entries is None else lines_bytes(self.coder.H.shape[1], self.k)
+
     def prepare(self, state: State) -> None:
         return None
 
@@ -96,7 +102,9 @@ class Evaluation:
 
     def drawn(self, tile: Any) -> tuple[np.ndarray, np.ndarray] | None:
         """Which rows of a tile are kept, counted within it, and their places."""
-        return self.draw and drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
+        if self.draw is None:
+            return None
+        return drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
 
     def told(
         self,
