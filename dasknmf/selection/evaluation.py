@@ -58,12 +58,15 @@ class Evaluation:
         What the survey of V found.
     draw : Draw or None
         The rows that are told; None: all rows are left behind.
+    sparse : bool
+        Whether V is.
     """
 
     coder: Coder
     dtype: np.dtype
     surveyed: State
     draw: Draw | None = None
+    sparse: bool = False
 
     name = "evaluation"
     reads_data = True
@@ -128,12 +131,17 @@ class Evaluation:
         H = self.coder.H
         if N is None:
             return float(tile.ratio(W, H, self.coder.loss.beta, float(self.surveyed["eps"])).loss())
-        if self.coder.entries is not None:
+        if not self._by_gram:
             return float(tile.residual(W, H))
         # ‖V − WH‖² less ‖V‖², which the survey knows.
         a = np.ones(len(W)) if tile.row_weights is None else tile.row_weights
         W64 = W.astype(np.float64)
         return float(a @ (((0.5 * W64) @ self.coder.gram - N) * W64).sum(axis=1))
+
+    @property
+    def _by_gram(self) -> bool:
+        """Whether the loss is told without WH, which would be dense; on nearly exact fits that cancels."""
+        return self.sparse and self.coder.loss.quadratic and self.coder.entries is None
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         kept = survey.kept(self.surveyed) | {"H": self.coder.H, "usage": tally["usage"]}
@@ -143,7 +151,7 @@ class Evaluation:
     def loss_of(self, tally: Tally) -> float:
         """D(V | WH) of all rows."""
         loss = float(tally["loss"]) + float(self.surveyed["constant"])
-        if self.coder.loss.quadratic and self.coder.entries is None:
+        if self._by_gram:
             loss += 0.5 * float(self.surveyed["squares"])
         return max(loss, 0.0)
 

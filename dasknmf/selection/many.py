@@ -194,7 +194,7 @@ class Study:
             weights=model.terms.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
-        return Evaluation(coder, model.dtype, surveyed, draw)
+        return Evaluation(coder, model.dtype, surveyed, draw, self.work.source.sparse)
 
     @staticmethod
     def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
