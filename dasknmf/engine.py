@@ -124,9 +124,12 @@ def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
     """
     if one.source.in_process:
         return _total_here(one, _load(_worker_side(one)), each)[0]
-    graph, _, total = _visits(one, uuid.uuid4().hex)
-    tallies: list[Tally] = get(graph, [total])[0][0]
-    return tallies
+    while True:
+        graph, _, total = _visits(one, uuid.uuid4().hex)
+        tallies, ledger = get(graph, [total])[0]
+        if not ledger.lost:
+            return list(tallies)
+        one = replace(one, lost=one.lost.union(ledger.lost))
 
 
 def _total_here(one: Pass, side: WorkerSide, each: Each) -> tuple[list[Tally], Ledger]:

@@ -18,13 +18,13 @@ from dasknmf.history import Advance, Callback, Ending, History, Record, Stop, ri
 from dasknmf.inputs.base import Source, nbytes_of
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
-from dasknmf.passes import Outcome, State
+from dasknmf.passes import Outcome
 from dasknmf.projecting import makes_tiles_dense, scratch_bytes, shared_out
 from dasknmf.schedulers import Scheduler
 from dasknmf.starts import survey
 from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.position import Answer, Member, Position, height
+from dasknmf.store.position import Answer, Member, Position, height, states_of
 from dasknmf.store.stored_run import StoredRun
 from dasknmf.turns import Passed, Reads, Turn
 
@@ -86,8 +86,9 @@ class Fit:
                 format_bytes(scratch_bytes(self._model, self.source, self._model.k)),
             )
         several = len(self.models) > 1
+        histories = run.history.by_model()
         self._own: dict[int, History] = {
-            member.model: run.history.of_model(member.model) if several else run.history
+            member.model: histories.get(member.model, History()) if several else run.history
             for member in run.position.members
         }
         with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each:
@@ -95,9 +96,12 @@ class Fit:
                 self._start()
             if self.given is not None and not run.history.exact and not self._placed():
                 self._place(self.given)
+            # The last pass has no state of a member that ended before.
+            members = run.position.members
+            states = states_of(run.factors, [run.position.answer_of(member) for member in members])
             self._rules = {
-                each.model: self.models[each.model].stop_rule(self.tol, self._state_of(each))
-                for each in run.position.members
+                member.model: self.models[member.model].stop_rule(self.tol, state)
+                for member, state in zip(members, states, strict=True)
             }
             self._resume()
             while run.position.outcome is None:
@@ -108,11 +112,6 @@ class Fit:
         """Whether V's rows, of which entries are hidden, are columns of X."""
         entries = self.source.entries
         return entries is not None and entries.holdout is not None and entries.holdout.transposed
-
-    def _state_of(self, member: Member) -> State:
-        """Its small state; the last pass has none of a member that ended before."""
-        answer = self.run.position.answer_of(member)
-        return self.run.factors.read_state(answer.state, answer.strand)
 
     def _start(self) -> None:
         """The next pass before the first exact one."""

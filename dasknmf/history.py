@@ -124,22 +124,25 @@ class History(Sequence[Record]):
 
     def of_model(self, model: int) -> History:
         """The passes in which one of several models took part, with what it achieved itself."""
-        own = [
-            replace(
-                record,
-                iteration=advance.iteration,
-                phase=advance.phase,
-                loss=advance.loss,
-                objective=advance.objective,
-                loss_at=advance.loss_at,
-                measures=advance.measures,
-                models=(),
-            )
-            for record in self._records
-            for advance in record.models
-            if advance.model == model
-        ]
-        return History(own)
+        return self.by_model().get(model, History())
+
+    def by_model(self) -> dict[int, History]:
+        """The same of each model that took part in a pass."""
+        own: dict[int, list[Record]] = {}
+        for record in self._records:
+            for advance in record.models:
+                told = replace(
+                    record,
+                    iteration=advance.iteration,
+                    phase=advance.phase,
+                    loss=advance.loss,
+                    objective=advance.objective,
+                    loss_at=advance.loss_at,
+                    measures=advance.measures,
+                    models=(),
+                )
+                own.setdefault(advance.model, []).append(told)
+        return {model: History(records) for model, records in own.items()}
 
     @property
     def exact(self) -> list[Record]:

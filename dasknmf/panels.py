@@ -120,7 +120,7 @@ class Projection:
     drawn : int
         Bytes of the rows of V that a start gathers in one task.
     held : int
-        Bytes of all factor rows that stay in the process: none with a factor store.
+        Bytes of all factor rows that are in the process at once: none with a factor store.
     fan_in : int
         Tallies that one addition holds.
     staged : int
@@ -143,7 +143,7 @@ class Projection:
     def peak(self) -> int:
         # Rows are held as they were read and as they are written.
         each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
-        shared = (self.fan_in + 2) * self.tally + self.small + 2 * self.held + self.staged
+        shared = (self.fan_in + 2) * self.tally + self.small + self.held + self.staged
         shared += _DRAWN_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 

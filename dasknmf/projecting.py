@@ -10,6 +10,7 @@ from dask.utils import format_bytes
 
 from dasknmf import engine
 from dasknmf.blocks import csr, dense, observed
+from dasknmf.blocks.vectors import padded
 from dasknmf.inputs.base import Source, slab_bytes_of
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
@@ -39,7 +40,9 @@ def projected(
         Whether the rows of all of them stay in this process.
     """
     widest = sorted(models, key=lambda model: model.k)[-together:]
-    everywhere = sum(model.k for model in models)
+    everywhere = sum(model.k for model in models if not model.recomputed)
+    # Rows that enter, rows that are left and, beside several models, those of the lowest that has ended.
+    generations = 2 if len(models) == 1 else 3
     projections = []
     kinds = [
         *zip(*(model.starts() for model in widest), strict=True),
@@ -49,12 +52,14 @@ def projected(
     for lineups in kinds:
         phases = [phase for lineup in lineups for phase in lineup]
         rivals = max(len(lineup) for lineup in lineups)
-        width = sum(
-            max(sum(phase.widths.values()), model.k)
+        widths = [
+            (model, max(sum(phase.widths.values()), model.k))
             for model, lineup in zip(widest, lineups, strict=True)
             for phase in lineup
-        )
-        held = max(width, everywhere * rivals) if kept and not models[0].recomputed else 0
+        ]
+        width = sum(columns for _, columns in widths)
+        stays = sum(columns for model, columns in widths if not model.recomputed)
+        held = generations * max(stays, everywhere * rivals) if kept else 0
         projections.append(
             _projection(phases, width, held, widest, source, grid, scheduler),
         )
@@ -70,25 +75,32 @@ def _projection(
     grid: Grid,
     scheduler: Scheduler,
 ) -> Projection:
-    """Of phases that leave `width` columns, beside `held` that stay."""
+    """Of phases that leave `width` columns, beside `held` columns of V's height that stay."""
     n_features = source.shape[1]
     itemsize = models[0].dtype.itemsize
     tallies = [phase.tally() for phase in phases]
     drawn = sum(tally.capacity for tally in tallies)
-    lines = max(model.lines_bytes for model in models)
-    copies = (trial.LINES_AT_ONCE * len(models)) if drawn else _LINES_AT_ONCE * len(phases)
+    if own := [phase.lines_bytes for phase in phases if hasattr(phase, "lines_bytes")]:
+        lines = max(own)
+        packed = sum(own) + _LINES_AT_ONCE * lines
+    else:
+        lines = max(model.lines_bytes for model in models)
+        packed = lines * (trial.LINES_AT_ONCE * len(models) if drawn else _LINES_AT_ONCE * len(phases))
     height = dense.tile_rows(n_features, itemsize)
+    # Products of several models that are not one have each their factors in whole vectors.
+    one = models[0].loss.quadratic and all(getattr(phase, "together", None) for phase in phases)
+    columns = width if one else width + len(phases) * (padded(1) - 1)
     return Projection(
         baseline=scheduler.baseline,
         threads=min(scheduler.threads, len(grid)),
         slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
-        tiles=scratch_bytes(models[0], source, width)
+        tiles=scratch_bytes(models[0], source, columns)
         + nnls.scratch_bytes(max(model.k for model in models), packed=models[0].terms.masked)
         + _LINES_AT_ONCE * (lines // n_features * height),
         rows=grid.rows_max * width * itemsize,
         tally=sum(tally.nbytes for tally in tallies),
         drawn=drawn,
-        small=4 * width * n_features * 8 + copies * lines,
+        small=4 * width * n_features * 8 + packed,
         held=grid.n_rows * held * itemsize,
         fan_in=engine.FAN_IN,
         staged=-(-source.staged_bytes // scheduler.processes),
@@ -113,9 +125,10 @@ def phases_together(
     n_reads = 1
     while True:
         together = -(-len(phases) // n_reads)
-        widest = sorted(models, key=lambda model: model.k)[-together:]
-        width = sum(model.k for model in widest)
-        projection = _projection(phases[:together], width, 0, widest, source, grid, scheduler)
+        widest = sorted(zip(phases, models, strict=True), key=lambda each: each[1].k)[-together:]
+        width = sum(model.k for _, model in widest)
+        told, of = zip(*widest, strict=True)
+        projection = _projection(told, width, 0, of, source, grid, scheduler)
         if together == 1 or projection.peak <= limit:
             projection.check(limit)
             return together

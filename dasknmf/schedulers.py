@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,13 @@ class Scheduler:
     @property
     def baseline(self) -> int:
         """Bytes that one process holds already."""
-        if self.client is None:
-            return resident_bytes()
-        return max((worker["metrics"]["memory"] for worker in self._workers()), default=0)
+        return resident_bytes() if self.client is None else self._workers_hold
+
+    @cached_property
+    def _workers_hold(self) -> int:
+        """Asked of the workers, which import this package to answer: fresh ones have not yet."""
+        assert self.client is not None
+        return max(self.client.run(resident_bytes, on_error="ignore").values(), default=0)
 
     @property
     def processes(self) -> int:

@@ -73,7 +73,7 @@ class Reads:
     each: Each = map
 
     def __call__(self, turns: Sequence[Turn], *, afresh: bool = False) -> Passed:
-        """Run one; `afresh` without the rows that the last has left."""
+        """Run one; `afresh` without the states and the rows that the last has left."""
         at = self.run.position
         name = f"{at.passes}-{self.run.epoch}"
         began = time.perf_counter()
@@ -92,7 +92,7 @@ class Reads:
                 grid=self.grid,
                 dtype=self.dtype,
                 factors=self.run.factors,
-                state=at.state,
+                state="" if afresh else at.state,
                 rows=() if afresh else at.rows,
                 entering=tuple(strand for turn in part for strand in turn.entering),
                 first=first,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import warnings
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -17,9 +18,10 @@ from sklearn.model_selection import GridSearchCV
 from zarr.storage import LocalStore
 
 from benchmarks.counting import CountingStore
-from dasknmf import NMF, open_run, projecting, rank_sweep
+from dasknmf import NMF, open_run, open_sweep, projecting, rank_sweep
 from dasknmf.errors import DataError, MemoryLimitError, RunMismatchError
 from dasknmf.schedulers import Scheduler
+from dasknmf.selection.many import studying
 from tests.helpers import DyingStore, Killed, fitted, stored
 
 R, K, N, M = 3, 3, 60, 14
@@ -505,3 +507,97 @@ def test_a_block_that_hides_whole_rows_of_sparse_x_is_refused():
     X = COUNTS[:, :3]
     with pytest.raises(DataError, match=r"[1-9]\d* rows and 0 columns"):
         several(X, {"holdout": 0.9}, **HIDING)
+
+
+def test_states_in_memory_are_those_that_are_needed():
+    """Models end in many passes, each of which had the states of all that were left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with studying(V, [2, 3], 6, max_iter=30, tol=0.05, random_state=0) as study:
+            run = study.work.run
+            assert len({member.answer.state for member in run.position.members}) > 2
+            assert sum(map(len, run.factors._states.values())) == len(run.position.members)
+            study.conclude(study.many.factorizations[0].components)
+            assert sum(map(len, run.factors._states.values())) == len(run.position.members) + 1
+
+
+def test_states_that_one_pass_left_are_read_at_once(tmp_path):
+    read = []
+
+    class Reading(LocalStore):
+        async def get(self, key, *arguments, **parameters):
+            if key.startswith("small/3-") and key.endswith("/c.0"):
+                read.append(key)
+            return await super().get(key, *arguments, **parameters)
+
+    usual = {"n_init": 5, "random_state": 0, "max_iter": 2, "tol": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rank_sweep(V, [2, 3], **usual, checkpoint=tmp_path / "run")
+        assert len(open_sweep(Reading(tmp_path / "run")).factorizations) == 10
+        assert len(read) == 1  # the fits ended with that pass; its states are one array
+        read.clear()
+        rank_sweep(V, [2, 3], **usual, checkpoint=Reading(tmp_path / "run"))
+    assert 1 < len(read) < 5
+
+
+def projections_of(X, ranks, n_init, **parameters):
+    """Of the passes of a sweep in this process, and the models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with studying(X, ranks, n_init, max_iter=1, random_state=0, **parameters) as study:
+            work = study.work
+            models = [
+                replace(work.settled.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
+            ]
+            grid, several = work.settled.grid, len(models)
+            arguments = (work.source, grid, work.scheduler)
+            return models, projecting.projected(models, several, *arguments, kept=True), study
+
+
+def test_rows_of_the_models_that_keep_theirs_are_projected():
+    """Of a V with gaps only the smaller ranks are recomputed; the lowest that ended keeps its generation."""
+    X = np.where(np.random.default_rng(0).random((60, 24)) < 0.1, np.nan, noisy(60, 24))
+    models, projections, _ = projections_of(X, [3, 20], 2, missing_values="nan")
+    assert [model.recomputed for model in models] == [True, True, False, False]
+    assert {each.held for each in projections} == {3 * 60 * 2 * 20 * 8}
+    _, projections, _ = projections_of(V, [3, 4], 2, beta_loss=1)
+    assert {each.held for each in projections} == {3 * N * 2 * (3 + 4) * 8}
+    _, projections, _ = projections_of(V, [3], 1, beta_loss=1)
+    assert {each.held for each in projections} == {2 * N * 3 * 8}
+    _, projections, _ = projections_of(V, [3, 4], 2)
+    assert {each.held for each in projections} == {0}
+
+
+def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
+    """Ranks ascend: those of the first read would be the smallest."""
+    monkeypatch.setattr(Scheduler, "baseline", 0)
+    models, _, study = projections_of(V, [2, 9], 2)
+    phases = [study._evaluation(np.ones((model.k, M)), drawn=True) for model in models]
+    project, told = projecting._projection, []
+
+    def noted(asked, *arguments):
+        told.append(([phase.k for phase in asked], project(asked, *arguments)))
+        return told[-1][1]
+
+    monkeypatch.setattr(projecting, "_projection", noted)
+    arguments = (phases, models, study.work.source, study.work.settled.grid, study.work.scheduler)
+    assert projecting.phases_together(*arguments) == 4
+    monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
+    assert projecting.phases_together(*arguments) < 4
+    assert told[-1][0] == [9, 9][: len(told[-1][0])]
+
+
+def test_lines_of_an_evaluation_are_projected():
+    """Where entries are missing each rank has a Gram matrix for each row, however it was fitted."""
+    X = np.where(np.random.default_rng(0).random((60, 300)) < 0.1, np.nan, noisy(60, 300))
+    models, _, study = projections_of(X, [20, 30], 1, missing_values="nan")
+    assert not any(model.lines_bytes for model in models)
+    phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
+    lines = [phase.coder._grams[1].nbytes for phase in phases]
+    told = [
+        projecting._projection(asked, 50, 0, models, study.work.source, study.work.settled.grid, scheduler)
+        for asked, scheduler in ((phases, study.work.scheduler), (phases[:1], study.work.scheduler))
+    ]
+    assert told[0].small - told[1].small >= 0.99 * lines[1]
+    assert told[1].small >= 4 * 50 * 300 * 8 + lines[0]

@@ -8,8 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 
-from tests.helpers import stored
+from dasknmf import open_run
+from tests.helpers import fitted, stored
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +57,16 @@ def test_measured_is_not_above_projected(tmp_path, case):
     projected, measured = json.loads(ended.stdout)
     assert measured <= projected
     assert projected <= 2 * measured  # a projection that refuses everything would be none
+
+
+def test_fresh_workers_hold_what_was_projected(tmp_path):
+    """Before its first task a worker has imported nothing of this: most of what it will hold."""
+    X = stored(tmp_path / "v", np.random.default_rng(0).random((8000, 100), dtype="f4"), (1000, 100))
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        parameters = {"n_components": 3, "n_init": 3, "beta_loss": 1, "init": "random", "max_iter": 2}
+        model, _ = fitted(X, client, {"checkpoint": tmp_path / "run"}, **parameters)
+    held = max(record.memory for record in model.history_)
+    assert held <= open_run(tmp_path / "run").plan["memory_projected"] <= 2 * held

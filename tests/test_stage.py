@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 import scipy.sparse
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
+from sklearn.exceptions import ConvergenceWarning
 
-from dasknmf import open_run, panels, stage
+from dasknmf import open_run, panels, rank_sweep, stage
 from dasknmf.cli import main
 from dasknmf.errors import DataChangedError, DataError, MemoryLimitError, StageError
 from dasknmf.inputs import grid_of, source_of
@@ -594,3 +596,23 @@ def test_a_home_directory_is_found(small_panels, low_rank, tmp_path, monkeypatch
     fitted(stored(tmp_path / "v.zarr", low_rank, (30, 14)), run={"stage": "~/kept"}, n_components=2)
     assert (tmp_path / "kept").is_dir()
     assert not any((tmp_path / "kept").iterdir())
+
+
+def test_what_is_asked_after_the_fits_meets_no_holes(low_rank, place):
+    """The read that tells of every rank makes lost panels again, as passes do."""
+
+    def lose(record):
+        if record.iteration == 2:
+            lost.append(files_of(place)[0].unlink())
+
+    lost: list[None] = []
+    parameters = {"n_init": 2, "max_iter": 2, "tol": 0, "random_state": 0}
+    X = da.from_array(low_rank, chunks=(30, 14))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="no rank has a smallest silhouette")
+        found = rank_sweep(X, [2, 3], **parameters, stage=place["directory"], callbacks=[lose])
+        whole = rank_sweep(X, [2, 3], **parameters)
+    assert lost
+    assert found.to_dataframe().equals(whole.to_dataframe())
+    np.testing.assert_array_equal(np.asarray(found.W), np.asarray(whole.W))

@@ -18,7 +18,7 @@ from dasknmf import RankSweep, consensus, open_consensus, open_run, open_sweep, 
 from dasknmf.blocks.entries import Entries, Holdout
 from dasknmf.blocks.observed import ObservedBlock
 from dasknmf.errors import RunError, RunMismatchError
-from dasknmf.selection.many import many
+from dasknmf.selection.many import many, studying
 from dasknmf.selection.sweep import COLUMNS
 from dasknmf.solvers.perturbed import Perturbation
 from tests.helpers import DyingStore, Killed, computing, fitted, stored
@@ -414,6 +414,7 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         ({"method": "nmfk", "perturb": "uniform", "epsilon": -1}, "epsilon"),
         ({"rule": "silhouette", "n_init": 1, "holdout": 0.1}, "looks at how far starts agree"),
         ({"init": "custom"}, "init"),
+        ({"halving": True}, "to their ends"),
         ({"init": "nndsvd"}, "all starts would be one"),
         ({"init": "magic"}, "init"),
     ],
@@ -481,3 +482,27 @@ def test_consensus_that_dies_goes_on(tmp_path):
         open_sweep(tmp_path / "quiet")
     with pytest.raises(RunMismatchError, match="many was"):
         swept(V, [3], checkpoint=tmp_path / "quiet", n_init=4, max_iter=2)
+
+
+@pytest.mark.parametrize("X", [V, COUNTS], ids=["dense", "sparse"])
+def test_what_was_hidden_from_fits_costs_no_gram_for_each_row(X):
+    """After the fits nothing is missing: lines of packed products would be larger than V."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with studying(X, [2], 2, holdout=0.1, max_iter=2, random_state=1) as study:
+            (told,) = study.evaluated([study.many.factorizations[0].components])
+            assert (
+                study._evaluation(study.many.factorizations[0].components, drawn=True).coder.entries is None
+            )
+    dense = np.asarray(X.toarray() if sp.issparse(X) else X, float)
+    H = study.many.factorizations[0].components
+    assert told.loss == pytest.approx(0.5 * ((dense - rows_of(dense, H) @ H) ** 2).sum(), rel=1e-9)
+    np.testing.assert_allclose(told.rows, rows_of(dense, H), rtol=1e-7, atol=1e-9)
+
+
+def test_a_sweep_is_told_of_where_verbose(caplog):
+    with caplog.at_level("INFO", "dasknmf"):
+        swept(V, [2, 3], n_init=2, max_iter=2)
+        assert not caplog.records
+        swept(V, [2, 3], n_init=2, max_iter=2, verbose=1)
+    assert sum("exact" in record.getMessage() for record in caplog.records) == 2

@@ -11,6 +11,7 @@ import numpy as np
 
 from dasknmf.layout import InOrder, Places
 from dasknmf.passes import Drawn, Outcome, Rows, State, Tally, Visitor
+from dasknmf.solvers.packed import lines_bytes
 from dasknmf.starts import survey
 from dasknmf.starts.sample import drawn_from
 from dasknmf.transform import Coder
@@ -57,12 +58,15 @@ class Evaluation:
         What the survey of V found.
     draw : Draw or None
         The rows that are told; None: all rows are left behind.
+    sparse : bool
+        Whether V is.
     """
 
     coder: Coder
     dtype: np.dtype
     surveyed: State
     draw: Draw | None = None
+    sparse: bool = False
 
     name = "evaluation"
     reads_data = True
@@ -74,6 +78,11 @@ class Evaluation:
     @property
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k} if self.draw is None else {}
+
+    @property
+    def lines_bytes(self) -> int:
+        """Of the packed products of all features, which it has where entries are missing."""
+        return 0 if self.coder.entries is None else lines_bytes(self.coder.H.shape[1], self.k)
 
     def prepare(self, state: State) -> None:
         return None
@@ -92,29 +101,47 @@ class Evaluation:
 
     def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
-        self.told(tile, rows, N, tally)
+        self.told(tile, rows, N, tally, self.drawn(tile))
 
-    def told(self, tile: Any, rows: Rows, N: np.ndarray | None, tally: Tally) -> None:
-        """The same, given V Hᵀ."""
+    def drawn(self, tile: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which rows of a tile are kept, counted within it, and their places."""
+        if self.draw is None:
+            return None
+        return drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
+
+    def told(
+        self,
+        tile: Any,
+        rows: Rows,
+        N: np.ndarray | None,
+        tally: Tally,
+        drawn: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """The same, given V Hᵀ and the rows that are kept."""
         n_rows = tile.rows.stop - tile.rows.start
         W = rows["W"] if "W" in rows else np.zeros((n_rows, self.k), self.dtype)
         self.coder.solve(tile, W, N)
         tally["loss"] += self._loss(tile, W, N)
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
-        if self.draw is not None:
-            drawn, places = drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
-            tally["drawn"] = tally["drawn"].plus(places, W[drawn])
+        if drawn is not None:
+            kept, places = drawn
+            tally["drawn"] = tally["drawn"].plus(places, W[kept])
 
     def _loss(self, tile: Any, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
         if N is None:
             return float(tile.ratio(W, H, self.coder.loss.beta, float(self.surveyed["eps"])).loss())
-        if self.coder.entries is not None:
+        if not self._by_gram:
             return float(tile.residual(W, H))
         # ‖V − WH‖² less ‖V‖², which the survey knows.
         a = np.ones(len(W)) if tile.row_weights is None else tile.row_weights
         W64 = W.astype(np.float64)
         return float(a @ (((0.5 * W64) @ self.coder.gram - N) * W64).sum(axis=1))
+
+    @property
+    def _by_gram(self) -> bool:
+        """Whether the loss is told without WH, which would be dense; on nearly exact fits that cancels."""
+        return self.sparse and self.coder.loss.quadratic and self.coder.entries is None
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         kept = survey.kept(self.surveyed) | {"H": self.coder.H, "usage": tally["usage"]}
@@ -124,13 +151,13 @@ class Evaluation:
     def loss_of(self, tally: Tally) -> float:
         """D(V | WH) of all rows."""
         loss = float(tally["loss"]) + float(self.surveyed["constant"])
-        if self.coder.loss.quadratic and self.coder.entries is None:
+        if self._by_gram:
             loss += 0.5 * float(self.surveyed["squares"])
         return max(loss, 0.0)
 
 
 class _Evaluations:
-    """Evaluations of several H, whose products with V are one."""
+    """Evaluations of several H, whose products with V are one, and which keep the same rows."""
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
         self._parts: list[tuple[Any, Visitor, Tally]] = [
@@ -144,6 +171,7 @@ class _Evaluations:
 
     def __call__(self, tile: Any) -> None:
         N = None if self._Ht is None else tile.cross(self._Ht)
+        drawn = self._parts[0][0].drawn(tile)  # once: a number for each row of V is not free
         for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
             own = None if N is None else np.ascontiguousarray(N[:, columns])
-            phase.told(tile, visitor.rows_of(tile), own, tally)
+            phase.told(tile, visitor.rows_of(tile), own, tally, drawn)

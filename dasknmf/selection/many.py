@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from dasknmf import inputs, validation
+from dasknmf.blocks.entries import Entries
 from dasknmf.estimator import NMF
+from dasknmf.fit import logged
 from dasknmf.history import Callback, History
 from dasknmf.identity import with_stored_scale
 from dasknmf.inputs.observed import ObservedSource
@@ -24,6 +26,7 @@ from dasknmf.solvers.perturbed import Perturbation
 from dasknmf.stage import check_stage
 from dasknmf.starts.survey import Survey
 from dasknmf.store.opened_run import oriented
+from dasknmf.store.position import states_of
 from dasknmf.transform import Coder
 
 
@@ -165,6 +168,14 @@ class Study:
         W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
         return self.work.handed(W, chunked=inputs.is_chunked(self.X))
 
+    @property
+    def _entries(self) -> Entries | None:
+        """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
+        entries: Entries | None = self.work.source.entries
+        if entries is None or entries.masks or (isinstance(self.X, inputs.Stored) and self.X.masked):
+            return entries
+        return None  # what was hidden from the fits is there
+
     def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
         tallies, n_reads = self.work.asked(phases, models)
         self.n_asked += n_reads
@@ -179,12 +190,12 @@ class Study:
             model.penalties.W,
             tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
             max_iter=max(self.nmf.max_iter, 1000),
-            entries=self.work.source.entries if model.terms.masked else None,
+            entries=self._entries,
             pull=float(surveyed["pull"]) if model.terms.sum_to_one else 0.0,
             weights=model.terms.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
-        return Evaluation(coder, model.dtype, surveyed, draw)
+        return Evaluation(coder, model.dtype, surveyed, draw, self.work.source.sparse)
 
     @staticmethod
     def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
@@ -238,6 +249,11 @@ def studying(
     nmf = {"init": "random"} | nmf
     template = NMF(max(ranks), n_init=n_init, **nmf)
     template._validate_params()
+    if template.halving:
+        raise ValueError(
+            "halving is True; what starts agree on is told by all of them, to their ends: leave it out, or "
+            "use NMF(n_init=, halving=True)."
+        )
     check_stage(stage, checkpoint)
     X = validation.validated(template, X, reset=True)
     X = with_stored_scale(X, None if overwrite else checkpoint)
@@ -249,7 +265,8 @@ def studying(
     one = _identified(one, ranks, n_init, perturbation, told or {})
     with running(one, checkpoint, stage, overwrite=overwrite) as work:
         models = _models(work.settled.model, ranks, n_init)
-        work.fit(models, template.max_iter, template.tol, callbacks=callbacks)
+        reports = (*callbacks, logged) if template.verbose else callbacks
+        work.fit(models, template.max_iter, template.tol, callbacks=reports)
         work = replace(work, source=_whole(work))
         found = found_in(work.run, [(model.k, model.seed) for model in models])
         yield Study(template, X, work, Many(found, work.run.history), callbacks)
@@ -294,10 +311,10 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
         Rank and seed of each model.
     """
     found = []
-    for member in run.position.members:
-        answer = run.position.answer_of(member)
-        state = run.factors.read_state(answer.state, answer.strand)
-        own = run.history.of_model(member.model) if len(made) > 1 else run.history
+    members, histories = run.position.members, run.history.by_model()
+    states = states_of(run.factors, [run.position.answer_of(member) for member in members])
+    for member, state in zip(members, states, strict=True):
+        own = histories[member.model] if len(made) > 1 else run.history
         # Beside the passes of a fit stands that of a conclusion.
         last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None

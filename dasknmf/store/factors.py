@@ -101,8 +101,8 @@ class Factors(Protocol):
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
         """Keep the small states of models from `first` on."""
 
-    def forget_states(self, live: Collection[str]) -> None:
-        """The states of passes other than these are not asked for any more."""
+    def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
+        """States other than those of these models, by the names of passes, are not asked for any more."""
 
     def drop(self, generation: str) -> None:
         """Delete a generation that no commit needs any more."""
@@ -133,9 +133,13 @@ class MemoryFactors:
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
         self._states.setdefault(name, {}).update(enumerate(states, first))
 
-    def forget_states(self, live: Collection[str]) -> None:
-        for name in self._states.keys() - set(live):
-            del self._states[name]
+    def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
+        # Models end in many passes, and each pass has the states of all that took part.
+        self._states = {
+            name: {model: states[model] for model in live[name] if model in states}
+            for name, states in self._states.items()
+            if name in live
+        }
 
     def drop(self, generation: str) -> None:
         self._rows.pop(generation, None)

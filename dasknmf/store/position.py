@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +15,9 @@ import zarr
 from dasknmf.errors import RunDamagedError
 from dasknmf.history import History, from_json
 from dasknmf.panels import Grid
+from dasknmf.passes import State
 from dasknmf.store import records
-from dasknmf.store.factors import Generation
+from dasknmf.store.factors import Factors, Generation
 
 FORMAT = 3
 
@@ -110,14 +112,31 @@ class Position:
         return {each.name for each in (*self.rows, *(answer.rows for answer in self._answers)) if each}
 
     @property
-    def states(self) -> set[str]:
-        """Names of the passes whose states are still needed."""
-        return {self.state, *(answer.state for answer in self._answers)}
+    def states(self) -> dict[str, set[int]]:
+        """The states that are still needed: numbers of phases, by the names of the passes that left them."""
+        going = [member for member in self.members if member.answer is None]
+        needed = {self.state: {strand for member in going for strand in (*member.standing, member.leader)}}
+        for answer in self._answers:
+            needed.setdefault(answer.state, set()).add(answer.strand)
+        return needed
 
     @property
     def _answers(self) -> list[Answer]:
         ended = [member.answer for member in self.members if member.answer]
         return [*ended, self.conclusion] if self.conclusion else ended
+
+
+def states_of(factors: Factors, answers: Sequence[Answer]) -> list[State]:
+    """The small states of several models: those that one pass has left are read at once."""
+    strands: dict[str, list[int]] = {}
+    for answer in answers:
+        strands.setdefault(answer.state, []).append(answer.strand)
+    found = {
+        (name, strand): state
+        for name, own in strands.items()
+        for strand, state in zip(own, factors.read_states(name, own), strict=True)
+    }
+    return [found[answer.state, answer.strand] for answer in answers]
 
 
 def height(objective: float | None) -> float:

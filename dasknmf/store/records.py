@@ -187,6 +187,7 @@ def write_array(store: Any, name: str, values: np.ndarray) -> None:
     with writing(store, name):
         array[...] = values
         make_durable(store, _chunk(name, values.ndim))
+        make_directories_durable(store, [name])
 
 
 def _chunk(name: str, ndim: int) -> str:

@@ -6,6 +6,7 @@ one array for all models, one behind the other; what is short stands in the reco
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -14,12 +15,17 @@ import numpy as np
 from dasknmf.passes import State
 from dasknmf.store import records
 
-_INLINE = 4096
+_INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
 
 
 def write(store: Any, path: str, states: Sequence[State]) -> None:
-    """Write the states of some models at a path that holds none."""
+    """Write the states of some models.
+
+    A task that runs twice, because its worker was taken for dead, writes arrays of its own: it never touches
+    those that the record names already.
+    """
+    token = uuid.uuid4().hex[:8]
     parts: dict[str, list[np.ndarray]] = {}
     ends: dict[str, int] = {}
     models = []
@@ -31,7 +37,7 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
                 values = value.reshape(-1).tolist()
                 inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
                 continue
-            name = value.dtype.name
+            name = f"{value.dtype.name}-{token}"
             at = ends.get(name, 0)
             parts.setdefault(name, []).append(value.reshape(-1))
             ends[name] = at + value.size

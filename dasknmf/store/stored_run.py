@@ -149,7 +149,7 @@ class StoredRun:
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
         live = self.position.generations | position.generations
-        states = self.position.states | position.states
+        states = self.position.states | position.states  # by name: a pass has its states in one piece
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._write_commit()

@@ -6,7 +6,7 @@ fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -80,8 +80,8 @@ class ZarrFactors:
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
                 f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
-                "every pass starts from the state of the last: restore the store from a copy, or start over "
-                "with overwrite=True."
+                "every pass starts from the state of the last: open the run again if it has moved on, else "
+                "restore the store from a copy or start over with overwrite=True."
             )
         return [found[model] for model in models]
 
@@ -96,8 +96,8 @@ class ZarrFactors:
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
         states_at.write(self.store, f"small/{name}/{first}", states)
 
-    def forget_states(self, live: Collection[str]) -> None:
-        """Delete those of passes up to the newest of these."""
+    def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
+        """Delete those of whole passes, up to the newest of these."""
         newest = max((pass_of(name) for name in live if name), default=-1)
         for name in records.children(self.store, "small"):
             if name not in live and pass_of(name) <= newest:
