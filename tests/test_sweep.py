@@ -17,11 +17,11 @@ from sklearn.exceptions import ConvergenceWarning
 from dasknmf import RankSweep, consensus, open_consensus, open_run, open_sweep, rank_sweep
 from dasknmf.blocks.entries import Entries, Holdout
 from dasknmf.blocks.observed import ObservedBlock
-from dasknmf.errors import RunError, RunMismatchError
+from dasknmf.errors import DataChangedError, RunError, RunMismatchError
 from dasknmf.selection.many import many, studying
 from dasknmf.selection.sweep import COLUMNS
 from dasknmf.solvers.perturbed import Perturbation
-from tests.helpers import DyingStore, Killed, computing, fitted, stored
+from tests.helpers import DyingStore, Killed, computing, fitted, stored, stored_sparse
 from tests.test_many import assert_no_death_matters
 
 N, M = 50, 12
@@ -506,3 +506,35 @@ def test_a_sweep_is_told_of_where_verbose(caplog):
         assert not caplog.records
         swept(V, [2, 3], n_init=2, max_iter=2, verbose=1)
     assert sum("exact" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_a_hidden_block_of_a_stored_csr_is_no_other_v(tmp_path):
+    X = sp.csr_array(planted(60, 12) * (np.random.default_rng(2).random((60, 12)) < 0.7))
+    stored_sparse(tmp_path / "v.zarr", X)
+    sweep = rank_sweep(
+        tmp_path / "v.zarr",
+        [2, 3],
+        n_init=2,
+        holdout=0.2,
+        max_iter=4,
+        random_state=0,
+        checkpoint=tmp_path / "r",
+    )
+    memory = rank_sweep(X, [2, 3], n_init=2, holdout=0.2, max_iter=4, random_state=0)
+    np.testing.assert_allclose(sweep.columns["loss"], memory.columns["loss"])
+
+
+def test_another_v_leaves_what_has_ended_as_it_was(tmp_path):
+    X = planted()
+    parameters = {"n_init": 2, "random_state": 0, "checkpoint": tmp_path / "run"}
+    V = da.from_array(X, chunks=(25, N))
+    first = rank_sweep(V, RANKS, max_iter=3, **parameters)
+    with pytest.raises(DataChangedError, match="V changed"):
+        rank_sweep(5 * V, RANKS, max_iter=6, **parameters)
+    again = open_sweep(tmp_path / "run")
+    np.testing.assert_array_equal(again.components, first.components)
+    np.testing.assert_array_equal(again.W.compute(), first.W.compute())
+    longer = rank_sweep(V, RANKS, max_iter=6, **parameters)
+    assert max(each.n_iter for each in longer.factorizations) == 6
+    quiet = rank_sweep(V, RANKS, n_init=2, random_state=0, max_iter=6)
+    np.testing.assert_array_equal(longer.components, quiet.components)

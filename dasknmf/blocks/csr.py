@@ -100,8 +100,6 @@ class CsrBlock:
         row = 0
         for pieces in self._in_heights():
             tile = self._tile(pieces, row, walk)
-            if self._checked:
-                self.total += sums.total(tile.v)
             row = tile.rows.stop
             if row > self.n_rows:  # a kernel would read beyond the rows of W
                 self._refuse(row)
@@ -150,6 +148,8 @@ class CsrBlock:
                 f"its {self._n_features} columns: V is damaged, write it again."
             )
         values = np.ascontiguousarray(joined.values, self._dtype)
+        if self._checked:  # what V holds, whatever of it is hidden
+            self.total += sums.total(values)
         place = slice(row, stop), self.first + row
         return self._told((values, columns, joined.pointers, *place, walk), joined.weights)
 

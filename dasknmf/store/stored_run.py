@@ -114,6 +114,7 @@ class StoredRun:
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
             self._discarded = False
+            self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
             about = None if overwrite else records.read(self.store, "run")
             if about is None:
                 if not overwrite and records.read(self.store, "commit") is not None:
@@ -153,6 +154,10 @@ class StoredRun:
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         self._write_commit()
+        if self._budget is not None:
+            # After the commit: one that dies in between is asked for another budget again.
+            self._write_about(self._identity, self._budget)
+            self._budget = None
         self._prune(live)
         if len(position.members) > 1:
             # Of one model they are small, and stay; a sweep's would soon be larger than V.
@@ -265,14 +270,17 @@ class StoredRun:
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
         self.position, self.history, self.sums, self._segments = committed(self.store)
-        if about["budget"] != budget:
-            # A finished run with another budget goes on from where it stopped.
-            self.position = replace(self.position, outcome=None, conclusion=None)
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
-        self._write_about(about["identity"], budget)
         self._prune(self.position.generations)
+        if about["budget"] == budget:
+            self._write_about(about["identity"], budget)
+            return
+        # A finished run with another budget goes on from where it stopped; it stays finished until it has,
+        # since V may yet turn out to be another.
+        self.position = replace(self.position, outcome=None, conclusion=None)
+        self._identity, self._budget = about["identity"], budget
 
     def _write_commit(self) -> None:
         records.make_directories_durable(self.store, ["W", "small", "history", ""])
