@@ -350,3 +350,10 @@ def test_axes_that_are_given_are_used():
 def test_mistakes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_hidden_entries_that_cost_powers_of_ten_stand_on_a_logarithmic_axis():
+    told = {"n_components": [5, 6, 7], "silhouette_mean": [0.9, 0.9, 0.1]}
+    steep = plots.ranks(told | {"holdout": [2.0, 1.7, 929.0]}).figure.axes
+    flat = plots.ranks(told | {"holdout": [2.0, 1.7, 1.9]}).figure.axes
+    assert ["log" in {ax.get_yscale() for ax in axes} for axes in (steep, flat)] == [True, False]

@@ -71,11 +71,15 @@ class _OneLine(logging.Formatter):
 def _brief(record: Record) -> str:
     if record.objective is None:
         return f"{record.reads:g} reads"
+    if record.models:
+        return f"{len(record.models)} models at work, {record.reads:g} reads"
     return f"objective {record.objective:.6g}, {record.reads:g} reads"
 
 
 def _line(record: Record) -> str:
     parts = [f"{record.phase} {record.iteration}"]
+    if record.models:
+        parts.append(f"{len(record.models)} models at work, lowest")
     if record.objective is not None:
         parts.append(f"objective {record.objective:.8g}")
     if record.change is not None:

@@ -13,6 +13,10 @@ _NAMED = 24
 """Clusters that are numbered beside the strip."""
 
 
+_FAR = 4.0
+"""A threshold that many times the largest density is named and not drawn."""
+
+
 def consensus(source: Any, *, ax: Any = None) -> np.ndarray:
     """The clustergram of the spectra of all starts, and the histogram of their local densities.
 
@@ -106,7 +110,12 @@ def _histogram(ax: Any, density: np.ndarray, kept: np.ndarray, threshold: float)
     ax.hist(parts, bins=edges, stacked=True, color=[style.BLUE, style.ORANGE], label=names)
     # From 2 on nothing is filtered: no two spectra are as far apart.
     if threshold < 2:
-        ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=f"threshold: {threshold:g}")
+        farthest = float(density[known].max(initial=0.0))
+        beyond = 0 < _FAR * farthest < threshold
+        label = f"threshold: {threshold:g}" + (", beyond the right edge" if beyond else "")
+        ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=label)
+        if beyond:  # else what there is to be seen would be a hair at the left one
+            ax.set_xlim(0, 1.1 * farthest)
     style.plain(ax)
     ax.locator_params(axis="both", nbins=5)
     ax.set_xlabel("mean distance to the nearest spectra", fontsize=9)

@@ -9,6 +9,8 @@ import numpy as np
 from dasknmf.plots import style
 from dasknmf.plots.given import found_of
 
+_STEEP = 30.0
+"""Losses over hidden entries that differ by more than so many times stand on a logarithmic axis."""
 _STABILITY = {
     "silhouette": ("silhouette_mean", "silhouette"),
     "instability": ("instability", "instability"),
@@ -96,6 +98,8 @@ def ranks(
             lowest.errorbar(at, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
         style.plain(lowest)
         _coloured(lowest, "held out", style.GREEN)
+        if (losses > 0).all() and losses.max() > _STEEP * losses.min():
+            lowest.set_yscale("log")  # too many components cost more by powers of ten
         ax.tick_params(axis="x", labelbottom=False)
     if best is not None:
         rule = getattr(source, "rule", None)
