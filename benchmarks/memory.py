@@ -83,11 +83,12 @@ def main(
 ) -> None:
     """Peak memory of workers against the projection, over a V that is larger than they are."""
     projected: list[int] = []
-    original = fit.Fit.__call__
+    original = fit.shared_out
 
-    def call(self: fit.Fit) -> None:
-        projected.append(max(projection.peak for projection in self.projections()))
-        original(self)
+    def told(*arguments: Any, **parameters: Any) -> Any:
+        together, projections = original(*arguments, **parameters)
+        projected.append(max(projection.peak for projection in projections))
+        return together, projections
 
     with tempfile.TemporaryDirectory() as scratch:
         path = data or Path(scratch) / "v.zarr"
@@ -100,13 +101,13 @@ def main(
             began = time.perf_counter()
             with Watch(list(pids.values())) as watch:
                 # The projection is made where the fit begins: it is caught there, for this one fit.
-                fit.Fit.__call__ = call  # type: ignore[method-assign]
+                fit.shared_out = told
                 try:
                     model = NMF(rank, init="random", random_state=0, max_iter=passes, tol=0).fit(
                         V, checkpoint=Path(scratch) / "run"
                     )
                 finally:
-                    fit.Fit.__call__ = original  # type: ignore[method-assign]
+                    fit.shared_out = original
             seconds = time.perf_counter() - began
             restarted = len(set(pids.values()) - set(client.run(pid).values()))
         row: dict[str, Any] = {

@@ -49,7 +49,9 @@ class OnePass:
             "squares": np.asarray(squares),
             "iteration": np.asarray(1),
         }
-        self.one = engine.Pass("start", (model.exact(),), source, grid, model.dtype, factors, "start", rows)
+        self.one = engine.Pass(
+            "start", (model.exact(),), source, grid, model.dtype, factors, "start", (rows,)
+        )
 
     def __call__(self) -> None:
         """Run the pass, and drop what it leaves as a commit drops what nothing needs any more."""
@@ -76,5 +78,5 @@ class OnePass:
         self.counter += 1
         # A store keeps the last passes only: each begins from a state of its own.
         one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
-        one.factors.write_state(one.state, 0, self.state)
+        one.factors.write_states(one.state, 0, [self.state])
         return one
