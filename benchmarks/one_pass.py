@@ -76,7 +76,8 @@ class OnePass:
 
     def _next(self) -> engine.Pass:
         self.counter += 1
-        # A store keeps the last passes only: each begins from a state of its own.
+        # As a commit does, it keeps no state but that of the pass to come.
         one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
         one.factors.write_states(one.state, 0, [self.state])
+        one.factors.forget_states([one.state])
         return one
