@@ -79,5 +79,5 @@ class OnePass:
         # As a commit does, it keeps no state but that of the pass to come.
         one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
         one.factors.write_states(one.state, 0, [self.state])
-        one.factors.forget_states([one.state])
+        one.factors.forget_states({one.state: [0]})
         return one
