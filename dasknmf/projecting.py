@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dask.utils import format_bytes
 
@@ -121,18 +121,14 @@ def phases_together(
     MemoryLimitError
         If not even one of them fits.
     """
-    limit = scheduler.memory_limit
-    n_reads = 1
-    while True:
-        together = -(-len(phases) // n_reads)
+
+    def projection(together: int) -> list[Projection]:
         widest = sorted(zip(phases, models, strict=True), key=lambda each: each[1].k)[-together:]
         width = sum(model.k for _, model in widest)
         told, of = zip(*widest, strict=True)
-        projection = _projection(told, width, 0, of, source, grid, scheduler)
-        if together == 1 or projection.peak <= limit:
-            projection.check(limit)
-            return together
-        n_reads += 1
+        return [_projection(told, width, 0, of, source, grid, scheduler)]
+
+    return _most(len(phases), scheduler.memory_limit, projection)[0]
 
 
 def shared_out(
@@ -146,16 +142,12 @@ def shared_out(
         If not even one of them fits.
     """
     limit = scheduler.memory_limit
-    n_reads = 1
-    while True:
-        together = -(-len(models) // n_reads)
-        projections = projected(models, together, source, grid, scheduler, kept=kept)
-        if together == 1 or all(projection.peak <= limit for projection in projections):
-            break
-        n_reads += 1
-    for projection in projections:
-        projection.check(limit)
-    if n_reads > 1:
+    together, projections = _most(
+        len(models),
+        limit,
+        lambda together: projected(models, together, source, grid, scheduler, kept=kept),
+    )
+    if together < len(models):
         log.warning(
             "%d models do not fit into %s together: %d at a time share a read, of which a pass makes %d",
             len(models),
@@ -164,6 +156,27 @@ def shared_out(
             -(-len(models) // together),
         )
     return together, projections
+
+
+def _most(
+    count: int, limit: int, projections_of: Callable[[int], list[Projection]]
+) -> tuple[int, list[Projection]]:
+    """The largest equal share of so many that fits, and what it will hold.
+
+    Raises
+    ------
+    MemoryLimitError
+        If not even one does.
+    """
+    n_reads = 1
+    while True:
+        together = -(-count // n_reads)
+        projections = projections_of(together)
+        if together == 1 or all(projection.peak <= limit for projection in projections):
+            for projection in projections:
+                projection.check(limit)
+            return together, projections
+        n_reads += 1
 
 
 def makes_tiles_dense(model: Model, source: Source) -> bool:
