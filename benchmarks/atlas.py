@@ -192,23 +192,6 @@ def _sizes(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.searchsorted(shares[:-1], rng.random(count), side="right") + 1
 
 
-def matched_cosines(fitted: np.ndarray, planted: np.ndarray) -> np.ndarray:
-    """Cosines of the programs, each with the one that it is matched to.
-
-    Parameters
-    ----------
-    fitted, planted : ndarray of shape (n_programs, n_genes)
-
-    Returns
-    -------
-    ndarray of shape (n_programs,)
-        In the order of the planted ones; the matching has the largest sum.
-    """
-    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (planted, fitted)]
-    cosines = unit[0] @ unit[1].T
-    return cosines[scipy.optimize.linear_sum_assignment(cosines, maximize=True)]
-
-
 def planted_programs(path: Path) -> np.ndarray:
     """The programs from which a store was drawn, (n_programs, n_genes)."""
     return zarr.open_array(path, path="varm/planted", mode="r")[...].T

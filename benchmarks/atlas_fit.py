@@ -21,11 +21,12 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.atlas import Atlas, described, matched_cosines, planted_programs, write
+from benchmarks.atlas import Atlas, described, planted_programs, write
 from benchmarks.memory import Watch, pid
 from benchmarks.runner import report, two_workers
 from dasknmf import NMF
 from dasknmf.history import Record
+from dasknmf.selection.matching import matched_cosines
 
 STAGES = ["none", "memory", "path"]
 _UNLIKE = 2  # exact passes that are not like the others
@@ -82,7 +83,7 @@ def fitted(
         restarted = len(set(pids.values()) - set(client.run(pid).values()))
     usual = model.history_.exact[_UNLIKE:]
     each = statistics.median(record.seconds for record in usual)
-    cosines = matched_cosines(model.components_, planted_programs(data))
+    cosines = matched_cosines(planted_programs(data), model.components_)
     return {
         "cells": store["cells"],
         "genes": store["genes"],

@@ -169,7 +169,8 @@ def test_the_planted_rank(parameters):
     X = np.maximum(X + 0.01 * X.std() * rng.standard_normal(X.shape), 0)
     sweep = swept(X, range(2, 8), n_init=6, max_iter=40, **parameters)
     assert sweep.best == k
-    assert sweep.choose() == (sweep.best if "rule" not in parameters else sweep.choose("silhouette"))
+    assert sweep.rule == ("holdout" if "holdout" in parameters else "silhouette")
+    assert sweep.choose(sweep.rule) == k
 
 
 @pytest.mark.parametrize("kind", ["rows", "uniform", "poisson"])

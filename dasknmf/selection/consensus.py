@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.errors import RunError
 from dasknmf.history import Callback
 from dasknmf.selection import programs
 from dasknmf.selection.agreement import Ask, Consensus, agreed
 from dasknmf.selection.asking import checked, seeded
-from dasknmf.selection.many import Factorization, Study, studying
-from dasknmf.store.opened_run import open_run
+from dasknmf.selection.many import Factorization, Study, ended, studying
 
 _NUMBERS = (
     "n_components",
@@ -139,18 +137,7 @@ def open_consensus(target: Any) -> Consensus:
     RunDamagedError
         If a record of it is not as it was written.
     """
-    run = open_run(target)
-    if "consensus" not in run.identity.get("many", {}):
-        raise RunError(
-            f"the run at {str(target)!r} is no consensus; open_consensus takes the checkpoint of consensus: "
-            "use open_run."
-        )
-    found = run.found
-    if found is None or not run.concluded:
-        raise RunError(
-            f"the consensus at {str(target)!r} has not ended, it stands after {run.n_passes} passes; it is "
-            "made at the end: start the same command again."
-        )
+    run, _, found = ended(target, "consensus", "consensus", "consensus")
     return Consensus(**_kept(found), usages=run.W, feature_names=run.feature_names, _ask=None)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dasknmf import inputs, validation
 from dasknmf.blocks.entries import Entries
+from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
 from dasknmf.fit import logged
 from dasknmf.history import Callback, History
@@ -25,7 +26,7 @@ from dasknmf.settling import Asked, Settled, settled, spawned
 from dasknmf.solvers.perturbed import Perturbation
 from dasknmf.stage import check_stage
 from dasknmf.starts.survey import Survey
-from dasknmf.store.opened_run import oriented
+from dasknmf.store.opened_run import Run, open_run, oriented
 from dasknmf.store.position import states_of
 from dasknmf.transform import Coder
 
@@ -299,6 +300,35 @@ def _whole(work: Work) -> Any:
     if entries is None or entries.holdout is None or not isinstance(source, ObservedSource):
         return source
     return source.told(replace(entries, holdout=None))
+
+
+def ended(target: Any, kind: str, told: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+    """The run of many factorizations at a path, how many they are, and what was found.
+
+    Parameters
+    ----------
+    target : path, URL or Zarr store
+    kind, told, maker : str
+        What the run is to be, what its identity tells of one that is, and who makes it.
+
+    Raises
+    ------
+    RunError
+        If it is another, or has not ended.
+    """
+    run = open_run(target)
+    several, found = run.identity.get("many", {}), run.found
+    if told not in several:
+        raise RunError(
+            f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
+            "open_run."
+        )
+    if found is None or not run.concluded:
+        raise RunError(
+            f"the {kind} at {str(target)!r} has not ended, it stands after {run.n_passes} passes; what it "
+            "finds is known at the end: start the same command again."
+        )
+    return run, several, found
 
 
 def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dasknmf.cards import card, progress_facts
-from dasknmf.errors import RunError
 from dasknmf.history import Callback, History
 from dasknmf.plots.ranks import ranks as draw_ranks
 from dasknmf.selection.choosing import check_rule, choose, default_rule, explained
-from dasknmf.selection.many import Evaluated, Factorization, Study, found_in, studying
+from dasknmf.selection.many import Evaluated, Factorization, Study, ended, found_in, studying
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
 from dasknmf.settling import spawned
 from dasknmf.solvers.perturbed import EPSILON, Kind, Perturbation
-from dasknmf.store.opened_run import open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,18 +277,7 @@ def open_sweep(target: Any) -> RankSweep:
     RunDamagedError
         If a record of it is not as it was written.
     """
-    run = open_run(target)
-    several, found = run.identity.get("many", {}), run.found
-    if "method" not in several:
-        raise RunError(
-            f"the run at {str(target)!r} is no sweep; open_sweep takes the checkpoint of rank_sweep: use "
-            "open_run."
-        )
-    if found is None or not run.concluded:
-        raise RunError(
-            f"the sweep at {str(target)!r} has not ended, it stands after {run.n_passes} passes; what ranks "
-            "tell is known at the end: start the same sweep again."
-        )
+    run, several, found = ended(target, "sweep", "method", "rank_sweep")
     ranks, n_init = several["ranks"], several["n_init"]
     seeds = spawned(run.identity["seed"], n_init)
     return RankSweep(
