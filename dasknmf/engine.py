@@ -32,6 +32,7 @@ from dasknmf.inputs.zarr_array import metered
 from dasknmf.ledger import Ledger, Watched, lately_resident
 from dasknmf.panels import Grid, Panel
 from dasknmf.passes import Each, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.patience import counted
 from dasknmf.store.factors import Factors, Generation
 
 FAN_IN = 8
@@ -87,9 +88,9 @@ def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
     if one.leaves:
         one.factors.begin(one.leaves)
     while True:
-        graph, keys = graph_of(one)
+        graph, kept = graph_of(one)
         try:
-            outcomes, ledger = get(graph, keys)
+            outcomes, ledger = get(graph, [kept])[0]
         except StageLost as error:
             # The other panels' rows are then written again, with the same values.
             one = replace(one, lost=one.lost.union(error.panels))
@@ -107,7 +108,7 @@ def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
     side = _load(_worker_side(one))
     total = _total_here(one, side, each)
     updated = each(lambda model: _update(side, model, total), range(len(one.phases)))
-    return _kept(side, list(updated)), _ledger(total)
+    return _kept(side, list(updated), total)
 
 
 def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
@@ -164,8 +165,8 @@ def _expected(one: Pass, panels: list[Panel]) -> list[float] | None:
     return None if one.sums is None else [one.sums[panel.index] for panel in panels]
 
 
-def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
-    """The graph of a pass, and the keys of its outcomes and of its ledger."""
+def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
+    """The graph of a pass, and the key of its outcomes and its ledger."""
     token = uuid.uuid4().hex
     graph, load, total = _visits(one, token)
     updated: list[Hashable] = []
@@ -173,10 +174,9 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], list[Hashable]]:
         key = (f"update-{token}", model)
         graph[key] = Task(key, _update, TaskRef(load), model, TaskRef(total))
         updated.append(key)
-    kept, ledger = f"keep-{token}", f"ledger-{token}"
-    graph[kept] = Task(kept, _kept, TaskRef(load), List(*map(TaskRef, updated)))
-    graph[ledger] = Task(ledger, _ledger, TaskRef(total))
-    return graph, [kept, ledger]
+    kept = f"keep-{token}"
+    graph[kept] = Task(kept, _kept, TaskRef(load), List(*map(TaskRef, updated)), TaskRef(total))
+    return graph, kept
 
 
 def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
@@ -324,6 +324,14 @@ def _visit_run(
 def _visit_panel(
     side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
 ) -> tuple[list[Tally], Ledger]:
+    with counted() as retries:
+        tallies, ledger = _visited(side, panel, expected, chunks)
+    return tallies, replace(ledger, retries=retries.total)
+
+
+def _visited(
+    side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
+) -> tuple[list[Tally], Ledger]:
     bytes_written = 0
     models, bytes_read = side.rows_of(panel)
     visitors = [
@@ -390,11 +398,10 @@ def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> 
     return {name: np.array(value, order="C") for name, value in state.items()}, outcome
 
 
-def _kept(side: WorkerSide, updated: list[tuple[State, Outcome]]) -> list[Outcome]:
+def _kept(
+    side: WorkerSide, updated: list[tuple[State, Outcome]], total: tuple[list[Tally], Ledger]
+) -> tuple[list[Outcome], Ledger]:
     """Write the states of all models, and tell what they achieved."""
-    side.factors.write_states(side.name, side.first, [state for state, _ in updated])
-    return [outcome for _, outcome in updated]
-
-
-def _ledger(total: tuple[list[Tally], Ledger]) -> Ledger:
-    return total[1]
+    with counted() as retries:
+        side.factors.write_states(side.name, side.first, [state for state, _ in updated])
+    return [outcome for _, outcome in updated], total[1] + Ledger(retries=retries.total)

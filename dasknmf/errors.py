@@ -9,10 +9,11 @@
     ├── MemoryLimitError (MemoryError) give more memory, or ask for less
     ├── StageError (OSError)           make room on the stage's disk, or do without
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
+    ├── UnavailableError (RuntimeError)  start the same again, later: a scheduler or a store is out of reach
     └── RunError (RuntimeError)        something about the run store
         ├── RunMismatchError           repeat the arguments, or overwrite the run
         ├── RunLockedError             wait for the other process, or stop it
-        ├── RunWriteError              make room or give permission, and start again
+        ├── RunAccessError             make room or give permission, and start again
         ├── RunDamagedError            restore the store from a copy, or overwrite the run
         └── DataChangedError           bring V back, or overwrite the run
 
@@ -50,6 +51,10 @@ class SchedulerError(DaskNMFError, RuntimeError):
     """The scheduler is unknown, or its workers cannot reach the factor store."""
 
 
+class UnavailableError(DaskNMFError, RuntimeError):
+    """A scheduler, its workers or a store did not answer for as long as it was waited for."""
+
+
 class RunError(DaskNMFError, RuntimeError):
     """A run store cannot be used as asked."""
 
@@ -62,8 +67,8 @@ class RunLockedError(RunError):
     """Another live process is writing this run."""
 
 
-class RunWriteError(RunError):
-    """The run store does not take what a pass writes."""
+class RunAccessError(RunError):
+    """The run store does not take what a pass writes, or does not give what it has."""
 
 
 class RunDamagedError(RunError):

@@ -19,6 +19,7 @@ from dasknmf.inputs.base import Source, nbytes_of
 from dasknmf.model import Model
 from dasknmf.panels import Grid, Projection
 from dasknmf.passes import Outcome
+from dasknmf.patience import counted
 from dasknmf.projecting import makes_tiles_dense, scratch_bytes, shared_out
 from dasknmf.schedulers import Scheduler
 from dasknmf.starts import survey
@@ -91,7 +92,8 @@ class Fit:
             member.model: histories.get(member.model, History()) if several else run.history
             for member in run.position.members
         }
-        with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each:
+        with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each, counted() as retries:
+            self._reads.retries = retries
             while run.position.start < n_starts:
                 self._start()
             if self.given is not None and not run.history.exact and not self._placed():
@@ -297,6 +299,7 @@ class Fit:
             self.run.history.reads + passed.reads,
             outcome.measures,
             passed.ledger.memory,
+            retries=passed.ledger.retries,
         )
 
     def _shared_record(
@@ -315,6 +318,7 @@ class Fit:
             reads=self.run.history.reads + passed.reads,
             memory=passed.ledger.memory,
             models=tuple(advances),
+            retries=passed.ledger.retries,
         )
 
     def _commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:

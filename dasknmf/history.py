@@ -23,6 +23,7 @@ _PUBLIC = (
     "bytes_written",
     "reads",
     "memory",
+    "retries",
 )
 
 
@@ -78,6 +79,8 @@ class Record:
     """Bytes that the largest process held while it worked on V; None where nobody looked."""
     models: tuple[Advance, ...] = field(default=(), repr=False)
     """Of each model that took part, where there are several."""
+    retries: int = 0
+    """How often storage that failed for a moment was asked again, for V and for factors."""
 
     @property
     def closed(self) -> bool:

@@ -30,6 +30,8 @@ class Ledger:
     """Panels that a stage no longer had."""
     memory: int = 0
     """Resident bytes of the largest process, as its visits saw it."""
+    retries: int = 0
+    """How often storage was asked again."""
 
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
@@ -38,6 +40,7 @@ class Ledger:
             self.sums + other.sums,
             self.lost + other.lost,
             max(self.memory, other.memory),
+            self.retries + other.retries,
         )
 
 

@@ -124,6 +124,7 @@ class Work:
             passed.ledger.bytes_written,
             self.run.history.reads + passed.reads,
             memory=passed.ledger.memory,
+            retries=passed.ledger.retries,
         )
         answer = Answer(passed.name, 0, passed.rows[0])
         self.run.commit(replace(at, passes=at.passes + 1, conclusion=answer), record, passed.sums)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dasknmf.ledger import Ledger
 from dasknmf.model import Lineup
 from dasknmf.panels import Grid
 from dasknmf.passes import Each, Outcome
+from dasknmf.patience import Retries
 from dasknmf.schedulers import Scheduler
 from dasknmf.store.factors import Generation
 from dasknmf.store.memory_run import MemoryRun
@@ -71,6 +72,8 @@ class Reads:
     dtype: np.dtype
     together: int
     each: Each = map
+    retries: Retries = field(default_factory=Retries)
+    """Of this process, between passes and while it begins them."""
 
     def __call__(self, turns: Sequence[Turn], *, afresh: bool = False) -> Passed:
         """Run one; `afresh` without the states and the rows that the last has left."""
@@ -115,6 +118,7 @@ class Reads:
                 found = found[count:]
                 first += count
         assert ledger is not None  # somebody takes part
+        ledger = replace(ledger, retries=ledger.retries + self.retries.taken())
         seconds = time.perf_counter() - began
         return Passed(name, tuple(rows), tuple(strands), tuple(outcomes), ledger, seconds, reads, sums)
 

@@ -13,7 +13,7 @@ ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
     ["counters", "errors", "kernel", "layout", "ledger"],
-    ["losses", "placing"],
+    ["losses", "patience", "placing"],
     ["blocks"],
     ["passes"],
     ["history"],

@@ -112,7 +112,7 @@ class TestPasses:
             len(graph) for name, graph in self.graphs(V, init="random", max_iter=30, tol=0) if name == "exact"
         ]
         assert len(sizes) == 30
-        assert set(sizes) == {10 + 2 + 1 + 4}  # visits, additions, load; update, keep, ledger and root
+        assert set(sizes) == {10 + 2 + 1 + 3}  # visits, additions, load; update, keep and root
 
     def test_tasks_read_well_on_the_dashboard(self, V):
         from dask.utils import key_split
@@ -122,7 +122,6 @@ class TestPasses:
             "add-tallies",
             "exact",
             "keep",
-            "ledger",
             "load",
             "projection",
             "range-finder",

@@ -16,7 +16,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.anndata_entries import Keys
-from dasknmf.errors import RunError, RunWriteError
+from dasknmf.errors import RunAccessError, RunError
 from dasknmf.exports import anndata_hdf5, anndata_zarr
 from dasknmf.exports.factors import Exported, factors_for
 from dasknmf.inputs.anndata_store import open_anndata
@@ -120,7 +120,7 @@ def test_what_cannot_be_moved_back_is_kept_and_said_where(tmp_path, run, monkeyp
     old = files(path / "obsm" / "X_nmf")
     monkeypatch.setattr(Path, "rename", Fails(Path.rename, 2, for_good=True))
     with pytest.raises(
-        RunWriteError, match=r"could not be moved back .*\.cells\.zarr\..*\.new/old"
+        RunAccessError, match=r"could not be moved back .*\.cells\.zarr\..*\.new/old"
     ) as caught:
         export(run, path)
     (spare,) = tmp_path.glob(".*")

@@ -20,11 +20,11 @@ from zarr.storage import LocalStore
 from dasknmf import NMF, engine, open_run
 from dasknmf.errors import (
     DataChangedError,
+    RunAccessError,
     RunDamagedError,
     RunError,
     RunLockedError,
     RunMismatchError,
-    RunWriteError,
 )
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.store import records, states
@@ -400,7 +400,7 @@ def test_a_late_write_cannot_reach_live_factors(V, tmp_path):
     def wake(record):
         if record.iteration >= 3:
             factors, generation, panel, block = late[-3]
-            with contextlib.suppress(RunWriteError, FileNotFoundError):
+            with contextlib.suppress(RunAccessError, FileNotFoundError):
                 original(factors, generation, panel, block)
 
     parameters = {"n_components": 3, "max_iter": 6, **MODELS["cd"]}
@@ -483,7 +483,7 @@ def test_a_full_disk_is_told_and_survived(V, tmp_path):
                 raise OSError(28, "No space left on device")
             await super().set(key, value)
 
-    with pytest.raises(RunWriteError, match=r"No space left on device.*make room"):
+    with pytest.raises(RunAccessError, match=r"No space left on device.*make room"):
         fit(V, FullStore(tmp_path / "run"), "cd")
     W, H, _ = fit(V, tmp_path / "run", "cd")
     W_whole, H_whole, _ = fit(V, tmp_path / "whole", "cd")

@@ -27,7 +27,7 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     ------
     RunError
         If one of the entries exists and `overwrite` is not given.
-    RunWriteError
+    RunAccessError
         If after an error the old entries cannot be moved back either; the message says where they are.
     """
     import h5py

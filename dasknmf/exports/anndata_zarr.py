@@ -49,7 +49,7 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     ------
     RunError
         If one of the entries exists and `overwrite` is not given.
-    RunWriteError
+    RunAccessError
         If after an error the old entries cannot be moved back either; the message says where they are.
     """
     root = zarr.open_group(path, mode="r+", use_consolidated=False)

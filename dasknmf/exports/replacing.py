@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from dasknmf.errors import RunWriteError
+from dasknmf.errors import RunAccessError
 
 
 class Room(Protocol):
@@ -44,7 +44,7 @@ def put(names: list[str], room: Room, fill: Callable[[], None]) -> None:
 
     Raises
     ------
-    RunWriteError
+    RunAccessError
         If after an error what stood there cannot be moved back either. It is in the spare place, then.
     """
     begun: list[tuple[str, str]] = []
@@ -69,7 +69,7 @@ def _take_back(begun: list[tuple[str, str]], room: Room, error: BaseException) -
             if room.exists(now):
                 room.move(now, was)
     except Exception as second:
-        raise RunWriteError(
+        raise RunAccessError(
             f"the entries were not written ({error!r}), and what stood there could not be moved back "
             f"({second!r}): it is in {room.old}, move it back from there, or export again with "
             "overwrite=True."

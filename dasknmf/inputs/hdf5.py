@@ -16,6 +16,7 @@ from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.stored_sparse import PARTS, StoredSparse, Vectors, check_parts, encoding_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import slab_rows
+from dasknmf.patience import read_patiently
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -113,7 +114,8 @@ class Hdf5Vector:
         if start == stop:
             return np.empty(0, self.dtype)
         fetched(fetched_bytes(self._dataset, slice(start, stop)))
-        return np.asarray(self._dataset[start:stop])
+        what = f"entries {start} to {stop - 1} of {self._dataset.file.filename}{self._dataset.name}"
+        return read_patiently(lambda: np.asarray(self._dataset[start:stop]), what)
 
 
 class Hdf5Place:
@@ -197,7 +199,8 @@ class DenseReader(Reader):
             for first in range(start, stop, self._height):
                 last = min(first + self._height, stop)
                 fetched(fetched_bytes(dataset, slice(first, last), slice(0, dataset.shape[1])))
-                rows = np.asarray(dataset[first:last])
+                what = f"rows {first} to {last - 1} of {self._path}/{self._name}"
+                rows = read_patiently(lambda: np.asarray(dataset[first:last]), what)  # noqa: B023
                 yield rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 

@@ -28,6 +28,7 @@ from dasknmf.inputs.stack_encoding import NEGATIVES, entries_of, is_plain
 from dasknmf.inputs.stack_source import StackSource, by_points, in_memory
 from dasknmf.inputs.zarr_array import MeteredStore, open_node
 from dasknmf.layout import Coordinate, Layout, Tiles, common, merged
+from dasknmf.patience import PatientStore
 
 _TILE_BYTES = 4 * 2**20
 """Stored tiles are read together up to this size."""
@@ -211,7 +212,7 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
             "has written: give the path of the group, and variable= for one of its arrays."
         )
     found = xarray.open_dataset(
-        MeteredStore(group.store),
+        MeteredStore(PatientStore(group.store)),
         engine="zarr",
         group=group.path or None,
         consolidated=group.metadata.consolidated_metadata is not None,

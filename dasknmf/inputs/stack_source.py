@@ -15,6 +15,7 @@ from dasknmf.blocks.entries import Entries, Observed
 from dasknmf.inputs.base import Chunks, Reader, Source
 from dasknmf.layout import Layout, Tile, Tiles
 from dasknmf.panels import Panel
+from dasknmf.patience import read_patiently
 
 Slices = tuple[slice, ...]
 
@@ -79,7 +80,10 @@ class Part:
         """The values of a part of the stack, in the variable's order of dims."""
         if self.cut is None:
             here = {dim: part for dim, part in window.items() if dim in self.dims}
-            return np.asarray(self.variable.isel(here).to_numpy())
+            what = ", ".join(f"{dim} {part.start} to {part.stop - 1}" for dim, part in here.items())
+            return read_patiently(
+                lambda: np.asarray(self.variable.isel(here).to_numpy()), f"{what} of the stack"
+            )
         pieces = [place for _, place in self.cut.pieces(window)]
         if len(pieces) == 1:
             return np.asarray(chunks[0])

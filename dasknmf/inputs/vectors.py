@@ -22,6 +22,7 @@ import zarr
 
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.inputs.zarr_array import fetched, with_meter
+from dasknmf.patience import read_patiently
 
 _LEFT_BYTES = 64 * 2**20
 """Most that a process keeps for panels to come."""
@@ -59,7 +60,8 @@ class ZarrVector:
             return np.empty(0, self.dtype)
         if not self._metered:
             fetched(stored_bytes(self._array, slice(start, stop), 0))
-        return np.asarray(self._array[start:stop])
+        what = f"entries {start} to {stop - 1} of {self._array.store_path}"
+        return read_patiently(lambda: np.asarray(self._array[start:stop]), what)
 
 
 class Left:

@@ -16,6 +16,7 @@ from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import slab_rows
+from dasknmf.patience import PatientStore, read_patiently
 
 
 class Meter:
@@ -152,15 +153,15 @@ class ZarrReader(Reader):
             rows = slice(first, min(first + self._height, stop))
             if not self._metered:
                 fetched(stored_bytes(self._array, rows, int(self._transposed)))
-            if self._transposed:
-                yield np.asarray(self._array[:, rows]).T
-            else:
-                yield np.asarray(self._array[rows])
+            along = (slice(None), rows) if self._transposed else (rows, slice(None))
+            what = f"rows {rows.start} to {rows.stop - 1} of V at {self._array.store_path}"
+            slab = read_patiently(lambda: np.asarray(self._array[along]), what)  # noqa: B023
+            yield slab.T if self._transposed else slab
 
 
 def with_meter(array: zarr.Array) -> zarr.Array:
     """The same array over a store that counts what it fetches."""
-    store = MeteredStore(array.store)
+    store = MeteredStore(PatientStore(array.store))
     return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
 
 

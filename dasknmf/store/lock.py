@@ -1,33 +1,47 @@
 """One writer at a time: a lock that a dead process cannot keep.
 
 The lock is a key that is created only where it does not exist. It names its process and is renewed
-while that lives; a lock of a dead process of this host, or one that was not renewed within its
-lease, is taken over. Stores without an atomic create, and two clocks that disagree, can still let
-two writers in: whoever opens a run commits its own epoch first, and `StoredRun.check_owner` stops
-the other before its next commit.
+while that lives. A lock of a dead process of this host is taken over at once; one of another host is
+watched: a writer that lives renews it meanwhile, and who has not for as long as a lease is dead. No
+clock is compared with another's. Stores without an atomic create, and writers that slept longer than
+their lease, can still let two in: whoever opens a run commits its own epoch first, and
+`StoredRun.check_owner` stops the other before its next commit.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from zarr.storage import LocalStore
 
-from dasknmf.errors import RunLockedError
+from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
 from dasknmf.store import records
 
+log = logging.getLogger("dasknmf")
+
 _KEY = "lock"
-_LEASE = 120.0
+_RENEWED = 10.0
+"""Seconds from one renewal to the next."""
+_LEASE = 45.0
 """Seconds after which a lock that was not renewed is free."""
+_LOOK = 1.0
+"""Seconds from one look at another's lock to the next."""
 _SETTLE = 0.2
 """Seconds in which another who takes over the same lock has written its own token."""
+
+_held: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The locks of this process."""
 
 
 class Lock:
@@ -46,13 +60,14 @@ class Lock:
         records.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
         if holder["token"] != self.token:
-            if _alive(holder):
+            if _outlives(store, holder):
                 raise RunLockedError(
-                    f"the run at {str(store)!r} is being written by process {holder['pid']} on "
-                    f"{holder['host']} (seen {time.time() - holder['time']:.0f} s ago); a run has one "
-                    f"writer: wait for it, stop it, or retry after its lease of {_LEASE:.0f} s."
+                    f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
+                    "wait for it or stop it, or, if that is no fit, break the lock with 'dasknmf unlock'."
                 )
             records.put(store, _KEY, self._content())
+        if holder["token"] != self.token or not isinstance(store, LocalStore):
+            # Where a key is not created atomically two may have found none.
             time.sleep(_SETTLE)
             if not self.is_held():
                 raise RunLockedError(
@@ -61,6 +76,7 @@ class Lock:
                 )
         self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
         self._renewing.start()
+        _held.add(self)
 
     def is_held(self) -> bool:
         """Whether the lock is still ours."""
@@ -69,18 +85,18 @@ class Lock:
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
         self._released.set()
+        _held.discard(self)
         self._renewing.join()
         if self.is_held():
             records.delete_key(self._store, _KEY)
 
     def _renew(self) -> None:
-        while not self._released.wait(_LEASE / 4):
-            try:
+        while not self._released.wait(_RENEWED):
+            # A store out of reach for a moment: the lease outlasts four of these.
+            with suppress(RunAccessError, UnavailableError):
                 if not self.is_held():
                     return
                 records.put(self._store, _KEY, self._content())
-            except OSError:
-                continue  # a store out of reach for a moment: the lease outlasts three of these
 
     def _content(self) -> bytes:
         process = psutil.Process()
@@ -94,10 +110,39 @@ class Lock:
         return json.dumps(content).encode()
 
 
-def writer(store: Any) -> str | None:
-    """Who writes the run in a store now; None where nobody alive does."""
+def let_go() -> None:
+    """Release every lock of this process: the last that one does which ends at once."""
+    for lock in list(_held):
+        with suppress(Exception):  # nothing is lost: the lock is then free after its lease
+            lock.release()
+
+
+def broken(store: Any) -> str | None:
+    """Remove the lock of a run, whoever has it, and tell who had; None where there was none.
+
+    A writer that lives is stopped before its next commit.
+    """
     holder = _holder(store)
-    return f"process {holder['pid']} on {holder['host'].split()[0]}" if _alive(holder) else None
+    if not holder["token"]:
+        return None
+    records.delete_key(store, _KEY)
+    return _named(holder)
+
+
+def writer(store: Any) -> str | None:
+    """Who writes the run in a store now; None where nobody alive does.
+
+    Of another host its clock tells, for whoever looks at the run; a lock is taken over for better reasons.
+    """
+    holder = _holder(store)
+    alive = _lives_here(holder)
+    if alive is None:
+        alive = time.time() - holder["time"] < _LEASE
+    return _named(holder) if alive else None
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {str(holder['host']).split(' ', 1)[0]}"
 
 
 def _holder(store: Any) -> dict[str, Any]:
@@ -122,13 +167,33 @@ def _host() -> str:
     return " ".join(parts)
 
 
-def _alive(holder: dict[str, Any]) -> bool:
-    if holder["host"] == _host():
-        if holder["pid"] == os.getpid():
-            return True
-        try:
-            # A new process may have been given the old one's number: compare when it began.
-            return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)
-        except psutil.NoSuchProcess:
-            return False
-    return bool(time.time() - holder["time"] < _LEASE)
+def _lives_here(holder: dict[str, Any]) -> bool | None:
+    """Whether the process of a lock lives on this machine; None if it is one of another."""
+    if not holder["token"]:
+        return False
+    if holder["host"] != _host():
+        return None
+    if holder["pid"] == os.getpid():
+        return True
+    try:
+        # A new process may have been given the old one's number: compare when it began.
+        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _outlives(store: Any, holder: dict[str, Any]) -> bool:
+    """Whether the writer of a lock still lives, of another machine watched for as long as its lease."""
+    alive = _lives_here(holder)
+    if alive is not None:
+        return alive
+    log.warning(
+        "the run at %s is locked by %s; up to %.0f s for a sign of life", store, _named(holder), _LEASE
+    )
+    end = time.monotonic() + _LEASE
+    while time.monotonic() < end:
+        time.sleep(_LOOK)
+        now = _holder(store)
+        if now != holder:
+            return bool(now["token"])  # renewed, or released
+    return False

@@ -10,10 +10,9 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -23,7 +22,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunDamagedError, RunWriteError
+from dasknmf.errors import RunAccessError, RunDamagedError
+from dasknmf.patience import brief, patiently
+
+T = TypeVar("T")
 
 _META = "zarr.json"
 SPARE = ".spare"
@@ -67,8 +69,7 @@ def read(store: Any, path: str) -> dict[str, Any] | None:
 
 def put(store: Any, key: str, value: bytes) -> None:
     """Write one key as a whole: after a power cut there is the old value or the new one."""
-    with writing(store, key):
-        sync(_set(store, key, value))
+    reached(store, key, "written", lambda: sync(_set(store, key, value)))
 
 
 async def _set(store: Any, key: str, value: bytes) -> None:
@@ -88,41 +89,56 @@ async def _set(store: Any, key: str, value: bytes) -> None:
 
 def put_if_absent(store: Any, key: str, value: bytes) -> None:
     """Write one key unless it exists; who won is told by reading it back."""
-    with writing(store, key):
-        sync(store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value)))
+    buffer = default_buffer_prototype().buffer.from_bytes(value)
+    reached(store, key, "written", lambda: sync(store.set_if_not_exists(key, buffer)))
 
 
-@contextmanager
-def writing(store: Any, what: str) -> Iterator[None]:
-    """Say which run could not be written, and that nothing committed is lost.
+def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
+    """What `call` makes of the store of a run, asked again where the store fails for a moment.
+
+    Parameters
+    ----------
+    store : zarr store
+    what : str
+        The key.
+    done : str
+        What `call` does to it: "read" or "written".
+    call : callable
 
     Raises
     ------
-    RunWriteError
+    RunAccessError
+        If the store refuses; that committed is not lost, and which run it was, is said.
+    UnavailableError
+        If it did not answer for a minute.
+    FileNotFoundError
+        If there is nothing to read.
     """
     try:
-        yield
+        return patiently(call, f"{what!r} of the run at {str(store)!r}")
     except OSError as error:
-        raise RunWriteError(
-            f"{what!r} of the run at {str(store)!r} cannot be written ({error}); the last commit stands: "
-            "make room or give permission, then start the same fit again, it goes on from there."
+        if isinstance(error, FileNotFoundError) and done == "read":
+            raise
+        raise RunAccessError(
+            f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); the last commit "
+            "stands: make room or give permission, then start the same fit again, it goes on from there."
         ) from error
 
 
 def get(store: Any, key: str) -> bytes | None:
     """The value of one key."""
-    value = sync(store.get(key, default_buffer_prototype()))
+    value = reached(store, key, "read", lambda: sync(store.get(key, default_buffer_prototype())))
     return None if value is None else bytes(value.to_bytes())
 
 
 def delete(store: Any, path: str) -> None:
     """Delete everything below `path`."""
-    sync(store.delete_dir(path))
+    reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
 
 
 def delete_key(store: Any, key: str) -> None:
     """Delete one key."""
-    sync(store.delete(key))
+    reached(store, key, "deleted", lambda: sync(store.delete(key)))
 
 
 def children(store: Any, path: str) -> list[str]:
@@ -131,7 +147,8 @@ def children(store: Any, path: str) -> list[str]:
     async def listed() -> list[str]:
         return [name async for name in store.list_dir(path)]
 
-    return sorted({name.rstrip("/") for name in sync(listed())} - {_META})
+    names = reached(store, path, "read", lambda: sync(listed()))
+    return sorted({name.rstrip("/") for name in names} - {_META})
 
 
 def opened(target: Any, *, read_only: bool = False) -> Any:
@@ -184,10 +201,13 @@ def _fsync(path: Path, flags: int) -> None:
 def write_array(store: Any, name: str, values: np.ndarray) -> None:
     """Write a whole array as one chunk with a CRC32C, durably."""
     array = create_array(store, name, values.shape, values.shape, values.dtype)
-    with writing(store, name):
+
+    def write() -> None:
         array[...] = values
         make_durable(store, _chunk(name, values.ndim))
         make_directories_durable(store, [name])
+
+    reached(store, name, "written", write)
 
 
 def _chunk(name: str, ndim: int) -> str:
@@ -202,7 +222,8 @@ def create_array(
 
     Chunks of zeros are written like any other. All keys of an array are in one directory.
     """
-    with writing(store, name):
+
+    def create() -> zarr.Array:
         array = zarr.create_array(
             store,
             name=name,
@@ -217,7 +238,9 @@ def create_array(
             overwrite=True,
         )
         make_durable(store, f"{name}/{_META}")
-    return array
+        return array
+
+    return reached(store, name, "written", create)
 
 
 def read_array(store: Any, name: str) -> np.ndarray:
@@ -229,7 +252,9 @@ def read_array(store: Any, name: str) -> np.ndarray:
         If it is missing or altered.
     """
     try:
-        values = np.asarray(zarr.open_array(store, path=name, mode="r")[...])
+        values = reached(
+            store, name, "read", lambda: np.asarray(zarr.open_array(store, path=name, mode="r")[...])
+        )
     except (ValueError, FileNotFoundError, KeyError) as error:
         raise _damaged_array(store, name, str(error)) from error
     # Of a chunk that is missing Zarr makes NaN, which may also stand for what is not known.

@@ -46,8 +46,11 @@ class ZarrFactors:
         records.create_array(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
     def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+        key = f"W/{generation.name}/c.{panel}"
         try:
-            block = np.asarray(self._array(generation.name)[panel])[:n_rows]
+            block = records.reached(
+                self.store, key, "read", lambda: np.asarray(self._array(generation.name)[panel])
+            )[:n_rows]
         except (ValueError, FileNotFoundError, KeyError) as error:
             raise self._damaged(generation, panel, str(error)) from error
         # One missing chunk is NaN throughout: the sum is NaN, and far cheaper than a search.
@@ -56,12 +59,14 @@ class ZarrFactors:
         return block
 
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
-        array = self._array(generation.name)
-        padded = np.zeros((1, *array.shape[1:]), self._dtype)
+        padded = np.zeros((1, self._rows_max, generation.width), self._dtype)
         padded[0, : len(block)] = block
-        with records.writing(self.store, f"W/{generation.name}/c.{panel}"):
-            array[panel : panel + 1] = padded
+
+        def write() -> None:
+            self._array(generation.name)[panel : panel + 1] = padded
             records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
+
+        records.reached(self.store, f"W/{generation.name}/c.{panel}", "written", write)
 
     def read_state(self, name: str, model: int) -> State:
         return self.read_states(name, [model])[0]

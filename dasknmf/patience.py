@@ -1,0 +1,242 @@
+"""Storage that fails for a moment is asked again, a little later each time.
+
+Stores throttle, connections drop, servers restart: what helps is to ask once more, and not at once.
+What no waiting mends (a full disk, a permission, a key that is not there) is raised at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import tenacity
+from zarr.storage import WrapperStore
+
+from dasknmf.errors import SourceError, UnavailableError
+
+log = logging.getLogger("dasknmf")
+
+T = TypeVar("T")
+
+_ATTEMPTS = 10
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
+"""Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
+
+_PERMANENT = {
+    errno.EACCES,
+    errno.EBADF,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EXDEV,
+}
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+"""Statuses with which a web server says: later."""
+_LOST = {
+    "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
+    "botocore.exceptions": ("ConnectionError", "HTTPClientError"),
+    "urllib3.exceptions": ("TimeoutError", "ProtocolError"),
+}
+"""Lost connections of libraries, for which they have classes beside OSError."""
+
+
+class Retries:
+    """How often storage was asked again; safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def add(self) -> None:
+        with self._lock:
+            self.total += 1
+
+    def taken(self) -> int:
+        """The number so far, from where it begins anew."""
+        with self._lock:
+            total, self.total = self.total, 0
+        return total
+
+
+_retries: ContextVar[Retries | None] = ContextVar("dasknmf_retries", default=None)
+
+
+@contextmanager
+def counted() -> Iterator[Retries]:
+    """Count what this task asks again: the variable follows it into Zarr's event loop."""
+    retries = Retries()
+    token = _retries.set(retries)
+    try:
+        yield retries
+    finally:
+        _retries.reset(token)
+
+
+def transient(error: BaseException) -> bool:
+    """Whether an error may be gone when the same is asked again."""
+    status = _status(error)
+    if status is not None:
+        return status in _BUSY
+    if isinstance(error, UnavailableError):
+        return False  # asked often enough
+    if isinstance(error, (FileNotFoundError, PermissionError, FileExistsError)):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in _PERMANENT
+    return any(
+        isinstance(error, getattr(sys.modules[module], name, ()))
+        for module, names in _LOST.items()
+        if module in sys.modules
+        for name in names
+    )
+
+
+def patiently(call: Callable[[], T], what: str) -> T:
+    """What `call` returns, asked again for as long as its errors are transient.
+
+    Parameters
+    ----------
+    call : callable
+        Without arguments; asked twice it does what it does asked once.
+    what : str
+        What is read or written, and where: for messages.
+
+    Raises
+    ------
+    UnavailableError
+        If its errors were still transient when patience was at its end. Others are raised as they are.
+    """
+    for attempt in tenacity.Retrying(**_policy(what)):
+        with attempt:
+            return call()
+    raise AssertionError  # the policy returns or raises
+
+
+async def _patiently_awaited(call: Callable[[], Awaitable[T]], what: str) -> T:
+    async for attempt in tenacity.AsyncRetrying(**_policy(what)):
+        with attempt:
+            return await call()
+    raise AssertionError
+
+
+def read_patiently(call: Callable[[], T], what: str) -> T:
+    """The same for a read of V, which may also be refused.
+
+    Raises
+    ------
+    SourceError
+        If it is: what could not be read is said.
+    UnavailableError
+        If no answer came for a minute.
+    """
+    with _naming(what):
+        return patiently(call, what)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
+            "reads it: check permissions and credentials, then start the same again."
+        ) from error
+
+
+class PatientStore(WrapperStore[Any]):
+    """A store of V that is asked again for what it could not return."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
+        ranges = list(key_ranges)
+        what = ranges[0][0] if ranges else ""
+        return list(await self._patiently(what, lambda: self._store.get_partial_values(prototype, ranges)))
+
+    # From Zarr 3.3 on, parts of shards are asked for in these ways too.
+
+    async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
+        ranges = list(byte_ranges)
+
+        async def asked() -> list[Any]:
+            return [group async for group in self._store.get_ranges(key, ranges, **options)]
+
+        for group in await self._patiently(key, asked):
+            yield group
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        return read_patiently(lambda: self._store.get_sync(key, **options), self._what(key))
+
+    async def _patiently(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        with _naming(self._what(key)):
+            return await _patiently_awaited(call, self._what(key))
+
+    def _what(self, key: str) -> str:
+        return f"{key!r} of {str(self._store)!r}"
+
+
+def _policy(what: str) -> dict[str, Any]:
+    def told(state: tenacity.RetryCallState) -> None:
+        retries = _retries.get()
+        if retries is not None:
+            retries.add()
+        assert state.outcome is not None
+        assert state.next_action is not None
+        reason = brief(state.outcome.exception())
+        log.warning("%s is asked for again in %.1f s: %s", what, state.next_action.sleep, reason)
+
+    def given_up(state: tenacity.RetryCallState) -> Any:
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        assert error is not None
+        raise UnavailableError(
+            f"{what} could not be reached in {state.attempt_number} attempts within "
+            f"{state.seconds_since_start or 0:.0f} s ({brief(error)}); what is committed stands: start the "
+            "same again when the storage answers."
+        ) from error
+
+    return {
+        "retry": tenacity.retry_if_exception(transient),
+        "stop": tenacity.stop_after_attempt(_ATTEMPTS),
+        "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+        + tenacity.wait_random(0, _FIRST_WAIT),
+        "before_sleep": told,
+        "retry_error_callback": given_up,
+        "reraise": True,
+    }
+
+
+def brief(error: BaseException | None) -> str:
+    """An error in one line, with its kind where it says nothing else."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _status(error: BaseException) -> int | None:
+    """What a web server answered, where that is what the error tells, or what it was raised from."""
+    for each in (error, error.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):  # of botocore
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(each, "status", getattr(each, "code", None))
+        if isinstance(status, int) and 400 <= status < 600:
+            return status
+    return None

@@ -1,0 +1,24 @@
+"""What may go wrong, where it strikes, and what must hold after: a table, each row of which is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table of faults."""
+
+    fault: str
+    """What goes wrong."""
+    strikes: str
+    """Where in a run: survey, start, before read, after W write, between H and commit, during commit,
+    closing, export."""
+    holds: str
+    """What must hold after."""
+    check: Callable[..., None]
+    """Brings it about, and asserts that it holds."""
+
+    def __str__(self) -> str:
+        return f"{self.fault}, {self.strikes}"
