@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import dask
 import dask.array as da
@@ -461,7 +460,8 @@ def test_only_live_generations_are_kept(V, tmp_path):
     NMF(3, init="random", random_state=0, max_iter=6, tol=0).fit(
         V, checkpoint=tmp_path / "run", callbacks=[look]
     )
-    assert max(kept) == 2
+    assert max(kept) <= 3  # the third is being deleted
+    assert len(list((tmp_path / "run" / "W").glob("*-*"))) == 2
     assert len(list((tmp_path / "run" / "small").glob("*-*"))) == len(kept)
 
 
@@ -554,9 +554,10 @@ def test_the_names_of_an_array_are_made_durable(tmp_path, monkeypatch):
     sync = os.fsync
 
     def noted(descriptor):
-        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        synced.append(os.fstat(descriptor).st_ino)
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
     records.write_array(LocalStore(tmp_path), "panels/sums", np.ones(3))
-    assert tmp_path / "panels/sums" in synced[synced.index(tmp_path / "panels/sums/c.0") :]
+    directory, chunk = ((tmp_path / name).stat().st_ino for name in ("panels/sums", "panels/sums/c.0"))
+    assert directory in synced[synced.index(chunk) :]

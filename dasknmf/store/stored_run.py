@@ -21,7 +21,8 @@ A process that dies at any moment leaves the previous commit with all that it na
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -29,13 +30,21 @@ from typing import Any
 import numpy as np
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunDamagedError, RunError, RunLockedError, RunMismatchError
+from dasknmf.errors import (
+    RunAccessError,
+    RunDamagedError,
+    RunError,
+    RunLockedError,
+    RunMismatchError,
+    UnavailableError,
+)
 from dasknmf.history import History, Record, to_json
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
 from dasknmf.store import findings, layouts, records
 from dasknmf.store.factors import Generation, pass_of
+from dasknmf.store.files import SPARE
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
     FORMAT,
@@ -105,6 +114,10 @@ class StoredRun:
         self.store = _writable(target)
         self._check_is_ours()
         self._lock = Lock(self.store)
+        # Beside the next pass: to delete a generation takes as long as to commit one.
+        self._pruner = ThreadPoolExecutor(1, "dasknmf-prune")
+        self._pruning: Future[None] = self._pruner.submit(lambda: None)
+        self._discarded = False
         try:
             self.epoch = self._lock.token
             self.factors = ZarrFactors(self.store, len(grid), grid.rows_max, dtype)
@@ -113,7 +126,6 @@ class StoredRun:
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
-            self._discarded = False
             self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
             about = None if overwrite else records.read(self.store, "run")
             if about is None:
@@ -128,7 +140,7 @@ class StoredRun:
                 described.check(self.store, about["identity"], features)
                 self._resume(about, identity, budget, grid, features.layout)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
@@ -158,10 +170,9 @@ class StoredRun:
             # After the commit: one that dies in between is asked for another budget again.
             self._write_about(self._identity, self._budget)
             self._budget = None
-        self._prune(live)
-        if len(position.members) > 1:
-            # Of one model they are small, and stay; a sweep's would soon be larger than V.
-            self.factors.forget_states(states)
+        # Of one model states are small, and stay; a sweep's would soon be larger than V.
+        wait([self._pruning])  # one generation too many on the disk, and no more
+        self._pruning = self._pruner.submit(self._prune, live, states if len(position.members) > 1 else None)
 
     def check_owner(self) -> None:
         """Raise if another process has taken the lock, or committed to the run, since this one began.
@@ -215,6 +226,7 @@ class StoredRun:
 
     def close(self) -> None:
         """Let others write."""
+        self._pruner.shutdown()
         self._lock.release()
         if self._discarded and isinstance(self.store, LocalStore):
             with suppress(OSError):  # something else is in it
@@ -222,7 +234,7 @@ class StoredRun:
 
     def _check_is_ours(self) -> None:
         """Never write into, or clear, a store that holds something else."""
-        found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
+        found = {name for name in records.children(self.store, "") if not name.endswith(SPARE)}
         ours = {*_PARTS, "lock"}
         if found - ours or (found - {"lock"} and format_of(self.store) is None):
             raise RunMismatchError(
@@ -273,7 +285,7 @@ class StoredRun:
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
-        self._prune(self.position.generations)
+        self._prune(self.position.generations, None)
         if about["budget"] == budget:
             self._write_about(about["identity"], budget)
             return
@@ -294,12 +306,20 @@ class StoredRun:
         records.write(self.store, "commit", content)
         self._standing = self.epoch
 
-    def _prune(self, live: Collection[str]) -> None:
-        """Drop the generations of passes that are over; what is being written stays."""
+    def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
+        """Drop the generations of passes that are over; what is being written stays.
+
+        What cannot be deleted now is found again after the next pass, and costs no more than its space.
+        """
         newest = max((pass_of(name) for name in live), default=-1)
-        for name in records.children(self.store, "W"):
-            if name not in live and pass_of(name) <= newest:
-                self.factors.drop(name)
+        try:
+            for name in records.children(self.store, "W"):
+                if name not in live and pass_of(name) <= newest:
+                    self.factors.drop(name)
+            if states is not None:
+                self.factors.forget_states(states)
+        except (RunAccessError, UnavailableError) as error:
+            log.warning("what the run no longer needs is not deleted yet: %s", error)
 
 
 def _check_grid(stored: Grid, grid: Grid, where: str) -> None:

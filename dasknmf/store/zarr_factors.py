@@ -1,16 +1,15 @@
 """Factors in a Zarr store: what workers of any process or machine read and write.
 
-Every panel's rows are one chunk with a CRC32C. Chunks of zeros are written like any other and the
-fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads without a word.
+Every panel's rows are one chunk with a CRC32C. Chunks of zeros are written like any other, and one that
+is missing is damage; other readers of Zarr see NaN there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import zarr
 
 from dasknmf.errors import RunDamagedError
 from dasknmf.passes import State
@@ -36,37 +35,27 @@ class ZarrFactors:
         self._n_panels = n_panels
         self._rows_max = rows_max
         self._dtype = dtype
-        self._open: dict[str, zarr.Array] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
 
     def begin(self, generation: Generation) -> None:
         shape = (self._n_panels, self._rows_max, generation.width)
         records.create_array(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
     def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
-        key = f"W/{generation.name}/c.{panel}"
+        shape = (1, self._rows_max, generation.width)
         try:
-            block = records.reached(
-                self.store, key, "read", lambda: np.asarray(self._array(generation.name)[panel])
-            )[:n_rows]
-        except (ValueError, FileNotFoundError, KeyError) as error:
-            raise self._damaged(generation, panel, str(error)) from error
-        # One missing chunk is NaN throughout: the sum is NaN, and far cheaper than a search.
-        if np.isnan(block.sum()):
-            raise self._damaged(generation, panel, "its chunk is missing")
-        return block
+            return records.get_chunk(self.store, _chunk(generation, panel), self._dtype, shape)[0, :n_rows]
+        except ValueError as error:
+            raise RunDamagedError(
+                f"rows of panel {panel} in generation {generation.name!r} of the run at "
+                f"{str(self.store)!r} cannot be read ({error}); every chunk of a live generation must be "
+                "as it was written: open the run again if it has moved on, else restore the store from a "
+                "copy or start over with overwrite=True."
+            ) from error
 
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
         padded = np.zeros((1, self._rows_max, generation.width), self._dtype)
         padded[0, : len(block)] = block
-
-        def write() -> None:
-            self._array(generation.name)[panel : panel + 1] = padded
-            records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
-
-        records.reached(self.store, f"W/{generation.name}/c.{panel}", "written", write)
+        records.put_chunk(self.store, _chunk(generation, panel), self._dtype, padded)
 
     def read_state(self, name: str, model: int) -> State:
         return self.read_states(name, [model])[0]
@@ -109,21 +98,8 @@ class ZarrFactors:
                 records.delete(self.store, f"small/{name}")
 
     def drop(self, generation: str) -> None:
-        self._open.pop(generation, None)
         records.delete(self.store, f"W/{generation}")
 
-    def _array(self, name: str) -> zarr.Array:
-        array = self._open.get(name)
-        if array is None:
-            mode: Literal["r", "r+"] = "r" if self.store.read_only else "r+"
-            array = zarr.open_array(self.store, path=f"W/{name}", mode=mode)
-            self._open = {name: array, **dict(list(self._open.items())[:1])}
-        return array
 
-    def _damaged(self, generation: Generation, panel: int, reason: str) -> RunDamagedError:
-        return RunDamagedError(
-            f"rows of panel {panel} in generation {generation.name!r} of the run at "
-            f"{str(self.store)!r} cannot be read ({reason}); every chunk of a live generation must be "
-            "as it was written: open the run again if it has moved on, else restore the store from a "
-            "copy or start over with overwrite=True."
-        )
+def _chunk(generation: Generation, panel: int) -> str:
+    return f"W/{generation.name}/c.{panel}.0.0"
