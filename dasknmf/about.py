@@ -183,6 +183,8 @@ def throughput_facts(run: Any) -> Facts:
         ("read in all", format_bytes(nbytes)),
         ("written in all", format_bytes(sum(record.bytes_written for record in records))),
     ]
+    if run.history.retries:
+        facts.append(("storage asked again", f"{run.history.retries} times"))
     exact = run.history.exact
     if exact:
         typical = float(np.median([record.seconds for record in exact]))

@@ -162,6 +162,11 @@ class History(Sequence[Record]):
         """Reads of V so far."""
         return self._records[-1].reads if self._records else 0.0
 
+    @property
+    def retries(self) -> int:
+        """How often storage was asked again so far."""
+        return sum(record.retries for record in self._records)
+
     def columns(self) -> dict[str, list[Any]]:
         """The public fields, each as a list with one value per pass."""
         return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}

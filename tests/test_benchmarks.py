@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from benchmarks import (
     consensus,
     data,
+    durability,
     many,
     memory,
     reads,
@@ -292,3 +293,13 @@ def test_real_matrices(package, make, shape):
     V = make()
     assert V.shape == shape
     assert V.min() == 0
+
+
+def test_durability(measured, tmp_path):
+    size = "--gigabytes 0.004 -m 100 -k 3 --passes 1 --repeats 2"
+    rows = measured(durability.main, f"{size} --scratch {tmp_path}")
+    assert [row["checkpoint"] for row in rows] == ["without", "with"]
+    assert rows[1]["MB written"] == pytest.approx(10_000 * 3 * 4 / 1e6, rel=0.01)
+    assert rows[1]["low"] <= rows[1]["ratio"] <= rows[1]["high"]
+    assert rows[1]["ratio"] == pytest.approx(rows[1]["min s"] / rows[0]["min s"])
+    assert [each.name for each in tmp_path.iterdir()] == ["out.json"]

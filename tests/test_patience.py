@@ -11,6 +11,7 @@ import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf import NMF, open_run, patience
+from dasknmf.cli.summary import summary
 from dasknmf.errors import RunAccessError, SourceError, UnavailableError
 from tests.helpers import stored
 
@@ -163,6 +164,7 @@ def test_the_history_counts_them(tmp_path, low_rank):
     told = open_run(store).history.columns()["retries"]
     assert len(told) == 6
     assert all(told)
+    assert f"storage asked again {sum(told)} times" in summary(open_run(store))
 
 
 class Full(WrapperStore):
