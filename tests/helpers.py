@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import itertools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -118,3 +121,15 @@ class DyingStore(LocalStore):
         self.writes += 1
         self.keys.append(key)
         await super().set(key, value)
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file.
+
+    Python 3.11 fails ("recursion depth mismatch") where its collector finalizes garbage in between.
+    """
+    gc.disable()
+    try:
+        return ast.parse(path.read_text())
+    finally:
+        gc.enable()

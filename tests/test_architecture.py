@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import dasknmf
+from tests.helpers import parsed
 
 ROOT = Path(dasknmf.__file__).parent
 
@@ -68,7 +69,7 @@ def room_of(path: Path) -> str:
 def imported(path: Path) -> set[str]:
     """Dotted names of every module that a file imports, wherever in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -100,7 +101,7 @@ def faced(path: Path) -> list[str]:
     """What a file imports from the ``__init__`` of its own room, which imports the file."""
     room = f"dasknmf.{room_of(path)}"
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name == room]
         elif isinstance(node, ast.ImportFrom) and node.module == "dasknmf":
