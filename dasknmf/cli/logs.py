@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import dask
 
 TEXT, JSON = FORMATS = ("text", "json")
 
@@ -37,6 +38,11 @@ def said(event: str, text: str, *, as_json: bool, **values: Any) -> None:
         What else the object holds.
     """
     click.echo(encoded(event, message=text, **values) if as_json else text, err=True)
+
+
+def noted(text: str) -> None:
+    """Say something about what is going on."""
+    said("note", text, as_json=is_json())
 
 
 def encoded(event: str, **values: Any) -> str:
@@ -76,6 +82,7 @@ def json_records() -> Iterator[None]:
     """Warnings and records of all loggers as objects, also of those that have handlers of their own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.setLevel(logging.WARNING)
     known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     own = [(each, each.handlers, each.propagate) for each in known if _is_loud(each)]
     for each, _, _ in own:
@@ -87,6 +94,13 @@ def json_records() -> Iterator[None]:
         logging.root.removeHandler(handler)
         for each, handlers, propagate in own:
             each.handlers, each.propagate = handlers, propagate
+
+
+@contextmanager
+def silent_workers() -> Iterator[None]:
+    """Workers that are begun in here log nothing: what they say is no JSON, and nannies tell of them."""
+    with dask.config.set({"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}):
+        yield
 
 
 def _is_loud(logger: logging.Logger) -> bool:
