@@ -71,6 +71,8 @@ _PARTS = (
     "history",
     "selection",
 )
+_NAMED = ["W", "small", "history", ""]
+"""Whose names have to be on disk before a commit that names them."""
 _NO_FEATURES = described.Features()
 
 
@@ -112,7 +114,7 @@ class StoredRun:
         features: described.Features = _NO_FEATURES,
     ) -> None:
         self.store = _writable(target)
-        self._check_is_ours()
+        self._check_is_ours(overwrite=overwrite)
         self._lock = Lock(self.store)
         # Beside the next pass: to delete a generation takes as long as to commit one.
         self._pruner = ThreadPoolExecutor(1, "dasknmf-prune")
@@ -153,8 +155,8 @@ class StoredRun:
         RunLockedError
             If another process has taken the run over.
         """
-        self.check_owner()
         if sums is not None and self.sums is None:
+            self.check_owner()
             write_sums(self.store, sums)
         if record is not None:
             name = f"{position.passes - 1}-{self.epoch}"
@@ -165,6 +167,9 @@ class StoredRun:
         states = self.position.states | position.states  # by name: a pass has its states in one piece
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
+        # Last of all, so that little time is left in which another may take the run over.
+        records.make_directories_durable(self.store, _NAMED)
+        self.check_owner()
         self._write_commit()
         if self._budget is not None:
             # After the commit: one that dies in between is asked for another budget again.
@@ -232,15 +237,28 @@ class StoredRun:
             with suppress(OSError):  # something else is in it
                 self.store.root.rmdir()
 
-    def _check_is_ours(self) -> None:
+    def _check_is_ours(self, *, overwrite: bool) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(SPARE)}
-        ours = {*_PARTS, "lock"}
-        if found - ours or (found - {"lock"} and format_of(self.store) is None):
-            raise RunMismatchError(
-                f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
-                "of its own, and overwrite=True replaces runs only: choose another checkpoint."
+        foreign = found - {*_PARTS, "lock"}
+        if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
+            return
+        if not foreign and self._has_begun():
+            if overwrite:
+                return
+            raise RunDamagedError(
+                f"the record 'zarr.json' of the run at {str(self.store)!r} is missing or damaged; it tells a "
+                "run from other stores: restore it from a copy, or start over with overwrite=True."
             )
+        raise RunMismatchError(
+            f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
+            "of its own, and overwrite=True replaces runs only: choose another checkpoint."
+        )
+
+    def _has_begun(self) -> bool:
+        with suppress(RunDamagedError):
+            return records.read(self.store, "run") is not None
+        return False
 
     def _begin(
         self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features
@@ -284,6 +302,7 @@ class StoredRun:
         self.position, self.history, self.sums, self._segments = committed(self.store)
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
+            records.make_directories_durable(self.store, _NAMED)
             self._write_commit()
         self._prune(self.position.generations, None)
         if about["budget"] == budget:
@@ -295,7 +314,6 @@ class StoredRun:
         self._identity, self._budget = about["identity"], budget
 
     def _write_commit(self) -> None:
-        records.make_directories_durable(self.store, ["W", "small", "history", ""])
         content = {
             "format": FORMAT,
             "epoch": self.epoch,
