@@ -24,6 +24,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -177,7 +178,9 @@ class StoredRun:
             self._budget = None
         # Of one model states are small, and stay; a sweep's would soon be larger than V.
         wait([self._pruning])  # one generation too many on the disk, and no more
-        self._pruning = self._pruner.submit(self._prune, live, states if len(position.members) > 1 else None)
+        unneeded = states if len(position.members) > 1 else None
+        # In this context, so that what it asks again is counted.
+        self._pruning = self._pruner.submit(copy_context().run, self._prune, live, unneeded)
 
     def check_owner(self) -> None:
         """Raise if another process has taken the lock, or committed to the run, since this one began.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ OPENING = (
     Place("opening: list", "run", Strike("list", ""), 0, counted=False),
     Place("opening: panels", "run", Strike("write", "panels/edges"), 0, counted=False),
 )
+PLACE_OF_DELETION = next(place for place in PLACES if place.strike.access == "delete")
 EVERYWHERE = (*OPENING, *PLACES)
 _TWICE = 2
 
@@ -75,6 +77,15 @@ def _refused(bench: Bench, place: Place, kind: type[DaskNMFError], remedy: str) 
     return told
 
 
+def _undeleted(error: Callable[[], BaseException], times: int, bench: Bench) -> None:
+    """What no commit needs any more stays for a while, and the fit goes on."""
+    fault = Fault(PLACE_OF_DELETION.strike, error, times=times)
+    bench.meet(PLACE_OF_DELETION, fault)
+    same(bench.fit(), quiet())
+    assert fault.struck == times
+    assert sorted(bench.path.glob("W/*")) == sorted(bench.path.glob("W/[34]-*"))
+
+
 def _slow(seconds: float, bench: Bench) -> None:
     bench.weather.delay = bench.weather_of_V.delay = seconds
     found = bench.fit(max_iter=1)
@@ -104,12 +115,20 @@ OUTAGES = (
         Cell(f"{name} for longer ({'the store' if then == 'all' else then})", place.name, "UnavailableError; again: identical", partial(_lasts, name, place, then))
         for name, then in (("timeout", "all"), ("EIO", "key"))
         for place in PLACES
+        if then == "all" or place is not PLACE_OF_DELETION
     ),
     *(
         Cell(f"{name} ({'all writes' if then == 'writes' else then})", place.name, "refused at once, in words; again: identical", partial(_stays, name, place, then))
         for name, then in (("permission denied", "key"), ("403", "key"), ("disk full", "writes"), ("read-only", "writes"))
         for place in PLACES
-        if then == "key" or place.strike.access in ("write", "delete")
+        if (then == "key" or place.strike.access in ("write", "delete")) and place is not PLACE_OF_DELETION
+    ),
+    *(
+        Cell(name, PLACE_OF_DELETION.name, "identical; deleted later", partial(_undeleted, error, times))
+        for name, error, times in (
+            ("EIO for longer", TRANSIENT["EIO"], _ATTEMPTS),
+            ("permission denied", PERMANENT["permission denied"], 1),
+        )
     ),
     Cell("slow store", "every access", "identical", partial(_slow, 0.002)),
     Cell("throttled store", "every few accesses", "identical; retries counted", _throttled),
