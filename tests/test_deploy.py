@@ -200,7 +200,10 @@ def test_there_is_no_credential_and_one_image():
     assert not re.search(r"AKIA[0-9A-Z]{16}|PRIVATE KEY", text)
     images = {container["image"] for container in CONTAINERS.values()}
     assert images == {f"registry.example.com/dasknmf:{project()['version']}"}
-    assert images.pop() in (DEPLOY / "Dockerfile").read_text()
+    (image,) = images
+    for name in ("Dockerfile", "README.md"):
+        told = re.findall(r"registry\.example\.com\S+", (DEPLOY / name).read_text())
+        assert set(told) == {image}
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -271,6 +274,27 @@ def test_commands_of_clusters_are_understood(role):
         assert parsed["local_directory"].startswith("/tmp/")
 
 
+def test_what_the_readme_adds_for_tls_is_understood(tmp_path):
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    block = (DEPLOY / "README.md").read_text().replace("=/tls/", f"={tmp_path}/")
+    added = re.findall(r"^ +- (--\S+=\S+)", block, re.M)
+    ours = added.index("--scheduler=tls://nmf-scheduler:8786")
+    for dasks in (dask_scheduler, dask_worker):
+        assert parse(dasks.main, added[:ours]).params["protocol"] == "tls"
+    parsed = parse(main.commands["fit"], ["v.zarr", "run.zarr", "-k", "2", *added[ours:]]).params
+    assert parsed["tls_key"] == tmp_path / "key.pem"
+    assert parsed["scheduler"].startswith("tls://")
+
+
+def test_the_readme_names_files_that_are_there():
+    text = (DEPLOY / "README.md").read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (DEPLOY / link).is_file()
+    for path in FILES:
+        assert f"(kubernetes/{path.name})" in text
+
+
 def test_a_wrong_option_would_be_told():
     with pytest.raises(click.UsageError, match="No such option"):
         parse(main.commands["fit"], ["v", "run", "-k", "2", "--hartbeat=x"])
@@ -282,7 +306,12 @@ def test_only_its_own_pods_reach_a_cluster():
     policy = DOCUMENTS[name]["spec"]
     assert policy["podSelector"] == {"matchLabels": {"dask.org/cluster-name": cluster}}
     assert policy["policyTypes"] == ["Ingress"]
-    allowed = [peer for rule in policy["ingress"] for peer in rule["from"]]
+    allowed = []
+    for rule in policy["ingress"]:
+        if any("namespaceSelector" in peer for peer in rule["from"]):
+            assert [port["port"] for port in rule["ports"]] == [8787], "no port that takes pickles"
+        else:
+            allowed += rule["from"]
     assert all(peer.keys() == {"podSelector"} for peer in allowed)
     assert {"dask.org/cluster-name": cluster} in [peer["podSelector"]["matchLabels"] for peer in allowed]
     (client,) = [each for each in JOBS if "cluster" in each]
