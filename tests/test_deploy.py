@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from distributed.cli import dask_scheduler, dask_worker
 
 from dasknmf.cli import main
+from tests.helpers import stored, stored_sparse
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -352,6 +354,34 @@ def test_hadolint_has_nothing_to_say():
     command = [os.fspath(hadolint), "--failure-threshold", "style", os.fspath(DEPLOY / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_fit_finds_its_kernels_compiled(tmp_path):
+    """What the image is built with: after it nothing is compiled in a process that sees its cache."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": os.fspath(tmp_path / "kernels"), "TMPDIR": "/dev/shm"}
+    warm = [sys.executable, os.fspath(DEPLOY / "warm.py")]
+    subprocess.run(warm, env=environment, check=True, timeout=500, capture_output=True)
+    V = np.random.default_rng(0).random((300, 40)).astype("float32")
+    stored(tmp_path / "dense.zarr", V, (50, 40))
+    stored_sparse(tmp_path / "sparse.zarr", np.where(V < 0.3, V, 0))
+    for source, options in [
+        ("dense.zarr", ["--solver=bpp"]),
+        ("dense.zarr", ["--beta-loss=kullback-leibler", "--holdout=0.1"]),
+        ("sparse.zarr", []),
+    ]:
+        fit = [sys.executable, "-m", "dasknmf.cli", "fit", os.fspath(tmp_path / source), "-k3", "--overwrite"]
+        done = subprocess.run(
+            [*fit, os.fspath(tmp_path / "run"), "--max-iter=3", *options],
+            env=environment | {"NUMBA_DEBUG_CACHE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "[cache] data loaded" in done.stdout + done.stderr
+        assert "[cache] data saved" not in done.stdout + done.stderr
 
 
 def image_user() -> str:
