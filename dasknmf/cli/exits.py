@@ -19,6 +19,7 @@ from dasknmf.errors import (
     MemoryLimitError,
     NumericalError,
     RunError,
+    RunLockedError,
     SchedulerError,
     SourceError,
     StageError,
@@ -29,6 +30,7 @@ _CODES: dict[type[Exception], int] = {
     DataError: 3,
     SourceError: 3,
     UnavailableError: stopping.TRY_AGAIN,
+    RunLockedError: stopping.TRY_AGAIN,  # one job is replaced while the other still ends
     RunError: 4,
     MemoryLimitError: 5,
     StageError: 5,
