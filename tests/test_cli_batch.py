@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from distributed import KilledWorker
 
 from dasknmf import NMF, open_run, schedulers
-from dasknmf.cli import logs, main, pulse, ranks
+from dasknmf.cli import logs, main, progress, pulse, ranks
 from dasknmf.errors import UnavailableError
 from dasknmf.store.lock import Lock
 from dasknmf.store.records import opened
@@ -95,9 +96,19 @@ def test_json_is_one_object_a_line(V, tmp_path):
         *("memory", "workers", "retries"),
     }
     assert passes[-1]["workers"] == 1
-    assert any("Maximum number of iter" in each["message"] for each in events if each["event"] == "warning")
     assert "status: max_iter" in told.stdout
     assert events[-1]["exit_code"] == 0
+
+
+def test_warnings_and_records_are_objects(capsys):
+    with logs.json_records(), progress.captured_warnings(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("dasknmf").warning("asked for again in %.1f s", 0.1)
+        logging.getLogger("distributed.nanny").warning("Restarting worker")
+        warnings.warn("too many\nlines", UserWarning, stacklevel=1)
+    told = objects(capsys.readouterr().err)
+    assert [each["message"] for each in told] == ["asked for again in 0.1 s", "Restarting worker", "too many"]
+    assert {each["event"] for each in told} == {"warning"}
 
 
 def test_errors_are_objects_too(V, tmp_path):
