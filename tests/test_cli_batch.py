@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -151,7 +152,7 @@ def test_a_sign_of_life(V, tmp_path):
 def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pulse, "_SAID", 0.0)
     monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
-    beating = pulse.Pulse(None, tmp_path / "alive", as_json=True)
+    beating = pulse.Pulse(tmp_path / "alive", as_json=True)
     with beating.beating():
         while not (told := capsys.readouterr().err):
             pass
@@ -167,10 +168,12 @@ class Silent:
     status = "connecting"
 
 
-def test_no_sign_of_life_without_a_scheduler(tmp_path):
-    beating = pulse.Pulse(Silent(), tmp_path / "alive", as_json=False)
-    beating._over.set()
-    beating._beat()
+def test_no_sign_of_life_without_a_scheduler(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
+    beating = pulse.Pulse(tmp_path / "alive", as_json=False)
+    beating.client = Silent()
+    with beating.beating():
+        time.sleep(0.1)
     assert pulse.present(Silent()) is None
     assert not (tmp_path / "alive").exists()
 
