@@ -19,8 +19,10 @@ from tests.slurm import SCRIPTS, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-PASSES = 150
+PASSES = 60
 FIT = ["-k", "8", "--beta-loss", "kullback-leibler", "--init", "random", "--random-state", "0", "--tol", "0"]
+NAMES = sorted(path.name for path in SCRIPTS.iterdir())
+THREADS = SCRIPTS / "threads.sbatch"
 SMALL = ["--mem-per-cpu=900M", "--time=5"]
 
 
@@ -51,6 +53,12 @@ def passes(run: Path) -> int:
     return len(open_run(run).history) if (run / "commit").exists() else 0
 
 
+def under_way(run: Path, more: int = 3) -> None:
+    """Until some passes more are committed."""
+    before = passes(run)
+    wait_for(lambda: passes(run) >= before + more, 90)
+
+
 def ended_as(quiet, run: Path) -> None:
     found = open_run(run)
     assert found.n_iter == quiet.n_iter == PASSES
@@ -66,7 +74,7 @@ def preempted(slurm, job: str, directory: Path) -> None:
     wait_for(lambda: int(slurm.job(job)["Restarts"]) == before + 1, 30)
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.iterdir()))
+@pytest.mark.parametrize("script", NAMES)
 def test_slurm_accepts(slurm, script, tmp_path):
     told = slurm.run("sbatch", "--test-only", SCRIPTS / script, "fit", "v.zarr", "run.zarr", "-k", "3")
     assert told.returncode == 0, told.stderr
@@ -80,15 +88,85 @@ def test_slurm_accepts(slurm, script, tmp_path):
 
 def test_preempted_twice_it_ends_with_the_same_numbers(slurm, data, quiet, directory):
     run = directory / "preempted.zarr"
-    job = slurm.submit(
-        *SMALL, SCRIPTS / "threads.sbatch", "fit", data, run, *FIT, "--max-iter", PASSES, cwd=directory
-    )
+    job = slurm.submit(*SMALL, THREADS, "fit", data, run, *FIT, "--max-iter", PASSES, cwd=directory)
     for _ in range(2):
         slurm.until(job, "RUNNING")
-        before = passes(run)
-        wait_for(lambda before=before: passes(run) >= before + 3, 60)
+        under_way(run)
         preempted(slurm, job, directory)
         assert 3 <= passes(run) < PASSES
     ended = slurm.until(job, "COMPLETED", seconds=120)
     assert int(ended["Restarts"]) == 2
+    log = (directory / f"job-{job}.log").read_text()
+    assert log.count("stopped by SIGTERM after pass") == 2
+    assert "started again" not in log  # by SLURM itself, not by the script
     ended_as(quiet, run)
+
+
+def test_at_the_wall_it_stops_and_is_started_again(slurm, data, directory):
+    """SLURM looks every 30 s whose time is over, so that the warning comes up to 30 s before it is asked for."""
+    run = directory / "wall.zarr"
+    asked = directory / "wall.toml"
+    asked.write_text("max-iter = 100000")
+    wall = ["--time=1", "--signal=B:USR1@20", "--mem-per-cpu=900M"]
+    job = slurm.submit(*wall, THREADS, "fit", data, run, *FIT, "--config", asked, cwd=directory)
+    wait_for(lambda: int(slurm.job(job)["Restarts"]) == 1, 90)
+    before = passes(run)
+    asked.write_text(f"max-iter = {before + 2}")
+    slurm.until(job, "COMPLETED")
+    log = (directory / f"job-{job}.log").read_text()
+    assert "stopped by SIGUSR1" in log
+    assert f"job {job} is started again" in log
+    assert passes(run) > before >= 3
+
+
+def test_what_is_cancelled_stays_cancelled(slurm, data, directory):
+    run = directory / "cancelled.zarr"
+    job = slurm.submit(*SMALL, THREADS, "fit", data, run, *FIT, "--max-iter", "100000", cwd=directory)
+    under_way(run)
+    slurm.run("scancel", job)
+    ended = slurm.until(job, "CANCELLED")
+    assert ended["Restarts"] == "0"
+    assert "stopped by SIGTERM" in (directory / f"job-{job}.log").read_text()
+
+
+def test_it_is_started_again_so_often_and_not_more(slurm, data, directory):
+    run = directory / "bound.zarr"
+    words = [*SMALL, THREADS, "fit", data, run, *FIT, "--max-iter", "100000"]
+    job = slurm.submit(*words, cwd=directory, MAX_RESTARTS="1")
+    for restarts in range(2):
+        slurm.until(job, "RUNNING")
+        under_way(run)
+        slurm.run("scancel", "--batch", "--signal=USR1", job)
+        wait_for(lambda: slurm.job(job)["JobState"] in ("PENDING", "FAILED"), 30)
+        assert slurm.job(job)["Restarts"] == "1", restarts
+    assert slurm.job(job)["ExitCode"] == "75:0"
+    assert "started again 1 times, and not once more" in (directory / f"job-{job}.log").read_text()
+
+
+@pytest.mark.parametrize(("words", "code"), [(["nowhere.zarr"], 3), (["v.zarr", "--tol", "-1"], 2)])
+def test_other_exit_codes_are_passed_on(slurm, data, directory, words, code):
+    job = slurm.submit(*SMALL, THREADS, "fit", *words, "refused.zarr", "-k", "2", cwd=directory)
+    ended = slurm.until(job, "FAILED")
+    assert (ended["ExitCode"], ended["Restarts"]) == (f"{code}:0", "0")
+
+
+def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, data, directory):
+    words = [*SMALL, "--array=2-3", SCRIPTS / "sweep.sbatch", data, "runs", *FIT[2:], "--max-iter", "100000"]
+    asked = directory / "sweep.toml"
+    asked.write_text("max-iter = 100000")
+    words[-2:] = ["--config", asked]
+    array = slurm.submit(*words, cwd=directory)
+    runs = {task: directory / "runs" / f"n-components-{task}.zarr" for task in ("2", "3")}
+    for run in runs.values():
+        under_way(run)
+    # The task that has the number of the array itself: to name that number alone would start all of them again.
+    tasks = {task: slurm.job(f"{array}_{task}") for task in runs}
+    one = next(task for task in tasks if tasks[task]["JobId"] == array)
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_{one}")
+    wait_for(lambda: slurm.job(f"{array}_{one}")["Restarts"] == "1", 30)
+    asked.write_text("max-iter = 5")
+    other = next(task for task in tasks if task != one)
+    assert slurm.job(f"{array}_{other}")["Restarts"] == "0"
+    slurm.run("scancel", f"{array}_{other}")
+    slurm.until(f"{array}_{one}", "COMPLETED")
+    assert {task: len(open_run(run).H) for task, run in runs.items()} == {"2": 2, "3": 3}
