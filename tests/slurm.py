@@ -1,4 +1,4 @@
-"""A SLURM of two nodes on this machine: munged, slurmctld and two slurmd, as root, on loopback, in a directory."""
+"""A SLURM of two nodes on this machine: its daemons and munged, as root, on loopback, in a directory."""
 
 from __future__ import annotations
 
@@ -61,9 +61,11 @@ PartitionName=high Nodes=ALL MaxTime=10:00 PriorityTier=10 PreemptMode=OFF
 
 def absent() -> str | None:
     """Why no SLURM can be started here, or None."""
-    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=_PATH)]
+    missing = [
+        name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=_PATH)
+    ]
     if missing:
-        return f"no {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge"
+        return f"no {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge openssl"
     return None if os.geteuid() == 0 else "starting a SLURM needs root"
 
 
@@ -153,7 +155,8 @@ def started() -> Iterator[Slurm]:
 
 def idle(slurm: Slurm) -> bool:
     """No job runs, and every node can take one."""
-    return slurm.run("sinfo", "--noheader", "--Node", "--partition=low", "--format=%T").stdout.split() == ["idle"] * 2
+    nodes = slurm.run("sinfo", "--noheader", "--Node", "--partition=low", "--format=%T").stdout.split()
+    return nodes == ["idle"] * len(NODES)
 
 
 def _free_ports(number: int) -> list[int]:
@@ -165,7 +168,7 @@ def _free_ports(number: int) -> list[int]:
 
 
 def _end(slurm: Slurm) -> None:
-    """Jobs first, then daemons, then whatever of them still lives: they all have the path of its configuration."""
+    """Jobs first, then daemons, then whatever of them still lives."""
     with suppress(subprocess.TimeoutExpired, AssertionError):
         slurm.run("scancel", "--user=root")
         wait_for(lambda: not slurm.run("squeue", "--noheader").stdout, 20)
@@ -183,6 +186,16 @@ def _lives(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def processes(slurm: Slurm, words: str) -> list[psutil.Process]:
+    """Of its jobs, those with these words in their command."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if words in " ".join(process.cmdline()) and _of(process, slurm):
+                found.append(process)
+    return found
 
 
 def _of(process: psutil.Process, slurm: Slurm) -> bool:

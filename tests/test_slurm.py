@@ -1,21 +1,17 @@
-"""The batch scripts on a real SLURM: preempted, at the wall, cancelled, without its workers; and the same numbers."""
+"""The batch scripts on a real SLURM: preempted, at the wall, cancelled, without workers; the same numbers."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from dasknmf import open_run
 from tests.helpers import stored
-from tests.slurm import SCRIPTS, wait_for
+from tests.slurm import SCRIPTS, processes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -103,7 +99,7 @@ def test_preempted_twice_it_ends_with_the_same_numbers(slurm, data, quiet, direc
 
 
 def test_at_the_wall_it_stops_and_is_started_again(slurm, data, directory):
-    """SLURM looks every 30 s whose time is over, so that the warning comes up to 30 s before it is asked for."""
+    """SLURM looks every 30 s whose time is over: the warning may come so much before it is asked for."""
     run = directory / "wall.zarr"
     asked = directory / "wall.toml"
     asked.write_text("max-iter = 100000")
@@ -159,7 +155,7 @@ def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, dat
     runs = {task: directory / "runs" / f"n-components-{task}.zarr" for task in ("2", "3")}
     for run in runs.values():
         under_way(run)
-    # The task that has the number of the array itself: to name that number alone would start all of them again.
+    # The task that has the number of the array itself: that number alone would start all of them again.
     tasks = {task: slurm.job(f"{array}_{task}") for task in runs}
     one = next(task for task in tasks if tasks[task]["JobId"] == array)
     slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_{one}")
@@ -170,3 +166,36 @@ def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, dat
     slurm.run("scancel", f"{array}_{other}")
     slurm.until(f"{array}_{one}", "COMPLETED")
     assert {task: len(open_run(run).H) for task, run in runs.items()} == {"2": 2, "3": 3}
+
+
+def test_processes_of_one_node(slurm, data, quiet, directory):
+    run = directory / "local.zarr"
+    words = ["--cpus-per-task=2", "--mem=3000M", "--time=5", SCRIPTS / "local.sbatch", "fit", data, run, *FIT]
+    job = slurm.submit(*words, "--max-iter", PASSES, cwd=directory)
+    under_way(run)
+    preempted(slurm, job, directory)
+    slurm.until(job, "COMPLETED", seconds=120)
+    ended_as(quiet, run)
+
+
+def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directory):
+    """A worker dies: its nanny starts another. Their step: a new one begins. The scheduler: the job does."""
+    run = directory / "cluster.zarr"
+    words = ["--nodes=2", "--cpus-per-task=1", "--mem=3000M", "--time=8", SCRIPTS / "cluster.sbatch"]
+    fit = ["fit", data, run, *FIT, "--max-iter", PASSES]
+    job = slurm.submit(*words, *fit, cwd=directory, INTERFACE="lo")
+    under_way(run)
+    workers = processes(slurm, "spawn_main")
+    assert len(workers) == 2
+    workers[0].kill()
+    under_way(run)
+    slurm.run("scancel", f"{job}.0")
+    under_way(run)
+    assert f"{job}.1 " in slurm.run("squeue", "--steps").stdout
+    (scheduler,) = processes(slurm, "dask scheduler")
+    scheduler.kill()
+    wait_for(lambda: slurm.job(job)["Restarts"] == "1", 60)
+    assert passes(run) < PASSES
+    slurm.until(job, "COMPLETED", seconds=120)
+    ended_as(quiet, run)
+    assert not list(directory.glob(f"dasknmf-{job}-*"))  # the key of its certificate among them
