@@ -15,7 +15,7 @@ from __future__ import annotations
 import click
 
 from dasknmf import __version__
-from dasknmf.cli import consensus, demo, export, fit, info, report, sweep, top, transform
+from dasknmf.cli import consensus, demo, export, fit, info, report, sweep, top, transform, unlock
 
 
 @click.group()
@@ -34,5 +34,6 @@ for command in (
     info.info,
     report.report,
     demo.demo,
+    unlock.unlock,
 ):
     main.add_command(command)

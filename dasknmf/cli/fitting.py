@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
-from dasknmf import open_run
+from dasknmf import __version__, open_run
 from dasknmf.about_many import is_unfinished
 from dasknmf.anndata_parts import advising
 from dasknmf.cli.known import known_rows
-from dasknmf.cli.logs import FORMATS, JSON, said
+from dasknmf.cli.logs import FORMATS, JSON, json_records, said
 from dasknmf.cli.options import Beta, Bytes, configured, scheduler_options
 from dasknmf.cli.progress import progress
-from dasknmf.cli.scheduling import scheduled
+from dasknmf.cli.pulse import Pulse, checked, present
+from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
 from dasknmf.cli.stopping import TRY_AGAIN, Stop, stopping
@@ -91,6 +92,13 @@ run_options = [
         help="json: every line on stderr is an object; one for each pass.",
     ),
     click.option(
+        "--heartbeat",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        callback=checked,
+        help="Touch this file every 10 s while the command works and its scheduler answers.",
+    ),
+    click.option(
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         is_eager=True,
@@ -162,14 +170,15 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     ------
     click.UsageError
         If something is missing, or options do not go together.
-    SourceError, SchedulerError
-        If what they name cannot be opened.
+    SourceError, SchedulerError, UnavailableError
+        If what they name cannot be opened, or does not answer.
     """
     *sources, run = places
     if not sources:
         raise click.UsageError(f"one argument is given, {run!r}, and two are needed: SOURCE and RUN.")
     options = dict(options)
-    choice, scene = _taken(Choice, options), _taken(Scene, options)
+    choice, scene, where = _taken(Choice, options), _taken(Scene, options), _taken(Where, options)
+    heartbeat = options.pop("heartbeat")
     if options.get("fixed_components") is not None:
         options["fixed_components"] = known_rows(options["fixed_components"])
     as_json = options.pop("log_format") == JSON
@@ -180,9 +189,10 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     def say(line: str) -> None:
         said("stopped", line, as_json=as_json, exit_code=TRY_AGAIN)
 
+    goes_on = not told["overwrite"] and _begun(run)
     stop = Stop(
         run,
-        goes_on=not told["overwrite"] and _begun(run),
+        goes_on=goes_on,
         overwrites=told["overwrite"],
         say=say,
         max_seconds=options.pop("max_seconds"),
@@ -190,16 +200,22 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
 
     def committed(record: Record) -> None:
         stop.committed(record)
+        pulse.committed()
         report(record)
         stop.before_the_limit(record, finished=lambda: _finished(run))
 
-    with stopping(stop), scheduled(options.pop("scheduler"), options.pop("scheduler_file")):
+    if as_json:
+        begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
+        said("start", "start", as_json=True, **begins, goes_on=goes_on)
+    with stopping(stop), json_records() if as_json else nullcontext(), where.computing() as client:
+        pulse = Pulse(client, heartbeat, as_json=as_json)
         stack = scene.of(sources)
         if stack is None:
             options["missing_values"] = missing_of_matrix(scene.missing)
         else:
             choice.refuse_for_stacks()
-        with progress(options["max_iter"], as_json=as_json, workers=lambda: 1) as report:
+        telling = progress(options["max_iter"], as_json=as_json, workers=lambda: present(client))
+        with pulse.beating(), telling as report:
             V = choice.of(tuple(sources)) if stack is None else stack
             with advising():
                 told["callbacks"] = [committed]

@@ -39,6 +39,11 @@ def said(event: str, text: str, *, as_json: bool, **values: Any) -> None:
     click.echo(encoded(event, message=text, **values) if as_json else text, err=True)
 
 
+def noted(text: str) -> None:
+    """Say something about what is going on."""
+    said("note", text, as_json=is_json())
+
+
 def encoded(event: str, **values: Any) -> str:
     """An object of one line. JSON has no NaN and no infinity: they are null."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -76,6 +81,7 @@ def json_records() -> Iterator[None]:
     """Warnings and records of all loggers as objects, also of those that have handlers of their own."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.setLevel(logging.WARNING)
     known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     own = [(each, each.handlers, each.propagate) for each in known if _is_loud(each)]
     for each, _, _ in own:

@@ -12,13 +12,13 @@ import click
 from dask.utils import format_bytes
 from sklearn.exceptions import ConvergenceWarning
 
-from dasknmf.cli.logs import encoded, json_records, short
+from dasknmf.cli.logs import encoded, short
 from dasknmf.history import Record
 
 
 @contextmanager
 def progress(
-    max_iter: int, *, as_json: bool = False, workers: Callable[[], int] = lambda: 1
+    max_iter: int, *, as_json: bool = False, workers: Callable[[], int | None] = lambda: None
 ) -> Iterator[Callable[[Record], None]]:
     """A bar on a terminal, one log line per pass elsewhere; warnings as single lines. Or all as JSON.
 
@@ -28,10 +28,10 @@ def progress(
         The length of the bar.
     as_json : bool
     workers : callable
-        How many processes work now.
+        How many processes work now, for JSON.
     """
     if as_json:
-        with json_records(), captured_warnings():
+        with captured_warnings():
             yield lambda record: click.echo(_object(record, workers()), err=True)
         return
     handler = logging.StreamHandler()
@@ -93,7 +93,7 @@ class _OneLine(logging.Formatter):
         return "warning: " + short(record.getMessage())
 
 
-def _object(record: Record, workers: int) -> str:
+def _object(record: Record, workers: int | None) -> str:
     return encoded(
         "pass",
         phase=record.phase,

@@ -63,14 +63,15 @@ class Stop:
         say: Callable[[str], None],
         max_seconds: float | None = None,
     ) -> None:
-        self._run, self._goes_on, self._say = run, goes_on, say
+        self._run, self._goes_on, self.say = run, goes_on, say
         self._command = "the same command without --overwrite" if overwrites else "the same command"
         self._limit = max_seconds
         self._began = time.monotonic()
         self._after = ""
         self._why = ""
         self._raised = False
-        self._signalled = False
+        self.is_urgent = False
+        """Whether a second is all there is."""
         self._said = threading.Lock()
 
     @property
@@ -113,8 +114,8 @@ class Stop:
     def leave(self) -> None:
         """Say so, once, and end: at once where a signal asked, since threads may compute for long yet."""
         if self._said.acquire(blocking=False):
-            self._say(self.line())
-        if not self._signalled:
+            self.say(self.line())
+        if not self.is_urgent:
             sys.exit(TRY_AGAIN)
         with suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -133,7 +134,7 @@ class Stop:
             yield
         finally:
             # A command that was asked to end is not asked again: nothing is set back.
-            if not self._signalled:
+            if not self.is_urgent:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
                 signal.set_wakeup_fd(wakes)
@@ -152,7 +153,7 @@ class Stop:
             raise Stopped
 
     def _asked_by(self, why: str) -> None:
-        self._signalled = True
+        self.is_urgent = True
         if not self._why:
             self._why = why
             _hush()
@@ -180,7 +181,7 @@ class Stop:
     def _last(self) -> None:
         """What may take longer than there is time: a store or a terminal may not answer."""
         if self._said.acquire(blocking=False):
-            self._say(self.line())
+            self.say(self.line())
         let_go()
 
 
@@ -205,6 +206,12 @@ _stops: list[Stop] = []
 def asked() -> Stop | None:
     """The stop of the command at work, if it was asked to end."""
     return next((stop for stop in _stops if stop.asked), None)
+
+
+def unsaid() -> None:
+    """This process is a part of the command that ends without a word."""
+    for stop in _stops:
+        stop.say = lambda line: None
 
 
 def forget() -> None:
