@@ -199,3 +199,24 @@ def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directo
     slurm.until(job, "COMPLETED", seconds=120)
     ended_as(quiet, run)
     assert not list(directory.glob(f"dasknmf-{job}-*"))  # the key of its certificate among them
+
+
+def test_tasks_of_one_srun_are_a_cluster(slurm, data, quiet, directory):
+    run = directory / "srun.zarr"
+    fit = f"{sys.prefix}/bin/dasknmf fit {data} {run} {' '.join(FIT)} --max-iter {PASSES} --scheduler slurm"
+    job = slurm.submit("--nodes=2", "--ntasks=4", "--time=5", "--wrap", f"srun {fit}", cwd=directory)
+    slurm.until(job, "COMPLETED", seconds=120)
+    assert "2 workers came" in (directory / f"job-{job}.log").read_text()
+    ended_as(quiet, run)
+
+
+def test_the_same_run_submitted_twice_is_refused(slurm, data, directory):
+    run = directory / "twice.zarr"
+    words = [*SMALL, THREADS, "fit", data, run, *FIT, "--max-iter", "100000"]
+    first = slurm.submit(*words, cwd=directory)
+    under_way(run)
+    second = slurm.submit(*words, cwd=directory)
+    assert slurm.until(second, "FAILED")["ExitCode"] == "4:0"
+    assert "dasknmf unlock" in (directory / f"job-{second}.log").read_text()
+    under_way(run)
+    slurm.run("scancel", first)
