@@ -153,8 +153,9 @@ def reached(client: Client | None) -> Iterator[None]:
     except Exception as error:
         if client is None or not _is_lost(client, error):
             raise
+        reason = getattr(error, "reason", None) or brief(error)
         raise UnavailableError(
-            f"the scheduler at {where} is gone ({brief(error)}); what is committed stands: start the same "
+            f"the scheduler at {where} is gone ({reason}); what is committed stands: start the same "
             "again, with this scheduler or another."
         ) from error
 

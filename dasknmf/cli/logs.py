@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import dask
 
 TEXT, JSON = FORMATS = ("text", "json")
 
@@ -93,6 +94,13 @@ def json_records() -> Iterator[None]:
         logging.root.removeHandler(handler)
         for each, handlers, propagate in own:
             each.handlers, each.propagate = handlers, propagate
+
+
+@contextmanager
+def silent_workers() -> Iterator[None]:
+    """Workers that are begun in here log nothing: what they say is no JSON, and nannies tell of them."""
+    with dask.config.set({"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}):
+        yield
 
 
 def _is_loud(logger: logging.Logger) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -104,6 +105,7 @@ def met(rank: Rank, file: Path | None, wait: float, security: Any) -> str:
     if rank.number == 1:
         return asyncio.run(_answering(file, wait, security))
     unsaid()  # the command says what there is to say
+    logging.disable(logging.INFO)  # who joins, who leaves, and what was on its way meanwhile
     work = _schedule if rank.number == 0 else _work
     with unheard():
         asyncio.run(work(rank, file, wait, security))
@@ -114,8 +116,8 @@ async def _schedule(rank: Rank, file: Path, wait: float, security: Any) -> None:
     from distributed import Scheduler
 
     file.unlink(missing_ok=True)  # of a start that was killed
-    options = {"host": rank.host, "port": 0, "dashboard": False, "security": security}
-    async with Scheduler(scheduler_file=str(file), protocol=_protocol(security), **options) as scheduler:
+    options = _listening(rank, security)
+    async with Scheduler(scheduler_file=str(file), port=0, dashboard=False, **options) as scheduler:
         try:
             end = time.monotonic() + wait
             while not _clients(scheduler):
@@ -136,17 +138,23 @@ def _clients(scheduler: Any) -> set[str]:
 
 
 async def _work(rank: Rank, file: Path, wait: float, security: Any) -> None:
-    from distributed import Nanny
+    from distributed import Worker
 
     address = await _answering(file, wait, security)
     threads = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
-    options = {"host": rank.host, "security": security, "protocol": _protocol(security)}
-    async with Nanny(address, name=rank.number, nthreads=threads, **options) as nanny:
-        await nanny.finished()
+    options = _listening(rank, security)
+    async with Worker(address, name=rank.number, nthreads=threads, **options) as worker:
+        await worker.finished()
 
 
-def _protocol(security: Any) -> str:
-    return "tcp" if security is None else "tls"
+def _listening(rank: Rank, security: Any) -> dict[str, Any]:
+    """Where a server listens, as its own."""
+    return {
+        "host": rank.host,
+        "dashboard_address": "127.0.0.1:0",
+        "protocol": "tcp" if security is None else "tls",
+        "security": security,
+    }
 
 
 async def _answering(file: Path, wait: float, security: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import click
 import dask
 
 from dasknmf.cli import ranks
-from dasknmf.cli.logs import is_json, noted
+from dasknmf.cli.logs import is_json, noted, silent_workers
 from dasknmf.cli.stopping import Stopped, asked, unheard
 from dasknmf.errors import SchedulerError, UnavailableError
 from dasknmf.patience import brief
@@ -88,9 +88,7 @@ class Where:
 
         security = self._security()
         if self.scheduler == "local" and self.scheduler_file is None:
-            # Their lines would be no objects; what matters of them their nannies, in this process, tell.
-            quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
-            with unheard(), dask.config.set(quiet if is_json() else {}):
+            with unheard(), silent_workers() if is_json() else nullcontext():
                 cluster = LocalCluster(
                     n_workers=self.workers,
                     threads_per_worker=1,

@@ -1,0 +1,272 @@
+"""The command line in a batch system: limits of time, objects on stderr, schedulers and their workers."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from distributed import KilledWorker
+
+from dasknmf import NMF, open_run, schedulers
+from dasknmf.cli import logs, main, pulse, ranks
+from dasknmf.errors import UnavailableError
+from dasknmf.store.lock import Lock
+from dasknmf.store.records import opened
+from tests.helpers import computing, stored
+
+
+@pytest.fixture
+def V(tmp_path, low_rank):
+    stored(tmp_path / "v.zarr", low_rank, (30, 14))
+    return str(tmp_path / "v.zarr")
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def objects(text):
+    def strict(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=strict) for line in text.splitlines()]
+
+
+MODEL = ("-k", 3, "--random-state", 0, "--tol", 0, "--scheduler", "sync")
+
+
+def test_a_limit_stops_before_a_pass_and_the_same_command_goes_on(V, tmp_path, monkeypatch):
+    quiet, run = tmp_path / "quiet", tmp_path / "run"
+    assert call("fit", V, quiet, *MODEL, "--max-iter", 4).exit_code == 0
+    # A pass of an hour, as far as its record says: no other would end in time.
+    monkeypatch.setattr("dasknmf.turns.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    limited = call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600)
+    monkeypatch.undo()
+    assert limited.exit_code == 75
+    last = limited.stderr.splitlines()[-1]
+    assert last.startswith("stopped by --max-seconds 600 after its ")
+    assert last.endswith(f"the same command goes on from {run} (75: try again)")
+    assert len(open_run(run).history) == 1
+    assert open_run(run).writer is None
+    assert call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600).exit_code == 0
+    np.testing.assert_array_equal(open_run(run).W.compute(), open_run(quiet).W.compute())
+
+
+def test_a_fit_that_ends_in_time_has_ended(V, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
+    monkeypatch.setattr("dasknmf.turns.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    # One pass more, which takes longer than there is; then nothing is left to stop.
+    assert call("fit", V, run, *MODEL, "--max-iter", 3, "--max-seconds", 600).exit_code == 0
+    assert open_run(run).status == "max_iter"
+
+
+def test_what_overwrites_is_not_told_to_go_on_so(V, tmp_path, monkeypatch):
+    monkeypatch.setattr("dasknmf.turns.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    told = call("fit", V, tmp_path / "run", *MODEL, "--overwrite", "--max-seconds", 600)
+    assert told.exit_code == 75
+    assert "the same command without --overwrite goes on" in told.stderr
+
+
+@pytest.mark.parametrize("seconds", ["0", "-3", "soon"])
+def test_no_time_at_all_is_refused(V, tmp_path, seconds):
+    assert call("fit", V, tmp_path / "run", *MODEL, "--max-seconds", seconds).exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_is_one_object_a_line(V, tmp_path):
+    run = tmp_path / "run"
+    told = call("fit", V, run, *MODEL, "--max-iter", 2, "--log-format", "json")
+    assert told.exit_code == 0
+    events = objects(told.stderr)
+    passes = [each for each in events if each["event"] == "pass"]
+    assert [each["event"] for each in events if each["event"] != "warning"] == [
+        "start",
+        *["pass"] * len(passes),
+        "done",
+    ]
+    assert [each["loss"] for each in passes] == [record.loss for record in open_run(run).history]
+    assert passes[-1].keys() >= {
+        *("phase", "iteration", "objective", "change", "seconds", "bytes_read", "bytes_written", "reads"),
+        *("memory", "workers", "retries"),
+    }
+    assert passes[-1]["workers"] == 1
+    assert any("Maximum number of iter" in each["message"] for each in events if each["event"] == "warning")
+    assert "status: max_iter" in told.stdout
+    assert events[-1]["exit_code"] == 0
+
+
+def test_errors_are_objects_too(V, tmp_path):
+    told = call("fit", tmp_path / "nowhere", tmp_path / "run", *MODEL, "--log-format", "json")
+    assert told.exit_code == 3
+    assert objects(told.stderr)[-1]["event"] == "error"
+    assert objects(told.stderr)[-1]["exit_code"] == 3
+    told = call("fit", V, tmp_path / "run", *MODEL, "--log-format", "json", "--layer", "counts")
+    assert objects(told.stderr)[-1]["exit_code"] == told.exit_code == 2
+
+
+def test_a_defect_is_an_object_with_its_traceback(V, tmp_path, monkeypatch):
+    monkeypatch.setattr(NMF, "fit", lambda *_, **__: 1 // 0)
+    told = call("fit", V, tmp_path / "run", *MODEL, "--log-format", "json")
+    assert told.exit_code == 1
+    assert "ZeroDivisionError" in objects(told.stderr)[-1]["traceback"]
+
+
+def test_what_is_no_number_is_null():
+    line = logs.encoded("pass", loss=float("nan"), change=float("inf"), models=[float("-inf"), 1.5])
+    assert objects(line)[0] | {"time": ""} == {
+        "time": "",
+        "event": "pass",
+        "loss": None,
+        "change": None,
+        "models": [None, 1.5],
+    }
+
+
+def test_a_sign_of_life(V, tmp_path):
+    alive = tmp_path / "alive"
+    told = call("fit", V, tmp_path / "run", *MODEL, "--max-iter", 1, "--heartbeat", alive)
+    assert told.exit_code == 0
+    assert alive.exists()
+    told = call("fit", V, tmp_path / "run", *MODEL, "--heartbeat", tmp_path / "nowhere" / "alive")
+    assert told.exit_code == 2
+    assert "does not exist" in told.stderr
+
+
+def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pulse, "_SAID", 0.0)
+    monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
+    beating = pulse.Pulse(None, tmp_path / "alive", as_json=True)
+    with beating.beating():
+        while not (told := capsys.readouterr().err):
+            pass
+    first = objects(told)[0]
+    assert first["event"] == "heartbeat"
+    assert first["workers"] == 1
+    assert first["seconds_since_commit"] >= 0
+
+
+class Silent:
+    """A client whose scheduler does not answer."""
+
+    status = "connecting"
+
+
+def test_no_sign_of_life_without_a_scheduler(tmp_path):
+    beating = pulse.Pulse(Silent(), tmp_path / "alive", as_json=False)
+    beating._over.set()
+    beating._beat()
+    assert pulse.present(Silent()) is None
+    assert not (tmp_path / "alive").exists()
+
+
+def test_unlock_tells_who_had_it(V, tmp_path):
+    run = tmp_path / "run"
+    assert call("fit", V, run, *MODEL, "--max-iter", 1).exit_code == 0
+    assert "was not locked" in call("unlock", run).stdout
+    lock = Lock(opened(run))
+    assert "is being written by process" in call("fit", V, run, *MODEL, "--max-iter", 2).stderr
+    assert "was locked by process" in call("unlock", run).stdout
+    assert not lock.is_held()
+    assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
+    lock.release()
+    assert call("unlock", tmp_path / "nowhere").exit_code == 4
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--workers", 2], 2, "--workers and --tls-* are for clusters"),
+        (["--scheduler", "local", "--tls-ca", __file__], 2, "--tls-cert and --tls-key is missing"),
+        (["--scheduler", "slurm"], 6, "start this command with 'srun -n 4'"),
+        (["--scheduler", "mpi"], 6, "start this command with 'mpirun -n 4'"),
+        (["--scheduler", "tcp://"], 6, "cannot be connected to"),
+        (["--scheduler-file", "nowhere.json"], 6, "cannot be read"),
+    ],
+)
+def test_schedulers_that_are_none(V, tmp_path, options, code, message, monkeypatch):
+    for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    told = call("fit", V, tmp_path / "run", "-k", 3, *options)
+    assert told.exit_code == code, told.output
+    assert message in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_of_slurm_and_mpi(monkeypatch):
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "1",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "5",
+        "SLURM_STEP_NUM_NODES": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    rank = ranks.of_slurm()
+    assert rank == ranks.Rank(3, 5, "7-1-2", True)
+    assert (rank.workers, rank.host) == (3, "127.0.0.1")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    assert ranks.of_slurm().host is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(RuntimeError, match="3 or more are needed"):
+        ranks.of_slurm()
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "4")
+    assert ranks.of_mpi().n_tasks == 4
+
+
+def test_fewer_workers_than_asked_for(V, tmp_path, cluster):
+    address = cluster.scheduler.address
+    told = call(
+        *("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 1, "--scheduler", address),
+        *("--workers", 3, "--wait", 0.1),
+    )
+    assert told.exit_code == 0, told.output
+    assert "2 of 3 workers came within 0.1 s: going on with these" in told.stderr
+    config = tmp_path / "run.toml"
+    config.write_text(f'scheduler = "{address}"\nworkers = 2\nwait = 5\nlog-format = "json"\n')
+    told = call("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 2, "--config", config)
+    assert told.exit_code == 0
+    assert [each["workers"] for each in objects(told.stderr) if each["event"] == "pass"][-1] == 2
+
+
+class Died:
+    """A client that lost its scheduler, and says so in one of its ways."""
+
+    status = "connecting"
+
+    class scheduler:
+        address = "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize("error", [OSError("Timed out"), RuntimeError("IOLoop is closed"), ValueError()])
+def test_what_a_client_without_a_scheduler_says(error):
+    with pytest.raises(UnavailableError, match=r"is gone .*start the same again"), schedulers.reached(Died()):
+        raise error
+
+
+def test_other_errors_stay_what_they_are(cluster):
+    with pytest.raises(ZeroDivisionError), schedulers.reached(cluster):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), computing(cluster):
+        schedulers.current(in_process=False).get({"x": (divmod, 1, 0)}, ["x"])
+
+
+def test_a_worker_that_ends_again_and_again(V, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KilledWorker("visit", SimpleNamespace(address="tcp://127.0.0.1:1"), 3)
+
+    monkeypatch.setattr(NMF, "fit", killed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = call("fit", V, tmp_path / "run", *MODEL)
+    assert told.exit_code == 6
+    assert "give workers more of it" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
