@@ -52,8 +52,8 @@ SlurmdTimeout=10
 DefMemPerCPU=1000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={one} CPUs=4 RealMemory=4000
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={two} CPUs=4 RealMemory=4000
+NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={one} CPUs=16 RealMemory=65536
+NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={two} CPUs=16 RealMemory=65536
 PartitionName=low Nodes=ALL Default=YES MaxTime=10:00 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
 PartitionName=high Nodes=ALL MaxTime=10:00 PriorityTier=10 PreemptMode=OFF
 """
