@@ -110,7 +110,11 @@ class Slurm:
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
             return job["JobState"] in states
 
-        wait_for(reached, seconds, lambda: f"{self.job(number)}")
+        def tell() -> str:
+            lines = (self.directory / "slurmctld.log").read_text().splitlines()
+            return "\n".join([f"{self.job(number)}", *(line for line in lines if f"JobId={number}" in line)])
+
+        wait_for(reached, seconds, tell)
         return self.job(number)
 
 

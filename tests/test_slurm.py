@@ -195,7 +195,6 @@ def test_processes_of_one_node(slurm, data, quiet, directory):
     words = ["--cpus-per-task=2", "--mem=3000M", "--time=5", SCRIPTS / "local.sbatch", "fit", data, run, *FIT]
     job = slurm.submit(*words, "--max-iter", PASSES, cwd=directory)
     slurm.until(job, "COMPLETED", seconds=120)
-    assert "2 workers came" in (directory / f"job-{job}.log").read_text()
     ended_as(quiet, run)
 
 
