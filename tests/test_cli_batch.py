@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 from distributed import KilledWorker
 
 from dasknmf import NMF, open_run, schedulers
-from dasknmf.cli import logs, main, pulse, ranks
+from dasknmf.cli import logs, main, progress, pulse, ranks
 from dasknmf.errors import UnavailableError
 from dasknmf.store.lock import Lock
 from dasknmf.store.records import opened
@@ -95,9 +97,19 @@ def test_json_is_one_object_a_line(V, tmp_path):
         *("memory", "workers", "retries"),
     }
     assert passes[-1]["workers"] == 1
-    assert any("Maximum number of iter" in each["message"] for each in events if each["event"] == "warning")
     assert "status: max_iter" in told.stdout
     assert events[-1]["exit_code"] == 0
+
+
+def test_warnings_and_records_are_objects(capsys):
+    with logs.json_records(), progress.captured_warnings(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("dasknmf").warning("asked for again in %.1f s", 0.1)
+        logging.getLogger("distributed.nanny").warning("Restarting worker")
+        warnings.warn("too many\nlines", UserWarning, stacklevel=1)
+    told = objects(capsys.readouterr().err)
+    assert [each["message"] for each in told] == ["asked for again in 0.1 s", "Restarting worker", "too many"]
+    assert {each["event"] for each in told} == {"warning"}
 
 
 def test_errors_are_objects_too(V, tmp_path):
@@ -140,7 +152,7 @@ def test_a_sign_of_life(V, tmp_path):
 def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pulse, "_SAID", 0.0)
     monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
-    beating = pulse.Pulse(None, tmp_path / "alive", as_json=True)
+    beating = pulse.Pulse(tmp_path / "alive", as_json=True)
     with beating.beating():
         while not (told := capsys.readouterr().err):
             pass
@@ -156,10 +168,12 @@ class Silent:
     status = "connecting"
 
 
-def test_no_sign_of_life_without_a_scheduler(tmp_path):
-    beating = pulse.Pulse(Silent(), tmp_path / "alive", as_json=False)
-    beating._over.set()
-    beating._beat()
+def test_no_sign_of_life_without_a_scheduler(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
+    beating = pulse.Pulse(tmp_path / "alive", as_json=False)
+    beating.client = Silent()
+    with beating.beating():
+        time.sleep(0.1)
     assert pulse.present(Silent()) is None
     assert not (tmp_path / "alive").exists()
 

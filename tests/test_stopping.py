@@ -57,8 +57,8 @@ finally:
 @pytest.fixture(scope="module")
 def V(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "v.zarr"
-    V = np.random.default_rng(0).poisson(2.0, (40_000, 500)).astype(np.float32)
-    stored(path, V, (10_000, 500))
+    V = np.random.default_rng(0).poisson(2.0, (20_000, 500)).astype(np.float32)
+    stored(path, V, (5_000, 500))
     return str(path)
 
 
@@ -134,7 +134,7 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path,
     command = ["fit", V, run, *MODEL, *PASSES, "--scheduler", scheduler]
     fit = started(*command)
     until((run / "commit").exists)
-    time.sleep(1)  # into the pass after it
+    time.sleep(0.5)  # into the pass after it
     family = [*psutil.Process(fit.pid).children(recursive=True), psutil.Process(fit.pid)]
     began = time.monotonic()
     os.killpg(fit.pid, number)
@@ -145,7 +145,7 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path,
     assert open_run(run).writer is None
     assert not (run / "lock").exists()
     until(lambda: not any(each.is_running() for each in family), 5)
-    assert len(open_run(run).history) < len(open_run(run).history) + 3 - open_run(run).n_iter  # not finished
+    assert open_run(run).n_iter < 3
     again = started(*command)
     ended(again, 120)
     assert again.returncode == 0
@@ -197,7 +197,7 @@ def test_a_scheduler_that_is_killed_in_a_pass(V, quiet, tmp_path):
     with a_cluster(tmp_path) as (file, (scheduler, _)):
         fit = started(*command, "--scheduler-file", file)
         until((run / "commit").exists)
-        time.sleep(1)
+        time.sleep(0.5)
         scheduler.kill()
         told = ended(fit, 90)
         assert fit.returncode == 75

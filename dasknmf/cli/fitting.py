@@ -17,7 +17,7 @@ from dasknmf.cli.known import known_rows
 from dasknmf.cli.logs import FORMATS, JSON, json_records, said
 from dasknmf.cli.options import Beta, Bytes, configured, scheduler_options
 from dasknmf.cli.progress import progress
-from dasknmf.cli.pulse import Pulse, checked, present
+from dasknmf.cli.pulse import Pulse, checked
 from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
@@ -207,15 +207,15 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     if as_json:
         begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
         said("start", "start", as_json=True, **begins, goes_on=goes_on)
-    with stopping(stop), json_records() if as_json else nullcontext(), where.computing() as client:
-        pulse = Pulse(client, heartbeat, as_json=as_json)
+    pulse = Pulse(heartbeat, as_json=as_json)
+    records = json_records() if as_json else nullcontext()
+    with stopping(stop), records, pulse.beating(), where.computing() as pulse.client:
         stack = scene.of(sources)
         if stack is None:
             options["missing_values"] = missing_of_matrix(scene.missing)
         else:
             choice.refuse_for_stacks()
-        telling = progress(options["max_iter"], as_json=as_json, workers=lambda: present(client))
-        with pulse.beating(), telling as report:
+        with progress(options["max_iter"], as_json=as_json, workers=pulse.workers) as report:
             V = choice.of(tuple(sources)) if stack is None else stack
             with advising():
                 told["callbacks"] = [committed]

@@ -40,17 +40,21 @@ class Pulse:
 
     Parameters
     ----------
-    client : distributed.Client or None
     file : path or None
         Touched as long as the scheduler answers.
     as_json : bool
         Whether long passes are told about.
     """
 
-    def __init__(self, client: Any, file: Path | None, *, as_json: bool) -> None:
-        self._client, self._file, self._as_json = client, file, as_json
+    def __init__(self, file: Path | None, *, as_json: bool) -> None:
+        self._file, self._as_json = file, as_json
+        self.client: Any = None
+        """Of the cluster, from when it is connected."""
         self._over = threading.Event()
         self._committed = time.monotonic()
+
+    def workers(self) -> int | None:
+        return present(self.client)
 
     def committed(self) -> None:
         self._committed = time.monotonic()
@@ -67,7 +71,7 @@ class Pulse:
     def _beat(self) -> None:
         told = time.monotonic()
         while True:
-            workers = present(self._client)
+            workers = self.workers()
             if self._over.is_set():
                 return
             if self._file is not None and workers is not None:

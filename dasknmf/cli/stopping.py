@@ -194,8 +194,11 @@ def _hush() -> None:
 
 def _end() -> None:
     """End this process and its workers, whatever they do."""
-    for process in multiprocessing.active_children():
-        process.kill()
+    workers = [process.pid for process in multiprocessing.active_children()]
+    sys.setswitchinterval(_LAST)  # no other thread is to see a worker dead, and to begin one in its place
+    for pid in workers:
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
     os._exit(TRY_AGAIN)
 
 
