@@ -101,12 +101,18 @@ class Slurm:
     def until(self, number: str, *states: str, seconds: float = 60) -> dict[str, str]:
         """What it shows once it is in one of these states; a job that was put off begins at once.
 
-        SLURM itself waits two minutes before it starts a job again.
+        SLURM itself waits two minutes before it starts a job again, so that all nodes are done with its
+        last start: here a few looks later they are.
         """
+        put_off = 0
 
         def reached() -> bool:
+            nonlocal put_off
             job = self.job(number)
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+                put_off += 1
+            if put_off == 8:
+                put_off = 0
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
             return job["JobState"] in states
 
