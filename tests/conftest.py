@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from dasknmf import panels
 from dasknmf.inputs import stack as stacking
+from tests import slurm as slurms
 
 settings.register_profile(
     "dasknmf",
@@ -65,3 +66,12 @@ def cluster():
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A SLURM of two nodes on this machine, with a low partition that jobs in the high one preempt."""
+    if reason := slurms.absent():
+        pytest.skip(reason)
+    with slurms.started() as slurm:
+        yield slurm

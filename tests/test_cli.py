@@ -170,10 +170,3 @@ def test_the_readmes_first_program(tmp_path, monkeypatch):
         warnings.simplefilter("ignore")
         exec(compile(code, "README.md", "exec"), {})
     assert open_run(tmp_path / "run.zarr").H.shape == (8, 200)
-
-
-def test_batch_scripts_are_clean():
-    scripts = sorted((Path(dasknmf.__file__).parent.parent / "deploy").rglob("*.sbatch"))
-    assert scripts
-    shellcheck = str(Path(sys.executable).with_name("shellcheck"))
-    assert subprocess.run([shellcheck, *map(str, scripts)], check=False).returncode == 0
