@@ -12,7 +12,7 @@ import dasknmf
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["counters", "errors", "kernel", "layout", "ledger"],
+    ["counters", "errors", "kernel", "layout", "ledger", "owners"],
     ["losses", "patience", "placing"],
     ["blocks"],
     ["passes"],
@@ -57,6 +57,7 @@ FLOOR = {
     "starts",
     "history",
     "layout",
+    "owners",
     "placing",
 }
 
