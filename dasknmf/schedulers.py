@@ -19,12 +19,14 @@ import threadpoolctl
 from dask.base import get_scheduler
 from dask.system import CPU_COUNT
 from distributed import Client
+from distributed.comm import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
 from dasknmf.engine import Get
-from dasknmf.errors import SchedulerError
+from dasknmf.errors import DaskNMFError, SchedulerError, UnavailableError
 from dasknmf.ledger import resident_bytes
 from dasknmf.passes import Each
+from dasknmf.patience import brief
 from dasknmf.workers import TunedWorker
 
 _PAUSED_AT = 0.8
@@ -118,7 +120,7 @@ class Scheduler:
             token = uuid.uuid4().hex
             probe = Path(directory) / "probe"
             probe.write_text(token)
-            answers = self.client.run(_read_probe, os.fspath(probe))
+            answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")  # who leaves
             blind = sorted(worker for worker, answer in answers.items() if answer != token)
             if blind or not answers:
                 raise SchedulerError(
@@ -129,6 +131,46 @@ class Scheduler:
                 )
             probe.unlink()
             yield Path(directory) / "run"
+
+
+@contextmanager
+def reached(client: Client | None) -> Iterator[None]:
+    """Say of a scheduler that is gone that it is, whatever its client makes of it.
+
+    A client whose scheduler died cancels what it waits for; what it is asked then takes up to Dask's
+    ``distributed.comm.timeouts.connect``, and fails in several ways. One that is out of reach has died
+    after ``distributed.comm.timeouts.tcp``.
+
+    Raises
+    ------
+    UnavailableError
+    """
+    where = None if client is None else client.scheduler.address
+    try:
+        yield
+    except DaskNMFError:
+        raise
+    except Exception as error:
+        if client is None or not _is_lost(client, error):
+            raise
+        raise UnavailableError(
+            f"the scheduler at {where} is gone ({brief(error)}); what is committed stands: start the same "
+            "again, with this scheduler or another."
+        ) from error
+
+
+def _is_lost(client: Client, error: Exception) -> bool:
+    # A client that has lost its scheduler may have found another at the same address by now.
+    reason = str(getattr(error, "reason", ""))
+    return client.status != "running" or isinstance(error, CommClosedError) or "scheduler" in reason
+
+
+def _computing(client: Client) -> Get:
+    def get(graph: Any, keys: Any) -> Any:
+        with reached(client):
+            return client.get(graph, keys)
+
+    return get
 
 
 def _read_probe(path: str) -> str:
@@ -155,7 +197,7 @@ def current(*, in_process: bool) -> Scheduler:
     owner = getattr(get, "__self__", None)
     if isinstance(owner, Client):
         if not in_process:
-            return Scheduler("distributed", owner.get, owner)
+            return Scheduler("distributed", _computing(owner), owner)
         get = None
     if get is None or get is dask.threaded.get:
         return Scheduler("threads", dask.threaded.get)

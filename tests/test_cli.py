@@ -119,7 +119,7 @@ def test_an_unreachable_scheduler(V, tmp_path):
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         result = call("fit", V, tmp_path / "r", "-k", 3, "--scheduler", "tcp://127.0.0.1:1")
-    assert result.exit_code == 6
+    assert result.exit_code == 75  # it may only not have started yet
     assert "no scheduler answers" in result.output
 
 

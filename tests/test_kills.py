@@ -251,6 +251,6 @@ def test_ctrl_c_on_a_terminal(tmp_path):
         time.sleep(0.2)
     os.killpg(fit.pid, signal.SIGINT)
     _, told = fit.communicate(timeout=60)
-    assert fit.returncode == 130
-    assert told.splitlines()[-1] == "interrupted: the same command goes on from the last commit"
+    assert fit.returncode == 75
+    assert told.splitlines()[-1].startswith("stopped by SIGINT after pass ")
     assert "Traceback" not in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,7 @@ from dasknmf import NMF, open_run
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.options import scheduler_options, with_options
 from dasknmf.cli.progress import progress
-from dasknmf.cli.scheduling import scheduled
+from dasknmf.cli.scheduling import Where
 from dasknmf.cli.summary import summary
 
 
@@ -18,14 +19,14 @@ from dasknmf.cli.summary import summary
 @click.argument("directory", default="dasknmf-demo", type=click.Path(path_type=Path))
 @with_options(scheduler_options)
 @friendly
-def demo(directory: Path, scheduler: str, scheduler_file: Path | None) -> None:
+def demo(directory: Path, **options: Any) -> None:
     """Factorize a hyperspectral scene (Indian Pines) out of a Zarr store in DIRECTORY."""
     from dasknmf.demo import draw, stored_scene
 
     source, shape = stored_scene(directory)
     run = directory / "run.zarr"
     model = NMF(16, max_iter=60, random_state=0)
-    with scheduled(scheduler, scheduler_file), progress(model.max_iter) as report:
+    with Where(**options).computing(), progress(model.max_iter) as report:
         model.fit(source, checkpoint=run, overwrite=True, callbacks=[report])
     picture = draw(open_run(run), shape, directory / "abundances.png")
     click.echo(summary(open_run(run)))

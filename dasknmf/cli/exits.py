@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import wraps
@@ -11,6 +12,8 @@ from typing import Any
 import click
 from distributed import KilledWorker
 
+from dasknmf.cli import stopping
+from dasknmf.cli.logs import is_json, said
 from dasknmf.errors import (
     DataError,
     MemoryLimitError,
@@ -19,11 +22,13 @@ from dasknmf.errors import (
     SchedulerError,
     SourceError,
     StageError,
+    UnavailableError,
 )
 
 _CODES: dict[type[Exception], int] = {
     DataError: 3,
     SourceError: 3,
+    UnavailableError: stopping.TRY_AGAIN,
     RunError: 4,
     MemoryLimitError: 5,
     StageError: 5,
@@ -34,6 +39,11 @@ _CODES: dict[type[Exception], int] = {
     TypeError: 2,
     OSError: 3,
 }
+
+_KILLED = (
+    "A worker that ends again and again at the same task has too little memory, most often: give workers "
+    "more of it, or fewer threads, and start the same again."
+)
 
 _OPTIONS = {
     "overwrite=True": "--overwrite",
@@ -60,18 +70,43 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        stopping.forget()
+        as_json = is_json()
         try:
             command(*args, **kwargs)
-        except KeyboardInterrupt:
-            click.echo("interrupted: the same command goes on from the last commit", err=True)
-            # What Zarr's event loop had begun dies with this process, as it should, but not in silence.
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            sys.exit(130)
-        except tuple(_CODES) as error:
-            text = " ".join(str(error).split())
-            for argument, option in _OPTIONS.items():
-                text = text.replace(argument, option)
-            click.echo(f"Error: {text}", err=True)
-            sys.exit(next(code for kind, code in _CODES.items() if isinstance(error, kind)))
+        except BaseException as error:
+            if stop := stopping.asked():
+                stop.leave()  # whatever went wrong since it was asked to end
+            if isinstance(error, (click.ClickException, click.exceptions.Exit, SystemExit)) and not as_json:
+                raise
+            _tell(error, as_json=as_json)
+        if as_json:
+            said("done", "done", as_json=True, exit_code=0)
 
     return run
+
+
+def _tell(error: BaseException, *, as_json: bool) -> None:
+    """Say what went wrong, and end with its code; a defect of this package is raised as it is."""
+    if isinstance(error, KeyboardInterrupt):
+        # What Zarr's event loop had begun dies with this process, as it should, but not in silence.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        said("stopped", "interrupted: start the same command again", as_json=as_json, exit_code=130)
+        sys.exit(130)
+    if isinstance(error, tuple(_CODES)):
+        text = " ".join(str(error).split())
+        if isinstance(error, KilledWorker):
+            text = f"{text} {_KILLED}"
+        for argument, option in _OPTIONS.items():
+            text = text.replace(argument, option)
+        code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+        said("error", text if as_json else f"Error: {text}", as_json=as_json, exit_code=code)
+        sys.exit(code)
+    if as_json and isinstance(error, click.ClickException):
+        said("error", error.format_message(), as_json=True, exit_code=error.exit_code)
+        sys.exit(error.exit_code)
+    if as_json and isinstance(error, Exception) and not isinstance(error, click.exceptions.Exit):
+        where = "".join(traceback.format_exception(error))
+        said("error", f"a defect: {error!r}", as_json=True, exit_code=1, traceback=where)
+        sys.exit(1)
+    raise error

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
+from dasknmf import __version__, open_run
+from dasknmf.about_many import is_unfinished
 from dasknmf.anndata_parts import advising
 from dasknmf.cli.known import known_rows
+from dasknmf.cli.logs import FORMATS, JSON, json_records, said
 from dasknmf.cli.options import Beta, Bytes, configured, scheduler_options
 from dasknmf.cli.progress import progress
-from dasknmf.cli.scheduling import scheduled
+from dasknmf.cli.pulse import Pulse, checked, present
+from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
+from dasknmf.cli.stopping import TRY_AGAIN, Stop, stopping
+from dasknmf.errors import DaskNMFError
+from dasknmf.history import Record
 from dasknmf.inputs.raster import is_raster
 from dasknmf.model import SAMPLE_BYTES, Init
 
@@ -70,6 +77,27 @@ run_options = [
         help="Keep SOURCE in memory, or in a directory, after the first pass has read it.",
     ),
     click.option("--overwrite", is_flag=True, help="Start over where RUN holds a run."),
+    click.option(
+        "--max-seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Stop by then, before a pass that would not end in time, as a signal does: with exit code "
+        f"{TRY_AGAIN}, to be started again.",
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(FORMATS),
+        default="text",
+        show_default=True,
+        help="json: every line on stderr is an object; one for each pass.",
+    ),
+    click.option(
+        "--heartbeat",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        callback=checked,
+        help="Touch this file every 10 s while the command works and its scheduler answers.",
+    ),
     click.option(
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -142,30 +170,69 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     ------
     click.UsageError
         If something is missing, or options do not go together.
-    SourceError, SchedulerError
-        If what they name cannot be opened.
+    SourceError, SchedulerError, UnavailableError
+        If what they name cannot be opened, or does not answer.
     """
     *sources, run = places
     if not sources:
         raise click.UsageError(f"one argument is given, {run!r}, and two are needed: SOURCE and RUN.")
     options = dict(options)
-    choice, scene = _taken(Choice, options), _taken(Scene, options)
+    choice, scene, where = _taken(Choice, options), _taken(Scene, options), _taken(Where, options)
+    heartbeat = options.pop("heartbeat")
     if options.get("fixed_components") is not None:
         options["fixed_components"] = known_rows(options["fixed_components"])
+    as_json = options.pop("log_format") == JSON
     alpha_w, alpha_h = options.pop("alpha_w"), options.pop("alpha_h")
     options |= {"alpha_W": alpha_w, "alpha_H": "same" if alpha_h is None else alpha_h}
     told = {"checkpoint": run} | {name: options.pop(name) for name in ("overwrite", "stage")}
-    with scheduled(options.pop("scheduler"), options.pop("scheduler_file")):
+
+    def say(line: str) -> None:
+        said("stopped", line, as_json=as_json, exit_code=TRY_AGAIN)
+
+    goes_on = not told["overwrite"] and _begun(run)
+    stop = Stop(
+        run,
+        goes_on=goes_on,
+        overwrites=told["overwrite"],
+        say=say,
+        max_seconds=options.pop("max_seconds"),
+    )
+
+    def committed(record: Record) -> None:
+        stop.committed(record)
+        pulse.committed()
+        report(record)
+        stop.before_the_limit(record, finished=lambda: _finished(run))
+
+    if as_json:
+        begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
+        said("start", "start", as_json=True, **begins, goes_on=goes_on)
+    with stopping(stop), json_records() if as_json else nullcontext(), where.computing() as client:
+        pulse = Pulse(client, heartbeat, as_json=as_json)
         stack = scene.of(sources)
         if stack is None:
             options["missing_values"] = missing_of_matrix(scene.missing)
         else:
             choice.refuse_for_stacks()
-        with progress(options["max_iter"]) as report:
+        telling = progress(options["max_iter"], as_json=as_json, workers=lambda: present(client))
+        with pulse.beating(), telling as report:
             V = choice.of(tuple(sources)) if stack is None else stack
             with advising():
-                told["callbacks"] = [report]
+                told["callbacks"] = [committed]
                 yield Job(V, tuple(sources), run, options, told, stack is not None)
+
+
+def _begun(run: str) -> bool:
+    """Whether a run has commits, sound or not."""
+    with suppress(DaskNMFError):
+        return len(open_run(run).history) > 0
+    return False
+
+
+def _finished(run: str) -> bool:
+    """Whether a run, which is sound, has no pass before it."""
+    opened = open_run(run)
+    return opened.status != "running" and not is_unfinished(opened)
 
 
 def _taken(kind: Any, options: dict[str, Any]) -> Any:

@@ -130,20 +130,41 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     return path
 
 
+def _file(**about: Any) -> click.Path:
+    return click.Path(dir_okay=False, path_type=Path, **about)
+
+
 scheduler_options = [
     click.option(
         "--scheduler",
         default="threads",
         show_default=True,
-        metavar="threads|sync|local|ADDRESS",
-        help="This process's threads, one thread, a cluster of this machine's cores, or a running "
-        "scheduler (tcp://…, tls://…).",
+        metavar="threads|sync|local|slurm|mpi|ADDRESS",
+        help="This process's threads, one thread, a cluster of this machine's cores, the tasks of this srun "
+        "or mpirun, or a running scheduler (tcp://…, tls://…).",
     ),
     click.option(
         "--scheduler-file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Connect to the scheduler that wrote this file.",
+        type=_file(),
+        help="Connect to the scheduler that wrote this file. Of slurm and mpi: where their tasks meet.",
     ),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Of local: so many processes. Of a cluster: wait for so many.",
+    ),
+    click.option(
+        "--wait",
+        type=click.FloatRange(min=0),
+        default=300.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for workers; then go on with those that came.",
+    ),
+    click.option("--tls-ca", type=_file(exists=True), help="Certificate of who signs those of the cluster."),
+    click.option("--tls-cert", type=_file(exists=True), help="This process's certificate."),
+    click.option("--tls-key", type=_file(exists=True), help="Its private key."),
 ]
 
 

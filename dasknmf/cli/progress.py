@@ -12,12 +12,28 @@ import click
 from dask.utils import format_bytes
 from sklearn.exceptions import ConvergenceWarning
 
+from dasknmf.cli.logs import encoded, short
 from dasknmf.history import Record
 
 
 @contextmanager
-def progress(max_iter: int) -> Iterator[Callable[[Record], None]]:
-    """A bar on a terminal, one log line per pass elsewhere; warnings as single lines."""
+def progress(
+    max_iter: int, *, as_json: bool = False, workers: Callable[[], int | None] = lambda: None
+) -> Iterator[Callable[[Record], None]]:
+    """A bar on a terminal, one log line per pass elsewhere; warnings as single lines. Or all as JSON.
+
+    Parameters
+    ----------
+    max_iter : int
+        The length of the bar.
+    as_json : bool
+    workers : callable
+        How many processes work now, for JSON.
+    """
+    if as_json:
+        with captured_warnings():
+            yield lambda record: click.echo(_object(record, workers()), err=True)
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log = logging.getLogger("dasknmf.cli")
@@ -44,28 +60,57 @@ def progress(max_iter: int) -> Iterator[Callable[[Record], None]]:
 
 
 @contextmanager
-def short_warnings() -> Iterator[None]:
-    """Warnings as single lines."""
+def captured_warnings() -> Iterator[None]:
+    """Warnings go to their logger."""
     logging.captureWarnings(True)
     warnings.simplefilter("default", ConvergenceWarning)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Warnings as single lines."""
     warned = logging.getLogger("py.warnings")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     warned.addHandler(handler)
     warned.propagate = False
     try:
-        yield
+        with captured_warnings():
+            yield
     finally:
         warned.removeHandler(handler)
-        logging.captureWarnings(False)
+        warned.propagate = True
 
 
 class _OneLine(logging.Formatter):
     """A captured warning without the place in the source that raised it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage().split("Warning: ", 1)[-1]
-        return "warning: " + text.strip().splitlines()[0]
+        return "warning: " + short(record.getMessage())
+
+
+def _object(record: Record, workers: int | None) -> str:
+    return encoded(
+        "pass",
+        phase=record.phase,
+        iteration=record.iteration,
+        loss=record.loss,
+        objective=record.objective,
+        change=record.change,
+        holdout=record.holdout,
+        models=len(record.models) or 1,
+        seconds=record.seconds,
+        bytes_read=record.bytes_read,
+        bytes_written=record.bytes_written,
+        reads=record.reads,
+        memory=record.memory,
+        workers=workers,
+        retries=record.retries,
+    )
 
 
 def _brief(record: Record) -> str:

@@ -1,73 +1,161 @@
-"""The scheduler that the options name."""
+"""The scheduler that the options name, and its workers."""
 
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
+import click
 import dask
 
-from dasknmf.errors import SchedulerError
+from dasknmf.cli import ranks
+from dasknmf.cli.logs import is_json, noted
+from dasknmf.cli.stopping import Stopped, asked, unheard
+from dasknmf.errors import SchedulerError, UnavailableError
+from dasknmf.patience import brief
+from dasknmf.schedulers import reached
+
+_IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
+_TASKS = {"slurm": ranks.of_slurm, "mpi": ranks.of_mpi}
 
 
-@contextmanager
-def scheduled(scheduler: str, scheduler_file: Path | None) -> Iterator[None]:
-    """Compute with the scheduler that the options name."""
-    local = {"threads": "threads", "sync": "synchronous"}
-    if scheduler_file is None and scheduler in local:
-        with dask.config.set(scheduler=local[scheduler]):
-            yield
-        return
-    from distributed import Client, LocalCluster
+@dataclass(frozen=True)
+class Where:
+    """Where a command computes: the values of `scheduler_options`."""
 
-    if scheduler_file is None and scheduler == "local":
-        with _uninterrupted():
-            cluster = LocalCluster(threads_per_worker=1, dashboard_address="127.0.0.1:0")
-        with cluster, Client(cluster), _quiet_once_interrupted():
-            yield
-        return
-    if scheduler_file is None and "://" not in scheduler:
-        raise SchedulerError(
-            f"the scheduler {scheduler!r} is unknown; it must be threads, sync, local or an address such "
-            "as tcp://host:8786: correct it."
+    scheduler: str
+    scheduler_file: Path | None
+    workers: int | None
+    wait: float
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+
+    def __post_init__(self) -> None:
+        tls = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
+        missing = [name for name, path in tls.items() if path is None]
+        if missing and len(missing) < len(tls):
+            raise click.UsageError(
+                f"{' and '.join(missing)} is missing; TLS needs --tls-ca, --tls-cert and --tls-key: give all "
+                "three, or none."
+            )
+        if self._is_in_process and (self.workers is not None or not missing):
+            raise click.UsageError(
+                f"--workers and --tls-* are for clusters, and --scheduler is {self.scheduler}: choose local, "
+                "slurm, mpi or an address, or leave them out."
+            )
+
+    @property
+    def _is_in_process(self) -> bool:
+        return self.scheduler in _IN_PROCESS and self.scheduler_file is None
+
+    @contextmanager
+    def computing(self) -> Iterator[Any]:
+        """Compute there meanwhile; gives the client of a cluster, None without one.
+
+        Raises
+        ------
+        SchedulerError
+            If there is no such scheduler.
+        UnavailableError
+            If it does not answer, no worker comes, or it goes away.
+        """
+        if self._is_in_process:
+            with dask.config.set(scheduler=_IN_PROCESS[self.scheduler]):
+                yield None
+            return
+        with ExitStack() as stack:
+            try:
+                client = self._client(stack)
+                with reached(client):
+                    yield client
+            except UnavailableError:
+                # Whoever asked is told; what the client finds on its way out is the same again.
+                logging.getLogger("distributed").setLevel(logging.CRITICAL)
+                logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+                raise
+            except Stopped:
+                if (stop := asked()) is not None and stop.is_urgent:
+                    stack.pop_all()  # workers hold nothing, and end with this process
+                raise
+
+    def _client(self, stack: ExitStack) -> Any:
+        from distributed import Client, LocalCluster
+
+        security = self._security()
+        if self.scheduler == "local" and self.scheduler_file is None:
+            # Their lines would be no objects; what matters of them their nannies, in this process, tell.
+            quiet = {"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}
+            with unheard(), dask.config.set(quiet if is_json() else {}):
+                cluster = LocalCluster(
+                    n_workers=self.workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    security=security,
+                )
+                stack.enter_context(cluster)
+                return stack.enter_context(Client(cluster))
+        wanted = self.workers or 1
+        if self.scheduler in _TASKS:
+            here = _TASKS[self.scheduler]()
+            wanted = self.workers or here.workers
+            address = ranks.met(here, self.scheduler_file, self.wait, security)
+        elif self.scheduler_file is not None:
+            address = ranks.address_in(self.scheduler_file)
+        elif "://" in self.scheduler:
+            address = self.scheduler
+        else:
+            raise SchedulerError(
+                f"the scheduler {self.scheduler!r} is unknown; it must be threads, sync, local, slurm, mpi "
+                "or an address such as tcp://host:8786: correct it."
+            )
+        try:
+            client = stack.enter_context(Client(address, security=security))
+        except (TypeError, ValueError) as error:
+            raise SchedulerError(
+                f"the scheduler {address!r} cannot be connected to ({brief(error)}); an address is such as "
+                "tcp://host:8786, or tls://host:8786 with --tls-ca, --tls-cert and --tls-key: correct it."
+            ) from error
+        except OSError as error:
+            raise UnavailableError(
+                f"no scheduler answers at {address} ({brief(error)}); it must be running and reachable: "
+                "start it with 'dask scheduler', or correct the address, and start the same again."
+            ) from error
+        with reached(client):
+            self._await(client, wanted)
+        return client
+
+    def _security(self) -> Any:
+        if self.tls_ca is None:
+            return None
+        from distributed.security import Security
+
+        key, cert = str(self.tls_key), str(self.tls_cert)
+        return Security(
+            require_encryption=True,
+            tls_ca_file=str(self.tls_ca),
+            **{
+                f"tls_{role}_{what}": path
+                for role in ("client", "scheduler", "worker")
+                for what, path in (("cert", cert), ("key", key))
+            },
         )
-    try:
-        client = Client(scheduler_file=str(scheduler_file)) if scheduler_file else Client(scheduler)
-    except (OSError, ValueError) as error:
-        where = scheduler_file or scheduler
-        raise SchedulerError(
-            f"no scheduler answers at {where} ({error}); it must be running and reachable: start it with "
-            "'dask scheduler', or correct the address."
-        ) from error
-    with client, _quiet_once_interrupted():
-        yield
 
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """What is begun in here does not hear Ctrl-C, which a terminal sends to every process: this one tells."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _quiet_once_interrupted() -> Iterator[None]:
-    """What a client has to say of a pass that it leaves in the middle is no news to who asked for it."""
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        for name in ("distributed", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        signal.default_int_handler(number, frame)
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def _await(self, client: Any, wanted: int) -> None:
+        try:
+            client.wait_for_workers(wanted, timeout=max(self.wait, 0.01))
+        except TimeoutError:
+            came = len(client.nthreads())
+            if not came:
+                raise UnavailableError(
+                    f"no worker came to the scheduler at {client.scheduler.address} within {self.wait:g} s; "
+                    "one is needed: start workers, and then the same again, or raise --wait."
+                ) from None
+            if came < wanted:
+                noted(f"{came} of {wanted} workers came within {self.wait:g} s: going on with these")
+                return
+        noted(f"{len(client.nthreads())} workers came")

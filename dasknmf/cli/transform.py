@@ -12,7 +12,7 @@ from dasknmf.cli.exits import friendly
 from dasknmf.cli.options import scheduler_options, with_options
 from dasknmf.cli.progress import short_warnings
 from dasknmf.cli.scenes import write_maps
-from dasknmf.cli.scheduling import scheduled
+from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import anndata_at
 from dasknmf.cli.stacks import missing_of_matrix, missing_option, selecting_options
 from dasknmf.inputs import opened
@@ -36,8 +36,7 @@ def transform(
     variable: tuple[str, ...],
     mask: str | None,
     missing: str | float | None,
-    scheduler: str,
-    scheduler_file: Path | None,
+    **options: Any,
 ) -> None:
     """Write W of SOURCE, for the H of RUN, to the new Zarr array OUT.
 
@@ -46,7 +45,7 @@ def transform(
     store of its abundances for xarray, or a GeoTIFF; what is missing is what was missing in the fit.
     """
     fitted = open_run(run)
-    with short_warnings(), scheduled(scheduler, scheduler_file):
+    with short_warnings(), Where(**options).computing():
         if fitted.layout is not None:
             if layer is not None:
                 raise click.UsageError("--layer chooses a part of an AnnData, and RUN is one of a stack.")
