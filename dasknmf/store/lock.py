@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
 from dasknmf.owners import Owner
+from dasknmf.patience import hurried
 from dasknmf.store import records
 
 log = logging.getLogger("dasknmf")
@@ -85,8 +86,13 @@ class Lock:
         self._released.set()
         _held.discard(self)
         self._renewing.join()
-        if self.is_held():
-            records.delete_key(self._store, _KEY)
+        # Who ends because the store is out of reach does not wait for it once more.
+        try:
+            with hurried():
+                if self.is_held():
+                    records.delete_key(self._store, _KEY)
+        except (RunAccessError, UnavailableError) as error:
+            log.warning("%s; the lock is free as soon as this process ends or starts the same again", error)
 
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED):
@@ -148,7 +154,11 @@ def _lives_here(holder: dict[str, Any]) -> bool | None:
     """Whether the process of a lock lives on this machine; None if it is one of another."""
     if not holder["token"]:
         return False
-    return Owner(holder["host"], holder["pid"], holder["started"]).lives
+    owner = Owner(holder["host"], holder["pid"], holder["started"])
+    if owner == Owner.this():
+        # One that it could not release, as of a disk that was full, is held no more.
+        return any(lock.token == holder["token"] for lock in list(_held))
+    return owner.lives
 
 
 def _outlives(store: Any, holder: dict[str, Any]) -> bool:

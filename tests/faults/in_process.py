@@ -1,0 +1,10 @@
+"""The table of faults that are brought about in this process: each cell takes a fraction of a second."""
+
+from __future__ import annotations
+
+from tests.faults.cells import Cell
+from tests.faults.damage import DAMAGE
+from tests.faults.deaths import DEATHS
+from tests.faults.outages import OUTAGES
+
+IN_PROCESS: tuple[Cell, ...] = (*DEATHS, *OUTAGES, *DAMAGE)
