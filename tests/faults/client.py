@@ -1,4 +1,4 @@
-"""The process of a client that faults strike: one fit, as its argument says, and how it ended as exit code."""
+"""The process of a client that faults strike: one fit, as its argument says."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def main(
     lease : float or None
         Seconds after which a lock of another machine is free.
     dies : tuple of (str, int, str) or None
-        How a key begins at the which-th write of which it kills itself, and when: "before", "half" or "after".
+        How a key begins, at the which-th write of which it kills itself; "before", "half" or "after".
     **changes
         Of the parameters of the model.
     """

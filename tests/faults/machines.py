@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import dask.array as da
@@ -33,12 +33,6 @@ PARAMETERS: dict[str, Any] = {
 }
 """Six passes: survey, start (which reads no V), four exact and the closing one."""
 N, M, PANELS = 90, 14, 6
-
-
-class Bench(Protocol):
-    """What a cell is given: a directory of its own."""
-
-    root: Path
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from dasknmf.store import lock, records
+from tests.faults.bench import Bench
 from tests.faults.cells import Cell
 from tests.faults.client import REFUSED
-from tests.faults.machines import Bench, Cluster, Log, client, fit, passes, same, sound, until, watched
+from tests.faults.machines import Cluster, Log, client, fit, passes, same, sound, until, watched
 from tests.faults.of_workers import TTL, During, none_repeated
 
 _LEASE = 3.0

@@ -14,10 +14,10 @@ import numpy as np
 import threadpoolctl
 from distributed import Client
 
+from tests.faults.bench import Bench
 from tests.faults.cells import Cell
 from tests.faults.machines import (
     PANELS,
-    Bench,
     Cluster,
     Log,
     V_in,
@@ -261,7 +261,7 @@ def _out_of_memory(bench: Bench) -> None:
 
 
 def _killed_beside_its_stage(bench: Bench) -> None:
-    """The panel that the dead one had in hand is read from V again, that alone; the stage goes with the fit."""
+    """The panel that the dead one had in hand is read from V again, that alone."""
     log = Log(bench.root / "log")
     stage = bench.root / "stage"
     with Cluster(bench.root, 2) as cluster, cluster.client() as client:

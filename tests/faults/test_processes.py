@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
+from tests.faults.bench import Bench
 from tests.faults.processes import PROCESSES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -13,4 +12,4 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 @pytest.mark.parametrize("cell", PROCESSES, ids=str)
 def test_holds(cell, tmp_path):
-    cell.check(SimpleNamespace(root=tmp_path))
+    cell.check(Bench(tmp_path))
