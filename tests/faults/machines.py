@@ -125,10 +125,9 @@ class Log:
         return found
 
     def at_work(self) -> list[dict[str, Any]]:
-        """Visits that have begun, and not ended in the process that began them."""
-        ended = {(each["pass"], each["panel"], each["pid"]) for each in self.entries("end")}
-        begun = self.entries("begin")
-        return [each for each in begun if (each["pass"], each["panel"], each["pid"]) not in ended]
+        """Visits that have begun, and not ended."""
+        ended = {each["visit"] for each in self.entries("end")}
+        return [each for each in self.entries("begin") if each["visit"] not in ended]
 
 
 class Watched:
@@ -142,7 +141,7 @@ class Watched:
             name, panel = get_worker().get_current_task()
         except ValueError:
             name, panel = "", 0  # a thread of the client
-        visit = {"pass": name, "panel": panel}
+        visit = {"visit": uuid.uuid4().hex, "pass": name, "panel": panel}
         self._log.add(what="begin", **visit)
         time.sleep(self._seconds)
         self._log.add(what="end", **visit)

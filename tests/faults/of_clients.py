@@ -34,18 +34,14 @@ def _killed_and_again(bench: Bench) -> None:
         until(lambda: passes(run) >= 2 and log.at_work())
         first.kill()
         running = log.at_work()
-        begun = log.path.stat().st_size
+        begun = len(log.entries())
         second = client(bench.root, address=cluster.address, seconds=0.1)
         second.ends(0)
-        late = [each for each in log.entries("end") if (each["pass"], each["panel"]) in _named(running)]
-        assert late  # the dead one's visits went on to their end
-        assert begun < log.path.stat().st_size
+        theirs = {each["visit"] for each in running}
+        late = [each for each in log.entries("end") if each["visit"] in theirs and each["at"] >= begun]
+        assert late  # what the dead one had asked for went on to its end
     sound(run)
     assert len(log.entries("commit")) == 7  # none is repeated
-
-
-def _named(visits: list[dict[str, object]]) -> set[tuple[object, object]]:
-    return {(each["pass"], each["panel"]) for each in visits}
 
 
 def _scheduler_killed(bench: Bench) -> None:

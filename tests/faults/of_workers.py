@@ -224,7 +224,7 @@ def _stopped(bench: Bench) -> None:
     key = (victim["pass"], victim["panel"])
     first, second = log.visits()[key]  # the scheduler has given it to another
     assert first == victim["pid"] != second
-    late = next(each["at"] for each in log.entries("end") if (each["pass"], each["pid"]) == (key[0], first))
+    late = next(each["at"] for each in log.entries("end") if each["visit"] == victim["visit"])
     since = [each for each in log.entries("commit") if victim["at"] < each["at"] < late]
     assert len(since) >= 2
     none_repeated(log)
