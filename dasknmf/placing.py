@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from dasknmf.errors import RunError
+from dasknmf.owners import left_behind, signed
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
                 "only: give another place, or remove it yourself."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
+    token = signed()
     # The ending stays: by it some writers tell what to write.
     spare, old = (
         target.with_name(f".{target.stem}.{token}.{what}{target.suffix}") for what in ("new", "old")
@@ -45,16 +46,25 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
         yield spare
         if not target.is_dir():
             spare.replace(target)
-            return
-        target.rename(old)
-        try:
-            spare.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
-        remove(old)
+        else:
+            target.rename(old)
+            try:
+                spare.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
+            remove(old)
+        # Only now: of what was killed between two names, the spare may have been all there was.
+        forget_the_dead(target.parent, f".{target.stem}.", target.suffix)
     finally:
         remove(spare)
+
+
+def forget_the_dead(directory: Path, prefix: str, ending: str = "") -> None:
+    """Remove what processes that were killed had in hand: what they have signed between these two."""
+    names = [path.name.removeprefix(prefix) for path in directory.glob(f"{escape(prefix)}*{escape(ending)}")]
+    for name in left_behind(names):
+        remove(directory / f"{prefix}{name}")
 
 
 def refuse_existing(target: Path) -> None:

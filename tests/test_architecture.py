@@ -13,7 +13,7 @@ from tests.helpers import parsed
 ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
-    ["counters", "errors", "kernel", "layout", "ledger"],
+    ["counters", "errors", "kernel", "layout", "ledger", "owners"],
     ["losses", "patience", "placing"],
     ["blocks"],
     ["passes"],
@@ -58,6 +58,7 @@ FLOOR = {
     "starts",
     "history",
     "layout",
+    "owners",
     "placing",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections import Counter
@@ -22,6 +24,7 @@ from dasknmf import open_run, panels, rank_sweep, stage
 from dasknmf.cli import main
 from dasknmf.errors import DataChangedError, DataError, MemoryLimitError, StageError
 from dasknmf.inputs import grid_of, source_of
+from dasknmf.owners import signed
 from dasknmf.stage import staged
 from dasknmf.stage.kept import Packed, Staged
 from tests.helpers import fitted, stored
@@ -616,3 +619,16 @@ def test_what_is_asked_after_the_fits_meets_no_holes(low_rank, place):
     assert lost
     assert found.to_dataframe().equals(whole.to_dataframe())
     np.testing.assert_array_equal(np.asarray(found.W), np.asarray(whole.W))
+
+
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+def test_what_a_killed_fit_left_in_a_stage_goes_with_the_next(V, place, request, where):
+    scheduler = request.getfixturevalue("cluster") if where == "cluster" else where
+    sign = "from dasknmf.owners import signed; print(signed(), end='')"
+    dead = subprocess.run([sys.executable, "-c", sign], check=True, capture_output=True, text=True).stdout
+    ours = [f"dasknmf-stage-{signed()}", "dasknmf-stage-of-somebody"]
+    for name in [*ours, f"dasknmf-stage-{dead}", f"dasknmf-stage-{dead}-ended"]:
+        (place["directory"] / name).mkdir()
+        (place["directory"] / name / "0-9").touch()
+    fitted(V, scheduler, {"stage": place["directory"]}, **PARAMETERS | {"max_iter": 1})
+    assert {path.name for path in place["directory"].iterdir()} == {*ours, "theirs"}

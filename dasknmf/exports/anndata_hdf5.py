@@ -12,6 +12,8 @@ from dasknmf.exports import replacing
 from dasknmf.exports.extras import needed
 from dasknmf.exports.factors import Exported, entries, refuse_existing
 from dasknmf.inputs import hdf5
+from dasknmf.owners import signed
+from dasknmf.placing import forget_the_dead
 
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
@@ -84,12 +86,13 @@ def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, 
         raise RunError(
             f"{str(path)!r} exists; nothing is replaced unasked: give --overwrite or another path."
         )
-    spare = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    spare = path.with_name(f".{path.name}.{signed()}.new")
     try:
         anndata.AnnData(obs=obs, var=var).write_h5ad(spare)
         with h5py.File(spare, "r+") as file:
             _fill(file, factors, keys)
         spare.replace(path)
+        forget_the_dead(path.parent, f".{path.name}.")
     finally:
         spare.unlink(missing_ok=True)
 

@@ -16,6 +16,8 @@ from zarr.storage import LocalStore
 from dasknmf.anndata_entries import Keys
 from dasknmf.exports import replacing
 from dasknmf.exports.factors import Exported, entries, refuse_existing
+from dasknmf.owners import signed
+from dasknmf.placing import forget_the_dead
 
 _UNSHARDED: Any = {"shards": None}
 """Small arrays: anndata would ask for a decision about format 3."""
@@ -64,6 +66,8 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
         _make_parents(root)
 
     replacing.put(names, room, fill)
+    if isinstance(room, _Directories):
+        room.forget()
     if consolidated:
         with warnings.catch_warnings():
             # Whoever wrote the store has decided that, for format 3 too.
@@ -79,7 +83,7 @@ class _Directories:
     def __init__(self, root: zarr.Group) -> None:
         assert isinstance(root.store, LocalStore)
         self._place = (Path(root.store.root) / root.path).absolute()
-        self._spare = self._place.with_name(f".{self._place.name}.{uuid.uuid4().hex[:8]}.new")
+        self._spare = self._place.with_name(f".{self._place.name}.{signed()}.new")
         self._format = root.metadata.zarr_format
         # Absolute, so that joining them to the place gives themselves.
         self.new, self.old = str(self._spare / "new"), str(self._spare / "old")
@@ -94,6 +98,10 @@ class _Directories:
         there = self._place / now
         there.parent.mkdir(parents=True, exist_ok=True)
         (self._place / was).rename(there)
+
+    def forget(self) -> None:
+        """Remove the spare places of exports that were killed: what they hold, this one has written anew."""
+        forget_the_dead(self._place.parent, f".{self._place.name}.")
 
     def clear(self) -> None:
         shutil.rmtree(self._spare, ignore_errors=True)

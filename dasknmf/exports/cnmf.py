@@ -15,7 +15,6 @@ Tables are separated by tabs and have a line and a column of names; programs are
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ import numpy as np
 from dasknmf.errors import RunError, SourceError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.replacing import put
-from dasknmf.placing import remove
+from dasknmf.owners import signed
+from dasknmf.placing import forget_the_dead, remove
 from dasknmf.selection.agreement import Consensus
 from dasknmf.singlecell.tpm import InAllGenes
 
@@ -173,6 +173,8 @@ def write(
 
     with place.kept_if_filled():
         put(own + shared, place, fill)
+        # What was put aside may belong to another analysis of this directory.
+        forget_the_dead(place.path, ".", ".new")
     return [each for each in [*own, files.genes, files.k_selection] if place.exists(each)]
 
 
@@ -205,7 +207,7 @@ class _Place:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        token = uuid.uuid4().hex[:8]
+        token = signed()
         self.new, self.old = f".{token}.new", f".{token}.old"
 
     def exists(self, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from dasknmf.errors import RunError
 from dasknmf.exports.extras import needed
 from dasknmf.exports.factors import Exported
 from dasknmf.exports.pixels import places_of, tiles_of
+from dasknmf.owners import signed
+from dasknmf.placing import forget_the_dead
 
 
 def write(
@@ -45,7 +46,7 @@ def write(
             "two tables, or another directory."
         )
     columns = component_names(factors.shape[1])
-    spare = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.new")
+    spare = directory.with_name(f".{directory.name}.{signed()}.new")
     spare.mkdir(parents=True)
     try:
         with open(spare / "usages.csv", "w", newline="") as file:
@@ -55,6 +56,7 @@ def write(
         directory.mkdir(exist_ok=True)
         for name in ("usages.csv", "spectra.csv"):
             (spare / name).replace(directory / name)
+        forget_the_dead(directory.parent, f".{directory.name}.")
     finally:
         shutil.rmtree(spare, ignore_errors=True)
 

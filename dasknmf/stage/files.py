@@ -27,6 +27,7 @@ from distributed import Client, WorkerPlugin
 from dasknmf.errors import StageError
 from dasknmf.inputs.base import Chunks, Reader, Slab, Source, StageLost, nbytes_of
 from dasknmf.inputs.zarr_array import fetched
+from dasknmf.owners import left_behind, signed
 from dasknmf.panels import Grid, Panel
 from dasknmf.stage.kept import AnyPacked, Packed, PackedObserved, PackedSparse, Staged, packed
 
@@ -34,6 +35,7 @@ _HEADER = struct.Struct("<c8sQQI")
 """Order, or which piece of a sparse slab; dtype, shape of the buffer, checksum of its values; the checksum
 of these follows."""
 _CHECKSUM = struct.Struct("<I")
+_PREFIX = "dasknmf-stage-"
 
 
 class FileSource(Staged):
@@ -190,19 +192,25 @@ def _refused(path: Path, error: OSError) -> StageError:
 def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Path]:
     """A new directory below `stage`, on every machine that reads panels, removed afterwards.
 
+    Those that fits of this machine left there when they were killed are removed before.
+
     Raises
     ------
     StageError
         If it cannot be made somewhere, or has no room for V there.
     """
-    path = stage / f"dasknmf-stage-{uuid.uuid4().hex}"
+    path = stage / f"{_PREFIX}{signed()}"
     # Which worker reads which panel is the scheduler's choice: each machine may come to hold all.
     needed = nbytes_of(source)
     maker = _Maker(path)
     try:
         if client is None:
+            _forget(left_behind(_others(stage)), stage)
             _check({"this process": _made(path)}, stage, needed)
         else:
+            # Whose they are is known on this machine, and they lie on those of the workers.
+            names = set().union(*client.run(_others, stage, on_error="ignore").values())
+            client.run(_forget, left_behind(names), stage, on_error="ignore")
             client.register_plugin(maker, name=path.name)  # for workers that come later
             _check(client.run(_made, path), stage, needed)
         yield path
@@ -226,6 +234,17 @@ def _check(answers: dict[str, int | str], stage: Any, needed: int) -> None:
                 f"the stage {str(stage)!r} has {format_bytes(answer)} free for {where}; the panels of V "
                 f"take {format_bytes(needed)}: make room, give another directory, or fit without stage."
             )
+
+
+def _others(stage: Path) -> list[str]:
+    """What follows the prefix in the names of the directories of all fits."""
+    return [path.name.removeprefix(_PREFIX) for path in stage.glob(f"{_PREFIX}*")]
+
+
+def _forget(names: list[str], stage: Path) -> None:
+    """Remove directories of fits that were killed."""
+    for name in names:
+        _remove(stage / f"{_PREFIX}{name}")
 
 
 class _Maker(WorkerPlugin):

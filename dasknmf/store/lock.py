@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
 import uuid
 import weakref
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import psutil
 from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
+from dasknmf.owners import Owner
 from dasknmf.patience import hurried
 from dasknmf.store import records
 
@@ -105,14 +103,7 @@ class Lock:
                 records.put(self._store, _KEY, self._content())
 
     def _content(self) -> bytes:
-        process = psutil.Process()
-        content = {
-            "token": self.token,
-            "host": _host(),
-            "pid": process.pid,
-            "started": process.create_time(),
-            "time": time.time(),
-        }
+        content = {"token": self.token, **asdict(Owner.this()), "time": time.time()}
         return json.dumps(content).encode()
 
 
@@ -160,34 +151,15 @@ def _holder(store: Any) -> dict[str, Any]:
         return nobody  # half of a lock, or what is none, holds nothing
 
 
-def _host() -> str:
-    """This machine since it was started, and the space in which its process numbers count.
-
-    Containers may share a host's name, and hosts a name in their images.
-    """
-    parts = [socket.gethostname()]
-    try:
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        pass  # not Linux
-    return " ".join(parts)
-
-
 def _lives_here(holder: dict[str, Any]) -> bool | None:
     """Whether the process of a lock lives on this machine; None if it is one of another."""
     if not holder["token"]:
         return False
-    if holder["host"] != _host():
-        return None
-    if holder["pid"] == os.getpid():
+    owner = Owner(holder["host"], holder["pid"], holder["started"])
+    if owner == Owner.this():
         # One that it could not release, as of a disk that was full, is held no more.
         return any(lock.token == holder["token"] for lock in list(_held))
-    try:
-        # A new process may have been given the old one's number: compare when it began.
-        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
+    return owner.lives
 
 
 def _outlives(store: Any, holder: dict[str, Any]) -> bool:
