@@ -27,7 +27,7 @@ from dasknmf.errors import (
     RunMismatchError,
 )
 from dasknmf.inputs import grid_of, source_of
-from dasknmf.store import records, states
+from dasknmf.store import forms, records, states
 from dasknmf.store.lock import Lock
 from dasknmf.store.zarr_factors import ZarrFactors
 from tests.helpers import DyingStore, Killed, fitted, stored
@@ -528,7 +528,7 @@ def test_lists_of_a_state_are_no_text(tmp_path):
 def test_a_format_of_another_version_is_told(V, tmp_path):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     store = LocalStore(tmp_path / "run")
-    records.write(store, "commit", records.read(store, "commit") | {"format": 2})
+    records.write(store, "commit", records.read(store, "commit", forms.COMMIT) | {"format": 2})
     for use in (lambda: open_run(tmp_path / "run"), lambda: fit(V, tmp_path / "run", "cd", max_iter=3)):
         with pytest.raises(RunDamagedError, match="has format 2; this version reads 3: use the version"):
             use()

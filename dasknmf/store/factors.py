@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dasknmf.errors import RunDamagedError
 from dasknmf.passes import Rows, State
 
 
@@ -57,7 +58,10 @@ class Generation:
             if (owner, name) == (model, "W"):
                 return block[:, first : first + columns]
             first += columns
-        raise KeyError(model)
+        raise RunDamagedError(
+            f"generation {self.name!r} has no W of model {model}, whose rows the commit says are there: "
+            "restore the store from a copy, or start over with overwrite=True."
+        )
 
     def split(self, block: np.ndarray, models: Collection[int]) -> dict[int, Rows]:
         """The columns of some models as named arrays of each: copies, for visits to change."""

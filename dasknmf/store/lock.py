@@ -25,8 +25,9 @@ from typing import Any
 import psutil
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
-from dasknmf.store import records
+from dasknmf.errors import RunAccessError, RunDamagedError, RunLockedError, UnavailableError
+from dasknmf.store import forms, records
+from dasknmf.store.bounded import parsed
 
 log = logging.getLogger("dasknmf")
 
@@ -148,9 +149,11 @@ def _named(holder: dict[str, Any]) -> str:
 def _holder(store: Any) -> dict[str, Any]:
     nobody = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
     try:
-        return nobody | json.loads(records.get(store, _KEY) or b"{}")
-    except ValueError:
+        holder = parsed(records.get(store, _KEY) or b"{}")
+        forms.LOCK(holder)
+    except (ValueError, RunDamagedError):
         return nobody  # half of a lock holds nothing
+    return nobody | holder
 
 
 def _host() -> str:

@@ -22,8 +22,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunAccessError, RunDamagedError
+from dasknmf.errors import RunAccessError, RunDamagedError, RunError
 from dasknmf.patience import brief, patiently
+from dasknmf.store import bounded
+from dasknmf.store.schema import Check, fields, integer
 
 T = TypeVar("T")
 
@@ -39,12 +41,27 @@ def write(store: Any, path: str, content: dict[str, Any]) -> None:
         "node_type": "group",
         "attributes": {"record": content, "crc32": _checksum(content)},
     }
-    key = f"{path}/{_META}"
-    put(store, key, encoded(document))
+    value = encoded(document)
+    if len(value) > bounded.MOST_DOCUMENT:
+        raise RunError(
+            f"the record {path!r} of the run at {str(store)!r} would have {len(value)} bytes, and at most "
+            f"{bounded.MOST_DOCUMENT} are read again: fit fewer models at once, or V with shorter names."
+        )
+    put(store, f"{path}/{_META}", value)
 
 
-def read(store: Any, path: str) -> dict[str, Any] | None:
+_DOCUMENT = fields({"attributes": fields({"record": fields({}), "crc32": integer()})})
+
+
+def read(store: Any, path: str, check: Check) -> dict[str, Any] | None:
     """The record at `path`, or None if there is none.
+
+    Parameters
+    ----------
+    store : zarr store
+    path : str
+    check : callable
+        Of `schema`: what may stand in it, whoever has written it.
 
     Raises
     ------
@@ -55,16 +72,23 @@ def read(store: Any, path: str) -> dict[str, Any] | None:
     if raw is None:
         return None
     try:
-        attributes = decoded(raw)["attributes"]
-        content, checksum = attributes["record"], attributes["crc32"]
+        document = bounded.parsed(raw)
+        _DOCUMENT(document)
+        content, checksum = document["attributes"]["record"], document["attributes"]["crc32"]
         if _checksum(content) != checksum:
             raise ValueError(f"its checksum is {_checksum(content)}, not {checksum}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunDamagedError(
-            f"the record {path!r} of the run at {str(store)!r} is damaged ({error}); a run goes on only "
-            "from a sound record: restore the store from a copy, or start over with overwrite=True."
-        ) from error
+        check(content)
+    except ValueError as error:
+        raise damaged(store, path, str(error)) from error
     return dict(content)
+
+
+def damaged(store: Any, path: str, reason: str) -> RunDamagedError:
+    """What is raised of a record that cannot be believed."""
+    return RunDamagedError(
+        f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a run goes on only "
+        "from a sound record: restore the store from a copy, or start over with overwrite=True."
+    )
 
 
 def put(store: Any, key: str, value: bytes) -> None:
@@ -126,8 +150,17 @@ def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
 
 
 def get(store: Any, key: str) -> bytes | None:
-    """The value of one key."""
-    value = reached(store, key, "read", lambda: sync(store.get(key, default_buffer_prototype())))
+    """The value of one key, a document.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is longer than any that is written.
+    """
+    try:
+        value = reached(store, key, "read", lambda: sync(bounded.value(store, key)))
+    except ValueError as error:
+        raise damaged(store, key.removesuffix(f"/{_META}"), str(error)) from error
     return None if value is None else bytes(value.to_bytes())
 
 
@@ -252,19 +285,14 @@ def read_array(store: Any, name: str) -> np.ndarray:
         If it is missing or altered.
     """
     try:
-        values = reached(
-            store, name, "read", lambda: np.asarray(zarr.open_array(store, path=name, mode="r")[...])
+        return reached(
+            store, name, "read", lambda: np.asarray(bounded.array(store, name, bounded.is_whole)[...])
         )
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        raise _damaged_array(store, name, str(error)) from error
-    # Of a chunk that is missing Zarr makes NaN, which may also stand for what is not known.
-    suspect = values.dtype.kind == "f" and np.isnan(values).any()
-    if suspect and get(store, _chunk(name, values.ndim)) is None:
-        raise _damaged_array(store, name, "a chunk is missing")
-    return values
+    except (ValueError, FileNotFoundError) as error:
+        raise damaged_array(store, name, brief(error)) from error
 
 
-def _damaged_array(store: Any, name: str, reason: str) -> RunDamagedError:
+def damaged_array(store: Any, name: str, reason: str) -> RunDamagedError:
     return RunDamagedError(
         f"{name!r} of the run at {str(store)!r} cannot be read ({reason}); it must be as it was written: "
         "restore the store from a copy, or start over with overwrite=True."
@@ -276,10 +304,8 @@ def encoded(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=2).encode()
 
 
-def decoded(raw: bytes) -> dict[str, Any]:
-    """The inverse of `encoded`."""
-    return dict(json.loads(raw))
-
-
 def _checksum(content: Any) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    try:
+        return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    except RecursionError as error:
+        raise ValueError("it is too deep to be read") from error

@@ -34,12 +34,13 @@ from dasknmf.history import History, Record, to_json
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
 from dasknmf.store import features as described
-from dasknmf.store import findings, layouts, records
+from dasknmf.store import findings, forms, layouts, records
 from dasknmf.store.factors import Generation, pass_of
+from dasknmf.store.forms import FORMAT
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
-    FORMAT,
     Position,
+    columns_of,
     committed,
     environment,
     format_of,
@@ -107,7 +108,7 @@ class StoredRun:
         self._lock = Lock(self.store)
         try:
             self.epoch = self._lock.token
-            self.factors = ZarrFactors(self.store, len(grid), grid.rows_max, dtype)
+            self.factors = ZarrFactors(self.store, grid, columns_of(identity), dtype)
             self.position = Position()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
@@ -115,9 +116,9 @@ class StoredRun:
             self._standing: str | None = None
             self._discarded = False
             self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
-            about = None if overwrite else records.read(self.store, "run")
+            about = None if overwrite else records.read(self.store, "run", forms.RUN)
             if about is None:
-                if not overwrite and records.read(self.store, "commit") is not None:
+                if not overwrite and records.read(self.store, "commit", forms.COMMIT) is not None:
                     raise RunDamagedError(
                         f"the run at {str(self.store)!r} has commits but its record 'run' is missing; "
                         "without it nobody knows what was factorized: restore the store from a copy, or "
@@ -170,7 +171,7 @@ class StoredRun:
         ------
         RunLockedError
         """
-        standing = records.read(self.store, "commit")
+        standing = records.read(self.store, "commit", forms.COMMIT)
         epoch = None if standing is None else standing["epoch"]
         if epoch != self._standing or not self._lock.is_held():
             raise RunLockedError(
@@ -195,7 +196,7 @@ class StoredRun:
     @property
     def found(self) -> dict[str, Any] | None:
         """What was kept, if the models have not moved since."""
-        return findings.read(self.store, self.position)
+        return findings.read(self.store, self.position, self._identity)
 
     @property
     def concluded(self) -> bool:
@@ -264,12 +265,13 @@ class StoredRun:
         layout: Layout | None,
     ) -> None:
         _check_identity(about["identity"], identity, str(self.store))
-        _check_grid(read_grid(self.store), grid, str(self.store))
+        self._identity = about["identity"]
+        _check_grid(read_grid(self.store, about["identity"]), grid, str(self.store))
         layouts.check(self.store, about["identity"], layout)
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
-        self.position, self.history, self.sums, self._segments = committed(self.store)
+        self.position, self.history, self.sums, self._segments = committed(self.store, about["identity"])
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()

@@ -7,14 +7,16 @@ fill value is NaN, so a chunk that is missing is seen, which Zarr itself reads w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 
 from dasknmf.errors import RunDamagedError
+from dasknmf.panels import Grid
 from dasknmf.passes import State
-from dasknmf.store import records
+from dasknmf.patience import brief
+from dasknmf.store import bounded, records
 from dasknmf.store import states as states_at
 from dasknmf.store.factors import Generation, pass_of
 
@@ -25,16 +27,18 @@ class ZarrFactors:
     Parameters
     ----------
     store : zarr store
-    n_panels, rows_max : int
-        Panels of the grid, and rows of the largest.
+    grid : Grid
+    n_columns : int
+        Of V as it is read, and so of H.
     dtype : numpy.dtype
         Of the rows.
     """
 
-    def __init__(self, store: Any, n_panels: int, rows_max: int, dtype: np.dtype) -> None:
+    def __init__(self, store: Any, grid: Grid, n_columns: int, dtype: np.dtype) -> None:
         self.store = store
-        self._n_panels = n_panels
-        self._rows_max = rows_max
+        self._n_panels = len(grid)
+        self._rows_max = grid.rows_max
+        self._n_columns = n_columns
         self._dtype = dtype
         self._open: dict[str, zarr.Array] = {}
 
@@ -49,13 +53,14 @@ class ZarrFactors:
         key = f"W/{generation.name}/c.{panel}"
         try:
             block = records.reached(
-                self.store, key, "read", lambda: np.asarray(self._array(generation.name)[panel])
+                self.store, key, "read", lambda: np.asarray(self._array(generation)[panel])
             )[:n_rows]
-        except (ValueError, FileNotFoundError, KeyError) as error:
-            raise self._damaged(generation, panel, str(error)) from error
-        # One missing chunk is NaN throughout: the sum is NaN, and far cheaper than a search.
-        if np.isnan(block.sum()):
-            raise self._damaged(generation, panel, "its chunk is missing")
+        except (ValueError, FileNotFoundError) as error:
+            raise self._damaged(generation, panel, brief(error)) from error
+        # A sum is far cheaper than a search.
+        with np.errstate(all="ignore"):
+            if np.isnan(block.sum()):
+                raise self._damaged(generation, panel, "it holds NaN")
         return block
 
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
@@ -63,7 +68,7 @@ class ZarrFactors:
         padded[0, : len(block)] = block
 
         def write() -> None:
-            self._array(generation.name)[panel : panel + 1] = padded
+            self._array(generation)[panel : panel + 1] = padded
             records.make_durable(self.store, f"W/{generation.name}/c.{panel}.0.0")
 
         records.reached(self.store, f"W/{generation.name}/c.{panel}", "written", write)
@@ -77,11 +82,11 @@ class ZarrFactors:
         path = f"small/{name}"
         firsts = [0]
         if any(models):  # models that took turns left their states in parts
-            firsts = sorted(map(int, records.children(self.store, path)))
+            firsts = sorted(int(each) for each in records.children(self.store, path) if each.isdecimal())
         found: dict[int, State] = {}
         for first, own in self._parted(firsts, set(models)):
             states = states_at.read(self.store, f"{path}/{first}", [model - first for model in own])
-            found |= {first + model: state for model, state in (states or {}).items()}
+            found |= {first + model: self._fitting(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
                 f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
@@ -89,6 +94,15 @@ class ZarrFactors:
                 "restore the store from a copy or start over with overwrite=True."
             )
         return [found[model] for model in models]
+
+    def _fitting(self, name: str, state: State) -> State:
+        """A state, if its H has the columns of V."""
+        H = state.get("H")
+        if H is not None and (H.shape[1] != self._n_columns or H.dtype != self._dtype):
+            expected = f"(k, {self._n_columns}) of {self._dtype}"
+            reason = f"H has the shape {H.shape} of {H.dtype}, and must have {expected}"
+            raise records.damaged(self.store, f"small/{name}", reason)
+        return state
 
     @staticmethod
     def _parted(firsts: list[int], models: set[int]) -> Iterator[tuple[int, list[int]]]:
@@ -112,11 +126,16 @@ class ZarrFactors:
         self._open.pop(generation, None)
         records.delete(self.store, f"W/{generation}")
 
-    def _array(self, name: str) -> zarr.Array:
+    def _array(self, generation: Generation) -> zarr.Array:
+        name = generation.name
         array = self._open.get(name)
         if array is None:
-            mode: Literal["r", "r+"] = "r" if self.store.read_only else "r+"
-            array = zarr.open_array(self.store, path=f"W/{name}", mode=mode)
+            rows = (1, self._rows_max, generation.width)
+
+            def is_ours(shape: bounded.Shape, chunks: bounded.Shape, dtype: np.dtype) -> bool:
+                return (shape, chunks, dtype) == ((self._n_panels, *rows[1:]), rows, self._dtype)
+
+            array = bounded.array(self.store, f"W/{name}", is_ours)
             self._open = {name: array, **dict(list(self._open.items())[:1])}
         return array
 
