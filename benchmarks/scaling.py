@@ -84,7 +84,8 @@ def _row(where: str, count: int, scheduler: Scheduler, repeats: int, directory: 
     factors: Factors = MemoryFactors()
     if where == CLUSTER:
         store = records.opened(directory / f"factors-{count}")
-        factors = ZarrFactors(store, count, ROWS, StubSource.dtype)
+        source = StubSource(count)
+        factors = ZarrFactors(store, Grid(tuple(source.cuts.tolist())), FEATURES, source.dtype)
     one = stubbed(count, factors, scheduler)
     one()  # compiles kernels
     tasks = len(one.graph())

@@ -13,7 +13,8 @@ ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
     ["counters", "errors", "kernel", "layout", "ledger"],
-    ["losses", "patience", "placing"],
+    ["credentials", "losses", "placing", "storage_errors"],
+    ["patience"],
     ["blocks"],
     ["passes"],
     ["history"],

@@ -12,8 +12,10 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
+from dasknmf.credentials import refuse_credentials
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import slab_rows
 from dasknmf.patience import PatientStore, read_patiently
@@ -123,6 +125,8 @@ class ZarrSource(Source):
     """
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
+        refuse_credentials(array.store, SourceError)
+        refuse_pickles(array)
         check_shape(array.shape)
         self.in_process = isinstance(array.store, MemoryStore)
         axis = 1 if transposed else 0
@@ -173,6 +177,7 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
     SourceError
         If nothing can be read there.
     """
+    refuse_credentials(source, SourceError)
     try:
         return zarr.open(source, mode="r")
     except Exception as error:  # every store has exceptions of its own

@@ -19,6 +19,7 @@ from dasknmf.store.schema import (
     Check,
     Unlike,
     boolean,
+    count,
     either,
     fields,
     integer,
@@ -193,7 +194,7 @@ def COMMIT(record: Any) -> None:
 
 
 _LOSS_AT = one_of(None, "end", "entry", "solved")
-_MEASURES = fields({}, {"hidden": integer(), "holdout": number}, number)
+_MEASURES = fields({}, {"hidden": count, "holdout": number}, number)
 _ACHIEVED = {
     "iteration": integer(),
     "phase": text,

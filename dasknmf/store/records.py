@@ -20,10 +20,12 @@ from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
+from dasknmf.credentials import refuse_credentials
 from dasknmf.errors import RunAccessError, RunDamagedError, RunError
 from dasknmf.patience import brief, patiently
+from dasknmf.storage_errors import of_storage
 from dasknmf.store import bounded
 from dasknmf.store.schema import Check, fields, integer
 
@@ -113,8 +115,21 @@ async def _set(store: Any, key: str, value: bytes) -> None:
 
 def put_if_absent(store: Any, key: str, value: bytes) -> None:
     """Write one key unless it exists; who won is told by reading it back."""
-    buffer = default_buffer_prototype().buffer.from_bytes(value)
-    reached(store, key, "written", lambda: sync(store.set_if_not_exists(key, buffer)))
+    reached(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
+
+
+async def _set_if_absent(store: Any, key: str, value: bytes) -> None:
+    if isinstance(store, FsspecStore) and not await store.exists(key):
+        # Zarr would look once more and then write; S3, GCS and Azure create a key only where it is not. Of a
+        # store that takes no notice of that, or knows it not, whoever asked reads back who was last.
+        try:
+            await store.fs._pipe_file(f"{store.path}/{key}", value, mode="create")
+        except FileExistsError:
+            pass
+        except (TypeError, NotImplementedError):
+            await store.set(key, default_buffer_prototype().buffer.from_bytes(value))
+        return
+    await store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value))
 
 
 def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
@@ -140,8 +155,8 @@ def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
     """
     try:
         return patiently(call, f"{what!r} of the run at {str(store)!r}")
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and done == "read":
+    except Exception as error:
+        if not of_storage(error) or (isinstance(error, FileNotFoundError) and done == "read"):
             raise
         raise RunAccessError(
             f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); the last commit "
@@ -186,6 +201,7 @@ def children(store: Any, path: str) -> list[str]:
 
 def opened(target: Any, *, read_only: bool = False) -> Any:
     """The Zarr store of a path, an fsspec URL or a store."""
+    refuse_credentials(target, RunError)
     if isinstance(target, Store):
         return target.with_read_only() if read_only and not target.read_only else target
     if isinstance(target, os.PathLike):

@@ -27,8 +27,8 @@ _DEEPEST = 24
 
 TOKEN = re.compile(r"[0-9a-zA-Z_]{1,64}")
 """What tells the client that wrote something."""
-PASS = re.compile(r"[0-9]{1,12}-[0-9a-zA-Z_]{1,64}")
-"""Names of generations, states and records of the history: ``<pass>-<epoch>``."""
+PASS = re.compile(r"[0-9]{1,12}-[0-9a-zA-Z_]{1,64}(-[0-9]{1,6})?")
+"""Names of generations, states and records of the history: ``<pass>-<epoch>``, and which part of a pass."""
 ARRAY = re.compile(r"[0-9a-zA-Z_]{1,64}(-[0-9a-f]{1,32})?")
 """Names of arrays below a record: no separators and no dots, so that they lie where they are looked for."""
 NUMERIC = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
@@ -65,6 +65,13 @@ def number(value: Any) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or (isinstance(value, int) and abs(value) >= 2**64):
         raise Unlike("a number", value)
+
+
+def count(value: Any) -> None:
+    """A whole number, which may be kept as a float."""
+    number(value)
+    if not 0 <= value <= MOST_LENGTH or value != int(value):
+        raise Unlike("a whole number", value)
 
 
 def nothing(value: Any) -> None:
