@@ -89,6 +89,17 @@ class Ranks(click.ParamType):
         return ranks
 
 
+class Name(click.ParamType):
+    """A word that becomes part of a path."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value in ("", ".", "..") or any(each in value for each in "/\\\0"):
+            self.fail(f"{value!r} is no name without separators, as of a file: give a word", param, ctx)
+        return str(value)
+
+
 class Target(click.ParamType):
     """What counts are made to add up to; ``true``, in a file of options, is the usual."""
 

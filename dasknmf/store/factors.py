@@ -7,6 +7,7 @@ beside the live factors, not over them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -80,8 +81,9 @@ class Generation:
 
 
 def pass_of(name: str) -> int:
-    """The number of the pass that a generation or a state is of."""
-    return int(name.split("-")[0])
+    """The number of the pass that a generation or a state is of; of another name the largest there is."""
+    number = name.split("-")[0]
+    return int(number) if number.isdecimal() else sys.maxsize
 
 
 class Factors(Protocol):

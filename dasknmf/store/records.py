@@ -180,13 +180,38 @@ def get(store: Any, key: str) -> bytes | None:
 
 
 def delete(store: Any, path: str) -> None:
-    """Delete everything below `path`."""
-    reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
+    """Delete everything below `path`; of a symbolic link the link alone."""
+    if not _unlinked(store, path):
+        reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
 
 
 def delete_key(store: Any, key: str) -> None:
     """Delete one key."""
+    _unlinked(store, key)
     reached(store, key, "deleted", lambda: sync(store.delete(key)))
+
+
+def _unlinked(store: Any, path: str) -> bool:
+    """Whether a path was a symbolic link, which then is gone.
+
+    Raises
+    ------
+    RunAccessError
+        If it lies behind one: what is there may be somebody else's.
+    """
+    there = local_path(store, path)
+    if there is None:
+        return False
+    behind = [each for each in there.parents if each.is_relative_to(store.root) and each != Path(store.root)]
+    if links := [each for each in behind if each.is_symlink()]:
+        raise RunAccessError(
+            f"{path!r} of the run at {str(store)!r} is to be deleted and lies behind the symbolic link "
+            f"{str(links[0])!r}; nothing is deleted through links: put the whole run where that leads to."
+        )
+    if not there.is_symlink():
+        return False
+    there.unlink()
+    return True
 
 
 def children(store: Any, path: str) -> list[str]:
