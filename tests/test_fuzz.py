@@ -169,11 +169,94 @@ def fuzzed(runs, where: Path, which) -> None:
     assert around(path).keys() == before.keys()
 
 
+# Files of options
+
+
+OPTIONS = sorted(
+    name for each in main.commands["fit"].params if (name := each.name) not in ("places", "config", None)
+)
+TOML_VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["nan", "1e999", "auto", "../x", "64MiB"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab-", min_size=1), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def toml(value) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value).replace("\x7f", "\\u007F")
+    if isinstance(value, float):
+        return str(value) if not math.isfinite(value) else repr(value).replace("e+", "e")
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {toml(each)}" for name, each in value.items()) + "}"
+    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else str(value)
+
+
+def told(where: Path, text: bytes) -> None:
+    """A file of options is taken, or refused in one line: V is not there, which is told last."""
+    (where / "run.toml").write_bytes(text)
+    command = ["fit", "--config", where / "run.toml", where / "no.zarr", where / "run", "-k", "2"]
+    result = CliRunner().invoke(main, list(map(str, command)))
+    if result.exception is not None:
+        assert isinstance(result.exception, SystemExit), text
+    assert result.exit_code in (2, 3), result.output
+    if "run.toml" in result.output:
+        assert result.exit_code == 2
+        assert len([line for line in result.output.splitlines() if "Error: " in line]) == 1
+
+
+@settings(max_examples=120, deadline=5_000, suppress_health_check=ANY_TIME, derandomize=True)
+@given(st.dictionaries(st.sampled_from(OPTIONS), TOML_VALUES, max_size=3))
+def test_options_of_any_value_are_taken_or_told(tmp_path_factory, values):
+    text = "".join(f"{name} = {toml(value)}\n" for name, value in values.items())
+    told(tmp_path_factory.getbasetemp(), text.encode(errors="replace"))
+
+
+@settings(max_examples=60, deadline=5_000, suppress_health_check=ANY_TIME, derandomize=True)
+@given(st.binary(max_size=30) | st.text(max_size=30).map(lambda text: text.encode(errors="replace")))
+def test_a_file_of_any_text_is_taken_or_told(tmp_path_factory, text):
+    told(tmp_path_factory.getbasetemp(), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a = " + "[" * 50_000, "nests too deep"),
+        ("#" * (2**20 + 1), "is longer than 1048576 bytes"),
+        ("max_iter = " + "9" * 5000, "is not TOML"),
+        ("max_iter = {a = 1}", "to a table"),
+        ("[fit]\nmax_iter = 1", "sets ['fit']"),
+        ("max_iter = true", "to True"),
+        ("max_iter = 1979-05-27", "a date"),
+        ("max_iter = [1, 2]", "to [1, 2]"),
+        ("overwrite = 'yes'", "takes true or false"),
+        ("tol = 'x'", "sets 'tol'"),
+        ("max_iter = 1\nmax-iter = 2", "sets an option twice"),
+    ],
+    ids=range(11),
+)
+def test_what_is_wrong_in_a_file_of_options_is_told(tmp_path, text, what):
+    (tmp_path / "run.toml").write_text(text)
+    command = ["fit", "--config", str(tmp_path / "run.toml"), "no.zarr", str(tmp_path / "run"), "-k", "2"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert what in " ".join(result.output.split())
+
+
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@settings(max_examples=60, deadline=10_000, suppress_health_check=ANY_TIME, derandomize=True)
+@settings(max_examples=25, deadline=20_000, suppress_health_check=ANY_TIME, derandomize=True)
 @given(which=mutations())
 def test_a_run_of_any_content_works_or_is_told(runs, tmp_path_factory, which):
     where = tmp_path_factory.getbasetemp() / "fuzzed"

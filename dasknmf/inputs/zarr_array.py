@@ -13,12 +13,12 @@ import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.credentials import refuse_credentials
-from dasknmf.errors import SourceError
+from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import slab_rows
-from dasknmf.patience import PatientStore, read_patiently
+from dasknmf.patience import PatientStore, patiently, read_patiently
 
 
 class Meter:
@@ -179,7 +179,9 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
     """
     refuse_credentials(source, SourceError)
     try:
-        return zarr.open(source, mode="r")
+        return patiently(lambda: zarr.open(source, mode="r"), f"{str(source)!r}")
+    except UnavailableError:
+        raise
     except Exception as error:  # every store has exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(

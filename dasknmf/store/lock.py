@@ -58,6 +58,17 @@ class Lock:
         self._store = store
         self.token = uuid.uuid4().hex[:12]
         self._released = threading.Event()
+        _held.add(self)
+        try:
+            self._take()
+        except BaseException:
+            _held.discard(self)
+            raise
+        self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
+        self._renewing.start()
+
+    def _take(self) -> None:
+        store = self._store
         records.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
         if holder["token"] != self.token:
@@ -75,9 +86,6 @@ class Lock:
                     f"the run at {str(store)!r} was taken over by another process at the same moment; a "
                     "run has one writer: leave it to the other."
                 )
-        self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
-        self._renewing.start()
-        _held.add(self)
 
     def is_held(self) -> bool:
         """Whether the lock is still ours."""
@@ -88,8 +96,10 @@ class Lock:
         self._released.set()
         _held.discard(self)
         self._renewing.join()
-        if self.is_held():
-            records.delete_key(self._store, _KEY)
+        # Of a store that is out of reach the lock is free after its lease, and here at once.
+        with suppress(RunAccessError, UnavailableError):
+            if self.is_held():
+                records.delete_key(self._store, _KEY)
 
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED):
@@ -177,7 +187,8 @@ def _lives_here(holder: dict[str, Any]) -> bool | None:
     if holder["host"] != _host():
         return None
     if holder["pid"] == os.getpid():
-        return True
+        # One that could not be given back, since the store was out of reach, is nobody's.
+        return any(lock.token == holder["token"] for lock in list(_held))
     try:
         # A new process may have been given the old one's number: compare when it began.
         return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)

@@ -218,6 +218,8 @@ def children(store: Any, path: str) -> list[str]:
     """Names directly below `path`, without Zarr's own metadata."""
 
     async def listed() -> list[str]:
+        if isinstance(store, FsspecStore):
+            store.fs.invalidate_cache()  # other processes write, too
         return [name async for name in store.list_dir(path)]
 
     names = reached(store, path, "read", lambda: sync(listed()))
