@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import resource
 import shutil
 import warnings
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dasknmf import NMF, open_run, open_sweep, rank_sweep
+from dasknmf.cli import main
 from dasknmf.cli.summary import summary
 from dasknmf.errors import DaskNMFError
 
@@ -181,9 +184,7 @@ TOML_VALUES = st.recursive(
     | st.floats()
     | st.text(max_size=6)
     | st.sampled_from(["nan", "1e999", "auto", "../x", "64MiB"]),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab-", min_size=1), inner, max_size=2)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1), inner, max_size=2),
     max_leaves=4,
 )
 

@@ -174,7 +174,7 @@ def test_a_fit_is_that_on_a_disk(bucket, local):
 def test_what_fails_for_a_moment_is_asked_again(bucket, local, server, kind):
     # Of a HEAD that is refused with 400 nobody can tell why.
     methods = ("GET", "PUT") if kind == (400, "RequestTimeout") else ("GET", "HEAD", "PUT", "DELETE", "POST")
-    server.fault = at_times(0.1, kind, methods)
+    server.fault = at_times(0.03, kind, methods)
     fit(f"{bucket}/v.zarr", f"{bucket}/run")
     server.fault = None
     assert server.failed > 3
@@ -263,7 +263,7 @@ def test_a_lock_that_is_there_is_not_written_over(bucket):
 def test_a_cluster_factorizes_on_s3(bucket, local, server):
     from distributed import Client, LocalCluster
 
-    server.fault = at_times(0.03, (503, "SlowDown"))
+    server.fault = at_times(0.02, (503, "SlowDown"))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),

@@ -166,12 +166,17 @@ def _taken(path: Path, option: Any, value: Any, ctx: click.Context) -> Any:
     may_be: tuple[type, ...] = (bool,) if is_flag else (str, int, float)
     if isinstance(option.type, Target):
         may_be = (bool, *may_be)
-    for part in each:
-        wrong = not isinstance(part, may_be) or (isinstance(part, bool) and bool not in may_be)
-        if wrong or (isinstance(value, list) and not several):
-            kind = "true or false" if is_flag else "text or a number"
-            shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
-            raise click.BadParameter(f"{path} sets {option.name!r} to {shown}; it takes {kind}: correct it.")
+    wrong = [
+        part
+        for part in each
+        if not isinstance(part, may_be) or (isinstance(part, bool) and bool not in may_be)
+    ]
+    if isinstance(value, list) and not several:
+        wrong = [value]
+    if wrong:
+        kind = "true or false" if is_flag else "text or a number"
+        shown = repr(wrong[0]) if len(repr(wrong[0])) <= 60 else f"{repr(wrong[0])[:57]}..."
+        raise click.BadParameter(f"{path} sets {option.name!r} to {shown}; it takes {kind}: correct it.")
     value = each if option.multiple else value
     try:
         option.type_cast_value(ctx, value)
