@@ -57,6 +57,12 @@ def run(finished, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture(autouse=True)
+def unpickling(monkeypatch):
+    """As in versions of numcodecs that unpickle whatever they are given; the newest ask to be told so."""
+    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+
+
 def changed(run: Path, record: str, change) -> None:
     """A record of a run with other content, whose checksum is right."""
     file = run / record / "zarr.json"
