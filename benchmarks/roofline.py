@@ -30,7 +30,7 @@ from dasknmf.model import Model
 from dasknmf.panels import Grid
 from dasknmf.solvers import cd
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.store import records
+from dasknmf.store import keys
 from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
 
@@ -96,9 +96,7 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
         if where == "cluster":
             client = stack.enter_context(two_workers())
             scheduler = schedulers.Scheduler("distributed", client.get, client)
-            factors: Any = ZarrFactors(
-                records.opened(directory / f"factors-{k}"), len(grid), grid.rows_max, model.dtype
-            )
+            factors: Any = ZarrFactors(keys.opened(directory / f"factors-{k}"), grid, m, model.dtype)
         else:
             scheduler = schedulers.Scheduler("threads", dask.threaded.get)
             factors = MemoryFactors()

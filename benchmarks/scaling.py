@@ -27,7 +27,7 @@ from dasknmf.model import Model
 from dasknmf.panels import Grid
 from dasknmf.schedulers import Scheduler
 from dasknmf.solvers.penalty import Penalties
-from dasknmf.store import records
+from dasknmf.store import keys
 from dasknmf.store.factors import Factors, MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
 
@@ -83,8 +83,9 @@ def measure(where: str, panels: tuple[int, ...], repeats: int, directory: Path) 
 def _row(where: str, count: int, scheduler: Scheduler, repeats: int, directory: Path) -> dict[str, Any]:
     factors: Factors = MemoryFactors()
     if where == CLUSTER:
-        store = records.opened(directory / f"factors-{count}")
-        factors = ZarrFactors(store, count, ROWS, StubSource.dtype)
+        store = keys.opened(directory / f"factors-{count}")
+        source = StubSource(count)
+        factors = ZarrFactors(store, Grid(tuple(source.cuts.tolist())), FEATURES, source.dtype)
     one = stubbed(count, factors, scheduler)
     one()  # compiles kernels
     tasks = len(one.graph())

@@ -6,9 +6,7 @@ What no waiting mends (a full disk, a permission, a key that is not there) is ra
 
 from __future__ import annotations
 
-import errno
 import logging
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import tenacity
 from zarr.storage import WrapperStore
 
 from dasknmf.errors import DaskNMFError, SourceError, UnavailableError
+from dasknmf.storage_errors import transient
 
 log = logging.getLogger("dasknmf")
 
@@ -27,33 +26,6 @@ T = TypeVar("T")
 _ATTEMPTS = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
 """Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
-
-_PERMANENT = {
-    errno.EACCES,
-    errno.EBADF,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.EINVAL,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.ENOTEMPTY,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EXDEV,
-}
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses with which a web server says: later."""
-_LOST = {
-    "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
-    "botocore.exceptions": ("ConnectionError", "HTTPClientError"),
-    "urllib3.exceptions": ("TimeoutError", "ProtocolError"),
-}
-"""Lost connections of libraries, for which they have classes beside OSError."""
 
 
 class Retries:
@@ -97,32 +69,6 @@ def hurried() -> Iterator[None]:
         yield
     finally:
         _attempts.reset(token)
-
-
-def refused(error: BaseException) -> bool:
-    """Whether a store says no: to the operating system, or as a web server. What is told already is not."""
-    if isinstance(error, DaskNMFError):
-        return False
-    return isinstance(error, OSError) or _status(error) is not None
-
-
-def transient(error: BaseException) -> bool:
-    """Whether an error may be gone when the same is asked again."""
-    status = _status(error)
-    if status is not None:
-        return status in _BUSY
-    if isinstance(error, UnavailableError):
-        return False  # asked often enough
-    if isinstance(error, (FileNotFoundError, PermissionError, FileExistsError)):
-        return False
-    if isinstance(error, OSError):
-        return error.errno not in _PERMANENT
-    return any(
-        isinstance(error, getattr(sys.modules[module], name, ()))
-        for module, names in _LOST.items()
-        if module in sys.modules
-        for name in names
-    )
 
 
 def patiently(call: Callable[[], T], what: str) -> T:
@@ -247,16 +193,3 @@ def _policy(what: str) -> dict[str, Any]:
 def brief(error: BaseException | None) -> str:
     """An error in one line, with its kind where it says nothing else."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _status(error: BaseException) -> int | None:
-    """What a web server answered, where that is what the error tells, or what it was raised from."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):  # of botocore
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            status = getattr(each, "status", getattr(each, "code", None))
-        if isinstance(status, int) and 400 <= status < 600:
-            return status
-    return None

@@ -14,7 +14,8 @@ ROOT = Path(dasknmf.__file__).parent
 
 ROOMS = [
     ["counters", "errors", "kernel", "layout", "ledger", "owners"],
-    ["losses", "patience", "placing"],
+    ["credentials", "losses", "placing", "storage_errors"],
+    ["patience"],
     ["blocks"],
     ["passes"],
     ["history"],

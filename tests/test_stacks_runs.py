@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dasknmf import NMF, open_run
 from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.stacks import StackNMF
-from dasknmf.store import records
+from dasknmf.store import keys
 from tests.stacks import PARAMETERS, UNSTABLE, fitted, matrix, scene
 
 pytestmark = pytest.mark.filterwarnings(UNSTABLE)
@@ -74,7 +74,7 @@ def test_a_run_goes_on_with_its_stack_only(tmp_path):
         )
     with pytest.raises(RunMismatchError, match=r"B00' became '.* blue'"):
         fitted(obj.assign_coords(band=["blue", "B01", "B02"]), fit={"checkpoint": run})
-    records.delete(records.opened(run), "layout")
+    keys.delete(keys.opened(run), "layout")
     with pytest.raises(RunDamagedError, match="layout"):
         open_run(run).layout  # noqa: B018
     with warnings.catch_warnings():

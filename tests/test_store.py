@@ -26,7 +26,7 @@ from dasknmf.errors import (
     RunMismatchError,
 )
 from dasknmf.inputs import grid_of, source_of
-from dasknmf.store import records, states
+from dasknmf.store import arrays, forms, keys, records, states
 from dasknmf.store.lock import Lock
 from dasknmf.store.zarr_factors import ZarrFactors
 from tests.helpers import DyingStore, Killed, fitted, stored
@@ -349,7 +349,7 @@ def test_a_missing_chunk_of_V_is_seen(V, tmp_path):
 
 def test_one_writer_at_a_time(V, tmp_path):
     fit(V, tmp_path / "run", "cd", max_iter=2)
-    lock = Lock(records.opened(tmp_path / "run"))
+    lock = Lock(keys.opened(tmp_path / "run"))
     with pytest.raises(RunLockedError, match=r"is being written by process \d+"):
         fit(V, tmp_path / "run", "cd", max_iter=5)
     lock.release()
@@ -360,7 +360,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(V, tmp_path):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     code = (
         "import os, sys; from dasknmf.store import records; from dasknmf.store.lock import Lock;"
-        "Lock(records.opened(sys.argv[1])); os._exit(9)"
+        "Lock(keys.opened(sys.argv[1])); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
     assert (tmp_path / "run" / "lock").exists()
@@ -528,7 +528,7 @@ def test_lists_of_a_state_are_no_text(tmp_path):
 def test_a_format_of_another_version_is_told(V, tmp_path):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     store = LocalStore(tmp_path / "run")
-    records.write(store, "commit", records.read(store, "commit") | {"format": 2})
+    records.write(store, "commit", records.read(store, "commit", forms.COMMIT) | {"format": 2})
     for use in (lambda: open_run(tmp_path / "run"), lambda: fit(V, tmp_path / "run", "cd", max_iter=3)):
         with pytest.raises(RunDamagedError, match="has format 2; this version reads 3: use the version"):
             use()
@@ -558,6 +558,6 @@ def test_the_names_of_an_array_are_made_durable(tmp_path, monkeypatch):
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    records.write_array(LocalStore(tmp_path), "panels/sums", np.ones(3))
+    arrays.write(LocalStore(tmp_path), "panels/sums", np.ones(3))
     directory, chunk = ((tmp_path / name).stat().st_ino for name in ("panels/sums", "panels/sums/c.0"))
     assert directory in synced[synced.index(chunk) :]

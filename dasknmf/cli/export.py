@@ -12,6 +12,7 @@ from dasknmf import open_consensus, open_run
 from dasknmf.anndata_entries import Keys
 from dasknmf.anndata_parts import advising
 from dasknmf.cli.exits import friendly, note
+from dasknmf.cli.options import Name
 from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
 from dasknmf.exports.extras import needed
@@ -44,13 +45,16 @@ _OF_STACKS = ("xarray", "geotiff")
 )
 @click.option(
     "--cnmf",
+    type=Name(),
     metavar="NAME",
     help="Of a consensus: into the files TARGET/NAME/NAME.*, named as cNMF names them. With --names-from "
     "the gene scores and TPM spectra over all its genes, and the usages that cNMF would fit to these, in "
     "three reads of its counts.",
 )
 @click.option("--layer", metavar="LAYER", help="For --cnmf: the counts of --names-from, if they are not X.")
-@click.option("--key-added", metavar="NAME", help="One key for all, instead of X_nmf, NMF and nmf.")
+@click.option(
+    "--key-added", type=Name(), metavar="NAME", help="One key for all, instead of X_nmf, NMF and nmf."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what stands there.")
 @friendly
 def export(

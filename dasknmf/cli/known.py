@@ -11,6 +11,7 @@ import zarr
 
 from dasknmf.errors import SourceError
 from dasknmf.inputs import opened
+from dasknmf.inputs.codecs import refuse_pickles
 
 
 def known_rows(path: str) -> np.ndarray:
@@ -44,6 +45,7 @@ def known_rows(path: str) -> np.ndarray:
             f"--fixed-components: {path!r} is no array of known rows of H: give an .npy or .csv file, or a "
             "Zarr array of shape (components, features)."
         )
+    refuse_pickles(found)
     return np.asarray(found[...]).reshape(found.shape[0], -1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import re
 import tomllib
@@ -15,6 +16,8 @@ from dask.utils import parse_bytes
 
 from dasknmf.losses import NAMES
 
+_MOST_TOML = 2**20
+"""Bytes of a file of options: it has some dozens of lines."""
 TARGET_SUM = 1e4
 """What the counts of a cell are made to add up to by --normalize without a number: scanpy's usual."""
 
@@ -86,6 +89,17 @@ class Ranks(click.ParamType):
         return ranks
 
 
+class Name(click.ParamType):
+    """A word that becomes part of a path."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value in ("", ".", "..") or any(each in value for each in "/\\\0"):
+            self.fail(f"{value!r} is no name without separators, as of a file: give a word", param, ctx)
+        return str(value)
+
+
 class Target(click.ParamType):
     """What counts are made to add up to; ``true``, in a file of options, is the usual."""
 
@@ -112,26 +126,69 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     """Values of a TOML file become the defaults of the options of the same names."""
     if path is None:
         return None
-    try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} is not TOML ({error}): correct it.") from error
+    values = _toml(path)
     known = {each.name for each in ctx.command.params if each.name not in ("places", "config")}
     given = {name.replace("-", "_").lower(): value for name, value in values.items()}
     if unknown := sorted(given.keys() - known):
         raise click.BadParameter(
             f"{path} sets {unknown}; the options, at the top level, are {sorted(filter(None, known))}."
         )
-    repeated = {each.name for each in ctx.command.params if getattr(each, "multiple", False)}
-    ctx.default_map = {
-        name: [value] if name in repeated and not isinstance(value, list) else value
-        for name, value in given.items()
-    }
+    options = {each.name: each for each in ctx.command.params}
+    if len(given) < len(values):
+        raise click.BadParameter(f"{path} sets an option twice, as a-b and as a_b: leave one of them out.")
+    ctx.default_map = {name: _taken(path, options[name], value, ctx) for name, value in given.items()}
     return path
 
 
 def _file(**about: Any) -> click.Path:
     return click.Path(dir_okay=False, path_type=Path, **about)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MOST_TOML + 1)
+        if len(raw) > _MOST_TOML:
+            raise click.BadParameter(f"{path} is longer than {_MOST_TOML} bytes: give a file of options.")
+        return tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as error:  # tomllib's own is a ValueError, as are long integers
+        reason = str(error) if isinstance(error, ValueError) else "it nests too deep"
+        raise click.BadParameter(f"{path} is not TOML ({' '.join(reason.split())}): correct it.") from error
+    except OSError as error:
+        raise click.BadParameter(f"{path} cannot be read ({error}): give another file.") from error
+
+
+def _taken(path: Path, option: Any, value: Any, ctx: click.Context) -> Any:
+    """A value of a file, if the option takes it; what is wrong is told here, where the file is known."""
+    if isinstance(value, (dict, dt.date, dt.time)):
+        what = "a table" if isinstance(value, dict) else "a date or a time"
+        raise click.BadParameter(f"{path} sets {option.name!r} to {what}; it takes a value: correct it.")
+    several = option.multiple or isinstance(option.type, Ranks)
+    each = value if isinstance(value, list) else [value]
+    is_flag = getattr(option, "is_flag", False) and not isinstance(option.type, Target)
+    # Click would make text of anything, and a flag of some text.
+    may_be: tuple[type, ...] = (bool,) if is_flag else (str, int, float)
+    if isinstance(option.type, Target):
+        may_be = (bool, *may_be)
+    wrong = [
+        part
+        for part in each
+        if not isinstance(part, may_be) or (isinstance(part, bool) and bool not in may_be)
+    ]
+    if isinstance(value, list) and not several:
+        wrong = [value]
+    if wrong:
+        kind = "true or false" if is_flag else "text or a number"
+        shown = repr(wrong[0]) if len(repr(wrong[0])) <= 60 else f"{repr(wrong[0])[:57]}..."
+        raise click.BadParameter(f"{path} sets {option.name!r} to {shown}; it takes {kind}: correct it.")
+    value = each if option.multiple else value
+    try:
+        option.type_cast_value(ctx, value)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{path} sets {option.name!r}: {error.message}") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise click.BadParameter(f"{path} sets {option.name!r} to what it does not take ({error})") from error
+    return value
 
 
 scheduler_options = [

@@ -6,7 +6,7 @@ import click
 
 from dasknmf import open_run
 from dasknmf.cli.exits import friendly
-from dasknmf.store import records
+from dasknmf.store import keys
 from dasknmf.store.lock import broken
 
 
@@ -20,5 +20,5 @@ def unlock(run: str) -> None:
     before its next commit.
     """
     open_run(run)  # which says so where there is none
-    holder = broken(records.opened(run))
+    holder = broken(keys.opened(run))
     click.echo(f"{run} was not locked" if holder is None else f"{run} was locked by {holder}: unlocked")

@@ -15,6 +15,7 @@ import zarr
 from dasknmf.errors import SourceError
 from dasknmf.inputs import hdf5
 from dasknmf.inputs.base import Stored
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.stacked import Stacked
 from dasknmf.inputs.stored_sparse import FORMATS, StoredSparse
 from dasknmf.inputs.zarr_array import NamedArray, open_node
@@ -226,6 +227,8 @@ def _read(element: Any) -> Any:
             "names and tables of AnnData are read by anndata, which is not installed: install "
             "dasknmf[anndata], or give the path of a matrix, such as 'atlas.zarr/X'."
         ) from error
+    if isinstance(element, (zarr.Array, zarr.Group)):
+        refuse_pickles(element)
     return read_elem(element)
 
 

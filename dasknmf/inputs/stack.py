@@ -11,6 +11,7 @@ import zarr
 
 from dasknmf.errors import SourceError
 from dasknmf.inputs.base import Stored
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.raster import is_raster, open_raster
 from dasknmf.inputs.stack_checks import (
     VARIABLE,
@@ -211,6 +212,7 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
             f"{str(path)!r} is a Zarr array without names of dims around it; a stack is a group that xarray "
             "has written: give the path of the group, and variable= for one of its arrays."
         )
+    refuse_pickles(group)
     found = xarray.open_dataset(
         MeteredStore(PatientStore(group.store)),
         engine="zarr",

@@ -20,6 +20,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 import zarr
 
+from dasknmf.credentials import refuse_credentials
+from dasknmf.errors import SourceError
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.inputs.zarr_array import fetched, with_meter
 from dasknmf.patience import read_patiently
@@ -48,6 +51,8 @@ class ZarrVector:
     """A 1-D Zarr array, through `zarrs` where that is installed and takes it."""
 
     def __init__(self, array: zarr.Array) -> None:
+        refuse_credentials(array.store, SourceError)
+        refuse_pickles(array)
         fast = decoded_fast(array)
         self.length = int(array.shape[0])
         self.chunk = int(array.chunks[0])

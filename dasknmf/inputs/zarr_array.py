@@ -12,8 +12,10 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
+from dasknmf.credentials import refuse_credentials
 from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import slab_rows
 from dasknmf.patience import PatientStore, patiently, read_patiently
@@ -123,6 +125,8 @@ class ZarrSource(Source):
     """
 
     def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
+        refuse_credentials(array.store, SourceError)
+        refuse_pickles(array)
         check_shape(array.shape)
         self.in_process = isinstance(array.store, MemoryStore)
         axis = 1 if transposed else 0
@@ -175,6 +179,7 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
     UnavailableError
         If no answer came for a minute.
     """
+    refuse_credentials(source, SourceError)
     try:
         return patiently(lambda: zarr.open(source, mode="r"), repr(str(source)))
     except UnavailableError:

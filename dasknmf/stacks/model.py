@@ -15,7 +15,9 @@ from sklearn.exceptions import NotFittedError
 from dasknmf import NMF, open_run
 from dasknmf.cards import card_of_model
 from dasknmf.errors import RunMismatchError
+from dasknmf.inputs.codecs import refuse_pickles
 from dasknmf.inputs.stack import Stack, open_stack
+from dasknmf.inputs.zarr_array import open_node
 from dasknmf.layout import Layout
 from dasknmf.placing import placed
 from dasknmf.stacks import arrays, files
@@ -293,6 +295,7 @@ class StackNMF:
             If there is none.
         """
         place = _place(path)
+        refuse_pickles(open_node(place))
         found = xr.open_zarr(place, consolidated=False, decode_timedelta=False)
         parameters, facts, layout, history = files.parts_of(found, str(path))
         model = cls(**parameters)

@@ -7,12 +7,14 @@ beside the live factors, not over them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from dasknmf.errors import RunDamagedError
 from dasknmf.passes import Rows, State
 
 
@@ -57,7 +59,10 @@ class Generation:
             if (owner, name) == (model, "W"):
                 return block[:, first : first + columns]
             first += columns
-        raise KeyError(model)
+        raise RunDamagedError(
+            f"generation {self.name!r} has no W of model {model}, whose rows the commit says are there: "
+            "restore the store from a copy, or start over with overwrite=True."
+        )
 
     def split(self, block: np.ndarray, models: Collection[int]) -> dict[int, Rows]:
         """The columns of some models as named arrays of each: copies, for visits to change."""
@@ -76,8 +81,9 @@ class Generation:
 
 
 def pass_of(name: str) -> int:
-    """The number of the pass that a generation or a state is of."""
-    return int(name.split("-")[0])
+    """The number of the pass that a generation or a state is of; of another name the largest there is."""
+    number = name.split("-")[0]
+    return int(number) if number.isdecimal() else sys.maxsize
 
 
 class Factors(Protocol):

@@ -14,7 +14,7 @@ import numpy as np
 from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.inputs.names import renamed
 from dasknmf.layout import Layout
-from dasknmf.store import records
+from dasknmf.store import arrays, forms, keys, records
 from dasknmf.store.position import format_of
 
 log = logging.getLogger("dasknmf")
@@ -45,9 +45,9 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
 def write(store: Any, features: Features) -> None:
     """Keep scale, weight and names, if there are any; of too many names, that they are not kept."""
     if features.scale is not None:
-        records.write_array(store, _SCALE, features.scale)
+        arrays.write(store, _SCALE, features.scale)
     if features.weight is not None:
-        records.write_array(store, _WEIGHT, features.weight)
+        arrays.write(store, _WEIGHT, features.weight)
     names = features.names
     if names is None:
         return
@@ -76,7 +76,7 @@ def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     known = identity.get("feature_names")
     if known is None:
         return None
-    found = records.read(store, PATH)
+    found = records.read(store, PATH, forms.FEATURES)
     if found is None:
         raise RunDamagedError(
             f"the record {PATH!r} of the run at {str(store)!r} is missing; it holds the names of the "
@@ -91,6 +91,8 @@ def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
             f"was begun with {known}; both must be of one run: restore the store from a copy, or start over "
             "with overwrite=True."
         )
+    if len(names) != identity["shape"][1]:
+        raise records.damaged(store, PATH, f"{len(names)} names, and V has {identity['shape'][1]} features")
     return names
 
 
@@ -132,8 +134,8 @@ def stored_scale(target: Any) -> np.ndarray | None:
         If a record is not as it was written.
     """
     try:
-        store = records.opened(target, read_only=True)
-        about = records.read(store, "run") if format_of(store) is not None else None
+        store = keys.opened(target, read_only=True)
+        about = records.read(store, "run", forms.RUN) if format_of(store) is not None else None
     except (OSError, ValueError, TypeError):  # said in full where the run is opened to be written
         return None
     scale: np.ndarray | None = read_preparation(store, about["identity"]).get("scale") if about else None
@@ -152,7 +154,17 @@ def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
     if described is None:
         return {}
     steps = {name: value for name, value in described.items() if name != "columns"}
-    return steps | {"scale": None if steps["scale"] is None else records.read_array(store, _SCALE)}
+    return steps | {"scale": None if steps["scale"] is None else _each(store, _SCALE, identity)}
+
+
+def _each(store: Any, path: str, identity: dict[str, Any]) -> np.ndarray:
+    """An array with a number for each feature."""
+    values = arrays.read(store, path)
+    n_features = identity["shape"][1]
+    if values.shape != (n_features,) or values.dtype.kind != "f":
+        reason = f"it is of {values.dtype}, shape {values.shape}, and V has {n_features} features"
+        raise arrays.damaged(store, path, reason)
+    return values
 
 
 def read_weight(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
@@ -163,4 +175,4 @@ def read_weight(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     RunDamagedError
         If it is missing or altered.
     """
-    return records.read_array(store, _WEIGHT) if "feature_weight" in identity else None
+    return _each(store, _WEIGHT, identity) if "feature_weight" in identity else None

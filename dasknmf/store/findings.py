@@ -6,31 +6,42 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.store import records
+from dasknmf.store import arrays, forms, keys, records
 from dasknmf.store.position import Position
+from dasknmf.store.told import Told
 
 _PATH = "selection"
 _RECORD = f"{_PATH}/record"
+_OF_RANKS = {
+    "loss",
+    "explained_variance",
+    "relative_error",
+    "holdout",
+    "holdout_std",
+    "silhouette_min",
+    "silhouette_mean",
+    "instability",
+    "dispersion",
+    "cophenetic",
+}
+_OF_SPECTRA = ("density", "kept", "labels")
 
 
-def write(store: Any, content: dict[str, Any], arrays: dict[str, np.ndarray], passes: int) -> None:
+def write(store: Any, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
     """Keep JSON values, and arrays by name, of the run after so many passes."""
-    records.delete(store, _RECORD)  # first: it vouches for arrays that go now
-    records.delete(store, _PATH)
+    keys.delete(store, _RECORD)  # first: it vouches for arrays that go now
+    keys.delete(store, _PATH)
     dtypes = {}
-    for name, array in arrays.items():
-        # A chunk of floats that is missing reads as NaN: arrays that hold NaN are written as their bits.
-        bits = array.dtype.kind == "f" and bool(np.isnan(array).any())
+    for name, array in values.items():
         dtypes[name] = str(array.dtype)
-        kept = np.ascontiguousarray(array).view(f"i{array.itemsize}") if bits else array
-        records.write_array(store, f"{_PATH}/{name}", kept)
+        arrays.write(store, f"{_PATH}/{name}", array)
     # The record comes last: it vouches for the arrays.
     records.write(store, _RECORD, {"content": content, "arrays": dtypes, "passes": passes})
 
 
 def concluded(store: Any, position: Position) -> bool:
     """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
-    record = records.read(store, _RECORD)
+    record = records.read(store, _RECORD, forms.FINDINGS)
     return record is not None and _concludes(position, record["passes"])
 
 
@@ -38,7 +49,7 @@ def _concludes(position: Position, passes: int) -> bool:
     return position.conclusion is not None and int(position.conclusion.state.split("-")[0]) == passes
 
 
-def read(store: Any, position: Position) -> dict[str, Any] | None:
+def read(store: Any, position: Position, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Both, by name; None where there is nothing, or models have moved since.
 
     Raises
@@ -46,13 +57,39 @@ def read(store: Any, position: Position) -> dict[str, Any] | None:
     RunDamagedError
         If it is not as it was written.
     """
-    record = records.read(store, _RECORD)
+    record = records.read(store, _RECORD, forms.FINDINGS)
     if record is None or position.outcome is None:
         return None
     # A conclusion is a pass of its own, which moves no model.
     if record["passes"] != position.passes and not _concludes(position, record["passes"]):
         return None
-    return record["content"] | {
-        name: records.read_array(store, f"{_PATH}/{name}").view(dtype)
-        for name, dtype in record["arrays"].items()
-    }
+    found = Told(f"the record {_RECORD!r} of the run at {str(store)!r}", record["content"])
+    for name, dtype in record["arrays"].items():
+        values = arrays.read(store, f"{_PATH}/{name}")
+        if values.dtype != dtype:
+            raise records.damaged(store, _RECORD, f"{name!r} is of {values.dtype}, and said to be of {dtype}")
+        found[name] = values
+    _check(store, found, identity.get("many", {}))
+    return found
+
+
+def _check(store: Any, found: dict[str, Any], many: dict[str, Any]) -> None:
+    """Refuse what does not go together: a column has a value for each rank, a spectrum a label.
+
+    Raises
+    ------
+    RunDamagedError
+    """
+    ranks = many.get("ranks", [])
+    wrong = [name for name, value in found.items() if name in _OF_RANKS and np.shape(value) != (len(ranks),)]
+    if "best" in found and found["best"] not in ranks:
+        wrong.append("best")
+    if "labels" in found:
+        n_components, n_spectra = found["n_components"], len(found["stack"])
+        wrong += [name for name in _OF_SPECTRA if found[name].shape != (n_spectra,)]
+        wrong += [name for name in ("spectra", "components") if len(found[name]) != n_components]
+        labels = found["labels"]
+        if labels.dtype.kind != "i" or labels.min(initial=0) < -1 or labels.max(initial=0) >= n_components:
+            wrong.append("labels")
+    if wrong:
+        raise records.damaged(store, _RECORD, f"{wrong[0]!r} is not of {len(ranks)} ranks, or these spectra")

@@ -8,10 +8,13 @@ import numpy as np
 
 from dasknmf.errors import RunDamagedError, RunMismatchError
 from dasknmf.layout import Coordinate, Layout, Tiles
-from dasknmf.store import records
+from dasknmf.store import arrays, forms, records
+from dasknmf.store.schema import Unlike, array_of, size_of
 
 PATH = "layout"
 _INLINE = 4096  # values; longer coordinates are arrays of their own
+_MOST_TEXT_BYTES = 2**28
+"""Of a coordinate: each of its values is as wide as its dtype says."""
 
 
 def described(layout: Layout) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def write(store: Any, layout: Layout | None) -> None:
             kept["values"] = _as_integers(values).tolist()
         else:
             kept["array"] = f"{PATH}/{number}"
-            records.write_array(store, kept["array"], _as_integers(values))
+            arrays.write(store, kept["array"], _as_integers(values))
         coords[name] = kept
     # The record comes last: it vouches for the arrays.
     records.write(store, PATH, {"layout": described(layout), "coords": coords})
@@ -79,23 +82,38 @@ def read(store: Any, identity: dict[str, Any]) -> Layout | None:
     """
     if identity.get("layout") is None:
         return None
-    found = records.read(store, PATH)
+    found = records.read(store, PATH, forms.LAYOUT)
     if found is None:
         raise RunDamagedError(
             f"the record {PATH!r} of the run at {str(store)!r} is missing; it says where the rows of V lie "
             "in their stack: restore the store from a copy, or start over with overwrite=True."
         )
-    coords = {}
-    for name, kept in found["coords"].items():
-        dtype = np.dtype(kept["dtype"])
-        if dtype.kind == "U":
-            values = np.array(kept["values"], dtype)
-        elif "array" in kept:
-            values = records.read_array(store, kept["array"]).view(dtype)
-        else:
-            values = np.array(kept["values"], f"i{dtype.itemsize}").view(dtype)
-        coords[name] = Coordinate(tuple(kept["dims"]), values.reshape(kept["shape"]), kept["attrs"])
-    return restored(found["layout"], coords)
+    try:
+        coords = {
+            name: Coordinate(tuple(kept["dims"]), _values(store, kept), kept["attrs"])
+            for name, kept in found["coords"].items()
+        }
+    except Unlike as error:
+        raise records.damaged(store, PATH, str(error)) from error
+    layout = restored(found["layout"], coords)
+    if [layout.n_samples, layout.n_features] != identity["shape"]:
+        of = f"{layout.n_samples} x {layout.n_features}"
+        raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity['shape']}")
+    return layout
+
+
+def _values(store: Any, kept: dict[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(kept["dtype"]), kept["shape"]
+    if "array" in kept:
+        values = arrays.read(store, kept["array"])
+        if values.dtype != f"i{dtype.itemsize}" or values.shape != (size_of(shape),):
+            raise Unlike(f"as {kept['array']} is, {values.shape} of {values.dtype}", kept["dtype"])
+        return values.view(dtype).reshape(shape)
+    if dtype.kind != "U":
+        return array_of(kept["values"], f"i{dtype.itemsize}", shape).view(dtype)
+    if dtype.itemsize * len(kept["values"]) > _MOST_TEXT_BYTES:
+        raise Unlike(f"text of at most {_MOST_TEXT_BYTES} bytes in all", kept["dtype"])
+    return array_of(kept["values"], kept["dtype"], shape)
 
 
 def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:

@@ -25,7 +25,8 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
 from dasknmf.owners import Owner
 from dasknmf.patience import hurried
-from dasknmf.store import records
+from dasknmf.store import forms, keys
+from dasknmf.store.records import parsed
 
 log = logging.getLogger("dasknmf")
 
@@ -36,6 +37,8 @@ _LEASE = 45.0
 """Seconds after which a lock that was not renewed is free."""
 _LOOK = 1.0
 """Seconds from one look at another's lock to the next."""
+_MOST = 2**16
+"""Bytes of its content."""
 _SETTLE = 0.2
 """Seconds in which another who takes over the same lock has written its own token."""
 
@@ -56,7 +59,18 @@ class Lock:
         self._store = store
         self.token = uuid.uuid4().hex[:12]
         self._released = threading.Event()
-        records.put_if_absent(store, _KEY, self._content())
+        _held.add(self)
+        try:
+            self._take()
+        except BaseException:
+            _held.discard(self)
+            raise
+        self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
+        self._renewing.start()
+
+    def _take(self) -> None:
+        store = self._store
+        keys.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
         if holder["token"] != self.token:
             if _outlives(store, holder):
@@ -64,7 +78,7 @@ class Lock:
                     f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
                     "wait for it or stop it, or, if that is no fit, break the lock with 'dasknmf unlock'."
                 )
-            records.put(store, _KEY, self._content())
+            keys.put(store, _KEY, self._content())
         if holder["token"] != self.token or not isinstance(store, LocalStore):
             # Where a key is not created atomically two may have found none.
             time.sleep(_SETTLE)
@@ -73,9 +87,6 @@ class Lock:
                     f"the run at {str(store)!r} was taken over by another process at the same moment; a "
                     "run has one writer: leave it to the other."
                 )
-        self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
-        self._renewing.start()
-        _held.add(self)
 
     def is_held(self) -> bool:
         """Whether the lock is still ours."""
@@ -90,7 +101,7 @@ class Lock:
         try:
             with hurried():
                 if self.is_held():
-                    records.delete_key(self._store, _KEY)
+                    keys.delete_key(self._store, _KEY)
         except (RunAccessError, UnavailableError) as error:
             log.warning("%s; the lock is free as soon as this process ends or starts the same again", error)
 
@@ -100,7 +111,7 @@ class Lock:
             with suppress(RunAccessError, UnavailableError):
                 if not self.is_held():
                     return
-                records.put(self._store, _KEY, self._content())
+                keys.put(self._store, _KEY, self._content())
 
     def _content(self) -> bytes:
         content = {"token": self.token, **asdict(Owner.this()), "time": time.time()}
@@ -122,7 +133,7 @@ def broken(store: Any) -> str | None:
     holder = _holder(store)
     if not holder["token"]:
         return None
-    records.delete_key(store, _KEY)
+    keys.delete_key(store, _KEY)
     return _named(holder)
 
 
@@ -145,10 +156,11 @@ def _named(holder: dict[str, Any]) -> str:
 def _holder(store: Any) -> dict[str, Any]:
     nobody: dict[str, Any] = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
     try:
-        told = json.loads(records.get(store, _KEY) or b"{}")
-        return nobody | {name: type(value)(told[name]) for name, value in nobody.items() if name in told}
-    except (ValueError, TypeError):
+        holder = parsed(keys.get(store, _KEY, _MOST) or b"{}")
+        forms.LOCK(holder)
+    except ValueError:
         return nobody  # half of a lock, or what is none, holds nothing
+    return nobody | holder
 
 
 def _lives_here(holder: dict[str, Any]) -> bool | None:

@@ -15,10 +15,10 @@ from dasknmf.cards import card, progress_facts
 from dasknmf.errors import RunError
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
-from dasknmf.store import features, findings, layouts, records
+from dasknmf.store import features, findings, forms, keys, layouts, records
 from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, MemoryFactors
-from dasknmf.store.position import Answer, committed, format_of, read_grid
+from dasknmf.store.position import Answer, columns_of, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -64,8 +64,8 @@ class Run:
 
     def __init__(self, target: Any) -> None:
         try:
-            self.store = records.opened(target, read_only=True)
-            about = records.read(self.store, "run") if format_of(self.store) is not None else None
+            self.store = keys.opened(target, read_only=True)
+            about = records.read(self.store, "run", forms.RUN) if format_of(self.store) is not None else None
         except FileNotFoundError:
             about = None
         if about is None:
@@ -75,11 +75,11 @@ class Run:
         self.identity: dict[str, Any] = about["identity"]
         self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
         self.environment: dict[str, Any] = about["environment"]
-        self.position, self.history, self.sums, _ = committed(self.store)
+        self.position, self.history, self.sums, _ = committed(self.store, about["identity"])
         self.status = self.position.outcome or "running"
         self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
         self._transposed = bool(about["identity"]["transposed"])
-        self._grid = read_grid(self.store)
+        self._grid = read_grid(self.store, about["identity"])
         self._dtype = np.dtype(about["identity"]["dtype"])
 
     def __repr__(self) -> str:
@@ -153,7 +153,7 @@ class Run:
     @property
     def factors(self) -> ZarrFactors:
         """Where they are kept."""
-        return ZarrFactors(self.store, len(self._grid), self._grid.rows_max, self._dtype)
+        return ZarrFactors(self.store, self._grid, columns_of(self.identity), self._dtype)
 
     @property
     def concluded(self) -> bool:
@@ -165,7 +165,7 @@ class Run:
         """What was found out about many factorizations, once the factors are what followed from it."""
         if not findings.concluded(self.store, self.position):
             return None
-        return findings.read(self.store, self.position)
+        return findings.read(self.store, self.position, self.identity)
 
     @property
     def writer(self) -> str | None:
@@ -173,7 +173,7 @@ class Run:
 
     @cached_property
     def plan(self) -> dict[str, Any]:
-        return records.read(self.store, "plan") or {}
+        return records.read(self.store, "plan", forms.PLAN) or {}
 
     @property
     def shares(self) -> np.ndarray:

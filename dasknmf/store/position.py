@@ -13,13 +13,14 @@ import numpy as np
 import zarr
 
 from dasknmf.errors import RunDamagedError
-from dasknmf.history import History, from_json
+from dasknmf.history import History, Record, from_json
 from dasknmf.panels import Grid
 from dasknmf.passes import State
-from dasknmf.store import records
+from dasknmf.store import arrays, forms, records
 from dasknmf.store.factors import Factors, Generation
-
-FORMAT = 3
+from dasknmf.store.forms import FORMAT
+from dasknmf.store.schema import MOST_PANELS
+from dasknmf.store.told import Told
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,16 @@ def height(objective: float | None) -> float:
 
 
 def committed(
-    store: Any,
+    store: Any, identity: dict[str, Any]
 ) -> tuple[Position, History, tuple[float, ...] | None, list[tuple[int, str]]]:
-    content = records.read(store, "commit")
+    """Where a run of that identity stands, its history, Σv of its panels, and who wrote which passes.
+
+    Raises
+    ------
+    RunDamagedError
+        If a record is missing, not as it was written, or tells of what the run has not.
+    """
+    content = records.read(store, "commit", forms.COMMIT)
     if content is None:
         return Position(), History(), None, []
     if content["format"] != FORMAT:
@@ -169,15 +177,26 @@ def committed(
     history = []
     for index in range(position.passes):
         epoch = [epoch for first, epoch in segments if first <= index][-1]
-        record = records.read(store, f"history/{index}-{epoch}")
+        path = f"history/{index}-{epoch}"
+        record = records.read(store, path, forms.HISTORY)
         if record is None:
             raise RunDamagedError(
                 f"the history of pass {index} of the run at {str(store)!r} is missing; the commit names "
                 "it: restore the store from a copy, or start over with overwrite=True."
             )
-        history.append(from_json(record))
+        measures = Told(f"the record {path!r} of the run at {str(store)!r}", record["measures"])
+        history.append(replace(from_json(record), measures=measures))
+    _check_models(store, forms.models_of(identity), position, history)
     sums = read_sums(store) if content["has_sums"] else None
     return position, History(history), sums, segments
+
+
+def _check_models(store: Any, n_models: int, position: Position, history: Sequence[Record]) -> None:
+    """Refuse models that the run has not, as members of its commit or in its history."""
+    numbers = [member.model for member in position.members]
+    numbers += [advance.model for record in history for advance in record.models]
+    if max(numbers) >= n_models:
+        raise records.damaged(store, "commit", f"it tells of model {max(numbers)}, of {n_models} in all")
 
 
 def _generation(content: dict[str, Any]) -> Generation:
@@ -196,26 +215,43 @@ def _member(content: dict[str, Any]) -> Member:
 
 
 def format_of(store: Any) -> int | None:
-    raw = records.get(store, "zarr.json")
-    if raw is None:
-        return None
     try:
-        return int(records.decoded(raw)["attributes"]["dasknmf"]["format"])
-    except (ValueError, KeyError, TypeError):
+        about = records.document(store, "")
+        return None if about is None else int(about["attributes"]["dasknmf"]["format"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
 def write_sums(store: Any, sums: tuple[float, ...]) -> None:
-    records.write_array(store, "panels/sums", np.asarray(sums))
+    arrays.write(store, "panels/sums", np.asarray(sums))
 
 
 def read_sums(store: Any) -> tuple[float, ...]:
-    return tuple(float(value) for value in records.read_array(store, "panels/sums"))
+    sums = arrays.read(store, "panels/sums")
+    if sums.ndim != 1 or sums.dtype != np.float64:
+        raise arrays.damaged(store, "panels/sums", f"it is of {sums.dtype}, shape {sums.shape}")
+    return tuple(sums.tolist())
 
 
-def read_grid(store: Any) -> Grid:
-    """The panels that a run was begun with."""
-    return Grid(tuple(int(edge) for edge in records.read_array(store, "panels/edges")))
+def columns_of(identity: dict[str, Any]) -> int:
+    """Columns of V as it is read, and so of H."""
+    return int(identity["shape"][1 - int(identity["transposed"])])
+
+
+def read_grid(store: Any, identity: dict[str, Any]) -> Grid:
+    """The panels that a run was begun with.
+
+    Raises
+    ------
+    RunDamagedError
+        If they are not a cut of the rows of V.
+    """
+    edges = arrays.read(store, "panels/edges")
+    n_rows = identity["shape"][int(identity["transposed"])]
+    is_cut = edges.ndim == 1 and edges.dtype == np.int64 and 2 <= len(edges) <= MOST_PANELS
+    if not is_cut or edges[0] != 0 or edges[-1] != n_rows or (np.diff(edges) <= 0).any():
+        raise arrays.damaged(store, "panels/edges", f"it is no cut of {n_rows} rows into panels")
+    return Grid(tuple(edges.tolist()))
 
 
 def environment() -> dict[str, str]:

@@ -13,10 +13,15 @@ from typing import Any
 import numpy as np
 
 from dasknmf.passes import State
-from dasknmf.store import records
+from dasknmf.store import arrays, forms, records
+from dasknmf.store.schema import Unlike, array_of, size_of
+from dasknmf.store.told import Told
 
 _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
+_SCALARS = ("squares", "mean", "constant", "eps", "tiny", "pull", "iteration", "residual", "empty rows")
+_NDIM = {"H": 2, "usage": 1, "observed": 1, "sums": 1} | dict.fromkeys(_SCALARS, 0)
+"""Dimensions of what several phases know by these names."""
 
 
 def write(store: Any, path: str, states: Sequence[State]) -> None:
@@ -44,29 +49,47 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
             placed[key] = {"array": name, "shape": value.shape, "at": at}
         models.append({"inline": inline, "placed": placed})
     for name, pieces in parts.items():
-        records.write_array(store, f"{path}/{name}", np.concatenate(pieces))
+        arrays.write(store, f"{path}/{name}", np.concatenate(pieces))
     # The record comes last: it vouches for the arrays.
     records.write(store, path, {"models": models})
 
 
 def read(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
-    """The states of some of the models that were written there; None where nothing was."""
-    record = records.read(store, path)
+    """The states of some of the models that were written there; None where nothing was.
+
+    Raises
+    ------
+    RunDamagedError
+        If what stands there are no such states.
+    """
+    record = records.read(store, path, forms.STATES)
     if record is None:
         return None
-    arrays: dict[str, np.ndarray] = {}
+    try:
+        return _states_of(store, path, record["models"], models)
+    except Unlike as error:
+        raise records.damaged(store, path, str(error)) from error
+
+
+def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) -> dict[int, State]:
+    read: dict[str, np.ndarray] = {}
     states: dict[int, State] = {}
     for model in models:
-        content = record["models"][model]
-        state = {
-            key: np.array(told["values"], told["dtype"]).reshape(told["shape"])
-            for key, told in content["inline"].items()
-        }
-        for key, told in content["placed"].items():
-            name, at, shape = told["array"], told["at"], told["shape"]
-            if name not in arrays:
-                arrays[name] = records.read_array(store, f"{path}/{name}")
-            size = int(np.prod(shape, dtype=np.int64))
-            state[key] = arrays[name][at : at + size].reshape(shape).copy()
+        if model >= len(told):
+            continue  # whoever asked says that it is missing
+        state = Told(f"the state {path!r} of the run at {str(store)!r}")
+        for key, kept in told[model]["inline"].items():
+            state[key] = array_of(kept["values"], kept["dtype"], kept["shape"])
+        for key, kept in told[model]["placed"].items():
+            name, at, shape = kept["array"], kept["at"], kept["shape"]
+            if name not in read:
+                read[name] = arrays.read(store, f"{path}/{name}")
+            values = read[name][at : at + size_of(shape)]
+            if read[name].ndim != 1 or len(values) != size_of(shape):
+                raise Unlike(f"of a part of {name!r}, which has {read[name].size} entries", shape, key)
+            state[key] = values.reshape(shape).copy()
+        for key, ndim in _NDIM.items():
+            if key in state and state[key].ndim != ndim:
+                raise Unlike(f"of {ndim} dimensions", state[key].shape, key)
         states[model] = state
     return states

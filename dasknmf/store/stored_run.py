@@ -42,14 +42,15 @@ from dasknmf.errors import (
 from dasknmf.history import History, Record, to_json
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
+from dasknmf.store import arrays, findings, forms, keys, layouts, records
 from dasknmf.store import features as described
-from dasknmf.store import findings, layouts, records
 from dasknmf.store.factors import Generation, pass_of
 from dasknmf.store.files import SPARE
+from dasknmf.store.forms import FORMAT
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
-    FORMAT,
     Position,
+    columns_of,
     committed,
     environment,
     format_of,
@@ -123,16 +124,16 @@ class StoredRun:
         self._discarded = False
         try:
             self.epoch = self._lock.token
-            self.factors = ZarrFactors(self.store, len(grid), grid.rows_max, dtype)
+            self.factors = ZarrFactors(self.store, grid, columns_of(identity), dtype)
             self.position = Position()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
             self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
-            about = None if overwrite else records.read(self.store, "run")
+            about = None if overwrite else records.read(self.store, "run", forms.RUN)
             if about is None:
-                if not overwrite and records.read(self.store, "commit") is not None:
+                if not overwrite and records.read(self.store, "commit", forms.COMMIT) is not None:
                     raise RunDamagedError(
                         f"the run at {str(self.store)!r} has commits but its record 'run' is missing; "
                         "without it nobody knows what was factorized: restore the store from a copy, or "
@@ -169,7 +170,7 @@ class StoredRun:
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
         # Last of all, so that little time is left in which another may take the run over.
-        records.make_directories_durable(self.store, _NAMED)
+        keys.make_directories_durable(self.store, _NAMED)
         self.check_owner()
         self._write_commit()
         if self._budget is not None:
@@ -189,7 +190,7 @@ class StoredRun:
         ------
         RunLockedError
         """
-        standing = records.read(self.store, "commit")
+        standing = records.read(self.store, "commit", forms.COMMIT)
         epoch = None if standing is None else standing["epoch"]
         if epoch != self._standing or not self._lock.is_held():
             raise RunLockedError(
@@ -206,15 +207,15 @@ class StoredRun:
         """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
         records.write(self.store, "plan", content)
 
-    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Keep what was found out about all the models: JSON values, and arrays by name."""
         self.check_owner()
-        findings.write(self.store, content, arrays, self.position.passes)
+        findings.write(self.store, content, values, self.position.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
         """What was kept, if the models have not moved since."""
-        return findings.read(self.store, self.position)
+        return findings.read(self.store, self.position, self._identity)
 
     @property
     def concluded(self) -> bool:
@@ -229,7 +230,7 @@ class StoredRun:
     def discard(self) -> None:
         """Delete a run that has committed nothing."""
         self._clear()
-        records.delete_key(self.store, "zarr.json")
+        keys.delete_key(self.store, "zarr.json")
         self._discarded = True
 
     def close(self) -> None:
@@ -242,7 +243,7 @@ class StoredRun:
 
     def _check_is_ours(self, *, overwrite: bool) -> None:
         """Never write into, or clear, a store that holds something else."""
-        found = {name for name in records.children(self.store, "") if not name.endswith(SPARE)}
+        found = {name for name in keys.children(self.store, "") if not name.endswith(SPARE)}
         foreign = found - {*_PARTS, "lock"}
         if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
             return
@@ -260,7 +261,7 @@ class StoredRun:
 
     def _has_begun(self) -> bool:
         with suppress(RunDamagedError):
-            return records.read(self.store, "run") is not None
+            return records.read(self.store, "run", forms.RUN) is not None
         return False
 
     def _begin(
@@ -272,8 +273,8 @@ class StoredRun:
             "node_type": "group",
             "attributes": {"dasknmf": {"format": FORMAT}},
         }
-        records.put(self.store, "zarr.json", records.encoded(root))
-        records.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
+        keys.put(self.store, "zarr.json", records.encoded(root))
+        arrays.write(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
         layouts.write(self.store, features.layout)
         self._write_about(identity, budget)
@@ -281,7 +282,7 @@ class StoredRun:
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
         for path in _PARTS:
-            records.delete(self.store, path)
+            keys.delete(self.store, path)
 
     def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
         self._identity = identity
@@ -297,15 +298,16 @@ class StoredRun:
         layout: Layout | None,
     ) -> None:
         _check_identity(about["identity"], identity, str(self.store))
-        _check_grid(read_grid(self.store), grid, str(self.store))
+        self._identity = about["identity"]
+        _check_grid(read_grid(self.store, about["identity"]), grid, str(self.store))
         layouts.check(self.store, about["identity"], layout)
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
-        self.position, self.history, self.sums, self._segments = committed(self.store)
+        self.position, self.history, self.sums, self._segments = committed(self.store, about["identity"])
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
-            records.make_directories_durable(self.store, _NAMED)
+            keys.make_directories_durable(self.store, _NAMED)
             self._write_commit()
         self._prune(self.position.generations, None)
         if about["budget"] == budget:
@@ -334,7 +336,7 @@ class StoredRun:
         """
         newest = max((pass_of(name) for name in live), default=-1)
         try:
-            for name in records.children(self.store, "W"):
+            for name in keys.children(self.store, "W"):
                 if name not in live and pass_of(name) <= newest:
                     self.factors.drop(name)
             if states is not None:
@@ -375,8 +377,8 @@ def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> li
 
 def _writable(target: Any) -> Any:
     try:
-        store = records.opened(target)
-        records.children(store, "")
+        store = keys.opened(target)
+        keys.children(store, "")
     except (OSError, ValueError, TypeError) as error:
         raise RunError(
             f"the checkpoint {str(target)!r} cannot be opened ({error}); it must be a directory or a "

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from dasknmf.errors import RunDamagedError
+from dasknmf.panels import Grid
 from dasknmf.passes import State
-from dasknmf.store import records
+from dasknmf.store import arrays, keys, records
 from dasknmf.store import states as states_at
 from dasknmf.store.factors import Generation, pass_of
 
@@ -24,26 +25,28 @@ class ZarrFactors:
     Parameters
     ----------
     store : zarr store
-    n_panels, rows_max : int
-        Panels of the grid, and rows of the largest.
+    grid : Grid
+    n_columns : int
+        Of V as it is read, and so of H.
     dtype : numpy.dtype
         Of the rows.
     """
 
-    def __init__(self, store: Any, n_panels: int, rows_max: int, dtype: np.dtype) -> None:
+    def __init__(self, store: Any, grid: Grid, n_columns: int, dtype: np.dtype) -> None:
         self.store = store
-        self._n_panels = n_panels
-        self._rows_max = rows_max
+        self._n_panels = len(grid)
+        self._rows_max = grid.rows_max
+        self._n_columns = n_columns
         self._dtype = dtype
 
     def begin(self, generation: Generation) -> None:
         shape = (self._n_panels, self._rows_max, generation.width)
-        records.create_array(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
+        arrays.create(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
     def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
         shape = (1, self._rows_max, generation.width)
         try:
-            return records.get_chunk(self.store, _chunk(generation, panel), self._dtype, shape)[0, :n_rows]
+            return arrays.get_chunk(self.store, _chunk(generation, panel), self._dtype, shape)[0, :n_rows]
         except ValueError as error:
             raise RunDamagedError(
                 f"rows of panel {panel} in generation {generation.name!r} of the run at "
@@ -55,7 +58,7 @@ class ZarrFactors:
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
         padded = np.zeros((1, self._rows_max, generation.width), self._dtype)
         padded[0, : len(block)] = block
-        records.put_chunk(self.store, _chunk(generation, panel), self._dtype, padded)
+        arrays.put_chunk(self.store, _chunk(generation, panel), self._dtype, padded)
 
     def read_state(self, name: str, model: int) -> State:
         return self.read_states(name, [model])[0]
@@ -66,11 +69,11 @@ class ZarrFactors:
         path = f"small/{name}"
         firsts = [0]
         if any(models):  # models that took turns left their states in parts
-            firsts = sorted(map(int, records.children(self.store, path)))
+            firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
         found: dict[int, State] = {}
         for first, own in self._parted(firsts, set(models)):
             states = states_at.read(self.store, f"{path}/{first}", [model - first for model in own])
-            found |= {first + model: state for model, state in (states or {}).items()}
+            found |= {first + model: self._fitting(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
                 f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
@@ -78,6 +81,15 @@ class ZarrFactors:
                 "restore the store from a copy or start over with overwrite=True."
             )
         return [found[model] for model in models]
+
+    def _fitting(self, name: str, state: State) -> State:
+        """A state, if its H has the columns of V."""
+        H = state.get("H")
+        if H is not None and (H.shape[1] != self._n_columns or H.dtype != self._dtype):
+            expected = f"(k, {self._n_columns}) of {self._dtype}"
+            reason = f"H has the shape {H.shape} of {H.dtype}, and must have {expected}"
+            raise records.damaged(self.store, f"small/{name}", reason)
+        return state
 
     @staticmethod
     def _parted(firsts: list[int], models: set[int]) -> Iterator[tuple[int, list[int]]]:
@@ -93,12 +105,12 @@ class ZarrFactors:
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
         """Delete those of whole passes, up to the newest of these."""
         newest = max((pass_of(name) for name in live if name), default=-1)
-        for name in records.children(self.store, "small"):
+        for name in keys.children(self.store, "small"):
             if name not in live and pass_of(name) <= newest:
-                records.delete(self.store, f"small/{name}")
+                keys.delete(self.store, f"small/{name}")
 
     def drop(self, generation: str) -> None:
-        records.delete(self.store, f"W/{generation}")
+        keys.delete(self.store, f"W/{generation}")
 
 
 def _chunk(generation: Generation, panel: int) -> str:

@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 from dasknmf import open_run, panels, patience, schedulers
 from dasknmf.history import Record
 from dasknmf.schedulers import Scheduler
-from dasknmf.store import lock, records
+from dasknmf.store import keys, lock, records
 from tests.faults.stores import Directory, Fault, Objects, Strike, Weather, death
 from tests.helpers import Killed, fitted, stored
 
@@ -148,19 +148,17 @@ class Bench:
         """Let a fault happen at a place."""
         (self.weather if place.store == "run" else self.weather_of_V).faults.append(fault)
 
-    def fit(self, get: Any = None, run: dict[str, Any] | None = None, X: Any = None, **changes: Any) -> Result:
+    def fit(
+        self, get: Any = None, run: dict[str, Any] | None = None, X: Any = None, **changes: Any
+    ) -> Result:
         """One start of the fit, from opening V and the run to reading W back."""
         with ExitStack() as stack:
             stack.enter_context(small())
             if get is not None:
                 executor = Scheduler("synchronous", get)
-                stack.enter_context(
-                    mock.patch.object(schedulers, "current", lambda *, in_process: executor)
-                )
+                stack.enter_context(mock.patch.object(schedulers, "current", lambda *, in_process: executor))
             X = zarr.open_array(self.V, mode="r") if X is None else X
-            model, W = fitted(
-                X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes
-            )
+            model, W = fitted(X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes)
         return Result(W, model.components_, tuple(model.history_))
 
     def dies(self, **options: Any) -> None:
@@ -176,14 +174,14 @@ class Bench:
 
     def bury(self) -> None:
         """The process that held the lock is gone, with whatever it knew."""
-        held = records.get(self.kept, "lock")
+        held = keys.get(self.kept, "lock")
         if held is not None:
             self.edit_lock(pid=dead_pid())
 
     def edit_lock(self, **changes: Any) -> None:
         """Let the lock say something else, behind the back of whoever holds it."""
-        held = json.loads(records.get(self.kept, "lock") or b"{}")
-        records.put(self.kept, "lock", json.dumps(held | changes).encode())
+        held = json.loads(keys.get(self.kept, "lock") or b"{}")
+        keys.put(self.kept, "lock", json.dumps(held | changes).encode())
 
     def mended(self) -> None:
         """Another start finds fair weather, and counts anew."""

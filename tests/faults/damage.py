@@ -12,7 +12,14 @@ import pytest
 import zarr
 
 from dasknmf import open_run
-from dasknmf.errors import DaskNMFError, DataChangedError, RunDamagedError, RunError, RunMismatchError, SourceError
+from dasknmf.errors import (
+    DaskNMFError,
+    DataChangedError,
+    RunDamagedError,
+    RunError,
+    RunMismatchError,
+    SourceError,
+)
 from tests.faults.bench import Bench, matrix, quiet, same
 from tests.faults.cells import Cell
 from tests.helpers import stored
@@ -201,17 +208,29 @@ DAMAGE = (
         for kind in DAMAGES
     ),
     *(
-        Cell(f"{part}: {kind}", "after the end", "an error, or what was written", partial(_read_back, part, kind))
+        Cell(
+            f"{part}: {kind}",
+            "after the end",
+            "an error, or what was written",
+            partial(_read_back, part, kind),
+        )
         for part in ("a chunk of W", "H", "the commit")
         for kind in DAMAGES
     ),
     *(
-        Cell(f"V: {name}", when, "told, with the place; brought back: identical", partial(_of_V, change, when))
+        Cell(
+            f"V: {name}", when, "told, with the place; brought back: identical", partial(_of_V, change, when)
+        )
         for name, change in CHANGES.items()
         for when in ("between passes", "between starts")
     ),
     *(
-        Cell(f"V has another {change}", "between starts", f"RunMismatchError: {named}", partial(_another_V, change, named))
+        Cell(
+            f"V has another {change}",
+            "between starts",
+            f"RunMismatchError: {named}",
+            partial(_another_V, change, named),
+        )
         for change, named in {
             "shape": "shape was [60, 8] and is [40, 8]",
             "columns": "shape was [60, 8] and is [60, 7]",

@@ -92,13 +92,23 @@ DEATHS = (
         if not (when == "half" and place.strike.key == "lock")
     ),
     *(
-        Cell(f"the process dies, an object store ({when})", place.name, _HOLDS, partial(_die_on_objects, place, when))
+        Cell(
+            f"the process dies, an object store ({when})",
+            place.name,
+            _HOLDS,
+            partial(_die_on_objects, place, when),
+        )
         for place in PLACES
         if place.store == "run" and place.strike.access == "write"
         for when in ("before", "after")
     ),
     *(
-        Cell("the process dies, and dies again", f"{one.name}; {two.name}", _HOLDS, partial(_die_twice, one, two))
+        Cell(
+            "the process dies, and dies again",
+            f"{one.name}; {two.name}",
+            _HOLDS,
+            partial(_die_twice, one, two),
+        )
         for one, two in ((PLACES[2], PLACES[6]), (PLACES[6], PLACES[6]), (PLACES[7], PLACES[10]))
         if two.store == "run"
     ),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dasknmf.store import lock, records
+from dasknmf.store import keys, lock
 from tests.faults.bench import Bench
 from tests.faults.cells import Cell
 from tests.faults.client import REFUSED
@@ -78,7 +78,7 @@ def _asleep(bench: Bench) -> None:
     try:
         until(lambda: passes(run) >= 2 and log.at_work())
         os.kill(first.pid, signal.SIGSTOP)
-        assert str(first.pid) in (lock.broken(records.opened(run)) or "")
+        assert str(first.pid) in (lock.broken(keys.opened(run)) or "")
         client(bench.root).ends(0)
         sound(run)
         stood = (run / "commit" / "zarr.json").read_bytes()

@@ -183,12 +183,19 @@ TASKS = (
         for name, make in ORDERS.items()
     ),
     *(
-        Cell(f"{name}", f"every pass{', ' if model else ''}{model}", "identical", partial(_with, make, changes))
+        Cell(
+            f"{name}", f"every pass{', ' if model else ''}{model}", "identical", partial(_with, make, changes)
+        )
         for name, make in TWICE.items()
         for model, changes in MODELS.items()
     ),
     *(
-        Cell("the client dies, its tasks run on", f"pass {graph}", "again, among them: identical", partial(_client_dies, graph))
+        Cell(
+            "the client dies, its tasks run on",
+            f"pass {graph}",
+            "again, among them: identical",
+            partial(_client_dies, graph),
+        )
         for graph in range(6)
     ),
 )

@@ -1,0 +1,41 @@
+"""What is run to decode V: anything that Zarr and numcodecs know, but for what would run its own program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import zarr
+
+from dasknmf.errors import SourceError
+
+
+def refuse_pickles(node: zarr.Array | zarr.Group) -> None:
+    """Raise if an array, or one in a group, is decoded by a codec that runs what the chunks say.
+
+    Looks at metadata alone. Pickles are filters of Zarr format 2; numbers may be behind them, too.
+
+    Raises
+    ------
+    SourceError
+    """
+    for array in _arrays_in(node):
+        if any(getattr(codec, "codec_id", None) == "pickle" for codec in _codecs_of(array)):
+            raise SourceError(
+                f"{array.store_path} is stored as pickles, which run whatever program their writer wished; "
+                "they are never decoded: write it again as numbers, or as strings, where you trust it."
+            )
+
+
+def _arrays_in(node: zarr.Array | zarr.Group) -> Iterator[zarr.Array]:
+    if isinstance(node, zarr.Array):
+        yield node
+        return
+    yield from (each for _, each in node.members(max_depth=None) if isinstance(each, zarr.Array))
+
+
+def _codecs_of(array: zarr.Array) -> list[Any]:
+    metadata = array.metadata
+    if metadata.zarr_format == 3:
+        return []  # knows no pickles
+    return [*(metadata.filters or ()), metadata.compressor]

@@ -1,0 +1,242 @@
+"""Keys of the store of a run: read, written as a whole, deleted, listed; each asked again for a while.
+
+A directory is written so that what has a name is on disk, and without Zarr's event loop; see `files`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zarr.abc.store import RangeByteRequest, Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore
+
+from dasknmf.credentials import refuse_credentials
+from dasknmf.errors import RunAccessError, RunError
+from dasknmf.patience import brief, patiently
+from dasknmf.storage_errors import of_storage
+from dasknmf.store import files
+
+T = TypeVar("T")
+
+META = "zarr.json"
+"""Zarr's own document beside what it describes."""
+
+
+def opened(target: Any, *, read_only: bool = False) -> Any:
+    """The Zarr store of a path, an fsspec URL or a store."""
+    refuse_credentials(target, RunError)
+    if isinstance(target, Store):
+        return target.with_read_only() if read_only and not target.read_only else target
+    if isinstance(target, os.PathLike):
+        target = os.fspath(target)
+    target = str(target).removeprefix("file://")  # a directory has renames and fsync, fsspec has not
+    if "://" in target:
+        from zarr.storage import FsspecStore
+
+        return FsspecStore.from_url(target, read_only=read_only)
+    return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
+
+
+def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
+    """What `call` makes of the store of a run, asked again where the store fails for a moment.
+
+    Parameters
+    ----------
+    store : zarr store
+    what : str
+        The key.
+    done : str
+        What `call` does to it: "read" or "written".
+    call : callable
+
+    Raises
+    ------
+    RunAccessError
+        If the store refuses; that committed is not lost, and which run it was, is said.
+    UnavailableError
+        If it did not answer for a minute.
+    FileNotFoundError
+        If there is nothing to read.
+    """
+    try:
+        return patiently(call, f"{what!r} of the run at {str(store)!r}")
+    except Exception as error:
+        if not of_storage(error) or (isinstance(error, FileNotFoundError) and done == "read"):
+            raise
+        raise RunAccessError(
+            f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); the last commit "
+            "stands: make room or give permission, then start the same fit again, it goes on from there."
+        ) from error
+
+
+def get(store: Any, key: str, most: int) -> bytes | None:
+    """The value of one key; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        If it has more than `most` bytes, or is no file: of a stranger's run it is then not read.
+    """
+
+    def read() -> bytes | None:
+        if isinstance(store, LocalStore):
+            _check_file(store.root / key, key, most)
+        if type(store) is LocalStore:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return (store.root / key).read_bytes()
+            return None
+        # One byte more than there may be tells a longer value, and needs no question of its own.
+        part = RangeByteRequest(0, most + 1)
+        value = sync(store.get(key, default_buffer_prototype(), part))
+        return None if value is None else bytes(value.to_bytes())
+
+    found = reached(store, key, "read", read)
+    if found is not None and len(found) > most:
+        raise _too_long(key, most)
+    return found
+
+
+def _check_file(path: Path, key: str, most: int) -> None:
+    """What stands there is told without being read: a pipe would never end."""
+    try:
+        found = path.stat()
+    except OSError:
+        return  # told by whoever reads it
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{key} is no file")
+    if found.st_size > most:
+        raise _too_long(key, most)
+
+
+def _too_long(key: str, most: int) -> ValueError:
+    return ValueError(f"{key} is longer than the {most} bytes that it may have")
+
+
+def put(store: Any, key: str, value: bytes, *, name_too: bool = True) -> None:
+    """Write one key as a whole: after a power cut there is the old value or the new one.
+
+    Without `name_too` it may still be missing after one, until `make_directories_durable` was called.
+    """
+
+    def write() -> None:
+        if type(store) is LocalStore:
+            files.replace(store.root / key, value, name_too=name_too)
+        else:
+            sync(_set(store, key, value, name_too))
+
+    reached(store, key, "written", write)
+
+
+async def _set(store: Any, key: str, value: bytes, name_too: bool) -> None:
+    buffer = default_buffer_prototype().buffer.from_bytes(value)
+    path = local_path(store, key)
+    if path is None:
+        await store.set(key, buffer)
+        return
+    # A directory's own `set` renames before the new content is on disk: a power cut could keep the
+    # new name with nothing behind it. Here the content goes first.
+    spare = files.spare(key)
+    await store.set(spare, buffer)
+    beside = path.with_name(Path(spare).name)
+    files.flush(beside)
+    beside.replace(path)
+    if name_too:
+        files.flush_names(path.parent)
+
+
+def put_if_absent(store: Any, key: str, value: bytes) -> None:
+    """Write one key unless it exists; who won is told by reading it back."""
+    reached(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
+
+
+async def _set_if_absent(store: Any, key: str, value: bytes) -> None:
+    if isinstance(store, FsspecStore) and not await store.exists(key):
+        # Zarr would look once more and then write; S3, GCS and Azure create a key only where it is not. Of a
+        # store that takes no notice of that, or knows it not, whoever asked reads back who was last.
+        try:
+            await store.fs._pipe_file(f"{store.path}/{key}", value, mode="create")
+        except FileExistsError:
+            pass
+        except (TypeError, NotImplementedError):
+            await store.set(key, default_buffer_prototype().buffer.from_bytes(value))
+        return
+    await store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value))
+
+
+def delete(store: Any, path: str) -> None:
+    """Delete everything below `path`; of a symbolic link the link alone."""
+    if not _unlinked(store, path):
+        reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
+
+
+def delete_key(store: Any, key: str) -> None:
+    """Delete one key."""
+    _unlinked(store, key)
+    reached(store, key, "deleted", lambda: sync(store.delete(key)))
+
+
+def _unlinked(store: Any, path: str) -> bool:
+    """Whether a path was a symbolic link, which then is gone.
+
+    Raises
+    ------
+    RunAccessError
+        If it lies behind one: what is there may be somebody else's.
+    """
+    there = local_path(store, path)
+    if there is None:
+        return False
+    behind = [each for each in there.parents if each.is_relative_to(store.root) and each != Path(store.root)]
+    if links := [each for each in behind if each.is_symlink()]:
+        raise RunAccessError(
+            f"{path!r} of the run at {str(store)!r} is to be deleted and lies behind the symbolic link "
+            f"{str(links[0])!r}; nothing is deleted through links: put the whole run where that leads to."
+        )
+    if not there.is_symlink():
+        return False
+    there.unlink()
+    return True
+
+
+def children(store: Any, path: str) -> list[str]:
+    """Names directly below `path`, without Zarr's own metadata."""
+
+    async def listed() -> list[str]:
+        if isinstance(store, FsspecStore):
+            store.fs.invalidate_cache()  # other processes write, too
+        return [name async for name in store.list_dir(path)]
+
+    names = reached(store, path, "read", lambda: sync(listed()))
+    return sorted({name.rstrip("/") for name in names} - {META})
+
+
+def local_path(store: Any, key: str) -> Path | None:
+    """Where a key lies on this machine's file system, for stores that are directories."""
+    return Path(store.root) / key if isinstance(store, LocalStore) else None
+
+
+def make_durable(store: Any, key: str) -> None:
+    """Flush one key to disk, where the store is a directory.
+
+    Without it a power cut can leave a commit record that names factors which never reached the
+    disk. Object stores acknowledge a put only when it is durable.
+    """
+    path = local_path(store, key)
+    if path is not None:
+        files.flush(path)
+
+
+def make_directories_durable(store: Any, paths: list[str]) -> None:
+    """Flush the names below some paths to disk: those of the files, and of directories one below."""
+    for name in paths:
+        path = local_path(store, name)
+        if path is not None and path.is_dir():
+            for each in (path, *(below for below in path.iterdir() if name and below.is_dir())):
+                files.flush_names(each)
