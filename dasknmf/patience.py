@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import tenacity
 from zarr.storage import WrapperStore
 
-from dasknmf.errors import SourceError, UnavailableError
+from dasknmf.errors import DaskNMFError, SourceError, UnavailableError
 
 log = logging.getLogger("dasknmf")
 
@@ -75,6 +75,7 @@ class Retries:
 
 
 _retries: ContextVar[Retries | None] = ContextVar("dasknmf_retries", default=None)
+_attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
 
 
 @contextmanager
@@ -86,6 +87,23 @@ def counted() -> Iterator[Retries]:
         yield retries
     finally:
         _retries.reset(token)
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Ask once only: for what may as well be left undone."""
+    token = _attempts.set(1)
+    try:
+        yield
+    finally:
+        _attempts.reset(token)
+
+
+def refused(error: BaseException) -> bool:
+    """Whether a store says no: to the operating system, or as a web server. What is told already is not."""
+    if isinstance(error, DaskNMFError):
+        return False
+    return isinstance(error, OSError) or _status(error) is not None
 
 
 def transient(error: BaseException) -> bool:
@@ -153,7 +171,9 @@ def read_patiently(call: Callable[[], T], what: str) -> T:
 def _naming(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if not refused(error):
+            raise
         raise SourceError(
             f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
             "reads it: check permissions and credentials, then start the same again."
@@ -215,7 +235,7 @@ def _policy(what: str) -> dict[str, Any]:
 
     return {
         "retry": tenacity.retry_if_exception(transient),
-        "stop": tenacity.stop_after_attempt(_ATTEMPTS),
+        "stop": tenacity.stop_after_attempt(_attempts.get() or _ATTEMPTS),
         "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
         + tenacity.wait_random(0, _FIRST_WAIT),
         "before_sleep": told,

@@ -12,11 +12,11 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
-from dasknmf.errors import SourceError
+from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.fast import decoded_fast, stored_bytes
 from dasknmf.panels import slab_rows
-from dasknmf.patience import PatientStore, read_patiently
+from dasknmf.patience import PatientStore, patiently, read_patiently
 
 
 class Meter:
@@ -172,9 +172,13 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
     ------
     SourceError
         If nothing can be read there.
+    UnavailableError
+        If no answer came for a minute.
     """
     try:
-        return zarr.open(source, mode="r")
+        return patiently(lambda: zarr.open(source, mode="r"), repr(str(source)))
+    except UnavailableError:
+        raise
     except Exception as error:  # every store has exceptions of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(

@@ -26,6 +26,7 @@ import psutil
 from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
+from dasknmf.patience import hurried
 from dasknmf.store import records
 
 log = logging.getLogger("dasknmf")
@@ -87,8 +88,13 @@ class Lock:
         self._released.set()
         _held.discard(self)
         self._renewing.join()
-        if self.is_held():
-            records.delete_key(self._store, _KEY)
+        # Who ends because the store is out of reach does not wait for it once more.
+        try:
+            with hurried():
+                if self.is_held():
+                    records.delete_key(self._store, _KEY)
+        except (RunAccessError, UnavailableError) as error:
+            log.warning("%s; the lock is free as soon as this process ends or starts the same again", error)
 
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED):
@@ -174,7 +180,8 @@ def _lives_here(holder: dict[str, Any]) -> bool | None:
     if holder["host"] != _host():
         return None
     if holder["pid"] == os.getpid():
-        return True
+        # One that it could not release, as of a disk that was full, is held no more.
+        return any(lock.token == holder["token"] for lock in list(_held))
     try:
         # A new process may have been given the old one's number: compare when it began.
         return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 1.0)

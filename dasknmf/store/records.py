@@ -23,7 +23,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunDamagedError
-from dasknmf.patience import brief, patiently
+from dasknmf.patience import brief, patiently, refused
 
 T = TypeVar("T")
 
@@ -116,8 +116,8 @@ def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
     """
     try:
         return patiently(call, f"{what!r} of the run at {str(store)!r}")
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and done == "read":
+    except Exception as error:
+        if not refused(error) or (isinstance(error, FileNotFoundError) and done == "read"):
             raise
         raise RunAccessError(
             f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); the last commit "

@@ -69,7 +69,7 @@ PLACES = (
     Place("before read", "V", Strike("read", "c/1/0", 3), 3),
     Place("before read of W", "run", Strike("read", "W/2/c.1"), 3),
     Place("after W write", "run", Strike("write", "W/3/c.1"), 3, when="after"),
-    Place("H", "run", Strike("write", "small/3/0"), 3),
+    Place("H", "run", Strike("write", "small/3/0/float64/c.0"), 3),
     Place("between H and commit", "run", Strike("write", "history/3"), 3),
     Place("during commit", "run", Strike("write", "commit", 4), 3, when="half"),
     Place("after commit", "run", Strike("delete", "W/1", 2), 4),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.faults.cells import Cell
+from tests.faults.damage import DAMAGE
 from tests.faults.deaths import DEATHS
+from tests.faults.outages import OUTAGES
 
-IN_PROCESS: tuple[Cell, ...] = (*DEATHS,)
+IN_PROCESS: tuple[Cell, ...] = (*DEATHS, *OUTAGES, *DAMAGE)

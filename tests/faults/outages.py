@@ -1,0 +1,116 @@
+"""Storage that fails for a moment, for longer than patience, or for good; and storage that is slow."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+
+from dasknmf.errors import DaskNMFError, RunAccessError, SourceError, UnavailableError
+from dasknmf.patience import _ATTEMPTS
+from tests.faults.bench import PLACES, Bench, Place, quiet, resumed, same
+from tests.faults.cells import Cell
+from tests.faults.stores import PERMANENT, TRANSIENT, Fault, Strike, bucket
+
+OPENING = (
+    Place("opening: V", "V", Strike("read", "zarr.json"), 0, counted=False),
+    Place("opening: lock", "run", Strike("write", "lock"), 0, counted=False),
+    Place("opening: list", "run", Strike("list", ""), 0, counted=False),
+    Place("opening: panels", "run", Strike("write", "panels/edges"), 0, counted=False),
+)
+EVERYWHERE = (*OPENING, *PLACES)
+_TWICE = 2
+
+
+def _passes(name: str, place: Place, when: str, bench: Bench) -> None:
+    """An error that is gone when the same is asked again."""
+    if name == "503":
+        bench.objects = bucket()
+    fault = Fault(place.strike, TRANSIENT[name], when, _TWICE)
+    bench.meet(place, fault)
+    found = bench.fit(X=bench.V if place.store == "V" else None)
+    assert fault.struck == _TWICE
+    same(found, quiet())
+    if place.counted:
+        assert found.retries == fault.struck
+    else:
+        assert found.retries in (0, fault.struck)  # no pass was at work
+
+
+def _lasts(name: str, place: Place, then: str, bench: Bench) -> None:
+    """A store that is out of reach from some moment on."""
+    fault = Fault(place.strike, TRANSIENT[name], place.when, math.inf, then)
+    bench.meet(place, fault)
+    told = _refused(bench, place, UnavailableError, "start the same again when the storage answers")
+    assert f"in {_ATTEMPTS} attempts" in told
+    assert fault.struck >= _ATTEMPTS
+    resumed(bench, place.committed)
+
+
+def _stays(name: str, place: Place, then: str, bench: Bench) -> None:
+    """An error that asking again does not mend."""
+    fault = Fault(place.strike, PERMANENT[name], place.when, math.inf, then)
+    bench.meet(place, fault)
+    if place.store == "V":
+        _refused(bench, place, SourceError, "start the same again")
+    else:
+        _refused(bench, place, RunAccessError, "start the same fit again")
+    if then == "key":
+        assert fault.struck == 1  # what is permanent is not asked for again
+    resumed(bench, place.committed)
+
+
+def _refused(bench: Bench, place: Place, kind: type[DaskNMFError], remedy: str) -> str:
+    """What the fit says when it gives up: one line, the key, the store, what to do."""
+    where = str(bench.store if place.store == "run" else bench.V)
+    with pytest.raises(DaskNMFError) as raised:
+        bench.fit()
+    told = str(raised.value)
+    assert type(raised.value) is kind, told
+    assert "\n" not in told
+    assert place.what.split("/")[0] in told
+    assert where.removeprefix("wrapping-") in told
+    assert remedy in told
+    return told
+
+
+def _slow(seconds: float, bench: Bench) -> None:
+    bench.weather.delay = bench.weather_of_V.delay = seconds
+    found = bench.fit(max_iter=1)
+    same(found, quiet(max_iter=1))
+    assert found.retries == 0
+
+
+def _throttled(bench: Bench) -> None:
+    """Now and then an access of either store is refused once, or twice."""
+    bench.objects = bucket()
+    bench.weather.faults += [Fault(Strike("", "", nth), TRANSIENT["503"]) for nth in range(23, 230, 23)]
+    bench.weather_of_V.faults += [Fault(Strike("read", "c/", nth), TRANSIENT["503"]) for nth in (2, 5, 9)]
+    found = bench.fit()
+    same(found, quiet())
+    assert found.retries >= 8
+
+
+OUTAGES = (
+    *(
+        Cell(f"{name} for a moment ({when})", place.name, "identical; retries counted, nothing else", partial(_passes, name, place, when))
+        for name in TRANSIENT
+        for place in EVERYWHERE
+        for when in (("before", "after") if place.strike.access in ("write", "delete") else ("before",))
+        if name != "503" or when == "before"
+    ),
+    *(
+        Cell(f"{name} for longer ({'the store' if then == 'all' else then})", place.name, "UnavailableError; again: identical", partial(_lasts, name, place, then))
+        for name, then in (("timeout", "all"), ("EIO", "key"))
+        for place in PLACES
+    ),
+    *(
+        Cell(f"{name} ({'all writes' if then == 'writes' else then})", place.name, "refused at once, in words; again: identical", partial(_stays, name, place, then))
+        for name, then in (("permission denied", "key"), ("403", "key"), ("disk full", "writes"), ("read-only", "writes"))
+        for place in PLACES
+        if then == "key" or place.strike.access in ("write", "delete")
+    ),
+    Cell("slow store", "every access", "identical", partial(_slow, 0.002)),
+    Cell("throttled store", "every few accesses", "identical; retries counted", _throttled),
+)
