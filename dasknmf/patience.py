@@ -171,12 +171,12 @@ def read_patiently(call: Callable[[], T], what: str) -> T:
 def _naming(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        if not refused(error):
+    except Exception as error:  # every store, and every codec, has exceptions of its own
+        if isinstance(error, (DaskNMFError, MemoryError)):
             raise
         raise SourceError(
             f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
-            "reads it: check permissions and credentials, then start the same again."
+            "reads it: bring it back, or check permissions and credentials, then start the same again."
         ) from error
 
 
