@@ -22,12 +22,14 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from dasknmf.errors import RunAccessError, RunDamagedError
+from dasknmf.errors import DaskNMFError, RunAccessError, RunDamagedError
 from dasknmf.patience import brief, patiently, refused
 
 T = TypeVar("T")
 
 _META = "zarr.json"
+_FILL = -1
+"""What a missing chunk of integers reads as."""
 SPARE = ".spare"
 """Ends the name of a key whose content is not yet on disk."""
 
@@ -230,7 +232,7 @@ def create_array(
             shape=shape,
             chunks=chunks,
             dtype=dtype,
-            fill_value=np.nan if dtype.kind == "f" else -1,
+            fill_value=np.nan if dtype.kind == "f" else _FILL,
             filters=None,
             compressors=(Crc32cCodec(),),
             config={"write_empty_chunks": True},
@@ -251,15 +253,21 @@ def read_array(store: Any, name: str) -> np.ndarray:
     RunDamagedError
         If it is missing or altered.
     """
+    def read_whole() -> tuple[np.ndarray, bool]:
+        array = zarr.open_array(store, path=name, mode="r")
+        return np.asarray(array[...]), array.shape == array.chunks
+
     try:
-        values = reached(
-            store, name, "read", lambda: np.asarray(zarr.open_array(store, path=name, mode="r")[...])
-        )
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        raise _damaged_array(store, name, str(error)) from error
-    # Of a chunk that is missing Zarr makes NaN, which may also stand for what is not known.
-    suspect = values.dtype.kind == "f" and np.isnan(values).any()
-    if suspect and get(store, _chunk(name, values.ndim)) is None:
+        values, whole = reached(store, name, "read", read_whole)
+    except Exception as error:  # what is damaged raises whatever comes of it
+        if isinstance(error, DaskNMFError):
+            raise
+        raise _damaged_array(store, name, brief(error)) from error
+    if not whole:
+        raise _damaged_array(store, name, "its shape is not that of its one chunk")
+    # Of a chunk that is missing Zarr makes the fill value, which may also stand for what is not known.
+    suspect = np.isnan(values) if values.dtype.kind == "f" else values == _FILL
+    if suspect.any() and get(store, _chunk(name, values.ndim)) is None:
         raise _damaged_array(store, name, "a chunk is missing")
     return values
 

@@ -103,7 +103,7 @@ class StoredRun:
         features: described.Features = _NO_FEATURES,
     ) -> None:
         self.store = _writable(target)
-        self._check_is_ours()
+        self._check_is_ours(overwrite=overwrite)
         self._lock = Lock(self.store)
         try:
             self.epoch = self._lock.token
@@ -220,15 +220,28 @@ class StoredRun:
             with suppress(OSError):  # something else is in it
                 self.store.root.rmdir()
 
-    def _check_is_ours(self) -> None:
+    def _check_is_ours(self, *, overwrite: bool) -> None:
         """Never write into, or clear, a store that holds something else."""
         found = {name for name in records.children(self.store, "") if not name.endswith(records.SPARE)}
-        ours = {*_PARTS, "lock"}
-        if found - ours or (found - {"lock"} and format_of(self.store) is None):
-            raise RunMismatchError(
-                f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
-                "of its own, and overwrite=True replaces runs only: choose another checkpoint."
+        foreign = found - {*_PARTS, "lock"}
+        if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
+            return
+        if not foreign and self._has_begun():
+            if overwrite:
+                return
+            raise RunDamagedError(
+                f"the record 'zarr.json' of the run at {str(self.store)!r} is missing or damaged; it tells a "
+                "run from other stores: restore it from a copy, or start over with overwrite=True."
             )
+        raise RunMismatchError(
+            f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
+            "of its own, and overwrite=True replaces runs only: choose another checkpoint."
+        )
+
+    def _has_begun(self) -> bool:
+        with suppress(RunDamagedError):
+            return records.read(self.store, "run") is not None
+        return False
 
     def _begin(
         self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features

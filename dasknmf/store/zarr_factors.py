@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 
-from dasknmf.errors import RunDamagedError
+from dasknmf.errors import DaskNMFError, RunDamagedError
 from dasknmf.passes import State
+from dasknmf.patience import brief
 from dasknmf.store import records
 from dasknmf.store import states as states_at
 from dasknmf.store.factors import Generation, pass_of
@@ -51,8 +52,12 @@ class ZarrFactors:
             block = records.reached(
                 self.store, key, "read", lambda: np.asarray(self._array(generation.name)[panel])
             )[:n_rows]
-        except (ValueError, FileNotFoundError, KeyError) as error:
-            raise self._damaged(generation, panel, str(error)) from error
+        except Exception as error:  # what is damaged raises whatever comes of it
+            if isinstance(error, DaskNMFError):
+                raise
+            raise self._damaged(generation, panel, brief(error)) from error
+        if block.shape != (n_rows, generation.width):
+            raise self._damaged(generation, panel, f"its shape is {block.shape}")
         # One missing chunk is NaN throughout: the sum is NaN, and far cheaper than a search.
         if np.isnan(block.sum()):
             raise self._damaged(generation, panel, "its chunk is missing")
