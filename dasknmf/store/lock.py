@@ -152,11 +152,12 @@ def _named(holder: dict[str, Any]) -> str:
 
 
 def _holder(store: Any) -> dict[str, Any]:
-    nobody = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
+    nobody: dict[str, Any] = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
     try:
-        return nobody | json.loads(records.get(store, _KEY) or b"{}")
-    except ValueError:
-        return nobody  # half of a lock holds nothing
+        told = json.loads(records.get(store, _KEY) or b"{}")
+        return nobody | {name: type(value)(told[name]) for name, value in nobody.items() if name in told}
+    except (ValueError, TypeError):
+        return nobody  # half of a lock, or what is none, holds nothing
 
 
 def _host() -> str:

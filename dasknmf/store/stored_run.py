@@ -62,6 +62,8 @@ _PARTS = (
     "history",
     "selection",
 )
+_NAMED = ["W", "small", "history", ""]
+"""Whose names have to be on disk before a commit that names them."""
 _NO_FEATURES = described.Features()
 
 
@@ -141,8 +143,8 @@ class StoredRun:
         RunLockedError
             If another process has taken the run over.
         """
-        self.check_owner()
         if sums is not None and self.sums is None:
+            self.check_owner()
             write_sums(self.store, sums)
         if record is not None:
             name = f"{position.passes - 1}-{self.epoch}"
@@ -153,6 +155,9 @@ class StoredRun:
         states = self.position.states | position.states  # by name: a pass has its states in one piece
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
+        # Last of all, so that little time is left in which another may take the run over.
+        records.make_directories_durable(self.store, _NAMED)
+        self.check_owner()
         self._write_commit()
         if self._budget is not None:
             # After the commit: one that dies in between is asked for another budget again.
@@ -285,6 +290,7 @@ class StoredRun:
         self.position, self.history, self.sums, self._segments = committed(self.store)
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
+            records.make_directories_durable(self.store, _NAMED)
             self._write_commit()
         self._prune(self.position.generations)
         if about["budget"] == budget:
@@ -296,7 +302,6 @@ class StoredRun:
         self._identity, self._budget = about["identity"], budget
 
     def _write_commit(self) -> None:
-        records.make_directories_durable(self.store, ["W", "small", "history", ""])
         content = {
             "format": FORMAT,
             "epoch": self.epoch,
