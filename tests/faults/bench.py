@@ -24,7 +24,7 @@ from dasknmf import open_run, panels, patience, schedulers
 from dasknmf.history import Record
 from dasknmf.schedulers import Scheduler
 from dasknmf.store import lock, records
-from tests.faults.stores import Directory, Fault, Objects, Strike, Weather
+from tests.faults.stores import Directory, Fault, Objects, Strike, Weather, death
 from tests.helpers import Killed, fitted, stored
 
 N, M, PANELS = 60, 8, 3
@@ -168,6 +168,11 @@ class Bench:
         with pytest.raises(Killed):
             self.fit(**options)
         self.bury()
+
+    def dies_at(self, key: str) -> None:
+        """The same, when it writes a key for the first time."""
+        self.strike(death(Strike("write", key)))
+        self.dies()
 
     def bury(self) -> None:
         """The process that held the lock is gone, with whatever it knew."""

@@ -15,7 +15,6 @@ from dasknmf import open_run
 from dasknmf.errors import DaskNMFError, DataChangedError, RunDamagedError, RunError, RunMismatchError, SourceError
 from tests.faults.bench import Bench, matrix, quiet, same
 from tests.faults.cells import Cell
-from tests.faults.stores import Strike, death
 from tests.helpers import stored
 
 STANDING = 4
@@ -23,8 +22,7 @@ STANDING = 4
 
 
 def _interrupted(bench: Bench) -> None:
-    bench.strike(death(Strike("write", f"history/{STANDING}")))
-    bench.dies()
+    bench.dies_at(f"history/{STANDING}")
 
 
 def _flip(share: float, content: bytes) -> bytes:
