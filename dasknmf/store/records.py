@@ -253,9 +253,11 @@ def read_array(store: Any, name: str) -> np.ndarray:
     RunDamagedError
         If it is missing or altered.
     """
+
     def read_whole() -> tuple[np.ndarray, bool]:
         array = zarr.open_array(store, path=name, mode="r")
-        return np.asarray(array[...]), array.shape == array.chunks
+        key = f"{name}/{array.metadata.encode_chunk_key((0,) * array.ndim)}"
+        return np.asarray(array[...]), array.shape == array.chunks and key == _chunk(name, array.ndim)
 
     try:
         values, whole = reached(store, name, "read", read_whole)
@@ -264,7 +266,7 @@ def read_array(store: Any, name: str) -> np.ndarray:
             raise
         raise _damaged_array(store, name, brief(error)) from error
     if not whole:
-        raise _damaged_array(store, name, "its shape is not that of its one chunk")
+        raise _damaged_array(store, name, "its metadata do not describe one chunk")
     # Of a chunk that is missing Zarr makes the fill value, which may also stand for what is not known.
     suspect = np.isnan(values) if values.dtype.kind == "f" else values == _FILL
     if suspect.any() and get(store, _chunk(name, values.ndim)) is None:
