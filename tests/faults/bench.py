@@ -148,19 +148,17 @@ class Bench:
         """Let a fault happen at a place."""
         (self.weather if place.store == "run" else self.weather_of_V).faults.append(fault)
 
-    def fit(self, get: Any = None, run: dict[str, Any] | None = None, X: Any = None, **changes: Any) -> Result:
+    def fit(
+        self, get: Any = None, run: dict[str, Any] | None = None, X: Any = None, **changes: Any
+    ) -> Result:
         """One start of the fit, from opening V and the run to reading W back."""
         with ExitStack() as stack:
             stack.enter_context(small())
             if get is not None:
                 executor = Scheduler("synchronous", get)
-                stack.enter_context(
-                    mock.patch.object(schedulers, "current", lambda *, in_process: executor)
-                )
+                stack.enter_context(mock.patch.object(schedulers, "current", return_value=executor))
             X = zarr.open_array(self.V, mode="r") if X is None else X
-            model, W = fitted(
-                X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes
-            )
+            model, W = fitted(X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes)
         return Result(W, model.components_, tuple(model.history_))
 
     def dies(self, **options: Any) -> None:
@@ -219,15 +217,18 @@ def matrix() -> np.ndarray:
     return rng.random((N, 3)) @ rng.random((3, M)) + 0.05 * rng.random((N, M)) + 0.01
 
 
-def same(found: Result, expected: Result) -> None:
-    """Bit for bit, with the same history; how long it took and what was asked again aside."""
+def same(found: Result, expected: Result, *, fetched: bool = True) -> None:
+    """Bit for bit, with the same history; how long it took and what was asked again aside.
+
+    Not what was fetched of V, where a stage has kept it or a start had to fetch it again.
+    """
     np.testing.assert_array_equal(found.W, expected.W)
     np.testing.assert_array_equal(found.H, expected.H)
-    assert [_lasting(record) for record in found.records] == [_lasting(record) for record in expected.records]
-
-
-def _lasting(record: Record) -> Record:
-    return replace(record, seconds=0.0, memory=None, retries=0)
+    lasting = {"seconds": 0.0, "memory": None, "retries": 0} | ({} if fetched else {"bytes_read": 0})
+    told, expected_told = (
+        [replace(record, **lasting) for record in each.records] for each in (found, expected)
+    )
+    assert told == expected_told
 
 
 def reads_left(committed: int) -> int:

@@ -94,20 +94,40 @@ def _throttled(bench: Bench) -> None:
 
 OUTAGES = (
     *(
-        Cell(f"{name} for a moment ({when})", place.name, "identical; retries counted, nothing else", partial(_passes, name, place, when))
+        Cell(
+            f"{name} for a moment ({when})",
+            place.name,
+            "identical; retries counted, nothing else",
+            partial(_passes, name, place, when),
+        )
         for name in TRANSIENT
         for place in EVERYWHERE
         for when in (("before", "after") if place.strike.access in ("write", "delete") else ("before",))
         if name != "503" or when == "before"
     ),
     *(
-        Cell(f"{name} for longer ({'the store' if then == 'all' else then})", place.name, "UnavailableError; again: identical", partial(_lasts, name, place, then))
+        Cell(
+            f"{name} for longer ({'the store' if then == 'all' else then})",
+            place.name,
+            "UnavailableError; again: identical",
+            partial(_lasts, name, place, then),
+        )
         for name, then in (("timeout", "all"), ("EIO", "key"))
         for place in PLACES
     ),
     *(
-        Cell(f"{name} ({'all writes' if then == 'writes' else then})", place.name, "refused at once, in words; again: identical", partial(_stays, name, place, then))
-        for name, then in (("permission denied", "key"), ("403", "key"), ("disk full", "writes"), ("read-only", "writes"))
+        Cell(
+            f"{name} ({'all writes' if then == 'writes' else then})",
+            place.name,
+            "refused at once, in words; again: identical",
+            partial(_stays, name, place, then),
+        )
+        for name, then in (
+            ("permission denied", "key"),
+            ("403", "key"),
+            ("disk full", "writes"),
+            ("read-only", "writes"),
+        )
         for place in PLACES
         if then == "key" or place.strike.access in ("write", "delete")
     ),

@@ -251,22 +251,40 @@ def _looking_on(bench: Bench) -> None:
     assert len(seen) == 4
 
 
-_SKEWS: dict[str, float] = {"clocks agree": 0.0, "its clock is an hour ahead": _HOUR, "its clock is an hour behind": -_HOUR}
+_SKEWS: dict[str, float] = {
+    "clocks agree": 0.0,
+    "its clock is an hour ahead": _HOUR,
+    "its clock is an hour behind": -_HOUR,
+}
 WRITERS = (
     Cell("a second client", "while the first lives, on this host", "the second is refused", _live_here),
     Cell("a lock was left", "by a dead process of this host", "taken over, identical", _dead_here),
-    Cell("a lock was left", "its process number was given again", "taken over, identical", _number_given_again),
+    Cell(
+        "a lock was left", "its process number was given again", "taken over, identical", _number_given_again
+    ),
     *(
-        Cell("a second client", f"the first renews elsewhere, {name}", "refused; free when it is silent", partial(_renewed_elsewhere, skew))
+        Cell(
+            "a second client",
+            f"the first renews elsewhere, {name}",
+            "refused; free when it is silent",
+            partial(_renewed_elsewhere, skew),
+        )
         for name, skew in _SKEWS.items()
     ),
     *(
-        Cell("a lock was left", f"by another host, {name}", "taken over after the lease, identical", partial(_silent_elsewhere, skew))
+        Cell(
+            "a lock was left",
+            f"by another host, {name}",
+            "taken over after the lease, identical",
+            partial(_silent_elsewhere, skew),
+        )
         for name, skew in _SKEWS.items()
     ),
     Cell("a second client", "the first releases meanwhile", "it goes on, identical", _released_meanwhile),
     *(
-        Cell(f"the lock is {name}", "start", "it holds nobody off, identical", partial(_damaged_lock, content))
+        Cell(
+            f"the lock is {name}", "start", "it holds nobody off, identical", partial(_damaged_lock, content)
+        )
         for name, content in {
             "empty": b"",
             "half": b'{"token": "abc", "ho',
@@ -276,20 +294,40 @@ WRITERS = (
         }.items()
     ),
     *(
-        Cell(f"the lock is {how}, the writer wakes up", f"after pass {at - 1}", "stopped before its next commit", partial(_overtaken, at, how))
+        Cell(
+            f"the lock is {how}, the writer wakes up",
+            f"after pass {at - 1}",
+            "stopped before its next commit",
+            partial(_overtaken, at, how),
+        )
         for at in (1, 3, 5)
         for how in ("unlocked", "taken over")
     ),
     *(
-        Cell("the lock is broken, the writer wakes up", f"within pass {at}", "stopped before its next commit", partial(_overtaken_within, at))
+        Cell(
+            "the lock is broken, the writer wakes up",
+            f"within pass {at}",
+            "stopped before its next commit",
+            partial(_overtaken_within, at),
+        )
         for at in (1, 3)
     ),
     *(
-        Cell("the lock is broken, the writer wakes up", f"in the commit of pass {at}", "stopped before it commits", partial(_overtaken_at_commit, at))
+        Cell(
+            "the lock is broken, the writer wakes up",
+            f"in the commit of pass {at}",
+            "stopped before it commits",
+            partial(_overtaken_at_commit, at),
+        )
         for at in (0, 2, 5)
     ),
     *(
-        Cell(f"{clients} clients at once, {'atomic create' if atomic else 'no atomic create'}", "start", "one goes on, the others are told", partial(_at_once, atomic, clients))
+        Cell(
+            f"{clients} clients at once, {'atomic create' if atomic else 'no atomic create'}",
+            "start",
+            "one goes on, the others are told",
+            partial(_at_once, atomic, clients),
+        )
         for atomic in (True, False)
         for clients in (2, 5)
     ),
