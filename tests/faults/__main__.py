@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import tempfile
@@ -47,7 +46,10 @@ def _table(cells: Iterable[Cell]) -> int:
     failures: list[tuple[Cell, str]] = []
     began = time.perf_counter()
     click.secho(f"  {'strikes':{_STRIKES}}  {'must hold':{_HOLDS}}  {'':5}  seconds", dim=True)
-    for fault, group in itertools.groupby(cells, key=lambda cell: cell.fault):
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.fault, []).append(cell)
+    for fault, group in groups.items():
         click.secho(fault, bold=True)
         for cell in group:
             told, seconds = _checked(cell)

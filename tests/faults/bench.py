@@ -117,6 +117,8 @@ class Bench:
     weather_of_V: Weather = field(default_factory=Weather)
     objects: Any = None
     """What the run is kept in, where that is no directory."""
+    lease: float = 0.1
+    """Seconds for which another host's lock is watched."""
 
     @property
     def path(self) -> Path:
@@ -153,7 +155,7 @@ class Bench:
     ) -> Result:
         """One start of the fit, from opening V and the run to reading W back."""
         with ExitStack() as stack:
-            stack.enter_context(small())
+            stack.enter_context(small(self.lease))
             if get is not None:
                 executor = Scheduler("synchronous", get)
                 stack.enter_context(mock.patch.object(schedulers, "current", return_value=executor))
@@ -201,12 +203,12 @@ class Bench:
 
 
 @contextmanager
-def small() -> Iterator[None]:
+def small(lease: float = 0.1) -> Iterator[None]:
     """Panels of a few rows, storage that is asked again soon, locks that are soon free."""
     with (
         mock.patch.multiple(panels, _PANEL_BYTES=(1, 2), _PANELS=10**6),
         mock.patch.multiple(patience, _FIRST_WAIT=1e-4),
-        mock.patch.multiple(lock, _SETTLE=0.005, _LEASE=0.1, _LOOK=0.01),
+        mock.patch.multiple(lock, _SETTLE=0.005, _LEASE=lease, _LOOK=0.01),
     ):
         yield
 

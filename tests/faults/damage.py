@@ -219,14 +219,14 @@ def _another_V(change: str, named: str, bench: Bench) -> None:
 _HONEST = "RunDamagedError that names it, or identical"
 DAMAGE = (
     *(
-        Cell(f"{part}: {kind}", "between starts", _HONEST, partial(_of_the_run, part, kind))
+        Cell(f"{part} is damaged", f"between starts: {kind}", _HONEST, partial(_of_the_run, part, kind))
         for part in PARTS
         for kind in DAMAGES
     ),
     *(
         Cell(
-            f"{part}: a bit flipped in 40 places",
-            "after the end",
+            f"{part} is damaged",
+            "after the end: a bit flipped, 40 places",
             "RunDamagedError, or what was written",
             partial(_read_back, part, 40),
         )
@@ -235,15 +235,18 @@ DAMAGE = (
     ),
     *(
         Cell(
-            f"V: {name}", when, "told, with the place; brought back: identical", partial(_of_V, change, when)
+            "V changes",
+            f"{when}: {name}",
+            "told, with the place; brought back: identical",
+            partial(_of_V, change, when),
         )
         for name, change in CHANGES.items()
         for when in ("between passes", "between starts")
     ),
     *(
         Cell(
-            f"V has another {change}",
-            "between starts",
+            "V is another",
+            f"between starts: another {change}",
             f"RunMismatchError: {named}",
             partial(_another_V, change, named),
         )

@@ -66,15 +66,15 @@ def _die_at_every_start(bench: Bench) -> None:
 
 DEATHS = (
     *(
-        Cell(f"the process dies ({when})", place.name, _HOLDS, partial(_die, place, when))
+        Cell("the process dies", f"{place.name} ({when})", _HOLDS, partial(_die, place, when))
         for place in (*OPENING, *PLACES)
         for when in _WHENS[place.strike.access]
         if not (when == "half" and place.strike.key == "lock")
     ),
     *(
         Cell(
-            f"the process dies, an object store ({when})",
-            place.name,
+            "the process dies, an object store",
+            f"{place.name} ({when})",
             _HOLDS,
             partial(_die_on_objects, place, when),
         )

@@ -254,8 +254,8 @@ _AGAIN = "again: identical"
 KINDS = (
     *(
         Cell(
-            f"the process dies, {kind.name}",
-            f"{share:.0%} of its writes",
+            "the process dies, other fits",
+            f"{kind.name}, {share:.0%} of its writes",
             _AGAIN,
             partial(_dies, number, share),
         )
@@ -277,8 +277,8 @@ KINDS = (
     ),
     *(
         Cell(
-            f"the process dies, stage in {kind}",
-            "between H and commit",
+            "the process dies, with a stage",
+            f"between H and commit, stage in {kind}",
             "identical; V fetched once a start",
             partial(_staged_and_dies, kind),
         )
@@ -286,8 +286,8 @@ KINDS = (
     ),
     *(
         Cell(
-            f"the stage's file is {name}",
-            "between passes",
+            "the stage's file is damaged",
+            f"between passes: {name}",
             "identical; that panel fetched again",
             partial(_lost, damage),
         )

@@ -21,6 +21,7 @@ from dasknmf.store import lock, records
 from tests.faults.bench import Bench, Result, dead_pid, quiet, small
 from tests.faults.stores import TRANSIENT, Fault, Strike, death, os_error
 from tests.faults.tasks import Doubling, Executor, Haunted, Losing, Repeating, Waking
+from tests.faults.writers import renewing
 from tests.helpers import Killed
 
 _WITHIN = {"read": 50, "write": 30, "delete": 7, "": 90}
@@ -196,16 +197,18 @@ def _renewed(soak: Soak) -> bool:
     content = b'{"token": "0123456789ab", "host": "elsewhere 1 pid:[1]", "pid": 7, "started": 1.0, "time": 1}'
     records.put(soak.bench.kept, "lock", content)
     before = soak.passes()
-    timer = threading.Timer(0.03, lambda: soak.bench.edit_lock(time=time.time()))
-    timer.start()
+    stop = threading.Event()
+    soak.bench.lease = 10.0
+    thread = renewing(soak.bench, stop, 0.0)
+    refused = False
     try:
-        refused = False
-        try:
-            soak.start()
-        except RunLockedError:
-            refused = True
+        soak.start()
+    except RunLockedError:
+        refused = True
     finally:
-        timer.join()
+        stop.set()
+        thread.join()
+        soak.bench.lease = 0.1
     assert refused
     assert soak.passes() == before
     soak.bench.edit_lock(host=lock._host(), pid=dead_pid())

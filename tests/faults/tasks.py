@@ -184,13 +184,11 @@ def _client_dies(graph: int, bench: Bench) -> None:
 
 TASKS = (
     *(
-        Cell(f"tasks in another order: {name}", "every pass", "identical", partial(_with, make, {}))
+        Cell("tasks run in another order", name, "identical", partial(_with, make, {}))
         for name, make in ORDERS.items()
     ),
     *(
-        Cell(
-            f"{name}", f"every pass{', ' if model else ''}{model}", "identical", partial(_with, make, changes)
-        )
+        Cell(name, f"every pass{', ' if model else ''}{model}", "identical", partial(_with, make, changes))
         for name, make in TWICE.items()
         for model, changes in MODELS.items()
     ),
