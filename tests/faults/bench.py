@@ -23,7 +23,7 @@ from zarr.storage import LocalStore
 from dasknmf import open_run, panels, patience, schedulers
 from dasknmf.history import Record
 from dasknmf.schedulers import Scheduler
-from dasknmf.store import keys, lock, records
+from dasknmf.store import forms, keys, lock, records
 from tests.faults.stores import Directory, Fault, Objects, Strike, Weather, death
 from tests.helpers import Killed, fitted, stored
 
@@ -117,6 +117,8 @@ class Bench:
     weather_of_V: Weather = field(default_factory=Weather)
     objects: Any = None
     """What the run is kept in, where that is no directory."""
+    lease: float = 0.1
+    """Seconds for which another host's lock is watched."""
 
     @property
     def path(self) -> Path:
@@ -153,10 +155,10 @@ class Bench:
     ) -> Result:
         """One start of the fit, from opening V and the run to reading W back."""
         with ExitStack() as stack:
-            stack.enter_context(small())
+            stack.enter_context(small(self.lease))
             if get is not None:
                 executor = Scheduler("synchronous", get)
-                stack.enter_context(mock.patch.object(schedulers, "current", lambda *, in_process: executor))
+                stack.enter_context(mock.patch.object(schedulers, "current", return_value=executor))
             X = zarr.open_array(self.V, mode="r") if X is None else X
             model, W = fitted(X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes)
         return Result(W, model.components_, tuple(model.history_))
@@ -174,13 +176,13 @@ class Bench:
 
     def bury(self) -> None:
         """The process that held the lock is gone, with whatever it knew."""
-        held = keys.get(self.kept, "lock")
+        held = keys.get(self.kept, "lock", 2**16)
         if held is not None:
             self.edit_lock(pid=dead_pid())
 
     def edit_lock(self, **changes: Any) -> None:
         """Let the lock say something else, behind the back of whoever holds it."""
-        held = json.loads(keys.get(self.kept, "lock") or b"{}")
+        held = json.loads(keys.get(self.kept, "lock", 2**16) or b"{}")
         keys.put(self.kept, "lock", json.dumps(held | changes).encode())
 
     def mended(self) -> None:
@@ -194,19 +196,19 @@ class Bench:
 
     def passes(self) -> int:
         """How many are committed, as whoever looks at the run sees it."""
-        return open_run(self.kept).n_passes if records.read(self.kept, "run") else 0
+        return open_run(self.kept).n_passes if records.read(self.kept, "run", forms.RUN) else 0
 
     def reads_of_V(self) -> Counter[str]:
         return Counter({key: n for key, n in self.weather_of_V.reads.items() if key.startswith("c/")})
 
 
 @contextmanager
-def small() -> Iterator[None]:
+def small(lease: float = 0.1) -> Iterator[None]:
     """Panels of a few rows, storage that is asked again soon, locks that are soon free."""
     with (
         mock.patch.multiple(panels, _PANEL_BYTES=(1, 2), _PANELS=10**6),
         mock.patch.multiple(patience, _FIRST_WAIT=1e-4),
-        mock.patch.multiple(lock, _SETTLE=0.005, _LEASE=0.1, _LOOK=0.01),
+        mock.patch.multiple(lock, _SETTLE=0.005, _LEASE=lease, _LOOK=0.01),
     ):
         yield
 
@@ -217,15 +219,18 @@ def matrix() -> np.ndarray:
     return rng.random((N, 3)) @ rng.random((3, M)) + 0.05 * rng.random((N, M)) + 0.01
 
 
-def same(found: Result, expected: Result) -> None:
-    """Bit for bit, with the same history; how long it took and what was asked again aside."""
+def same(found: Result, expected: Result, *, fetched: bool = True) -> None:
+    """Bit for bit, with the same history; how long it took and what was asked again aside.
+
+    Not what was fetched of V, where a stage has kept it or a start had to fetch it again.
+    """
     np.testing.assert_array_equal(found.W, expected.W)
     np.testing.assert_array_equal(found.H, expected.H)
-    assert [_lasting(record) for record in found.records] == [_lasting(record) for record in expected.records]
-
-
-def _lasting(record: Record) -> Record:
-    return replace(record, seconds=0.0, memory=None, retries=0)
+    lasting = {"seconds": 0.0, "memory": None, "retries": 0} | ({} if fetched else {"bytes_read": 0})
+    told, expected_told = (
+        [replace(record, **lasting) for record in each.records] for each in (found, expected)
+    )
+    assert told == expected_told
 
 
 def reads_left(committed: int) -> int:

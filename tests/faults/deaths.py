@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from tests.faults.bench import PLACES, Bench, Place, quiet, resumed, same
+from tests.faults.bench import PLACES, Bench, Place, resumed
 from tests.faults.cells import Cell
 from tests.faults.stores import Fault, Strike, bucket, death
 from tests.helpers import Killed
@@ -64,37 +64,17 @@ def _die_at_every_start(bench: Bench) -> None:
     resumed(bench, 5)
 
 
-def _fraction(share: float, changes: dict[str, object], bench: Bench) -> None:
-    expected = quiet(**changes)
-    bench.fit(**changes)
-    writes = sum(access == "write" for access, _ in bench.weather.log)
-    bench.root = bench.root / "other"
-    bench.mended()
-    bench.strike(death(Strike("write", "", round(share * writes)), "half"))
-    bench.dies(**changes)
-    same(bench.again(**changes), expected)
-
-
-OTHERS = {
-    "cd": {"beta_loss": 2.0, "solver": "cd"},
-    "nndsvda": {"beta_loss": 2.0, "init": "nndsvda", "max_iter": 2},
-    "sketch": {"beta_loss": 2.0, "init": "sketch", "max_iter": 2},
-    "sample": {"init": "sample", "max_iter": 2},
-    "two starts at once": {"n_init": 2},
-    "halving": {"n_init": 4, "halving": True, "max_iter": 5},
-}
-
 DEATHS = (
     *(
-        Cell(f"the process dies ({when})", place.name, _HOLDS, partial(_die, place, when))
+        Cell("the process dies", f"{place.name} ({when})", _HOLDS, partial(_die, place, when))
         for place in (*OPENING, *PLACES)
         for when in _WHENS[place.strike.access]
         if not (when == "half" and place.strike.key == "lock")
     ),
     *(
         Cell(
-            f"the process dies, an object store ({when})",
-            place.name,
+            "the process dies, an object store",
+            f"{place.name} ({when})",
             _HOLDS,
             partial(_die_on_objects, place, when),
         )
@@ -113,14 +93,4 @@ DEATHS = (
         if two.store == "run"
     ),
     Cell("the process dies at every start", "between H and commit, twice each", _HOLDS, _die_at_every_start),
-    *(
-        Cell(
-            f"the process dies, {name}",
-            f"{share:.0%} of its writes",
-            "again: identical",
-            partial(_fraction, share, changes),
-        )
-        for name, changes in OTHERS.items()
-        for share in (0.35, 0.65, 0.9)
-    ),
 )

@@ -19,7 +19,7 @@ import numpy as np
 from distributed import Client, get_worker
 
 from dasknmf import open_run, panels
-from dasknmf.store import keys, records
+from dasknmf.store import forms, keys, records
 from tests.faults.begun import Begun, begun
 from tests.helpers import fitted, stored
 
@@ -90,7 +90,11 @@ def sound(run: Path, **changes: Any) -> None:
 
 def passes(run: Path) -> int:
     """How many passes are committed."""
-    return int((records.read(keys.opened(run), "commit") or {}).get("passes", 0)) if run.exists() else 0
+    return (
+        int((records.read(keys.opened(run), "commit", forms.COMMIT) or {}).get("passes", 0))
+        if run.exists()
+        else 0
+    )
 
 
 def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:

@@ -106,8 +106,8 @@ def _throttled(bench: Bench) -> None:
 OUTAGES = (
     *(
         Cell(
-            f"{name} for a moment ({when})",
-            place.name,
+            f"{name} for a moment",
+            f"{place.name} ({when})",
             "identical; retries counted, nothing else",
             partial(_passes, name, place, when),
         )
@@ -118,7 +118,7 @@ OUTAGES = (
     ),
     *(
         Cell(
-            f"{name} for longer ({'the store' if then == 'all' else then})",
+            f"{name} for longer than patience, {'of the store' if then == 'all' else 'of one key'}",
             place.name,
             "UnavailableError; again: identical",
             partial(_lasts, name, place, then),
@@ -129,7 +129,7 @@ OUTAGES = (
     ),
     *(
         Cell(
-            f"{name} ({'all writes' if then == 'writes' else then})",
+            f"{name}, {'for all writes' if then == 'writes' else 'for one key'}",
             place.name,
             "refused at once, in words; again: identical",
             partial(_stays, name, place, then),

@@ -40,7 +40,7 @@ def _held(bench: Bench, **changes: Any) -> Iterator[lock.Lock]:
             lock._held.discard(other)
 
 
-def _renewing(bench: Bench, stop: threading.Event, skew: float) -> threading.Thread:
+def renewing(bench: Bench, stop: threading.Event, skew: float) -> threading.Thread:
     """The other host at work: its lock changes, by its own clock."""
 
     def renew() -> None:
@@ -68,7 +68,7 @@ def _live_here(bench: Bench) -> None:
     bench.mended()
     with _held(bench):
         _refused(bench)
-        assert keys.get(bench.kept, "lock")
+        assert keys.get(bench.kept, "lock", 2**16)
     bench.bury()
     same(bench.again(), quiet())
 
@@ -92,14 +92,16 @@ def _renewed_elsewhere(skew: float, bench: Bench) -> None:
     _interrupted(bench)
     bench.mended()
     stop = threading.Event()
+    bench.lease = 10.0
     with _held(bench, **_ELSEWHERE, time=time.time() + skew):
-        thread = _renewing(bench, stop, skew)
+        thread = renewing(bench, stop, skew)
         try:
             _refused(bench)
         finally:
             stop.set()
             thread.join()
     # It ends without a word; after the lease the run is free.
+    bench.lease = 0.1
     same(bench.again(), quiet())
 
 
@@ -283,7 +285,10 @@ WRITERS = (
     Cell("a second client", "the first releases meanwhile", "it goes on, identical", _released_meanwhile),
     *(
         Cell(
-            f"the lock is {name}", "start", "it holds nobody off, identical", partial(_damaged_lock, content)
+            "the lock is none",
+            f"start: {name}",
+            "it holds nobody off, identical",
+            partial(_damaged_lock, content),
         )
         for name, content in {
             "empty": b"",
@@ -323,8 +328,8 @@ WRITERS = (
     ),
     *(
         Cell(
-            f"{clients} clients at once, {'atomic create' if atomic else 'no atomic create'}",
-            "start",
+            "several clients at once",
+            f"start: {clients}, {'atomic create' if atomic else 'no atomic create'}",
             "one goes on, the others are told",
             partial(_at_once, atomic, clients),
         )

@@ -1,0 +1,114 @@
+"""``python -m tests.faults``: brings every fault of the tables about, and prints what came of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from tests.faults.bench import Bench
+from tests.faults.cells import Cell
+from tests.faults.in_process import IN_PROCESS
+from tests.faults.soak import soak
+
+_STRIKES, _HOLDS = 44, 52
+_WIDTH = 2 + _STRIKES + 2 + _HOLDS + 2 + 5 + 2 + 7
+
+
+@click.command()
+@click.option("--real", is_flag=True, help="Also the faults of real processes: minutes.")
+@click.option("--only", default="", help="Only cells in whose name or place this occurs.")
+@click.option("--soak", "faults", type=click.IntRange(1), help="Instead, one run with so many random faults.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the faults that are drawn.")
+def main(real: bool, only: str, faults: int | None, seed: int) -> None:
+    """Bring every fault of the table about, and tell what came of it. Exit code 1: something did not hold."""
+    logging.disable(logging.WARNING)  # every fault is logged where it is asked again
+    warnings.simplefilter("ignore")
+    if faults is not None:
+        sys.exit(_soaked(faults, seed))
+    cells = list(IN_PROCESS)
+    if real:
+        from tests.faults.processes import PROCESSES
+
+        cells += PROCESSES
+    sys.exit(_table([cell for cell in cells if only in str(cell)]))
+
+
+def _table(cells: Iterable[Cell]) -> int:
+    count = red = 0
+    failures: list[tuple[Cell, str]] = []
+    began = time.perf_counter()
+    click.secho(f"  {'strikes':{_STRIKES}}  {'must hold':{_HOLDS}}  {'':5}  seconds", dim=True)
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.fault, []).append(cell)
+    for fault, group in groups.items():
+        click.secho(fault, bold=True)
+        for cell in group:
+            told, seconds = _checked(cell)
+            count += 1
+            red += told is not None
+            if told is not None:
+                failures.append((cell, told))
+            click.echo(f"  {_cut(cell.strikes, _STRIKES)}  {_cut(cell.holds, _HOLDS)}  ", nl=False)
+            click.secho("red  " if told else "green", fg="red" if told else "green", nl=False)
+            click.echo(f"  {seconds:7.2f}")
+    click.echo("─" * _WIDTH)
+    for cell, told in failures:
+        click.secho(f"\n{cell}", fg="red", bold=True)
+        click.echo(told)
+    seconds = time.perf_counter() - began
+    click.secho(
+        f"{count} cells: {count - red} green, {red} red, {seconds:.0f} s",
+        fg="red" if red else "green",
+        bold=True,
+    )
+    return int(red > 0)
+
+
+def _checked(cell: Cell) -> tuple[str | None, float]:
+    """What did not hold, or None, and how long it took."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=_memory()) as root:
+        try:
+            cell.check(Bench(Path(root)))
+        except Exception:
+            return traceback.format_exc(limit=-4), time.perf_counter() - began
+    return None, time.perf_counter() - began
+
+
+def _memory() -> str | None:
+    """Every commit waits for its disk: in memory it takes a tenth of the time."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _soaked(faults: int, seed: int) -> int:
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=_memory()) as root:
+        outcome = soak(faults, seed, Path(root))
+    for name, met in outcome.met.most_common():
+        click.echo(f"{met:6}  {name}")
+    click.echo(
+        f"{sum(outcome.met.values()):6}  faults of {len(outcome.met)} kinds in {outcome.starts} starts of a "
+        f"run of {outcome.passes} passes, seed {seed}, {time.perf_counter() - began:.0f} s"
+    )
+    same = outcome.difference == 0
+    click.secho(
+        f"difference to the quiet run: {outcome.difference:g}", fg="green" if same else "red", bold=True
+    )
+    return int(not same)
+
+
+if __name__ == "__main__":
+    main()
