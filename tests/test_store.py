@@ -359,7 +359,7 @@ def test_one_writer_at_a_time(V, tmp_path):
 def test_the_lock_of_a_dead_process_is_taken_over(V, tmp_path):
     fit(V, tmp_path / "run", "cd", max_iter=2)
     code = (
-        "import os, sys; from dasknmf.store import records; from dasknmf.store.lock import Lock;"
+        "import os, sys; from dasknmf.store import keys; from dasknmf.store.lock import Lock;"
         "Lock(keys.opened(sys.argv[1])); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
