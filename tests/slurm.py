@@ -99,7 +99,7 @@ class Slurm:
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def until(self, number: str, *states: str, seconds: float = 60) -> dict[str, str]:
-        """What it shows once it is in one of these states; a job that was put off begins at once.
+        """What it shows once it is in one of these states; a job that was put off begins soon.
 
         SLURM itself waits two minutes before it starts a job again, so that all nodes are done with its
         last start: here a few looks later they are.
