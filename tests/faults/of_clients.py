@@ -20,7 +20,7 @@ from tests.faults.bench import Bench
 from tests.faults.cells import Cell
 from tests.faults.client import REFUSED
 from tests.faults.machines import Cluster, Log, client, fit, passes, same, sound, until, watched
-from tests.faults.of_workers import TTL, During, none_repeated
+from tests.faults.of_workers import During, given_up, none_repeated
 
 _LEASE = 3.0
 """Seconds after which a lock of another machine is free, in these cells."""
@@ -97,13 +97,15 @@ def _nothing_but_what_nobody_names(run: Path) -> None:
 
 def _skewed(hours: int) -> tuple[str, ...]:
     """In front of a command: on another machine, whose clock goes wrong by so many hours."""
-    if shutil.which("faketime") is None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
         pytest.skip("there is no faketime")
     name = f"host-{uuid.uuid4().hex[:8]}"
     if subprocess.run(["unshare", "--uts", "hostname", name], check=False, capture_output=True).returncode:
         pytest.skip("a name space of its own needs root")
     # Only what time it is is wrong: not how long something takes.
-    as_said = f'hostname {name}; FAKETIME_DONT_FAKE_MONOTONIC=1 exec faketime -f {hours:+d}h "$@"'
+    skew = f"LD_PRELOAD={library} FAKETIME={hours:+d}h FAKETIME_DONT_FAKE_MONOTONIC=1"
+    as_said = f'hostname {name}; exec env {skew} "$@"'
     return ("unshare", "--uts", "sh", "-c", as_said, "sh")
 
 
@@ -165,15 +167,16 @@ def _elsewhere() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def _cut(bench: Bench) -> None:
     """The link to a worker goes down in the middle of a visit, and comes back when the fit has gone on."""
     log = Log(bench.root / "log")
-    with _elsewhere() as (address, link, within), Cluster(bench.root, 1, TTL, address) as cluster:
+    with _elsewhere() as (address, link, within), Cluster(bench.root, 1, host=address) as cluster:
         cluster.join(1, within=within)
         with cluster.client(2) as one:
-            far = next(pid for where, pid in one.run(os.getpid).items() if address not in where)
+            worker, far = next(each for each in one.run(os.getpid).items() if f"//{address}:" not in each[0])
 
             def cut() -> None:
                 visit = until(lambda: [each for each in log.at_work() if each["pid"] == far])[-1]
                 subprocess.run(["ip", "link", "set", link, "down"], check=True)
                 lost.append((visit["pass"], visit["panel"]))
+                given_up(one, worker)
 
             def restore() -> None:
                 subprocess.run(["ip", "link", "set", link, "up"], check=True)

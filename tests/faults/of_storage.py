@@ -19,7 +19,7 @@ from zarr.storage import LocalStore
 
 from dasknmf import open_run
 from dasknmf.errors import RunAccessError
-from dasknmf.store import lock
+from dasknmf.store import lock, records
 from tests.faults.begun import Begun, begun
 from tests.faults.bench import Bench
 from tests.faults.cells import Cell
@@ -183,8 +183,8 @@ def _factors(damage: Callable[[Path], None], bench: Bench) -> None:
 def _H(damage: Callable[[Path], None], bench: Bench) -> None:
     """The same of H."""
     _copied(bench.root)
-    newest = max((bench.root / "run" / "small").iterdir(), key=lambda path: int(path.name.split("-")[0]))
-    kept = {path: path.read_bytes() for path in newest.rglob("c.*")}
+    state = (records.read(records.opened(bench.root / "run"), "commit") or {})["state"]
+    kept = {path: path.read_bytes() for path in (bench.root / "run" / "small" / state).rglob("c.*")}
     assert kept
     for path in kept:
         damage(path)
@@ -206,7 +206,7 @@ def _V_between(damage: Callable[[Path], None], bench: Bench) -> None:
 
 
 def _other_values(path: Path) -> None:
-    path.write_bytes(path.with_name("../4/0").resolve().read_bytes())
+    path.write_bytes((path.parents[1] / "4" / "0").read_bytes())
 
 
 def _V_while(bench: Bench) -> None:

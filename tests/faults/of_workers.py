@@ -28,7 +28,22 @@ from tests.faults.machines import (
     watched,
 )
 
-TTL = {"distributed.scheduler.worker-ttl": "2s"}
+
+def given_up(client: Client, worker: str) -> None:
+    """Wait until the scheduler has given up a worker that says nothing: after seconds, not its five minutes.
+
+    Its patience is short only when it looks here: workers that merely are slow are in no danger.
+    """
+    until(lambda: time.sleep(0.3) or not client.run_on_scheduler(_looked, worker))
+
+
+async def _looked(worker: str, dask_scheduler: Any) -> bool:
+    usual, dask_scheduler.worker_ttl = dask_scheduler.worker_ttl, 1.0
+    try:
+        await dask_scheduler.check_worker_ttl()
+    finally:
+        dask_scheduler.worker_ttl = usual
+    return worker in dask_scheduler.workers
 
 
 def _pid_at_work(log: Log) -> int:
@@ -213,13 +228,15 @@ def _stopped(bench: Bench) -> None:
                 victim.update(visit)
             else:  # it ended while we looked
                 os.kill(visit["pid"], signal.SIGCONT)
+        given_up(client, next(where for where, pid in pids.items() if pid == victim["pid"]))
 
     def wake() -> None:
         os.kill(victim["pid"], signal.SIGCONT)
         until(lambda: victim not in log.at_work())
         time.sleep(0.5)  # what it visited is now written, where that is still possible
 
-    with Cluster(bench.root, 2, TTL) as cluster, cluster.client() as client:
+    with Cluster(bench.root, 2) as cluster, cluster.client() as client:
+        pids = client.run(os.getpid)
         _struck(bench, cluster, client, stop, lambda: None, wake, seconds=0.3)
     key = (victim["pass"], victim["panel"])
     first, second = log.visits()[key]  # the scheduler has given it to another
