@@ -16,8 +16,8 @@ from distributed import KilledWorker
 from dasknmf import NMF, open_run, schedulers
 from dasknmf.cli import logs, main, progress, pulse, ranks
 from dasknmf.errors import UnavailableError
+from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
-from dasknmf.store.records import opened
 from tests.helpers import computing, stored
 
 

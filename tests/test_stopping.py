@@ -18,8 +18,8 @@ from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from dasknmf import open_run, schedulers, workers
+from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
-from dasknmf.store.records import opened
 from tests.helpers import computing, stored
 
 pytestmark = pytest.mark.slow
@@ -34,8 +34,8 @@ BUSY = """
 import sys
 import numpy as np
 from dasknmf.cli.stopping import Stop, asked, stopping
+from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
-from dasknmf.store.records import opened
 
 V = np.random.default_rng(0).random((4000, 4000))
 np.linalg.svd(V[:10, :10])
