@@ -10,11 +10,27 @@ from dasknmf.errors import DaskNMFError
 _AUTHORITY = re.compile(r"([a-zA-Z][\w+.-]*)://([^/?#\s]*)")
 _PORT = re.compile(r"[^:]*(:\d{1,5})?|\[[0-9a-fA-F:.%]*\](:\d{1,5})?")
 _QUERY = re.compile(
-    r"[?&;]([\w.-]*(token|signature|secret|passw|credential|api[-_]?key|accesskey|auth)[\w.-]*|sig|key|pwd)=",
+    r"[?&;#]([\w.-]*(token|signature|secret|passw|credential|api[-_]?key|accesskey|authorization"
+    r"|(?<![a-z])auth(?![a-z]))[\w.-]*|sig|key|pwd)=",
     re.IGNORECASE,
 )
 _NAMES_A_PLACE = {"github", "git"}
 """Schemes in which what stands before an @ is a place and no user."""
+_NAMES_A_USER = {
+    "abfs",
+    "abfss",
+    "adl",
+    "az",
+    "ftp",
+    "hdfs",
+    "sftp",
+    "smb",
+    "ssh",
+    "wasb",
+    "wasbs",
+    "webhdfs",
+}
+"""Schemes in which it is a user or a container; in others it may be a token."""
 
 
 def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
@@ -32,7 +48,7 @@ def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
     schemes = [
         scheme
         for scheme, authority in _AUTHORITY.findall(text)
-        if scheme not in _NAMES_A_PLACE and _has_password(authority)
+        if scheme not in _NAMES_A_PLACE and _has_secret(scheme, authority)
     ]
     if schemes or _QUERY.search(text):
         scheme = schemes[0] if schemes else text.partition("://")[0].rpartition("(")[2]
@@ -43,7 +59,9 @@ def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
         )
 
 
-def _has_password(authority: str) -> bool:
+def _has_secret(scheme: str, authority: str) -> bool:
     user, _, host = authority.rpartition("@")
+    if user and scheme not in _NAMES_A_USER:
+        return True
     # A secret with a slash ends the authority early: what then stands behind the colon is no port.
     return ":" in user or not _PORT.fullmatch(host)

@@ -281,6 +281,8 @@ class WorkerSide:
     states: tuple[State, ...] = ()
     """What each phase starts from."""
     smalls: tuple[Any, ...] = ()
+    retries: int = 0
+    """How often storage was asked again for these."""
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
@@ -305,9 +307,11 @@ class WorkerSide:
 
 
 def _load(side: WorkerSide) -> WorkerSide:
-    states = tuple(side.factors.read_states(side.state, side.entering))
+    with counted() as retries:
+        states = tuple(side.factors.read_states(side.state, side.entering))
     smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, states, strict=True))
-    return replace(side, states=states, smalls=smalls, reader=side.reader.anew(of_a_fit=True))
+    reader = side.reader.anew(of_a_fit=True)
+    return replace(side, states=states, smalls=smalls, reader=reader, retries=retries.total)
 
 
 def _visit_run(
@@ -404,4 +408,4 @@ def _kept(
     """Write the states of all models, and tell what they achieved."""
     with counted() as retries:
         side.factors.write_states(side.name, side.first, [state for state, _ in updated])
-    return [outcome for _, outcome in updated], total[1] + Ledger(retries=retries.total)
+    return [outcome for _, outcome in updated], total[1] + Ledger(retries=side.retries + retries.total)

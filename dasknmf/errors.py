@@ -77,3 +77,8 @@ class RunDamagedError(RunError):
 
 class DataChangedError(RunError):
     """A panel of V no longer holds what the first pass read there."""
+
+
+def brief(error: BaseException | None) -> str:
+    """An error in one line, with its kind where it says nothing else."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tenacity
 from zarr.storage import WrapperStore
 
-from dasknmf.errors import DaskNMFError, SourceError, UnavailableError
+from dasknmf.errors import DaskNMFError, SourceError, UnavailableError, brief
 from dasknmf.storage_errors import transient
 
 log = logging.getLogger("dasknmf")
@@ -26,6 +26,8 @@ T = TypeVar("T")
 _ATTEMPTS = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
 """Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
+_LONGEST = 60.0
+"""Seconds after which nothing is asked again: clients of object stores have patience of their own."""
 
 
 class Retries:
@@ -181,15 +183,10 @@ def _policy(what: str) -> dict[str, Any]:
 
     return {
         "retry": tenacity.retry_if_exception(transient),
-        "stop": tenacity.stop_after_attempt(_attempts.get() or _ATTEMPTS),
+        "stop": tenacity.stop_after_attempt(_attempts.get() or _ATTEMPTS)
+        | tenacity.stop_after_delay(_LONGEST),
         "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
         + tenacity.wait_random(0, _FIRST_WAIT),
         "before_sleep": told,
         "retry_error_callback": given_up,
-        "reraise": True,
     }
-
-
-def brief(error: BaseException | None) -> str:
-    """An error in one line, with its kind where it says nothing else."""
-    return " ".join(str(error).split()) or type(error).__name__

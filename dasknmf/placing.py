@@ -60,11 +60,22 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
         remove(spare)
 
 
-def forget_the_dead(directory: Path, prefix: str, ending: str = "") -> None:
-    """Remove what processes that were killed had in hand: what they have signed between these two."""
+def forget_the_dead(
+    directory: Path, prefix: str, ending: str = "", *, keeps: Callable[[Path], bool] = lambda _: False
+) -> None:
+    """Remove what processes that were killed had in hand: what they have signed between these two.
+
+    Parameters
+    ----------
+    directory : Path
+    prefix, ending : str
+    keeps : callable
+        Whether one of these holds what is nowhere else.
+    """
     names = [path.name.removeprefix(prefix) for path in directory.glob(f"{escape(prefix)}*{escape(ending)}")]
     for name in left_behind(names):
-        remove(directory / f"{prefix}{name}")
+        if not keeps(directory / f"{prefix}{name}"):
+            remove(directory / f"{prefix}{name}")
 
 
 def refuse_existing(target: Path) -> None:

@@ -23,10 +23,9 @@ from distributed.comm import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
 from dasknmf.engine import Get
-from dasknmf.errors import DaskNMFError, SchedulerError, UnavailableError
+from dasknmf.errors import DaskNMFError, SchedulerError, UnavailableError, brief
 from dasknmf.ledger import resident_bytes
 from dasknmf.passes import Each
-from dasknmf.patience import brief
 from dasknmf.workers import TunedWorker
 
 _PAUSED_AT = 0.8

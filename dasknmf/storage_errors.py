@@ -98,9 +98,11 @@ def transient(error: BaseException) -> bool:
         return False
     if any(words in str(error) for words in _IN_WORDS):
         return False
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno not in _PERMANENT
-    return isinstance(error, _loaded(_LOST))
+    # Of an OSError without a number the kind tells: codecs and readers of files raise it of what is damaged.
+    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded(_LOST))
+    return any(isinstance(each, lost) for each in _chain(error))
 
 
 def of_storage(error: BaseException) -> bool:

@@ -15,8 +15,7 @@ import dask
 from dasknmf.cli import ranks
 from dasknmf.cli.logs import is_json, noted, silent_workers
 from dasknmf.cli.stopping import Stopped, asked, unheard
-from dasknmf.errors import SchedulerError, UnavailableError
-from dasknmf.patience import brief
+from dasknmf.errors import SchedulerError, UnavailableError, brief
 from dasknmf.schedulers import reached
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}

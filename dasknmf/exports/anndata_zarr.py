@@ -67,7 +67,7 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
 
     replacing.put(names, room, fill)
     if isinstance(room, _Directories):
-        room.forget()
+        room.forget(names)
     if consolidated:
         with warnings.catch_warnings():
             # Whoever wrote the store has decided that, for format 3 too.
@@ -99,9 +99,14 @@ class _Directories:
         there.parent.mkdir(parents=True, exist_ok=True)
         (self._place / was).rename(there)
 
-    def forget(self) -> None:
-        """Remove the spare places of exports that were killed: what they hold, this one has written anew."""
-        forget_the_dead(self._place.parent, f".{self._place.name}.")
+    def forget(self, names: list[str]) -> None:
+        """Remove the spare places of exports that were killed, where these entries replace what they hold."""
+
+        def holds_others(spare: Path) -> bool:
+            old = spare / "old"
+            return not {entry.relative_to(old).as_posix() for entry in old.glob("*/*")} <= set(names)
+
+        forget_the_dead(self._place.parent, f".{self._place.name}.", keeps=holds_others)
 
     def clear(self) -> None:
         shutil.rmtree(self._spare, ignore_errors=True)

@@ -16,7 +16,7 @@ from dasknmf.inputs.base import Chunks, Reader, Source, Stored, check_shape
 from dasknmf.inputs.stored_sparse import PARTS, StoredSparse, Vectors, check_parts, encoding_of
 from dasknmf.inputs.zarr_array import fetched
 from dasknmf.panels import slab_rows
-from dasknmf.patience import read_patiently
+from dasknmf.patience import patiently, read_patiently
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -51,18 +51,22 @@ def reading(path: str) -> Iterator[Any]:
         raise SourceError(
             f"{path} is an HDF5 file, and h5py is not installed: install dasknmf[anndata]."
         ) from error
-    try:
-        # No lock is taken: V is only read, and file systems of clusters often have none.
-        file = h5py.File(path, "r", locking=False)
-    except OSError:
+
+    def opened() -> Any:
         try:
+            # No lock is taken: V is only read, and file systems of clusters often have none.
+            return h5py.File(path, "r", locking=False)
+        except OSError:
             # Open in this process already, with a lock: HDF5 wants both alike.
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise SourceError(
-                f"{path} cannot be opened as HDF5 ({error}); V must be a file that this process can read: "
-                "check that it was written to its end, and is not open for writing."
-            ) from error
+            return h5py.File(path, "r")
+
+    try:
+        file = patiently(opened, repr(path))
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened as HDF5 ({error}); V must be a file that this process can read: "
+            "check that it was written to its end, and is not open for writing."
+        ) from error
     with file:
         yield file
 

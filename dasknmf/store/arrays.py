@@ -12,12 +12,10 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
-from dasknmf.errors import RunDamagedError
+from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys
-from dasknmf.store.records import document
+from dasknmf.store.records import document, encoded
 from dasknmf.store.schema import (
     boolean,
     either,
@@ -30,6 +28,8 @@ from dasknmf.store.schema import (
     row,
     size_of,
 )
+
+Shape = tuple[int, ...]
 
 MOST_CHUNK = 2**34
 """Bytes. A panel of W of a thousand columns has up to some GiB, and so have the H of a sweep, which stand
@@ -70,39 +70,34 @@ _ARRAY = _only(
 )
 
 
-def create(
-    store: Any, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype
-) -> zarr.Array:
-    """An array whose chunks carry a CRC32C, and in which a missing chunk of floats reads as NaN.
+def create(store: Any, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
+    """Write the document of an array whose chunks follow by `put_chunk`.
 
-    Chunks of zeros are written like any other. All keys of an array are in one directory.
+    To other readers of Zarr a chunk that is missing is NaN, of integers -1. All keys are in one directory.
     """
-
-    def created() -> zarr.Array:
-        array = zarr.create_array(
-            store,
-            name=name,
-            shape=shape,
-            chunks=chunks,
-            dtype=dtype,
-            fill_value=np.nan if dtype.kind == "f" else -1,
-            filters=None,
-            compressors=(Crc32cCodec(),),
-            config={"write_empty_chunks": True},
-            chunk_key_encoding={"name": "default", "separator": "."},
-            overwrite=True,
-        )
-        keys.make_durable(store, f"{name}/{keys.META}")
-        return array
-
-    return keys.reached(store, name, "written", created)
+    fill: Any = {"f": "NaN", "i": -1}.get(dtype.kind, False if dtype.kind == "b" else 0)
+    about = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": fill,
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "crc32c"},
+        ],
+        "attributes": {},
+    }
+    keys.put(store, f"{name}/{keys.META}", encoded(about))
 
 
 def write(store: Any, name: str, values: np.ndarray) -> None:
     """Write a whole array as one chunk with a CRC32C, durably."""
-    array = create(store, name, values.shape, values.shape, values.dtype)
-    put_chunk(store, _chunk(name, values.ndim), array.dtype, values)
-    keys.make_directories_durable(store, [name])
+    create(store, name, values.shape, values.shape, values.dtype)
+    put_chunk(store, _chunk(name, values.ndim), values.dtype, values.shape, values)
+    keys.flush_names(store, name)
 
 
 def read(store: Any, name: str) -> np.ndarray:
@@ -126,19 +121,41 @@ def read(store: Any, name: str) -> np.ndarray:
         raise damaged(store, name, str(error)) from error
 
 
-def put_chunk(store: Any, key: str, dtype: np.dtype, values: np.ndarray) -> None:
-    """Write a chunk of an array of `create`: its values, little-endian, and their CRC32C.
+def put_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape, values: np.ndarray) -> None:
+    """Write a chunk of an array of `create`: values, little-endian, and their CRC32C.
 
     By hand, since Zarr's own way is many times slower while other threads compute; see `files`. The names of
-    chunks are made durable by `keys.make_directories_durable`.
+    chunks are on disk after `keys.flush_names`.
+
+    Parameters
+    ----------
+    store : zarr store
+    key : str
+    dtype, shape
+        Of the chunk.
+    values : ndarray
+        Its first part along each axis; the rest is zero.
+
+    Raises
+    ------
+    RunError
+        If the chunk is larger than any that is read again.
     """
-    content = np.ascontiguousarray(values, dtype.newbyteorder("<")).tobytes()
-    keys.put(
-        store, key, content + google_crc32c.value(content).to_bytes(_CRC_BYTES, "little"), name_too=False
-    )
+    size = size_of(shape)
+    nbytes = size * dtype.itemsize
+    if nbytes > MOST_CHUNK:
+        raise RunError(
+            f"{key!r} of the run at {str(store)!r} would have {nbytes} bytes, and at most {MOST_CHUNK} are "
+            "read again: fit fewer components at once, or V in smaller chunks."
+        )
+    content = bytearray(nbytes + _CRC_BYTES)
+    whole = np.frombuffer(content, dtype.newbyteorder("<"), size).reshape(shape)
+    whole[tuple(map(slice, values.shape))] = values
+    content[nbytes:] = _checksum(content, nbytes)
+    keys.put(store, key, content, name_too=False)
 
 
-def get_chunk(store: Any, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def get_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray:
     """What `put_chunk` wrote.
 
     Raises
@@ -154,11 +171,10 @@ def get_chunk(store: Any, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> 
         raise ValueError("its chunk is missing")
     if len(raw) != nbytes + _CRC_BYTES:
         raise ValueError(f"its chunk has {len(raw)} bytes, not {nbytes + _CRC_BYTES}")
-    content = raw[:nbytes]
-    found = google_crc32c.value(content).to_bytes(_CRC_BYTES, "little")
+    found = _checksum(raw, nbytes)
     if found != raw[nbytes:]:
         raise ValueError(f"its checksum is {found.hex()}, not {raw[nbytes:].hex()}")
-    return np.frombuffer(content, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+    return np.frombuffer(raw, dtype.newbyteorder("<"), size_of(shape)).astype(dtype).reshape(shape)
 
 
 def damaged(store: Any, name: str, reason: str) -> RunDamagedError:
@@ -166,6 +182,10 @@ def damaged(store: Any, name: str, reason: str) -> RunDamagedError:
         f"{name!r} of the run at {str(store)!r} cannot be read ({reason}); it must be as it was written: "
         "restore the store from a copy, or start over with overwrite=True."
     )
+
+
+def _checksum(content: bytes | bytearray, nbytes: int) -> bytes:
+    return int(google_crc32c.value(np.frombuffer(content, np.uint8, nbytes))).to_bytes(_CRC_BYTES, "little")
 
 
 def _chunk(name: str, ndim: int) -> str:

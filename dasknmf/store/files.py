@@ -7,6 +7,7 @@ that compute, each of these waits for a core. Measured with two of two cores at 
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from contextlib import suppress
@@ -21,14 +22,14 @@ def spare(name: str) -> str:
     return f"{name}.{uuid.uuid4().hex}{SPARE}"
 
 
-def replace(path: Path, value: bytes, *, name_too: bool = True) -> None:
+def replace(path: Path, value: bytes | bytearray, *, name_too: bool = True) -> None:
     """Write a file as a whole: after a power cut there is the old content or the new one.
 
     Parameters
     ----------
     path : Path
         Its directory is made.
-    value : bytes
+    value : bytes or bytearray
     name_too : bool
         Whether the name is on disk as well when this returns, and not only the content.
     """
@@ -37,7 +38,7 @@ def replace(path: Path, value: bytes, *, name_too: bool = True) -> None:
         try:
             file = beside.open("xb")
         except FileNotFoundError:
-            beside.parent.mkdir(parents=True, exist_ok=True)
+            _make(beside.parent)
             file = beside.open("xb")
         with file:
             file.write(value)
@@ -52,14 +53,26 @@ def replace(path: Path, value: bytes, *, name_too: bool = True) -> None:
         flush_names(path.parent)
 
 
+def _make(directory: Path) -> None:
+    """Make a directory and those above it, with their names on disk."""
+    if not directory.parent.exists():
+        _make(directory.parent)
+    directory.mkdir(exist_ok=True)
+    flush_names(directory.parent)
+
+
 def flush(path: Path) -> None:
     """Force a file's content to disk."""
     _fsync(path, os.O_RDONLY)
 
 
 def flush_names(directory: Path) -> None:
-    """Force the names in a directory to disk."""
-    _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+    """Force the names in a directory to disk, where the file system does that."""
+    try:
+        _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _fsync(path: Path, flags: int) -> None:

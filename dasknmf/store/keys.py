@@ -18,8 +18,8 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from dasknmf.credentials import refuse_credentials
-from dasknmf.errors import RunAccessError, RunError
-from dasknmf.patience import brief, patiently
+from dasknmf.errors import RunAccessError, RunError, brief
+from dasknmf.patience import patiently
 from dasknmf.storage_errors import of_storage
 from dasknmf.store import files
 
@@ -38,8 +38,6 @@ def opened(target: Any, *, read_only: bool = False) -> Any:
         target = os.fspath(target)
     target = str(target).removeprefix("file://")  # a directory has renames and fsync, fsspec has not
     if "://" in target:
-        from zarr.storage import FsspecStore
-
         return FsspecStore.from_url(target, read_only=read_only)
     return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
 
@@ -61,7 +59,7 @@ def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
     RunAccessError
         If the store refuses; that committed is not lost, and which run it was, is said.
     UnavailableError
-        If it did not answer for a minute.
+        If it did not answer for a minute, and as long again as its own client asks.
     FileNotFoundError
         If there is nothing to read.
     """
@@ -84,23 +82,22 @@ def get(store: Any, key: str, most: int) -> bytes | None:
     ValueError
         If it has more than `most` bytes, or is no file: of a stranger's run it is then not read.
     """
+    return reached(store, key, "read", lambda: glance(store, key, most))
 
-    def read() -> bytes | None:
-        if isinstance(store, LocalStore):
-            _check_file(store.root / key, key, most)
-        if type(store) is LocalStore:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                return (store.root / key).read_bytes()
-            return None
-        # One byte more than there may be tells a longer value, and needs no question of its own.
-        part = RangeByteRequest(0, most + 1)
-        value = sync(store.get(key, default_buffer_prototype(), part))
-        return None if value is None else bytes(value.to_bytes())
 
-    found = reached(store, key, "read", read)
-    if found is not None and len(found) > most:
+def glance(store: Any, key: str, most: int) -> bytes | None:
+    """The same, asked once, with the errors of the store: for calls that are asked again as a whole."""
+    if isinstance(store, LocalStore):
+        _check_file(store.root / key, key, most)
+    if type(store) is LocalStore:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return (store.root / key).read_bytes()
+        return None
+    # One byte more than there may be tells a longer value, and needs no question of its own.
+    value = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, most + 1)))
+    if value is not None and len(value) > most:
         raise _too_long(key, most)
-    return found
+    return None if value is None else bytes(value.to_bytes())
 
 
 def _check_file(path: Path, key: str, most: int) -> None:
@@ -119,17 +116,34 @@ def _too_long(key: str, most: int) -> ValueError:
     return ValueError(f"{key} is longer than the {most} bytes that it may have")
 
 
-def put(store: Any, key: str, value: bytes, *, name_too: bool = True) -> None:
+def put(
+    store: Any,
+    key: str,
+    value: bytes | bytearray,
+    *,
+    name_too: bool = True,
+    unless: Callable[[], None] | None = None,
+) -> None:
     """Write one key as a whole: after a power cut there is the old value or the new one.
 
-    Without `name_too` it may still be missing after one, until `make_directories_durable` was called.
+    Parameters
+    ----------
+    store : zarr store
+    key : str
+    value : bytes or bytearray
+    name_too : bool
+        Whether the key cannot be missing after a power cut either; without, not before `flush_names`.
+    unless : callable, optional
+        Called before every attempt, which it may prevent by an error.
     """
 
     def write() -> None:
+        if unless is not None:
+            unless()
         if type(store) is LocalStore:
             files.replace(store.root / key, value, name_too=name_too)
         else:
-            sync(_set(store, key, value, name_too))
+            sync(_set(store, key, bytes(value), name_too))
 
     reached(store, key, "written", write)
 
@@ -222,21 +236,8 @@ def local_path(store: Any, key: str) -> Path | None:
     return Path(store.root) / key if isinstance(store, LocalStore) else None
 
 
-def make_durable(store: Any, key: str) -> None:
-    """Flush one key to disk, where the store is a directory.
-
-    Without it a power cut can leave a commit record that names factors which never reached the
-    disk. Object stores acknowledge a put only when it is durable.
-    """
-    path = local_path(store, key)
-    if path is not None:
-        files.flush(path)
-
-
-def make_directories_durable(store: Any, paths: list[str]) -> None:
-    """Flush the names below some paths to disk: those of the files, and of directories one below."""
-    for name in paths:
-        path = local_path(store, name)
-        if path is not None and path.is_dir():
-            for each in (path, *(below for below in path.iterdir() if name and below.is_dir())):
-                files.flush_names(each)
+def flush_names(store: Any, path: str) -> None:
+    """Force the names of what was put below a path without them to disk, where the store is a directory."""
+    directory = local_path(store, path)
+    if directory is not None:
+        reached(store, path, "written", lambda: files.flush_names(directory))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from dasknmf.errors import RunDamagedError, RunError
@@ -19,8 +20,10 @@ MOST_DOCUMENT = 2**26
 the states of a thousand models take some 5 MiB. Parsed, a document may take twenty times as much."""
 
 
-def write(store: Any, path: str, content: dict[str, Any]) -> None:
-    """Replace the record at `path`."""
+def write(
+    store: Any, path: str, content: dict[str, Any], *, unless: Callable[[], None] | None = None
+) -> None:
+    """Replace the record at `path`; `unless` as of `keys.put`."""
     document = {
         "zarr_format": 3,
         "node_type": "group",
@@ -32,7 +35,7 @@ def write(store: Any, path: str, content: dict[str, Any]) -> None:
             f"the record {path!r} of the run at {str(store)!r} would have {len(value)} bytes, and at most "
             f"{MOST_DOCUMENT} are read again: fit fewer models at once, or V with shorter names."
         )
-    keys.put(store, f"{path}/{keys.META}", value)
+    keys.put(store, f"{path}/{keys.META}", value, unless=unless)
 
 
 _DOCUMENT = fields({"attributes": fields({"record": fields({}), "crc32": integer()})})
@@ -54,17 +57,24 @@ def read(store: Any, path: str, check: Check) -> dict[str, Any] | None:
         If what stands there is not a record as it was written.
     """
     try:
-        about = document(store, path)
-        if about is None:
-            return None
-        _DOCUMENT(about)
-        content, checksum = about["attributes"]["record"], about["attributes"]["crc32"]
-        if _checksum(content) != checksum:
-            raise ValueError(f"its checksum is {_checksum(content)}, not {checksum}")
-        check(content)
+        raw = keys.get(store, f"{path}/{keys.META}", MOST_DOCUMENT)
     except ValueError as error:
         raise damaged(store, path, str(error)) from error
-    return dict(content)
+    return None if raw is None else content(store, path, raw, check)
+
+
+def content(store: Any, path: str, raw: bytes, check: Check) -> dict[str, Any]:
+    """The record that a document holds; see `read`."""
+    try:
+        about = parsed(raw)
+        _DOCUMENT(about)
+        record, checksum = about["attributes"]["record"], about["attributes"]["crc32"]
+        if _checksum(record) != checksum:
+            raise ValueError(f"its checksum is {_checksum(record)}, not {checksum}")
+        check(record)
+    except ValueError as error:
+        raise damaged(store, path, str(error)) from error
+    return dict(record)
 
 
 def document(store: Any, path: str) -> dict[str, Any] | None:

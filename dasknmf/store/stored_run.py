@@ -21,8 +21,8 @@ A process that dies at any moment leaves the previous commit with all that it na
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import asdict, replace
@@ -42,10 +42,10 @@ from dasknmf.errors import (
 from dasknmf.history import History, Record, to_json
 from dasknmf.layout import Layout
 from dasknmf.panels import Grid
-from dasknmf.store import arrays, findings, forms, keys, layouts, records
+from dasknmf.patience import hurried
+from dasknmf.store import arrays, files, findings, forms, keys, layouts, records
 from dasknmf.store import features as described
 from dasknmf.store.factors import Generation, pass_of
-from dasknmf.store.files import SPARE
 from dasknmf.store.forms import FORMAT
 from dasknmf.store.lock import Lock
 from dasknmf.store.position import (
@@ -73,8 +73,6 @@ _PARTS = (
     "history",
     "selection",
 )
-_NAMED = ["W", "small", "history", ""]
-"""Whose names have to be on disk before a commit that names them."""
 _NO_FEATURES = described.Features()
 
 
@@ -156,6 +154,8 @@ class StoredRun:
         ------
         RunLockedError
             If another process has taken the run over.
+        RunAccessError, UnavailableError
+            If the store refuses, or does not answer; the last commit stands.
         """
         if sums is not None and self.sums is None:
             self.check_owner()
@@ -165,20 +165,20 @@ class StoredRun:
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
+        for generation in position.generations - self.position.generations:
+            keys.flush_names(self.store, f"W/{generation}")
         live = self.position.generations | position.generations
         states = self.position.states | position.states  # by name: a pass has its states in one piece
         self.position, self.sums = position, sums
         self.history = self.history.plus(record) if record else self.history
-        # Last of all, so that little time is left in which another may take the run over.
-        keys.make_directories_durable(self.store, _NAMED)
-        self.check_owner()
-        self._write_commit()
+        # With every attempt, so that little time is left in which another may take the run over.
+        self._write_commit(unless=self._look)
         if self._budget is not None:
             # After the commit: one that dies in between is asked for another budget again.
             self._write_about(self._identity, self._budget)
             self._budget = None
         # Of one model states are small, and stay; a sweep's would soon be larger than V.
-        wait([self._pruning])  # one generation too many on the disk, and no more
+        self._pruning.result()  # one generation too many on the disk, and no more
         unneeded = states if len(position.members) > 1 else None
         # In this context, so that what it asks again is counted.
         self._pruning = self._pruner.submit(copy_context().run, self._prune, live, unneeded)
@@ -190,9 +190,15 @@ class StoredRun:
         ------
         RunLockedError
         """
-        standing = records.read(self.store, "commit", forms.COMMIT)
-        epoch = None if standing is None else standing["epoch"]
-        if epoch != self._standing or not self._lock.is_held():
+        keys.reached(self.store, "commit", "read", self._look)
+
+    def _look(self) -> None:
+        """The same in one attempt, with the errors of the store."""
+        raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
+        standing = None if raw is None else records.content(self.store, "commit", raw, forms.COMMIT)
+        # An attempt to commit that failed may have succeeded.
+        ours = (self._standing, self.epoch)
+        if (standing and standing["epoch"]) not in ours or not self._lock.seems_held():
             raise RunLockedError(
                 f"the run at {str(self.store)!r} was taken over by another process; a run has one "
                 "writer: leave it to the other, its commits are sound."
@@ -228,7 +234,11 @@ class StoredRun:
             self.factors.drop(generation.name)
 
     def discard(self) -> None:
-        """Delete a run that has committed nothing."""
+        """Delete a run that has committed nothing, unless it is another's by now."""
+        try:
+            self.check_owner()
+        except RunLockedError:
+            return
         self._clear()
         keys.delete_key(self.store, "zarr.json")
         self._discarded = True
@@ -243,7 +253,7 @@ class StoredRun:
 
     def _check_is_ours(self, *, overwrite: bool) -> None:
         """Never write into, or clear, a store that holds something else."""
-        found = {name for name in keys.children(self.store, "") if not name.endswith(SPARE)}
+        found = {name for name in keys.children(self.store, "") if not name.endswith(files.SPARE)}
         foreign = found - {*_PARTS, "lock"}
         if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
             return
@@ -274,6 +284,8 @@ class StoredRun:
             "attributes": {"dasknmf": {"format": FORMAT}},
         }
         keys.put(self.store, "zarr.json", records.encoded(root))
+        if (place := keys.local_path(self.store, "")) is not None:
+            files.flush_names(place.parent)
         arrays.write(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
         layouts.write(self.store, features.layout)
@@ -307,7 +319,6 @@ class StoredRun:
         self.position, self.history, self.sums, self._segments = committed(self.store, about["identity"])
         if self.position.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
-            keys.make_directories_durable(self.store, _NAMED)
             self._write_commit()
         self._prune(self.position.generations, None)
         if about["budget"] == budget:
@@ -318,7 +329,7 @@ class StoredRun:
         self.position = replace(self.position, outcome=None, conclusion=None)
         self._identity, self._budget = about["identity"], budget
 
-    def _write_commit(self) -> None:
+    def _write_commit(self, unless: Callable[[], None] | None = None) -> None:
         content = {
             "format": FORMAT,
             "epoch": self.epoch,
@@ -326,7 +337,7 @@ class StoredRun:
             "has_sums": self.sums is not None,
             **asdict(self.position),
         }
-        records.write(self.store, "commit", content)
+        records.write(self.store, "commit", content, unless=unless)
         self._standing = self.epoch
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
@@ -336,12 +347,14 @@ class StoredRun:
         """
         newest = max((pass_of(name) for name in live), default=-1)
         try:
-            for name in keys.children(self.store, "W"):
-                if name not in live and pass_of(name) <= newest:
-                    self.factors.drop(name)
-            if states is not None:
-                self.factors.forget_states(states)
-        except (RunAccessError, UnavailableError) as error:
+            with hurried():
+                self.check_owner()  # what is not live for us may be for whoever has taken the run over
+                for name in keys.children(self.store, "W"):
+                    if name not in live and pass_of(name) <= newest:
+                        self.factors.drop(name)
+                if states is not None:
+                    self.factors.forget_states(states)
+        except (RunAccessError, RunLockedError, UnavailableError) as error:
             log.warning("what the run no longer needs is not deleted yet: %s", error)
 
 

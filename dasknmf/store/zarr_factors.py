@@ -56,9 +56,8 @@ class ZarrFactors:
             ) from error
 
     def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
-        padded = np.zeros((1, self._rows_max, generation.width), self._dtype)
-        padded[0, : len(block)] = block
-        arrays.put_chunk(self.store, _chunk(generation, panel), self._dtype, padded)
+        shape = (1, self._rows_max, generation.width)
+        arrays.put_chunk(self.store, _chunk(generation, panel), self._dtype, shape, block[np.newaxis])
 
     def read_state(self, name: str, model: int) -> State:
         return self.read_states(name, [model])[0]
