@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numpy as np
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-m", "dasknmf.cli"]
 MODEL = ["-k", "30", "--beta-loss", "1.5", "--init", "random", "--random-state", "0", "--tol", "0"]
 PASSES = ["--max-iter", "2"]
+LONG = ["--max-iter", "400"]
 BOUND = 5.0
 """Seconds from a signal to the end on a machine that does much else; alone it is less than one."""
 
@@ -77,7 +78,7 @@ def quiet(V, tmp_path_factory):
     return of
 
 
-def goes_on(run, command, quiet):
+def goes_on(started, run, command, quiet):
     """Started again, it ends after one iteration more as if nothing had been."""
     more = open_run(run).n_iter + 1
     again = started(*command, "--max-iter", more)
@@ -86,14 +87,28 @@ def goes_on(run, command, quiet):
     np.testing.assert_array_equal(open_run(run).W.compute(), quiet(more))
 
 
-def started(*arguments):
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def started():
+    """Begins commands; none of them outlives the test."""
+    begun = []
+
+    def start(*arguments):
+        begun.append(
+            subprocess.Popen(
+                [*COMMAND, *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
 
 
 def until(what, seconds=90.0):
@@ -146,11 +161,11 @@ def test_a_long_call_does_not_outlast_the_limit(tmp_path):
     ("scheduler", "number"),
     [("sync", signal.SIGTERM), ("local", signal.SIGTERM), ("local", signal.SIGINT)],
 )
-def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path, scheduler, number):
+def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(started, V, quiet, tmp_path, scheduler, number):
     """As a batch system sends it, and a terminal its Ctrl-C: to every process."""
     run = tmp_path / "run"
     command = ["fit", V, run, *MODEL, "--scheduler", scheduler]
-    fit = started(*command, "--max-iter", 10_000)
+    fit = started(*command, *LONG)
     until((run / "commit").exists)
     time.sleep(0.5)  # into the pass after it
     family = [*psutil.Process(fit.pid).children(recursive=True), psutil.Process(fit.pid)]
@@ -163,10 +178,10 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path,
     assert open_run(run).writer is None
     assert not (run / "lock").exists()
     until(lambda: not any(each.is_running() for each in family), 5)
-    goes_on(run, command, quiet)
+    goes_on(started, run, command, quiet)
 
 
-def test_before_the_first_commit(V, tmp_path):
+def test_before_the_first_commit(started, V, tmp_path):
     fit = started("fit", V, tmp_path / "run", *MODEL, *PASSES)
     until((tmp_path / "run" / "lock").exists)
     fit.send_signal(signal.SIGTERM)
@@ -205,11 +220,11 @@ def a_cluster(directory, *, n_workers=1, tls=()):
                 process.wait(20)
 
 
-def test_a_scheduler_that_is_killed_in_a_pass(V, quiet, tmp_path):
+def test_a_scheduler_that_is_killed_in_a_pass(started, V, quiet, tmp_path):
     run = tmp_path / "run"
     command = ["fit", V, run, *MODEL, "--scheduler-file", tmp_path / "scheduler.json"]
     with a_cluster(tmp_path) as (_, (scheduler, _)):
-        fit = started(*command, "--max-iter", 10_000)
+        fit = started(*command, *LONG)
         until((run / "commit").exists)
         time.sleep(0.5)
         scheduler.kill()
@@ -219,10 +234,10 @@ def test_a_scheduler_that_is_killed_in_a_pass(V, quiet, tmp_path):
         assert "is gone" in told.splitlines()[-1]
         assert not (run / "lock").exists()
     with a_cluster(tmp_path):
-        goes_on(run, command, quiet)
+        goes_on(started, run, command, quiet)
 
 
-def test_no_worker_comes(V, tmp_path):
+def test_no_worker_comes(started, V, tmp_path):
     with a_cluster(tmp_path, n_workers=0) as (file, _):
         fit = started("fit", V, tmp_path / "run", *MODEL, "--scheduler-file", file, "--wait", "1")
         told = ended(fit)
@@ -230,7 +245,7 @@ def test_no_worker_comes(V, tmp_path):
     assert "no worker came to the scheduler at tcp://127.0.0.1:" in told
 
 
-def test_an_encrypted_cluster(V, quiet, tmp_path):
+def test_an_encrypted_cluster(started, V, quiet, tmp_path):
     certificates = Security.temporary()
     files = {"ca": certificates.tls_ca_file, "cert": certificates.tls_client_cert}
     tls = []
