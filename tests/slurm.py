@@ -18,6 +18,8 @@ import psutil
 
 SCRIPTS = Path(__file__).parent.parent / "deploy" / "slurm"
 NODES = ("one", "two")
+_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+"""States of jobs that nothing follows."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Without the virtual environment of the tests: a job is told where dasknmf is."""
@@ -114,11 +116,17 @@ class Slurm:
             if put_off == 8:
                 put_off = 0
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+            if job["JobState"] in _OVER and job["JobState"] not in states:
+                raise AssertionError(tell())
             return job["JobState"] in states
 
         def tell() -> str:
             lines = (self.directory / "slurmctld.log").read_text().splitlines()
-            return "\n".join([f"{self.job(number)}", *(line for line in lines if f"JobId={number}" in line)])
+            daemons = [line for line in lines if f"JobId={number}" in line]
+            job = self.job(number)
+            log = Path(job.get("StdOut", ""))
+            said = log.read_text().splitlines()[-40:] if log.is_file() else []
+            return "\n".join([f"{job}", *daemons, *said])
 
         wait_for(reached, seconds, tell)
         return self.job(number)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.slurm import SCRIPTS, processes, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-PASSES = 45
+FEW = 6
 FIT = ["-k", "8", "--beta-loss", "kullback-leibler", "--init", "random", "--random-state", "0", "--tol", "0"]
 NAMES = sorted(path.name for path in SCRIPTS.iterdir())
 THREADS = SCRIPTS / "threads.sbatch"
@@ -40,11 +41,16 @@ def data(directory):
 
 @pytest.fixture(scope="session")
 def quiet(data, directory):
-    """The same fit that nothing happens to."""
-    run = directory / "quiet.zarr"
-    command = [sys.executable, "-m", "dasknmf.cli", "fit", data, run, *FIT, "--max-iter", str(PASSES)]
-    subprocess.run(command, check=True, timeout=200, capture_output=True)
-    return open_run(run)
+    """The same fit of so many iterations that nothing happens to."""
+
+    @cache
+    def of(max_iter: int):
+        run = directory / f"quiet-{max_iter}.zarr"
+        command = [sys.executable, "-m", "dasknmf.cli", "fit", data, run, *FIT, "--max-iter", str(max_iter)]
+        subprocess.run(command, check=True, timeout=200, capture_output=True)
+        return open_run(run)
+
+    return of
 
 
 def passes(run: Path) -> int:
@@ -57,11 +63,24 @@ def under_way(run: Path, more: int = 3) -> None:
     wait_for(lambda: passes(run) >= before + more, 90)
 
 
-def ended_as(quiet, run: Path) -> None:
-    found = open_run(run)
-    assert found.n_iter == quiet.n_iter == PASSES
-    np.testing.assert_array_equal(found.W.compute(), quiet.W.compute())
-    np.testing.assert_array_equal(found.H, quiet.H)
+def endless(file: Path) -> list[object]:
+    """Options of a fit that does not end before `soon` has said so: it may be as fast as it likes."""
+    file.write_text("max-iter = 100000")
+    return ["--config", file]
+
+
+def soon(file: Path, run: Path) -> int:
+    """The next start, before which SLURM waits, makes these iterations in all: a few more."""
+    more = passes(run) + 2
+    file.write_text(f"max-iter = {more}")
+    return more
+
+
+def ended_as(quiet, run: Path, max_iter: int) -> None:
+    found, expected = open_run(run), quiet(max_iter)
+    assert found.n_iter == expected.n_iter == max_iter
+    np.testing.assert_array_equal(found.W.compute(), expected.W.compute())
+    np.testing.assert_array_equal(found.H, expected.H)
 
 
 def preempted(slurm, job: str, directory: Path) -> None:
@@ -99,32 +118,30 @@ def test_the_readmes_commands_are_accepted(slurm, tmp_path):
 
 
 def test_preempted_twice_it_ends_with_the_same_numbers(slurm, data, quiet, directory):
-    run = directory / "preempted.zarr"
-    job = slurm.submit(*SMALL, THREADS, "fit", data, run, *FIT, "--max-iter", PASSES, cwd=directory)
+    run, asked = directory / "preempted.zarr", directory / "preempted.toml"
+    job = slurm.submit(*SMALL, THREADS, "fit", data, run, *FIT, *endless(asked), cwd=directory)
     for _ in range(2):
         slurm.until(job, "RUNNING")
         under_way(run)
         preempted(slurm, job, directory)
-        assert 3 <= passes(run) < PASSES
+    max_iter = soon(asked, run)
     ended = slurm.until(job, "COMPLETED", seconds=120)
     assert int(ended["Restarts"]) == 2
     log = (directory / f"job-{job}.log").read_text()
     assert log.count("stopped by SIGTERM after pass") == 2
     assert "started again" not in log  # by SLURM itself, not by the script
-    ended_as(quiet, run)
+    ended_as(quiet, run, max_iter)
 
 
 def test_at_the_wall_it_stops_and_is_started_again(slurm, data, directory):
     """SLURM looks every 30 s whose time is over: the warning may come so much before it is asked for."""
-    run = directory / "wall.zarr"
-    asked = directory / "wall.toml"
-    asked.write_text("max-iter = 100000")
+    run, asked = directory / "wall.zarr", directory / "wall.toml"
     wall = ["--time=1", "--signal=B:USR1@20", "--mem-per-cpu=900M"]
-    job = slurm.submit(*wall, THREADS, "fit", data, run, *FIT, "--config", asked, cwd=directory)
+    job = slurm.submit(*wall, THREADS, "fit", data, run, *FIT, *endless(asked), cwd=directory)
     wait_for(lambda: int(slurm.job(job)["Restarts"]) == 1, 90)
     before = passes(run)
-    asked.write_text(f"max-iter = {before + 2}")
-    slurm.until(job, "COMPLETED")
+    soon(asked, run)
+    slurm.until(job, "COMPLETED", seconds=120)
     log = (directory / f"job-{job}.log").read_text()
     assert "stopped by SIGUSR1" in log
     assert f"job {job} is started again" in log
@@ -170,10 +187,8 @@ def test_the_same_submitted_twice_waits_and_what_is_cancelled_stays_so(slurm, da
 
 
 def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, data, directory):
-    words = [*SMALL, "--array=2-3", SCRIPTS / "sweep.sbatch", data, "runs", *FIT[2:], "--max-iter", "100000"]
     asked = directory / "sweep.toml"
-    asked.write_text("max-iter = 100000")
-    words[-2:] = ["--config", asked]
+    words = [*SMALL, "--array=2-3", SCRIPTS / "sweep.sbatch", data, "runs", *FIT[2:], *endless(asked)]
     array = slurm.submit(*words, cwd=directory)
     runs = {task: directory / "runs" / f"n-components-{task}.zarr" for task in ("2", "3")}
     for run in runs.values():
@@ -183,7 +198,7 @@ def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, dat
     one = next(task for task in tasks if tasks[task]["JobId"] == array)
     slurm.run("scancel", "--batch", "--signal=USR1", f"{array}_{one}")
     wait_for(lambda: slurm.job(f"{array}_{one}")["Restarts"] == "1", 30)
-    asked.write_text("max-iter = 5")
+    soon(asked, runs[one])
     other = next(task for task in tasks if task != one)
     assert slurm.job(f"{array}_{other}")["Restarts"] == "0"
     slurm.run("scancel", f"{array}_{other}")
@@ -194,16 +209,16 @@ def test_a_sweep_is_an_array_whose_tasks_are_started_again_one_by_one(slurm, dat
 def test_processes_of_one_node(slurm, data, quiet, directory):
     run = directory / "local.zarr"
     words = ["--cpus-per-task=2", "--mem=3000M", "--time=5", SCRIPTS / "local.sbatch", "fit", data, run, *FIT]
-    job = slurm.submit(*words, "--max-iter", PASSES, cwd=directory)
+    job = slurm.submit(*words, "--max-iter", FEW, cwd=directory)
     slurm.until(job, "COMPLETED", seconds=120)
-    ended_as(quiet, run)
+    ended_as(quiet, run, FEW)
 
 
 def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directory):
     """A worker dies: its nanny starts another. Their step: a new one begins. The scheduler: the job does."""
-    run = directory / "cluster.zarr"
+    run, asked = directory / "cluster.zarr", directory / "cluster.toml"
     words = ["--nodes=2", "--cpus-per-task=1", "--mem=3000M", "--time=8", SCRIPTS / "cluster.sbatch"]
-    fit = ["fit", data, run, *FIT, "--max-iter", PASSES]
+    fit = ["fit", data, run, *FIT, *endless(asked)]
     job = slurm.submit(*words, *fit, cwd=directory, INTERFACE="lo")
     under_way(run)
     workers = processes(slurm, "spawn_main")
@@ -216,16 +231,16 @@ def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directo
     (scheduler,) = processes(slurm, "dask scheduler")
     scheduler.kill()
     wait_for(lambda: slurm.job(job)["Restarts"] == "1", 60)
-    assert passes(run) < PASSES
+    max_iter = soon(asked, run)
     slurm.until(job, "COMPLETED", seconds=120)
-    ended_as(quiet, run)
+    ended_as(quiet, run, max_iter)
     assert not list(directory.glob(f"dasknmf-{job}-*"))  # the key of its certificate among them
 
 
 def test_tasks_of_one_srun_are_a_cluster(slurm, data, quiet, directory):
     run = directory / "srun.zarr"
-    fit = f"{sys.prefix}/bin/dasknmf fit {data} {run} {' '.join(FIT)} --max-iter {PASSES} --scheduler slurm"
+    fit = f"{sys.prefix}/bin/dasknmf fit {data} {run} {' '.join(FIT)} --max-iter {FEW} --scheduler slurm"
     job = slurm.submit("--nodes=1", "--ntasks=4", *SMALL, "--wrap", f"srun {fit}", cwd=directory)
     slurm.until(job, "COMPLETED", seconds=120)
     assert "2 workers came" in (directory / f"job-{job}.log").read_text()
-    ended_as(quiet, run)
+    ended_as(quiet, run, FEW)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from dasknmf import open_run, schedulers, workers
+from dasknmf import open_run, schedulers
 from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
 from tests.helpers import computing, stored
@@ -25,8 +26,9 @@ from tests.helpers import computing, stored
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "dasknmf.cli"]
-MODEL = ["-k", "40", "--beta-loss", "1.5", "--init", "random", "--random-state", "0", "--tol", "0"]
-PASSES = ["--max-iter", "3"]
+MODEL = ["-k", "30", "--beta-loss", "1.5", "--init", "random", "--random-state", "0", "--tol", "0"]
+PASSES = ["--max-iter", "2"]
+LONG = ["--max-iter", "400"]
 BOUND = 5.0
 """Seconds from a signal to the end on a machine that does much else; alone it is less than one."""
 
@@ -57,26 +59,56 @@ finally:
 @pytest.fixture(scope="module")
 def V(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "v.zarr"
-    V = np.random.default_rng(0).poisson(2.0, (20_000, 500)).astype(np.float32)
-    stored(path, V, (5_000, 500))
+    V = np.random.default_rng(0).poisson(2.0, (20_000, 400)).astype(np.float32)
+    stored(path, V, (5_000, 400))
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def quiet(V, tmp_path_factory):
-    run = tmp_path_factory.mktemp("quiet") / "run"
-    subprocess.run([*COMMAND, "fit", V, run, *MODEL, *PASSES], check=True, timeout=120, capture_output=True)
-    return open_run(run).W.compute()
+    """W after so many iterations of the same fit to which nothing happens."""
+
+    @cache
+    def of(max_iter):
+        run = tmp_path_factory.mktemp("quiet") / "run"
+        fit = [*COMMAND, "fit", V, run, *MODEL, "--max-iter", str(max_iter)]
+        subprocess.run(fit, check=True, timeout=120, capture_output=True)
+        return open_run(run).W.compute()
+
+    return of
 
 
-def started(*arguments):
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def goes_on(started, run, command, quiet):
+    """Started again, it ends after one iteration more as if nothing had been."""
+    more = open_run(run).n_iter + 1
+    again = started(*command, "--max-iter", more)
+    ended(again, 120)
+    assert again.returncode == 0
+    np.testing.assert_array_equal(open_run(run).W.compute(), quiet(more))
+
+
+@pytest.fixture
+def started():
+    """Begins commands; none of them outlives the test."""
+    begun = []
+
+    def start(*arguments):
+        begun.append(
+            subprocess.Popen(
+                [*COMMAND, *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
 
 
 def until(what, seconds=90.0):
@@ -127,12 +159,13 @@ def test_a_long_call_does_not_outlast_the_limit(tmp_path):
 
 @pytest.mark.parametrize(
     ("scheduler", "number"),
-    [("sync", signal.SIGTERM), ("threads", signal.SIGUSR1), ("local", signal.SIGTERM)],
+    [("sync", signal.SIGTERM), ("local", signal.SIGTERM), ("local", signal.SIGINT)],
 )
-def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path, scheduler, number):
+def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(started, V, quiet, tmp_path, scheduler, number):
+    """As a batch system sends it, and a terminal its Ctrl-C: to every process."""
     run = tmp_path / "run"
-    command = ["fit", V, run, *MODEL, *PASSES, "--scheduler", scheduler]
-    fit = started(*command)
+    command = ["fit", V, run, *MODEL, "--scheduler", scheduler]
+    fit = started(*command, *LONG)
     until((run / "commit").exists)
     time.sleep(0.5)  # into the pass after it
     family = [*psutil.Process(fit.pid).children(recursive=True), psutil.Process(fit.pid)]
@@ -145,14 +178,10 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(V, quiet, tmp_path,
     assert open_run(run).writer is None
     assert not (run / "lock").exists()
     until(lambda: not any(each.is_running() for each in family), 5)
-    assert open_run(run).n_iter < 3
-    again = started(*command)
-    ended(again, 120)
-    assert again.returncode == 0
-    np.testing.assert_array_equal(open_run(run).W.compute(), quiet)
+    goes_on(started, run, command, quiet)
 
 
-def test_before_the_first_commit(V, tmp_path):
+def test_before_the_first_commit(started, V, tmp_path):
     fit = started("fit", V, tmp_path / "run", *MODEL, *PASSES)
     until((tmp_path / "run" / "lock").exists)
     fit.send_signal(signal.SIGTERM)
@@ -191,11 +220,11 @@ def a_cluster(directory, *, n_workers=1, tls=()):
                 process.wait(20)
 
 
-def test_a_scheduler_that_is_killed_in_a_pass(V, quiet, tmp_path):
+def test_a_scheduler_that_is_killed_in_a_pass(started, V, quiet, tmp_path):
     run = tmp_path / "run"
-    command = ["fit", V, run, *MODEL, *PASSES]
-    with a_cluster(tmp_path) as (file, (scheduler, _)):
-        fit = started(*command, "--scheduler-file", file)
+    command = ["fit", V, run, *MODEL, "--scheduler-file", tmp_path / "scheduler.json"]
+    with a_cluster(tmp_path) as (_, (scheduler, _)):
+        fit = started(*command, *LONG)
         until((run / "commit").exists)
         time.sleep(0.5)
         scheduler.kill()
@@ -204,14 +233,11 @@ def test_a_scheduler_that_is_killed_in_a_pass(V, quiet, tmp_path):
         assert told.splitlines()[-1].startswith("Error: the scheduler at tcp://127.0.0.1:")
         assert "is gone" in told.splitlines()[-1]
         assert not (run / "lock").exists()
-    with a_cluster(tmp_path) as (file, _):
-        again = started(*command, "--scheduler-file", file)
-        ended(again, 120)
-    assert again.returncode == 0
-    np.testing.assert_array_equal(open_run(run).W.compute(), quiet)
+    with a_cluster(tmp_path):
+        goes_on(started, run, command, quiet)
 
 
-def test_no_worker_comes(V, tmp_path):
+def test_no_worker_comes(started, V, tmp_path):
     with a_cluster(tmp_path, n_workers=0) as (file, _):
         fit = started("fit", V, tmp_path / "run", *MODEL, "--scheduler-file", file, "--wait", "1")
         told = ended(fit)
@@ -219,7 +245,7 @@ def test_no_worker_comes(V, tmp_path):
     assert "no worker came to the scheduler at tcp://127.0.0.1:" in told
 
 
-def test_an_encrypted_cluster(V, quiet, tmp_path):
+def test_an_encrypted_cluster(started, V, quiet, tmp_path):
     certificates = Security.temporary()
     files = {"ca": certificates.tls_ca_file, "cert": certificates.tls_client_cert}
     tls = []
@@ -234,13 +260,13 @@ def test_an_encrypted_cluster(V, quiet, tmp_path):
         bare = started(*command)
         ended(bare)
         assert bare.returncode == 6
-    np.testing.assert_array_equal(open_run(tmp_path / "run").W.compute(), quiet)
+    np.testing.assert_array_equal(open_run(tmp_path / "run").W.compute(), quiet(2))
 
 
 def test_tasks_of_mpirun(V, quiet, tmp_path):
     if (mpirun := shutil.which("mpirun")) is None:
         pytest.skip("mpirun is not installed")
-    command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "4", *COMMAND]
+    command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", "3", *COMMAND]
     options = ["--scheduler", "mpi", *MODEL, *PASSES]
     run = str(tmp_path / "run")
     for source, code in ((V, 0), (str(tmp_path / "nowhere"), 3)):
@@ -254,27 +280,19 @@ def test_tasks_of_mpirun(V, quiet, tmp_path):
         )
         assert told.returncode == code, told.stderr
         assert "Traceback" not in told.stderr
-        assert "2 workers came" in told.stderr
-    np.testing.assert_array_equal(open_run(run).W.compute(), quiet)
+        assert "1 worker came" in told.stderr
+    np.testing.assert_array_equal(open_run(run).W.compute(), quiet(2))
     assert list(tmp_path.glob("*.json")) == []
 
 
-def limits():
-    return len(workers._working)
-
-
-def test_workers_that_come_later_are_set_up_too():
+def test_a_cluster_without_workers_has_sizes_too():
+    """All of them may have left for a moment."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,
         computing(client),
     ):
         scheduler = schedulers.current(in_process=False)
         with scheduler.tuned():
-            cluster.scale(2)
-            client.wait_for_workers(2, timeout=30)
-            until(lambda: list(client.run(limits).values()) == [1, 1], 20)
-            cluster.scale(0)
-            until(lambda: not client.scheduler_info(n_workers=-1)["workers"], 20)
             assert scheduler.processes == 1
             assert scheduler.memory_limit > 0

@@ -155,4 +155,5 @@ class Where:
             if came < wanted:
                 noted(f"{came} of {wanted} workers came within {self.wait:g} s: going on with these")
                 return
-        noted(f"{len(client.nthreads())} workers came")
+        came = len(client.nthreads())
+        noted(f"{came} workers came" if came > 1 else "1 worker came")

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 import click
 
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, in_memory
 from tests.faults.cells import Cell
 from tests.faults.in_process import IN_PROCESS
 from tests.faults.soak import soak
@@ -76,17 +74,12 @@ def _table(cells: Iterable[Cell]) -> int:
 def _checked(cell: Cell) -> tuple[str | None, float]:
     """What did not hold, or None, and how long it took."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=_memory()) as root:
+    with in_memory() as root:
         try:
-            cell.check(Bench(Path(root)))
+            cell.check(Bench(root))
         except Exception:
             return traceback.format_exc(limit=-4), time.perf_counter() - began
     return None, time.perf_counter() - began
-
-
-def _memory() -> str | None:
-    """Every commit waits for its disk: in memory it takes a tenth of the time."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def _cut(text: str, width: int) -> str:
@@ -95,8 +88,8 @@ def _cut(text: str, width: int) -> str:
 
 def _soaked(faults: int, seed: int) -> int:
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=_memory()) as root:
-        outcome = soak(faults, seed, Path(root))
+    with in_memory() as root:
+        outcome = soak(faults, seed, root)
     for name, met in outcome.met.most_common():
         click.echo(f"{met:6}  {name}")
     click.echo(

@@ -69,6 +69,8 @@ PARTS = {
 }
 _REGENERATED = {"the plan"}
 """Nothing of it has to match: the next start writes it anew."""
+_FOR_OTHERS = {"W's metadata"}
+"""For other readers of Zarr: what W's chunks are is told by the run, and nothing here depends on them."""
 
 
 def damage(path: Path, change: Callable[[bytes], bytes | None]) -> None:
@@ -131,7 +133,7 @@ def _read_back(part: str, flips: int, bench: Bench) -> None:
         if found is not None:
             np.testing.assert_array_equal(found[0], expected.W)
             np.testing.assert_array_equal(found[1], expected.H)
-    assert told > flips / 3, f"{told} of {flips} flips were seen"
+    assert told > flips / 3 or part in _FOR_OTHERS, f"{told} of {flips} flips were seen"
 
 
 def _looked_at(bench: Bench) -> tuple[np.ndarray, np.ndarray]:

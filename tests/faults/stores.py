@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from tests.helpers import Killed
 
 
-class WebError(Exception):
+class WebError(aiohttp.ClientError):
     """What a web server answers, as clients of object stores raise it: no OSError."""
 
     def __init__(self, status: int, message: str) -> None:

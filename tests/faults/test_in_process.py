@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.bench import Bench
+from tests.faults.bench import Bench, in_memory
 from tests.faults.cells import Cell
 from tests.faults.in_process import IN_PROCESS
 from tests.faults.soak import KINDS, soak
@@ -39,14 +39,16 @@ def test_no_cell_is_there_twice():
         for cell in IN_PROCESS
     ],
 )
-def test_fault(cell: Cell, tmp_path):
-    cell.check(Bench(tmp_path))
+def test_fault(cell: Cell):
+    with in_memory() as root:
+        cell.check(Bench(root))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_soak(tmp_path):
-    outcome = soak(25, 1, tmp_path)
+def test_a_soak():
+    with in_memory() as root:
+        outcome = soak(25, 1, root)
     assert set(outcome.met) == set(KINDS)
     assert sum(outcome.met.values()) == 25
     assert outcome.difference == 0
