@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from distributed import KilledWorker
 
 from dasknmf import NMF, open_run, schedulers
-from dasknmf.cli import logs, main, progress, pulse, ranks
+from dasknmf.cli import logs, main, progress, pulse, tasks
 from dasknmf.errors import UnavailableError
 from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
@@ -222,18 +222,18 @@ def test_tasks_of_slurm_and_mpi(monkeypatch):
         "SLURM_STEP_NUM_NODES": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    rank = ranks.of_slurm()
-    assert rank == ranks.Rank(3, 5, "7-1-2", True)
-    assert (rank.workers, rank.host) == (3, "127.0.0.1")
+    task = tasks.of_slurm()
+    assert task == tasks.Task(3, 5, "7-1-2", True)
+    assert (task.workers, task.host) == (3, "127.0.0.1")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
-    assert ranks.of_slurm().host is None
+    assert tasks.of_slurm().host is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(RuntimeError, match="3 or more are needed"):
-        ranks.of_slurm()
+        tasks.of_slurm()
     monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "4")
-    assert ranks.of_mpi().n_tasks == 4
+    assert tasks.of_mpi().n_tasks == 4
 
 
 def test_fewer_workers_than_asked_for(V, tmp_path, cluster):

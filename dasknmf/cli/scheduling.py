@@ -12,7 +12,7 @@ from typing import Any
 import click
 import dask
 
-from dasknmf.cli import ranks
+from dasknmf.cli import tasks
 from dasknmf.cli.logs import is_json, noted, silent_workers
 from dasknmf.cli.stopping import Stopped, asked, unheard
 from dasknmf.errors import SchedulerError, UnavailableError
@@ -20,7 +20,7 @@ from dasknmf.patience import brief
 from dasknmf.schedulers import reached
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
-_TASKS = {"slurm": ranks.of_slurm, "mpi": ranks.of_mpi}
+_TASKS = {"slurm": tasks.of_slurm, "mpi": tasks.of_mpi}
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Where:
         if self.scheduler in _TASKS:
             here = _TASKS[self.scheduler]()
             wanted = self.workers or here.workers
-            address = ranks.met(here, self.scheduler_file, self.wait, security)
+            address = tasks.met(here, self.scheduler_file, self.wait, security)
         elif self.scheduler_file is not None:
-            address = ranks.address_in(self.scheduler_file)
+            address = tasks.address_in(self.scheduler_file)
         elif "://" in self.scheduler:
             address = self.scheduler
         else:

@@ -28,7 +28,7 @@ _LOOK = 0.2
 
 
 @dataclass(frozen=True)
-class Rank:
+class Task:
     """This task among those of one start."""
 
     number: int
@@ -48,7 +48,7 @@ class Rank:
         return "127.0.0.1" if self.on_one_host else None
 
 
-def of_slurm() -> Rank:
+def of_slurm() -> Task:
     """This task of an srun.
 
     Raises
@@ -62,7 +62,7 @@ def of_slurm() -> Rank:
     return _checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", launch, on_one_host, "srun")
 
 
-def of_mpi() -> Rank:
+def of_mpi() -> Task:
     """This task of an mpirun, as Open MPI or a launcher of the PMI (MPICH, Intel MPI) tells it.
 
     Raises
@@ -77,23 +77,23 @@ def of_mpi() -> Rank:
     return _checked(f"{family}_RANK", f"{family}_SIZE", launch, here == all_tasks, "mpirun")
 
 
-def _checked(number: str, n_tasks: str, launch: str, on_one_host: bool, starter: str) -> Rank:
+def _checked(number: str, n_tasks: str, launch: str, on_one_host: bool, starter: str) -> Task:
     try:
-        rank = Rank(int(os.environ[number]), int(os.environ[n_tasks]), launch, on_one_host)
+        task = Task(int(os.environ[number]), int(os.environ[n_tasks]), launch, on_one_host)
     except (KeyError, ValueError):
         raise SchedulerError(
             f"{number} and {n_tasks} are not set; {starter} sets them for each of the tasks that it starts: "
             f"start this command with '{starter} -n 4', or choose another --scheduler."
         ) from None
-    if rank.n_tasks < 3:
+    if task.n_tasks < 3:
         raise SchedulerError(
-            f"{starter} has started {rank.n_tasks} tasks; 3 or more are needed, for the scheduler, the "
+            f"{starter} has started {task.n_tasks} tasks; 3 or more are needed, for the scheduler, the "
             f"command and workers: raise -n of {starter}, or choose --scheduler local."
         )
-    return rank
+    return task
 
 
-def met(rank: Rank, file: Path | None, wait: float, security: Any) -> str:
+def met(task: Task, file: Path | None, wait: float, security: Any) -> str:
     """The address of the scheduler, for the task that is the command; the others work, and end here.
 
     Raises
@@ -101,22 +101,22 @@ def met(rank: Rank, file: Path | None, wait: float, security: Any) -> str:
     UnavailableError
         If the scheduler did not come.
     """
-    file = Path(f"dasknmf-scheduler-{rank.launch}.json") if file is None else file
-    if rank.number == 1:
+    file = Path(f"dasknmf-scheduler-{task.launch}.json") if file is None else file
+    if task.number == 1:
         return asyncio.run(_answering(file, wait, security))
     unsaid()  # the command says what there is to say
     logging.disable(logging.INFO)  # who joins, who leaves, and what was on its way meanwhile
-    work = _schedule if rank.number == 0 else _work
+    work = _schedule if task.number == 0 else _work
     with unheard():
-        asyncio.run(work(rank, file, wait, security))
+        asyncio.run(work(task, file, wait, security))
     sys.exit(0)
 
 
-async def _schedule(rank: Rank, file: Path, wait: float, security: Any) -> None:
+async def _schedule(task: Task, file: Path, wait: float, security: Any) -> None:
     from distributed import Scheduler
 
     file.unlink(missing_ok=True)  # of a start that was killed
-    options = _listening(rank, security)
+    options = _listening(task, security)
     async with Scheduler(scheduler_file=str(file), port=0, dashboard=False, **options) as scheduler:
         try:
             end = time.monotonic() + wait
@@ -137,20 +137,20 @@ def _clients(scheduler: Any) -> set[str]:
     return set(scheduler.clients) - {"fire-and-forget"}
 
 
-async def _work(rank: Rank, file: Path, wait: float, security: Any) -> None:
+async def _work(task: Task, file: Path, wait: float, security: Any) -> None:
     from distributed import Worker
 
     address = await _answering(file, wait, security)
     threads = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
-    options = _listening(rank, security)
-    async with Worker(address, name=rank.number, nthreads=threads, **options) as worker:
+    options = _listening(task, security)
+    async with Worker(address, name=task.number, nthreads=threads, **options) as worker:
         await worker.finished()
 
 
-def _listening(rank: Rank, security: Any) -> dict[str, Any]:
+def _listening(task: Task, security: Any) -> dict[str, Any]:
     """Where a server listens, as its own."""
     return {
-        "host": rank.host,
+        "host": task.host,
         "dashboard_address": "127.0.0.1:0",
         "protocol": "tcp" if security is None else "tls",
         "security": security,
