@@ -23,6 +23,8 @@ from typing import Any
 from dasknmf.cli.stopping import unheard, unsaid
 from dasknmf.errors import SchedulerError, UnavailableError
 
+_LAUNCHES = ("PMIX_NAMESPACE", "PMI_JOBID", "I_MPI_HYDRA_UUID", "SLURM_JOB_ID")
+"""What Open MPI, PMI, Intel MPI and, around MPICH, SLURM call one start of tasks; MPICH alone has no name."""
 _LOOK = 0.2
 """Seconds from one look to the next."""
 
@@ -33,8 +35,8 @@ class Task:
 
     number: int
     n_tasks: int
-    launch: str
-    """The same for all tasks of one start, and for no other that may run beside it."""
+    launch: str | None
+    """The same for all tasks of one start, and for no other that may run beside it; None if unknown."""
     on_one_host: bool
     """Whether all tasks run on one machine."""
 
@@ -70,14 +72,16 @@ def of_mpi() -> Task:
     SchedulerError
         If it is none, or there are too few.
     """
-    launch = os.environ.get("PMIX_NAMESPACE", os.environ.get("PMI_JOBID", "mpi"))
-    launch = "".join(letter if letter.isalnum() else "-" for letter in launch)
+    launch = next((os.environ[name] for name in _LAUNCHES if name in os.environ), None)
+    if launch is not None:
+        launch = "".join(letter if letter.isalnum() else "-" for letter in launch)
     family = "OMPI_COMM_WORLD" if "OMPI_COMM_WORLD_RANK" in os.environ else "PMI"
-    here, all_tasks = (os.environ.get(f"{family}_{name}SIZE") for name in ("LOCAL_", ""))
-    return _checked(f"{family}_RANK", f"{family}_SIZE", launch, here == all_tasks, "mpirun")
+    here = os.environ.get(f"{family}_LOCAL_SIZE", os.environ.get("MPI_LOCALNRANKS"))
+    on_one_host = here == os.environ.get(f"{family}_SIZE")
+    return _checked(f"{family}_RANK", f"{family}_SIZE", launch, on_one_host, "mpirun")
 
 
-def _checked(number: str, n_tasks: str, launch: str, on_one_host: bool, starter: str) -> Task:
+def _checked(number: str, n_tasks: str, launch: str | None, on_one_host: bool, starter: str) -> Task:
     try:
         task = Task(int(os.environ[number]), int(os.environ[n_tasks]), launch, on_one_host)
     except (KeyError, ValueError):
@@ -93,17 +97,40 @@ def _checked(number: str, n_tasks: str, launch: str, on_one_host: bool, starter:
     return task
 
 
-def met(task: Task, file: Path | None, wait: float, security: Any) -> str:
-    """The address of the scheduler, for the task that is the command; the others work, and end here.
+def scheduler_of(task: Task, file: Path | None, wait: float, security: Any) -> str:
+    """The address of the scheduler, for the task that is the command.
 
     Raises
     ------
     UnavailableError
         If the scheduler did not come.
     """
-    file = Path(f"dasknmf-scheduler-{task.launch}.json") if file is None else file
+    return asyncio.run(_answering(_meeting(task, file), wait, security))
+
+
+def _meeting(task: Task, file: Path | None) -> Path:
+    """Where the tasks of one start meet."""
+    if file is None and task.launch is None:
+        raise SchedulerError(
+            "this mpirun does not tell its tasks what tells it from another one, so two in one directory "
+            "would meet in one file: name a file of its own with --scheduler-file."
+        )
+    return Path(f"dasknmf-scheduler-{task.launch}.json") if file is None else file
+
+
+def serve(task: Task, file: Path | None, wait: float, security: Any) -> None:
+    """Be the scheduler or a worker, and end here; the task that is the command goes on.
+
+    Raises
+    ------
+    SchedulerError
+        If the tasks have no place to meet.
+    UnavailableError
+        If the others did not come.
+    """
+    file = _meeting(task, file)
     if task.number == 1:
-        return asyncio.run(_answering(file, wait, security))
+        return
     unsaid()  # the command says what there is to say
     logging.disable(logging.INFO)  # who joins, who leaves, and what was on its way meanwhile
     work = _schedule if task.number == 0 else _work
@@ -176,6 +203,32 @@ async def _answering(file: Path, wait: float, security: Any) -> str:
                 "--scheduler-file."
             )
         await asyncio.sleep(_LOOK)
+
+
+def told(file: Path, wait: float) -> str:
+    """The address in a file that a scheduler writes, perhaps only soon.
+
+    Raises
+    ------
+    UnavailableError
+        If it was not there in time.
+    SchedulerError
+        If it is no such file.
+    """
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return address_in(file)
+        except SchedulerError:
+            if time.monotonic() > end:
+                if not file.exists():
+                    raise UnavailableError(
+                        f"the scheduler file {str(file)!r} was not there within {wait:g} s; 'dask scheduler "
+                        "--scheduler-file' writes it: start one, correct the path, or raise --wait, and "
+                        "start the same again."
+                    ) from None
+                raise
+        time.sleep(_LOOK)
 
 
 def address_in(file: Path) -> str:
