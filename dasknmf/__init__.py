@@ -6,17 +6,23 @@ and `moments` and `highly_variable` say which features to use. `consensus` finds
 factorizations agree on.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-from dasknmf.estimator import NMF
-from dasknmf.features.choice import highly_variable
-from dasknmf.features.moments import Moments, moments
-from dasknmf.functional import non_negative_factorization
-from dasknmf.inputs.prepared import Prepared
-from dasknmf.selection.agreement import Consensus
-from dasknmf.selection.consensus import consensus, open_consensus
-from dasknmf.selection.sweep import RankSweep, open_sweep, rank_sweep
-from dasknmf.store.opened_run import open_run
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dasknmf.estimator import NMF
+    from dasknmf.features.choice import highly_variable
+    from dasknmf.features.moments import Moments, moments
+    from dasknmf.functional import non_negative_factorization
+    from dasknmf.inputs.prepared import Prepared
+    from dasknmf.selection.agreement import Consensus
+    from dasknmf.selection.consensus import consensus, open_consensus
+    from dasknmf.selection.sweep import RankSweep, open_sweep, rank_sweep
+    from dasknmf.store.opened_run import open_run
+
+    __version__: str
 
 __all__ = [
     "NMF",
@@ -33,4 +39,37 @@ __all__ = [
     "open_sweep",
     "rank_sweep",
 ]
-__version__ = version("dasknmf")
+
+_PLACES = {
+    "Consensus": "dasknmf.selection.agreement",
+    "Moments": "dasknmf.features.moments",
+    "NMF": "dasknmf.estimator",
+    "Prepared": "dasknmf.inputs.prepared",
+    "RankSweep": "dasknmf.selection.sweep",
+    "consensus": "dasknmf.selection.consensus",
+    "highly_variable": "dasknmf.features.choice",
+    "moments": "dasknmf.features.moments",
+    "non_negative_factorization": "dasknmf.functional",
+    "open_consensus": "dasknmf.selection.consensus",
+    "open_run": "dasknmf.store.opened_run",
+    "open_sweep": "dasknmf.selection.sweep",
+    "rank_sweep": "dasknmf.selection.sweep",
+}
+"""Imported when they are asked for: that takes seconds, in which the command line hears signals already."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("dasknmf")
+    elif name in _PLACES:
+        value = getattr(import_module(_PLACES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

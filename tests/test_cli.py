@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 import dasknmf
 from dasknmf import open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from tests.helpers import stored
 
 

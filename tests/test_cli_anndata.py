@@ -19,7 +19,7 @@ from anndata.io import write_elem
 from click.testing import CliRunner
 
 from dasknmf import NMF, Prepared, highly_variable, moments, open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.exports.factors import Exported
 from dasknmf.singlecell import top_genes
 from tests.cells import N_CELLS, N_GENES, STORES, K, cells, read, written

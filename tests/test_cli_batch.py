@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 from distributed import KilledWorker
 
 from dasknmf import NMF, open_run, schedulers
-from dasknmf.cli import logs, main, progress, pulse, ranks
-from dasknmf.errors import UnavailableError
+from dasknmf.cli import logs, pulse, stopping, tasks
+from dasknmf.cli.commands import main
+from dasknmf.cli.scheduling import Where
+from dasknmf.errors import SchedulerError, UnavailableError
 from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
 from tests.helpers import computing, stored
@@ -38,6 +49,7 @@ def objects(text):
     return [json.loads(line, parse_constant=strict) for line in text.splitlines()]
 
 
+PATHS = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 MODEL = ("-k", 3, "--random-state", 0, "--tol", 0, "--scheduler", "sync")
 
 
@@ -74,6 +86,60 @@ def test_what_overwrites_is_not_told_to_go_on_so(V, tmp_path, monkeypatch):
     assert "the same command without --overwrite goes on" in told.stderr
 
 
+def test_a_file_does_not_overwrite(V, tmp_path):
+    """Whoever starts the same again would start over, and over."""
+    config = tmp_path / "run.toml"
+    config.write_text("overwrite = true\n")
+    told = call("fit", V, tmp_path / "run", *MODEL, "--config", config)
+    assert told.exit_code == 2
+    assert "give --overwrite once, on the command line" in told.stderr
+
+
+def hears(process, number):
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        (["fit", "--log-format", "text"], signal.SIGTERM, 75),
+        (["consensus", "--log-format=json"], signal.SIGUSR1, 75),
+        (["sweep"], signal.SIGINT, 75),
+        (["export"], signal.SIGTERM, 143),
+    ],
+)
+def test_signals_are_heard_while_all_is_imported(tmp_path, command, number, code):
+    line = [sys.executable, "-m", "dasknmf.cli", *command, "nowhere", "run"]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=PATHS)
+    end = time.monotonic() + 20
+    while not hears(process, signal.SIGUSR1):  # the last for which a handler is set
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    assert not any("numpy" in each.path for each in psutil.Process(process.pid).memory_maps())
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == code
+    if "json" in " ".join(command):
+        (stopped,) = objects(told)
+        assert (stopped["event"], stopped["exit_code"]) == ("stopped", 75)
+        told = stopped["message"]
+    assert told.startswith(f"stopped by {number.name} outside of any pass" if code == 75 else "")
+    assert len(told.splitlines()) == (code == 75)
+
+
+def test_a_worker_that_has_ended_does_not_keep_the_end(monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(20)
+    codes = []
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [gone])
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    stopping._end()
+    assert codes == [75]
+
+
 @pytest.mark.parametrize("seconds", ["0", "-3", "soon"])
 def test_no_time_at_all_is_refused(V, tmp_path, seconds):
     assert call("fit", V, tmp_path / "run", *MODEL, "--max-seconds", seconds).exit_code == 2
@@ -97,12 +163,31 @@ def test_json_is_one_object_a_line(V, tmp_path):
         *("memory", "workers", "retries"),
     }
     assert passes[-1]["workers"] == 1
-    assert "status: max_iter" in told.stdout
+    assert told.stdout == ""  # it may be the same stream
+    assert "status: max_iter" in events[-1]["summary"]
+    assert f"W and H: dasknmf.open_run({str(run)!r})" in events[-1]["summary"]
     assert events[-1]["exit_code"] == 0
 
 
+def test_notes_are_objects(V, tmp_path):
+    told = call("fit", V, tmp_path / "run", *MODEL, "--max-iter", 1, "--scale", "--log-format", "json")
+    notes = [each["message"] for each in objects(told.stderr) if each["event"] == "note"]
+    assert notes == ["reading V once for standard deviations (--scale)"]
+
+
+@pytest.mark.slow
+def test_what_a_worker_says_is_an_object(capfd):
+    context = click.Context(click.Command("fit"))
+    context.params["log_format"] = "json"
+    with context, Where("local", None, 1, 5.0, None, None, None).computing() as client:
+        client.run(logging.getLogger("dasknmf").warning, "asked for again")
+        client.run(warnings.warn, "too many", UserWarning)
+    told = objects(capfd.readouterr().err)
+    assert [each["message"] for each in told] == ["asked for again", "too many"]
+
+
 def test_warnings_and_records_are_objects(capsys):
-    with logs.json_records(), progress.captured_warnings(), warnings.catch_warnings():
+    with warnings.catch_warnings(), logs.json_records():
         warnings.simplefilter("always")
         logging.getLogger("dasknmf").warning("asked for again in %.1f s", 0.1)
         logging.getLogger("distributed.nanny").warning("Restarting worker")
@@ -154,8 +239,10 @@ def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pulse, "_TOUCHED", 0.01)
     beating = pulse.Pulse(tmp_path / "alive", as_json=True)
     with beating.beating():
+        end = time.monotonic() + 20
         while not (told := capsys.readouterr().err):
-            pass
+            assert time.monotonic() < end
+            time.sleep(0.01)
     first = objects(told)[0]
     assert first["event"] == "heartbeat"
     assert first["workers"] == 1
@@ -188,6 +275,11 @@ def test_unlock_tells_who_had_it(V, tmp_path):
     assert not lock.is_held()
     assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
     lock.release()
+    early = Lock(opened(tmp_path / "early"))  # whose process has committed nothing yet
+    assert "was locked by process" in call("unlock", tmp_path / "early").stdout
+    assert not early.is_held()
+    early.release()
+    assert call("unlock", tmp_path / "early").exit_code == 4
     assert call("unlock", tmp_path / "nowhere").exit_code == 4
     assert not (tmp_path / "nowhere").exists()
 
@@ -200,7 +292,10 @@ def test_unlock_tells_who_had_it(V, tmp_path):
         (["--scheduler", "slurm"], 6, "start this command with 'srun -n 4'"),
         (["--scheduler", "mpi"], 6, "start this command with 'mpirun -n 4'"),
         (["--scheduler", "tcp://"], 6, "cannot be connected to"),
-        (["--scheduler-file", "nowhere.json"], 6, "cannot be read"),
+        (["--scheduler-file", "nowhere.json", "--wait", 0], 75, "was not there within 0 s"),
+        (["--scheduler-file", __file__, "--wait", 0], 6, "cannot be read"),
+        (["--scheduler-file", __file__, "--scheduler", "local"], 2, "give one of them"),
+        (["--scheduler-file", __file__, "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of them"),
     ],
 )
 def test_schedulers_that_are_none(V, tmp_path, options, code, message, monkeypatch):
@@ -210,6 +305,48 @@ def test_schedulers_that_are_none(V, tmp_path, options, code, message, monkeypat
     assert told.exit_code == code, told.output
     assert message in told.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_scheduler_file_that_comes_later(tmp_path):
+    file = tmp_path / "scheduler.json"
+    later = threading.Timer(0.1, file.write_text, ['{"address": "tcp://127.0.0.1:1"}'])
+    later.start()
+    assert tasks.told(file, 20) == "tcp://127.0.0.1:1"
+    later.join()
+
+
+def test_a_task_that_is_not_the_command_does_not_act_as_it(V, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        told = call(
+            *("fit", V, tmp_path / "run", *MODEL[:-2], "--scheduler", "slurm", "--wait", 0.1),
+            *("--log-format", "json", "--heartbeat", tmp_path / "alive"),
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    assert told.exit_code == 75
+    assert [each["event"] for each in objects(told.stderr)] == ["error"]
+    assert not (tmp_path / "alive").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "launch"), [("I_MPI_HYDRA_UUID", "a:1"), ("SLURM_JOB_ID", "7"), ("PMIX_NAMESPACE", "p.2")]
+)
+def test_what_one_mpirun_is_called(monkeypatch, name, launch):
+    for each in ("OMPI_COMM_WORLD_RANK", *tasks._LAUNCHES):
+        monkeypatch.delenv(each, raising=False)
+    for each, value in {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "4"}.items():
+        monkeypatch.setenv(each, value)
+    assert tasks.of_mpi().host == "127.0.0.1"
+    with pytest.raises(SchedulerError, match="name a file of its own with --scheduler-file"):
+        tasks.serve(tasks.of_mpi(), None, 0.1, None)
+    tasks.serve(tasks.of_mpi(), Path("one.json"), 0.1, None)  # it is the command, and has a place
+    monkeypatch.setenv(name, launch)
+    assert tasks.of_mpi().launch == launch.replace(":", "-").replace(".", "-")
+    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
+    assert tasks.of_mpi().host is None
 
 
 def test_tasks_of_slurm_and_mpi(monkeypatch):
@@ -222,18 +359,18 @@ def test_tasks_of_slurm_and_mpi(monkeypatch):
         "SLURM_STEP_NUM_NODES": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    rank = ranks.of_slurm()
-    assert rank == ranks.Rank(3, 5, "7-1-2", True)
-    assert (rank.workers, rank.host) == (3, "127.0.0.1")
+    task = tasks.of_slurm()
+    assert task == tasks.Task(3, 5, "7-1-2", True)
+    assert (task.workers, task.host) == (3, "127.0.0.1")
     monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
-    assert ranks.of_slurm().host is None
+    assert tasks.of_slurm().host is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(RuntimeError, match="3 or more are needed"):
-        ranks.of_slurm()
+        tasks.of_slurm()
     monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
     monkeypatch.setenv("PMI_RANK", "0")
     monkeypatch.setenv("PMI_SIZE", "4")
-    assert ranks.of_mpi().n_tasks == 4
+    assert tasks.of_mpi().n_tasks == 4
 
 
 def test_fewer_workers_than_asked_for(V, tmp_path, cluster):

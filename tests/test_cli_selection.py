@@ -13,7 +13,7 @@ import zarr
 from click.testing import CliRunner
 
 from dasknmf import NMF, about_many, consensus, open_consensus, open_run, open_sweep, rank_sweep
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.cli.options import Ranks
 from dasknmf.fitted import start_losses
 from dasknmf.plots import ranks as draw_ranks

@@ -14,7 +14,7 @@ import zarr
 from click.testing import CliRunner
 
 from dasknmf import NMF, open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.cli.known import known_rows
 from dasknmf.exports import stack_zarr
 from dasknmf.stacks import Stack, StackNMF, open_stack

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from distributed.cli import dask_scheduler, dask_worker
 
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from tests.helpers import stored, stored_sparse
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from dasknmf import NMF, consensus, open_consensus
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.errors import RunError, SourceError
 from dasknmf.exports import cnmf
 from dasknmf.singlecell import consensus_nmf

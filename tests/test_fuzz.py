@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dasknmf import NMF, open_run, open_sweep, rank_sweep
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.cli.summary import summary
 from dasknmf.errors import DaskNMFError
 

@@ -11,7 +11,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 from dasknmf import open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.cli.stacks import mask_at
 from dasknmf.errors import SourceError
 from dasknmf.exports import geotiff

@@ -16,7 +16,7 @@ from dask.utils import format_bytes
 from sklearn import config_context
 
 from dasknmf import NMF, Prepared, about, open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.history import Record, from_json, to_json
 from dasknmf.ledger import Ledger, resident_bytes
 from dasknmf.report import maps, page, write

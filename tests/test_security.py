@@ -22,7 +22,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 import dasknmf
 from dasknmf import NMF, open_run
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.credentials import refuse_credentials
 from dasknmf.errors import DaskNMFError, RunDamagedError, RunError, SourceError
 from dasknmf.store import arrays, records

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from dasknmf import highly_variable, moments, open_consensus, open_sweep
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.errors import DataError, SourceError
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.singlecell import consensus_nmf, top_genes

@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import open_run, panels, rank_sweep, stage
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from dasknmf.errors import DataChangedError, DataError, MemoryLimitError, StageError
 from dasknmf.inputs import grid_of, source_of
 from dasknmf.owners import signed

@@ -43,9 +43,10 @@ V = np.random.default_rng(0).random((4000, 4000))
 np.linalg.svd(V[:10, :10])
 lock = Lock(opened(sys.argv[1]))
 stop = Stop(
-    "run", goes_on=True, overwrites=False, say=lambda line: print(line, file=sys.stderr, flush=True),
+    "run", overwrites=False, say=lambda line: print(line, file=sys.stderr, flush=True),
     max_seconds=float(sys.argv[2]) or None,
 )
+stop.goes_on = True
 try:
     with stopping(stop):
         print("busy", flush=True)
@@ -147,6 +148,18 @@ def test_a_long_call_does_not_keep_a_signal(tmp_path, number):
     assert told.startswith(f"stopped by {number.name} before another pass")
     assert len(told.splitlines()) == 1
     Lock(opened(tmp_path / "run")).release()  # nobody has it
+
+
+def test_a_signal_is_obeyed_within_a_second(tmp_path):
+    """On a machine that may do much else: the best of three counts."""
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9.0) > 1.5:
+        process = busy(tmp_path)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        ended(process)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) <= 1.5
 
 
 def test_a_long_call_does_not_outlast_the_limit(tmp_path):

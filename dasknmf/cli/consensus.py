@@ -10,6 +10,7 @@ import dasknmf
 from dasknmf import open_run
 from dasknmf.cli.exits import friendly
 from dasknmf.cli.fitting import data_options, job, model_options, places_argument, run_options
+from dasknmf.cli.logs import resulted
 from dasknmf.cli.options import with_options
 from dasknmf.cli.summary import summary
 from dasknmf.cli.top import leading
@@ -62,8 +63,8 @@ def consensus(
             **asked.given,
         )
     run = open_run(asked.run)
-    click.echo(summary(run))
+    resulted(summary(run))
     if run.feature_names is not None and not asked.stacked:
-        click.echo(leading(run, 10))
+        resulted(leading(run, 10))
     asked.tell_where()
-    click.echo(f"every spectrum and its cluster: dasknmf.open_consensus({asked.run!r})")
+    resulted(f"every spectrum and its cluster: dasknmf.open_consensus({asked.run!r})")

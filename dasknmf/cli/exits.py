@@ -13,7 +13,8 @@ import click
 from distributed import KilledWorker
 
 from dasknmf.cli import stopping
-from dasknmf.cli.logs import is_json, said
+from dasknmf.cli.early import TRY_AGAIN, interruptible
+from dasknmf.cli.logs import is_json, results, said
 from dasknmf.errors import (
     DataError,
     MemoryLimitError,
@@ -29,8 +30,8 @@ from dasknmf.errors import (
 _CODES: dict[type[Exception], int] = {
     DataError: 3,
     SourceError: 3,
-    UnavailableError: stopping.TRY_AGAIN,
-    RunLockedError: stopping.TRY_AGAIN,  # one job is replaced while the other still ends
+    UnavailableError: TRY_AGAIN,
+    RunLockedError: TRY_AGAIN,  # one job is replaced while the other still ends
     RunError: 4,
     MemoryLimitError: 5,
     StageError: 5,
@@ -62,17 +63,13 @@ _OPTIONS = {
 """What Python's arguments are called here, where messages advise them."""
 
 
-def note(text: str) -> None:
-    """A line about what is going on, beside the output."""
-    click.echo(text, err=True)
-
-
 def friendly(command: Callable[..., None]) -> Callable[..., None]:
     """A user's mistake is one line and an exit code, not a traceback."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         stopping.forget()
+        interruptible()
         as_json = is_json()
         try:
             command(*args, **kwargs)
@@ -83,7 +80,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             _tell(error, as_json=as_json)
         if as_json:
-            said("done", "done", as_json=True, exit_code=0)
+            said("done", "done", as_json=True, exit_code=0, summary=results())
 
     return run
 

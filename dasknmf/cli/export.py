@@ -11,7 +11,8 @@ import numpy as np
 from dasknmf import open_consensus, open_run
 from dasknmf.anndata_entries import Keys
 from dasknmf.anndata_parts import advising
-from dasknmf.cli.exits import friendly, note
+from dasknmf.cli.exits import friendly
+from dasknmf.cli.logs import noted
 from dasknmf.cli.options import Name
 from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
@@ -132,7 +133,7 @@ def _export_cnmf(
         n, m = opened.shape
         names: dict[str, Any] = {"cells": np.arange(n).astype(str)}
         genes = np.arange(m).astype(str) if genes is None else genes
-        note(
+        noted(
             "without --names-from, the AnnData that was fitted: cells by their numbers, usages of the "
             "consensus itself, no gene_spectra_score and gene_spectra_tpm, which cNMF's load_results asks for"
         )
@@ -143,7 +144,9 @@ def _export_cnmf(
         genes = store.var_names if genes is None else genes
 
         def whole() -> InAllGenes:
-            note("reading the counts of --names-from for programs over all genes: twice, and for usages once")
+            noted(
+                "reading the counts of --names-from for programs over all genes: twice, and for usages once"
+            )
             return in_all_genes(matrix, columns, agreed.usages)
 
         names = {"cells": store.obs_names, "all_genes": store.var_names, "whole": whole}
@@ -186,9 +189,9 @@ def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, ove
     written = geotiff.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
     n_nan = written.n_nan
     if not written.has_crs:
-        note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
+        noted("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
     if n_unobserved is not None and n_nan > n_unobserved:
-        note(
+        noted(
             f"{n_nan - n_unobserved:,} pixels that were observed are 0 in every component, and NaN here like "
             f"the {n_unobserved:,} with nothing observed"
         )

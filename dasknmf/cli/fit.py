@@ -17,6 +17,7 @@ from dasknmf.cli.fitting import (
     places_argument,
     run_options,
 )
+from dasknmf.cli.logs import resulted
 from dasknmf.cli.options import Count, with_options
 from dasknmf.cli.summary import summary
 
@@ -50,5 +51,5 @@ def fit(places: tuple[str, ...], holdout: float | None, **options: Any) -> None:
     """
     with job(places, options) as asked:
         NMF(**asked.nmf).fit(asked.V, holdout=holdout, **asked.fit)
-    click.echo(summary(open_run(asked.run)))
+    resulted(summary(open_run(asked.run)))
     asked.tell_where()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -13,15 +13,16 @@ import click
 from dasknmf import __version__, open_run
 from dasknmf.about_many import is_unfinished
 from dasknmf.anndata_parts import advising
+from dasknmf.cli.early import TRY_AGAIN
 from dasknmf.cli.known import known_rows
-from dasknmf.cli.logs import FORMATS, JSON, json_records, said
+from dasknmf.cli.logs import FORMATS, JSON, json_records, resulted, said
 from dasknmf.cli.options import Beta, Bytes, configured, scheduler_options
 from dasknmf.cli.progress import progress
 from dasknmf.cli.pulse import Pulse, checked
 from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
-from dasknmf.cli.stopping import TRY_AGAIN, Stop, stopping
+from dasknmf.cli.stopping import Stop, stopping
 from dasknmf.errors import DaskNMFError
 from dasknmf.history import Record
 from dasknmf.inputs.raster import is_raster
@@ -96,7 +97,8 @@ run_options = [
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         callback=checked,
-        help="Touch this file every 10 s while the command works and its scheduler answers.",
+        help="Touch this file every 10 s while this process lives and a cluster's scheduler answers; it does "
+        "not tell of a pass that hangs.",
     ),
     click.option(
         "--config",
@@ -143,16 +145,16 @@ class Job:
 
     def tell_where(self) -> None:
         """Say where W and H are, and what one may do with them."""
-        click.echo(f"W and H: dasknmf.open_run({self.run!r})")
+        resulted(f"W and H: dasknmf.open_run({self.run!r})")
         if self.stacked:
             maps = "maps.tif" if is_raster(self.sources) else "maps.zarr"
             page = f"a page to look at: dasknmf report {self.run}"
-            click.echo(f"maps: dasknmf export {self.run} {maps}   {page}")
+            resulted(f"maps: dasknmf export {self.run} {maps}   {page}")
         elif anndata_at(self.sources) is not None:
             # Of several, none has all the cells of W.
             export = f"dasknmf export {self.run} {self.sources[0]}"
             into = f"   into the AnnData: {export}" if len(self.sources) == 1 else ""
-            click.echo(f"genes: dasknmf top {self.run}{into}")
+            resulted(f"genes: dasknmf top {self.run}{into}")
 
 
 @contextmanager
@@ -179,8 +181,6 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     options = dict(options)
     choice, scene, where = _taken(Choice, options), _taken(Scene, options), _taken(Where, options)
     heartbeat = options.pop("heartbeat")
-    if options.get("fixed_components") is not None:
-        options["fixed_components"] = known_rows(options["fixed_components"])
     as_json = options.pop("log_format") == JSON
     alpha_w, alpha_h = options.pop("alpha_w"), options.pop("alpha_h")
     options |= {"alpha_W": alpha_w, "alpha_H": "same" if alpha_h is None else alpha_h}
@@ -189,14 +189,8 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
     def say(line: str) -> None:
         said("stopped", line, as_json=as_json, exit_code=TRY_AGAIN)
 
-    goes_on = not told["overwrite"] and _begun(run)
-    stop = Stop(
-        run,
-        goes_on=goes_on,
-        overwrites=told["overwrite"],
-        say=say,
-        max_seconds=options.pop("max_seconds"),
-    )
+    stop = Stop(run, overwrites=told["overwrite"], say=say, max_seconds=options.pop("max_seconds"))
+    pulse = Pulse(heartbeat, as_json=as_json)
 
     def committed(record: Record) -> None:
         stop.committed(record)
@@ -204,12 +198,19 @@ def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
         report(record)
         stop.before_the_limit(record, finished=lambda: _finished(run))
 
-    if as_json:
-        begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
-        said("start", "start", as_json=True, **begins, goes_on=goes_on)
-    pulse = Pulse(heartbeat, as_json=as_json)
-    records = json_records() if as_json else nullcontext()
-    with stopping(stop), records, pulse.beating(), where.computing() as pulse.client:
+    with ExitStack() as within:
+        within.enter_context(stopping(stop))
+        if as_json:
+            within.enter_context(json_records())
+        if options.get("fixed_components") is not None:
+            options["fixed_components"] = known_rows(options["fixed_components"])
+        where.serve()
+        stop.goes_on = not told["overwrite"] and _begun(run)
+        if as_json:
+            begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
+            said("start", "start", as_json=True, **begins, goes_on=stop.goes_on)
+        within.enter_context(pulse.beating())
+        pulse.client = within.enter_context(where.computing())
         stack = scene.of(sources)
         if stack is None:
             options["missing_values"] = missing_of_matrix(scene.missing)

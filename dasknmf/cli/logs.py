@@ -6,15 +6,20 @@ import json
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import dask
+from distributed import WorkerPlugin
+from sklearn.exceptions import ConvergenceWarning
 
 TEXT, JSON = FORMATS = ("text", "json")
+_RESULTS = "dasknmf.results"
+"""Where click's context keeps them."""
 
 
 def is_json() -> bool:
@@ -29,7 +34,7 @@ def said(event: str, text: str, *, as_json: bool, **values: Any) -> None:
     Parameters
     ----------
     event : str
-        "start", "pass", "heartbeat", "warning", "stopped", "error" or "done".
+        "start", "pass", "heartbeat", "note", "warning", "stopped", "error" or "done".
     text : str
         The line for people.
     as_json : bool
@@ -43,6 +48,19 @@ def said(event: str, text: str, *, as_json: bool, **values: Any) -> None:
 def noted(text: str) -> None:
     """Say something about what is going on."""
     said("note", text, as_json=is_json())
+
+
+def resulted(text: str) -> None:
+    """Tell what came out, on stdout; or in the last object, since stdout and stderr may be one stream."""
+    if is_json():
+        click.get_current_context().meta.setdefault(_RESULTS, []).append(text)
+    else:
+        click.echo(text)
+
+
+def results() -> str:
+    """What came out of the command at work, for its last object."""
+    return "\n".join(click.get_current_context().meta.get(_RESULTS, []))
 
 
 def encoded(event: str, **values: Any) -> str:
@@ -89,7 +107,8 @@ def json_records() -> Iterator[None]:
         each.handlers, each.propagate = [], True
     logging.root.addHandler(handler)
     try:
-        yield
+        with captured_warnings():
+            yield
     finally:
         logging.root.removeHandler(handler)
         for each, handlers, propagate in own:
@@ -97,8 +116,53 @@ def json_records() -> Iterator[None]:
 
 
 @contextmanager
+def captured_warnings() -> Iterator[None]:
+    """Warnings go to their logger."""
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", ConvergenceWarning)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Warnings as single lines."""
+    warned = logging.getLogger("py.warnings")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    warned.addHandler(handler)
+    warned.propagate = False
+    try:
+        with captured_warnings():
+            yield
+    finally:
+        warned.removeHandler(handler)
+        warned.propagate = True
+
+
+class _OneLine(logging.Formatter):
+    """A captured warning without the place in the source that raised it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "warning: " + short(record.getMessage())
+
+
+class JsonWorker(WorkerPlugin):
+    """What a worker process says on the stderr that it has from the command is objects, too."""
+
+    def setup(self, worker: Any) -> None:
+        self._told = ExitStack()
+        self._told.enter_context(json_records())
+
+    def teardown(self, worker: Any) -> None:
+        self._told.close()
+
+
+@contextmanager
 def silent_workers() -> Iterator[None]:
-    """Workers that are begun in here log nothing: what they say is no JSON, and nannies tell of them."""
+    """Of workers begun in here Dask itself logs nothing: it would before a plugin is there; nannies tell."""
     with dask.config.set({"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}):
         yield
 

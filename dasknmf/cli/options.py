@@ -133,6 +133,11 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         raise click.BadParameter(
             f"{path} sets {unknown}; the options, at the top level, are {sorted(filter(None, known))}."
         )
+    if "overwrite" in given:
+        raise click.BadParameter(
+            f"{path} sets 'overwrite'; every start with this file would throw away what the one before has "
+            "committed: leave it out, and give --overwrite once, on the command line."
+        )
     options = {each.name: each for each in ctx.command.params}
     if len(given) < len(values):
         raise click.BadParameter(f"{path} sets an option twice, as a-b and as a_b: leave one of them out.")

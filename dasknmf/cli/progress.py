@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from dask.utils import format_bytes
-from sklearn.exceptions import ConvergenceWarning
 
-from dasknmf.cli.logs import encoded, short
+from dasknmf.cli.logs import said, short_warnings
 from dasknmf.history import Record
 
 
@@ -31,8 +30,7 @@ def progress(
         How many processes work now, for JSON.
     """
     if as_json:
-        with captured_warnings():
-            yield lambda record: click.echo(_object(record, workers()), err=True)
+        yield lambda record: said("pass", _line(record), as_json=True, **_values(record, workers()))
         return
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -59,58 +57,23 @@ def progress(
         log.removeHandler(handler)
 
 
-@contextmanager
-def captured_warnings() -> Iterator[None]:
-    """Warnings go to their logger."""
-    logging.captureWarnings(True)
-    warnings.simplefilter("default", ConvergenceWarning)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-
-
-@contextmanager
-def short_warnings() -> Iterator[None]:
-    """Warnings as single lines."""
-    warned = logging.getLogger("py.warnings")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    warned.addHandler(handler)
-    warned.propagate = False
-    try:
-        with captured_warnings():
-            yield
-    finally:
-        warned.removeHandler(handler)
-        warned.propagate = True
-
-
-class _OneLine(logging.Formatter):
-    """A captured warning without the place in the source that raised it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "warning: " + short(record.getMessage())
-
-
-def _object(record: Record, workers: int | None) -> str:
-    return encoded(
-        "pass",
-        phase=record.phase,
-        iteration=record.iteration,
-        loss=record.loss,
-        objective=record.objective,
-        change=record.change,
-        holdout=record.holdout,
-        models=len(record.models) or 1,
-        seconds=record.seconds,
-        bytes_read=record.bytes_read,
-        bytes_written=record.bytes_written,
-        reads=record.reads,
-        memory=record.memory,
-        workers=workers,
-        retries=record.retries,
-    )
+def _values(record: Record, workers: int | None) -> dict[str, Any]:
+    return {
+        "phase": record.phase,
+        "iteration": record.iteration,
+        "loss": record.loss,
+        "objective": record.objective,
+        "change": record.change,
+        "holdout": record.holdout,
+        "models": len(record.models) or 1,
+        "seconds": record.seconds,
+        "bytes_read": record.bytes_read,
+        "bytes_written": record.bytes_written,
+        "reads": record.reads,
+        "memory": record.memory,
+        "workers": workers,
+        "retries": record.retries,
+    }
 
 
 def _brief(record: Record) -> str:

@@ -1,4 +1,8 @@
-"""A sign of life while a command works: a file that is touched, and objects on stderr."""
+"""A sign of life while a command works: a file that is touched, and objects on stderr.
+
+Both tell that the process lives and that a scheduler answers. Neither tells whether the pass at work will
+end: how long one may take nobody knows before it has, so the objects say since when nothing was committed.
+"""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from typing import Any
 import click
 import dask
 
-from dasknmf.cli import ranks
-from dasknmf.cli.logs import is_json, noted, silent_workers
+from dasknmf.cli import tasks
+from dasknmf.cli.logs import JsonWorker, is_json, noted, silent_workers
 from dasknmf.cli.stopping import Stopped, asked, unheard
 from dasknmf.errors import SchedulerError, UnavailableError, brief
 from dasknmf.schedulers import reached
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
-_TASKS = {"slurm": ranks.of_slurm, "mpi": ranks.of_mpi}
+_TASKS = {"slurm": tasks.of_slurm, "mpi": tasks.of_mpi}
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Where:
     tls_key: Path | None
 
     def __post_init__(self) -> None:
+        if self.scheduler_file is not None and self.scheduler not in ("threads", *_TASKS):
+            raise click.UsageError(
+                f"--scheduler-file names a scheduler, and so does --scheduler {self.scheduler}: give one of "
+                "them."
+            )
         tls = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         missing = [name for name, path in tls.items() if path is None]
         if missing and len(missing) < len(tls):
@@ -52,9 +57,20 @@ class Where:
     def _is_in_process(self) -> bool:
         return self.scheduler in _IN_PROCESS and self.scheduler_file is None
 
+    def serve(self) -> None:
+        """Be what this task of an srun or mpirun is, and end here; the command's own goes on, as do others.
+
+        Raises
+        ------
+        SchedulerError
+            If this is no such task, and should be.
+        """
+        if self.scheduler in _TASKS:
+            tasks.serve(_TASKS[self.scheduler](), self.scheduler_file, self.wait, self._security())
+
     @contextmanager
     def computing(self) -> Iterator[Any]:
-        """Compute there meanwhile; gives the client of a cluster, None without one.
+        """Compute there meanwhile, gives the client of a cluster, None without one.
 
         Raises
         ------
@@ -67,6 +83,7 @@ class Where:
             with dask.config.set(scheduler=_IN_PROCESS[self.scheduler]):
                 yield None
             return
+        self.serve()
         with ExitStack() as stack:
             try:
                 client = self._client(stack)
@@ -95,14 +112,17 @@ class Where:
                     security=security,
                 )
                 stack.enter_context(cluster)
-                return stack.enter_context(Client(cluster))
+                client = stack.enter_context(Client(cluster))
+            if is_json():
+                client.register_plugin(JsonWorker(), name="dasknmf-json")
+            return client
         wanted = self.workers or 1
         if self.scheduler in _TASKS:
             here = _TASKS[self.scheduler]()
             wanted = self.workers or here.workers
-            address = ranks.met(here, self.scheduler_file, self.wait, security)
+            address = tasks.scheduler_of(here, self.scheduler_file, self.wait, security)
         elif self.scheduler_file is not None:
-            address = ranks.address_in(self.scheduler_file)
+            address = tasks.told(self.scheduler_file, self.wait)
         elif "://" in self.scheduler:
             address = self.scheduler
         else:

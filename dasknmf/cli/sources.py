@@ -10,7 +10,7 @@ import numpy as np
 
 from dasknmf import Prepared, highly_variable, moments
 from dasknmf.anndata_parts import Mask, mask_name, mask_of
-from dasknmf.cli.exits import note
+from dasknmf.cli.logs import noted
 from dasknmf.cli.options import TARGET_SUM, Target
 from dasknmf.errors import SourceError
 from dasknmf.inputs import opened
@@ -112,23 +112,23 @@ class Choice:
             mask = mask_of(store.var, asked)
             name = mask_name(store.var, asked)
             chosen = "all" if mask is None else f"{int(mask.sum())} of {len(mask)}, by var[{name!r}]"
-            note(f"genes: {chosen}")
+            noted(f"genes: {chosen}")
         return self._prepared(store.matrix(self.layer), mask, store.var_names)
 
     def _prepared(self, X: Any, mask: np.ndarray | None, names: np.ndarray | None) -> Any:
         """X with the steps that are asked for; as it is where there are none and its names are its own."""
         columns = None if mask is None else np.flatnonzero(mask)
         if self.n_top_genes is not None:
-            note("reading V once for the genes that vary most (--n-top-genes)")
+            noted("reading V once for the genes that vary most (--n-top-genes)")
             columns = np.flatnonzero(
                 highly_variable(moments(Prepared(X, target_sum=self.normalize)), self.n_top_genes)
             )
-            note(f"genes: {len(columns)} of {X.shape[1]}, those that vary most")
+            noted(f"genes: {len(columns)} of {X.shape[1]}, those that vary most")
         names = names if names is None or columns is None else names[columns]
         steps: dict[str, Any] = {"columns": columns, "target_sum": self.normalize, "log1p": self.log1p}
         scale = None
         if self.scale:
-            note("reading V once for standard deviations (--scale)")
+            noted("reading V once for standard deviations (--scale)")
             scale = deviations(Prepared(X, **steps))
         if names is None and not any([columns is not None, self.normalize, self.log1p, self.scale]):
             return X

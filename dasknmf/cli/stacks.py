@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
-from dasknmf.cli.exits import note
+from dasknmf.cli.logs import noted
 from dasknmf.errors import SourceError
 from dasknmf.inputs.raster import is_raster
 from dasknmf.inputs.stack import Stack, open_stack
@@ -127,7 +127,7 @@ class Scene:
         if nodata is not None and (isinstance(self.missing, str) or np.any(nodata != self.missing)):
             values = np.unique(nodata)
             told = ", ".join(f"{value:g}" for value in values[~np.isnan(values)])
-            note(
+            noted(
                 f"the stack says itself that {told} stands for nothing observed; with --missing "
                 f"{self.missing} it is a value like any other: leave --missing out to have it missing"
             )

@@ -19,13 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from dasknmf.cli.early import SIGNALS, TRY_AGAIN
 from dasknmf.history import Record
 from dasknmf.store.lock import let_go
-
-TRY_AGAIN = 75
-"""Exit code, EX_TEMPFAIL of sysexits.h: the same command started again goes on."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 _ORDERLY = 0.65
 """Seconds in which the main thread may end everything itself."""
@@ -44,8 +40,6 @@ class Stop:
     ----------
     run : str
         Where its passes are committed.
-    goes_on : bool
-        Whether something is committed there already.
     overwrites : bool
         Whether the same command would start over.
     say : callable
@@ -58,12 +52,13 @@ class Stop:
         self,
         run: str,
         *,
-        goes_on: bool,
         overwrites: bool,
         say: Callable[[str], None],
         max_seconds: float | None = None,
     ) -> None:
-        self._run, self._goes_on, self.say = run, goes_on, say
+        self._run, self.say = run, say
+        self.goes_on: bool | None = False if overwrites else None
+        """Whether something is committed that the same command goes on from; None until one has looked."""
         self._command = "the same command without --overwrite" if overwrites else "the same command"
         self._limit = max_seconds
         self._began = time.monotonic()
@@ -80,7 +75,7 @@ class Stop:
 
     def committed(self, record: Record) -> None:
         """A callback of fits: a pass is committed."""
-        self._goes_on = True
+        self.goes_on = True
         self._after = f" after pass {record.iteration}" if record.iteration else f" after its {record.phase}"
 
     def before_the_limit(self, record: Record, *, finished: Callable[[], bool]) -> None:
@@ -100,7 +95,9 @@ class Stop:
             raise Stopped
 
     def line(self) -> str:
-        if not self._goes_on:
+        if self.goes_on is None:
+            return f"stopped by {self._why} before any pass; {self._command} goes on ({TRY_AGAIN}: try again)"
+        if not self.goes_on:
             return (
                 f"stopped by {self._why} before the first commit; the same command starts again from the "
                 f"beginning ({TRY_AGAIN}: try again)"
@@ -194,12 +191,15 @@ def _hush() -> None:
 
 def _end() -> None:
     """End this process and its workers, whatever they do."""
-    workers = [process.pid for process in multiprocessing.active_children()]
-    sys.setswitchinterval(_LAST)  # no other thread is to see a worker dead, and to begin one in its place
-    for pid in workers:
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-    os._exit(TRY_AGAIN)
+    try:
+        workers = [process.pid for process in multiprocessing.active_children()]
+        sys.setswitchinterval(_LAST)  # no other thread is to see a worker dead, and to begin one in its place
+        for pid in workers:
+            with suppress(OSError):  # one that has ended meanwhile
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+    finally:
+        os._exit(TRY_AGAIN)
 
 
 _stops: list[Stop] = []

@@ -17,6 +17,7 @@ from dasknmf.cli.fitting import (
     places_argument,
     run_options,
 )
+from dasknmf.cli.logs import resulted
 from dasknmf.cli.options import Ranks, with_options
 from dasknmf.cli.summary import summary
 from dasknmf.selection.choosing import RULES
@@ -90,6 +91,6 @@ def sweep(
             **asked.fit,
             **asked.given,
         )
-    click.echo(summary(open_run(asked.run)))
+    resulted(summary(open_run(asked.run)))
     asked.tell_where()
-    click.echo(f"all factorizations: dasknmf.open_sweep({asked.run!r})")
+    resulted(f"all factorizations: dasknmf.open_sweep({asked.run!r})")

@@ -9,8 +9,8 @@ import click
 
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.exits import friendly
+from dasknmf.cli.logs import short_warnings
 from dasknmf.cli.options import scheduler_options, with_options
-from dasknmf.cli.progress import short_warnings
 from dasknmf.cli.scenes import write_maps
 from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import anndata_at

@@ -17,7 +17,7 @@ from unittest import mock
 
 REPOSITORY = Path(__file__).parents[2]
 
-_PRELOADED = ["dasknmf.cli", "distributed.nanny", "distributed.scheduler", "tests.faults.machines"]
+_PRELOADED = ["dasknmf.cli.commands", "distributed.nanny", "distributed.scheduler", "tests.faults.machines"]
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ _EXPORT_DIES = """
 import os, signal, sys
 from dasknmf.exports.factors import Exported
 Exported.blocks = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 main(["export", sys.argv[1], sys.argv[2], "--to", "csv"])
 """
 

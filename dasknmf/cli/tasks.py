@@ -23,18 +23,20 @@ from typing import Any
 from dasknmf.cli.stopping import unheard, unsaid
 from dasknmf.errors import SchedulerError, UnavailableError
 
+_LAUNCHES = ("PMIX_NAMESPACE", "PMI_JOBID", "I_MPI_HYDRA_UUID", "SLURM_JOB_ID")
+"""What Open MPI, PMI, Intel MPI and, around MPICH, SLURM call one start of tasks; MPICH alone has no name."""
 _LOOK = 0.2
 """Seconds from one look to the next."""
 
 
 @dataclass(frozen=True)
-class Rank:
+class Task:
     """This task among those of one start."""
 
     number: int
     n_tasks: int
-    launch: str
-    """The same for all tasks of one start, and for no other that may run beside it."""
+    launch: str | None
+    """The same for all tasks of one start, and for no other that may run beside it; None if unknown."""
     on_one_host: bool
     """Whether all tasks run on one machine."""
 
@@ -48,7 +50,7 @@ class Rank:
         return "127.0.0.1" if self.on_one_host else None
 
 
-def of_slurm() -> Rank:
+def of_slurm() -> Task:
     """This task of an srun.
 
     Raises
@@ -62,7 +64,7 @@ def of_slurm() -> Rank:
     return _checked("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", launch, on_one_host, "srun")
 
 
-def of_mpi() -> Rank:
+def of_mpi() -> Task:
     """This task of an mpirun, as Open MPI or a launcher of the PMI (MPICH, Intel MPI) tells it.
 
     Raises
@@ -70,53 +72,78 @@ def of_mpi() -> Rank:
     SchedulerError
         If it is none, or there are too few.
     """
-    launch = os.environ.get("PMIX_NAMESPACE", os.environ.get("PMI_JOBID", "mpi"))
-    launch = "".join(letter if letter.isalnum() else "-" for letter in launch)
+    launch = next((os.environ[name] for name in _LAUNCHES if name in os.environ), None)
+    if launch is not None:
+        launch = "".join(letter if letter.isalnum() else "-" for letter in launch)
     family = "OMPI_COMM_WORLD" if "OMPI_COMM_WORLD_RANK" in os.environ else "PMI"
-    here, all_tasks = (os.environ.get(f"{family}_{name}SIZE") for name in ("LOCAL_", ""))
-    return _checked(f"{family}_RANK", f"{family}_SIZE", launch, here == all_tasks, "mpirun")
+    here = os.environ.get(f"{family}_LOCAL_SIZE", os.environ.get("MPI_LOCALNRANKS"))
+    on_one_host = here == os.environ.get(f"{family}_SIZE")
+    return _checked(f"{family}_RANK", f"{family}_SIZE", launch, on_one_host, "mpirun")
 
 
-def _checked(number: str, n_tasks: str, launch: str, on_one_host: bool, starter: str) -> Rank:
+def _checked(number: str, n_tasks: str, launch: str | None, on_one_host: bool, starter: str) -> Task:
     try:
-        rank = Rank(int(os.environ[number]), int(os.environ[n_tasks]), launch, on_one_host)
+        task = Task(int(os.environ[number]), int(os.environ[n_tasks]), launch, on_one_host)
     except (KeyError, ValueError):
         raise SchedulerError(
             f"{number} and {n_tasks} are not set; {starter} sets them for each of the tasks that it starts: "
             f"start this command with '{starter} -n 4', or choose another --scheduler."
         ) from None
-    if rank.n_tasks < 3:
+    if task.n_tasks < 3:
         raise SchedulerError(
-            f"{starter} has started {rank.n_tasks} tasks; 3 or more are needed, for the scheduler, the "
+            f"{starter} has started {task.n_tasks} tasks; 3 or more are needed, for the scheduler, the "
             f"command and workers: raise -n of {starter}, or choose --scheduler local."
         )
-    return rank
+    return task
 
 
-def met(rank: Rank, file: Path | None, wait: float, security: Any) -> str:
-    """The address of the scheduler, for the task that is the command; the others work, and end here.
+def scheduler_of(task: Task, file: Path | None, wait: float, security: Any) -> str:
+    """The address of the scheduler, for the task that is the command.
 
     Raises
     ------
     UnavailableError
         If the scheduler did not come.
     """
-    file = Path(f"dasknmf-scheduler-{rank.launch}.json") if file is None else file
-    if rank.number == 1:
-        return asyncio.run(_answering(file, wait, security))
+    return asyncio.run(_answering(_meeting(task, file), wait, security))
+
+
+def _meeting(task: Task, file: Path | None) -> Path:
+    """Where the tasks of one start meet."""
+    if file is None and task.launch is None:
+        raise SchedulerError(
+            "this mpirun does not tell its tasks what tells it from another one, so two in one directory "
+            "would meet in one file: name a file of its own with --scheduler-file."
+        )
+    return Path(f"dasknmf-scheduler-{task.launch}.json") if file is None else file
+
+
+def serve(task: Task, file: Path | None, wait: float, security: Any) -> None:
+    """Be the scheduler or a worker, and end here; the task that is the command goes on.
+
+    Raises
+    ------
+    SchedulerError
+        If the tasks have no place to meet.
+    UnavailableError
+        If the others did not come.
+    """
+    file = _meeting(task, file)
+    if task.number == 1:
+        return
     unsaid()  # the command says what there is to say
     logging.disable(logging.INFO)  # who joins, who leaves, and what was on its way meanwhile
-    work = _schedule if rank.number == 0 else _work
+    work = _schedule if task.number == 0 else _work
     with unheard():
-        asyncio.run(work(rank, file, wait, security))
+        asyncio.run(work(task, file, wait, security))
     sys.exit(0)
 
 
-async def _schedule(rank: Rank, file: Path, wait: float, security: Any) -> None:
+async def _schedule(task: Task, file: Path, wait: float, security: Any) -> None:
     from distributed import Scheduler
 
     file.unlink(missing_ok=True)  # of a start that was killed
-    options = _listening(rank, security)
+    options = _listening(task, security)
     async with Scheduler(scheduler_file=str(file), port=0, dashboard=False, **options) as scheduler:
         try:
             end = time.monotonic() + wait
@@ -137,20 +164,20 @@ def _clients(scheduler: Any) -> set[str]:
     return set(scheduler.clients) - {"fire-and-forget"}
 
 
-async def _work(rank: Rank, file: Path, wait: float, security: Any) -> None:
+async def _work(task: Task, file: Path, wait: float, security: Any) -> None:
     from distributed import Worker
 
     address = await _answering(file, wait, security)
     threads = int(os.environ.get("SLURM_CPUS_PER_TASK", 1))
-    options = _listening(rank, security)
-    async with Worker(address, name=rank.number, nthreads=threads, **options) as worker:
+    options = _listening(task, security)
+    async with Worker(address, name=task.number, nthreads=threads, **options) as worker:
         await worker.finished()
 
 
-def _listening(rank: Rank, security: Any) -> dict[str, Any]:
+def _listening(task: Task, security: Any) -> dict[str, Any]:
     """Where a server listens, as its own."""
     return {
-        "host": rank.host,
+        "host": task.host,
         "dashboard_address": "127.0.0.1:0",
         "protocol": "tcp" if security is None else "tls",
         "security": security,
@@ -176,6 +203,32 @@ async def _answering(file: Path, wait: float, security: Any) -> str:
                 "--scheduler-file."
             )
         await asyncio.sleep(_LOOK)
+
+
+def told(file: Path, wait: float) -> str:
+    """The address in a file that a scheduler writes, perhaps only soon.
+
+    Raises
+    ------
+    UnavailableError
+        If it was not there in time.
+    SchedulerError
+        If it is no such file.
+    """
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return address_in(file)
+        except SchedulerError:
+            if time.monotonic() > end:
+                if not file.exists():
+                    raise UnavailableError(
+                        f"the scheduler file {str(file)!r} was not there within {wait:g} s; 'dask scheduler "
+                        "--scheduler-file' writes it: start one, correct the path, or raise --wait, and "
+                        "start the same again."
+                    ) from None
+                raise
+        time.sleep(_LOOK)
 
 
 def address_in(file: Path) -> str:
