@@ -63,6 +63,7 @@ class Ranks(click.ParamType):
     """Ranks with commas between them, and ranges with both their ends, and a step; a list in a file."""
 
     name = "RANKS"
+    takes_lists = True
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
         parts = value.split(",") if isinstance(value, str) else np.atleast_1d(value).tolist()
@@ -168,7 +169,7 @@ def _taken(path: Path, option: Any, value: Any, ctx: click.Context) -> Any:
     if isinstance(value, (dict, dt.date, dt.time)):
         what = "a table" if isinstance(value, dict) else "a date or a time"
         raise click.BadParameter(f"{path} sets {option.name!r} to {what}; it takes a value: correct it.")
-    several = option.multiple or isinstance(option.type, Ranks)
+    several = option.multiple or getattr(option.type, "takes_lists", False)
     each = value if isinstance(value, list) else [value]
     is_flag = getattr(option, "is_flag", False) and not isinstance(option.type, Target)
     # Click would make text of anything, and a flag of some text.

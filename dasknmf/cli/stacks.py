@@ -21,6 +21,7 @@ class Dims(click.ParamType):
     """Names with commas between them; in a file of options also a list."""
 
     name = "DIM,DIM"
+    takes_lists = True  # in a file of options
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
         names = tuple(value.split(",")) if isinstance(value, str) else tuple(map(str, value))
