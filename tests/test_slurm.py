@@ -109,17 +109,21 @@ def test_the_readmes_commands_are_accepted(slurm, tmp_path):
         shutil.copy(SCRIPTS / name, tmp_path)
     section = (SCRIPTS.parent / "README.md").read_text().split("\n## SLURM\n")[1].split("\n## ")[0]
     blocks = [block for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) if "sbatch -" in block]
-    held = 'set -eu\nsbatch() { command sbatch --hold "$@"; }\n'
+    # What is said goes where `fit=$(sbatch ...)` does not take it.
+    held = 'set -eu -o pipefail\nsbatch() { command sbatch --hold "$@" | tee /dev/stderr; }\n'
     done = slurm.run("bash", "-c", held + "\n".join(blocks), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    names = slurm.run("squeue", "--noheader", "--format=%j").stdout.split()
-    assert len(names) == 9
-    slurm.run("scancel", "--user=root")
+    jobs = re.findall(r"^(?:Submitted batch job )?(\d+)$", done.stderr, re.MULTILINE)
+    assert len(set(jobs)) == 9
+    assert {slurm.job(job)["JobState"] for job in jobs} == {"PENDING"}
+    slurm.run("scancel", *jobs)
 
 
 def test_preempted_twice_it_ends_with_the_same_numbers(slurm, data, quiet, directory):
+    """Asked to start over, it does so once."""
     run, asked = directory / "preempted.zarr", directory / "preempted.toml"
-    job = slurm.submit(*SMALL, THREADS, "fit", data, run, *FIT, *endless(asked), cwd=directory)
+    words = [THREADS, "fit", data, run, "--overwrite", *FIT, *endless(asked)]
+    job = slurm.submit(*SMALL, *words, cwd=directory)
     for _ in range(2):
         slurm.until(job, "RUNNING")
         under_way(run)
@@ -128,6 +132,7 @@ def test_preempted_twice_it_ends_with_the_same_numbers(slurm, data, quiet, direc
     ended = slurm.until(job, "COMPLETED", seconds=120)
     assert int(ended["Restarts"]) == 2
     log = (directory / f"job-{job}.log").read_text()
+    assert log.count("--overwrite is left out") == 2
     assert log.count("stopped by SIGTERM after pass") == 2
     assert "started again" not in log  # by SLURM itself, not by the script
     ended_as(quiet, run, max_iter)
@@ -219,8 +224,11 @@ def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directo
     run, asked = directory / "cluster.zarr", directory / "cluster.toml"
     words = ["--nodes=2", "--cpus-per-task=1", "--mem=3000M", "--time=8", SCRIPTS / "cluster.sbatch"]
     fit = ["fit", data, run, *FIT, *endless(asked)]
-    job = slurm.submit(*words, *fit, cwd=directory, INTERFACE="lo")
+    # By their names: srun would hand on no others, such as what the script sets for Dask.
+    handed_on = f"--export={','.join([*slurm.env, 'INTERFACE'])}"
+    job = slurm.submit(handed_on, *words, *fit, cwd=directory, INTERFACE="lo")
     under_way(run)
+    (directory / f"dasknmf-{job}-killed").mkdir()  # as of a start that had no time to remove it
     workers = processes(slurm, "spawn_main")
     assert len(workers) == 2
     workers[0].kill()

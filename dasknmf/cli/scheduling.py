@@ -85,6 +85,8 @@ class Where:
             return
         self.serve()
         with ExitStack() as stack:
+            # A client that cannot be made leaves itself behind as the scheduler of all that follows.
+            stack.enter_context(dask.config.set(scheduler=None))
             try:
                 client = self._client(stack)
                 with reached(client):
