@@ -15,6 +15,7 @@ from tests.faults.bench import Bench, in_memory
 from tests.faults.cells import Cell
 from tests.faults.in_process import IN_PROCESS
 from tests.faults.soak import soak
+from tests.helpers import Killed
 
 _STRIKES, _HOLDS = 44, 52
 _WIDTH = 2 + _STRIKES + 2 + _HOLDS + 2 + 5 + 2 + 7
@@ -77,7 +78,7 @@ def _checked(cell: Cell) -> tuple[str | None, float]:
     with in_memory() as root:
         try:
             cell.check(Bench(root))
-        except Exception:
+        except (Exception, Killed):
             return traceback.format_exc(limit=-4), time.perf_counter() - began
     return None, time.perf_counter() - began
 
