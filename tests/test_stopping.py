@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-m", "dasknmf.cli"]
 MODEL = ["-k", "30", "--beta-loss", "1.5", "--init", "random", "--random-state", "0", "--tol", "0"]
 PASSES = ["--max-iter", "2"]
 LONG = ["--max-iter", "400"]
-BOUND = 5.0
+BOUND = 15.0
 """Seconds from a signal to the end on a machine that does much else; alone it is less than one."""
 
 BUSY = """
