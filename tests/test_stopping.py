@@ -29,7 +29,7 @@ COMMAND = [sys.executable, "-m", "dasknmf.cli"]
 MODEL = ["-k", "30", "--beta-loss", "1.5", "--init", "random", "--random-state", "0", "--tol", "0"]
 PASSES = ["--max-iter", "2"]
 LONG = ["--max-iter", "400"]
-BOUND = 5.0
+BOUND = 15.0
 """Seconds from a signal to the end on a machine that does much else; alone it is less than one."""
 
 BUSY = """
@@ -184,10 +184,12 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(started, V, quiet, 
     family = [*psutil.Process(fit.pid).children(recursive=True), psutil.Process(fit.pid)]
     began = time.monotonic()
     os.killpg(fit.pid, number)
-    told = ended(fit)
+    _, told = fit.communicate(timeout=60)
     assert time.monotonic() - began < BOUND
     assert fit.returncode == 75
     assert told.splitlines()[-1].startswith(f"stopped by {number.name} after ")
+    # Workers that have the signal, too, may log what they lose as they end.
+    assert scheduler == "local" or "Traceback" not in told
     assert open_run(run).writer is None
     assert not (run / "lock").exists()
     until(lambda: not any(each.is_running() for each in family), 5)

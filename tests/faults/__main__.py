@@ -7,16 +7,20 @@ import sys
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 
 import click
+import pytest
 
 from tests.faults.bench import Bench, in_memory
 from tests.faults.cells import Cell
 from tests.faults.in_process import IN_PROCESS
 from tests.faults.soak import soak
+from tests.helpers import Killed
 
 _STRIKES, _HOLDS = 44, 52
+_COLOURS = {"green": "green", "red": "red", "skip": "yellow"}
 _WIDTH = 2 + _STRIKES + 2 + _HOLDS + 2 + 5 + 2 + 7
 
 
@@ -40,7 +44,7 @@ def main(real: bool, only: str, faults: int | None, seed: int) -> None:
 
 
 def _table(cells: Iterable[Cell]) -> int:
-    count = red = 0
+    counts = Counter(green=0, red=0)
     failures: list[tuple[Cell, str]] = []
     began = time.perf_counter()
     click.secho(f"  {'strikes':{_STRIKES}}  {'must hold':{_HOLDS}}  {'':5}  seconds", dim=True)
@@ -50,36 +54,35 @@ def _table(cells: Iterable[Cell]) -> int:
     for fault, group in groups.items():
         click.secho(fault, bold=True)
         for cell in group:
-            told, seconds = _checked(cell)
-            count += 1
-            red += told is not None
-            if told is not None:
+            came, told, seconds = _checked(cell)
+            counts[came] += 1
+            if told:
                 failures.append((cell, told))
             click.echo(f"  {_cut(cell.strikes, _STRIKES)}  {_cut(cell.holds, _HOLDS)}  ", nl=False)
-            click.secho("red  " if told else "green", fg="red" if told else "green", nl=False)
+            click.secho(f"{came:5}", fg=_COLOURS[came], nl=False)
             click.echo(f"  {seconds:7.2f}")
     click.echo("─" * _WIDTH)
     for cell, told in failures:
-        click.secho(f"\n{cell}", fg="red", bold=True)
+        click.secho(f"\n{cell}", bold=True)
         click.echo(told)
     seconds = time.perf_counter() - began
-    click.secho(
-        f"{count} cells: {count - red} green, {red} red, {seconds:.0f} s",
-        fg="red" if red else "green",
-        bold=True,
-    )
-    return int(red > 0)
+    told = ", ".join(f"{number} {came}" for came, number in counts.items())
+    colour = _COLOURS["red" if counts["red"] else "green"]
+    click.secho(f"{counts.total()} cells: {told}, {seconds:.0f} s", fg=colour, bold=True)
+    return int(counts["red"] > 0)
 
 
-def _checked(cell: Cell) -> tuple[str | None, float]:
-    """What did not hold, or None, and how long it took."""
+def _checked(cell: Cell) -> tuple[str, str, float]:
+    """What came of it, what there is to say, and how long it took."""
     began = time.perf_counter()
     with in_memory() as root:
         try:
             cell.check(Bench(root))
-        except Exception:
-            return traceback.format_exc(limit=-4), time.perf_counter() - began
-    return None, time.perf_counter() - began
+        except (Exception, Killed):
+            return "red", traceback.format_exc(limit=-4), time.perf_counter() - began
+        except pytest.skip.Exception as missing:
+            return "skip", str(missing), time.perf_counter() - began
+    return "green", "", time.perf_counter() - began
 
 
 def _cut(text: str, width: int) -> str:

@@ -25,8 +25,10 @@ _HOLDS = "again: identical, no pass repeated but that one"
 
 
 def _die(place: Place, when: str, bench: Bench) -> None:
+    weather = bench.weather  # of this start: threads of a dead one may yet ask, when the next one is at work
+
     def ended() -> Killed:
-        bench.strike(death(Strike("", "")))
+        weather.faults.append(death(Strike("", "")))
         return Killed(place.name)
 
     bench.meet(place, Fault(place.strike, ended, when, math.inf, "all"))
