@@ -72,7 +72,7 @@ PLACES = (
     Place("H", "run", Strike("write", "small/3/0/float64/c.0"), 3),
     Place("between H and commit", "run", Strike("write", "history/3"), 3),
     Place("during commit", "run", Strike("write", "commit", 4), 3, when="half"),
-    Place("after commit", "run", Strike("delete", "W/1", 2), 4),
+    Place("after commit", "run", Strike("delete", "W/1"), 4, counted=False),
     Place("closing", "V", Strike("read", "c/1/0", 5), 5),
     Place("last commit", "run", Strike("write", "commit", 6), 5, counted=False, when="half"),
     Place("export", "run", Strike("read", "W/4/c.1", 2), 6, counted=False),
