@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import zarr
 
 from dasknmf import owners
+from dasknmf.exports.anndata_zarr import _Directories
 from dasknmf.owners import Owner, left_behind, signed
 from dasknmf.placing import placed
 
@@ -79,3 +81,13 @@ def test_what_a_killed_export_left_goes_with_the_next(dead, tmp_path):
         export(text)
         assert {path.name for path in tmp_path.iterdir()} == {*theirs, "maps.zarr"}
         assert (tmp_path / "maps.zarr" / "whole").read_text() == text
+
+
+def test_what_a_killed_export_had_moved_aside_stays_until_it_is_written_anew(dead, tmp_path):
+    spare = tmp_path / f".a.zarr.{dead[1]}.new"
+    (spare / "old/obsm/X_nmf").mkdir(parents=True)
+    room = _Directories(zarr.open_group(tmp_path / "a.zarr", mode="w"))
+    room.forget(["obsm/X_other", "varm/NMF"])
+    assert (spare / "old/obsm/X_nmf").exists()
+    room.forget(["obsm/X_nmf", "varm/NMF"])
+    assert not spare.exists()
