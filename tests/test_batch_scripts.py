@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dasknmf.cli import main
+from dasknmf.cli.commands import main
 from tests.slurm import SCRIPTS
 
 NAMES = sorted(path.name for path in SCRIPTS.iterdir())
