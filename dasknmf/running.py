@@ -152,7 +152,7 @@ def running(one: Settled, checkpoint: Any, stage: Any, *, overwrite: bool) -> It
         As `NMF.fit` tells.
     """
     scheduler = schedulers.current(in_process=one.source.in_process)
-    with schedulers.reached(scheduler.client), ExitStack() as stack:
+    with schedulers.connected(scheduler.client), ExitStack() as stack:
         source = stack.enter_context(staged(one.source, one.grid, stage, scheduler.client))
         where = checkpoint
         scratch = checkpoint is None and scheduler.client is not None

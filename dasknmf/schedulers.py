@@ -133,7 +133,7 @@ class Scheduler:
 
 
 @contextmanager
-def reached(client: Client | None) -> Iterator[None]:
+def connected(client: Client | None) -> Iterator[None]:
     """Say of a scheduler that is gone that it is, whatever its client makes of it.
 
     A client whose scheduler died cancels what it waits for; what it is asked then takes up to Dask's
@@ -167,7 +167,7 @@ def _is_lost(client: Client, error: Exception) -> bool:
 
 def _computing(client: Client) -> Get:
     def get(graph: Any, keys: Any) -> Any:
-        with reached(client):
+        with connected(client):
             return client.get(graph, keys)
 
     return get

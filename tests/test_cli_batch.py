@@ -399,12 +399,15 @@ class Died:
 
 @pytest.mark.parametrize("error", [OSError("Timed out"), RuntimeError("IOLoop is closed"), ValueError()])
 def test_what_a_client_without_a_scheduler_says(error):
-    with pytest.raises(UnavailableError, match=r"is gone .*start the same again"), schedulers.reached(Died()):
+    with (
+        pytest.raises(UnavailableError, match=r"is gone .*start the same again"),
+        schedulers.connected(Died()),
+    ):
         raise error
 
 
 def test_other_errors_stay_what_they_are(cluster):
-    with pytest.raises(ZeroDivisionError), schedulers.reached(cluster):
+    with pytest.raises(ZeroDivisionError), schedulers.connected(cluster):
         raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), computing(cluster):
         schedulers.current(in_process=False).get({"x": (divmod, 1, 0)}, ["x"])

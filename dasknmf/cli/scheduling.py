@@ -16,7 +16,7 @@ from dasknmf.cli import tasks
 from dasknmf.cli.logs import JsonWorker, is_json, noted, silent_workers
 from dasknmf.cli.stopping import Stopped, asked, unheard
 from dasknmf.errors import SchedulerError, UnavailableError, brief
-from dasknmf.schedulers import reached
+from dasknmf.schedulers import connected
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
 _TASKS = {"slurm": tasks.of_slurm, "mpi": tasks.of_mpi}
@@ -89,7 +89,7 @@ class Where:
             stack.enter_context(dask.config.set(scheduler=None))
             try:
                 client = self._client(stack)
-                with reached(client):
+                with connected(client):
                     yield client
             except UnavailableError:
                 # Whoever asked is told; what the client finds on its way out is the same again.
@@ -144,7 +144,7 @@ class Where:
                 f"no scheduler answers at {address} ({brief(error)}); it must be running and reachable: "
                 "start it with 'dask scheduler', or correct the address, and start the same again."
             ) from error
-        with reached(client):
+        with connected(client):
             self._await(client, wanted)
         return client
 
