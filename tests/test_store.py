@@ -26,7 +26,7 @@ from dasknmf.errors import (
     RunMismatchError,
 )
 from dasknmf.inputs import grid_of, source_of
-from dasknmf.store import arrays, forms, keys, records, states
+from dasknmf.store import arrays, files, forms, keys, records, states
 from dasknmf.store.lock import Lock
 from dasknmf.store.zarr_factors import ZarrFactors
 from tests.helpers import DyingStore, Killed, fitted, stored
@@ -561,3 +561,19 @@ def test_the_names_of_an_array_are_made_durable(tmp_path, monkeypatch):
     arrays.write(LocalStore(tmp_path), "panels/sums", np.ones(3))
     directory, chunk = ((tmp_path / name).stat().st_ino for name in ("panels/sums", "panels/sums/c.0"))
     assert directory in synced[synced.index(chunk) :]
+
+
+def test_a_generation_that_is_deleted_meanwhile_stops_no_commit(tmp_path, monkeypatch):
+    for name in ("0-former", "1-latter"):
+        (tmp_path / "W" / name).mkdir(parents=True)
+    flush_names, flushed = files.flush_names, []
+
+    def late(directory):
+        if directory.name == "0-former":
+            directory.rmdir()
+        flush_names(directory)
+        flushed.append(directory.name)
+
+    monkeypatch.setattr(files, "flush_names", late)
+    keys.make_directories_durable(LocalStore(tmp_path), ["W"])
+    assert flushed == ["1-latter", "W"]

@@ -238,5 +238,7 @@ def make_directories_durable(store: Any, paths: list[str]) -> None:
     for name in paths:
         path = local_path(store, name)
         if path is not None and path.is_dir():
-            for each in (path, *(below for below in path.iterdir() if name and below.is_dir())):
-                files.flush_names(each)
+            for below in [each for each in path.iterdir() if name and each.is_dir()]:
+                with suppress(FileNotFoundError):  # a former generation, which is deleted meanwhile
+                    files.flush_names(below)
+            files.flush_names(path)
