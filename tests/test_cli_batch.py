@@ -186,7 +186,8 @@ def test_what_a_worker_says_is_an_object(capfd):
     assert [each["message"] for each in told] == ["asked for again", "too many"]
 
 
-def test_warnings_and_records_are_objects(capsys):
+def test_warnings_and_records_are_objects(capsys, caplog):
+    caplog.set_level(logging.WARNING, "distributed")
     with warnings.catch_warnings(), logs.json_records():
         warnings.simplefilter("always")
         logging.getLogger("dasknmf").warning("asked for again in %.1f s", 0.1)
