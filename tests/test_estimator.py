@@ -111,6 +111,7 @@ def test_history(low_rank):
         "bytes_written",
         "reads",
         "memory",
+        "retries",
     ]
     assert frame.phase.iloc[-1] == "closing"
     assert frame.reads.iloc[-1] == model.n_reads_ == 3 + 8 + 1

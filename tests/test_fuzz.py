@@ -239,7 +239,7 @@ def test_a_file_of_any_text_is_taken_or_told(tmp_path_factory, text):
         ("max_iter = true", "to True"),
         ("max_iter = 1979-05-27", "a date"),
         ("max_iter = [1, 2]", "to [1, 2]"),
-        ("overwrite = 'yes'", "takes true or false"),
+        ("halving = 'yes'", "takes true or false"),
         ("tol = 'x'", "sets 'tol'"),
         ("max_iter = 1\nmax-iter = 2", "sets an option twice"),
     ],
