@@ -272,7 +272,9 @@ def test_unlock_tells_who_had_it(V, tmp_path):
     assert "was not locked" in call("unlock", run).stdout
     lock = Lock(opened(run))
     assert "is being written by process" in call("fit", V, run, *MODEL, "--max-iter", 2).stderr
-    assert "was locked by process" in call("unlock", run).stdout
+    unlocked = call("unlock", run)
+    assert "was locked by process" in unlocked.stdout
+    assert "was at work; it stops before its next commit" in unlocked.stderr
     assert not lock.is_held()
     assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
     lock.release()

@@ -314,3 +314,22 @@ class TestFastReads:
         monkeypatch.setattr("dasknmf.inputs.fast._PIPELINE", "no.such.Pipeline")
         assert decoded_fast(V) is None
         np.testing.assert_array_equal(np.concatenate(list(ZarrSource(V).reader.slabs(0, 90, []))), low_rank)
+
+
+def test_what_may_deadlock_in_a_worker_rests_while_a_fit_works_there(cluster, tmp_path, low_rank):
+    """On Pythons whose `sys._current_frames` waits for the collector that waits for it."""
+    from dasknmf.workers import _PROFILE_DEADLOCKS
+
+    def running(dask_worker):
+        return dask_worker.periodic_callbacks["profile"].is_running()
+
+    seen = []
+
+    def look(record):
+        seen.append(set(cluster.run(running).values()))
+
+    V = stored(tmp_path / "v.zarr", low_rank, (9, 5))
+    fitted(V, cluster, {"callbacks": [look]}, n_components=2, max_iter=1)
+    assert seen
+    assert all(each == {not _PROFILE_DEADLOCKS} for each in seen)
+    assert set(cluster.run(running).values()) == {True}

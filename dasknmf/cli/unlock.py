@@ -8,8 +8,9 @@ import click
 
 from dasknmf import open_run
 from dasknmf.cli.exits import friendly
+from dasknmf.cli.logs import noted
 from dasknmf.store import keys
-from dasknmf.store.lock import broken
+from dasknmf.store.lock import broken, writer
 
 
 @click.command()
@@ -21,10 +22,14 @@ def unlock(run: str) -> None:
     A lock of a process that has ended is taken over by itself. If its writer lives after all, it is stopped
     before its next commit.
     """
-    holder = None
+    holder = alive = None
     with suppress(FileNotFoundError):
         keys.opened(run, read_only=True)  # which makes no directory
-        holder = broken(keys.opened(run))
+        store = keys.opened(run)
+        alive = writer(store)
+        holder = broken(store)
     if holder is None:
         open_run(run)  # which says so where there is none; a lock may stand before the first record
+    if alive is not None:
+        noted(f"warning: {alive} was at work; it stops before its next commit, and may be started again")
     click.echo(f"{run} was not locked" if holder is None else f"{run} was locked by {holder}: unlocked")

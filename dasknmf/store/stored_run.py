@@ -200,8 +200,8 @@ class StoredRun:
         ours = (self._standing, self.epoch)
         if (standing and standing["epoch"]) not in ours or not self._lock.seems_held():
             raise RunLockedError(
-                f"the run at {str(self.store)!r} was taken over by another process; a run has one "
-                "writer: leave it to the other, its commits are sound."
+                f"the run at {str(self.store)!r} was taken over by another process, or its lock was broken; "
+                "a run has one writer: leave it to the other, its commits are sound, or start the same again."
             )
 
     @property
