@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,9 @@ class Scheduler:
 
     @cached_property
     def _workers_hold(self) -> int:
-        """Asked of the workers, which import this package to answer: fresh ones have not yet."""
+        """Asked of the workers."""
         assert self.client is not None
-        return max(self.client.run(resident_bytes, on_error="ignore").values(), default=0)
+        return max(self.client.run(_resident_at_work, on_error="ignore").values(), default=0)
 
     @property
     def processes(self) -> int:
@@ -171,6 +172,12 @@ def _computing(client: Client) -> Get:
             return client.get(graph, keys)
 
     return get
+
+
+def _resident_at_work() -> int:
+    """What this process holds once it has imported what a fit needs: a fresh worker has not yet."""
+    import_module("dasknmf.estimator")
+    return resident_bytes()
 
 
 def _read_probe(path: str) -> str:

@@ -165,8 +165,12 @@ class StoredRun:
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.epoch:
                 self._segments.append((position.passes - 1, self.epoch))
-        for generation in position.generations - self.position.generations:
-            keys.flush_names(self.store, f"W/{generation}")
+        try:
+            for generation in position.generations - self.position.generations:
+                keys.flush_names(self.store, f"W/{generation}")
+        except RunAccessError:
+            self.check_owner()  # rows that another writer has pruned are no fault of the disk
+            raise
         live = self.position.generations | position.generations
         states = self.position.states | position.states  # by name: a pass has its states in one piece
         self.position, self.sums = position, sums

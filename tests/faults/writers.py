@@ -186,13 +186,13 @@ def _overtaken_at_commit(at: int, bench: Bench) -> None:
     done: list[Any] = []
     write = records.write
 
-    def slowly(store: Any, path: str, content: Any) -> None:
+    def slowly(store: Any, path: str, content: Any, **options: Any) -> None:
         if path.startswith(f"history/{at}-") and not done:
             done.append(None)
             with small():
                 lock.broken(bench.kept)
             done.append(other.fit())
-        write(store, path, content)
+        write(store, path, content, **options)
 
     with mock.patch.object(records, "write", slowly), pytest.raises(RunLockedError) as raised:
         bench.fit()
