@@ -17,7 +17,8 @@ from dasknmf.selection.choosing import choose, default_rule
 from dasknmf.selection.consensus import concluded, standing
 from dasknmf.selection.many import Factorization, Study, studying
 from dasknmf.selection.stability import instability
-from dasknmf.selection.sweep import COLUMNS, RankSweep
+from dasknmf.selection.sweep import RankSweep
+from dasknmf.store.findings import COLUMNS
 
 _RULES = ("silhouette", "stability")
 """Those that look at what a consensus tells of each rank."""

@@ -18,24 +18,12 @@ from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
 from dasknmf.settling import spawned
 from dasknmf.solvers.perturbed import EPSILON, Kind, Perturbation
+from dasknmf.store.findings import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Method = Literal["restarts", "nmfk", "consensus"]
-
-COLUMNS = (
-    "loss",
-    "explained_variance",
-    "relative_error",
-    "holdout",
-    "holdout_std",
-    "silhouette_min",
-    "silhouette_mean",
-    "instability",
-    "dispersion",
-    "cophenetic",
-)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -12,7 +12,7 @@ from dasknmf.store.told import Told
 
 _PATH = "selection"
 _RECORD = f"{_PATH}/record"
-_OF_RANKS = {
+COLUMNS = (
     "loss",
     "explained_variance",
     "relative_error",
@@ -23,7 +23,8 @@ _OF_RANKS = {
     "instability",
     "dispersion",
     "cophenetic",
-}
+)
+"""Of what a sweep tells of each rank, in their order."""
 _OF_SPECTRA = ("density", "kept", "labels")
 
 
@@ -81,7 +82,7 @@ def _check(store: Any, found: dict[str, Any], many: dict[str, Any]) -> None:
     RunDamagedError
     """
     ranks = many.get("ranks", [])
-    wrong = [name for name, value in found.items() if name in _OF_RANKS and np.shape(value) != (len(ranks),)]
+    wrong = [name for name, value in found.items() if name in COLUMNS and np.shape(value) != (len(ranks),)]
     if "best" in found and found["best"] not in ranks:
         wrong.append("best")
     if "labels" in found:
