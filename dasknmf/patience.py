@@ -109,7 +109,7 @@ def read_patiently(call: Callable[[], T], what: str) -> T:
     SourceError
         If it is: what could not be read is said.
     UnavailableError
-        If no answer came for a minute.
+        If no answer came for a minute, and as long again as the store's own client asks.
     """
     with _naming(what):
         return patiently(call, what)
@@ -133,11 +133,6 @@ class PatientStore(WrapperStore[Any]):
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
-
-    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
-        ranges = list(key_ranges)
-        what = ranges[0][0] if ranges else ""
-        return list(await self._patiently(what, lambda: self._store.get_partial_values(prototype, ranges)))
 
     # From Zarr 3.3 on, parts of shards are asked for in these ways too.
 
