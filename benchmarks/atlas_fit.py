@@ -25,7 +25,7 @@ from benchmarks.atlas import Atlas, described, planted_programs, write
 from benchmarks.memory import Watch, pid
 from benchmarks.runner import report, two_workers
 from dasknmf import NMF
-from dasknmf.history import Record
+from dasknmf.core.history import Record
 from dasknmf.selection.matching import matched_cosines
 
 STAGES = ["none", "memory", "path"]

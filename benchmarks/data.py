@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from dasknmf.demo import stored_scene
+from dasknmf.cli.demo import stored_scene
 
 _CHUNK_BYTES = 16_000_000
 _SHAPE = 0.3  # of the gamma distribution of W and H: a few large entries, many near zero

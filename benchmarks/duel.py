@@ -27,7 +27,7 @@ from benchmarks.runner import (
 )
 from benchmarks.until import Race, loss_of
 from dasknmf import NMF
-from dasknmf.losses import NAMES, Loss
+from dasknmf.core.losses import NAMES, Loss
 
 METHODS = [("cd", "frobenius"), *(("mu", loss) for loss in NAMES)]
 _POOLS = threadpoolctl.ThreadpoolController()

@@ -29,7 +29,7 @@ from benchmarks.counting import CountingStore
 from benchmarks.data import stored_counts
 from benchmarks.runner import in_turn, ratio_of_minima, report, summary
 from dasknmf import NMF
-from dasknmf.history import History, Record
+from dasknmf.core.history import History, Record
 
 PLACES = ("memory", "checkpoint")
 """Where the factors are between two passes."""

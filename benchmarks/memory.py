@@ -18,7 +18,8 @@ import psutil
 import zarr
 
 from benchmarks.runner import report, two_workers
-from dasknmf import NMF, fit
+from dasknmf import NMF
+from dasknmf.fitting import loop
 
 
 def noise(path: Path, n: int, m: int) -> zarr.Array:
@@ -83,7 +84,7 @@ def main(
 ) -> None:
     """Peak memory of workers against the projection, over a V that is larger than they are."""
     projected: list[int] = []
-    original = fit.shared_out
+    original = loop.shared_out
 
     def told(*arguments: Any, **parameters: Any) -> Any:
         together, projections = original(*arguments, **parameters)
@@ -101,13 +102,13 @@ def main(
             began = time.perf_counter()
             with Watch(list(pids.values())) as watch:
                 # The projection is made where the fit begins: it is caught there, for this one fit.
-                fit.shared_out = told
+                loop.shared_out = told
                 try:
                     model = NMF(rank, init="random", random_state=0, max_iter=passes, tol=0).fit(
                         V, checkpoint=Path(scratch) / "run"
                     )
                 finally:
-                    fit.shared_out = original
+                    loop.shared_out = original
             seconds = time.perf_counter() - began
             restarted = len(set(pids.values()) - set(client.run(pid).values()))
         row: dict[str, Any] = {

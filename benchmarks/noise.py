@@ -20,15 +20,15 @@ import threadpoolctl
 
 from benchmarks.atlas import Atlas
 from benchmarks.runner import interleaved, ratio_of_minima, report
-from dasknmf.blocks import block_of
-from dasknmf.inputs.base import row_bytes_of
-from dasknmf.inputs.sources import source_of
-from dasknmf.losses import Loss
-from dasknmf.model import Model
-from dasknmf.passes import Phase, State, Visitor, visit
-from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.perturbed import KINDS, Perturbation
-from dasknmf.solvers.terms import Terms
+from dasknmf.core.blocks import block_of
+from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.phase import Phase, State, Visitor, visit
+from dasknmf.core.solvers.resampled import KINDS, Perturbation
+from dasknmf.core.solvers.variant import Terms
+from dasknmf.data.choose import source_of
+from dasknmf.data.source import row_bytes_of
+from dasknmf.fitting.model import Model
 
 DTYPE = np.dtype(np.float32)
 

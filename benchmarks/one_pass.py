@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode
 
-from dasknmf import engine
-from dasknmf.inputs import Source
-from dasknmf.model import Model
-from dasknmf.panels import Grid
-from dasknmf.schedulers import Scheduler
+from dasknmf.core.panels import Grid
+from dasknmf.data import Source
+from dasknmf.engine import graph
+from dasknmf.engine.scheduler import Scheduler
+from dasknmf.fitting.model import Model
 from dasknmf.store.factors import Factors, Generation
 
 
@@ -49,14 +49,12 @@ class OnePass:
             "squares": np.asarray(squares),
             "iteration": np.asarray(1),
         }
-        self.one = engine.Pass(
-            "start", (model.exact(),), source, grid, model.dtype, factors, "start", (rows,)
-        )
+        self.one = graph.Pass("start", (model.exact(),), source, grid, model.dtype, factors, "start", (rows,))
 
     def __call__(self) -> None:
         """Run the pass, and drop what it leaves as a commit drops what nothing needs any more."""
         one = self._next()
-        engine.run(one, self.scheduler.get)
+        graph.run(one, self.scheduler.get)
         one.factors.drop(one.name)
 
     def in_a_loop(self) -> None:
@@ -69,12 +67,11 @@ class OnePass:
             results[key] = node({needed: results[needed] for needed in node.dependencies})
         one.factors.drop(one.name)
 
-    def graph(self, one: engine.Pass | None = None) -> dict[Hashable, GraphNode]:
+    def graph(self, one: graph.Pass | None = None) -> dict[Hashable, GraphNode]:
         """The pass's graph."""
-        graph, _ = engine.graph_of(one or self.one)
-        return graph
+        return graph.graph_of(one or self.one)[0]
 
-    def _next(self) -> engine.Pass:
+    def _next(self) -> graph.Pass:
         self.counter += 1
         # As a commit does, it keeps no state but that of the pass to come.
         one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")

@@ -33,8 +33,8 @@ from benchmarks.data import indian_pines, sorted_rows, stored_counts
 from benchmarks.runner import report
 from benchmarks.until import loss_of
 from dasknmf import NMF
-from dasknmf.history import History
-from dasknmf.losses import Loss
+from dasknmf.core.history import History
+from dasknmf.core.losses import Loss
 
 AFTER = (4, 6, 8, 10, 12)
 _PLAIN_ITERATIONS = 200

@@ -22,14 +22,14 @@ import zarr
 from benchmarks.data import stored_counts
 from benchmarks.one_pass import OnePass
 from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
-from dasknmf import schedulers
-from dasknmf.blocks.dense import tile_rows
-from dasknmf.inputs import grid_of, source_of
-from dasknmf.losses import Loss
-from dasknmf.model import Model
-from dasknmf.panels import Grid
-from dasknmf.solvers import cd
-from dasknmf.solvers.penalty import Penalties
+from dasknmf.core.blocks.dense import tile_rows
+from dasknmf.core.losses import Loss
+from dasknmf.core.panels import Grid
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers import cd
+from dasknmf.data import grid_of, source_of
+from dasknmf.engine.scheduler import Scheduler
+from dasknmf.fitting.model import Model
 from dasknmf.store import keys
 from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -95,10 +95,10 @@ def measure(V: zarr.Array, k: int, where: str, pairs: int, directory: Path) -> l
         stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
         if where == "cluster":
             client = stack.enter_context(two_workers())
-            scheduler = schedulers.Scheduler("distributed", client.get, client)
+            scheduler = Scheduler("distributed", client.get, client)
             factors: Any = ZarrFactors(keys.opened(directory / f"factors-{k}"), grid, m, model.dtype)
         else:
-            scheduler = schedulers.Scheduler("threads", dask.threaded.get)
+            scheduler = Scheduler("threads", dask.threaded.get)
             factors = MemoryFactors()
         stack.enter_context(scheduler.tuned())
         bare = BareLoop(V, grid, k, model.exact().inner.rows, threads=2)  # type: ignore[attr-defined]

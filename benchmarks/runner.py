@@ -17,7 +17,7 @@ import numpy as np
 import threadpoolctl
 from distributed import Client, LocalCluster
 
-from dasknmf.store.position import environment
+from dasknmf.store.progress import environment
 
 _REST = 0.1
 

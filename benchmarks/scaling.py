@@ -21,12 +21,12 @@ from dask.threaded import get as threaded_get
 
 from benchmarks.one_pass import OnePass
 from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
-from dasknmf.inputs.base import Chunks, Reader, Source
-from dasknmf.losses import Loss
-from dasknmf.model import Model
-from dasknmf.panels import Grid
-from dasknmf.schedulers import Scheduler
-from dasknmf.solvers.penalty import Penalties
+from dasknmf.core.losses import Loss
+from dasknmf.core.panels import Grid
+from dasknmf.core.penalties import Penalties
+from dasknmf.data.source import Chunks, Reader, Source
+from dasknmf.engine.scheduler import Scheduler
+from dasknmf.fitting.model import Model
 from dasknmf.store import keys
 from dasknmf.store.factors import Factors, MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.memory import Watch, pid
 from benchmarks.runner import report, two_workers
 from benchmarks.stack import NODATA, SIZES, VARIABLE, described, planted_endmembers, write
-from dasknmf.history import Record
+from dasknmf.core.history import Record
 from dasknmf.selection.matching import matched_cosines
 from dasknmf.stacks import StackNMF, open_stack
 

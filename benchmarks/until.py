@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import clone
 
 from dasknmf import NMF
-from dasknmf.history import Record
-from dasknmf.losses import Loss
+from dasknmf.core.history import Record
+from dasknmf.core.losses import Loss
 
 _SLACK = 1e-6
 _SLAB_ROWS = 4096

@@ -32,7 +32,7 @@ from benchmarks.data import stored_counts
 from benchmarks.runner import in_turn, interleaved, ratio_of_minima, report, summary
 from benchmarks.until import Race, loss_of
 from dasknmf import NMF
-from dasknmf.losses import Loss
+from dasknmf.core.losses import Loss
 
 Step = Callable[[da.Array, da.Array, np.ndarray], tuple[da.Array, np.ndarray]]
 """One iteration of a textbook form: from V, W, H to W, H."""

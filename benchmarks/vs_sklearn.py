@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.data import drawn_counts, indian_pines
 from benchmarks.duel import METHODS, Duel
 from benchmarks.runner import report, table
-from dasknmf.losses import NAMES
+from dasknmf.core.losses import NAMES
 
 _OFFSET = 0.1  # the Itakura-Saito divergence takes no zeros
 

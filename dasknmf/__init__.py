@@ -12,15 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dasknmf.estimator import NMF
-    from dasknmf.features.choice import highly_variable
-    from dasknmf.features.moments import Moments, moments
-    from dasknmf.functional import non_negative_factorization
-    from dasknmf.inputs.prepared import Prepared
-    from dasknmf.selection.agreement import Consensus
+    from dasknmf.data.prepared import Prepared
+    from dasknmf.estimator import NMF, non_negative_factorization
     from dasknmf.selection.consensus import consensus, open_consensus
+    from dasknmf.selection.features import Moments, highly_variable, moments
+    from dasknmf.selection.result import Consensus
     from dasknmf.selection.sweep import RankSweep, open_sweep, rank_sweep
-    from dasknmf.store.opened_run import open_run
+    from dasknmf.store.run import open_run
 
     __version__: str
 
@@ -41,17 +39,17 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Consensus": "dasknmf.selection.agreement",
-    "Moments": "dasknmf.features.moments",
+    "Consensus": "dasknmf.selection.result",
+    "Moments": "dasknmf.selection.features",
     "NMF": "dasknmf.estimator",
-    "Prepared": "dasknmf.inputs.prepared",
+    "Prepared": "dasknmf.data.prepared",
     "RankSweep": "dasknmf.selection.sweep",
     "consensus": "dasknmf.selection.consensus",
-    "highly_variable": "dasknmf.features.choice",
-    "moments": "dasknmf.features.moments",
-    "non_negative_factorization": "dasknmf.functional",
+    "highly_variable": "dasknmf.selection.features",
+    "moments": "dasknmf.selection.features",
+    "non_negative_factorization": "dasknmf.estimator",
     "open_consensus": "dasknmf.selection.consensus",
-    "open_run": "dasknmf.store.opened_run",
+    "open_run": "dasknmf.store.run",
     "open_sweep": "dasknmf.selection.sweep",
     "rank_sweep": "dasknmf.selection.sweep",
 }

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from dasknmf import inputs, validation
-from dasknmf.cards import FittedCard
-from dasknmf.fit import logged
-from dasknmf.fitted import parameters_of, take_fit, take_run
-from dasknmf.history import Callback
-from dasknmf.identity import with_stored_scale
-from dasknmf.losses import NAMES, Loss
-from dasknmf.model import SAMPLE_BYTES, Init
-from dasknmf.running import running
-from dasknmf.settling import Asked, entries_of, settled
-from dasknmf.solvers.penalty import Penalties
-from dasknmf.solvers.quadratic import SUM_WEIGHT
-from dasknmf.stage import check_stage
-from dasknmf.store.opened_run import Run
-from dasknmf.transform import Coder, by_rows
+from dasknmf import data
+from dasknmf.core.history import Callback
+from dasknmf.core.html_repr import FittedCard
+from dasknmf.core.losses import NAMES, Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers.coder import Coder
+from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.data.staging import check_stage
+from dasknmf.fitting import validation
+from dasknmf.fitting.fingerprint import with_stored_scale
+from dasknmf.fitting.loop import logged
+from dasknmf.fitting.model import SAMPLE_BYTES, Init
+from dasknmf.fitting.problem import Asked, entries_of, settled
+from dasknmf.fitting.results import parameters_of, take_fit, take_run
+from dasknmf.fitting.session import running
+from dasknmf.fitting.transform import by_rows
+from dasknmf.fitting.validation import check_factor
+from dasknmf.store.run import Run
 
 
 class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -419,8 +424,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_stage(stage, checkpoint)
         X = validation.validated(self, X, reset=True)
         X = with_stored_scale(X, None if overwrite else checkpoint)
-        self.preparation_ = inputs.steps_of(X)
-        chunked = inputs.is_chunked(X)
+        self.preparation_ = data.steps_of(X)
+        chunked = data.is_chunked(X)
         one = settled(self, X, asked, kept=chunked and checkpoint is None and wants_W)
         with running(one, checkpoint, stage, overwrite=overwrite) as work:
             one = work.settled
@@ -450,3 +455,53 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             weights=weights,
         )
         return by_rows(coder, X, method)
+
+
+def non_negative_factorization(
+    X: Any,
+    W: Any = None,
+    H: Any = None,
+    n_components: Any = "auto",
+    *,
+    update_H: bool = True,
+    **parameters: Any,
+) -> tuple[Any, np.ndarray, int]:
+    """Factorize X ≈ WH with one call; the function of the same name in scikit-learn.
+
+    Parameters
+    ----------
+    X : as for `NMF.fit_transform`
+    W, H : array, optional
+        The start for ``init="custom"``. With ``update_H=False``, H is kept and W is solved for; a
+        given W is ignored.
+    n_components : int, None or "auto"
+    update_H : bool
+        Whether H moves.
+    **parameters
+        Of `NMF`.
+
+    Returns
+    -------
+    W : ndarray or dask.array.Array of shape (n_samples, n_components)
+    H : ndarray of shape (n_components, n_features)
+    n_iter : int
+        Exact passes; 1 with ``update_H=False``, which solves W in one read.
+    """
+    model = NMF(n_components, **parameters)
+    if update_H:
+        W = model.fit_transform(X, W=W, H=H)
+        return W, model.components_, model.n_iter_
+    model._validate_params()
+    if W is not None:
+        warnings.warn(
+            "When update_H=False, the provided initial W is not used.", RuntimeWarning, stacklevel=2
+        )
+    if H is None:
+        raise ValueError("update_H=False keeps H, but H is None: give H.")
+    X = data.opened(X)
+    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
+    check_factor(H, (k, X.shape[1]), "NMF (input H)")
+    model.n_features_in_ = int(X.shape[1])
+    model.components_ = np.asarray(H)
+    model.n_components_ = len(H)
+    return model.transform(X), model.components_, 1

@@ -12,7 +12,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from dasknmf import NMF, open_run
-from dasknmf.demo import draw, stored_scene
+from dasknmf.cli.demo import draw, stored_scene
 
 
 def main(directory: Path) -> None:

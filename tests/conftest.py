@@ -11,9 +11,9 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
-from dasknmf import panels
-from dasknmf.inputs import stack as stacking
-from tests import slurm as slurms
+from dasknmf.core import panels
+from dasknmf.stacks import stack as stacking
+from tests.deploy import slurm as slurms
 
 settings.register_profile(
     "dasknmf",

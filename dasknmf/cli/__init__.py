@@ -5,9 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command that the arguments of this process name."""
-    from dasknmf.cli import early
+    from dasknmf.cli import signals_early
 
-    early.listen()
+    signals_early.listen()
 
     from dasknmf.cli.commands import main as command
 

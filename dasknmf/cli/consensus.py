@@ -8,10 +8,10 @@ import click
 
 import dasknmf
 from dasknmf import open_run
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.fitting import data_options, job, model_options, places_argument, run_options
-from dasknmf.cli.logs import resulted
+from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.job import data_options, job, model_options, places_argument, run_options
 from dasknmf.cli.options import with_options
+from dasknmf.cli.output import resulted
 from dasknmf.cli.summary import summary
 from dasknmf.cli.top import leading
 

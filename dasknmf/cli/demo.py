@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import zarr
 
 from dasknmf import NMF, open_run
-from dasknmf.cli.exits import friendly
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.cli.options import scheduler_options, with_options
 from dasknmf.cli.progress import progress
 from dasknmf.cli.scheduling import Where
 from dasknmf.cli.summary import summary
+from dasknmf.errors import SourceError
 
 
 @click.command()
@@ -21,7 +25,7 @@ from dasknmf.cli.summary import summary
 @friendly
 def demo(directory: Path, **options: Any) -> None:
     """Factorize a hyperspectral scene (Indian Pines) out of a Zarr store in DIRECTORY."""
-    from dasknmf.demo import draw, stored_scene
+    from dasknmf.cli.demo import draw, stored_scene
 
     source, shape = stored_scene(directory)
     run = directory / "run.zarr"
@@ -32,3 +36,62 @@ def demo(directory: Path, **options: Any) -> None:
     click.echo(summary(open_run(run)))
     click.echo(f"abundance maps: {picture}")
     click.echo(f"the scene: {source}   the run: {run}   more: dasknmf info {run}")
+
+
+def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
+    """Write Indian Pines (145 x 145 pixels, 200 bands) as V, pixels by bands.
+
+    Returns
+    -------
+    path : Path
+        Of the Zarr array.
+    shape : tuple of int
+        Rows and columns of the scene.
+
+    Raises
+    ------
+    SourceError
+        If the package that ships the scene is not installed.
+    """
+    try:
+        file = files("tensorly.datasets") / "data" / "Indian_pines_corrected.npy"
+        scene = np.load(str(file))
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise SourceError(
+            f"the scene is not here ({error}); the demo takes it from the package tensorly: "
+            "pip install 'dasknmf[demo]'."
+        ) from error
+    rows, columns, bands = scene.shape
+    V = scene.reshape(rows * columns, bands)
+    path = directory / "indian_pines.zarr"
+    array = zarr.create_array(path, shape=V.shape, chunks=(columns * 8, bands), dtype=V.dtype, overwrite=True)
+    array[...] = V
+    return path, (rows, columns)
+
+
+def draw(run: Any, shape: tuple[int, int], path: Path) -> Path:
+    """Draw the run's abundance maps to a PNG, each from zero to its own maximum and above its spectrum.
+
+    The largest share of the signal comes first.
+    """
+    from matplotlib.figure import Figure
+
+    from dasknmf import plots
+
+    shares, H = run.shares, run.H
+    order = np.argsort(-shares)
+    labels = [f"component {component}   {shares[component]:.0%} of the signal" for component in order]
+    across = min(4, len(order))
+    down = -(-len(order) // across)
+    figure = Figure(figsize=(3.1 * across, 3.6 * down), layout="constrained")
+    grid = figure.subplots(2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down})
+    plots.abundances(run.W[:, order], shape, scale="own", labels=labels, ax=grid[::2])
+    peaks = H.max(axis=1, keepdims=True)
+    spectra = (H / np.where(peaks > 0, peaks, 1))[order]
+    for panel in plots.components(spectra, kind="spectra", labels=[""] * len(order), ax=grid[1::2]):
+        panel.set_yticks([])
+        panel.set_xlabel("band", fontsize=7)
+    for spare in (*grid[::2].ravel()[len(order) :], *grid[1::2].ravel()[len(order) :]):
+        spare.set_axis_off()
+    figure.savefig(path, dpi=110)
+    return path

@@ -9,18 +9,19 @@ import click
 import numpy as np
 
 from dasknmf import open_consensus, open_run
-from dasknmf.anndata_entries import Keys
-from dasknmf.anndata_parts import advising
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.logs import noted
+from dasknmf.cli import tables
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.cli.options import Name
+from dasknmf.cli.output import noted
+from dasknmf.data import hdf5
+from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
-from dasknmf.exports import anndata_hdf5, anndata_zarr, tables
-from dasknmf.exports.extras import needed
-from dasknmf.exports.factors import Exported, entries, factors_for
-from dasknmf.inputs import hdf5
-from dasknmf.inputs.anndata_store import open_anndata
-from dasknmf.inputs.raster import is_raster
+from dasknmf.io.optional import needed
+from dasknmf.singlecell import export_h5ad, export_zarr
+from dasknmf.singlecell.entries import Keys
+from dasknmf.singlecell.export import Exported, entries, factors_for
+from dasknmf.singlecell.genes_mask import advising
+from dasknmf.stacks.geotiff_in import is_raster
 
 _OF_STACKS = ("xarray", "geotiff")
 
@@ -96,7 +97,7 @@ def export(
         if names_from:
             raise click.UsageError("--names-from is for --to h5ad and csv: TARGET has names of its own.")
         there = open_anndata(target)
-        writer = anndata_hdf5 if hdf5.split(target) else anndata_zarr
+        writer = export_h5ad if hdf5.split(target) else export_zarr
         writer.write(target, factors_for(opened, there), keys, overwrite=overwrite)
         click.echo(f"{', '.join(entries(keys))}: {target}")
         return
@@ -115,14 +116,14 @@ def export(
     pd = needed("pandas")
     obs = pd.DataFrame(index=np.arange(n).astype(str)) if store is None else store.obs
     var = pd.DataFrame(index=genes) if store is None else store.var
-    anndata_hdf5.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)
+    export_h5ad.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)
     click.echo(f"{', '.join(entries(keys))}: {target}")
 
 
 def _export_cnmf(
     run: str, target: Path, name: str, counts: tuple[str, ...], layer: str | None, overwrite: bool
 ) -> None:
-    from dasknmf.exports import cnmf
+    from dasknmf.singlecell import export_cnmf
     from dasknmf.singlecell.tpm import InAllGenes, in_all_genes
 
     agreed, opened = open_consensus(run), open_run(run)
@@ -150,9 +151,11 @@ def _export_cnmf(
             return in_all_genes(matrix, columns, agreed.usages)
 
         names = {"cells": store.obs_names, "all_genes": store.var_names, "whole": whole}
-    ranks = cnmf.Ranks.of(opened)
+    ranks = export_cnmf.Ranks.of(opened)
     with advising():
-        written = cnmf.write(target, name, agreed, genes=genes, ranks=ranks, overwrite=overwrite, **names)
+        written = export_cnmf.write(
+            target, name, agreed, genes=genes, ranks=ranks, overwrite=overwrite, **names
+        )
     click.echo(f"{', '.join(written)}: {target / name}")
 
 
@@ -173,9 +176,9 @@ def _kind_of(run: Any, target: str, kind: str | None, to_xarray: bool) -> str:
 def _export_stack(run: Any, target: str, kind: str, overwrite: bool) -> None:
     path = new_path(target)
     if kind == "xarray":
-        from dasknmf.exports import stack_zarr
+        from dasknmf.stacks import export_zarr
 
-        stack_zarr.write_run(run, path, overwrite=overwrite)
+        export_zarr.write_run(run, path, overwrite=overwrite)
         click.echo(f"abundance, endmember, history: {path}   open it: xarray.open_zarr({str(path)!r})")
         return
     n_unobserved = run.n_unobserved_samples
@@ -184,9 +187,9 @@ def _export_stack(run: Any, target: str, kind: str, overwrite: bool) -> None:
 
 def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, overwrite: bool = False) -> None:
     """Write maps, and tell what of them needs telling; None: how many pixels have no W is not known."""
-    from dasknmf.exports import geotiff
+    from dasknmf.stacks import geotiff_out
 
-    written = geotiff.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
+    written = geotiff_out.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
     n_nan = written.n_nan
     if not written.has_crs:
         noted("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from dasknmf import NMF, open_run
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.fitting import (
+from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.job import (
     data_options,
     holdout_option,
     job,
@@ -17,8 +17,8 @@ from dasknmf.cli.fitting import (
     places_argument,
     run_options,
 )
-from dasknmf.cli.logs import resulted
 from dasknmf.cli.options import Count, with_options
+from dasknmf.cli.output import resulted
 from dasknmf.cli.summary import summary
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import click
 
 from dasknmf import open_run
-from dasknmf.about_many import is_unfinished, many_facts
-from dasknmf.cli.exits import friendly
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.cli.summary import summary
+from dasknmf.plots.report.facts_many import is_unfinished, many_facts
 
 
 @click.command()

@@ -14,7 +14,7 @@ import click
 import numpy as np
 from dask.utils import parse_bytes
 
-from dasknmf.losses import NAMES
+from dasknmf.core.losses import NAMES
 
 _MOST_TOML = 2**20
 """Bytes of a file of options: it has some dozens of lines."""

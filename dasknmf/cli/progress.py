@@ -11,8 +11,8 @@ from typing import Any
 import click
 from dask.utils import format_bytes
 
-from dasknmf.cli.logs import said, short_warnings
-from dasknmf.history import Record
+from dasknmf.cli.output import said, short_warnings
+from dasknmf.core.history import Record
 
 
 @contextmanager

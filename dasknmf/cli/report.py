@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from dasknmf.cli.exits import friendly
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.errors import SourceError
-from dasknmf.report import write
+from dasknmf.plots.report import write
 
 
 @click.command()

@@ -12,14 +12,14 @@ from typing import Any
 import click
 import dask
 
-from dasknmf.cli import tasks
-from dasknmf.cli.logs import JsonWorker, is_json, noted, silent_workers
-from dasknmf.cli.stopping import Stopped, asked, unheard
+from dasknmf.cli import mpi_tasks
+from dasknmf.cli.output import JsonWorker, is_json, noted, silent_workers
+from dasknmf.cli.signals import Stopped, asked, unheard
+from dasknmf.engine.scheduler import connected
 from dasknmf.errors import SchedulerError, UnavailableError, brief
-from dasknmf.schedulers import connected
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
-_TASKS = {"slurm": tasks.of_slurm, "mpi": tasks.of_mpi}
+_TASKS = {"slurm": mpi_tasks.of_slurm, "mpi": mpi_tasks.of_mpi}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Where:
             If this is no such task, and should be.
         """
         if self.scheduler in _TASKS:
-            tasks.serve(_TASKS[self.scheduler](), self.scheduler_file, self.wait, self._security())
+            mpi_tasks.serve(_TASKS[self.scheduler](), self.scheduler_file, self.wait, self._security())
 
     @contextmanager
     def computing(self) -> Iterator[Any]:
@@ -122,9 +122,9 @@ class Where:
         if self.scheduler in _TASKS:
             here = _TASKS[self.scheduler]()
             wanted = self.workers or here.workers
-            address = tasks.scheduler_of(here, self.scheduler_file, self.wait, security)
+            address = mpi_tasks.scheduler_of(here, self.scheduler_file, self.wait, security)
         elif self.scheduler_file is not None:
-            address = tasks.told(self.scheduler_file, self.wait)
+            address = mpi_tasks.told(self.scheduler_file, self.wait)
         elif "://" in self.scheduler:
             address = self.scheduler
         else:

@@ -9,13 +9,13 @@ import click
 import numpy as np
 
 from dasknmf import Prepared, highly_variable, moments
-from dasknmf.anndata_parts import Mask, mask_name, mask_of
-from dasknmf.cli.logs import noted
 from dasknmf.cli.options import TARGET_SUM, Target
+from dasknmf.cli.output import noted
+from dasknmf.data import opened
+from dasknmf.data.anndata_file import AnnDataStore, open_anndata
 from dasknmf.errors import SourceError
-from dasknmf.inputs import opened
-from dasknmf.inputs.anndata_store import AnnDataStore, open_anndata
 from dasknmf.singlecell import deviations
+from dasknmf.singlecell.genes_mask import Mask, mask_name, mask_of
 
 source_options = [
     click.option("--layer", metavar="NAME", help="Of an AnnData: factorize this layer, not X."),

@@ -10,11 +10,11 @@ from typing import Any
 import click
 import numpy as np
 
-from dasknmf.cli.logs import noted
+from dasknmf.cli.output import noted
 from dasknmf.errors import SourceError
-from dasknmf.inputs.raster import is_raster
-from dasknmf.inputs.stack import Stack, open_stack
-from dasknmf.inputs.stack_encoding import entries_of
+from dasknmf.stacks.encoding import entries_of
+from dasknmf.stacks.geotiff_in import is_raster
+from dasknmf.stacks.stack import Stack, open_stack
 
 
 class Dims(click.ParamType):

@@ -6,7 +6,7 @@ from typing import Any
 
 from dask.utils import format_bytes
 
-from dasknmf.about import (
+from dasknmf.plots.report.facts import (
     last_with_loss,
     layout_facts,
     loss_named,
@@ -15,7 +15,7 @@ from dasknmf.about import (
     status_of,
     warnings_of,
 )
-from dasknmf.about_many import (
+from dasknmf.plots.report.facts_many import (
     Table,
     components_told,
     consensus_facts,

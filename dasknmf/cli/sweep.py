@@ -7,8 +7,8 @@ from typing import Any, get_args
 import click
 
 from dasknmf import open_run, rank_sweep
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.fitting import (
+from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.job import (
     data_options,
     holdout_option,
     job,
@@ -17,12 +17,12 @@ from dasknmf.cli.fitting import (
     places_argument,
     run_options,
 )
-from dasknmf.cli.logs import resulted
 from dasknmf.cli.options import Ranks, with_options
+from dasknmf.cli.output import resulted
 from dasknmf.cli.summary import summary
-from dasknmf.selection.choosing import RULES
+from dasknmf.core.solvers.resampled import EPSILON, Kind
+from dasknmf.selection.rules import RULES
 from dasknmf.selection.sweep import Method
-from dasknmf.solvers.perturbed import EPSILON, Kind
 
 
 @click.command()

@@ -12,9 +12,9 @@ from typing import Any
 import click
 
 from dasknmf import open_run
-from dasknmf.anndata_entries import component_names
-from dasknmf.cli.exits import friendly
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.singlecell import leading_genes
+from dasknmf.singlecell.entries import component_names
 
 _WIDTHS = (60, 100)
 """Of the table: the terminal's, between these."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
+import dask.array as da
+import zarr
 
 from dasknmf import NMF, Prepared, open_run
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.logs import short_warnings
+from dasknmf.cli.exit_codes import friendly
 from dasknmf.cli.options import scheduler_options, with_options
-from dasknmf.cli.scenes import write_maps
+from dasknmf.cli.output import short_warnings
 from dasknmf.cli.scheduling import Where
 from dasknmf.cli.sources import anndata_at
 from dasknmf.cli.stacks import missing_of_matrix, missing_option, selecting_options
-from dasknmf.inputs import opened
-from dasknmf.outputs import write_rows
+from dasknmf.cli.transform_stack import write_maps
+from dasknmf.data import opened
+from dasknmf.errors import RunError
 from dasknmf.singlecell import steps_to_repeat, usage
 
 
@@ -71,3 +74,24 @@ def _coded(model: NMF, source: str, layer: str | None) -> Any:
     X = opened(source) if store is None else store.matrix(layer)
     steps = steps_to_repeat(model)
     return model.transform(Prepared(X, **steps) if steps else X)
+
+
+def write_rows(W: da.Array, path: Path) -> None:
+    """Write W as a new Zarr array, one task per chunk; a write that fails leaves nothing behind.
+
+    Raises
+    ------
+    RunError
+        If something is there already.
+    """
+    if path.exists():
+        raise RunError(f"{str(path)!r} exists; W is only written to a new place: choose another.")
+    rows = max(W.chunks[0])
+    aligned = W.rechunk((rows, -1))
+    try:
+        # Chunks of the array and of the tasks are the same, so no two tasks write one chunk.
+        array = zarr.create_array(path, shape=W.shape, chunks=(rows, W.shape[1]), dtype=W.dtype)
+        da.store(aligned, array, lock=False)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise

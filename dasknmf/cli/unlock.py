@@ -7,8 +7,8 @@ from contextlib import suppress
 import click
 
 from dasknmf import open_run
-from dasknmf.cli.exits import friendly
-from dasknmf.cli.logs import noted
+from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.output import noted
 from dasknmf.store import keys
 from dasknmf.store.lock import broken, writer
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import images_of, titles_of
+from dasknmf.plots.sources import images_of, titles_of
 
 
 def abundances(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import abscissa_of, check_image, factor_of, names_of, titles_of
+from dasknmf.plots.sources import abscissa_of, check_image, factor_of, names_of, titles_of
 
 _KINDS = ("bars", "spectra", "images")
 _NAMED = 16

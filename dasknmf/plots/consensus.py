@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import found_of
+from dasknmf.plots.sources import found_of
 
 _NAMED = 24
 """Clusters that are numbered beside the strip."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dasknmf.history import Record
+from dasknmf.core.history import Record
 from dasknmf.plots import style
-from dasknmf.plots.given import records_of
+from dasknmf.plots.sources import records_of
 
 _WIDE = 5.0
 """The largest over the smallest loss, above which a scale is logarithmic."""

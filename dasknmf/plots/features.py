@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import factor_of, names_of, titles_of
+from dasknmf.plots.sources import factor_of, names_of, titles_of
 
 
 def top_features(

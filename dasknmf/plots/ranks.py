@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import found_of
+from dasknmf.plots.sources import found_of
 
 _STEEP = 30.0
 """Losses over hidden entries that differ by more than so many times stand on a logarithmic axis."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.given import check_image, factor_of
+from dasknmf.plots.sources import check_image, factor_of
 
 
 def reconstruction(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.history import Callback
-from dasknmf.selection import programs
-from dasknmf.selection.agreement import Ask, Consensus, agreed
-from dasknmf.selection.asking import checked, seeded
-from dasknmf.selection.many import Factorization, Study, ended, studying
+from dasknmf.core.history import Callback
+from dasknmf.selection import clusters
+from dasknmf.selection.parameters import checked, seeded
+from dasknmf.selection.result import Ask, Consensus, agreed
+from dasknmf.selection.study import Factorization, Study, ended, studying
 
 _NUMBERS = (
     "n_components",
@@ -193,13 +193,13 @@ def concluded(
     **asked
         `density_threshold` and `local_neighborhood_size`.
     """
-    stack = programs.stacked([each.components for each in factorizations])
+    stack = clusters.stacked([each.components for each in factorizations])
     _tell_dead(stack)
     n_reads = study.many.n_reads + 1  # that of the conclusion
     found = agreed(
         _ask_of(study, nmf),
         stack,
-        programs.local_density(stack, n_neighbors),
+        clusters.local_density(stack, n_neighbors),
         n_init=len(factorizations),
         feature_names=study.work.settled.features.names,
         n_reads=n_reads,

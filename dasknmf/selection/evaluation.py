@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.layout import InOrder, Places
-from dasknmf.passes import Drawn, Outcome, Rows, State, Tally, Visitor
-from dasknmf.solvers.packed import lines_bytes
-from dasknmf.starts import survey
-from dasknmf.starts.sample import drawn_from
-from dasknmf.transform import Coder
+from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.phase import Drawn, Outcome, Rows, State, Tally, Visitor
+from dasknmf.core.solvers.coder import Coder
+from dasknmf.core.solvers.packed_grams import lines_bytes
+from dasknmf.core.starts import survey
+from dasknmf.core.starts.sample import drawn_from
 
 DRAWN_ROWS = 4096
 """Most rows of W that are drawn for each."""

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import silhouette_samples
 
+from dasknmf.core.history import Callback
 from dasknmf.errors import DataError
-from dasknmf.history import Callback
-from dasknmf.selection import programs
-from dasknmf.selection.agreement import Consensus
-from dasknmf.selection.asking import checked, seeded
-from dasknmf.selection.choosing import choose, default_rule
+from dasknmf.selection import clusters
 from dasknmf.selection.consensus import concluded, standing
-from dasknmf.selection.many import Factorization, Study, studying
+from dasknmf.selection.parameters import checked, seeded
+from dasknmf.selection.result import Consensus
+from dasknmf.selection.rules import choose, default_rule
 from dasknmf.selection.stability import instability
+from dasknmf.selection.study import Factorization, Study, studying
 from dasknmf.selection.sweep import RankSweep
-from dasknmf.store.findings import COLUMNS
+from dasknmf.store.selection import COLUMNS
 
 _RULES = ("silhouette", "stability")
 """Those that look at what a consensus tells of each rank."""
@@ -53,7 +53,7 @@ def k_selection(
     n_init, density_threshold, local_neighborhood_size
         As for `consensus`.
     rule : {"silhouette", "stability"}, optional
-        How the rank is chosen; see `dasknmf.selection.choosing.choose`.
+        How the rank is chosen; see `dasknmf.selection.rules.choose`.
     checkpoint, overwrite, stage, callbacks
         As for `NMF.fit`. `open_sweep` and `open_consensus` both open what is at the checkpoint.
     **nmf
@@ -165,10 +165,10 @@ def _columns(study: Study, ranks: Sequence[int], n_init: int) -> dict[str, np.nd
 
 def _unfiltered(found: Sequence[Factorization], rank: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Medians of the clusters of all spectra, and the silhouettes of each cluster: none for one cluster."""
-    stack = programs.stacked([each.components for each in found])
+    stack = clusters.stacked([each.components for each in found])
     alive = np.where(stack.any(axis=1), 0.0, np.inf)
-    labels = programs.clustered(stack, alive, programs.NO_FILTER, rank)
-    spectra = programs.medians(stack, labels, rank)
+    labels = clusters.clustered(stack, alive, clusters.NO_FILTER, rank)
+    spectra = clusters.medians(stack, labels, rank)
     kept = labels >= 0
     if not 1 < rank < kept.sum():
         return spectra, []

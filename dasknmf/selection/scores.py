@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.blocks.base import Tile
-from dasknmf.features.moments import Moments
-from dasknmf.features.phase import MomentsPhase
-from dasknmf.inputs.prepared import Prepared
-from dasknmf.passes import Around, Outcome, Rows, State, Tally
-from dasknmf.selection.reads import checked_usages, read
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.starts.feature_moments import MomentsPhase
+from dasknmf.data.prepared import Prepared
+from dasknmf.selection.features import Moments
+from dasknmf.selection.single_read import checked_usages, read
 
 _STEADY = 1e-12
 """A standard deviation below this share of the mean is rounding."""

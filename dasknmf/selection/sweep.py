@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dasknmf.cards import card, progress_facts
-from dasknmf.history import Callback, History
-from dasknmf.plots.ranks import ranks as draw_ranks
-from dasknmf.selection.choosing import check_rule, choose, default_rule, explained
-from dasknmf.selection.many import Evaluated, Factorization, Study, ended, found_in, studying
+from dasknmf.core.history import Callback, History
+from dasknmf.core.html_repr import card, progress_facts
+from dasknmf.core.solvers.resampled import EPSILON, Kind, Perturbation
+from dasknmf.fitting.problem import spawned
 from dasknmf.selection.matching import centroids, matched
+from dasknmf.selection.rules import check_rule, choose, default_rule, explained
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
-from dasknmf.settling import spawned
-from dasknmf.solvers.perturbed import EPSILON, Kind, Perturbation
-from dasknmf.store.findings import COLUMNS
+from dasknmf.selection.study import Evaluated, Factorization, Study, ended, found_in, studying
+from dasknmf.store.selection import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +87,7 @@ class RankSweep:
         return card("RankSweep", facts, self.history)
 
     def choose(self, rule: str | None = None) -> int:
-        """The number of components that another rule chooses; see `dasknmf.selection.choosing.choose`.
+        """The number of components that another rule chooses; see `dasknmf.selection.rules.choose`.
 
         Parameters
         ----------
@@ -113,7 +112,10 @@ class RankSweep:
 
     def plot(self, **parameters: Any) -> Any:
         """Stability and error over the number of components; see `dasknmf.plots.ranks`."""
-        return draw_ranks(self, **parameters)
+        # Pictures stand above what they draw, and matplotlib is an extra.
+        from dasknmf.plots.ranks import ranks
+
+        return ranks(self, **parameters)
 
 
 def rank_sweep(
@@ -160,7 +162,7 @@ def rank_sweep(
     epsilon : float, default=0.015
         Of ``"uniform"``.
     rule : {"holdout", "silhouette", "stability", "cophenetic", "dispersion"}, optional
-        How `best` is chosen; see `dasknmf.selection.choosing.choose`. By default ``"holdout"`` where
+        How `best` is chosen; see `dasknmf.selection.rules.choose`. By default ``"holdout"`` where
         entries are hidden, else ``"silhouette"``.
     checkpoint : path, URL or Zarr store, optional
         Where every pass is committed; the same call goes on from there. `open_run` gives W and H of the

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dasknmf import Consensus, Prepared, RankSweep, consensus, highly_variable, moments
-from dasknmf.anndata_entries import Keys, lifted, plain
-from dasknmf.anndata_parts import Mask, advising, mask_name, mask_of
-from dasknmf.inputs.anndata_store import matrix_of
-from dasknmf.selection.asking import checked, seeded
+from dasknmf.data.anndata_file import matrix_of
 from dasknmf.selection.k_selection import k_selection
-from dasknmf.selection.refits import normalised
-from dasknmf.singlecell.factorizing import deviations
-from dasknmf.singlecell.target import in_memory, target_of, tell_empty
+from dasknmf.selection.parameters import checked, seeded
+from dasknmf.selection.refit import normalised
+from dasknmf.singlecell.entries import Keys, lifted, plain
+from dasknmf.singlecell.genes_mask import Mask, advising, mask_name, mask_of
+from dasknmf.singlecell.nmf import deviations
+from dasknmf.singlecell.output import in_memory, target_of, tell_empty
 from dasknmf.singlecell.tpm import in_all_genes, tpm_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def consensus_nmf(
     n_init, density_threshold, local_neighborhood_size
         As for `dasknmf.consensus`.
     rule : {"silhouette", "stability"}, optional
-        How one of several `n_components` is chosen; see `dasknmf.selection.choosing.choose`.
+        How one of several `n_components` is chosen; see `dasknmf.selection.rules.choose`.
     random_state : int or RandomState, default=0
     key_added : str, optional
         One name for all entries, instead of ``X_cnmf``, ``cNMF`` and ``cnmf``.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dasknmf import NMF
-from dasknmf.anndata_entries import Keys, component_names
-from dasknmf.store.opened_run import Run
+from dasknmf.singlecell.entries import Keys, component_names
+from dasknmf.store.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd

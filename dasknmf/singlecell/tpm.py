@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf import Prepared
-from dasknmf.selection.refits import normalised, spectra_of, usages_of
+from dasknmf.selection.refit import normalised, spectra_of, usages_of
 from dasknmf.selection.scores import scored
 
 MILLION = 1e6

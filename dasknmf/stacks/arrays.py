@@ -13,7 +13,7 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import GraphNode, Task, TaskRef
 
-from dasknmf.layout import Coordinate, Layout
+from dasknmf.core.image_grid import Coordinate, Layout
 
 COMPONENT = "component"
 _OF_VALUES = frozenset({"units", "long_name", "standard_name", "valid_range", "valid_min", "valid_max"})

@@ -13,16 +13,16 @@ import xarray as xr
 from sklearn.exceptions import NotFittedError
 
 from dasknmf import NMF, open_run
-from dasknmf.cards import card_of_model
+from dasknmf.core.html_repr import card_of_model
+from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
-from dasknmf.inputs.codecs import refuse_pickles
-from dasknmf.inputs.stack import Stack, open_stack
-from dasknmf.inputs.zarr_array import open_node
-from dasknmf.layout import Layout
-from dasknmf.placing import placed
-from dasknmf.stacks import arrays, files
-from dasknmf.stacks.ordering import known_rows, ordered
-from dasknmf.store.opened_run import Run
+from dasknmf.io.atomic import placed
+from dasknmf.io.codecs import refuse_pickles
+from dasknmf.io.metered import open_node
+from dasknmf.stacks import arrays, dataset
+from dasknmf.stacks.reorder import known_rows, ordered
+from dasknmf.stacks.stack import Stack, open_stack
+from dasknmf.store.run import Run
 
 _OWN = ("negatives", "missing_values")
 
@@ -252,7 +252,7 @@ class StackNMF:
             coordinates of the stack; parameters as JSON in the attrs.
         """
         layout = self._fitted()
-        return files.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
+        return dataset.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
 
     def save(self, path: Any, *, overwrite: bool = False) -> None:
         """Write `to_dataset` to a Zarr store, for `load`.
@@ -277,7 +277,7 @@ class StackNMF:
             warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             if overwrite and isinstance(place, str) and "://" not in place:
-                place = stack.enter_context(placed(Path(place), files.is_model))
+                place = stack.enter_context(placed(Path(place), dataset.is_model))
             elif overwrite and self._reads(place):
                 raise ValueError(
                     f"{str(path)!r} is where the abundance of this model is read from, and would be cleared "
@@ -297,7 +297,7 @@ class StackNMF:
         place = _place(path)
         refuse_pickles(open_node(place))
         found = xr.open_zarr(place, consolidated=False, decode_timedelta=False)
-        parameters, facts, layout, history = files.parts_of(found, str(path))
+        parameters, facts, layout, history = dataset.parts_of(found, str(path))
         model = cls(**parameters)
         H = found["endmember"].to_numpy().reshape(found.sizes[arrays.COMPONENT], layout.n_features)
         fitted = NMF(**model._parameters)

@@ -15,8 +15,7 @@ import numpy as np
 
 from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys
-from dasknmf.store.records import document, encoded
-from dasknmf.store.schema import (
+from dasknmf.store.json_checks import (
     boolean,
     either,
     fields,
@@ -28,6 +27,7 @@ from dasknmf.store.schema import (
     row,
     size_of,
 )
+from dasknmf.store.records import document, encoded
 
 Shape = tuple[int, ...]
 

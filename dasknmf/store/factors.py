@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
+from dasknmf.core.phase import Rows, State
 from dasknmf.errors import RunDamagedError
-from dasknmf.passes import Rows, State
 
 
 @dataclass(frozen=True)

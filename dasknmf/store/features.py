@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.feature_names import renamed
+from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunDamagedError, RunMismatchError
-from dasknmf.inputs.names import renamed
-from dasknmf.layout import Layout
-from dasknmf.store import arrays, forms, keys, records
-from dasknmf.store.position import format_of
+from dasknmf.store import arrays, keys, records, schema
+from dasknmf.store.progress import format_of
 
 log = logging.getLogger("dasknmf")
 
@@ -76,7 +76,7 @@ def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     known = identity.get("feature_names")
     if known is None:
         return None
-    found = records.read(store, PATH, forms.FEATURES)
+    found = records.read(store, PATH, schema.FEATURES)
     if found is None:
         raise RunDamagedError(
             f"the record {PATH!r} of the run at {str(store)!r} is missing; it holds the names of the "
@@ -135,7 +135,7 @@ def stored_scale(target: Any) -> np.ndarray | None:
     """
     try:
         store = keys.opened(target, read_only=True)
-        about = records.read(store, "run", forms.RUN) if format_of(store) is not None else None
+        about = records.read(store, "run", schema.RUN) if format_of(store) is not None else None
     except (OSError, ValueError, TypeError):  # said in full where the run is opened to be written
         return None
     scale: np.ndarray | None = read_preparation(store, about["identity"]).get("scale") if about else None

@@ -17,10 +17,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-from dasknmf.credentials import refuse_credentials
 from dasknmf.errors import RunAccessError, RunError, brief
-from dasknmf.patience import patiently
-from dasknmf.storage_errors import of_storage
+from dasknmf.io.credentials import refuse_credentials
+from dasknmf.io.retry import of_storage, patiently
 from dasknmf.store import files
 
 T = TypeVar("T")

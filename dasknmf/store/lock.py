@@ -23,9 +23,9 @@ from typing import Any
 from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
-from dasknmf.owners import Owner
-from dasknmf.patience import hurried
-from dasknmf.store import forms, keys
+from dasknmf.io.process_owner import Owner
+from dasknmf.io.retry import hurried
+from dasknmf.store import keys, schema
 from dasknmf.store.records import parsed
 
 log = logging.getLogger("dasknmf")
@@ -166,7 +166,7 @@ def _glanced(store: Any) -> dict[str, Any]:
     nobody: dict[str, Any] = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
     try:
         holder = parsed(keys.glance(store, _KEY, _MOST) or b"{}")
-        forms.LOCK(holder)
+        schema.LOCK(holder)
     except ValueError:
         return nobody  # half of a lock, or what is none, holds nothing
     return nobody | holder

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.history import History, Record
+from dasknmf.core.history import History, Record
 from dasknmf.store.factors import Generation, MemoryFactors
-from dasknmf.store.position import Position
+from dasknmf.store.progress import Position
 
 
 class MemoryRun:

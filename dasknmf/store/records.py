@@ -13,7 +13,7 @@ from typing import Any
 
 from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys
-from dasknmf.store.schema import Check, fields, integer
+from dasknmf.store.json_checks import Check, fields, integer
 
 MOST_DOCUMENT = 2**26
 """Bytes. The largest that are written are names of features, at most 16 MiB of them before they are indented;
@@ -124,3 +124,27 @@ def _checksum(content: Any) -> int:
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
     except RecursionError as error:
         raise ValueError("it is too deep to be read") from error
+
+
+class Told(dict[str, Any]):
+    """Values by name; one that is missing, and was asked for, is damage.
+
+    Parameters
+    ----------
+    what : str
+        Where they come from, for messages.
+    values : dict, optional
+    """
+
+    def __init__(self, what: str, values: dict[str, Any] | None = None) -> None:
+        super().__init__(values or {})
+        self._what = what
+
+    def __missing__(self, name: str) -> Any:
+        raise RunDamagedError(
+            f"{self._what} has no {name!r}; it must be as it was written: restore the store from a copy, or "
+            "start over with overwrite=True."
+        )
+
+    def __reduce__(self) -> Any:
+        return Told, (self._what, dict(self))

@@ -1,229 +1,364 @@
-"""What records may hold: checked once, where they are read, so that nobody behind has to doubt them.
-
-A run store may come from a stranger. A check takes a JSON value and raises `Unlike`, which says where in the
-record what stands that this package does not write.
-"""
+"""The form of every record of a run: what its fields are, and how they go together."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from dasknmf.store.json_checks import (
+    ANY_DTYPE,
+    ARRAY,
+    COORDINATE,
+    MOST_COMPONENTS,
+    MOST_MODELS,
+    MOST_PANELS,
+    NUMERIC,
+    PASS,
+    SHAPE,
+    TOKEN,
+    Check,
+    Unlike,
+    boolean,
+    count,
+    either,
+    fields,
+    integer,
+    items,
+    like,
+    mapping,
+    nothing,
+    number,
+    one_of,
+    or_none,
+    plain,
+    row,
+    size_of,
+    text,
+)
 
-Check = Callable[[Any], None]
+FORMAT = 3
+"""Of runs; of another one only the number is looked at, which tells what reads it."""
 
-MOST_MODELS = 2**16
-"""Of one run: a sweep has hundreds, and each costs a state in memory."""
-MOST_PANELS = 2**20
-"""Of one run: at 128 MiB of V and more in each, 128 TiB of it."""
-MOST_COMPONENTS = 2**20
-MOST_LENGTH = 2**48
-"""Of an axis, and of counts: sums and products with the size of an entry stay in 64 bits."""
-_MOST_TEXT = 2**16
-_DEEPEST = 24
-"""Of values that are passed on unread; the options of a preparation before a preparation nest twice each."""
-
-TOKEN = re.compile(r"[0-9a-zA-Z_]{1,64}")
-"""What tells the client that wrote something."""
-PASS = re.compile(r"[0-9]{1,12}-[0-9a-zA-Z_]{1,64}(-[0-9]{1,6})?")
-"""Names of generations, states and records of the history: ``<pass>-<epoch>``, and which part of a pass."""
-ARRAY = re.compile(r"[0-9a-zA-Z_]{1,64}(-[0-9a-f]{1,32})?")
-"""Names of arrays below a record: no separators and no dots, so that they lie where they are looked for."""
-NUMERIC = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-COORDINATE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[mM]8(\[[0-9]{0,9}[a-zA-Zμ]{1,2}\])?|U[0-9]{1,6})")
-ANY_DTYPE = re.compile(r"[<>|=]?[a-zA-Z][0-9]{0,6}|bool|u?int[0-9]{1,2}|float[0-9]{1,2}")
+_BYTES = integer(0, 2**62)
+_MODEL = integer(0, MOST_MODELS)
+_COMPONENTS = integer(0, MOST_COMPONENTS)
+_LENGTH = integer(1)
+_ENDING = one_of(None, "converged", "max_iter")
+_pass = like(PASS, "a name such as '9-3f2a', without separators")
+_array = like(ARRAY, "a name of letters and digits, without separators")
+_token = like(TOKEN, "letters and digits, without separators")
 
 
-class Unlike(ValueError):
-    """A value is not what stands there in a record of this package."""
-
-    def __init__(self, rule: str, value: Any, place: str = "") -> None:
-        super().__init__(rule, value, place)
-        self.rule, self.value, self.place = rule, value, place
-
-    def __str__(self) -> str:
-        shown = repr(self.value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return f"{self.place.lstrip('.') or 'it'} is {shown} and must be {self.rule}"
-
-    def inside(self, place: str) -> Unlike:
-        return Unlike(self.rule, self.value, place + self.place)
-
-
-def integer(least: int = 0, most: int = MOST_LENGTH) -> Check:
+def _both(first: Check, second: Check) -> Check:
     def check(value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise Unlike(f"an integer from {least} to {most}", value)
+        first(value)
+        second(value)
 
     return check
 
 
-def number(value: Any) -> None:
-    """Any float, infinite and NaN too, and integers of 64 bits."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or (isinstance(value, int) and abs(value) >= 2**64):
-        raise Unlike("a number", value)
+_DIMS = mapping(text, _LENGTH, most=8)
+_IDENTITY = fields(
+    {
+        "shape": row(_LENGTH, _LENGTH),
+        "dtype": one_of("<f4", "<f8", ">f4", ">f8"),
+        "transposed": boolean,
+        "seed": integer(-(2**63), 2**64),
+        "model": fields(
+            {
+                "n_components": integer(1, MOST_COMPONENTS),
+                "init": text,
+                "solver": text,
+                "beta_loss": number,
+            },
+            {"random_state": or_none(number), "n_init": integer(1, MOST_MODELS), "max_iter": integer()},
+            plain,
+        ),
+    },
+    {
+        "feature_names": or_none(text),
+        "preparation": or_none(
+            fields(
+                {"scale": or_none(text)},
+                {"target_sum": or_none(number), "log1p": boolean, "columns": plain},
+                plain,
+            )
+        ),
+        "layout": or_none(fields({"samples": _DIMS, "features": _DIMS})),
+        "entries": fields(
+            {},
+            {
+                "nodata": either(text, number),
+                "scale": either(text, number),
+                "offset": either(text, number),
+                "holdout": number,
+            },
+            plain,
+        ),
+        "feature_weight": text,
+        "sample_weight": text,
+        "weights": text,
+        "many": fields(
+            {"ranks": items(integer(1, MOST_COMPONENTS), MOST_MODELS, 1), "n_init": integer(1, MOST_MODELS)},
+            {"method": one_of("restarts", "nmfk", "consensus"), "consensus": boolean},
+            plain,
+        ),
+    },
+    plain,
+)
 
 
-def count(value: Any) -> None:
-    """A whole number, which may be kept as a float."""
-    number(value)
-    if not 0 <= value <= MOST_LENGTH or value != int(value):
-        raise Unlike("a whole number", value)
+def models_of(identity: dict[str, Any]) -> int:
+    """How many models a run has, those that were given up among them."""
+    many = identity.get("many")
+    if many is None:
+        return int(identity["model"].get("n_init", 1))
+    return len(many["ranks"]) * int(many["n_init"])
 
 
-def nothing(value: Any) -> None:
-    """Of fields that nobody knows: there are none."""
-    raise Unlike("left out", value)
+def _no_bomb(record: Any) -> None:
+    if (count := models_of(record["identity"])) > MOST_MODELS:
+        raise Unlike(f"at most {MOST_MODELS} models", count, "identity")
 
 
-def boolean(value: Any) -> None:
-    if not isinstance(value, bool):
-        raise Unlike("true or false", value)
+RUN = _both(
+    fields(
+        {
+            "identity": _IDENTITY,
+            "budget": fields({"max_iter": integer(), "tol": number}, None, plain),
+            "environment": mapping(text, text),
+        }
+    ),
+    _no_bomb,
+)
+
+_GENERATION = fields({"name": _pass, "widths": items(row(_MODEL, text, _COMPONENTS), 4 * MOST_MODELS)})
+_ANSWER = fields({"state": _pass, "strand": _MODEL, "rows": or_none(_GENERATION)})
+_MEMBER = fields(
+    {
+        "model": _MODEL,
+        "standing": items(_MODEL, MOST_MODELS, 1),
+        "leader": _MODEL,
+        "iteration": integer(),
+        "outcome": _ENDING,
+        "answer": or_none(_ANSWER),
+        "objective": or_none(number),
+    },
+    None,
+    nothing,
+)
 
 
-def text(value: Any) -> None:
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise Unlike(f"text of at most {_MOST_TEXT} characters", value)
+def _commit(record: Any) -> None:
+    models = [member["model"] for member in record["members"]]
+    if models != sorted(set(models)):
+        raise Unlike("a list of models, each once, in the order of their numbers", models, "members")
+    segments = [first for first, _ in record["segments"]]
+    if segments != sorted(set(segments)) or (segments[:1] != [0] if record["passes"] else bool(segments)):
+        raise Unlike("segments that begin with pass 0 and follow each other", segments, "segments")
+    if bool(record["state"]) != bool(record["passes"]):
+        raise Unlike("the name of a pass once there are any", record["state"], "state")
+    ended = [member for member in record["members"] if member["outcome"] is not None]
+    if record["outcome"] is not None and len(ended) < len(models):
+        raise Unlike("None while models go on", record["outcome"], "outcome")
+    if record["iteration"] > record["passes"] or record["start"] > record["passes"]:
+        raise Unlike("at most the number of passes", [record["start"], record["iteration"]], "iteration")
 
 
-def like(pattern: re.Pattern[str], what: str) -> Check:
-    def check(value: Any) -> None:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise Unlike(what, value)
-
-    return check
-
-
-def one_of(*values: Any) -> Check:
-    def check(value: Any) -> None:
-        if not any(type(value) is type(each) and value == each for each in values):
-            raise Unlike(f"one of {list(values)}", value)
-
-    return check
-
-
-def either(*checks: Check) -> Check:
-    """Any of these; what is wrong is told by the last."""
-
-    def check(value: Any) -> None:
-        for each in checks[:-1]:
-            try:
-                each(value)
-            except Unlike:
-                continue
-            return
-        checks[-1](value)
-
-    return check
+_COMMIT = _both(
+    fields(
+        {
+            "format": integer(),
+            "epoch": _token,
+            "segments": items(row(integer(), _token), 2**20),
+            "has_sums": boolean,
+            "passes": integer(0, 2**40),
+            "start": integer(0, 2**10),
+            "iteration": integer(0, 2**40),
+            "state": either(one_of(""), _pass),
+            "rows": items(_GENERATION, MOST_MODELS),
+            "members": items(_MEMBER, MOST_MODELS, 1),
+            "outcome": _ENDING,
+            "conclusion": or_none(_ANSWER),
+        }
+    ),
+    _commit,
+)
 
 
-def or_none(check: Check) -> Check:
-    return lambda value: None if value is None else check(value)
+def COMMIT(record: Any) -> None:
+    """Of a run of this format."""
+    fields({"format": integer()})(record)
+    if record["format"] == FORMAT:
+        _COMMIT(record)
 
 
-def items(each: Check, most: int, least: int = 0) -> Check:
-    def check(value: Any) -> None:
-        if not isinstance(value, list) or not least <= len(value) <= most:
-            raise Unlike(f"a list of {least} to {most}", value)
-        for index, item in enumerate(value):
-            try:
-                each(item)
-            except Unlike as error:
-                raise error.inside(f"[{index}]") from None
-
-    return check
-
-
-def row(*checks: Check) -> Check:
-    """A list with one value for each check."""
-
-    def check(value: Any) -> None:
-        if not isinstance(value, list) or len(value) != len(checks):
-            raise Unlike(f"a list of {len(checks)}", value)
-        for index, (each, item) in enumerate(zip(checks, value, strict=True)):
-            try:
-                each(item)
-            except Unlike as error:
-                raise error.inside(f"[{index}]") from None
-
-    return check
+_LOSS_AT = one_of(None, "end", "entry", "solved")
+_MEASURES = fields({}, {"hidden": count, "holdout": number}, number)
+_ACHIEVED = {
+    "iteration": integer(),
+    "phase": text,
+    "loss": or_none(number),
+    "objective": or_none(number),
+    "loss_at": _LOSS_AT,
+    "measures": _MEASURES,
+}
 
 
-def mapping(names: Check, each: Check, most: int = MOST_MODELS) -> Check:
-    def check(value: Any) -> None:
-        if not isinstance(value, dict) or len(value) > most:
-            raise Unlike(f"an object of at most {most} entries", value)
-        for name, item in value.items():
-            try:
-                names(name)
-                each(item)
-            except Unlike as error:
-                raise error.inside(f".{name[:60]}") from None
-
-    return check
+def _told(record: Any) -> None:
+    if record["phase"] == "exact" and (record["loss"] is None or record["loss_at"] is None):
+        raise Unlike("known after an exact pass", record["loss"], "loss")
 
 
-def fields(
-    needed: Mapping[str, Check], optional: Mapping[str, Check] | None = None, others: Check | None = None
-) -> Check:
-    """An object; of fields that nobody knows, which later versions may write, `others` is asked."""
-    known = {**needed, **(optional or {})}
+HISTORY = _both(
+    fields(
+        {
+            **_ACHIEVED,
+            "change": or_none(number),
+            "seconds": number,
+            "bytes_read": _BYTES,
+            "bytes_written": _BYTES,
+            "reads": number,
+        },
+        {
+            "memory": or_none(_BYTES),
+            "models": items(
+                _both(fields({"model": _MODEL, **_ACHIEVED}, None, nothing), _told),
+                MOST_MODELS,
+            ),
+            "retries": integer(),
+        },
+    ),
+    _told,
+)
 
-    def check(value: Any) -> None:
-        if not isinstance(value, dict):
-            raise Unlike("an object", value)
-        for name in needed:
-            if name not in value:
-                raise Unlike(f"an object with {name!r}", sorted(value)[:8])
-        for name, item in value.items():
-            each = known.get(name, others)
-            if each is None:
-                continue
-            try:
-                each(item)
-            except Unlike as error:
-                raise error.inside(f".{name[:60]}") from None
+PLAN = fields(
+    {
+        "stored_dtype": like(ANY_DTYPE, "a dtype"),
+        "stored_bytes": _BYTES,
+        "sparse": boolean,
+        "panels": integer(0, MOST_PANELS),
+        "scheduler": text,
+        "processes": integer(),
+        "threads": integer(),
+        "memory_limit": _BYTES,
+        "memory_projected": _BYTES,
+    }
+)
 
-    return check
+FEATURES = fields({"names": or_none(items(text, 2**24))})
 
-
-def plain(value: Any, depth: int = _DEEPEST) -> None:
-    """Any JSON that is not deep, and whose numbers are numbers: passed on, shown, compared."""
-    if isinstance(value, (list, dict)):
-        if not depth:
-            raise Unlike(f"at most {_DEEPEST} lists and objects deep", "what it holds")
-        parts: Collection[Any] = value.values() if isinstance(value, dict) else value
-        for part in parts:
-            plain(part, depth - 1)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        number(value)
-
-
-def size_of(shape: Sequence[int]) -> int:
-    """Entries of an array, of any length."""
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def array_of(values: list[Any], dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """An array that stood in a record.
-
-    Raises
-    ------
-    Unlike
-        If the values do not fill it, or are not of that dtype.
-    """
-    if size_of(shape) != len(values):
-        raise Unlike(f"{size_of(shape)} values", len(values))
-    try:
-        return np.array(values, dtype).reshape(shape)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise Unlike(f"values of {dtype}", values) from error
+_ATTRS = mapping(text, plain)
+_MOST_TILES = 2**22
+"""Of a stack: the edges of all are in memory at once."""
 
 
-SHAPE = items(integer(), most=8)
+def _layout(record: Any) -> None:
+    layout = record["layout"]
+    for dims, lengths in (("sample_dims", "tiles"), ("feature_dims", "feature_shape")):
+        if len(layout[dims]) != len(layout[lengths]) or len(set(layout[dims])) != len(layout[dims]):
+            raise Unlike(f"one for each of {lengths}", layout[dims], f"layout.{dims}")
+    if size_of([len(each) for each in layout["tiles"]]) > _MOST_TILES:
+        raise Unlike(f"at most {_MOST_TILES} in all", "more", "layout.tiles")
+    long = dict(zip(layout["sample_dims"], map(sum, layout["tiles"]), strict=True))
+    long |= dict(zip(layout["feature_dims"], layout["feature_shape"], strict=True))
+    for name, coord in record["coords"].items():
+        known = [long.get(dim, length) for dim, length in zip(coord["dims"], coord["shape"], strict=False)]
+        if len(coord["dims"]) != len(coord["shape"]) or known != coord["shape"]:
+            raise Unlike(f"as long as its dims, {known}", coord["shape"], f"coords.{name}.shape")
+        if ("values" in coord) == ("array" in coord):
+            raise Unlike("one of values and array", sorted(coord), f"coords.{name}")
+        if "values" in coord and size_of(coord["shape"]) != len(coord["values"]):
+            raise Unlike(f"{size_of(coord['shape'])} values", len(coord["values"]), f"coords.{name}")
+
+
+LAYOUT = _both(
+    fields(
+        {
+            "layout": fields(
+                {
+                    "sample_dims": items(text, 8, 1),
+                    "tiles": items(items(_LENGTH, _MOST_TILES, 1), 8, 1),
+                    "feature_dims": items(text, 8),
+                    "feature_shape": items(_LENGTH, 8),
+                    "dims": items(text, 16),
+                    "name": or_none(text),
+                    "attrs": _ATTRS,
+                    "variables": or_none(mapping(text, _ATTRS)),
+                }
+            ),
+            "coords": mapping(
+                text,
+                fields(
+                    {
+                        "dims": items(text, 16),
+                        "shape": SHAPE,
+                        "dtype": like(COORDINATE, "a dtype of numbers, times or text"),
+                        "attrs": _ATTRS,
+                    },
+                    {
+                        "values": items(either(text, number), 2**24),
+                        "array": like(re.compile(r"layout/[0-9]{1,6}"), "layout/ and a number"),
+                    },
+                ),
+            ),
+        }
+    ),
+    _layout,
+)
+
+STATES = fields(
+    {
+        "models": items(
+            fields(
+                {
+                    "inline": mapping(
+                        text,
+                        fields(
+                            {
+                                "shape": SHAPE,
+                                "dtype": like(NUMERIC, "a dtype of numbers"),
+                                "values": items(either(boolean, number), 2**16),
+                            }
+                        ),
+                    ),
+                    "placed": mapping(text, fields({"shape": SHAPE, "array": _array, "at": integer()})),
+                }
+            ),
+            MOST_MODELS,
+        )
+    }
+)
+
+FINDINGS = fields(
+    {
+        "content": fields(
+            {},
+            {
+                "rule": one_of("holdout", "silhouette", "stability", "cophenetic", "dispersion"),
+                "best": integer(1, MOST_COMPONENTS),
+                "n_asked": integer(),
+                "n_components": integer(1, MOST_COMPONENTS),
+                "n_init": integer(1, MOST_MODELS),
+                "n_reads": number,
+                "silhouette": number,
+                "consensus loss": number,
+                "density_threshold": number,
+                "local_neighborhood_size": number,
+            },
+            plain,
+        ),
+        "arrays": mapping(_array, like(ANY_DTYPE, "a dtype")),
+        "passes": integer(),
+    }
+)
+
+LOCK = fields(
+    {
+        "token": like(re.compile(r"[0-9a-f]{1,64}"), "a token"),
+        "host": text,
+        "pid": integer(0, 2**31 - 1),
+        "started": number,
+        "time": number,
+    }
+)

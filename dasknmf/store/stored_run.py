@@ -31,6 +31,9 @@ from typing import Any
 import numpy as np
 from zarr.storage import LocalStore
 
+from dasknmf.core.history import History, Record, to_json
+from dasknmf.core.image_grid import Layout
+from dasknmf.core.panels import Grid
 from dasknmf.errors import (
     RunAccessError,
     RunDamagedError,
@@ -39,16 +42,12 @@ from dasknmf.errors import (
     RunMismatchError,
     UnavailableError,
 )
-from dasknmf.history import History, Record, to_json
-from dasknmf.layout import Layout
-from dasknmf.panels import Grid
-from dasknmf.patience import hurried
-from dasknmf.store import arrays, files, findings, forms, keys, layouts, records
+from dasknmf.io.retry import hurried
+from dasknmf.store import arrays, files, image_grid, keys, records, schema, selection
 from dasknmf.store import features as described
 from dasknmf.store.factors import Generation, pass_of
-from dasknmf.store.forms import FORMAT
 from dasknmf.store.lock import Lock
-from dasknmf.store.position import (
+from dasknmf.store.progress import (
     Position,
     columns_of,
     committed,
@@ -57,6 +56,7 @@ from dasknmf.store.position import (
     read_grid,
     write_sums,
 )
+from dasknmf.store.schema import FORMAT
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -129,9 +129,9 @@ class StoredRun:
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
             self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
-            about = None if overwrite else records.read(self.store, "run", forms.RUN)
+            about = None if overwrite else records.read(self.store, "run", schema.RUN)
             if about is None:
-                if not overwrite and records.read(self.store, "commit", forms.COMMIT) is not None:
+                if not overwrite and records.read(self.store, "commit", schema.COMMIT) is not None:
                     raise RunDamagedError(
                         f"the run at {str(self.store)!r} has commits but its record 'run' is missing; "
                         "without it nobody knows what was factorized: restore the store from a copy, or "
@@ -199,7 +199,7 @@ class StoredRun:
     def _look(self) -> None:
         """The same in one attempt, with the errors of the store."""
         raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
-        standing = None if raw is None else records.content(self.store, "commit", raw, forms.COMMIT)
+        standing = None if raw is None else records.content(self.store, "commit", raw, schema.COMMIT)
         # An attempt to commit that failed may have succeeded.
         ours = (self._standing, self.epoch)
         if (standing and standing["epoch"]) not in ours or not self._lock.seems_held():
@@ -220,17 +220,17 @@ class StoredRun:
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Keep what was found out about all the models: JSON values, and arrays by name."""
         self.check_owner()
-        findings.write(self.store, content, values, self.position.passes)
+        selection.write(self.store, content, values, self.position.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
         """What was kept, if the models have not moved since."""
-        return findings.read(self.store, self.position, self._identity)
+        return selection.read(self.store, self.position, self._identity)
 
     @property
     def concluded(self) -> bool:
         """Whether the conclusion of the run follows from what was kept last."""
-        return findings.concluded(self.store, self.position)
+        return selection.concluded(self.store, self.position)
 
     def forget(self, generations: Iterable[Generation]) -> None:
         """Delete rows that were written but not committed."""
@@ -275,7 +275,7 @@ class StoredRun:
 
     def _has_begun(self) -> bool:
         with suppress(RunDamagedError):
-            return records.read(self.store, "run", forms.RUN) is not None
+            return records.read(self.store, "run", schema.RUN) is not None
         return False
 
     def _begin(
@@ -292,7 +292,7 @@ class StoredRun:
             files.flush_names(place.parent)
         arrays.write(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
-        layouts.write(self.store, features.layout)
+        image_grid.write(self.store, features.layout)
         self._write_about(identity, budget)
 
     def _clear(self) -> None:
@@ -316,7 +316,7 @@ class StoredRun:
         _check_identity(about["identity"], identity, str(self.store))
         self._identity = about["identity"]
         _check_grid(read_grid(self.store, about["identity"]), grid, str(self.store))
-        layouts.check(self.store, about["identity"], layout)
+        image_grid.check(self.store, about["identity"], layout)
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))

@@ -20,10 +20,13 @@ import pytest
 import zarr
 from zarr.storage import LocalStore
 
-from dasknmf import open_run, panels, patience, schedulers
-from dasknmf.history import Record
-from dasknmf.schedulers import Scheduler
-from dasknmf.store import forms, keys, lock, records
+from dasknmf import open_run
+from dasknmf.core import panels
+from dasknmf.core.history import Record
+from dasknmf.engine import scheduler
+from dasknmf.engine.scheduler import Scheduler
+from dasknmf.io import retry
+from dasknmf.store import keys, lock, records, schema
 from tests.faults.stores import Directory, Fault, Objects, Strike, Weather, death
 from tests.helpers import Killed, fitted, stored
 
@@ -166,7 +169,7 @@ class Bench:
             stack.enter_context(small(self.lease))
             if get is not None:
                 executor = Scheduler("synchronous", get)
-                stack.enter_context(mock.patch.object(schedulers, "current", return_value=executor))
+                stack.enter_context(mock.patch.object(scheduler, "current", return_value=executor))
             X = zarr.open_array(self.V, mode="r") if X is None else X
             model, W = fitted(X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes)
         return Result(W, model.components_, tuple(model.history_))
@@ -204,7 +207,7 @@ class Bench:
 
     def passes(self) -> int:
         """How many are committed, as whoever looks at the run sees it."""
-        return open_run(self.kept).n_passes if records.read(self.kept, "run", forms.RUN) else 0
+        return open_run(self.kept).n_passes if records.read(self.kept, "run", schema.RUN) else 0
 
     def reads_of_V(self) -> Counter[str]:
         return Counter({key: n for key, n in self.weather_of_V.reads.items() if key.startswith("c/")})
@@ -215,7 +218,7 @@ def small(lease: float = 0.1) -> Iterator[None]:
     """Panels of a few rows, storage that is asked again soon, locks that are soon free."""
     with (
         mock.patch.multiple(panels, _PANEL_BYTES=(1, 2), _PANELS=10**6),
-        mock.patch.multiple(patience, _FIRST_WAIT=1e-4),
+        mock.patch.multiple(retry, _FIRST_WAIT=1e-4),
         mock.patch.multiple(lock, _SETTLE=0.005, _LEASE=lease, _LOOK=0.01),
     ):
         yield

@@ -16,8 +16,8 @@ from unittest import mock
 from distributed import Client
 from zarr.storage import LocalStore
 
+from dasknmf.core.history import Record
 from dasknmf.errors import DaskNMFError
-from dasknmf.history import Record
 from dasknmf.store import lock
 from tests.faults.machines import Log, fit, watched
 

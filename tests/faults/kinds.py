@@ -16,10 +16,10 @@ import zarr
 from zarr.storage import LocalStore
 
 from dasknmf import open_run, rank_sweep
+from dasknmf.cli import tables
+from dasknmf.data.staging import files
 from dasknmf.errors import DataChangedError, RunDamagedError, StageError
-from dasknmf.exports import tables
-from dasknmf.exports.factors import Exported
-from dasknmf.stage import files
+from dasknmf.singlecell.export import Exported
 from tests.faults.bench import Bench, M, N, Result, matrix, quiet, same, small
 from tests.faults.cells import Cell
 from tests.faults.stores import TRANSIENT, Directory, Fault, Objects, Strike, death, os_error

@@ -18,8 +18,9 @@ import dask.array as da
 import numpy as np
 from distributed import Client, get_worker
 
-from dasknmf import open_run, panels
-from dasknmf.store import forms, keys, records
+from dasknmf import open_run
+from dasknmf.core import panels
+from dasknmf.store import keys, records, schema
 from tests.faults.begun import Begun, begun
 from tests.helpers import fitted, stored
 
@@ -91,7 +92,7 @@ def sound(run: Path, **changes: Any) -> None:
 def passes(run: Path) -> int:
     """How many passes are committed."""
     return (
-        int((records.read(keys.opened(run), "commit", forms.COMMIT) or {}).get("passes", 0))
+        int((records.read(keys.opened(run), "commit", schema.COMMIT) or {}).get("passes", 0))
         if run.exists()
         else 0
     )

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from dasknmf.errors import DaskNMFError, RunAccessError, SourceError, UnavailableError
-from dasknmf.patience import _ATTEMPTS
+from dasknmf.io.retry import _ATTEMPTS
 from tests.faults.bench import PLACES, Bench, Place, quiet, resumed, same
 from tests.faults.cells import Cell
 from tests.faults.stores import PERMANENT, TRANSIENT, Fault, Strike, bucket

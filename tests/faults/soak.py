@@ -17,7 +17,7 @@ import numpy as np
 
 from dasknmf import open_run
 from dasknmf.errors import DataChangedError, RunAccessError, RunDamagedError, RunLockedError, UnavailableError
-from dasknmf.owners import Owner
+from dasknmf.io.process_owner import Owner
 from dasknmf.store import keys, lock
 from tests.faults.bench import Bench, Result, dead_pid, quiet, small
 from tests.faults.stores import TRANSIENT, Fault, Strike, death, os_error

@@ -1,0 +1,69 @@
+"""Known rows of H, read from a file."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from dasknmf.data import opened
+from dasknmf.errors import SourceError
+from dasknmf.io.codecs import refuse_pickles
+
+
+def known_rows(path: str) -> np.ndarray:
+    """Rows of H from an .npy file, a .csv file, or a Zarr array.
+
+    A CSV has a row for each component, with or without a line of names above and a column of names before,
+    as in the spectra.csv of an export. Of a Zarr array of more than two dims, such as the endmember of a
+    stack, all but the first are features.
+
+    Raises
+    ------
+    SourceError
+        If there is none, or it cannot be read.
+    """
+    try:
+        if path.endswith(".npy"):
+            return np.asarray(np.load(path, allow_pickle=False))
+        if path.endswith(".csv"):
+            return _table(Path(path))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"--fixed-components: {path!r} cannot be read as rows of H ({error}): give a table of numbers, "
+            "one row for each known component, as .npy, .csv or a Zarr array."
+        ) from error
+    try:
+        found: Any = opened(path)
+    except SourceError as error:
+        raise SourceError(f"--fixed-components: {error}") from error
+    if not isinstance(found, zarr.Array) or found.ndim < 2:
+        raise SourceError(
+            f"--fixed-components: {path!r} is no array of known rows of H: give an .npy or .csv file, or a "
+            "Zarr array of shape (components, features)."
+        )
+    refuse_pickles(found)
+    return np.asarray(found[...]).reshape(found.shape[0], -1)
+
+
+def _table(path: Path) -> np.ndarray:
+    with open(path, newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    if not rows:
+        raise ValueError("it is empty")
+    # pandas leaves the corner of a table with names empty.
+    has_names = rows[0][0] == "" or not all(map(_is_number, rows[0][1:]))
+    lines = rows[1:] if has_names else rows
+    first = 1 if lines and (rows[0][0] == "" or not _is_number(lines[0][0])) else 0
+    return np.array([[float(value) for value in row[first:]] for row in lines])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,109 @@
+"""SciPy sparse matrices as the slabs that blocks walk: CSR, indices sorted, no duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse import csr_array
+
+from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.kernel import kernel
+from dasknmf.errors import SourceError
+
+
+def canonical(X: Any) -> scipy.sparse.csr_array:
+    """X as CSR with sorted indices and no duplicates: sharing X's memory where it is that already.
+
+    Duplicates are summed in V's working dtype, which a small integer would leave.
+    """
+    X = scipy.sparse.csr_array(X)
+    # A new array has no flags of X's own, which may be out of date, and sets none of them.
+    slab = scipy.sparse.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    if slab.has_canonical_format:
+        return slab
+    slab = scipy.sparse.csr_array(
+        (X.data.copy(), X.indices.copy(), X.indptr.copy()),
+        shape=X.shape,
+    )
+    slab.sort_indices()
+    if not slab.has_canonical_format:
+        slab = slab.astype(working_dtype(X.dtype))
+        slab.sum_duplicates()
+    return slab
+
+
+def side_by_side(parts: Sequence[Any]) -> scipy.sparse.csr_array:
+    """Chunks of the same rows, from left to right, as one slab."""
+    if len(parts) == 1:
+        return canonical(parts[0])
+    return canonical(scipy.sparse.hstack([scipy.sparse.csr_array(part) for part in parts], format="csr"))
+
+
+def stacked(parts: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
+    """Slabs on top of each other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
+
+
+def bytes_before(indptr: np.ndarray, cuts: np.ndarray, itemsize: int) -> np.ndarray:
+    """Bytes that the rows before each cut take as CSR with indices of 32 bits."""
+    return np.asarray(indptr)[cuts].astype(np.int64) * (itemsize + 4) + 4 * cuts
+
+
+_INT32_MAX = 2**31 - 1
+
+
+@kernel
+def _disorder(offsets: np.ndarray, indices: np.ndarray, n_columns: int) -> int:
+    """How often a column is not after the one before, or not one of `n_columns`."""
+    found = 0
+    for row in range(len(offsets) - 1):
+        start, stop = offsets[row], offsets[row + 1]
+        if start == stop:
+            continue
+        found += indices[start] < 0
+        for i in range(start + 1, stop):
+            found += indices[i] <= indices[i - 1]
+        found += indices[stop - 1] >= n_columns
+    return found
+
+
+def rows_of(data: np.ndarray, indices: np.ndarray, offsets: np.ndarray, n_columns: int) -> csr_array:
+    """A canonical array from the parts of one, which are left as they are.
+
+    Parameters
+    ----------
+    data, indices : ndarray of shape (n_nonzeros,)
+        Native byte order.
+    offsets : ndarray of int64 of shape (n_rows + 1,)
+        From 0 to n_nonzeros, never falling.
+
+    Raises
+    ------
+    SourceError
+        If a column is outside.
+    """
+    if indices.dtype not in (np.int32, np.int64):
+        indices = indices.astype(np.int64)
+    disorder = _disorder(offsets, indices, n_columns)
+    if disorder:
+        for column in (indices.min(), indices.max()):
+            if not 0 <= column < n_columns:
+                raise SourceError(
+                    f"indices of the sparse V hold column {column}, V has columns 0 to {n_columns - 1}: the "
+                    "store is damaged, write it again."
+                )
+    small = n_columns <= _INT32_MAX and len(indices) <= _INT32_MAX
+    index = np.int32 if small else np.int64
+    rows = csr_array(
+        (data, indices.astype(index, copy=False), offsets.astype(index)),
+        shape=(len(offsets) - 1, n_columns),
+    )
+    if disorder:
+        return canonical(rows)
+    rows.has_canonical_format = True
+    return rows

@@ -1,0 +1,74 @@
+"""Random words by counter: those of a place depend on a seed, a stream and the place alone.
+
+So they are the same for any panels, tiles, scheduler or order of tasks.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.kernel import kernel
+
+_STEP = 4  # words that one step of Philox's counter gives
+_SKIPPED = 2048  # words are drawn as fast as the counter is moved over so many
+
+
+def words(seed: int, stream: int, places: np.ndarray, each: int = 1) -> np.ndarray:
+    """Independent random words.
+
+    Parameters
+    ----------
+    seed, stream : int
+        Together the key of the generator: streams of one seed are independent.
+    places : ndarray of int of shape (n_places,)
+        At least one; those that ascend by little are drawn at once.
+    each : int
+        Words of each place.
+
+    Returns
+    -------
+    ndarray of shape (n_places, each), uint64
+    """
+    generator = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    steps = np.diff(places)
+    breaks = np.flatnonzero((steps < 1) | ((steps - 1) * each > _SKIPPED)) + 1
+    at = 0
+    drawn = []
+    for start, stop in pairwise([0, *breaks.tolist(), len(places)]):
+        first, last = int(places[start]), int(places[stop - 1])
+        step, before = divmod(first * each, _STEP)
+        generator.advance(step - at)
+        raw = generator.random_raw(before + (last + 1 - first) * each)
+        at = step - (-len(raw) // _STEP)
+        rows = raw[before:].reshape(-1, each)
+        drawn.append(rows if len(rows) == stop - start else rows[places[start:stop] - first])
+    return drawn[0] if len(drawn) == 1 else np.concatenate(drawn)
+
+
+def key_of(seed: int, stream: int) -> np.uint64:
+    """Where the sequence of a seed begins; those of other streams begin elsewhere."""
+    return np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+
+
+@kernel
+def word(key: np.uint64, place: Any) -> np.uint64:
+    """64 bits, of a place in the sequence that begins at the key."""
+    z = key + (np.uint64(place) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel
+def centred(bits: np.uint64) -> float:
+    """A number in (−½, ½) of its upper 53 bits, in the middle of its cell: the mean of all is 0, exactly."""
+    return (np.float64(np.int64(bits) >> np.int64(11)) + 0.5) * 2.0**-53
+
+
+@kernel
+def unit(bits: np.uint64) -> float:
+    """A number in (0, 1): neither 0 nor 1, where logarithms end."""
+    return (np.float64(np.int64(bits >> np.uint64(12))) + 0.5) * 2.0**-52

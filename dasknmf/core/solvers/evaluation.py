@@ -1,0 +1,63 @@
+"""The closing read: the loss of the pair that a fit returns, where the last pass could not know it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.phase import Outcome, Rows, State, Tally
+from dasknmf.core.solvers.grams import sum_gap, totals
+from dasknmf.core.solvers.quadratic import QuadraticPass
+
+
+@dataclass(frozen=True)
+class Closing:
+    """One read of V that changes nothing."""
+
+    dtype: np.dtype
+    loss: Loss
+    penalties: Penalties = Penalties()
+    column_weights: np.ndarray | None = None
+    sum_to_one: bool = False
+    exact: QuadraticPass | None = None
+    """What solves the rows of W, where they are kept nowhere."""
+
+    name = "closing"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def prepare(self, state: State) -> tuple[np.ndarray, float, Any]:
+        small = None if self.exact is None else self.exact.prepare(state)
+        return state["H"].astype(self.dtype, copy=False), float(state["eps"]), small
+
+    def tally(self) -> Tally:
+        return Tally.zeros({"entry": (3,), "gap": ()})
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        H, eps, exact = small
+        if self.exact is not None:
+            rows["W"] = self.exact.solved(tile, exact)
+        W = rows["W"]
+        beta = self.loss.beta
+        loss = tile.residual(W, H) if self.loss.quadratic else tile.ratio(W, H, beta, eps).loss()
+        tally["entry"] += (loss, *totals(tile, W))
+        if self.sum_to_one:
+            observed = getattr(tile, "row_is_observed", None)
+            tally["gap"] += sum_gap(tile, W, None if observed is None else observed())
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        divergence, *W_in = (float(part) for part in tally["entry"])
+        loss = divergence + float(state["constant"])
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), state["H"], self.column_weights)
+        if self.sum_to_one:
+            objective += 0.5 * float(state["pull"]) * float(tally["gap"])
+        return state, Outcome(loss, objective, "entry")

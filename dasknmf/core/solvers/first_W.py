@@ -1,0 +1,131 @@
+"""The first W of a start that gives H alone.
+
+For the quadratic loss it is exact: nonnegative least squares row by row. For another β the divergence
+near v is ½ v^{β−2} (v − p)², so with the column shares h = Σ_t H_t in place of v's own, the rows of::
+
+    min ½ ‖(V − W H) diag(h)^{(β−2)/2}‖²      S = (H ∘ h^{β−2}) Hᵀ,   N = V (H ∘ h^{β−2})ᵀ
+
+are a guess from which a few multiplicative steps do what dozens from a constant would: measured on
+counts of genes and of words, the guess and two steps are below a constant and ten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.losses import Loss
+from dasknmf.core.phase import State
+from dasknmf.core.solvers import nnls
+from dasknmf.core.solvers.grams import Gram, Grams
+from dasknmf.core.solvers.packed_grams import Packed
+
+STEPS = 4
+"""Multiplicative steps from the guess, before W counts as solved."""
+
+_SHARE = 1e-2
+"""Least entry that a multiplicative solver is given, in units of a fair share: zeros could not move."""
+
+
+def started(state: State, H: np.ndarray) -> State:
+    """The state with an H for which the next pass will solve W; what stands until then stays a pair."""
+    return state | {"next H": H}
+
+
+def is_cold(state: State) -> bool:
+    """Whether the next pass solves W afresh."""
+    return "next H" in state
+
+
+def entered(state: State) -> State:
+    """The state whose H enters the next pass: a fitted one takes the place of what stood."""
+    return state | {"H": state["next H"]} if is_cold(state) else state
+
+
+def warmed(state: State) -> State:
+    """The state after W was solved."""
+    return {name: value for name, value in state.items() if name != "next H"}
+
+
+def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool) -> None:
+    """Replace W by the exact solution, where `positive` with no entry below a hundredth of a fair share.
+
+    Parameters
+    ----------
+    W, N : ndarray of shape (n_rows, n_components)
+    gram : ndarray of shape (n_components, n_components) or Packed
+    l1 : float
+    positive : bool
+    """
+    nnls.solve(W, N, gram, l1)
+    if not positive:
+        return
+    # The best constant row, cᵀ = w 1ᵀ with w = Σn / ΣS, is a fair share.
+    total: float | np.ndarray
+    if isinstance(gram, Packed):
+        lines = gram.lines.astype(np.float64)
+        t, r = np.triu_indices(W.shape[1])
+        total = (lines * np.where(t == r, 1.0, 2.0)).sum(axis=1, keepdims=True)
+    else:
+        total = gram.sum(dtype=np.float64)
+    sums = N.sum(axis=1, keepdims=True, dtype=np.float64)
+    fair = np.divide(sums, total, out=np.zeros_like(sums), where=np.greater(total, 0))
+    np.maximum(W, (_SHARE * fair).astype(W.dtype), out=W)
+
+
+def floored(H: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """H for a multiplicative solver: a feature that a sample missed must not stay locked at zero.
+
+    Parameters
+    ----------
+    H : ndarray of shape (n_components, n_features)
+    columns : ndarray of shape (n_features,)
+        Column means of V: an entry's fair share is in proportion to them.
+    """
+    mean = float(columns.mean())
+    if mean == 0:
+        return H
+    fair = float(H.mean(dtype=np.float64)) * columns / mean
+    return np.maximum(H, (_SHARE * fair).astype(H.dtype))
+
+
+def weights_of(H: np.ndarray, loss: Loss) -> np.ndarray:
+    """h^{β−2} of each feature, shape (n_features,), in units of the largest."""
+    shares = H.sum(axis=0, dtype=np.float64)
+    mean = float(shares.mean()) or 1.0
+    powers = (loss.beta - 2.0) * np.log(np.maximum(shares / mean, _SHARE))
+    # Only their ratios matter: none overflows, and the least may vanish.
+    return np.asarray(np.exp(powers - powers.max()))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a first W is guessed with, made once for all rows.
+
+    Parameters
+    ----------
+    Hwt : ndarray of shape (n_features, n_components)
+        (H ∘ h^{β−2})ᵀ, contiguous and in H's dtype.
+    S : ndarray
+        What tiles need for the Grams of these.
+    grams : Grams
+    """
+
+    Hwt: np.ndarray
+    S: np.ndarray
+    grams: Grams
+
+    @classmethod
+    def of(cls, H: np.ndarray, loss: Loss, grams: Grams, column_weights: np.ndarray | None = None) -> Guess:
+        weights = weights_of(H, loss)
+        if column_weights is not None:
+            weights = weights * column_weights
+        H64 = H.astype(np.float64)
+        Hwt = np.ascontiguousarray((H64 * weights).T).astype(H.dtype)
+        return cls(Hwt, grams.of_H(H64, weights, 0.0, 0.0), grams)
+
+    def __call__(self, W: np.ndarray, tile: Tile) -> None:
+        """Replace W by the guess for a tile's rows."""
+        solve(W, tile.cross(self.Hwt), self.grams.of_rows(tile, self.S), 0.0, positive=True)

@@ -1,0 +1,76 @@
+"""A pass that also tells what the pair which entered makes of the entries that are hidden from the fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.losses import Loss
+from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.solvers import first_W
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the phase within needs, beside the H that entered; None: there is no pair yet."""
+
+    small: Any
+    H: np.ndarray | None
+    eps: float
+
+    @property
+    def Ht(self) -> np.ndarray:
+        """What V is multiplied by for the phase within."""
+        return np.asarray(self.small.Ht)
+
+
+@dataclass(frozen=True)
+class HeldOut(Around):
+    """An exact or closing pass, with the loss over hidden entries."""
+
+    loss: Loss
+
+    @property
+    def together(self) -> Any:
+        """What visits tiles for several models at once: that of the phase within."""
+        return getattr(self.phase, "together", None)
+
+    def prepare(self, state: State) -> Beside:
+        H = None if first_W.is_cold(state) else state["H"].astype(np.float64)
+        return Beside(self.phase.prepare(state), H, float(state["eps"]))
+
+    def tally(self) -> Tally:
+        return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
+
+    def tile(self, tile: Any, rows: Rows, small: Beside, tally: Tally) -> None:
+        solved = "W" not in rows
+        if not solved:
+            self._tell(tile, rows, small, tally)
+        self.phase.tile(tile, rows, small.small, tally)
+        if solved:
+            self._tell(tile, rows, small, tally)
+
+    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Beside, tally: Tally) -> np.ndarray:
+        """As the phase within, given V Hᵀ."""
+        phase: Any = self.phase
+        solved = "W" not in rows
+        if not solved:
+            self._tell(tile, rows, small, tally)
+        left = np.asarray(phase.walked(tile, rows, N, small.small, tally))
+        if solved:
+            self._tell(tile, rows, small, tally)
+        return left
+
+    def _tell(self, tile: Any, rows: Rows, small: Beside, tally: Tally) -> None:
+        """Of the pair that entered: where rows are kept nowhere, once they are solved for its H."""
+        if small.H is not None:
+            tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.phase.update(tally, state)
+        loss, count = (float(part) for part in tally["hidden"])
+        if count:
+            outcome = replace(outcome, measures=outcome.measures | {"holdout": loss, "hidden": count})
+        return after, outcome

@@ -1,0 +1,130 @@
+"""The exact pass for the quadratic loss where entries are missing, filled in by what the factors say of them.
+
+With Ω the weights of entries, at most 1, and W, H the pair that stands::
+
+    V̂ = Ω ∘ V + (1 − Ω) ∘ W H
+
+makes ½ ‖V̂ − W' H'‖² an upper bound of the weighted loss of any W', H', and equal to it at W, H: a step
+that lowers the one lowers the other [1]_. Of V̂ a step needs one Gram matrix for all rows, where missing
+values ask for one for each: the more components, the dearer. What it gains is less, by the share of
+what is missing; V̂ is made again after each move of W, while V is in cache.
+
+The loss of the pair that entered comes from the first WH; that of the pair which leaves would need V again.
+
+References
+----------
+.. [1] Zhang, S., Wang, W., Ford, J., & Makedon, F. (2006). Learning from incomplete ratings using
+   non-negative matrix factorization. SIAM International Conference on Data Mining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.phase import Outcome, Rows, State, Tally
+from dasknmf.core.solvers import first_W
+from dasknmf.core.solvers.grams import ByRow, totals
+from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
+from dasknmf.core.solvers.quadratic import QuadraticPass, Small
+
+MOST_COMPONENTS = 17
+"""k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
+
+
+def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
+    """Whether a Gram matrix for each row is the cheaper way.
+
+    Parameters
+    ----------
+    k, n_features : int
+    groups : int or None
+        Of features that have one mask; None: each may have its own.
+    patience : int
+        How many times as dear they may be.
+    """
+    pays = (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
+    return pays and lines_bytes(n_features, k) <= MOST_BYTES
+
+
+@dataclass(frozen=True)
+class FilledPass:
+    """One read of V: W moves a few times, entries that are missing filled in before each, then H.
+
+    Parameters
+    ----------
+    phase : QuadraticPass
+        What is done with V̂.
+    fills : int
+        Moves of W, with a V̂ for each.
+    """
+
+    phase: QuadraticPass
+    fills: int
+
+    name = "exact"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.phase.widths
+
+    def prepare(self, state: State) -> tuple[Small, np.ndarray | None]:
+        """Beside what tiles need, for a cold W: lines of each feature, or what it is filled with."""
+        small = self.phase.prepare(state)
+        if not small.cold:
+            return small, None
+        if not self._by_row_once:
+            return small, state["fill"].astype(self.phase.dtype)
+        H = first_W.entered(state)["H"].astype(np.float64)
+        return small, ByRow().of_H(H, self.phase.column_weights, self.phase.penalties.W.l2, small.pull)
+
+    @property
+    def _by_row_once(self) -> bool:
+        """Whether a cold W has a Gram matrix for each row; else means of columns are filled in."""
+        return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
+
+    def tally(self) -> Tally:
+        return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        inner, extra = small
+        phase, W = self.phase, rows["W"]
+        observed = tile.row_is_observed()
+        if inner.cold:
+            # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
+            if self._by_row_once:
+                N, _ = phase.system(tile, inner)
+                gram = ByRow().of_rows(tile, extra)
+            else:
+                N, gram = phase.system(tile.filled(np.broadcast_to(extra, tile.V.shape)), inner)
+            first_W.solve(W, N, gram, phase.penalties.W.l1, positive=phase.solver == "mu")
+        W[~observed] = 0
+        told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
+        tally["filled"] += told
+        if not inner.cold:
+            for _ in range(self.fills):
+                filled = tile.completed(W, inner.H)
+                tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
+                W[~observed] = 0
+        phase.add(tile.completed(W, inner.H), W, tally)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        loss, total, squares, gap = (float(part) for part in tally["filled"])
+        after, surrogate = self.phase.update(tally, state)
+        entered = first_W.entered(state)
+        H = entered["H"].astype(np.float64)
+        objective = loss + self.phase.penalties.value((total, squares), H, self.phase.column_weights)
+        if self.phase.sum_to_one:
+            objective += 0.5 * float(state["pull"]) * gap
+        outcome = replace(
+            surrogate,
+            loss=loss,
+            objective=objective,
+            loss_at="solved" if first_W.is_cold(state) else "entry",
+            measures={"violation": surrogate.measures["violation"]},
+        )
+        return after | {"residual": np.asarray(False)}, outcome

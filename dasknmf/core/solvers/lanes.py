@@ -1,0 +1,121 @@
+"""Rows that move side by side, one per vector lane: how they get there and back, and their products.
+
+A row of W is too short to fill a vector, and its sums are chains that wait for each other. So 64
+rows are turned, entry t of all of them in one line, and every loop over lanes is a vector loop
+without remainder. A row's numbers come from its own lane alone: which rows move together cannot
+change a bit of them.
+
+A Gram matrix that all rows share stays as it is, and its entries are numbers. Where each row has its
+own, every entry is a line of lanes, (k, k, LANES), and `at` lets one text be compiled for both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.core import types
+from numba.extending import overload
+
+from dasknmf.core.kernel import kernel
+from dasknmf.core.solvers.packed_grams import Packed
+
+LANES = 64
+"""Fewer, and the compiler unrolls the loops into scalar code: 16 were four times slower."""
+
+
+def at(line: np.ndarray | float, lane: int) -> float:
+    """A lane's number: of a line of lanes, or the one that all of them share."""
+    return line[lane] if isinstance(line, np.ndarray) else line
+
+
+def _at(line, lane):  # type: ignore[no-untyped-def]
+    if isinstance(line, types.Array):
+        return lambda line, lane: line[lane]
+    return lambda line, lane: line
+
+
+overload(at)(_at)
+
+
+def grams(S: np.ndarray | Packed, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
+    """What a kernel takes for S: the matrix that all rows share, or room for those of 64 rows and the lines.
+
+    Compiled code drops what it would do with lines where there are none.
+    """
+    if not isinstance(S, Packed):
+        return S, None
+    return np.zeros((S.k, S.k, LANES), dtype), S.lines
+
+
+@kernel
+def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> None:
+    """s[t, r, i] = S_{start + i}[t, r] for i < width."""
+    k = len(s)
+    here = 0
+    for t in range(k):
+        for r in range(t, k):
+            column = lines.T[here, start : start + width]
+            for lane in range(width):
+                s[t, r, lane] = column[lane]
+            for lane in range(LANES):
+                s[r, t, lane] = s[t, r, lane]
+            here += 1
+
+
+@kernel
+def turn_in(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None:
+    """lanes[t, i] = rows[start + i, t] for i < width."""
+    for lane in range(width):
+        for t in range(rows.shape[1]):
+            lanes[t, lane] = rows[start + lane, t]
+
+
+@kernel
+def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> None:
+    """rows[start + i, t] = lanes[t, i] for i < width."""
+    for lane in range(width):
+        for t in range(rows.shape[1]):
+            rows[start + lane, t] = lanes[t, lane]
+
+
+@kernel
+def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
+    """g += Σ_r s_r w_r in every lane; s_r is a number or a line of lanes."""
+    k = len(s)
+    # Four terms at a time: g would otherwise travel through memory for every one of them.
+    for r in range(0, k - 3, 4):
+        s0, s1, s2, s3 = s[r], s[r + 1], s[r + 2], s[r + 3]
+        for lane in range(LANES):
+            g[lane] += (at(s0, lane) * w[r, lane] + at(s1, lane) * w[r + 1, lane]) + (
+                at(s2, lane) * w[r + 2, lane] + at(s3, lane) * w[r + 3, lane]
+            )
+    for r in range(k - k % 4, k):
+        s0 = s[r]
+        for lane in range(LANES):
+            g[lane] += at(s0, lane) * w[r, lane]
+
+
+@kernel
+def take_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
+    """g −= Σ_{r<n} a_r b_r in every lane."""
+    for r in range(0, n - 3, 4):
+        for lane in range(LANES):
+            g[lane] -= (a[r, lane] * b[r, lane] + a[r + 1, lane] * b[r + 1, lane]) + (
+                a[r + 2, lane] * b[r + 2, lane] + a[r + 3, lane] * b[r + 3, lane]
+            )
+    for r in range(n - n % 4, n):
+        for lane in range(LANES):
+            g[lane] -= a[r, lane] * b[r, lane]
+
+
+@kernel
+def still_going(
+    going: np.ndarray, moved: np.ndarray, first_moved: np.ndarray, tolerance: float, step: int
+) -> int:
+    """Apply the δ rule to every lane after a step; how many go on."""
+    left = 0
+    for lane in range(LANES):
+        if step == 0:
+            first_moved[lane] = moved[lane]
+        going[lane] = going[lane] and moved[lane] > 0 and moved[lane] >= tolerance * first_moved[lane]
+        left += going[lane]
+    return left

@@ -1,0 +1,110 @@
+"""Gram matrices that differ from row to row, as where values are missing: each kept as its upper triangle.
+
+With weights M, row i of W meets its own S_i = Σ_j M_ij h_j h_jᵀ. Each is symmetric, so the k (k + 1) / 2
+entries on and above its diagonal, row by row as ``np.triu_indices(k)`` has them, are one line of an
+array; and all the lines are one product, M times those of the h_j h_jᵀ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+
+from dasknmf.core.kernel import kernel
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A Gram matrix for each row of a factor: what a solver takes in place of one S for all rows.
+
+    Parameters
+    ----------
+    lines : ndarray of shape (n_rows, k (k + 1) / 2), float32 or float64
+        Line i is the upper triangle of S_i. In either memory order; in Fortran's a sweep is up to a
+        third faster.
+    """
+
+    lines: np.ndarray
+
+    @property
+    def k(self) -> int:
+        return _size(self.lines)
+
+    @property
+    def diagonals(self) -> np.ndarray:
+        """(n_rows, k)"""
+        t, r = np.triu_indices(self.k)
+        return self.lines[:, t == r]
+
+    def at(self, rows: np.ndarray) -> Packed:
+        """The matrices of some rows, by their numbers or a mask."""
+        return Packed(self.lines[rows])
+
+
+def _size(lines: np.ndarray) -> int:
+    """k, of lines of k (k + 1) / 2 numbers."""
+    return (isqrt(8 * lines.shape[-1] + 1) - 1) // 2
+
+
+MOST_BYTES = 2**27
+"""Of the lines of all features at once: beyond, entries are filled in instead."""
+
+
+def lines_bytes(n_rows: int, k: int) -> int:
+    """Of lines in float64, one for each row."""
+    return n_rows * (k * (k + 1) // 2) * 8
+
+
+def packed(S: np.ndarray) -> np.ndarray:
+    """The lines of symmetric matrices, shape (..., k, k): an array of shape (..., k (k + 1) / 2)."""
+    upper = np.triu_indices(S.shape[-1])
+    return np.ascontiguousarray(S[..., upper[0], upper[1]])
+
+
+def unpacked(lines: np.ndarray) -> np.ndarray:
+    """The symmetric matrices, shape (..., k, k), of lines of shape (..., k (k + 1) / 2)."""
+    k = _size(lines)
+    t, r = np.triu_indices(k)
+    S = np.empty((*lines.shape[:-1], k, k), lines.dtype)
+    S[..., t, r] = lines
+    S[..., r, t] = lines
+    return S
+
+
+def add_to_diagonals(lines: np.ndarray, ridge: float | np.ndarray) -> None:
+    """S_i += ridge I in place; `ridge` is a number, or one for each entry of each diagonal, (..., k)."""
+    t, r = np.triu_indices(_size(lines))
+    lines[..., t == r] += np.asarray(ridge, lines.dtype)
+
+
+@kernel
+def _products(columns: np.ndarray, f: np.ndarray) -> None:
+    k, n_rows = f.shape
+    here = 0
+    for t in range(k):
+        for r in range(t, k):
+            for i in range(n_rows):
+                columns[here, i] = f[t, i] * f[r, i]
+            here += 1
+
+
+def packed_products(F: np.ndarray) -> np.ndarray:
+    """The lines of f fᵀ for every row f of F.
+
+    Parameters
+    ----------
+    F : ndarray of shape (n_rows, n_components)
+        H transposed, or a tile's rows of W.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, k (k + 1) / 2) and F's dtype, in Fortran's order
+        Column by column they are made in long vector loops, several times as fast.
+    """
+    f = np.ascontiguousarray(F.T)
+    k, n_rows = f.shape
+    columns = np.empty((k * (k + 1) // 2, n_rows), f.dtype)
+    _products(columns, f)
+    return columns.T

@@ -1,0 +1,334 @@
+"""The exact pass for the quadratic loss ½ ‖V − WH‖²: V is needed once, for N = V Hᵀ and A = Wᵀ V.
+
+::
+
+    N = V Hᵀ,  S = H Hᵀ                  cross
+    W ← steps given N, S                 move (needs no V: repeated as often as it pays)
+    A += Wᵀ V,  G += Wᵀ W                tally, V still in cache
+    H ← steps given A, G                 update
+    D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
+
+A start that gives H alone is *cold*: the first move is then the exact solution W(V, H).
+
+With weights a of rows, b of columns and Ω of entries, N = (Ω ∘ V) diag(b) Hᵀ, A = Wᵀ diag(a) (Ω ∘ V), and
+the Grams are those of `core.solvers.grams`; the loss stays free. Rows of W that are to sum to one meet
+a further column of V, of δ everywhere, with δ in H's: N + δ², S + δ² 1 1ᵀ, in W's move alone [1]_.
+
+The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
+the panels: with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` puts the exact
+minimisers in place of steps: alternating nonnegative least squares.
+
+References
+----------
+.. [1] Heinz, D. C., & Chang, C.-I. (2001). Fully constrained least squares linear spectral mixture
+   analysis method for material quantification in hyperspectral imagery. IEEE Transactions on Geoscience
+   and Remote Sensing, 39(3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.penalties import Penalties, Penalty
+from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
+from dasknmf.core.solvers import cd, first_W, mu, nnls
+from dasknmf.core.solvers.batched import Stacked
+from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
+from dasknmf.core.solvers.inner_steps import Inner
+
+_GRAM_FLOOR = 500
+"""Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
+
+Solver = Literal["cd", "bpp", "mu"]
+
+SUM_WEIGHT = 1000.0
+"""δ² in units of the mean squared norm of a row: sums are then one to about a thousandth of the misfit."""
+
+_W_STREAM, _H_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class Small:
+    """What every tile of one pass needs."""
+
+    H: np.ndarray
+    Ht: np.ndarray
+    S: np.ndarray
+    order: np.ndarray
+    eps: float
+    residual: bool
+    cold: bool
+    pull: float
+    """δ² of the sum to one; 0: rows may sum to anything."""
+
+
+@dataclass(frozen=True)
+class QuadraticPass:
+    """One read of V: W moves row by row, then H."""
+
+    k: int
+    n_features: int
+    dtype: np.dtype
+    solver: Solver
+    inner: Inner
+    penalties: Penalties = Penalties()
+    shuffle_seed: int | None = None
+    """Seed of the order of coordinates; None: the natural order."""
+    grams: Grams = Shared()
+    column_weights: np.ndarray | None = None
+    n_fixed: int = 0
+    """So many rows of H, the first, stay what they are."""
+    sum_to_one: bool = False
+    precise: bool = False
+    """Whether tallies are products in float64, whatever V's dtype."""
+    recomputed: bool = False
+    """Whether W is kept nowhere: each pass solves it for the H that enters."""
+
+    name = "exact"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {} if self.recomputed else {"W": self.k}
+
+    @property
+    def _exact_rows(self) -> bool:
+        """Whether W is solved: sweeps crawl along the plane on which sums are one."""
+        return self.solver == "bpp" or self.sum_to_one or self.recomputed
+
+    def prepare(self, state: State) -> Small:
+        state = first_W.entered(state)
+        H = state["H"].astype(self.dtype, copy=False)
+        H64 = state["H"].astype(np.float64)
+        b = self.column_weights
+        pull = float(state["pull"]) if self.sum_to_one else 0.0
+        S = self.grams.of_H(H64, b, self.penalties.W.l2, pull)
+        return Small(
+            H=H,
+            Ht=np.ascontiguousarray(H.T if b is None else (H64 * b).astype(self.dtype).T),
+            # Factorizations need the digits that sweeps do not.
+            S=S if self._exact_rows or first_W.is_cold(state) else S.astype(self.dtype),
+            order=self._order(_iteration(state), _W_STREAM),
+            eps=float(state["eps"]),
+            residual=_residual(state) or self._told_at_start(state),
+            cold=first_W.is_cold(state),
+            pull=pull,
+        )
+
+    def tally(self) -> Tally:
+        k, m = self.k, self.n_features
+        shapes: dict[str, tuple[int, ...]] = {
+            "A": (k, m),
+            "G": self.grams.shape(k, m),
+            "usage": (k,),
+            "violation": (),
+            "entry": (4,),
+            "end": (2,),
+        }
+        return Tally.zeros(shapes)
+
+    together = staticmethod(Stacked)
+
+    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+        tile.add_cross(self.walked(tile, rows, tile.cross(small.Ht), small, tally), tally["A"])
+
+    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Small, tally: Tally) -> np.ndarray:
+        """Move a tile's rows, given V Hᵀ, and add to the tally all but A; diag(a) W, which A is made of."""
+        if self.recomputed:
+            rows["W"] = np.zeros((len(N), self.k), self.dtype)
+        W = rows["W"]
+        N, S = self.system(tile, small, N)
+        # W that is kept nowhere is what the H that entered makes of it: the two are the pair that entered.
+        solved_first = small.cold or self.recomputed
+        if solved_first:
+            self._solved(tile, W, N, S)
+        if small.residual:
+            tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
+        if not solved_first:
+            tally["violation"] += self.moved(tile, W, N, S, small)
+        return self.left(tile, W, tally)
+
+    def solved(self, tile: Tile, small: Small) -> np.ndarray:
+        """W of a tile's rows for the H that entered, exactly."""
+        W = np.zeros((tile.rows.stop - tile.rows.start, self.k), self.dtype)
+        self._solved(tile, W, *self.system(tile, small))
+        return W
+
+    def system(self, tile: Tile, small: Small, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
+        """N and S of a tile's rows; N may be given as V Hᵀ."""
+        N = tile.cross(small.Ht) if N is None else N
+        if small.pull:
+            N = N + np.float64(small.pull)
+        return N, self.grams.of_rows(tile, small.S)
+
+    def moved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, small: Small) -> float:
+        """Move a tile's rows in place; the violation met."""
+        if self._exact_rows:
+            self._solved(tile, W, N, S)
+            return 0.0
+        violation = self._move(W, N, S, self.penalties.W, small.order, self.inner.rows, small.eps)
+        self._rest(tile, W)
+        return violation
+
+    def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
+        positive = self.solver == "mu" and not self.recomputed  # no step has to move its zeros
+        first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
+        self._rest(tile, W)
+
+    def _rest(self, tile: Any, W: np.ndarray) -> None:
+        if self.grams.by_row and not tile.complete:
+            W[~tile.row_is_observed()] = 0
+
+    def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
+        """Add what a tile's rows leave for H."""
+        tile.add_cross(self.left(tile, W, tally), tally["A"])
+
+    def left(self, tile: Tile, W: np.ndarray, tally: Tally) -> np.ndarray:
+        """The same but for A; diag(a) W, which A is made of."""
+        wide = W.astype(np.float64) if self.precise else W
+        aW = weighted_rows(tile, wide)
+        self.grams.add(tile, wide, aW, tally["G"])
+        tally["usage"] += np.ones(len(W), wide.dtype) @ aW
+        if self.grams.by_row or self.sum_to_one:
+            tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
+        return aW
+
+    def gap(self, tile: Any, W: np.ndarray, observed: np.ndarray | None = None) -> float:
+        """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""
+        if not self.sum_to_one:
+            return 0.0
+        if observed is None and self.grams.by_row and not tile.complete:
+            observed = tile.row_is_observed()
+        return sum_gap(tile, W, observed)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        state = first_W.entered(state)
+        A, G, squares = tally["A"], tally["G"], float(state["squares"])
+        iteration = _iteration(state)
+        H, violation = self._moved_H(state, A, G)
+        H64 = H.astype(np.float64)
+        b = self.column_weights
+        inner = np.vdot(A, H64 if b is None else H64 * b)
+        gram = max(float(0.5 * (squares - 2.0 * inner + self.grams.product(G, H64, b))), 0.0)
+        eps = float(np.finfo(self.dtype).eps)
+
+        imprecise = gram < _GRAM_FLOOR * eps * squares
+        measures = {
+            "violation": float(tally["violation"]) + violation,
+            "imprecise": float(imprecise),
+        }
+        entered, total, total_squares, gap = (float(part) for part in tally["entry"])
+        if _residual(state):
+            loss, loss_at = entered, "solved" if first_W.is_cold(state) else "entry"
+            H_in = state["H"].astype(np.float64)
+            W_in = (total, total_squares)
+        else:
+            loss, loss_at = gram, "end"
+            H_in = H64
+            end, gap = (float(part) for part in tally["end"])
+            told = self.grams.by_row or self.sum_to_one
+            W_in = (float(tally["usage"].sum()), end if told else float(np.trace(G)))
+        if self._told_at_start(state):
+            measures["loss_at_start"] = entered
+        objective = loss + self.penalties.value(W_in, H_in, b)
+        if self.sum_to_one:
+            objective += 0.5 * float(state["pull"]) * gap
+        after = first_W.warmed(state) | {
+            "H": finite(H),
+            "iteration": np.asarray(iteration + 1),
+            "residual": np.asarray(_residual(state) or imprecise),
+            "usage": tally["usage"],
+        }
+        return after, Outcome(loss, objective, loss_at, measures)
+
+    def _told_at_start(self, state: State) -> bool:
+        """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
+        return self.solver == "mu" and _iteration(state) == 0 and not first_W.is_cold(state)
+
+    def _moved_H(self, state: State, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
+        """H after its steps, in V's dtype, and the violation met by the first of them.
+
+        The same step as for W, on Hᵀ; one δ rule for the whole of H.
+        """
+        Ht = state["H"].T.astype(np.float64, order="C")
+        At = np.ascontiguousarray(A.T)
+        parts = self.grams.of_columns(G, self.penalties.H.l2)
+        order = self._order(_iteration(state), _H_STREAM)
+        order = order[order >= self.n_fixed]
+        eps = float(state["eps"])
+        violation = first_moved = 0.0
+        if not len(order):
+            return state["H"], violation
+        for step in range(self.inner.columns):
+            before = Ht.copy() if self.inner.columns > 1 else None
+            met = 0.0
+            for columns, S in parts:
+                some = Ht[columns]
+                met += self._moved_columns(some, At[columns], S, order, eps)
+                Ht[columns] = some
+            if before is None:  # one step has nobody to be compared with
+                violation = met
+                break
+            moved = float(((Ht - before) ** 2).sum())
+            if step == 0:
+                violation, first_moved = met, moved
+            if moved <= self.inner.delta**2 * first_moved:
+                break
+        if "observed" in state:
+            Ht[state["observed"] == 0, self.n_fixed :] = 0
+        return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
+
+    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:
+        """One step of the rows of H that may move."""
+        penalty = self.penalties.H
+        if self.solver != "bpp" or not self.n_fixed:
+            fixed = Ht[:, : self.n_fixed].copy()
+            violation = self._move(Ht, At, S, penalty, order, 1, eps)
+            # A step of "mu" moves each entry by itself: of those that are fixed, back.
+            Ht[:, : self.n_fixed] = fixed
+            return violation
+        cross, gram = without_fixed(Ht, At, S, self.n_fixed)
+        free = np.ascontiguousarray(Ht[:, self.n_fixed :])
+        nnls.solve(free, np.ascontiguousarray(cross), gram, penalty.l1)
+        Ht[:, self.n_fixed :] = free
+        return 0.0
+
+    def _move(
+        self,
+        F: np.ndarray,
+        cross: np.ndarray,
+        gram: Gram,
+        penalty: Penalty,
+        order: np.ndarray,
+        count: int,
+        eps: float,
+    ) -> float:
+        """Move the rows of one factor in place; the violation met, for coordinate descent."""
+        if self.solver == "cd":
+            return cd.move(F, cross, gram, penalty.l1, order, count, self.inner.delta)
+        if self.solver == "bpp":
+            nnls.solve(F, cross, gram, penalty.l1)
+            return 0.0
+        mu.move(F, cross, gram, penalty.l1, count, self.inner.delta, eps)
+        return 0.0
+
+    def _order(self, iteration: int, stream: int) -> np.ndarray:
+        if self.shuffle_seed is None:
+            return np.arange(self.k)
+        seed = np.random.SeedSequence([self.shuffle_seed, iteration, stream])
+        return np.random.default_rng(seed).permutation(self.k)
+
+
+def _iteration(state: State) -> int:
+    """Exact passes before this one; a start leaves none."""
+    return int(state.get("iteration", 0))
+
+
+def _residual(state: State) -> bool:
+    """Whether the loss is so small that it has to be summed entry by entry."""
+    return bool(state.get("residual", False))

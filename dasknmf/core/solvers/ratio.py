@@ -1,0 +1,163 @@
+"""The exact pass for β ≠ 2: multiplicative steps, where the cross products need W as well.
+
+::
+
+    P = W H;   W ← step(a = (V ∘ P^{β−2}) Hᵀ, b = P^{β−1} Hᵀ)      each step costs 4 n m k flops
+    P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
+    H ← step(A, B)
+
+For β = 1, b and B are the sums of H and W, over what is observed where entries have weights. The loss of
+the pair that *entered* the pass comes from the first P; the loss after H moved would need V again, so the
+history holds the former.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Ratio, Tile
+from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
+from dasknmf.core.solvers import first_W, mu
+from dasknmf.core.solvers.grams import Grams, Shared, totals, weighted_rows
+from dasknmf.core.solvers.inner_steps import Inner
+
+
+@dataclass(frozen=True)
+class Small:
+    """What every tile of one pass needs."""
+
+    H: np.ndarray
+    Ht: np.ndarray
+    sums: np.ndarray
+    """ΣH over features, shape (k,): the denominator for β = 1."""
+    eps: float
+    tiny: float
+    guess: first_W.Guess | None
+    """What a cold W is guessed with."""
+
+
+@dataclass(frozen=True)
+class RatioPass:
+    """One read of V: W moves row by row, then H."""
+
+    k: int
+    n_features: int
+    dtype: np.dtype
+    loss: Loss
+    inner: Inner
+    penalties: Penalties = Penalties()
+    exact_l2: bool = True
+    """Whether an l2 penalty keeps the objective from rising (False: scikit-learn's form)."""
+    by_row: bool = False
+    """Whether entries have weights of their own."""
+    column_weights: np.ndarray | None = None
+    n_fixed: int = 0
+    """So many rows of H, the first, stay what they are."""
+    grams: Grams = Shared()
+    """Of the quadratic guess of a cold W."""
+
+    name = "exact"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {"W": self.k}
+
+    def prepare(self, state: State) -> Small:
+        state = first_W.entered(state)
+        H = state["H"].astype(self.dtype, copy=False)
+        b = self.column_weights
+        bH = H if b is None else (H * b).astype(self.dtype)
+        guess = None
+        if first_W.is_cold(state):
+            guess = first_W.Guess.of(H, self.loss, self.grams, b)
+        return Small(
+            H=H,
+            Ht=np.ascontiguousarray(bH.T),
+            sums=bH.sum(axis=1, dtype=np.float64).astype(self.dtype),
+            eps=float(state["eps"]),
+            tiny=float(state["tiny"]),
+            guess=guess,
+        )
+
+    @property
+    def _summed(self) -> bool:
+        """Whether denominators are sums of the other factor."""
+        return self.loss.beta == 1 and not self.by_row
+
+    def tally(self) -> Tally:
+        k, m = self.k, self.n_features
+        B = (k,) if self._summed else (k, m)
+        return Tally.zeros({"A": (k, m), "B": B, "usage": (k,), "entry": (3,)})
+
+    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+        W = rows["W"]
+        beta = self.loss.beta
+        if small.guess is not None:
+            small.guess(W, tile)
+            for _ in range(first_W.STEPS):
+                W[:] = self._moved(W, tile.ratio(W, small.H, beta, small.eps), small)
+        ratio = tile.ratio(W, small.H, beta, small.eps)
+        tally["entry"] += (ratio.loss(), *totals(tile, W))
+        first_moved = np.zeros(0)
+        going = np.ones(len(W), bool)
+        for step in range(self.inner.rows):
+            there = self._moved(W, ratio, small)
+            moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
+            W[going] = there[going]
+            if step == 0:
+                first_moved = moved
+            going &= (moved > 0) & (moved >= self.inner.delta**2 * first_moved)
+            ratio = tile.ratio(W, small.H, beta, small.eps)
+            if not going.any():
+                break
+        aW = weighted_rows(tile, W)
+        ratio.add_numerator(aW, tally["A"])
+        usage = (np.ones(len(W), W.dtype) @ aW).astype(np.float64)
+        tally["usage"] += usage
+        if self._summed:
+            tally["B"] += usage
+        else:
+            ratio.add_denominator(aW, tally["B"])
+
+    def _moved(self, W: np.ndarray, ratio: Ratio, small: Small) -> np.ndarray:
+        """The rows of W after one step."""
+        a = ratio.numerator_rows(small.Ht)
+        b = small.sums if self._summed else ratio.denominator_rows(small.Ht)
+        there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
+        if self.loss.beta < 1:
+            there[there < small.tiny] = 0
+        return there
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        beta = self.loss.beta
+        state = first_W.entered(state)
+        H_in = state["H"].astype(np.float64)
+        B = tally["B"][:, None] if self._summed else tally["B"]
+        H = mu.step(
+            H_in,
+            tally["A"],
+            B,
+            self.loss,
+            self.penalties.H,
+            float(state["eps"]),
+            exact=self.exact_l2,
+        )
+        if beta <= 1:
+            H[float(state["tiny"]) > H] = 0
+        H[: self.n_fixed] = H_in[: self.n_fixed]
+        if "observed" in state:
+            H[self.n_fixed :, state["observed"] == 0] = 0
+        divergence, *W_in = (float(part) for part in tally["entry"])
+        loss = divergence + float(state["constant"])
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
+        after = first_W.warmed(state) | {
+            "H": finite(H.astype(self.dtype)),
+            "usage": tally["usage"],
+        }
+        return after, Outcome(loss, objective, "solved" if first_W.is_cold(state) else "entry")

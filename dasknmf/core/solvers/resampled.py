@@ -1,0 +1,132 @@
+"""Perturbations of V: how much of what a model finds is V's, and how much is chance.
+
+NMFk factorizes many versions of V that differ by chance, and believes the components that all of them
+have [1]_ [2]_. A version is made in the tile, by counter, in every read anew: nothing is stored, and it is
+the same for any panels, tiles, scheduler or order of tasks.
+
+::
+
+    "rows"       row i counts a_i times, a_i exponential of mean 1
+    "uniform"    v (1 + ε u), u uniform in (−1, 1)
+    "poisson"    counts of mean v
+
+Weights of rows are the Bayesian bootstrap [3]_: a / Σa is Dirichlet(1, …, 1), the smooth sibling of rows
+drawn with replacement, which count 0, 1, 2, … times, in the limit Poisson(1). Mean and variance are 1
+and 1 for both, but no exponential is 0: drawn rows leave any one of them out in 37 of 100 versions, and
+with it what few rows tell, such as the program of a rare type of cells. The weights are not divided by
+their sum, which no tile knows: a common factor scales the loss, and moves nothing but the strength of
+penalties, by about 1 in √n.
+
+V Hᵀ is then V's own, and Wᵀ diag(a) V a product with V itself: models of one read share their products.
+Noise in the entries makes a V of its own for each model, and so products of its own.
+
+References
+----------
+.. [1] Alexandrov, L. B., Nik-Zainal, S., Wedge, D. C., Campbell, P. J., & Stratton, M. R. (2013). Deciphering
+   signatures of mutational processes operative in human cancer. Cell Reports, 3(1).
+.. [2] Nebgen, B. T., Vangara, R., Hombrados-Herrera, M. A., Kuksova, S., & Alexandrov, B. S. (2021). A neural
+   network for determination of latent dimensionality in non-negative matrix factorization. Machine Learning:
+   Science and Technology, 2(2).
+.. [3] Rubin, D. B. (1981). The Bayesian bootstrap. The Annals of Statistics, 9(1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from dasknmf.core.blocks import resampled
+from dasknmf.core.blocks.noise import Noise, exponential
+from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.phase import Around, Rows, Tally
+from dasknmf.core.rng import key_of
+
+Kind = Literal["rows", "uniform", "poisson"]
+KINDS: tuple[Kind, ...] = ("rows", "uniform", "poisson")
+
+EPSILON = 0.015
+"""T-ELF's."""
+
+_ROWS_STREAM, _ENTRIES_STREAM = 80, 81
+"""Beside those of starts and of what is hidden, which draw from the same seed."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One version of V.
+
+    Parameters
+    ----------
+    kind : "rows", "uniform" or "poisson"
+    epsilon : float
+        Of ``"uniform"``: half its width, in units of an entry.
+    seed : int
+        Versions of different seeds are independent.
+    rows : Places
+        Of V's rows.
+    """
+
+    kind: Kind = "rows"
+    epsilon: float = EPSILON
+    seed: int = 0
+    rows: Places = InOrder()
+
+    @property
+    def shares_products(self) -> bool:
+        """Whether products with V serve this version of it: only what rows leave behind is weighted."""
+        return self.kind == "rows"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What tells it from others of its seed, as JSON values."""
+        return {"kind": self.kind} | ({"epsilon": self.epsilon} if self.kind == "uniform" else {})
+
+    @cached_property
+    def _key(self) -> np.uint64:
+        return key_of(self.seed, _ROWS_STREAM if self.kind == "rows" else _ENTRIES_STREAM)
+
+    def row_weights(self, first: int, n_rows: int) -> np.ndarray:
+        """a of rows of V from `first` on, shape (n_rows,), float64; of ``"rows"``."""
+        return exponential(self._key, self.rows.places(first, first + n_rows))
+
+    def seen(self, tile: Any) -> Any:
+        """A tile of this version, from that of V."""
+        n_rows = tile.rows.stop - tile.rows.start
+        if self.kind == "rows":
+            return resampled.weighted(tile, self.row_weights(tile.first, n_rows))
+        noise = Noise(self._key, self.epsilon if self.kind == "uniform" else None)
+        return resampled.noisy(tile, noise, self.rows.places(tile.first, tile.first + n_rows))
+
+
+@dataclass(frozen=True)
+class Perturbed(Around):
+    """A pass over a version of V. What the panels of V sum to is not its concern, and stays V's own.
+
+    Parameters
+    ----------
+    phase : Phase
+        One that reads data.
+    perturbation : Perturbation
+    """
+
+    perturbation: Perturbation
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        self.phase.tile(self.seen(tile), rows, small, tally)
+
+    def seen(self, tile: Any) -> Any:
+        """The tile as the phase sees it."""
+        return self.perturbation.seen(tile)
+
+    @property
+    def together(self) -> Any:
+        """What visits tiles for several models at once, where the products of plain tiles serve them."""
+        return getattr(self.phase, "together", None) if self.perturbation.shares_products else None
+
+    def walked(self, tile: Any, *arguments: Any) -> np.ndarray:
+        """As the phase within; the product with V it is given is that of the plain tile."""
+        phase: Any = self.phase
+        return np.asarray(phase.walked(self.seen(tile), *arguments))

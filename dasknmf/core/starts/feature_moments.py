@@ -1,0 +1,81 @@
+"""The moments of V's features, in one read: pooled over tiles and panels, without a second walk over V."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.blocks import moments as lines
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.phase import Outcome, Rows, State, Tally
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Moments of each feature over some samples, which add by being pooled."""
+
+    count: int
+    moments: lines.LineMoments
+
+    @classmethod
+    def none(cls, n_features: int) -> Pooled:
+        return cls(0, (np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)))
+
+    def __add__(self, other: Pooled) -> Pooled:
+        if not self.count:
+            return other
+        if not other.count:
+            return self
+        together = lines.pooled(self.moments, self.count, other.moments, other.count)
+        return Pooled(self.count + other.count, together)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.moments)
+
+
+@dataclass(frozen=True)
+class MomentsPhase:
+    """Mean, squared deviations and nonzeros of each feature.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of what is read.
+    transposed : bool
+        Whether its rows are features, as where V is stored by columns.
+    """
+
+    shape: tuple[int, int]
+    transposed: bool
+
+    name = "moments"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        if self.transposed:
+            return Tally.zeros({"features": (3, self.shape[0])})
+        return Tally({"features": Pooled.none(self.shape[1])})
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        n_rows = tile.rows.stop - tile.rows.start
+        if self.transposed:
+            tally["features"][:, tile.first : tile.first + n_rows] = tile.row_moments()
+        else:
+            tally["features"] += Pooled(n_rows, tile.column_moments())
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        found = tally["features"]
+        values = found if self.transposed else found.moments
+        names = ("feature means", "feature squares", "feature nonzeros")
+        return state | dict(zip(names, values, strict=True)), Outcome()

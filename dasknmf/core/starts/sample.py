@@ -1,0 +1,180 @@
+"""The sample start: H is fitted to rows drawn from all over V in one read, and V's own passes finish.
+
+A row is drawn if a number that depends on the seed and on its place alone is below the share that fits into
+`sample_bytes`: rows of real data are ordered by donor, date or place, so rows of a few chunks would be
+no sample. The first exact pass audits: it brings back fresh rows with their losses, and where stretches
+of V that cost far more than the sample hold much of the loss, H is fitted once more, to both, without
+another read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.blocks import matrix
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.phase import Around, Drawn, Outcome, Rows, State, Tally
+from dasknmf.core.solvers import first_W
+from dasknmf.core.starts import random_start, survey
+from dasknmf.core.starts.trial import Trial
+
+_AUDITED = 0.25
+"""Rows of the audit, in units of those of the sample."""
+_STRETCHES = 256
+"""Equal parts of V's rows by their places, whatever its panels are."""
+_FAR = 3.0
+"""A stretch is unlike the sample where its rows cost this many times what the sample's do."""
+_MUCH = 0.05
+"""H is fitted again where such stretches hold this share of the loss."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One read that draws the sample; its update fits H to it."""
+
+    trial: Trial
+    n_features: int
+    share: float
+    """Expected part of V's rows."""
+    row_bytes: float
+    """Of a row in memory, as V is stored: dense, or its nonzeros."""
+    rows: Places = InOrder()
+
+    name = "sample"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
+
+    def nothing(self, share: float | None = None) -> Drawn:
+        """No rows yet, of an expected share of V's: by default that of the sample."""
+        n_rows = (self.share if share is None else share) * self.trial.n_rows
+        return Drawn(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
+
+    def more(self, tile: Tile, sample: Drawn) -> Drawn:
+        """The sample with the rows of one more tile."""
+        drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self.share)
+        if tile.row_weights is not None:
+            counts = tile.row_weights[drawn] > 0  # a row that has no say shapes no H
+            drawn, places = drawn[counts], places[counts]
+        return sample.plus(places, tile.take(drawn))
+
+    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
+        tally["sample"] = self.more(tile, tally["sample"])
+        tally["columns"] += tile.column_sums()
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        V = tally["sample"].in_order().values
+        columns = tally["columns"] / self.trial.n_rows
+        if not V.shape[0]:  # a V of few rows and a small share
+            V = columns[None].astype(self.trial.dtype)
+        found = self.trial.of_rows(V, columns)
+        return state | {
+            "chosen": found.H,
+            "columns": columns,
+            "expected": np.asarray(found.loss / V.shape[0]),
+        }, Outcome()
+
+
+def drawn_from(tile: Tile, rows: Places, seed: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a tile whose numbers are in [low, high): counted within the tile, and their places."""
+    places = rows.places(tile.first, tile.first + tile.rows.stop - tile.rows.start)
+    numbers = random_start.uniform_rows(seed, random_start.DRAW_STREAM, places)
+    drawn = np.flatnonzero((low <= numbers) & (numbers < high))
+    return drawn, places[drawn]
+
+
+@dataclass(frozen=True)
+class Audited(Around):
+    """The first exact pass after a sample: it also looks for rows that the sample did not stand for."""
+
+    draw: Draw
+
+    def prepare(self, state: State) -> Any:
+        H = first_W.entered(state)["H"].astype(np.float64)
+        return self.phase.prepare(state), H, float(state["eps"])
+
+    def tally(self) -> Tally:
+        # The sample is drawn again: a checkpoint should not hold rows of V.
+        drawn = {"sample": self.draw.nothing()}
+        share = _AUDITED * self.draw.share
+        losses = Drawn(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
+        audit = {"audit": self.draw.nothing(share), "losses": losses}
+        return Tally(self.phase.tally().values | drawn | audit)
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        inner, H, eps = small
+        self.phase.tile(tile, rows, inner, tally)
+        tally["sample"] = self.draw.more(tile, tally["sample"])
+        trial, share = self.draw.trial, self.draw.share
+        seen, places = drawn_from(tile, self.draw.rows, trial.seed, share, share + _AUDITED * share)
+        if len(seen):
+            V = tile.take(seen)
+            P = rows["W"][seen].astype(np.float64) @ H
+            # What is missing costs nothing.
+            values = matrix.dense(V)
+            values = np.where(np.isnan(values), np.maximum(P, eps), values)
+            losses = trial.loss.rows(values, P, eps, trial.terms.column_weights)
+            tally["audit"] = tally["audit"].plus(places, V)
+            tally["losses"] = tally["losses"].plus(places, losses[:, None])
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})
+        # On an exact fit every loss is rounding, and none is far.
+        rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
+        expected = float(state["expected"]) + rounding * float(state["scale"]) / self.draw.trial.n_rows
+        far = self._far(tally["losses"].in_order(), expected)
+        if far.any():
+            sample = tally["sample"].in_order()
+            rows = [sample.values] if sample.parts else []
+            rows.append(tally["audit"].in_order().values[far])
+            after = first_W.started(after, self.draw.trial.of_rows(matrix.stacked(rows), state["columns"]).H)
+        return after, outcome
+
+    def _far(self, audited: Drawn, expected: float) -> np.ndarray:
+        """Which audited rows are of stretches unlike the sample, by their losses; none that hold little."""
+        losses = audited.values[:, 0]
+        stretch = audited.indices * _STRETCHES // self.draw.trial.n_rows
+        counts = np.bincount(stretch, minlength=_STRETCHES)
+        sums = np.bincount(stretch, losses, minlength=_STRETCHES)
+        far = (sums > _FAR * expected * counts)[stretch]
+        if losses[far].sum() <= _MUCH * losses.sum():
+            far[:] = False
+        return far
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Hands the H that a start has fitted to the first exact pass, which solves W for it."""
+
+    name = "start"
+    reads_data = False
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        return Tally({})
+
+    def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
+        """Its rows come from the first exact pass."""
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        told = {name: state[name] for name in ("columns", "expected") if name in state}
+        return first_W.started(survey.kept(state) | told, state["chosen"]), Outcome()

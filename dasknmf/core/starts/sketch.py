@@ -1,0 +1,63 @@
+"""The sketch start: H is fitted to V̂ = R Qᵀ, which three reads of V give, for the Frobenius loss.
+
+Q holds an orthonormal basis of V's leading row space and R = V Q, both from the reads that the nndsvd
+starts make. V̂ is thin, so exact alternation on it costs no read of V: ½ ‖V̂ − WH‖² differs from the
+true loss by a constant and by the part of WH outside Q's span. A part of R's rows is enough for H,
+and the first exact pass solves W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.phase import Drawn, Outcome, Rows, State, Tally
+from dasknmf.core.starts.nndsvd import Projection
+from dasknmf.core.starts.sample import drawn_from
+from dasknmf.core.starts.trial import Trial
+
+_ROWS = (8192, 256)
+"""Rows of R that H is fitted to: at least so many, and so many for each component."""
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The third read, which also gathers rows of R; its update fits H to them."""
+
+    projection: Projection
+    trial: Trial
+    rows: Places = InOrder()
+
+    name = "sketch"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return self.projection.widths
+
+    @property
+    def _share(self) -> float:
+        least, each = _ROWS
+        return min(1.0, max(least, each * self.trial.k) / self.trial.n_rows)
+
+    def prepare(self, state: State) -> np.ndarray:
+        return self.projection.prepare(state)
+
+    def tally(self) -> Tally:
+        width, dtype = self.projection.width, self.trial.dtype
+        expected = int(self._share * self.trial.n_rows * width * dtype.itemsize)
+        return Tally(self.projection.tally().values | {"rows": Drawn(width, dtype, expected)})
+
+    def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
+        self.projection.tile(tile, rows, small, tally)
+        drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self._share)
+        tally["rows"] = tally["rows"].plus(places, rows["R"][drawn])
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.projection.update(tally, state)
+        found = self.trial.of_sketch(tally["rows"].in_order().values, state["Q"], float(state["mean"]))
+        return after | {"chosen": found.H}, outcome

@@ -1,0 +1,253 @@
+"""The survey: what the first read of V must know before anything is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.blocks.base import Sums
+from dasknmf.core.losses import Loss
+from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.errors import DataError
+
+_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers", "rows")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Sums and counts over V, and the scales that follow from them."""
+
+    shape: tuple[int, int]
+    loss: Loss
+    masked: bool = False
+    """Whether entries may be missing, or have weights of their own."""
+
+    name = "survey"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def _powers(self, tile: Any, sums: Sums) -> float:
+        """Σ v^β, weighted, where V has only what the loss takes; of squares the sums tell."""
+        beta = self.loss.beta
+        if beta == 2 or sums.n_nan or sums.n_negative or (beta < 0 and sums.n_zero):
+            return 0.0
+        return float(tile.power_sum(beta))
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        sums = Tally.zeros({"sums": (len(_FIELDS),)})
+        if not self.masked:
+            return sums
+        n_features = self.shape[1]
+        more = {
+            "observed": (n_features,),
+            "column totals": (1, n_features),
+            "hidden": (n_features,),
+            "empty rows": (),
+            "hidden rows": (),
+        }
+        return Tally(sums.values | Tally.zeros(more).values)
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        sums = tile.sums()
+        powers = self._powers(tile, sums)
+        counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
+        weights = tile.row_weights
+        a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
+        tally["sums"] += (sums.total, sums.squares, *counts, powers, a.sum())
+        if self.masked:
+            tally["observed"] += tile.observations()
+            tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
+            tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
+            n_rows, of_columns = tile.hidden_whole()
+            tally["hidden rows"] += n_rows
+            tally["hidden"] += of_columns
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        n, m = self.shape
+        mean = found["total"] / max(n * m - found["n_missing"], 1.0)
+        beta = self.loss.beta
+        constant = 0.0 if beta in (0, 1, 2) else found["powers"] / (beta * (beta - 1))
+        after = state | {
+            "sums": tally["sums"],
+            "mean": np.asarray(mean),
+            "squares": np.asarray(found["squares"]),
+            "constant": np.asarray(constant),
+            "scale": np.asarray(self._scale(found)),
+            # scikit-learn's floors, which are absolute, in units of V and of √V.
+            "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
+            "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
+            "pull": np.asarray(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
+        }
+        if self.masked:
+            observed = tally["observed"]
+            fill = np.divide(tally["column totals"][0], observed, out=np.zeros(m), where=observed > 0)
+            after |= {"observed": observed, "fill": fill, "empty rows": tally["empty rows"]}
+            columns = np.count_nonzero((observed == 0) & (tally["hidden"] > 0))
+            after["hidden whole"] = np.asarray([tally["hidden rows"], columns])
+        return after, Outcome()
+
+    def takes(self, tally: Tally) -> bool:
+        """Whether V has no entry that `check` refuses."""
+        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        refused = found["n_nan"] + found["n_inf"] + found["n_negative"]
+        refused += found["n_zero"] if self.loss.beta <= 0 else 0
+        return bool(refused == 0 and np.isfinite(found["squares"]))
+
+    def _scale(self, found: dict[str, float]) -> float:
+        """Σ v^β: the size that the divergence of a useless fit has."""
+        return found["squares"] if self.loss.quadratic else found["powers"]
+
+
+_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "pull")
+_KEPT_OF_MASKED = ("observed", "fill", "empty rows", "hidden whole")
+
+
+def kept(state: State) -> State:
+    """What the survey found, without what a start has added since."""
+    masked = [name for name in _KEPT_OF_MASKED if name in state]
+    return {name: state[name] for name in (*_KEPT, *masked)}
+
+
+_SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
+"""Means of V, by bytes of a value, between which products of four factors stay in range."""
+
+
+def check(
+    state: State,
+    loss: Loss,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    *,
+    sparse: bool = False,
+    advice: str | None = None,
+    transposed: bool = False,
+) -> None:
+    """Refuse what the survey found, before anything is committed.
+
+    `advice` is what the source knows to do about negative values; `transposed` tells whether V's rows are
+    the columns of X.
+
+    Raises
+    ------
+    DataError
+        If V holds NaN, infinities or negative values, or zeros that the loss does not take, or a row or a
+        column of it has all that is observed hidden.
+    """
+    found = dict(zip(_FIELDS, state["sums"], strict=True))
+    size = shape[0] * shape[1] - found["n_missing"]
+    if not size:
+        raise DataError(
+            f"nothing is observed: all {shape[0]} x {shape[1]} entries of X are missing; factors of nothing "
+            "cannot be: check missing_values, the mask and the weights."
+        )
+    if found["n_nan"]:
+        raise DataError(
+            f"Input X contains NaN. {found['n_nan']:.0f} of {size:.0f} entries are missing; NMF takes "
+            "finite values only: give missing_values='nan', or leave out their rows or columns."
+        )
+    if found["n_inf"]:
+        raise DataError(
+            "Input X contains infinity or a value too large for dtype('float64'). "
+            f"{found['n_inf']:.0f} of {size:.0f} entries are infinite; NMF takes finite values only: "
+            "replace them."
+        )
+    if found["n_negative"]:
+        raise DataError(
+            "Negative values in data passed to NMF initialization. "
+            f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
+            f"cannot be: {advice or mended(sparse)}."
+        )
+    loss.check_zeros(found["n_zero"])
+    hidden = [int(count) for count in state.get("hidden whole", (0, 0))]
+    if any(hidden):
+        n_rows, n_columns = reversed(hidden) if transposed else hidden
+        raise DataError(
+            f"holdout hides all that is observed of {n_rows} rows and {n_columns} columns of X; a fit needs "
+            "some of each: hide a smaller share, give another random_state, or leave out rows and columns "
+            "with few entries."
+        )
+    mean = found["total"] / size
+    least, most = _SCALES[dtype.itemsize]
+    if mean and not least <= mean <= most:
+        raise DataError(
+            f"the mean of X is {mean:.3g}; in {dtype} products of factors stay in range for means "
+            f"between {least:g} and {most:g}: rescale X, the factors scale with it"
+            f"{', or give dtype=np.float64' if dtype.itemsize < 8 else ''}."
+        )
+
+
+def mended(sparse: bool) -> str:
+    """What to do about negative values."""
+    if not sparse:
+        return "shift or clip the values, or give them as they were before they were centred"
+    # Shifted, V would no longer be sparse, which shows what it once was.
+    return (
+        "log-ratio, scaled or centred values are the wrong input: give the counts, as a layer or `.raw` "
+        "may keep them, or what normalizing and log1p make of them"
+    )
+
+
+@dataclass(frozen=True)
+class Surveyed(Around):
+    """Another phase with the survey in the same read."""
+
+    survey: Survey
+
+    def tally(self) -> Tally:
+        return Tally(self.survey.tally().values | self.phase.tally().values)
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        self.survey.tile(tile, rows, None, tally)
+        self.phase.tile(tile, rows, small, tally)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        state, _ = self.survey.update(tally, state)
+        if not self.survey.takes(tally):
+            return state, Outcome()  # `check` will refuse V; the other phase cannot work on it
+        return self.phase.update(tally, state)
+
+
+@dataclass(frozen=True)
+class Pinned(Around):
+    """A phase that makes an H, whose first rows become those that are known.
+
+    Parameters
+    ----------
+    fixed : ndarray of shape (n_fixed, n_features)
+    """
+
+    fixed: np.ndarray
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.phase.update(tally, state)
+        for name in {"H", "next H"} & after.keys():
+            H = after[name].copy()
+            H[: len(self.fixed)] = self.fixed
+            after = after | {name: H}
+        return after, outcome
+
+
+@dataclass(frozen=True)
+class MeanFilled(Around):
+    """A phase over V with its missing entries filled in; needs what the survey of a masked V found."""
+
+    def prepare(self, state: State) -> Any:
+        return self.phase.prepare(state), state["fill"]
+
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+        inner, fill = small
+        # Whatever is observed tells a start where to look, if it counts little or more than once.
+        shape = tile.rows.stop - tile.rows.start, len(fill)
+        filled = tile.filled(np.broadcast_to(fill.astype(tile.dtype), shape), by_weight=False)
+        self.phase.tile(filled, rows, inner, tally)

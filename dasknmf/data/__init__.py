@@ -1,0 +1,31 @@
+"""Inputs: everything that V can be given as, turned into rows of panels."""
+
+from dasknmf.core.blocks.canonical import canonical
+from dasknmf.core.feature_names import feature_names, renamed
+from dasknmf.data.anndata_file import open_anndata
+from dasknmf.data.choose import is_chunked, places_of, rather_transposed, source_of
+from dasknmf.data.dask_array import side_by_side
+from dasknmf.data.opening import opened
+from dasknmf.data.preparation import Preparation
+from dasknmf.data.prepared import Prepared, steps_of
+from dasknmf.data.source import Source, Stored, grid_of, row_bytes_of
+
+__all__ = [
+    "Preparation",
+    "Prepared",
+    "Source",
+    "Stored",
+    "canonical",
+    "feature_names",
+    "grid_of",
+    "is_chunked",
+    "open_anndata",
+    "opened",
+    "places_of",
+    "rather_transposed",
+    "renamed",
+    "row_bytes_of",
+    "side_by_side",
+    "source_of",
+    "steps_of",
+]

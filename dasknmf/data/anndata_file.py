@@ -1,0 +1,293 @@
+"""AnnData in stores: its matrices to be read in panels, the names and tables beside them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from dasknmf.data import hdf5
+from dasknmf.data.concatenated import Stacked
+from dasknmf.data.source import Stored
+from dasknmf.data.stored_csr import FORMATS, StoredSparse
+from dasknmf.data.zarr_array import NamedArray
+from dasknmf.errors import SourceError
+from dasknmf.io.codecs import refuse_pickles
+from dasknmf.io.metered import open_node
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_logger = logging.getLogger(__name__)
+
+
+def open_anndata(path: Any) -> AnnDataStore:
+    """Open AnnData in a store, without reading its matrices.
+
+    Parameters
+    ----------
+    path : str, path, zarr Store or zarr.Group, or a list of these
+        A Zarr directory or URL, or an .h5ad file, or a place inside one of these ("cells.h5mu/mod/rna").
+        Of a list, the cells of all are one below the other, with the genes that all have, in the first
+        one's order.
+
+    Returns
+    -------
+    AnnDataStore
+
+    Raises
+    ------
+    SourceError
+        If no AnnData is there, or several have no gene in common or a common one twice.
+    """
+    paths = list(path) if isinstance(path, (list, tuple)) else [path]
+    if not paths:
+        raise SourceError("open_anndata was given an empty list: give at least one path.")
+    return AnnDataStore([_File(each) for each in paths])
+
+
+class AnnDataStore:
+    """AnnData in one store or in several; see `open_anndata`.
+
+    Attributes
+    ----------
+    path : str or list of str
+    shape : tuple of int
+        Cells, genes.
+    obs_names, var_names : ndarray of str
+    obs, var : pandas.DataFrame
+        Read when they are first asked for. Of several stores, obs has the columns that all have, var is
+        that of the first.
+    layers : list of str
+        Names of the layers, of several stores those that all have.
+    """
+
+    def __init__(self, files: Sequence[_File]) -> None:
+        self._files = files
+        self.path = files[0].label if len(files) == 1 else [file.label for file in files]
+
+    def __repr__(self) -> str:
+        return f"<AnnDataStore {self.path}, layers {self.layers}>"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.obs_names), len(self.var_names)
+
+    @cached_property
+    def obs_names(self) -> np.ndarray:
+        return np.concatenate([file.names("obs") for file in self._files])
+
+    @cached_property
+    def var_names(self) -> np.ndarray:
+        return self._files[0].names("var")[self._columns[0]]
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        tables = [file.read("obs") for file in self._files]
+        if len(tables) == 1:
+            return tables[0]
+        import pandas as pd
+
+        return pd.concat(tables, join="inner")
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        return self._files[0].read("var").iloc[self._columns[0]]
+
+    @property
+    def layers(self) -> list[str]:
+        first, *others = (file.layers for file in self._files)
+        return [name for name in first if all(name in other for other in others)]
+
+    def matrix(self, layer: str | None = None) -> Stored:
+        """X, or a layer, to be given to ``NMF.fit``.
+
+        Returns
+        -------
+        StoredSparse, StoredDense, NamedArray or Stacked
+            With `feature_names`.
+
+        Raises
+        ------
+        SourceError
+            If there is no such layer, or none that can be read.
+        """
+        if layer is not None and layer not in self.layers:
+            raise SourceError(
+                f"{self.path} has no layer {layer!r}; its layers are {self.layers}: give one of these, or "
+                "None for X."
+            )
+        name = "X" if layer is None else f"layers/{layer}"
+        if len(self._files) == 1:
+            return self._files[0].matrix(name, self.var_names)
+        parts = [file.matrix(name, None) for file in self._files]
+        return Stacked(parts, self._columns, self.var_names)
+
+    @cached_property
+    def _columns(self) -> list[np.ndarray]:
+        """For each file, where the genes that all have are in it."""
+        names = [file.names("var") for file in self._files]
+        if len(names) == 1:
+            return [np.arange(len(names[0]))]
+        common = names[0]
+        for file, found in zip(self._files[1:], names[1:], strict=True):
+            common = common[np.isin(common, found)]
+            if not len(common):
+                raise SourceError(
+                    f"{self._files[0].label} and {file.label} have no gene in common, their first are "
+                    f"{names[0][:2].tolist()} and {found[:2].tolist()}: give both the same kind of names."
+                )
+        columns = []
+        for file, found in zip(self._files, names, strict=True):
+            order = np.argsort(found, kind="stable")
+            sorted_names = found[order]
+            first = np.searchsorted(sorted_names, common)
+            repeated = np.searchsorted(sorted_names, common, side="right") - first > 1
+            if repeated.any():
+                raise SourceError(
+                    f"{file.label} has gene {str(common[repeated][0])!r} more than once, and genes are put "
+                    "together by their names: make them unique with adata.var_names_make_unique()."
+                )
+            columns.append(order[first])
+        left_out = len(np.unique(np.concatenate(names))) - len(common)
+        if left_out:
+            _logger.warning("%d genes are not in all of %d files and are left out", left_out, len(names))
+        return columns
+
+
+class _File:
+    """One store."""
+
+    def __init__(self, source: Any) -> None:
+        found = hdf5.split(source)
+        self._path = found[0] if found else None
+        if found:
+            self.label = os.path.join(*filter(None, found))
+            self._inside = found[1]
+            with self._root() as root:
+                self._check(root)
+        else:
+            self._group: Any = source if isinstance(source, zarr.Group) else open_node(source)
+            self.label = str(source if isinstance(source, (str, os.PathLike)) else self._group.store_path)
+            self._check(self._group)
+
+    @property
+    def layers(self) -> list[str]:
+        with self._root() as root:
+            return sorted(root["layers"].keys()) if "layers" in root else []
+
+    def names(self, table: str) -> np.ndarray:
+        """The index of obs or var."""
+        with self._root() as root:
+            # Anndata before 0.7 kept tables in another way; its readers know it.
+            index = root[table].attrs.get("_index") if hasattr(root[table], "keys") else None
+            values = _read(root[table][index]) if index else _read(root[table]).index
+        return np.asarray(values, dtype=object).astype(str)
+
+    def read(self, name: str) -> Any:
+        with self._root() as root:
+            return _read(root[name])
+
+    def matrix(self, name: str, feature_names: np.ndarray | None) -> Stored:
+        if self._path:
+            inside = f"{self._inside}/{name}".strip("/")
+            return hdf5.stored_in(self._path, inside, feature_names)
+        node = self._group.get(name)
+        if node is None:
+            raise SourceError(f"{self.label} has no {name}; it holds {sorted(self._group)}: give a layer.")
+        if isinstance(node, zarr.Array):
+            return NamedArray(node, feature_names)
+        return StoredSparse.of_group(node, f"{self.label}/{name}", feature_names)
+
+    @contextmanager
+    def _root(self) -> Iterator[Any]:
+        if self._path is None:
+            yield self._group
+            return
+        with hdf5.reading(self._path) as file:
+            yield hdf5.node_in(file, self._inside)
+
+    def _check(self, root: Any) -> None:
+        if not hasattr(root, "keys") or not {"obs", "var"} <= set(root.keys()):
+            raise SourceError(
+                f"{self.label} holds no AnnData; one has obs and var: give the path that it was written to."
+            )
+
+
+def _read(element: Any) -> Any:
+    try:
+        from anndata.io import read_elem
+    except ImportError as error:
+        raise SourceError(
+            "names and tables of AnnData are read by anndata, which is not installed: install "
+            "dasknmf[anndata], or give the path of a matrix, such as 'atlas.zarr/X'."
+        ) from error
+    if isinstance(element, (zarr.Array, zarr.Group)):
+        refuse_pickles(element)
+    return read_elem(element)
+
+
+def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> Any:
+    """X, a layer or an entry of obsm of an AnnData object, as ``NMF.fit`` reads it best.
+
+    Parameters
+    ----------
+    adata : anndata.AnnData
+        In memory, backed by a file, or lazy.
+    layer, obsm : str, optional
+        One of them; X where none is given.
+
+    Returns
+    -------
+    ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array, StoredSparse or StoredDense
+        What is in memory as it is; what is backed by a store as the matrix in that store.
+
+    Raises
+    ------
+    SourceError
+        If there is no such layer or entry, or no X.
+    ValueError
+        If both are given.
+    """
+    if not hasattr(adata, "layers"):
+        raise TypeError(
+            f"adata is a {type(adata).__name__}; an AnnData has genes and cells: give one, "
+            "anndata.read_h5ad(path, backed='r') for one in a file, or a matrix to dasknmf.NMF."
+        )
+    if layer is not None and obsm is not None:
+        raise ValueError(
+            f"layer is {layer!r} and obsm is {obsm!r}; one matrix is factorized: give one of them."
+        )
+    if obsm is not None:
+        if obsm not in adata.obsm:
+            raise SourceError(
+                f"the AnnData has no obsm {obsm!r}; its obsm are {sorted(adata.obsm)}: give one of these."
+            )
+        matrix = adata.obsm[obsm]
+        return matrix.to_numpy() if hasattr(matrix, "iloc") else matrix
+    layers = sorted(name for name in adata.layers if name is not None)  # from 0.13 on, None is X
+    if layer is not None and layer not in layers:
+        raise SourceError(
+            f"the AnnData has no layer {layer!r}; its layers are {layers}: give one of these, or None for X."
+        )
+    X = adata.X if layer is None else adata.layers[layer]
+    if X is None:
+        raise SourceError(f"the AnnData has no X; its layers are {layers}: give one of these.")
+    # An X that is a selection of rows of a file was read by anndata and is in memory.
+    return stored_behind(X, np.asarray(adata.var_names).astype(str))
+
+
+def stored_behind(X: Any, feature_names: np.ndarray | None = None) -> Any:
+    """The stored matrix that an object of anndata, h5py or zarr stands for; anything else as it is."""
+    node = X.group if type(X).__module__.startswith("anndata.") and hasattr(X, "group") else X
+    if isinstance(node, zarr.Group) and node.attrs.get("encoding-type") in FORMATS:
+        return StoredSparse.of_group(node, feature_names=feature_names)
+    if type(node).__module__.startswith("h5py."):
+        return hdf5.stored_in(node.file.filename, node.name.strip("/"), feature_names)
+    return X

@@ -1,0 +1,53 @@
+"""dask_graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from dask.task_spec import Alias, GraphNode, Task
+
+
+class Upstream:
+    """The graph that makes V's chunks; what only one visit needs becomes part of that visit."""
+
+    def __init__(self, graph: dict[Hashable, GraphNode]) -> None:
+        self._graph = graph
+        self._uses = Counter(dependency for node in graph.values() for dependency in node.dependencies)
+
+    def fused(self, task: Task, needed: Sequence[Hashable]) -> dict[Hashable, GraphNode]:
+        """The visit with its private ancestors in one task, beside the ancestors it shares."""
+        private: dict[Hashable, GraphNode] = {}
+        shared: dict[Hashable, GraphNode] = {}
+        uses = Counter(needed)
+        asked = set(needed)
+        waiting = list(uses)
+        while waiting:
+            key = waiting.pop()
+            if key in private:
+                continue
+            node = self._graph.get(key)
+            if node is None:
+                continue  # persisted on a cluster, whose scheduler knows it by this key
+            # Data is used in place; only tasks are worth running inside the visit.
+            if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in asked):
+                shared[key] = node
+                continue
+            shared.pop(key, None)
+            private[key] = node
+            for dependency in node.dependencies:
+                uses[dependency] += 1
+                waiting.append(dependency)
+        for key in list(shared):
+            self._closure(key, shared)
+        fused = Task.fuse(*private.values(), task) if private else task
+        return {**shared, task.key: fused}
+
+    def _closure(self, key: Hashable, found: dict[Hashable, GraphNode]) -> None:
+        waiting = [key]
+        while waiting:
+            node = self._graph[waiting.pop()]
+            for dependency in node.dependencies:
+                if dependency in self._graph and dependency not in found:
+                    found[dependency] = self._graph[dependency]
+                    waiting.append(dependency)

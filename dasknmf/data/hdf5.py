@@ -1,0 +1,226 @@
+"""HDF5 files, AnnData's .h5ad among them: opened anew by every read, so that any process may do it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.panels import slab_rows
+from dasknmf.data.source import Chunks, Reader, Source, Stored, check_shape
+from dasknmf.data.stored_csr import PARTS, StoredSparse, Vectors, check_parts, encoding_of
+from dasknmf.errors import SourceError
+from dasknmf.io.metered import fetched
+from dasknmf.io.retry import patiently, read_patiently
+
+_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def split(source: Any) -> tuple[str, str] | None:
+    """The HDF5 file of a path and what is named inside it; None where no part of the path is one."""
+    if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
+        return None
+    path = Path(source).expanduser()
+    for file in (path, *path.parents):
+        if file.is_file():
+            with file.open("rb") as opened:
+                if opened.read(len(_MAGIC)) != _MAGIC:
+                    return None
+            inside = path.relative_to(file).as_posix()
+            return str(file.absolute()), "" if inside == "." else inside
+    return None
+
+
+@contextmanager
+def reading(path: str) -> Iterator[Any]:
+    """The open file.
+
+    Raises
+    ------
+    SourceError
+        If h5py is not installed, or the file cannot be opened.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise SourceError(
+            f"{path} is an HDF5 file, and h5py is not installed: install dasknmf[anndata]."
+        ) from error
+
+    def opened() -> Any:
+        try:
+            # No lock is taken: V is only read, and file systems of clusters often have none.
+            return h5py.File(path, "r", locking=False)
+        except OSError:
+            # Open in this process already, with a lock: HDF5 wants both alike.
+            return h5py.File(path, "r")
+
+    try:
+        file = patiently(opened, repr(path))
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened as HDF5 ({error}); V must be a file that this process can read: "
+            "check that it was written to its end, and is not open for writing."
+        ) from error
+    with file:
+        yield file
+
+
+def node_in(file: Any, name: str) -> Any:
+    """What a name inside an open file stands for; the file itself where it is empty.
+
+    Raises
+    ------
+    SourceError
+        If nothing is there.
+    """
+    if not name:
+        return file
+    if name not in file:
+        raise SourceError(
+            f"{file.filename} has no {name!r}; it holds {sorted(file)}: give the name of a matrix."
+        )
+    return file[name]
+
+
+def is_anndata(path: str, name: str) -> bool:
+    """Whether a group of a file is a whole AnnData, as each modality of MuData is."""
+    with reading(path) as file:
+        return bool(node_in(file, name).attrs.get("encoding-type") == "anndata")
+
+
+def fetched_bytes(dataset: Any, *parts: slice) -> int:
+    """Bytes in the file of the chunks that hold a part of a dataset."""
+    if dataset.chunks is None:
+        return int(np.prod([part.stop - part.start for part in parts])) * dataset.dtype.itemsize
+    corners = (
+        range(part.start // chunk * chunk, part.stop, chunk)
+        for part, chunk in zip(parts, dataset.chunks, strict=True)
+    )
+    return sum(dataset.id.get_chunk_info_by_coord(corner).size or 0 for corner in product(*corners))
+
+
+class Hdf5Vector:
+    """A 1-D dataset of a file that is open."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self.length = int(dataset.shape[0])
+        self.chunk = int(dataset.chunks[0]) if dataset.chunks else 1
+        self.dtype = np.dtype(dataset.dtype)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        if start == stop:
+            return np.empty(0, self.dtype)
+        fetched(fetched_bytes(self._dataset, slice(start, stop)))
+        what = f"entries {start} to {stop - 1} of {self._dataset.file.filename}{self._dataset.name}"
+        return read_patiently(lambda: np.asarray(self._dataset[start:stop]), what)
+
+
+class Hdf5Place:
+    """A group of a file that holds a sparse matrix.
+
+    Parameters
+    ----------
+    path, name : str
+        Of the file, and of the group in it.
+    """
+
+    in_process = False
+
+    def __init__(self, path: str, name: str) -> None:
+        self._path = path
+        self._name = name
+
+    @contextmanager
+    def opened(self) -> Iterator[Vectors]:
+        with reading(self._path) as file:
+            group = file[self._name]
+            yield Vectors(**{name: Hdf5Vector(group[name]) for name in PARTS})
+
+
+class StoredDense(Stored):
+    """A matrix of a file, as whole rows.
+
+    Parameters
+    ----------
+    path, name : str
+        Of the file, and of the dataset in it.
+    feature_names : ndarray of str, optional
+    """
+
+    def __init__(self, path: str, name: str, feature_names: np.ndarray | None = None) -> None:
+        self.path = path
+        self.name = name
+        self.feature_names = feature_names
+        with reading(path) as file:
+            dataset = file[name]
+            check_shape(dataset.shape)
+            self.shape = (int(dataset.shape[0]), int(dataset.shape[1]))
+            self.dtype = np.dtype(dataset.dtype).newbyteorder("=")
+            self.chunk_rows = int(dataset.chunks[0]) if dataset.chunks else 1
+
+    def __repr__(self) -> str:
+        return f"<StoredDense {self.shape} {self.dtype}, {self.path}/{self.name}>"
+
+    def source(self, *, transposed: bool = False) -> DenseSource:
+        if transposed:
+            raise SourceError(
+                f"{self.path}/{self.name} is read by rows, and its columns are asked for: store Xᵀ."
+            )
+        return DenseSource(self)
+
+
+class DenseSource(Source):
+    """Rows of a dataset."""
+
+    def __init__(self, X: StoredDense) -> None:
+        self.shape = X.shape
+        self.dtype = X.dtype
+        row_bytes = X.shape[1] * X.dtype.itemsize
+        height = slab_rows(X.chunk_rows, row_bytes)
+        self.slab_bytes = min(height, X.shape[0]) * row_bytes
+        self.cuts = np.append(np.arange(0, X.shape[0], X.chunk_rows), X.shape[0])
+        self.reader = DenseReader(X.path, X.name, height)
+
+
+class DenseReader(Reader):
+    """Reads slabs of whole rows of chunks."""
+
+    def __init__(self, path: str, name: str, height: int) -> None:
+        self._path = path
+        self._name = name
+        self._height = height
+
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+        with reading(self._path) as file:
+            dataset = file[self._name]
+            for first in range(start, stop, self._height):
+                last = min(first + self._height, stop)
+                fetched(fetched_bytes(dataset, slice(first, last), slice(0, dataset.shape[1])))
+                what = f"rows {first} to {last - 1} of {self._path}/{self._name}"
+                rows = read_patiently(lambda: np.asarray(dataset[first:last]), what)  # noqa: B023
+                yield rows.astype(rows.dtype.newbyteorder("="), copy=False)
+
+
+def stored_in(path: str, name: str, feature_names: np.ndarray | None = None) -> Stored:
+    """The matrix at a name in a file, sparse or dense.
+
+    Raises
+    ------
+    SourceError
+        If none is there.
+    """
+    label = f"{path}/{name}"
+    with reading(path) as file:
+        node = node_in(file, name)
+        if not hasattr(node, "keys"):
+            return StoredDense(path, name, feature_names)
+        format, shape = encoding_of(node.attrs, label)
+        check_parts(node, label)
+    return StoredSparse(Hdf5Place(path, name), shape, format, label, feature_names)

@@ -1,0 +1,393 @@
+"""A matrix whose rows are prepared as they are read: raw counts on disk are enough."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from dask.task_spec import GraphNode
+from sklearn.utils.validation import _get_feature_names, check_array
+
+from dasknmf.core.blocks.canonical import canonical
+from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.panels import Panel
+from dasknmf.data.opening import in_chunks, opened
+from dasknmf.data.preparation import Preparation
+from dasknmf.data.source import Chunks, Reader, Source, check_shape, grid_of, nbytes_of
+from dasknmf.errors import DataError, SourceError
+
+
+class Prepared:
+    """X with preprocessing in every read of it, so that nothing has to be written beforehand.
+
+    Steps, in this order: each row times ``target_sum / total``, where `total` is that of the row over
+    all columns of X; log(1 + v); the chosen columns; each of them divided by its `scale`. Rows that add
+    up to 0 stay as they are. Sparse rows stay sparse.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_columns)
+        Whatever `NMF.fit` takes. What is in memory must be finite and nonnegative already; other
+        input is checked when it is read.
+    columns : array of bool of shape (n_columns,) or of int, optional
+        The columns that are used: a mask, or indices in the order in which V has them, none twice.
+    target_sum : float, optional
+        What the rows are made to add up to (scanpy's `normalize_total`; 1e4 and 1e6 are common).
+    log1p : bool, default=False
+    scale : array of shape (n_features,), optional
+        A positive divisor of each chosen column, in V's order: its standard deviation, for columns of
+        unit variance (without centring, as V is nonnegative). A run goes on with its own where this one
+        is within 1e-6 of it, as when it was computed anew on another CPU.
+    feature_names : array of str of shape (n_features,), optional
+        Names of the chosen columns, in V's order; by default those that X carries.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        n_samples, n_features: of the result.
+    dtype : numpy.dtype
+        Of the result: that of X where columns are chosen only; else float64 where X is of 64-bit (or
+        wider) floats, and float32 for everything else, integers included.
+    feature_names : ndarray of str or None
+    is_chunked : bool
+        Whether X is read in chunks, by the scheduler.
+    X : array
+        What is prepared, opened where a path was given.
+    preparation : Preparation
+        The steps.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit X or the rules above.
+    DataError
+        If X is in memory and holds negative values.
+    SourceError
+        If X cannot be opened; or is stored by columns (CSC), and `target_sum` needs its rows or `columns`
+        are in another order.
+
+    Notes
+    -----
+    What a run compares with its first read, to refuse an X that has changed, are sums of the result. With
+    `target_sum` alone these are the same for any counts in the same rows; logarithms, or a selection of
+    columns, tell them apart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import NMF, Prepared
+    >>> counts = np.random.default_rng(0).poisson(2.0, size=(30, 6))
+    >>> V = Prepared(counts, target_sum=1e4, log1p=True, columns=[0, 2, 3, 5])
+    >>> NMF(2, random_state=0, tol=1e-3).fit(V).components_.shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        *,
+        columns: Any = None,
+        target_sum: float | None = None,
+        log1p: bool = False,
+        scale: Any = None,
+        feature_names: Any = None,
+    ) -> None:
+        X = opened(X)
+        names = _get_feature_names(X) if hasattr(X, "iloc") else getattr(X, "feature_names", None)
+        self.is_chunked: bool = X.is_chunked if isinstance(X, Prepared) else in_chunks(X)
+        if not (isinstance(X, Prepared) or self.is_chunked):
+            X = _in_memory(X)
+        check_shape(X.shape)
+        working_dtype(X.dtype)
+        self.X = X
+        n_columns = int(X.shape[1])
+        chosen = _columns(columns, n_columns)
+        n_features = n_columns if chosen is None else len(chosen)
+        total = _target_sum(target_sum)
+        divisors = _scale(scale, n_features)
+        changed = total is not None or bool(log1p) or divisors is not None
+        self.preparation = Preparation(
+            _dtype(X.dtype, changed=changed), n_columns, chosen, total, bool(log1p), divisors
+        )
+        self.shape: tuple[int, int] = (int(X.shape[0]), n_features)
+        self.dtype = self.preparation.dtype
+        if self.by_columns:
+            self.check_columns()
+        self.feature_names = _names(feature_names, names, chosen, n_features)
+
+    def __repr__(self) -> str:
+        steps = self.preparation
+        said = [
+            f"target_sum={steps.target_sum:g}" if steps.target_sum is not None else "",
+            "log1p" if steps.log1p else "",
+            f"{self.shape[1]} of {steps.n_columns} columns" if steps.columns is not None else "",
+            "scaled" if steps.scale is not None else "",
+        ]
+        what = ", ".join(filter(None, said)) or "as it is"
+        return f"<Prepared {self.shape[0]} x {self.shape[1]} {self.dtype}: {what}>"
+
+    def rescaled(self, scale: np.ndarray) -> Prepared:
+        """The same with other divisors of its columns."""
+        other = copy.copy(self)
+        other.preparation = replace(self.preparation, scale=scale)
+        return other
+
+    def described(self) -> dict[str, Any]:
+        """The steps as JSON values, for the identity of a run; inner steps under "before"."""
+        before = {"before": self.X.described()} if isinstance(self.X, Prepared) else {}
+        return self.preparation.described() | before
+
+    @property
+    def by_columns(self) -> bool:
+        """Only Xᵀ has rows that can be read."""
+        return bool(getattr(self.X, "by_columns", False))
+
+    @property
+    def can_be_transposed(self) -> bool:
+        """Whether X may be read by columns: without totals of rows, and with columns in X's order."""
+        columns = self.preparation.columns
+        ordered = columns is None or bool((np.diff(columns) > 0).all())
+        return ordered and self.preparation.target_sum is None
+
+    def check_columns(self) -> None:
+        """Refuse steps that X read by columns does not allow.
+
+        Raises
+        ------
+        SourceError
+        """
+        if not self.can_be_transposed:
+            raise SourceError(
+                "X is stored by columns (CSC); totals of rows (target_sum) and columns in another "
+                "order than X's need whole rows: give columns in ascending order, and for target_sum store X "
+                "by rows (CSR)."
+            )
+
+
+def steps_of(X: Any) -> dict[str, Any]:
+    """What is done to values of X, to be repeated on new rows; empty where X is not `Prepared`.
+
+    Returns
+    -------
+    dict
+        ``target_sum``, ``log1p``, ``scale``; and ``before``, where X prepares what was prepared already.
+    """
+    if not isinstance(X, Prepared):
+        return {}
+    steps = X.preparation
+    own = {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": steps.scale}
+    return own | ({"before": steps_of(X.X)} if isinstance(X.X, Prepared) else {})
+
+
+def _in_memory(X: Any) -> Any:
+    X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric")
+    sparse = scipy.sparse.issparse(X)
+    X = canonical(X) if sparse and X.format == "csr" else X
+    values = X.data if sparse else X
+    smallest = values.min(initial=0) if values.dtype.kind in "if" else 0
+    if smallest < 0:
+        raise DataError(
+            f"Negative values in data passed to Prepared. The smallest is {smallest:g}; V = WH with W, H "
+            ">= 0 cannot be: shift or clip the values, or give them as they were before they were centred."
+        )
+    return X
+
+
+def _dtype(stored: Any, *, changed: bool) -> np.dtype:
+    stored = np.dtype(stored).newbyteorder("=")
+    if stored.kind != "f" and not changed:
+        return stored
+    return np.dtype(np.float64 if stored.kind == "f" and stored.itemsize >= 8 else np.float32)
+
+
+def _columns(columns: Any, n_columns: int) -> np.ndarray | None:
+    if columns is None:
+        return None
+    chosen = np.asarray(columns)
+    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "biu"):
+        raise TypeError(
+            f"columns is {chosen.dtype} of shape {chosen.shape}; it must be a mask of {n_columns} booleans "
+            "or a list of column indices: give one of these."
+        )
+    if chosen.dtype == bool:
+        if len(chosen) != n_columns:
+            raise ValueError(
+                f"columns is a mask of {len(chosen)} values; X has {n_columns} columns: give one for each."
+            )
+        chosen = np.flatnonzero(chosen)
+    if not len(chosen):
+        raise ValueError(f"columns selects none of {n_columns} columns; V needs one or more: select some.")
+    chosen = chosen.astype(np.int64)
+    outside = chosen[(chosen < 0) | (chosen >= n_columns)]
+    if len(outside):
+        raise ValueError(
+            f"columns holds {int(outside[0])}; X has {n_columns} columns, counted from 0 to {n_columns - 1}: "
+            "give indices among these."
+        )
+    values, counts = np.unique(chosen, return_counts=True)
+    if len(values) < len(chosen):
+        raise ValueError(
+            f"columns holds {int(values[counts > 1][0])} {counts.max()} times; a column can be used once: "
+            "leave out the repetition."
+        )
+    return chosen
+
+
+def _target_sum(target_sum: Any) -> float | None:
+    if target_sum is None:
+        return None
+    if not isinstance(target_sum, Real) or isinstance(target_sum, bool):
+        raise TypeError(f"target_sum is {target_sum!r}; it must be a positive number: give one, or None.")
+    if not 0 < float(target_sum) < np.inf:
+        raise ValueError(
+            f"target_sum is {target_sum!r}; rows can only be made to add up to a positive, "
+            "finite number: give one, 1e4 for example, or None."
+        )
+    return float(target_sum)
+
+
+def _scale(scale: Any, n_features: int) -> np.ndarray | None:
+    if scale is None:
+        return None
+    divisors = np.asarray(scale, dtype=np.float64)
+    if divisors.shape != (n_features,):
+        raise ValueError(
+            f"scale has shape {divisors.shape}; it divides the {n_features} chosen columns, in their order: "
+            f"give an array of shape ({n_features},)."
+        )
+    wrong = np.flatnonzero(~((divisors > 0) & np.isfinite(divisors)))
+    if len(wrong):
+        raise ValueError(
+            f"scale is {divisors[wrong[0]]:g} for column {wrong[0]} of the chosen ones ({len(wrong)} such in "
+            "all); divisors must be positive and finite: leave these columns out, or give 1."
+        )
+    return divisors.copy()
+
+
+def _names(given: Any, carried: Any, chosen: np.ndarray | None, n_features: int) -> np.ndarray | None:
+    if given is None:
+        if carried is None:
+            return None
+        names = np.asarray(carried).astype(str)
+        return names if chosen is None else names[chosen]
+    names = np.asarray(given).astype(str)
+    if names.shape != (n_features,):
+        raise ValueError(
+            f"feature_names has shape {names.shape}; it names the {n_features} chosen columns, in their "
+            f"order: give ({n_features},) names, feature_names[columns] for example."
+        )
+    return names
+
+
+class PreparedSource(Source):
+    """A source whose slabs are prepared as they come.
+
+    Parameters
+    ----------
+    source : Source
+        Of X, or of Xᵀ.
+    preparation : Preparation
+    transposed : bool
+        Whether rows of the source are columns of X.
+    """
+
+    def __init__(self, source: Source, preparation: Preparation, *, transposed: bool) -> None:
+        self._source = source
+        n_rows = preparation.width if transposed else source.shape[0]
+        n_columns = source.shape[1] if transposed else preparation.width
+        self.shape = (n_rows, n_columns)
+        self.dtype = preparation.dtype
+        self.in_process = source.in_process
+        self.sparse = source.sparse
+        self.entries = source.entries
+        self.negatives_advice = source.negatives_advice
+        row_bytes = source.shape[1] * source.dtype.itemsize
+        before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
+        self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
+        # Panels are cut by what is read for them, whatever is left of it.
+        self.cuts, self.cut_bytes = self._rows.cuts, self._rows.before
+        self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
+        grid = grid_of(self)
+        panel = int(np.diff(np.interp(grid.edges, self.cuts, self._rows.before)).max())
+        read = source.slab_bytes or (0 if source.in_process else panel)
+        if source.sparse:
+            # Each value beside its column: all of them may be in chosen ones.
+            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
+            self.kept_bytes = int(nbytes_of(source) * wider)
+            made = int((read or panel) * wider)
+        else:
+            made_row = n_columns * self.dtype.itemsize
+            self.kept_bytes = n_rows * made_row
+            made = (-(-read // row_bytes) if read else grid.rows_max) * made_row
+        self.slab_bytes = read + made
+
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        start, stop = self._rows.read_for(panel.start, panel.stop)
+        return self._source.chunk_keys(Panel(panel.index, start, stop), lost=lost)
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        return self._source.upstream()
+
+
+class PreparedReader(Reader):
+    """Prepares slabs inside the task that reads them."""
+
+    def __init__(self, reader: Reader, preparation: Preparation, rows: _ChosenRows | None) -> None:
+        self._reader = reader
+        self._prepare = preparation
+        self._rows = rows
+
+    def anew(self, *, of_a_fit: bool = False) -> Reader:
+        again = copy.copy(self)
+        again._reader = self._reader.anew(of_a_fit=of_a_fit)
+        return again
+
+    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:
+        if self._rows is None:
+            for slab in self._reader.slabs(start, stop, chunks):
+                yield self._prepare(slab)
+            return
+        first, last = self._rows.read_for(start, stop)
+        for slab in self._reader.slabs(first, last, chunks):
+            height = slab.shape[0]
+            rows, where = self._rows.among(first, first + height)
+            first += height
+            if len(where):
+                # All rows as they are, or a copy of some.
+                yield self._prepare.across(slab if len(rows) == height else slab[rows], where)
+
+
+class _ChosenRows:
+    """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
+
+    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
+        self._read_cuts = cuts
+        self._chosen = chosen
+        self.cuts, self.before = cuts, before
+        if chosen is not None:
+            counts = np.searchsorted(chosen, cuts)
+            self.cuts, first = np.unique(counts, return_index=True)
+            # Stretches between two cuts with nothing that is chosen are read inside a panel and not at its
+            # ends, which nobody knows yet: all of them count, but for the first and the last of X.
+            first[0] = np.searchsorted(counts, 0, side="right") - 1
+            self.before = before[first] - before[first[0]]
+
+    def read_for(self, start: int, stop: int) -> tuple[int, int]:
+        """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
+        if self._chosen is None:
+            return start, stop
+        first = np.searchsorted(self._read_cuts, self._chosen[start], side="right") - 1
+        last = np.searchsorted(self._read_cuts, self._chosen[stop - 1], side="right")
+        return int(self._read_cuts[first]), int(self._read_cuts[last])
+
+    def among(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of rows [first, last) of Xᵀ: those that are chosen, counted from `first`, and as rows of Vᵀ."""
+        if self._chosen is None:
+            return np.arange(last - first), np.arange(first, last)
+        where = np.arange(*np.searchsorted(self._chosen, (first, last)))
+        return self._chosen[where] - first, where

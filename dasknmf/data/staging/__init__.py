@@ -1,0 +1,110 @@
+"""Staging: the first pass keeps V's panels near the workers, and later passes read those.
+
+A panel is kept as it is stored, dtype and memory order included, so a fit gives the same bits with
+a stage and without. What is lost of a stage is read from V again, that panel alone; where a Dask graph
+makes V, the pass is repeated with that panel's chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distributed import Client
+
+from dasknmf.core.panels import Grid
+from dasknmf.data.in_memory import MemorySource
+from dasknmf.data.source import Source
+from dasknmf.data.staging.files import FileSource, directory
+from dasknmf.data.staging.memory import KeptSource
+from dasknmf.data.staging.workers import HeldSource
+from dasknmf.errors import StageError
+
+__all__ = ["check_stage", "staged"]
+
+
+def check_stage(stage: Any, checkpoint: Any) -> None:
+    """Refuse what names no stage, or the run's own place.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if stage is None or stage == "memory":
+        return
+    if not isinstance(stage, (str, os.PathLike)) or not os.fspath(stage):
+        raise (ValueError if stage == "" else TypeError)(
+            f"stage is {stage!r}; it must be None, 'memory' or the path of a directory: give one of these."
+        )
+    if "://" in os.fspath(stage):
+        raise ValueError(
+            f"stage is {stage!r}; it must be a directory of the machines that read X, since a URL is as far "
+            "as X itself: give a path, or 'memory'."
+        )
+    if isinstance(checkpoint, (str, os.PathLike)) and _path(stage) == _path(checkpoint):
+        raise ValueError(
+            f"stage and checkpoint are both {str(stage)!r}; a run needs a place of its own: give another "
+            "directory to one of them."
+        )
+    found = [name for name in ("zarr.json", ".zarray", ".zgroup") if (_path(stage) / name).exists()]
+    if found:
+        raise ValueError(
+            f"stage is {stage!r}, which holds {found[0]}: it is a Zarr store, of X or of a run; give a "
+            "directory for nothing else."
+        )
+
+
+def _path(stage: Any) -> Path:
+    return Path(stage).expanduser().absolute()
+
+
+@contextmanager
+def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Iterator[Source]:
+    """The source behind a stage, which is cleared afterwards.
+
+    Parameters
+    ----------
+    source, grid
+        V and its panels.
+    stage : "memory", path or None
+        Where panels are kept. In memory: each by the worker that read it, or by this process. In a
+        directory: in files of its own below it, on every machine that reads panels.
+    client : distributed.Client or None
+        Whose workers read V.
+
+    Raises
+    ------
+    StageError
+        If a directory cannot be written, or has no room for V.
+    """
+    if stage is None or isinstance(source, MemorySource):
+        yield source
+    elif stage != "memory":
+        _check_machines(source, grid, stage, client)
+        with directory(_path(stage), source, client) as path:
+            yield FileSource(source, grid, path)
+    elif client is None:
+        yield KeptSource(source)
+    else:
+        held = HeldSource(source, grid, client)
+        try:
+            yield held
+        finally:
+            held.release()
+
+
+def _check_machines(source: Source, grid: Grid, stage: Any, client: Client | None) -> None:
+    """Refuse what would be made again whenever a panel is visited on another machine."""
+    if client is None or not source.chunk_keys(grid[0]):
+        return
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    machines = {worker["host"] for worker in workers}
+    if len(machines) > 1:
+        raise StageError(
+            f"the stage {str(stage)!r} would hold a Dask array in files of {len(machines)} machines, which "
+            "do not see each other's, and its chunks would be made again on each: give stage='memory', or "
+            "store X as Zarr."
+        )

@@ -1,0 +1,1 @@
+"""One pass over V as a Dask graph; knows nothing of factorization."""

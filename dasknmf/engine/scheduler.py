@@ -1,0 +1,218 @@
+"""Where a pass runs: in this process, by threads, or on a cluster; and what each has of memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+import threadpoolctl
+from dask.base import get_scheduler
+from dask.system import CPU_COUNT
+from distributed import Client
+from distributed.comm import CommClosedError
+from distributed.system import MEMORY_LIMIT
+
+from dasknmf.core.phase import Each
+from dasknmf.engine.accounting import resident_bytes
+from dasknmf.engine.graph import Get
+from dasknmf.engine.worker import TunedWorker
+from dasknmf.errors import DaskNMFError, SchedulerError, UnavailableError, brief
+
+_PAUSED_AT = 0.8
+"""Share of its memory at which Dask pauses a worker."""
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A way to compute a graph, with the memory of the processes that do it."""
+
+    name: str
+    get: Get
+    client: Client | None = None
+
+    @property
+    def threads(self) -> int:
+        """Tasks that run at once in one process."""
+        if self.client is not None:
+            return max((worker["nthreads"] for worker in self._workers()), default=1)
+        return 1 if self.name == "synchronous" else int(dask.config.get("num_workers", CPU_COUNT))
+
+    @property
+    def memory_limit(self) -> int:
+        """Bytes that one process may hold."""
+        if self.client is None:
+            return int(min(MEMORY_LIMIT, self.baseline + psutil.virtual_memory().available))
+        limits = [worker["memory_limit"] for worker in self._workers()]
+        return int(_PAUSED_AT * min((limit for limit in limits if limit), default=MEMORY_LIMIT))
+
+    @property
+    def baseline(self) -> int:
+        """Bytes that one process holds already."""
+        return resident_bytes() if self.client is None else self._workers_hold
+
+    @cached_property
+    def _workers_hold(self) -> int:
+        """Asked of the workers."""
+        assert self.client is not None
+        return max(self.client.run(_resident_at_work, on_error="ignore").values(), default=0)
+
+    @property
+    def processes(self) -> int:
+        """Processes that share the work."""
+        return 1 if self.client is None else max(1, len(self._workers()))
+
+    def _workers(self) -> list[dict[str, Any]]:
+        assert self.client is not None
+        return list(self.client.scheduler_info(n_workers=-1)["workers"].values())
+
+    @contextmanager
+    def tuned(self) -> Iterator[None]:
+        """One BLAS thread per task while a fit runs, in every process that works for it.
+
+        Set around the run and not inside tasks, where limits that threads set and restore at
+        different moments would race.
+        """
+        if self.client is None:
+            with threadpoolctl.threadpool_limits(1, user_api="blas"):
+                yield
+            return
+        name = f"dasknmf-{uuid.uuid4().hex}"
+        self.client.register_plugin(TunedWorker(), name=name)
+        try:
+            yield
+        finally:
+            # A cluster that is going down takes its workers' settings with it, and must not hide why.
+            with suppress(Exception):
+                if self.client.status == "running":
+                    self.client.unregister_worker_plugin(name)
+
+    @contextmanager
+    def mapping(self) -> Iterator[Each]:
+        """How visits of a V in this process are spread over its threads, which outlive a pass."""
+        if self.client is not None or self.threads == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield pool.map
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A directory that this process and every worker reach, removed afterwards.
+
+        Raises
+        ------
+        SchedulerError
+            If the workers do not see this process's files.
+        """
+        assert self.client is not None
+        with tempfile.TemporaryDirectory(prefix="dasknmf-") as directory:
+            token = uuid.uuid4().hex
+            probe = Path(directory) / "probe"
+            probe.write_text(token)
+            answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")  # who leaves
+            blind = sorted(worker for worker, answer in answers.items() if answer != token)
+            if blind or not answers:
+                raise SchedulerError(
+                    f"{len(blind)} of {len(answers)} workers do not see this process's directory "
+                    f"{directory!r}, {blind[0] if blind else 'none has come'} among them; factors live "
+                    "between passes in a store that all workers reach: give fit(..., checkpoint=) a "
+                    "path or URL on shared storage."
+                )
+            probe.unlink()
+            yield Path(directory) / "run"
+
+
+@contextmanager
+def connected(client: Client | None) -> Iterator[None]:
+    """Say of a scheduler that is gone that it is, whatever its client makes of it.
+
+    A client whose scheduler died cancels what it waits for; what it is asked then takes up to Dask's
+    ``distributed.comm.timeouts.connect``, and fails in several ways. One that is out of reach has died
+    after ``distributed.comm.timeouts.tcp``.
+
+    Raises
+    ------
+    UnavailableError
+    """
+    where = None if client is None else client.scheduler.address
+    try:
+        yield
+    except DaskNMFError:
+        raise
+    except Exception as error:
+        if client is None or not _is_lost(client, error):
+            raise
+        reason = getattr(error, "reason", None) or brief(error)
+        raise UnavailableError(
+            f"the scheduler at {where} is gone ({reason}); what is committed stands: start the same "
+            "again, with this scheduler or another."
+        ) from error
+
+
+def _is_lost(client: Client, error: Exception) -> bool:
+    # A client that has lost its scheduler may have found another at the same address by now.
+    reason = str(getattr(error, "reason", ""))
+    return client.status != "running" or isinstance(error, CommClosedError) or "scheduler" in reason
+
+
+def _computing(client: Client) -> Get:
+    def get(graph: Any, keys: Any) -> Any:
+        with connected(client):
+            return client.get(graph, keys)
+
+    return get
+
+
+def _resident_at_work() -> int:
+    """What this process holds once it has imported what a fit needs: a fresh worker has not yet."""
+    for name in ("numba", "scipy.special", "sklearn.utils.validation", "zarr"):
+        import_module(name)
+    return resident_bytes()
+
+
+def _read_probe(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def current_scheduler(*, in_process: bool) -> Scheduler:
+    """The scheduler that Dask would use now.
+
+    Parameters
+    ----------
+    in_process : bool
+        V is in this process's memory, so a cluster would only be sent copies of it.
+
+    Raises
+    ------
+    SchedulerError
+        If it is one whose tasks share neither memory nor a factor store.
+    """
+    get = get_scheduler()
+    owner = getattr(get, "__self__", None)
+    if isinstance(owner, Client):
+        if not in_process:
+            return Scheduler("distributed", _computing(owner), owner)
+        get = None
+    if get is None or get is dask.threaded.get:
+        return Scheduler("threads", dask.threaded.get)
+    if get is dask.get:
+        return Scheduler("synchronous", dask.get)
+    name = f"{getattr(get, '__module__', '')}.{getattr(get, '__name__', get)}"
+    raise SchedulerError(
+        f"the scheduler {name} is not one of 'threads', 'synchronous' or a distributed Client; passes "
+        "share factors in memory or through a store: choose one of these."
+    )

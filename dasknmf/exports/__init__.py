@@ -1,1 +1,0 @@
-"""The factors of a run, written where other programs read them: AnnData, tables, xarray, GeoTIFF."""

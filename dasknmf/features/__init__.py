@@ -1,1 +1,0 @@
-"""Features: their moments in one read, and which of them vary most."""

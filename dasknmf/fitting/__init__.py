@@ -1,0 +1,1 @@
+"""A fit, from the parameters of `NMF` to a fitted model."""

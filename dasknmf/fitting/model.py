@@ -1,0 +1,222 @@
+"""From the model's parameters to its phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from dasknmf.core.history import EveryTenth, RemainingGain, StopRule, Violation
+from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.phase import Phase, State
+from dasknmf.core.solvers import cd, mu
+from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
+from dasknmf.core.solvers.variant import Terms
+from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
+from dasknmf.core.starts.random_start import RandomStart
+from dasknmf.core.starts.sample import Audited, Chosen, Draw
+from dasknmf.core.starts.sketch import Sketch
+from dasknmf.core.starts.survey import MeanFilled, Pinned, Survey, Surveyed
+from dasknmf.core.starts.trial import Trial
+
+Init = Literal["sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"]
+Lineup = tuple[Phase, ...]
+"""Phases of several models that share the reads of one pass."""
+
+SAMPLE_BYTES = 2**26
+"""Rows of ``init="sample"`` unless asked otherwise."""
+
+_RIVALRY = 2
+"""Exact passes in which a fitted start and a plain one both advance; the lower goes on."""
+
+_FILLS: dict[str, Fill] = {"nndsvd": "zeros", "nndsvda": "mean", "nndsvdar": "random"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One factorization to be made, every choice settled.
+
+    Shape, penalties and factors are those of the roles that are worked on: V's own, or Vᵀ's where
+    the roles are transposed.
+    """
+
+    shape: tuple[int, int]
+    k: int
+    dtype: np.dtype
+    loss: Loss
+    solver: Solver
+    init: Init
+    seed: int
+    penalties: Penalties
+    inner_iter: int | str
+    row_bytes: float
+    """Of a row of V in memory, on average: dense, or its nonzeros."""
+    shuffle: bool = False
+    sample_bytes: int = SAMPLE_BYTES
+    streamed: bool = True
+    """Whether V is read from outside this process's memory."""
+    terms: Terms = Terms()
+    rows: Places = InOrder()
+    """Of V's rows, by which they are drawn and are given random numbers."""
+    forgetful: bool = False
+    """Whether rows of W need not be kept between passes: of many models they would be the traffic."""
+
+    def reseeded(self, seed: int) -> Model:
+        """The same model from another start and, where it sees a version of V, of another version."""
+        version = self.terms.perturbation
+        if version is None:
+            return replace(self, seed=seed)
+        terms = replace(self.terms, perturbation=replace(version, seed=seed))
+        return replace(self, seed=seed, terms=terms)
+
+    @property
+    def parity(self) -> bool:
+        """Whether iterates, and the rule that ends them, are scikit-learn's own."""
+        return self.inner_iter == 1 and self.solver != "bpp" and not self.fitted_start
+
+    @property
+    def fitted_start(self) -> bool:
+        """Whether H is fitted to a part of V before the first exact pass."""
+        return self.init in ("sketch", "sample")
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether each pass solves W for the H that enters: where that is exact, and needs no W itself."""
+        masked_beyond = self.terms.masked and not self.terms.by_rows(self.k, self.shape[1])
+        return self.forgetful and self.loss.quadratic and not masked_beyond
+
+    @property
+    def surveyed_alone(self) -> bool:
+        """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
+        # A sample is drawn in the same read, and each model fits an H of its own to it.
+        alone = self.terms.masked and self.init != "sample"
+        return (alone or self.init in ("random", "custom")) and self.terms.perturbation is None
+
+    def starts(self) -> list[Lineup]:
+        """The passes before the first exact one. A custom start is placed by the fit itself."""
+        fixed = self.terms.fixed
+        starts = [tuple(map(self.terms.seen, lineup)) for lineup in self._starts()]
+        if fixed is None:
+            return starts
+        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in starts]
+
+    def _starts(self) -> list[Lineup]:
+        survey = Survey(self.shape, self.loss, self.terms.masked)
+        if self.init == "custom":
+            return [(survey,)]
+        drawn = RandomStart(
+            self.seed, self.k, self.shape[1], self.dtype, self.rows, draws_rows=not self.recomputed
+        )
+        if self.init == "random":
+            return [(survey,), (drawn,)]
+        if self.init == "sample":
+            return [(Surveyed(self._draw(), survey),), (Chosen(), drawn)]
+        fill = _FILLS.get(self.init, "mean")
+        if self.solver == "mu" and fill == "zeros":
+            fill = "floor"
+        width = sketch_width(self.k, self.shape)
+        finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
+        projection = Projection(self.k, width, self.dtype)
+        lift = Lift(self.k, fill, self.seed, self.rows)
+        fitted = self.init == "sketch"
+        if self.terms.masked:  # means are known after a read of their own
+            return [
+                (survey,),
+                (MeanFilled(finder),),
+                (MeanFilled(finder),),
+                (MeanFilled(projection),),
+                (SignNorms(self.k, self.dtype, fill, self.seed),),
+                (lift,),
+            ]
+        return [
+            (Surveyed(finder, survey),),
+            (finder,),
+            (Sketch(projection, self._trial(), self.rows) if fitted else projection,),
+            (SignNorms(self.k, self.dtype, fill, self.seed),),
+            (Chosen(), lift) if fitted else (lift,),
+        ]
+
+    def lineup(self, iteration: int) -> Lineup:
+        """Who takes part in the exact pass after so many: a fitted start has a plain one beside it."""
+        exact = self.exact()
+        if not self.fitted_start or iteration >= _RIVALRY:
+            return (exact,)
+        if iteration == 0 and self.init == "sample" and self._draw().share < 1:
+            audited = Audited(self._exact(), self._draw())
+            return (self.terms.told(audited, self.loss), exact)
+        return (exact, exact)
+
+    def _draw(self) -> Draw:
+        n, m = self.shape
+        share = min(1.0, self.sample_bytes / self.row_bytes / n)
+        return Draw(self._trial(), m, share, self.row_bytes, self.rows)
+
+    def _trial(self) -> Trial:
+        return Trial(
+            self.k,
+            self.dtype,
+            self.loss,
+            self.penalties,
+            self.seed,
+            self.shape[0],
+            positive=self.solver == "mu",
+            terms=self.terms.of_sample,
+        )
+
+    def exact(self) -> Phase:
+        """The pass that is repeated."""
+        return self.terms.told(self._exact(), self.loss)
+
+    def _exact(self) -> Phase:
+        n_features = self.shape[1]
+        if self.loss.quadratic:
+            eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
+            # What an exact solve leaves, another one cannot lower.
+            steps = 1 if self.solver == "bpp" else self.inner_iter
+            inner = Inner.chosen(steps, eagerness=eagerness, shape=self.shape, k=self.k)
+            return self.terms.quadratic(
+                self.k,
+                n_features,
+                self.dtype,
+                self.solver,
+                inner,
+                self.penalties,
+                self.seed if self.shuffle else None,
+                n_rows=self.shape[0],
+                recomputed=self.recomputed,
+            )
+        inner = Inner.between_reads(
+            self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
+        )
+        return self.terms.ratio(
+            self.k,
+            n_features,
+            self.dtype,
+            self.loss,
+            inner,
+            self.penalties,
+            exact_l2=not self.parity,
+        )
+
+    @property
+    def lines_bytes(self) -> int:
+        """Of packed products of all features, where a pass makes them: always, or for a cold W."""
+        always = self.loss.quadratic and self.terms.by_rows(self.k, self.shape[1])
+        return self.terms.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
+
+    def closing(self) -> Phase:
+        """The read that evaluates the returned pair."""
+        exact = self._exact()
+        solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
+        return self.terms.closing(self.dtype, self.loss, self.penalties, solver)
+
+    def stop_rule(self, tol: float, surveyed: State) -> StopRule:
+        """When to end, given what the survey found."""
+        if self.parity:
+            return Violation(tol) if self.solver == "cd" else EveryTenth(tol)
+        eps = float(np.finfo(self.dtype).eps)
+        return RemainingGain(tol, floor=10 * eps * float(surveyed["scale"]))

@@ -1,0 +1,116 @@
+"""W for a given H: the nonnegative coefficients of new rows, one read and no iteration over V.
+
+Every row is solved on its own, so the answer does not depend on how X is cut.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from operator import methodcaller
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import List, Task, TaskRef
+
+from dasknmf import data
+from dasknmf.core.solvers.coder import Coder, check_values
+
+
+def by_rows(coder: Coder, X: Any, method: str) -> Any:
+    """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
+    steps: list[data.Preparation] = []
+    base = X
+    while isinstance(base, data.Prepared):
+        steps.insert(0, base.preparation)
+        base = base.X
+    if not data.is_chunked(X):
+        return getattr(coder, method)(_prepared(base, steps))
+    k = len(coder.H)
+    dtype = coder.H.dtype
+    if not isinstance(base, da.Array):
+        return _by_panels(coder, X, method)
+    columns = {"k": k} if method == "__call__" else {}
+    return da.blockwise(
+        _code,
+        "ik" if columns else "i",
+        base,
+        "ij",
+        # H is one task of the graph, not an argument of every one.
+        da.from_array(coder.H, chunks=-1, name=False),
+        "hf",  # not cut as X's columns are
+        coder=replace(coder, H=np.empty((0, 0), dtype)),
+        steps=steps,
+        method=method,
+        new_axes=columns,
+        concatenate=False,  # Dask's own way has none for some sparse chunks
+        dtype=dtype if columns else np.float64,
+        meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
+    )
+
+
+def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
+    """One task for each panel, which reads its slabs itself."""
+    source = data.source_of(X)
+    grid = data.grid_of(source)
+    token = uuid.uuid4().hex
+    name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
+    graph: dict[Any, Any] = {
+        # Each time that it is computed is another walk.
+        load: Task(load, methodcaller("anew"), source.reader),
+        whole: Task(whole, _same, coder),
+        **source.upstream(),
+    }
+    columns = method == "__call__"
+    for panel in grid:
+        key = (name, panel.index, 0) if columns else (name, panel.index)
+        chunks = List(*(List(*map(TaskRef, row)) for row in source.chunk_keys(panel)))
+        graph[key] = Task(
+            key, _code_panel, TaskRef(load), panel.start, panel.stop, chunks, TaskRef(whole), method=method
+        )
+    rows = tuple(panel.n_rows for panel in grid)
+    dtype = coder.H.dtype if columns else np.dtype(np.float64)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph),
+        name,
+        chunks=(rows, (len(coder.H),)) if columns else (rows,),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + columns), dtype),
+    )
+
+
+def _prepared(X: Any, steps: list[data.Preparation]) -> Any:
+    for prepare in steps:
+        X = prepare(X)
+    return X
+
+
+def _same(part: Any) -> Any:
+    return part
+
+
+def _code_panel(reader: Any, start: int, stop: int, chunks: Any, coder: Coder, *, method: str) -> np.ndarray:
+    return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, chunks)])
+
+
+def _code(
+    chunks: list[Any],
+    H: list[list[Any]],
+    *,
+    coder: Coder,
+    steps: list[data.Preparation],
+    method: str,
+) -> np.ndarray:
+    """The rows of one chunk, or of several side by side."""
+    X = _prepared(data.side_by_side(chunks), steps)
+    return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
+
+
+def _coded(X: Any, coder: Coder, method: str) -> np.ndarray:
+    """Some rows of a lazy transform: the values are checked here, where they are first seen."""
+    if coder.entries is None:  # else tiles tell which values count
+        check_values(X.data if scipy.sparse.issparse(X) else X)
+    return np.asarray(getattr(coder, method)(X))

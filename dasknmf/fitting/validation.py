@@ -1,0 +1,412 @@
+"""What a model is asked, checked before anything is read: parameters against X, and the start."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import pairwise
+from numbers import Real
+from typing import Any, cast
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+from dask.utils import format_bytes
+from sklearn.utils.validation import validate_data
+
+from dasknmf import data
+from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.losses import Loss
+from dasknmf.core.solvers.quadratic import Solver
+from dasknmf.core.solvers.resampled import EPSILON, KINDS, Perturbation
+from dasknmf.core.starts.survey import mended
+from dasknmf.data.source import check_shape
+from dasknmf.errors import DataError, MemoryLimitError, SourceError
+from dasknmf.fitting.model import Init
+
+_MOST_AUTO = 512
+_MOST_W_BYTES = 2**30
+_SMALL_BYTES = {True: 2**27, False: 2**20}
+"""V below which reads cost less than a fitted start, for the Frobenius loss and for others."""
+_LEAST_ROWS = 4
+_SAMPLED_ROWS = 100
+"""For each component, below which a sample of rows knows too little of H."""
+
+
+def validated(model: Any, X: Any, *, reset: bool) -> Any:
+    """X as an array that can be cut into panels, checked as far as its metadata goes."""
+    X = data.opened(X)
+    names = data.feature_names(X)
+    if not (data.is_chunked(X) or isinstance(X, data.Prepared)):
+        # What a tile can convert stays as it is: a copy would be as large as X, or larger.
+        sparse = scipy.sparse.issparse(X)
+        missing = getattr(model, "missing_values", "error")
+        keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
+        if sparse:
+            working_dtype(X.dtype)
+        try:
+            X = validate_data(
+                model,
+                X,
+                accept_sparse=("csr", "csc"),
+                dtype=X.dtype if keep else [np.float64, np.float32],
+                ensure_all_finite="allow-nan" if is_nan(missing) else True,
+                reset=reset,
+            )
+        except ValueError as refused:
+            if not str(refused).startswith("Input X contains NaN"):
+                raise
+            raise DataError(
+                "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out "
+                "their rows or columns."
+            ) from None
+        if missing != "error":
+            return X  # which values count, tiles tell
+        X = data.canonical(X) if sparse and X.format == "csr" else X
+        smallest = (X.data if sparse else X).min(initial=0)
+        if smallest < 0:
+            place = "NMF initialization" if reset else "X in NMF"
+            raise DataError(
+                f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
+                f"V = WH with W, H >= 0 cannot be: {mended(sparse)}."
+            )
+        return X
+    check_shape(X.shape)
+    working_dtype(X.dtype)
+    if reset:
+        model.n_features_in_ = int(X.shape[1])
+        if names is not None:
+            model.feature_names_in_ = names
+        elif hasattr(model, "feature_names_in_"):
+            del model.feature_names_in_
+    elif X.shape[1] != model.n_features_in_:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features as input."
+        )
+    elif names is not None and hasattr(model, "feature_names_in_"):
+        _check_names(model.feature_names_in_, names)
+    return X
+
+
+def _check_names(known: np.ndarray, found: np.ndarray) -> None:
+    difference = data.renamed(known, found)
+    if difference is not None:
+        raise ValueError(
+            f"The feature names should match those that were passed during fit: {difference}; the columns "
+            "of H are those of the fit: give X with the same columns in the same order."
+        )
+
+
+def chosen_solver(model: Any, loss: Loss) -> Solver:
+    """The solver, where "auto" leaves the choice."""
+    if model.solver == "auto":
+        return "cd" if loss.quadratic else "mu"
+    if model.solver != "mu" and not loss.quadratic:
+        raise ValueError(
+            f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "
+            "use solver='mu', which takes every beta_loss."
+        )
+    return cast(Solver, model.solver)
+
+
+def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
+    """The number of components, from a custom start or from the features where none is given."""
+    if model.n_components not in (None, "auto"):
+        return int(model.n_components)
+    if H is not None:
+        return int(H.shape[0])
+    n_features = shape[1]
+    if n_features > _MOST_AUTO:
+        raise ValueError(
+            f"n_components is {model.n_components!r}, which means all {n_features} features; above "
+            f"{_MOST_AUTO} that is rarely meant: give a number."
+        )
+    return n_features
+
+
+def chosen_init(
+    model: Any, loss: Loss, shape: tuple[int, int], k: int, row_bytes: float, *, masked: bool = False
+) -> Init:
+    """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
+    n_rows = shape[0]
+    sampled = min(n_rows, int(model.sample_bytes // row_bytes))
+    if model.init is None and model.n_init > 1:
+        return "random"  # its ends differ most
+    if masked and model.init == "sketch":
+        raise ValueError(
+            "init = 'sketch' makes products with every entry of X, and some are missing, hidden or weighted: "
+            "use init='sample'."
+        )
+    if masked and model.init is None:
+        enough = sampled == n_rows or sampled >= _SAMPLED_ROWS * k
+        return "sample" if enough and model.inner_iter != 1 else "random"
+    if model.init is None:
+        plain: Init = "nndsvda" if k <= min(shape) else "random"
+        if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES[loss.quadratic]:
+            return plain
+        if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
+            return "sample"
+        return "sketch" if loss.quadratic and k <= min(shape) else plain
+    least = min(_LEAST_ROWS * k, n_rows)
+    if model.init == "sample" and sampled < least:
+        raise ValueError(
+            f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes:.0f} bytes; "
+            f"init='sample' fits {k} components to them and needs {least}: give at least "
+            f"{math.ceil(least * row_bytes)}."
+        )
+    if model.init == "sketch" and not loss.quadratic:
+        raise ValueError(
+            f"init = 'sketch' can only be used with the Frobenius loss, which a sketch of X tells: "
+            f"beta_loss is {loss.beta:g}; use init='sample'."
+        )
+    if model.init.startswith(("nndsvd", "sketch")) and k > min(shape):
+        raise ValueError(
+            f"init = '{model.init}' can only be used when n_components <= min(n_samples, n_features): "
+            f"n_components is {k}, the smaller side of X is {min(shape)}; use init='random'."
+        )
+    return cast(Init, model.init)
+
+
+def check_restarts(model: Any) -> None:
+    """Refuse several starts that would all be the same one."""
+    if model.n_init > 1 and model.init in ("custom", "nndsvd", "nndsvda"):
+        raise ValueError(
+            f"n_init is {model.n_init}, and init = {model.init!r} has no random numbers in it: all starts "
+            "would be one; use init='random', 'sample' or 'nndsvdar', or n_init=1."
+        )
+    if model.halving and model.n_init == 1:
+        raise ValueError(
+            "halving is True, and n_init is 1; it gives up the higher half of several starts: give n_init "
+            "above 1, or leave it out."
+        )
+
+
+def checked_start(model: Any, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
+    """A custom start that fits X, or nothing."""
+    if model.init != "custom":
+        if W is not None or H is not None:
+            warnings.warn(
+                "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
+                "as initialization.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return None, None
+    if W is None or H is None:
+        missing = " and ".join(name for name, F in (("W", W), ("H", H)) if F is None)
+        raise ValueError(f"init='custom' needs both W and H, {missing} is None: pass fit(X, W=..., H=...).")
+    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
+    shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
+    for name, F in (("W", W), ("H", H)):
+        check_factor(F, shapes[name], f"NMF (input {name})")
+    if np.dtype(W.dtype) != dtype or np.dtype(H.dtype) != dtype:
+        raise TypeError(
+            "H and W should have the same dtype as X. "
+            f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and X works in {dtype}: convert them."
+        )
+    return W, np.asarray(H)
+
+
+def check_factor(F: Any, shape: tuple[int, int], whom: str) -> None:
+    """Refuse a factor that cannot start or stay, in scikit-learn's words."""
+    found = tuple(np.shape(F))
+    if len(found) != 2:
+        raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {whom} has shape {found}.")
+    for axis, order in enumerate(("first", "second")):
+        if found[axis] != shape[axis]:
+            raise ValueError(
+                f"Array with wrong {order} dimension passed to {whom}. Expected {shape[axis]}, but got "
+                f"{found[axis]}: give an array of shape {shape}."
+            )
+    smallest, largest = (float(each) for each in da.compute(F.min(), F.max()))
+    if not np.isfinite(smallest + largest):
+        raise ValueError(f"{whom} contains NaN or infinity: give finite values.")
+    if smallest < 0:
+        raise ValueError(
+            f"Negative values in data passed to {whom}: the smallest is {smallest:g}, factors are "
+            "nonnegative; clip them."
+        )
+    if largest == 0:
+        raise ValueError(f"Array passed to {whom} is full of zeros: no solver can move it; give a start.")
+
+
+def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
+    nbytes = n_rows * k * dtype.itemsize
+    if nbytes > _MOST_W_BYTES:
+        raise MemoryLimitError(
+            f"W would hold {n_rows} x {k} values, {format_bytes(nbytes)}, in this process; without a "
+            f"checkpoint at most {format_bytes(_MOST_W_BYTES)} are kept: give fit(..., checkpoint=), "
+            "where W stays on disk."
+        )
+
+
+def is_nan(missing: Any) -> bool:
+    """Whether NaN stands for missing entries."""
+    return missing == "nan" or (isinstance(missing, Real) and bool(np.isnan(float(missing))))
+
+
+def check_missing(missing: Any, X: Any) -> None:
+    """Refuse missing values in an X that does not take them."""
+    if is_sparse(X):
+        raise ValueError(
+            f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
+            "zeros: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
+        )
+    if isinstance(X, data.Prepared):
+        raise ValueError(
+            f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of all "
+            "entries: prepare X beforehand, or leave missing_values at 'error'."
+        )
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether rows of an opened X are sparse."""
+    if isinstance(X, data.Prepared):
+        return is_sparse(X.X)
+    return bool(scipy.sparse.issparse(getattr(X, "_meta", X)) or getattr(X, "sparse", False))
+
+
+def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndarray | None:
+    """Weights of samples or of features in float64, or None."""
+    if weight is None:
+        return None
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.shape != (length,):
+        raise ValueError(
+            f"{name} has shape {weight.shape}; X has {length} {of_what}: give one weight for each, shape "
+            f"({length},)."
+        )
+    wrong = np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))
+    if len(wrong):
+        raise ValueError(
+            f"{name} is {weight[wrong[0]]:g} at {wrong[0]} ({len(wrong)} such in all); a weight is how often "
+            "something counts: give nonnegative, finite weights."
+        )
+    if not weight.any():
+        raise ValueError(f"{name} is zero throughout; nothing of X would count: give some positive weights.")
+    return weight
+
+
+def checked_weights(weights: Any, X: Any) -> Any:
+    """Weights of entries, opened, of X's shape; their values are checked where they are read, or here."""
+    weights = data.opened(weights)
+    if scipy.sparse.issparse(getattr(weights, "_meta", weights)) or getattr(weights, "sparse", False):
+        raise ValueError("weights are sparse; each entry of X has one: give them dense.")
+    if not data.is_chunked(weights):
+        weights = np.asarray(weights)
+    if tuple(weights.shape) != tuple(X.shape):
+        raise ValueError(
+            f"weights have shape {tuple(weights.shape)} and X has {tuple(X.shape)}; each entry of X has one: "
+            "give an array of X's shape, or sample_weight and feature_weight for rows and columns."
+        )
+    if np.dtype(weights.dtype).kind not in "biuf":
+        raise ValueError(f"weights are {weights.dtype}; they must be real numbers or booleans: convert them.")
+    if is_sparse(X):
+        raise ValueError(
+            "weights of entries are for a dense X, and this one is sparse: give sample_weight and "
+            "feature_weight, which sparse X takes."
+        )
+    if isinstance(weights, np.ndarray):
+        smallest = float(weights.min(initial=0))
+        if not (smallest >= 0 and np.isfinite(weights).all()):
+            raise ValueError(
+                f"weights hold {smallest:g} or values that are not finite; a weight is how often an entry "
+                "counts: give nonnegative, finite weights, 0 where nothing was observed."
+            )
+    return weights
+
+
+def checked_holdout(share: Any) -> float | None:
+    """The share of entries that are hidden, or None."""
+    if share is None:
+        return None
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < float(share) < 1:
+        raise ValueError(
+            f"holdout is {share!r}; it is the share of entries that are hidden from the fit: give a number "
+            "between 0 and 1, 0.05 for example."
+        )
+    return float(share)
+
+
+def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
+    """Rows of H that are known, in the working dtype, or None."""
+    if fixed is None:
+        return None
+    fixed = np.asarray(fixed)
+    if fixed.ndim != 2 or fixed.shape[1] != n_features or not 0 < len(fixed) <= k:
+        raise ValueError(
+            f"fixed_components has shape {fixed.shape}; its rows are the first of {k} components over "
+            f"{n_features} features: give an array of shape (at most {k}, {n_features})."
+        )
+    if fixed.dtype.kind not in "biuf" or not np.isfinite(fixed).all() or (fixed < 0).any():
+        raise ValueError(
+            f"fixed_components hold negative, missing or not real values ({fixed.dtype}); rows of H are "
+            "nonnegative: mend or clip them."
+        )
+    if not fixed.any(axis=1).all():
+        raise ValueError(
+            f"row {int(np.flatnonzero(~fixed.any(axis=1))[0])} of fixed_components is zero throughout; "
+            "it adds nothing to WH: leave it out."
+        )
+    return np.ascontiguousarray(fixed, dtype)
+
+
+def check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
+    """Refuse ranks that X cannot have."""
+    wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
+    if not ranks or wrong:
+        raise ValueError(
+            f"n_components holds {wrong[0] if ranks else 'nothing'}; X is {shape[0]} x {shape[1]}, and a "
+            f"rank is between 1 and {min(shape)}: give ranks in that range."
+        )
+    if any(later <= earlier for earlier, later in pairwise(ranks)):
+        raise ValueError(
+            f"n_components is {ranks}; ranks are to ascend, each once: give {sorted(set(ranks))}."
+        )
+    if fixed is not None and len(fixed) > ranks[0]:
+        raise ValueError(
+            f"fixed_components has {len(fixed)} rows and the smallest rank is {ranks[0]}; every rank has all "
+            f"of them: give ranks from {len(fixed)} on."
+        )
+
+
+def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
+    if model.sum_to_one and (not loss.quadratic or solver == "mu"):
+        raise ValueError(
+            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
+            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+        )
+
+
+def check_perturbation(perturbation: Perturbation | None, loss: Loss) -> None:
+    """Refuse a perturbation that is none, or whose V the loss does not take."""
+    if perturbation is None:
+        return
+    kind, epsilon = perturbation.kind, perturbation.epsilon
+    if kind not in KINDS:
+        raise ValueError(
+            f"the kind of perturbation is {kind!r}; it must be one of {KINDS}: give one of these."
+        )
+    if kind == "uniform" and not 0 < epsilon < 1:
+        raise ValueError(
+            f"epsilon is {epsilon}; V * (1 + U(-epsilon, epsilon)) is V itself at 0, and negative beyond 1: "
+            f"give a number between them, {EPSILON} for example."
+        )
+    if kind == "poisson" and loss.beta <= 0:
+        raise ValueError(
+            f"the perturbation is 'poisson' and beta_loss is {loss.beta:g}; counts may be 0, where that "
+            "divergence is infinite: take 'rows' or 'uniform'."
+        )
+
+
+def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
+    """Whether X is worked on as Xᵀ; with `kept` it must not be."""
+    transposed = data.rather_transposed(X, parity=parity)
+    if not (kept and transposed):
+        return transposed
+    if getattr(X, "by_columns", False):
+        raise SourceError(
+            "X is stored as CSC, by columns; sweeps, a consensus, fixed_components, sum_to_one and "
+            "perturbations need its rows: store it as CSR."
+        )
+    return False

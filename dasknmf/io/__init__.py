@@ -1,0 +1,1 @@
+"""Storage that fails, is replaced, is counted, and belongs to someone."""

@@ -1,0 +1,321 @@
+"""Storage that fails for a moment is asked again, a little later each time.
+
+Stores throttle, connections drop, servers restart: what helps is to ask once more, and not at once.
+What no waiting mends (a full disk, a permission, a key that is not there) is raised at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import ssl
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import tenacity
+from zarr.storage import WrapperStore
+
+from dasknmf.errors import DaskNMFError, SourceError, UnavailableError, brief
+
+log = logging.getLogger("dasknmf")
+
+T = TypeVar("T")
+
+_ATTEMPTS = 10
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
+"""Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
+_LONGEST = 60.0
+"""Seconds after which nothing is asked again: clients of object stores have patience of their own."""
+
+
+class Retries:
+    """How often storage was asked again; safe to add to from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.total = 0
+
+    def add(self) -> None:
+        with self._lock:
+            self.total += 1
+
+    def taken(self) -> int:
+        """The number so far, from where it begins anew."""
+        with self._lock:
+            total, self.total = self.total, 0
+        return total
+
+
+_retries: ContextVar[Retries | None] = ContextVar("dasknmf_retries", default=None)
+_attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
+
+
+@contextmanager
+def counted() -> Iterator[Retries]:
+    """Count what this task asks again: the variable follows it into Zarr's event loop."""
+    retries = Retries()
+    token = _retries.set(retries)
+    try:
+        yield retries
+    finally:
+        _retries.reset(token)
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Ask once only: for what may as well be left undone."""
+    token = _attempts.set(1)
+    try:
+        yield
+    finally:
+        _attempts.reset(token)
+
+
+def patiently(call: Callable[[], T], what: str) -> T:
+    """What `call` returns, asked again for as long as its errors are transient.
+
+    Parameters
+    ----------
+    call : callable
+        Without arguments; asked twice it does what it does asked once.
+    what : str
+        What is read or written, and where: for messages.
+
+    Raises
+    ------
+    UnavailableError
+        If its errors were still transient when patience was at its end. Others are raised as they are.
+    """
+    for attempt in tenacity.Retrying(**_policy(what)):
+        with attempt:
+            return call()
+    raise AssertionError  # the policy returns or raises
+
+
+async def _patiently_awaited(call: Callable[[], Awaitable[T]], what: str) -> T:
+    async for attempt in tenacity.AsyncRetrying(**_policy(what)):
+        with attempt:
+            return await call()
+    raise AssertionError
+
+
+def read_patiently(call: Callable[[], T], what: str) -> T:
+    """The same for a read of V, which may also be refused.
+
+    Raises
+    ------
+    SourceError
+        If it is: what could not be read is said.
+    UnavailableError
+        If no answer came for a minute, and as long again as the store's own client asks.
+    """
+    with _naming(what):
+        return patiently(call, what)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every store, and every codec, has exceptions of its own
+        if isinstance(error, (DaskNMFError, MemoryError)):
+            raise
+        raise SourceError(
+            f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
+            "reads it: bring it back, or check permissions and credentials, then start the same again."
+        ) from error
+
+
+class PatientStore(WrapperStore[Any]):
+    """A store of V that is asked again for what it could not return."""
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
+
+    # From Zarr 3.3 on, parts of shards are asked for in these ways too.
+
+    async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
+        ranges = list(byte_ranges)
+
+        async def asked() -> list[Any]:
+            return [group async for group in self._store.get_ranges(key, ranges, **options)]
+
+        for group in await self._patiently(key, asked):
+            yield group
+
+    def get_sync(self, key: str, **options: Any) -> Any:
+        return read_patiently(lambda: self._store.get_sync(key, **options), self._what(key))
+
+    async def _patiently(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        with _naming(self._what(key)):
+            return await _patiently_awaited(call, self._what(key))
+
+    def _what(self, key: str) -> str:
+        return f"{key!r} of {str(self._store)!r}"
+
+
+def _policy(what: str) -> dict[str, Any]:
+    def told(state: tenacity.RetryCallState) -> None:
+        retries = _retries.get()
+        if retries is not None:
+            retries.add()
+        assert state.outcome is not None
+        assert state.next_action is not None
+        reason = brief(state.outcome.exception())
+        log.warning("%s is asked for again in %.1f s: %s", what, state.next_action.sleep, reason)
+
+    def given_up(state: tenacity.RetryCallState) -> Any:
+        assert state.outcome is not None
+        error = state.outcome.exception()
+        assert error is not None
+        raise UnavailableError(
+            f"{what} could not be reached in {state.attempt_number} attempts within "
+            f"{state.seconds_since_start or 0:.0f} s ({brief(error)}); what is committed stands: start the "
+            "same again when the storage answers."
+        ) from error
+
+    return {
+        "retry": tenacity.retry_if_exception(transient),
+        "stop": tenacity.stop_after_attempt(_attempts.get() or _ATTEMPTS)
+        | tenacity.stop_after_delay(_LONGEST),
+        "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+        + tenacity.wait_random(0, _FIRST_WAIT),
+        "before_sleep": told,
+        "retry_error_callback": given_up,
+    }
+
+
+_PERMANENT = {
+    errno.EACCES,
+    errno.EBADF,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOSYS,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EXDEV,
+}
+_BUSY = {408, 425, 429, 500, 502, 503, 504, 509}
+"""Statuses with which a web server says: later."""
+_LATER = {
+    "BandwidthLimitExceeded",
+    "EC2ThrottledException",
+    "LimitExceededException",
+    "OperationAborted",
+    "PriorRequestNotComplete",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+"""Codes with which S3 and its kin say it, whatever the status, often 400: botocore asks again for these."""
+_IN_WORDS = ("Forbidden", "CERTIFICATE_VERIFY_FAILED")
+"""Refusals that are told in words alone: of gcsfs, and of a certificate, through any library."""
+_LOST = {
+    "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
+    "azure.core.exceptions": ("ServiceRequestError", "ServiceResponseError"),
+    "botocore.exceptions": (
+        "ConnectionError",
+        "HTTPClientError",
+        "IncompleteReadError",
+        # What the servers of a cloud's machines tell of their roles; they are asked again as any.
+        "CredentialRetrievalError",
+    ),
+    "botocore.parsers": ("ResponseParserError",),
+    "gcsfs.retry": ("ChecksumError",),
+    "google.auth.exceptions": ("TransportError",),
+    "http.client": ("IncompleteRead", "RemoteDisconnected"),
+    "urllib3.exceptions": ("TimeoutError", "ProtocolError"),
+}
+"""Lost connections and halves of answers, for which libraries have classes beside OSError."""
+_OF_STORAGE = {
+    "aiohttp": ("ClientError",),
+    "azure.core.exceptions": ("AzureError",),
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "botocore.parsers": ("ResponseParserError",),
+    "gcsfs.retry": ("HttpError", "ChecksumError"),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "http.client": ("HTTPException",),
+    "urllib3.exceptions": ("HTTPError",),
+}
+"""All that storage may raise beside OSError."""
+
+
+def transient(error: BaseException) -> bool:
+    """Whether an error may be gone when the same is asked again."""
+    if isinstance(error, DaskNMFError):
+        return False  # asked often enough
+    if any(_code(each) in _LATER for each in _chain(error)):
+        return True
+    status = next(filter(None, map(_status, _chain(error))), None)
+    if status is not None:
+        return status in _BUSY
+    if isinstance(error, (FileNotFoundError, PermissionError, FileExistsError, ssl.SSLCertVerificationError)):
+        return False
+    if any(words in str(error) for words in _IN_WORDS):
+        return False
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno not in _PERMANENT
+    # Of an OSError without a number the kind tells: codecs and readers of files raise it of what is damaged.
+    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded(_LOST))
+    return any(isinstance(each, lost) for each in _chain(error))
+
+
+def of_storage(error: BaseException) -> bool:
+    """Whether storage has raised it, and not a mistake of whoever asked."""
+    return isinstance(error, (OSError, *_loaded(_OF_STORAGE)))
+
+
+def _loaded(names: dict[str, tuple[str, ...]]) -> tuple[type[BaseException], ...]:
+    """The classes of these names, as far as their modules are imported."""
+    found = (
+        getattr(sys.modules[module], name, None)
+        for module, own in names.items()
+        if module in sys.modules
+        for name in own
+    )
+    return tuple(each for each in found if each is not None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from: s3fs raises OSErrors from botocore's."""
+    yield error
+    if error.__cause__ is not None:
+        yield error.__cause__
+
+
+def _code(error: BaseException) -> str | None:
+    """What S3 calls it."""
+    response = getattr(error, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return code if isinstance(code, str) else None
+
+
+def _status(error: BaseException) -> int | None:
+    """What a web server answered: of botocore, aiohttp, azure and gcsfs, in this order."""
+    response = getattr(error, "response", None)
+    found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    for name in ("status", "status_code", "code"):
+        found = getattr(error, name, None) if found is None else found
+    if isinstance(found, str) and found.isdecimal():  # in gcsfs, at times
+        found = int(found)
+    return found if isinstance(found, int) and 400 <= found < 600 else None

@@ -1,0 +1,291 @@
+"""A run in words and numbers, for whoever looks at it: the command line and the report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes
+
+from dasknmf.core.history import Ending, Record
+from dasknmf.core.losses import NAMES
+from dasknmf.errors import RunError
+from dasknmf.plots.report.facts_many import components_told, is_unfinished
+
+Facts = list[tuple[str, str]]
+"""Names and values, in the order in which they are told."""
+
+_TOLD = {
+    "shape",
+    "dtype",
+    "transposed",
+    "seed",
+    "model",
+    "feature_names",
+    "preparation",
+    "layout",
+    "entries",
+    "many",
+}
+"""What of a run's identity is told in words of its own."""
+
+_WEIGHTS = {"sample_weight", "feature_weight", "weights"}
+"""Kept as digests."""
+
+
+def status_of(run: Any) -> tuple[str, str]:
+    """How a run stands, in a word, and what one may do about it."""
+    if run.status != "running" and not is_unfinished(run):
+        if "many" not in run.identity:
+            return run.status, Ending(run.status).advice
+        outcomes = [member.outcome for member in run.position.members]
+        if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
+            return Ending.CONVERGED.value, Ending.CONVERGED.advice
+        told = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met: "
+        return Ending.MAX_ITER.value, told + "raise max_iter, or tol."
+    writer = run.writer
+    if writer:
+        return "running", f"{writer} writes it."
+    what = "command" if "many" in run.identity else "fit"
+    return "interrupted", f"No living process writes it: start the same {what} again, it goes on from here."
+
+
+def loss_named(beta: float) -> str:
+    return next((name for name, value in NAMES.items() if value == beta), f"β = {beta:g}")
+
+
+def data_facts(run: Any) -> Facts:
+    """What was factorized."""
+    n, m = run.shape
+    facts = [("shape", f"{n:,} samples × {m:,} features")]
+    plan = run.plan
+    if plan:
+        kind = "sparse, " if plan["sparse"] else ""
+        stored = f"{kind}{np.dtype(plan['stored_dtype'])}, {format_bytes(plan['stored_bytes'])} decoded"
+        facts += [("V", stored), ("panels", f"{plan['panels']:,}")]
+    facts += layout_facts(run)
+    names = run.feature_names
+    if names is not None and len(names):
+        first = ", ".join(map(str, names[:3]))
+        facts.append(("feature names", f"{first}, … {names[-1]}" if len(names) > 4 else ", ".join(names)))
+    if run.identity["transposed"]:
+        facts.append(("read", "by columns"))
+    return facts + preparation_facts(run)
+
+
+def layout_facts(run: Any) -> Facts:
+    """The dims of a stack of images."""
+    layout = getattr(run, "layout", None)
+    if layout is None:
+        return []
+    return [
+        ("samples", _along(layout.sample_dims, layout.sample_shape)),
+        ("features", _along(layout.feature_dims, layout.feature_shape)),
+    ]
+
+
+def preparation_facts(run: Any) -> Facts:
+    """What was done to V in every read, and the rest of what a run must be given again to go on."""
+    facts: Facts = []
+    steps = run.identity.get("preparation")
+    while steps:
+        facts.append(("preparation", _steps(steps)))
+        steps = steps.get("before")
+    facts += _entries_facts(run.identity.get("entries") or {})
+    rest = {name: value for name, value in run.identity.items() if name not in _TOLD}
+    for name, value in sorted(rest.items()):
+        if value is not None:
+            plain = f"given ({value})" if name in _WEIGHTS else _plain(value)
+            facts.append((name.replace("_", " "), plain))
+    return facts
+
+
+def _entries_facts(told: dict[str, Any]) -> Facts:
+    """Which stored values count, and what they stand for; a str is a digest of one value for each feature."""
+    facts: Facts = []
+    missing = []
+    if "nodata" in told:
+        each = isinstance(told["nodata"], str)
+        missing.append("a nodata value of each feature" if each else f"nodata {told['nodata']:g}")
+    if "nan" in told:
+        missing.append("NaN")
+    if told.get("negatives") == "mask":
+        missing.append("values below zero")
+    if missing:
+        facts.append(("missing", ", ".join(missing)))
+    for name in ("scale", "offset"):
+        if name in told:
+            each = isinstance(told[name], str)
+            facts.append((name, "one of each feature" if each else f"{told[name]:g}"))
+    if told.get("negatives") == "clip":
+        facts.append(("values below zero", "taken as 0"))
+    if "holdout" in told:
+        facts.append(("hidden from the fit", f"{100 * told['holdout']:g} % of the entries"))
+    return facts
+
+
+def model_facts(run: Any) -> Facts:
+    """The parameters."""
+    shown = {name: value for name, value in run.params.items() if name not in ("W", "H", "beta_loss")}
+    shown["n_components"] = components_told(run)
+    facts = [("loss", loss_named(run.params["beta_loss"]))]
+    facts += [(name, _plain(value)) for name, value in shown.items() if value is not None]
+    if run.params.get("random_state") is None:
+        facts.append(("seed drawn", str(run.identity["seed"])))
+    facts.append(("dtype of W and H", str(np.dtype(run.identity["dtype"]))))
+    return facts
+
+
+def loss_facts(run: Any) -> Facts:
+    """The loss, as far as it is known, and of which pair."""
+    last = last_with_loss(run)
+    if last is None or last.loss is None:
+        return []
+    facts = [("loss D(V | WH)", f"{last.loss:.8g}, {loss_place(last)}")]
+    if run.params["beta_loss"] == 2:
+        facts.append(("relative error ‖V − WH‖ / ‖V‖", f"{relative_error(run):.4g}"))
+    if "holdout" in last.measures:
+        facts.append(("loss of held-out entries", f"{last.measures['holdout']:.8g}"))
+    return facts
+
+
+def loss_place(record: Record) -> str:
+    """Of which pair a record tells the loss."""
+    if record.closed:
+        return "of these W and H"
+    if record.models:
+        return "of the lowest model"
+    return f"at the {record.loss_at} of the last pass"
+
+
+def last_with_loss(run: Any) -> Record | None:
+    return next((record for record in reversed(run.history) if record.loss is not None), None)
+
+
+def relative_error(run: Any) -> float:
+    """‖V − WH‖ / ‖V‖ of a Frobenius loss, as the last pass that knows tells it."""
+    last = last_with_loss(run)
+    squares = run.sum_of_squares
+    return math.sqrt(2 * max(last.loss or 0.0, 0.0) / squares) if last is not None and squares else math.nan
+
+
+def throughput_facts(run: Any) -> Facts:
+    """What passes took, and what they are expected to take yet."""
+    records = list(run.history)
+    if not records:
+        return []
+    seconds = math.fsum(record.seconds for record in records)
+    nbytes = sum(record.bytes_read for record in records)
+    facts = [
+        ("reads of V", f"{run.history.reads:g}"),
+        ("time in passes", duration(seconds)),
+        ("read in all", format_bytes(nbytes)),
+        ("written in all", format_bytes(sum(record.bytes_written for record in records))),
+    ]
+    if run.history.retries:
+        facts.append(("storage asked again", f"{run.history.retries} times"))
+    exact = run.history.exact
+    if exact:
+        typical = float(np.median([record.seconds for record in exact]))
+        facts.append(("seconds per exact pass", f"{typical:.3g} (median of {len(exact)})"))
+        spent = math.fsum(record.seconds for record in exact)
+        if spent:
+            rate = sum(record.bytes_read for record in exact) / spent
+            facts.append(("read in exact passes", f"{format_bytes(int(rate))} per second"))
+        if run.status == "running":
+            left = max(0, run.params["max_iter"] - run.n_iter)
+            facts.append(("left", f"at most {left} passes, {duration(left * typical)}, up to max_iter"))
+    return facts
+
+
+def memory_facts(run: Any) -> Facts:
+    """What a process was projected to hold at most, and what was seen."""
+    facts: Facts = []
+    plan = run.plan
+    if plan:
+        facts += [
+            ("projected peak", f"{format_bytes(plan['memory_projected'])} in one process"),
+            ("limit", format_bytes(plan["memory_limit"])),
+            ("where", f"{plan['scheduler']}: {plan['processes']} × {plan['threads']} threads"),
+        ]
+    seen = memory_seen(run)
+    if seen is not None:
+        facts.append(("largest process seen", format_bytes(seen)))
+    return facts
+
+
+def memory_seen(run: Any) -> int | None:
+    """Bytes of the largest process of any pass, where passes looked."""
+    seen = [record.memory for record in run.history if record.memory]
+    return max(seen) if seen else None
+
+
+def warnings_of(run: Any) -> list[str]:
+    """What one ought to know before the factors are used."""
+    found = []
+    status, advice = status_of(run)
+    if status in ("max_iter", "interrupted"):
+        found.append(advice)
+    try:
+        dead = run.dead_components.tolist()
+    except RunError:
+        dead = []
+    if dead:
+        found.append(
+            f"components {', '.join(map(str, dead))} are zero throughout: they add nothing to WH; ask for "
+            "fewer components, or give another init or random_state."
+        )
+    n, m = run.shape
+    for count, size, name, place in (
+        (run.n_unobserved_samples, n, "samples", "rows of W"),
+        (run.n_unobserved_features, m, "features", "columns of H"),
+    ):
+        if count:
+            found.append(
+                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave them "
+                "out, or see what is missing."
+            )
+    seen, plan = memory_seen(run), run.plan
+    if plan and seen is not None and seen > plan["memory_projected"]:
+        found.append(
+            f"a process held {format_bytes(seen)}, more than the {format_bytes(plan['memory_projected'])} "
+            "that were projected."
+        )
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people tell them."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _steps(steps: dict[str, Any]) -> str:
+    told = []
+    if steps.get("columns") is not None:
+        told.append("chosen columns")
+    if steps.get("target_sum") is not None:
+        told.append(f"rows scaled to a sum of {steps['target_sum']:g}")
+    if steps.get("log1p"):
+        told.append("log(1 + x)")
+    if steps.get("scale") is not None:
+        told.append("columns divided by their scale")
+    return ", ".join(told) or "none"
+
+
+def _along(dims: Any, shape: Any) -> str:
+    return " × ".join(f"{name} {length:,}" for name, length in zip(dims, shape, strict=True))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items() if each is not None)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

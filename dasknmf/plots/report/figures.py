@@ -1,0 +1,185 @@
+"""Pictures as text inside of a page: curves as SVG, maps as PNG. Needs matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from dasknmf import plots
+from dasknmf.plots import style
+from dasknmf.plots.sources import coordinate_of
+
+_INK = "#010203"
+"""Stands for the colour of the text around a picture, in light and in dark pages."""
+
+
+_CHARACTERS = 22
+"""Of names, so many fit below a small panel."""
+
+
+def loss_curve(run: Any) -> str:
+    """The loss against exact passes, and that of held-out entries."""
+    parted = any("holdout" in record.measures for record in run.history)
+    with _canvas((4.4, 4.2 if parted else 2.9)) as (figure, ax):
+        plots.convergence(run, ax=ax)
+        return f"<figure>{_svg(figure, 'loss of each pass')}</figure>"
+
+
+def rank_curves(run: Any) -> str:
+    """Stability and error of each rank of a sweep."""
+    parted = bool(np.isfinite(run.found["holdout"]).any())
+    with _canvas((4.8, 4.4 if parted else 3.2)) as (figure, ax):
+        plots.ranks(run, ax=ax)
+        return f"<figure>{_svg(figure, 'stability and error of each number of components')}</figure>"
+
+
+def agreement(run: Any) -> str:
+    """The clustergram of a consensus, and how dense its spectra lie."""
+    # A figure for each: side by side on a wide page, one below the other on a narrow one.
+    with _canvas((4.4, 3.7)) as (left, wide), _canvas((3.8, 3.2)) as (right, narrow):
+        plots.consensus(run, ax=[wide, narrow])
+        drawn = [_svg(left, "distances of spectra"), _svg(right, "densities of spectra")]
+    return '<div class="pair">' + "".join(f"<figure>{each}</figure>" for each in drawn) + "</div>"
+
+
+def spectrum(row: np.ndarray, layout: Any) -> str:
+    """One row of H as curves over the features of a stack, or as an image of them; as one curve without."""
+    if layout is None or len(layout.feature_dims) > 2:
+        with _canvas((3.0, 1.5)) as (figure, ax):
+            plots.components(row[np.newaxis], kind="spectra", labels=[""], ax=ax)
+            return _svg(figure, "spectrum")
+    values = row.reshape(layout.feature_shape)
+    dims = layout.feature_dims
+    if values.ndim == 1:
+        values, dims = values[np.newaxis], ("", *dims)
+    elif values.shape[0] > values.shape[1]:
+        values, dims = values.T, dims[::-1]
+    drawn = len(values) <= len(style.LINES)
+    with _canvas((3.0, (1.7 if len(values) == 1 else 2.0) if drawn else 2.2)) as (figure, ax):
+        if drawn:
+            _curves(ax, values, layout, *dims)
+        else:
+            _matrix(ax, row.reshape(layout.feature_shape), layout)
+        ax.tick_params(labelsize=8)
+        return _svg(figure, " × ".join(map(str, layout.feature_dims)))
+
+
+def _curves(ax: Any, values: np.ndarray, layout: Any, lines: str, dim: str) -> None:
+    """A line for each row of the values, along `dim`."""
+    coordinate = coordinate_of(layout, dim)
+    names = _names(layout, lines) if lines else [""]
+    for index, (name, line) in enumerate(zip(names, values, strict=True)):
+        # A name that begins with an underscore would not be in the legend.
+        style.curve(ax, coordinate, line, color=style.LINES[index], lw=1.3, label=f" {name}")
+    ax.set_ylim(0, float(values.max(initial=0)) * 1.06 or 1.0)
+    style.plain(ax)
+    ax.locator_params(axis="y", nbins=3)
+    ax.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
+    ax.yaxis.offsetText.set_fontsize(7)
+    ax.set_xlabel(_titled(layout, dim), fontsize=8, parse_math=False)
+    if coordinate is None:
+        _named(ax.xaxis, layout, dim)
+    if len(values) > 1:
+        across = max(2, min(4, _CHARACTERS // (max(map(len, names)) + 2)))
+        legend = ax.figure.legend(
+            loc="outside upper left",
+            ncols=across,
+            fontsize=8,
+            frameon=False,
+            handlelength=1.0,
+            handletextpad=0.2,
+            columnspacing=1.0,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _matrix(ax: Any, values: np.ndarray, layout: Any) -> None:
+    """An image with a row for each place along the first feature dim."""
+    ax.imshow(
+        values,
+        cmap=style.colours(style.FACES),
+        vmin=0,
+        vmax=style.top_of(values),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    for axis, dim in zip((ax.yaxis, ax.xaxis), layout.feature_dims, strict=True):
+        axis.set_label_text(_titled(layout, dim), fontsize=8, parse_math=False)
+        _named(axis, layout, dim)
+
+
+def _named(axis: Any, layout: Any, dim: str) -> None:
+    """Names below places that are numbered: each, or the first of every so many."""
+    names = _names(layout, dim)
+    longest = max(map(len, names)) + 1
+    most = 8 if axis.axis_name == "y" else max(1, _CHARACTERS // longest)
+    at = np.arange(0, len(names), -(-len(names) // most))
+    style.named_ticks(axis, at, [names[index] for index in at])
+
+
+def _names(layout: Any, dim: str) -> list[str]:
+    coordinate = layout.coords.get(dim)
+    if coordinate is None or coordinate.dims != (dim,):
+        return [str(index) for index in range(layout.feature_shape[layout.feature_dims.index(dim)])]
+    values = coordinate.values
+    if values.dtype.kind == "M":
+        return [str(each) for each in np.datetime_as_string(values, unit="D")]
+    return [f"{each:g}" if isinstance(each, float) else str(each) for each in values.tolist()]
+
+
+def _titled(layout: Any, dim: str) -> str:
+    """A dim with its unit."""
+    coordinate = layout.coords.get(dim)
+    unit = coordinate.attrs.get("units") if coordinate is not None else None
+    return f"{dim} [{unit}]" if unit else str(dim)
+
+
+def picture(values: np.ndarray, cmap: str, label: str) -> str:
+    """An image from zero to its own maximum, one pixel for each value."""
+    import matplotlib.image
+
+    top = style.top_of(values)
+    scaled = np.ma.masked_invalid(np.asarray(values, float) / top).clip(0, 1)
+    file = io.BytesIO()
+    matplotlib.image.imsave(file, style.colours(cmap)(scaled, bytes=True), format="png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(label)}" src="data:image/png;base64,{data}">'
+
+
+@contextmanager
+def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+    """A figure of no window and of no session, and its Axes, in the colour of the text around."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink: Any = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK
+    )
+    with matplotlib.rc_context(ink):
+        figure = Figure(figsize=size, layout="constrained")
+        figure.patch.set_alpha(0)
+        yield figure, figure.subplots()
+
+
+def _svg(figure: Any, label: str) -> str:
+    for ax in figure.axes:
+        ax.patch.set_alpha(0)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawn = file.getvalue()
+    drawn = drawn[drawn.index("<svg") :]
+    # A page knows these already, and several pictures in it may not have the same identifiers.
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
+    drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
+    drawn = re.sub(r"\n\s*", "\n", drawn).replace(_INK, "currentColor")
+    drawn = drawn.replace(style.BLUE, "var(--bar)")
+    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)

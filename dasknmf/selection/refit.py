@@ -1,0 +1,254 @@
+"""One factor fitted again while the other rests: usages for given spectra, spectra for given usages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+
+from dasknmf import data
+from dasknmf.core.blocks.base import Tile
+from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.losses import Loss
+from dasknmf.core.panels import Grid
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.phase import Around, Outcome, Rows, State, Tally, finite
+from dasknmf.core.solvers import first_W, nnls
+from dasknmf.core.solvers.grams import ByRow, Shared
+from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
+from dasknmf.data.prepared import Prepared
+from dasknmf.data.source import Source
+from dasknmf.estimator import NMF
+from dasknmf.fitting import validation
+from dasknmf.fitting.problem import entries_of
+from dasknmf.selection.single_read import DTYPE, checked_usages, read
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What X makes of given spectra.
+
+    Parameters
+    ----------
+    components : ndarray of shape (n_components, n_features)
+        The H that is best for the usages of these spectra.
+    shares : ndarray of shape (n_components,), float64
+        Σ over rows of the usages, each row made to add up to one.
+    loss : float
+        D(X | usages components).
+    n_reads : int
+    """
+
+    components: np.ndarray
+    shares: np.ndarray
+    loss: float
+    n_reads: int
+
+
+@dataclass(frozen=True)
+class _Solved(Around):
+    """The quadratic pass that recomputes W, with what each program has of all usage."""
+
+    k: int
+
+    def tally(self) -> Tally:
+        return Tally(self.phase.tally().values | Tally.zeros({"shares": (self.k,)}).values)
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        self.phase.tile(tile, rows, small, tally)
+        tally["shares"] += normalised(rows["W"]).sum(axis=0)
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        after, outcome = self.phase.update(tally, state)
+        return after | {"shares": tally["shares"]}, outcome
+
+
+@dataclass(frozen=True)
+class _SpectraPhase:
+    """A = Wᵀ V and G = Wᵀ W for a W that is given; H is their nonnegative least squares."""
+
+    k: int
+    n_features: int
+
+    name = "spectra"
+    reads_data = True
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        return {}
+
+    def prepare(self, state: State) -> None:
+        return None
+
+    def tally(self) -> Tally:
+        return Tally.zeros({"A": (self.k, self.n_features), "G": (self.k, self.k)})
+
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+        W = rows["W"]
+        tile.add_cross(W, tally["A"])
+        tally["G"] += W.T @ W
+
+    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+        Ht = np.zeros((self.n_features, self.k))
+        nnls.solve(Ht, np.ascontiguousarray(tally["A"].T), tally["G"], 0.0)
+        return state | {"H": finite(np.ascontiguousarray(Ht.T))}, Outcome()
+
+
+def normalised(usages: Any) -> Any:
+    """Usages whose rows add up to one; rows of zeros stay.
+
+    Parameters
+    ----------
+    usages : ndarray or dask.array.Array of shape (n_samples, n_components)
+    """
+    totals = usages.sum(axis=1, keepdims=True)
+    where = da.where if isinstance(usages, da.Array) else np.where
+    return usages / where(totals > 0, totals, 1)
+
+
+def spectra_of(X: Any, usages: Any) -> np.ndarray:
+    """The nonnegative spectra of another matrix of the same rows, for usages that are known, in one read.
+
+    Exact least squares: min ‖X − usages H‖² over H ≥ 0. Of all genes in units of TPM, for example, where
+    the usages are of 2000 that vary.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+    usages : ndarray, dask.array.Array or zarr.Array of shape (n_samples, n_components)
+        cNMF's are made to add up to one in each row, which puts spectra in units of X's rows.
+
+    Returns
+    -------
+    spectra : ndarray of shape (n_components, n_features), float64
+        Zero for a component that is nowhere used.
+
+    Raises
+    ------
+    ValueError
+        If usages are not of X's rows.
+    DataError, MemoryLimitError, SourceError
+        As `NMF.fit`.
+    """
+    X = X if isinstance(X, Prepared) else Prepared(X)
+    usages = checked_usages(usages, X)
+    k = int(usages.shape[1])
+    return read(X, _SpectraPhase(k, X.shape[1]), k=k, usages=usages)[0]["H"]
+
+
+def usages_of(X: Any, spectra: np.ndarray) -> Any:
+    """The usages of spectra that are known: exact nonnegative least squares, row by row.
+
+    cNMF's last step, for example: of TPM over the genes that vary, each divided by its standard deviation,
+    for spectra divided alike.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features)
+        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+    spectra : ndarray of shape (n_components, n_features)
+
+    Returns
+    -------
+    usages : ndarray or dask.array.Array of shape (n_samples, n_components)
+        Lazy where X is chunked: computing it reads X once.
+    """
+    X, _ = opened(X)
+    return coder_of(np.asarray(spectra), X).transform(X)
+
+
+def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, **nmf: Any) -> NMF:
+    """The model whose H is these spectra: its `transform` makes usages.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_components, n_features)
+    X : array
+        What it will be asked about: tells the dtype.
+    mean_row_square : float, optional
+        The mean squared norm of a row of X, for ``sum_to_one=True``.
+    **nmf
+        Parameters of `NMF`.
+    """
+    model = NMF(len(spectra), **nmf)
+    model.components_ = spectra.astype(working_dtype(X.dtype, model.dtype))
+    model.n_components_, model.n_features_in_ = spectra.shape
+    if mean_row_square is not None:
+        model.mean_row_square_ = mean_row_square
+    return model
+
+
+def refit(
+    X: Any,
+    spectra: np.ndarray,
+    mean_row_square: float,
+    *,
+    at_work: tuple[Source, Grid] | None = None,
+    **nmf: Any,
+) -> Refit:
+    """Usages for these spectra, and the best components for these usages.
+
+    For the Frobenius loss both are exact nonnegative least squares, in one read and without W: its rows
+    are solved in the visit and leave their products. For another loss usages are fitted as
+    `NMF.transform` does, and the components are the spectra, to which no step in closed form leads.
+
+    Parameters
+    ----------
+    X : array
+        As `validation.validated` gives it.
+    spectra : ndarray of shape (n_components, n_features)
+    mean_row_square : float
+        The mean squared norm of a row of X.
+    at_work : (Source, Grid), optional
+        Where X is open already; for the Frobenius loss it is read there.
+    **nmf
+        Parameters of `NMF`.
+    """
+    model = coder_of(spectra, X, mean_row_square, **nmf)
+    if not Loss.named(model.beta_loss).quadratic:
+        usages, losses = model.transform(X), model.score_samples(X)
+        shares, loss = dask.compute(normalised(usages).sum(axis=0), losses.sum())
+        return Refit(model.components_, shares, float(loss), 2)
+    k, m = spectra.shape
+    entries = entries_of(model, X)
+    masked = (entries is not None and entries.masks) or bool(getattr(X, "masked", False))
+    penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, X.shape)
+    exact = QuadraticPass(
+        k,
+        m,
+        DTYPE,
+        "bpp",
+        Inner(1, 1),
+        penalties,
+        grams=ByRow() if masked else Shared(),
+        sum_to_one=bool(model.sum_to_one),
+        recomputed=True,
+    )
+    given = {"eps": np.asarray(0.0), "pull": np.asarray(SUM_WEIGHT * mean_row_square)}
+    state = first_W.started(given, model.components_.astype(DTYPE))
+    phase = _Solved(exact, k)
+    after, outcome = read(X, phase, k=k, state=state, at_work=at_work, entries=entries, masked=masked)
+    components = after["H"].astype(model.components_.dtype)
+    return Refit(components, after["shares"], float(outcome.loss or 0.0), 1)
+
+
+def opened(X: Any, **nmf: Any) -> tuple[Any, np.ndarray | None]:
+    """X as it is read here, checked as far as its metadata goes, and the names of its features.
+
+    Raises
+    ------
+    ValueError, DataError
+        As `NMF.fit`.
+    SourceError
+        If it cannot be read by rows.
+    """
+    model = NMF(**nmf)
+    X = validation.validated(model, X, reset=True)
+    data.source_of(X)
+    return X, getattr(model, "feature_names_in_", None)

@@ -1,0 +1,365 @@
+"""Many factorizations of one V, in the same reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dasknmf import data
+from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.history import Callback, History
+from dasknmf.core.phase import Phase, State, Tally
+from dasknmf.core.solvers.coder import Coder
+from dasknmf.core.solvers.resampled import Perturbation
+from dasknmf.core.starts.survey import Survey
+from dasknmf.data.staging import check_stage
+from dasknmf.data.weighted import ObservedSource
+from dasknmf.errors import RunError
+from dasknmf.estimator import NMF
+from dasknmf.fitting import validation
+from dasknmf.fitting.fingerprint import with_stored_scale
+from dasknmf.fitting.loop import logged
+from dasknmf.fitting.model import Model
+from dasknmf.fitting.problem import Asked, Settled, settled, spawned
+from dasknmf.fitting.session import Work, running
+from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
+from dasknmf.store.progress import states_of
+from dasknmf.store.run import Run, open_run, oriented
+
+
+@dataclass(frozen=True)
+class Factorization:
+    """One of many.
+
+    Parameters
+    ----------
+    n_components : int
+    seed : int
+        The `random_state` with which `NMF` alone, from the same `init`, begins with the same H; where W is
+        kept, as for losses other than Frobenius, it makes the same one of the same V.
+    components : ndarray of shape (n_components, n_features)
+        H.
+    loss, objective : float
+        D(V | WH), and the same with penalties; of a perturbed V, that of its own version.
+    holdout : float or None
+        The divergence over hidden entries, per entry.
+    n_iter : int
+        Exact passes.
+    outcome : str
+        ``"converged"`` or ``"max_iter"``.
+    """
+
+    n_components: int
+    seed: int
+    components: np.ndarray
+    loss: float
+    objective: float
+    holdout: float | None
+    n_iter: int
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Many:
+    """All of them.
+
+    Parameters
+    ----------
+    factorizations : tuple of Factorization
+        Those of the first rank first, in the order of their starts.
+    history : History
+        One record per pass; `record.models` tells of each of them, in the same order.
+    """
+
+    factorizations: tuple[Factorization, ...]
+    history: History
+
+    @property
+    def n_reads(self) -> float:
+        """Of V, for all of them together."""
+        return self.history.reads
+
+    def of_rank(self, n_components: int) -> list[Factorization]:
+        """Those with so many components."""
+        return [each for each in self.factorizations if each.n_components == n_components]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What V says of an H.
+
+    Parameters
+    ----------
+    loss : float
+        D(V | WH), with the best W.
+    usage : ndarray of shape (n_components,), float64
+        Sums of the columns of W.
+    rows : ndarray of shape (at most 4096, n_components)
+        Some rows of W, drawn from all over V, the same ones for every H.
+    """
+
+    loss: float
+    usage: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass
+class Study:
+    """Many factorizations that are made, and what can still be asked of V while it is open.
+
+    Parameters
+    ----------
+    nmf : NMF
+        The parameters, and what is known of X.
+    X : array
+        Opened and checked.
+    work : Work
+    many : Many
+    callbacks : sequence of callable
+    n_asked : int
+        Reads of V so far that were no passes.
+    """
+
+    nmf: NMF
+    X: Any
+    work: Work
+    many: Many
+    callbacks: Sequence[Callback] = ()
+    n_asked: int = 0
+
+    @cached_property
+    def surveyed(self) -> State:
+        """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
+        at, model = self.work.run.position, self.work.settled.model
+        if model.terms.perturbation is None and not model.terms.hidden:
+            answer = at.answer_of(at.members[0])
+            return self.work.run.factors.read_state(answer.state, answer.strand)
+        phase = Survey(model.shape, model.loss, model.terms.masked)
+        (tally,) = self._asked([phase], [model])
+        return phase.update(tally, {})[0]
+
+    @property
+    def sum_of_squares(self) -> float:
+        """Σ v², with the weights of entries."""
+        return float(self.surveyed["squares"])
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the run holds its conclusion already."""
+        return self.work.run.concluded
+
+    def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
+        """What V says of each H: one read for all, as far as they fit into memory together."""
+        one, phases = self.work.settled, [self._evaluation(H, drawn=True) for H in spectra]
+        models = [replace(one.model, k=len(H)) for H in spectra]
+        tallies = self._asked(phases, models)
+        return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
+
+    def conclude(self, H: np.ndarray) -> None:
+        """Write W for this H: the two are the answer of the run from here on. One read."""
+        self.work.conclude(self._evaluation(H, drawn=False), self.callbacks)
+
+    def handed(self) -> Any:
+        """The answer's W, as the user gets it."""
+        run, one = self.work.run, self.work.settled
+        W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
+        return self.work.handed(W, chunked=data.is_chunked(self.X))
+
+    @property
+    def _entries(self) -> Entries | None:
+        """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
+        entries: Entries | None = self.work.source.entries
+        if entries is None or entries.masks or (isinstance(self.X, data.Stored) and self.X.masked):
+            return entries
+        return None  # what was hidden from the fits is there
+
+    def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
+        tallies, n_reads = self.work.asked(phases, models)
+        self.n_asked += n_reads
+        return tallies
+
+    def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
+        one, surveyed = self.work.settled, self.surveyed
+        model = one.model
+        coder = Coder(
+            np.ascontiguousarray(H, model.dtype),
+            model.loss,
+            model.penalties.W,
+            tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
+            max_iter=max(self.nmf.max_iter, 1000),
+            entries=self._entries,
+            pull=float(surveyed["pull"]) if model.terms.sum_to_one else 0.0,
+            weights=model.terms.column_weights,
+        )
+        draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
+        return Evaluation(coder, model.dtype, surveyed, draw, self.work.source.sparse)
+
+    @staticmethod
+    def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
+        rows = np.asarray(tally["drawn"].in_order().values)[:DRAWN_ROWS]
+        return Evaluated(phase.loss_of(tally), tally["usage"], rows)
+
+
+def many(X: Any, ranks: Sequence[int], n_init: int, **asked: Any) -> Many:
+    """Every rank from `n_init` starts; see `studying` for the parameters."""
+    with studying(X, ranks, n_init, **asked) as study:
+        return study.many
+
+
+@contextmanager
+def studying(
+    X: Any,
+    ranks: Sequence[int],
+    n_init: int,
+    *,
+    holdout: float | None = None,
+    perturbation: Perturbation | None = None,
+    told: dict[str, Any] | None = None,
+    checkpoint: Any = None,
+    overwrite: bool = False,
+    stage: Any = None,
+    callbacks: Sequence[Callback] = (),
+    **nmf: Any,
+) -> Iterator[Study]:
+    """Every rank from `n_init` starts, in the same reads of X, which stays open for further questions.
+
+    W is kept nowhere while the fits run (of the Frobenius loss; for others it is part of the iteration).
+
+    Parameters
+    ----------
+    X : as for `NMF.fit`
+        Rows are samples, whatever its shape: a CSC matrix is refused.
+    ranks : sequence of int
+    n_init : int
+    holdout : float, optional
+        The same entries are hidden from all of them.
+    perturbation : Perturbation, optional
+        Each start then sees a version of X of its own.
+    told : dict, optional
+        What else the identity of the run holds, as JSON values.
+    checkpoint, overwrite, stage, callbacks
+        As for `NMF.fit`.
+    **nmf
+        Parameters of `NMF`; ``init`` is ``"random"`` unless given.
+    """
+    ranks = [int(rank) for rank in ranks]
+    nmf = {"init": "random"} | nmf
+    template = NMF(max(ranks), n_init=n_init, **nmf)
+    template._validate_params()
+    if template.halving:
+        raise ValueError(
+            "halving is True; what starts agree on is told by all of them, to their ends: leave it out, or "
+            "use NMF(n_init=, halving=True)."
+        )
+    check_stage(stage, checkpoint)
+    X = validation.validated(template, X, reset=True)
+    X = with_stored_scale(X, None if overwrite else checkpoint)
+    validation.check_ranks(ranks, X.shape, template.fixed_components)
+    template.preparation_ = data.steps_of(X)
+    one = settled(
+        template, X, Asked(holdout=holdout, perturbation=perturbation), kept=False, keeps_roles=True
+    )
+    one = _identified(one, ranks, n_init, perturbation, told or {})
+    with running(one, checkpoint, stage, overwrite=overwrite) as work:
+        models = _models(work.settled.model, ranks, n_init)
+        reports = (*callbacks, logged) if template.verbose else callbacks
+        work.fit(models, template.max_iter, template.tol, callbacks=reports)
+        work = replace(work, source=_whole(work))
+        found = found_in(work.run, [(model.k, model.seed) for model in models])
+        yield Study(template, X, work, Many(found, work.run.history), callbacks)
+
+
+def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
+    return [
+        replace(model.reseeded(seed), k=rank, forgetful=True)
+        for rank in ranks
+        for seed in spawned(model.seed, n_init)
+    ]
+
+
+def _identified(
+    one: Settled, ranks: list[int], n_init: int, perturbation: Perturbation | None, told: dict[str, Any]
+) -> Settled:
+    """With the ranks in the identity of the run."""
+
+    def identity() -> tuple[dict[str, Any], dict[str, Any]]:
+        identity, budget = one.identity()
+        several = {"ranks": ranks, "n_init": n_init} | told
+        return identity | {"many": several}, budget
+
+    return replace(one, identity=identity)
+
+
+def _whole(work: Work) -> Any:
+    """The source with nothing hidden."""
+    source, entries = work.source, work.settled.entries
+    if entries is None or entries.holdout is None or not isinstance(source, ObservedSource):
+        return source
+    return source.told(replace(entries, holdout=None))
+
+
+def ended(target: Any, kind: str, told: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+    """The run of many factorizations at a path, how many they are, and what was found.
+
+    Parameters
+    ----------
+    target : path, URL or Zarr store
+    kind, told, maker : str
+        What the run is to be, what its identity tells of one that is, and who makes it.
+
+    Raises
+    ------
+    RunError
+        If it is another, or has not ended.
+    """
+    run = open_run(target)
+    several, found = run.identity.get("many", {}), run.found
+    if told not in several:
+        raise RunError(
+            f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
+            "open_run."
+        )
+    if found is None or not run.concluded:
+        raise RunError(
+            f"the {kind} at {str(target)!r} has not ended, it stands after {run.n_passes} passes; what it "
+            "finds is known at the end: start the same command again."
+        )
+    return run, several, found
+
+
+def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:
+    """The factorizations of a run.
+
+    Parameters
+    ----------
+    run : MemoryRun, StoredRun or Run
+    made : sequence of (int, int)
+        Rank and seed of each model.
+    """
+    found = []
+    members, histories = run.position.members, run.history.by_model()
+    states = states_of(run.factors, [run.position.answer_of(member) for member in members])
+    for member, state in zip(members, states, strict=True):
+        own = histories[member.model] if len(made) > 1 else run.history
+        # Beside the passes of a fit stands that of a conclusion.
+        last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
+        hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
+        rank, seed = made[member.model]
+        found.append(
+            Factorization(
+                rank,
+                seed,
+                state["H"],
+                float(last.loss or 0.0),
+                float(last.objective or 0.0),
+                hidden,
+                member.iteration,
+                str(member.outcome),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,120 @@
+"""Factors written into an .h5ad file, or as a new one."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from dasknmf.data import hdf5
+from dasknmf.errors import RunError
+from dasknmf.io import atomic
+from dasknmf.io.atomic import forget_the_dead
+from dasknmf.io.optional import needed
+from dasknmf.io.process_owner import signed
+from dasknmf.singlecell.entries import Keys
+from dasknmf.singlecell.export import Exported, entries, refuse_existing
+
+_ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
+
+
+def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
+    """Write the three entries into an .h5ad file, or into an AnnData inside of an HDF5 file.
+
+    They are written to a group of another name in `uns`, then what stood there is moved aside, then they are
+    moved in; an error takes all of that back. HDF5 itself keeps no journal: a process that is killed, or a
+    power cut, while it writes can damage the file.
+
+    Raises
+    ------
+    RunError
+        If one of the entries exists and `overwrite` is not given.
+    RunAccessError
+        If after an error the old entries cannot be moved back either; the message says where they are.
+    """
+    import h5py
+
+    name, inside = hdf5.split(path) or (path, "")
+    with h5py.File(name, "r+") as file:
+        root = hdf5.node_in(file, inside)
+        if not overwrite:
+            refuse_existing([entry for entry in entries(keys) if entry in root], path)
+        room = _Groups(root)
+
+        def fill() -> None:
+            _make_parents(root)
+            _fill(root.create_group(room.new), factors, keys)
+
+        atomic.put(entries(keys), room, fill)
+
+
+class _Groups:
+    """An AnnData in a file, and a group in its `uns`, between which entries are renamed."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._spare = f"uns/dasknmf-{uuid.uuid4().hex[:8]}"
+        self.new, self.old = f"{self._spare}/new", f"{self._spare}/old"
+
+    def exists(self, name: str) -> bool:
+        return name in self._root
+
+    def move(self, was: str, now: str) -> None:
+        self._root.move(was, now)
+
+    def clear(self) -> None:
+        if self._spare in self._root:
+            del self._root[self._spare]
+
+
+def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, overwrite: bool) -> None:
+    """Write an .h5ad file without X: the tables of cells and genes, and the factors.
+
+    Parameters
+    ----------
+    obs, var : pandas.DataFrame
+
+    Raises
+    ------
+    RunError
+        If the file exists and `overwrite` is not given.
+    SourceError
+        If h5py or anndata is not installed.
+    """
+    h5py, anndata = needed("h5py"), needed("anndata")
+    if path.exists() and not overwrite:
+        raise RunError(
+            f"{str(path)!r} exists; nothing is replaced unasked: give --overwrite or another path."
+        )
+    spare = path.with_name(f".{path.name}.{signed()}.new")
+    try:
+        anndata.AnnData(obs=obs, var=var).write_h5ad(spare)
+        with h5py.File(spare, "r+") as file:
+            _fill(file, factors, keys)
+        spare.replace(path)
+        forget_the_dead(path.parent, f".{path.name}.")
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _make_parents(group: Any) -> None:
+    from anndata.io import write_elem
+
+    for name in ("obsm", "varm", "uns"):
+        if name not in group:
+            write_elem(group, name, {})
+
+
+def _fill(group: Any, factors: Exported, keys: Keys) -> None:
+    from anndata.io import write_elem
+
+    _make_parents(group)
+    n, k = factors.shape
+    W = group.create_dataset(
+        f"obsm/{keys.obsm}", shape=(n, k), chunks=(factors.block_rows, k), dtype=factors.dtype
+    )
+    W.attrs.update(_ENCODING)
+    for first, rows in factors.blocks():
+        W[first : first + len(rows)] = rows
+    write_elem(group["varm"], keys.varm, factors.varm)
+    write_elem(group["uns"], keys.uns, factors.uns())

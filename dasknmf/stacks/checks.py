@@ -1,0 +1,264 @@
+"""What a stack must be like, told from its dims, dtypes and coordinates before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.history import History
+from dasknmf.core.image_grid import Coordinate
+from dasknmf.errors import SourceError
+from dasknmf.stacks.encoding import STORED
+
+VARIABLE = "variable"
+"""The dim along which the variables of a dataset lie."""
+_RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History().columns())
+"""Names of what a fit writes beside the coordinates of its stack."""
+_MASK_BYTES = 64 * 2**20
+"""A mask up to this size is read once more before a fit, to tell it from others."""
+_LOOKED_AT = 1000
+"""Values of a coordinate whose types are told."""
+_SLACK = 0.01
+"""Share of a pixel by which coordinates may differ that were computed in two ways."""
+
+
+def xarray_module() -> Any:
+    """xarray, which is an extra.
+
+    Raises
+    ------
+    SourceError
+        If it is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise SourceError(
+            "stacks are read by xarray, which is not installed: install dasknmf[xarray], or give a matrix."
+        ) from error
+    return xarray
+
+
+def variables_of(obj: Any) -> dict[str, Any]:
+    """The variables of a stack by their names."""
+    xarray = xarray_module()
+    if isinstance(obj, xarray.DataArray):
+        return {str(obj.name): obj.variable}
+    if not isinstance(obj, xarray.Dataset):
+        raise SourceError(
+            f"the stack is a {type(obj).__module__}.{type(obj).__name__}; it must be an xarray.DataArray or "
+            "xarray.Dataset: make one, or give a matrix to dasknmf.NMF."
+        )
+    if not obj.data_vars:
+        raise SourceError(
+            "the dataset has no variables; a stack needs one at least: check how it was opened."
+        )
+    return {str(name): array.variable for name, array in obj.data_vars.items()}
+
+
+def check_dims(variables: Mapping[str, Any], samples: tuple[str, ...], is_dataset: bool) -> None:
+    first_name, first = next(iter(variables.items()))
+    for name, variable in variables.items():
+        what = f"variable {name!r}" if is_dataset else "the stack"
+        absent = [dim for dim in samples if dim not in variable.dims]
+        if absent:
+            remedy = f" or leave it out with drop_vars({name!r})" if is_dataset else ""
+            raise SourceError(
+                f"sample_dims has {absent[0]!r}, and {what} has the dims {list(variable.dims)}; pixels lie "
+                f"along sample dims: give sample_dims= some of these{remedy}."
+            )
+        if set(variable.dims) != set(first.dims):
+            raise SourceError(
+                f"{what} has the dims {list(variable.dims)} and {first_name!r} has {list(first.dims)}; "
+                "variables side by side have the same dims: select or expand_dims one of them, or leave it "
+                f"out with drop_vars({name!r})."
+            )
+    if not samples or len(set(samples)) != len(samples):
+        raise SourceError(
+            f"sample_dims is {list(samples)}; it must name one dim or more, each once: mend it."
+        )
+    if not is_dataset and len(samples) == len(first.dims):
+        raise SourceError(
+            f"sample_dims is {list(samples)}, all that the stack has; V needs a dim of features: give fewer "
+            "sample_dims, or a stack with a dim of bands or dates."
+        )
+    if is_dataset and VARIABLE in first.dims:
+        raise SourceError(
+            f"the dataset has a dim {VARIABLE!r}, which is what its variables would lie along: "
+            f"rename({VARIABLE}=...) it."
+        )
+
+
+def check_dtypes(variables: Mapping[str, Any]) -> None:
+    first_name, first = next(iter(variables.items()))
+    for name, variable in variables.items():
+        if variable.dtype.kind not in "biuf":
+            raise SourceError(
+                f"the values of {name!r} are {variable.dtype}; V must be real numbers: convert them, or "
+                "leave the variable out."
+            )
+        unsigned = str(variable.attrs.get("_Unsigned", "")).lower()
+        if (unsigned, variable.dtype.kind) in (("true", "i"), ("false", "u")):
+            raise SourceError(
+                f"variable {name!r} is {variable.dtype} with the attribute _Unsigned={unsigned!r}; values "
+                "are read as they are stored, and these stand for others: decode them with xarray.decode_cf, "
+                "or view them as the other kind of integers and delete the attribute."
+            )
+        if variable.dtype != first.dtype:
+            raise SourceError(
+                f"variable {name!r} is {variable.dtype} and {first_name!r} is {first.dtype}; one V has one "
+                f"dtype: convert one of them with astype, or leave it out with drop_vars({name!r})."
+            )
+
+
+def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate]) -> Any:
+    """The variable of a mask that fits the stack, of these lengths and coordinates."""
+    if not isinstance(mask, xarray_module().DataArray):
+        raise SourceError(
+            f"mask is a {type(mask).__name__}; its dims say which pixels it is about: give an "
+            "xarray.DataArray of bool."
+        )
+    if mask.dtype != bool:
+        raise SourceError(f"mask is {mask.dtype}; it is True where V counts: give bool, as of mask > 0.")
+    unknown = [dim for dim in mask.dims if dim not in sizes]
+    if unknown:
+        raise SourceError(
+            f"mask has a dim {unknown[0]!r}, and the stack has {list(sizes)}; a mask is over dims of the "
+            "stack: rename, select or squeeze it."
+        )
+    for dim in mask.dims:
+        if mask.sizes[dim] != sizes[dim]:
+            raise SourceError(
+                f"mask has {mask.sizes[dim]} along {dim!r} and the stack {sizes[dim]}; they must be alike: "
+                "reindex_like the stack."
+            )
+    check_aligned("mask", mask, coords)
+    return mask.variable
+
+
+def described_mask(mask: Any, order: Sequence[str], variables: Sequence[Any]) -> str:
+    """The variable of a mask in a few characters: the same for the same values, in any order of its dims.
+
+    Its values are not looked at where they are many, or computed from those of the stack: only its dims are
+    told then.
+    """
+    lengths = " ".join(f"{dim}={mask.sizes[dim]}" for dim in order if dim in mask.dims)
+    if mask.size > _MASK_BYTES or _computed_from(mask, variables):
+        return f"bool of {lengths}"
+    values = mask.transpose(*(dim for dim in order if dim in mask.dims)).to_numpy()
+    return f"{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]} of {lengths}"
+
+
+def _computed_from(mask: Any, variables: Sequence[Any]) -> bool:
+    """Whether computing a mask would read the stack."""
+    if mask.chunks is None:
+        return False
+    tasks = set(mask.data.__dask_graph__())
+    graphs = [each.data.__dask_graph__() for each in variables if each.chunks is not None]
+    return any(key in tasks for graph in graphs for key in graph)
+
+
+def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> None:
+    """Refuse an array whose coordinates are others than those of the stack: upside down, for example."""
+    for dim in array.dims:
+        if dim not in coords or dim not in array.coords:
+            continue
+        here, there = np.asarray(array.coords[dim].values), coords[dim].values
+        if not _are_alike(here, there):
+            raise SourceError(
+                f"{what} goes from {here[0]!s} to {here[-1]!s} along {dim!r} and the stack from {there[0]!s} "
+                f"to {there[-1]!s}; their coordinates must be the same, in one order: reindex_like the "
+                f"stack, or drop_vars({dim!r}) where only places count."
+            )
+
+
+def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
+    """Whether coordinates are the same, numbers but for a small part of their steps."""
+    if here.shape != there.shape or here.dtype.kind not in "iuf" or there.dtype.kind not in "iuf":
+        return np.array_equal(here, there)
+    steps = np.abs(np.diff(there.astype(np.float64)))
+    slack = _SLACK * float(steps.min()) if steps.size else 0.0
+    same = np.array_equal(here, there, equal_nan=True)
+    return same or bool(np.allclose(here, there, rtol=1e-12, atol=slack))
+
+
+def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
+    """Refuse two features that a coordinate does not tell apart."""
+    for dim in dims:
+        if dim not in coords:
+            continue
+        values, counts = np.unique(coords[dim].values, return_counts=True)
+        most = int(np.argmax(counts))
+        if counts[most] > 1:
+            raise SourceError(
+                f"the coordinate {dim!r} has {values[most]!s} {counts[most]} times; features are told apart "
+                f"by their coordinates: drop_duplicates({dim!r}), or groupby({dim!r}) and take a mean."
+            )
+
+
+def coords_of(obj: Any) -> dict[str, Coordinate]:
+    """The coordinates of a stack, in memory.
+
+    Those that no store of a run can hold are left out with a warning, as of lists and None among the
+    metadata of a catalogue; dims need theirs, which tell features and pixels apart.
+    """
+    found: dict[str, Coordinate] = {}
+    dropped: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for name in (*obj.dims, *obj.coords):
+        if name in _RESERVED or not isinstance(name, str):
+            raise SourceError(
+                f"the stack has a dim or coordinate {name!r}; names are str, and {list(_RESERVED)} are "
+                "those of what a fit returns: rename it."
+            )
+    for name, coord in obj.coords.items():
+        if getattr(coord.dtype, "tz", None) is not None:
+            # Its values would be those of another zone, and pandas warns of that.
+            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({coord.dtype})"
+            continue
+        values = np.asarray(coord.values)
+        if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
+            values = np.array(values.tolist(), dtype=str).reshape(values.shape)
+        if values.dtype.kind not in "biufMmU":
+            kinds = sorted({type(each).__name__ for each in values.reshape(-1).tolist()[:_LOOKED_AT]})
+            told = refused if name in obj.dims else dropped
+            what = f"object of {' and '.join(kinds) or 'nothing'}"
+            told[name] = f"{name!r} ({what if coord.dtype == object else coord.dtype})"
+            continue
+        found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
+    if refused:
+        raise SourceError(
+            f"the coordinates {', '.join(refused.values())} are none that can be kept, which numbers, bools, "
+            "str and datetime64 are: convert them, dates with a time zone by obj.assign_coords(time="
+            "obj.indexes['time'].tz_localize(None)), a MultiIndex by reset_index, or "
+            f"drop_vars({list(refused)})."
+        )
+    if dropped:
+        warnings.warn(
+            f"the coordinates {', '.join(dropped.values())} are left out of what a fit returns, which keeps "
+            f"numbers, bools, str and datetime64: convert them, or drop_vars({list(dropped)}) beforehand.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return found
+
+
+def described(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as JSON values, without those that tell how values are stored."""
+    return {str(name): _json(value) for name, value in attrs.items() if name not in STORED}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(name): _json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(each) for each in value]
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)

@@ -1,0 +1,41 @@
+"""A run of a stack, or maps of another scene, as what xarray writes and reads."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from dasknmf.io.atomic import placed
+from dasknmf.stacks.model import StackNMF
+from dasknmf.stacks.dataset import is_model
+
+
+def write_run(run: Any, path: Path, *, overwrite: bool) -> None:
+    """Write maps, spectra, history and parameters of a run, which `StackNMF.load` reads, too.
+
+    Raises
+    ------
+    RunMismatchError
+        If the run is one of a plain matrix.
+    RunError
+        If something stands there that is not replaced.
+    """
+    write(StackNMF.from_run(run).to_dataset(), path, overwrite=overwrite)
+
+
+def write(dataset: Any, path: Path, *, overwrite: bool = False) -> None:
+    """Write a dataset to a Zarr store, in one step.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+    path : Path
+    overwrite : bool
+        Replace an export that stands there.
+    """
+    with placed(path, is_model if overwrite else None) as spare, warnings.catch_warnings():
+        # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        dataset.to_zarr(spare, mode="w-")

@@ -1,0 +1,173 @@
+"""GeoTIFFs as stacks: one file's bands, or files of one grid on several dates. Needs the ``raster`` extra."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.image_grid import merged
+from dasknmf.errors import SourceError
+
+TIME = "time"
+_BAND = "band"
+_CHUNK_BYTES = 4 * 2**20
+"""Blocks of a file are read together up to this size."""
+_DATE = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
+
+
+def is_raster(path: Any) -> bool:
+    """Whether a path or URL, or each of several, is one of a GeoTIFF, by its name."""
+    if isinstance(path, (list, tuple)):
+        return bool(path) and all(map(is_raster, path))
+    return isinstance(path, (str, os.PathLike)) and _file(path).lower().endswith((".tif", ".tiff"))
+
+
+def open_raster(path: Any) -> Any:
+    """Open a GeoTIFF, or several of one grid, without reading values.
+
+    Parameters
+    ----------
+    path : str or path, or sequence of these
+        Several lie along a new dim ``time``, in the order in which they are given.
+
+    Returns
+    -------
+    xarray.DataArray
+        Of dims (band, y, x), or (time, band, y, x): labelled by the dates in the names of the files, where
+        each has another one, else by these names. Bands are labelled by their descriptions, where each has
+        another one, else by numbers. Nodata, scale and offset are in the attrs, where `Stack` finds them;
+        CRS and transform in the coordinate ``spatial_ref``.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be opened, its bands have scales of their own, or several are not of one grid.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return _opened(os.fspath(path), chunked=False)
+    import xarray
+
+    paths = [os.fspath(each) for each in path]
+    parts = [_opened(each, chunked=True) for each in paths]
+    for other, part in zip(paths[1:], parts[1:], strict=True):
+        _check_alike(paths[0], parts[0], other, part)
+    labels = xarray.Variable((TIME,), _labels(paths))
+    found = xarray.concat(parts, dim=labels, join="override", combine_attrs="drop_conflicts")
+    found.attrs |= {name: value for name, value in parts[0].attrs.items() if name in _OF_VALUES}
+    return found
+
+
+_OF_VALUES = ("_FillValue", "scale_factor", "add_offset")
+
+
+def _opened(path: str, *, chunked: bool) -> Any:
+    rioxarray = _rioxarray()
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixels have their places all the same
+            warnings.filterwarnings("ignore", message="(Scales|Offsets) differ across bands")
+            # Without a lock each thread reads through a handle of its own, and all at once.
+            found = rioxarray.open_rasterio(path, mask_and_scale=False, cache=False, lock=False)
+    except (RasterioError, OSError) as error:
+        raise SourceError(f"{path!r} cannot be opened as a GeoTIFF ({error}): check the path.") from error
+    if not hasattr(found, "dims") or not hasattr(found, "dtype"):
+        raise SourceError(f"{path!r} holds several grids; a stack has one: give the name of a part of it.")
+    for name in {"scales", "offsets"} & found.attrs.keys():
+        raise SourceError(
+            f"{path!r} has the {name} {found.attrs[name]} of its bands; one V has one for all: write it with "
+            "one, or open it with rioxarray.open_rasterio(..., band_as_variable=True) in Python."
+        )
+    if chunked:
+        found = found.chunk(_chunks(found))
+    described = found.attrs.get("long_name")
+    if isinstance(described, tuple) and all(described) and len(set(described)) == len(described):
+        del found.attrs["long_name"]
+        found = found.assign_coords({_BAND: np.array(described, dtype=str)})
+    found.attrs = {name: value for name, value in found.attrs.items() if name != "AREA_OR_POINT"}
+    return found
+
+
+def _rioxarray() -> Any:
+    try:
+        import rioxarray
+    except ImportError as error:
+        raise SourceError(
+            "GeoTIFFs are read by rioxarray, which is not installed: install dasknmf[raster]."
+        ) from error
+    return rioxarray
+
+
+def _chunks(array: Any) -> dict[str, Any]:
+    """Whole blocks of the file, as many together as are worth a read."""
+    blocks: Mapping[str, int] = array.encoding["preferred_chunks"]
+    *bands, y, x = array.dims
+    lengths = []
+    for dim in (y, x):
+        length, block = array.sizes[dim], min(blocks[dim], array.sizes[dim])
+        lengths.append([block] * (length // block) + ([length % block] if length % block else []))
+    pixel_bytes = array.dtype.itemsize * int(np.prod([array.sizes[dim] for dim in bands]))
+    tiles = merged(lengths, pixel_bytes, _CHUNK_BYTES).lengths
+    return {**dict.fromkeys(bands, -1), y: tiles[0], x: tiles[1]}
+
+
+def _check_alike(first: str, a: Any, path: str, b: Any) -> None:
+    told = [
+        ("dims", dict(a.sizes), dict(b.sizes)),
+        ("dtype", a.dtype, b.dtype),
+        ("CRS", _crs(a), _crs(b)),
+        ("transform", tuple(a.rio.transform())[:6], tuple(b.rio.transform())[:6]),
+        ("bands", a[_BAND].values.tolist(), b[_BAND].values.tolist()),
+        *((name, a.attrs.get(name), b.attrs.get(name)) for name in _OF_VALUES),
+    ]
+    for what, one, other in told:
+        # NaN, a usual nodata, is not equal to itself.
+        if not (one == other or (what in _OF_VALUES and str(one) == str(other))):
+            raise SourceError(
+                f"{path!r} has the {what} {other} and {first!r} has {one}; files that are put along "
+                f"{TIME!r} have one grid, the same bands and the same encoding: warp and write them alike, "
+                "with gdalwarp for example, or leave it out."
+            )
+
+
+def _crs(array: Any) -> str:
+    crs = array.rio.crs
+    return "none" if crs is None else str(crs.to_string())
+
+
+def _labels(paths: Sequence[str]) -> np.ndarray:
+    """Dates, where each name has one that no other has; else the names."""
+    names = [re.sub(r"\.tiff?$", "", _file(path), flags=re.IGNORECASE) for path in paths]
+    dates = [_date(name) for name in names]
+    if None not in dates and len(set(dates)) == len(dates):
+        return np.array(dates, dtype="datetime64[ns]")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise SourceError(
+            f"{count} files are named {name!r}; the names label the dates of a stack: give each file once, "
+            "or a name of its own."
+        )
+    return np.array(names, dtype=str)
+
+
+def _date(name: str) -> str | None:
+    for found in _DATE.finditer(name):
+        text = "-".join(found.groups())
+        try:
+            np.datetime64(text)
+        except ValueError:
+            continue
+        return text
+    return None
+
+
+def _file(path: Any) -> str:
+    return PurePosixPath(os.fspath(path).replace(os.sep, "/")).name

@@ -1,0 +1,40 @@
+"""W of a stack, tile by tile: some panels of it are in memory, never all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+import numpy as np
+
+from dasknmf.core.image_grid import Layout, Tile
+
+_AT_ONCE = 4
+"""Panels that are computed together: a transform keeps as many cores busy."""
+
+
+def tiles_of(W: Any, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Each tile with its rows of W, shape (pixels, n_components); each panel is computed once.
+
+    Parameters
+    ----------
+    W : dask.array.Array of shape (n_samples, n_components)
+        In chunks of whole tiles.
+    layout : Layout
+    """
+    first = 0
+    for begin in range(0, W.numblocks[0], _AT_ONCE):
+        for rows in dask.compute(*W.blocks[begin : begin + _AT_ONCE].blocks):
+            for tile in layout.tiles.between(first, first + len(rows)):
+                yield tile, rows[tile.start - first : tile.stop - first]
+            first += len(rows)
+
+
+def places_of(tile: Tile, layout: Layout) -> list[np.ndarray]:
+    """Where the pixels of a tile lie along each sample dim: by coordinates, where there are any."""
+    along = []
+    for dim, part in zip(layout.sample_dims, tile.slices, strict=True):
+        coord = layout.coords.get(dim)
+        along.append(np.arange(part.start, part.stop) if coord is None else coord.values[part])
+    return [axis.reshape(-1) for axis in np.meshgrid(*along, indexing="ij")]

@@ -1,0 +1,71 @@
+"""Weights and starts that a user gives on a stack, as rows and columns of V."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from dasknmf.core.image_grid import Layout
+from dasknmf.stacks import arrays
+from dasknmf.stacks.checks import check_aligned
+
+_OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
+"""Options of a fit that have a row for each pixel."""
+
+
+def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> Any:
+    """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
+    if not isinstance(value, xr.DataArray):
+        return _by_rows(name, value, layout) if name in _OF_PIXELS else value
+    check_aligned(name, value, layout.coords)
+    if name == "weights":
+        lengths: dict[Any, int] = dict(zip(layout.sample_dims, layout.sample_shape, strict=True))
+        lengths |= zip(layout.feature_dims, layout.feature_shape, strict=True)
+        if any(lengths.get(dim) != length for dim, length in value.sizes.items()):
+            raise ValueError(
+                f"weights have the lengths {dict(value.sizes)} and the stack {lengths}; weights of entries "
+                "are over dims of the stack: select, rename or reindex_like it."
+            )
+        return arrays.matrix_of(value, layout, lazily=lazily)
+    if set(value.dims) == set(layout.sample_dims):
+        return arrays.rows_of(value, layout)
+    if set(value.dims) == set(layout.feature_dims):
+        return value.transpose(*layout.feature_dims).to_numpy().reshape(-1)
+    raise ValueError(
+        f"a weight has the dims {list(value.dims)}; those of pixels are {list(layout.sample_dims)}, those of "
+        f"features {list(layout.feature_dims)}: give one over either, weights= over others, or mask= where "
+        "weights are 0 and 1."
+    )
+
+
+def known_rows(fixed: Any, layout: Layout) -> Any:
+    """`fixed_components` as rows of H: of a DataArray by its dims and coordinates."""
+    if not isinstance(fixed, xr.DataArray):
+        return fixed
+    if set(fixed.dims) != {arrays.COMPONENT, *layout.feature_dims}:
+        raise ValueError(
+            f"fixed_components has the dims {list(fixed.dims)}; rows of H have {arrays.COMPONENT!r} and "
+            f"those of features, {list(layout.feature_dims)}: rename, select or expand_dims it."
+        )
+    check_aligned("fixed_components", fixed, layout.coords)
+    return (
+        fixed.transpose(arrays.COMPONENT, *layout.feature_dims).to_numpy().reshape(len(fixed.component), -1)
+    )
+
+
+def _by_rows(name: str, value: Any, layout: Layout) -> Any:
+    """Rows in raster order as those of V."""
+    if value is None or layout.tiles.in_order:
+        return value
+    value = np.asarray(value) if name == "sample_weight" else value
+    if not isinstance(value, (np.ndarray, da.Array)):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}, whose rows cannot be taken in the order of the stack's "
+            "tiles: give a NumPy or Dask array."
+        )
+    if len(value) != layout.n_samples:
+        return value  # refused where it is compared with V
+    return value[layout.tiles.places(0, layout.n_samples)]

@@ -1,0 +1,158 @@
+"""What a run keeps of the stack that V was: its dims, their coordinates, names and attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dasknmf.core.image_grid import Coordinate, Layout, Tiles
+from dasknmf.errors import RunDamagedError, RunMismatchError
+from dasknmf.store import arrays, records, schema
+from dasknmf.store.json_checks import Unlike, array_of, size_of
+
+PATH = "layout"
+_INLINE = 4096  # values; longer coordinates are arrays of their own
+_MOST_TEXT_BYTES = 2**28
+"""Of a coordinate: each of its values is as wide as its dtype says."""
+
+
+def described(layout: Layout) -> dict[str, Any]:
+    """A layout without its coordinates, as JSON values."""
+    variables = layout.variables
+    return {
+        "sample_dims": list(layout.sample_dims),
+        "tiles": [list(lengths) for lengths in layout.tiles.lengths],
+        "feature_dims": list(layout.feature_dims),
+        "feature_shape": list(layout.feature_shape),
+        "dims": list(layout.dims),
+        "name": layout.name,
+        "attrs": dict(layout.attrs),
+        "variables": None if variables is None else {name: dict(each) for name, each in variables.items()},
+    }
+
+
+def restored(content: dict[str, Any], coords: dict[str, Coordinate]) -> Layout:
+    """The inverse of `described`."""
+    return Layout(
+        tuple(content["sample_dims"]),
+        Tiles(tuple(map(tuple, content["tiles"]))),
+        tuple(content["feature_dims"]),
+        tuple(content["feature_shape"]),
+        tuple(content["dims"]),
+        coords,
+        content["name"],
+        content["attrs"],
+        content["variables"],
+    )
+
+
+def write(store: Any, layout: Layout | None) -> None:
+    """Keep a layout, if there is one."""
+    if layout is None:
+        return
+    coords = {}
+    for number, (name, coord) in enumerate(layout.coords.items()):
+        values = coord.values
+        kept: dict[str, Any] = {
+            "dims": list(coord.dims),
+            "shape": list(values.shape),
+            "dtype": values.dtype.str,
+            "attrs": dict(coord.attrs),
+        }
+        if values.dtype.kind == "U":
+            kept["values"] = values.reshape(-1).tolist()
+        elif values.size <= _INLINE:
+            kept["values"] = _as_integers(values).tolist()
+        else:
+            kept["array"] = f"{PATH}/{number}"
+            arrays.write(store, kept["array"], _as_integers(values))
+        coords[name] = kept
+    # The record comes last: it vouches for the arrays.
+    records.write(store, PATH, {"layout": described(layout), "coords": coords})
+
+
+def read(store: Any, identity: dict[str, Any]) -> Layout | None:
+    """The layout of a run; None where V was a plain matrix.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is missing or altered.
+    """
+    if identity.get("layout") is None:
+        return None
+    found = records.read(store, PATH, schema.LAYOUT)
+    if found is None:
+        raise RunDamagedError(
+            f"the record {PATH!r} of the run at {str(store)!r} is missing; it says where the rows of V lie "
+            "in their stack: restore the store from a copy, or start over with overwrite=True."
+        )
+    try:
+        coords = {
+            name: Coordinate(tuple(kept["dims"]), _values(store, kept), kept["attrs"])
+            for name, kept in found["coords"].items()
+        }
+    except Unlike as error:
+        raise records.damaged(store, PATH, str(error)) from error
+    layout = restored(found["layout"], coords)
+    if [layout.n_samples, layout.n_features] != identity["shape"]:
+        of = f"{layout.n_samples} x {layout.n_features}"
+        raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity['shape']}")
+    return layout
+
+
+def _values(store: Any, kept: dict[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(kept["dtype"]), kept["shape"]
+    if "array" in kept:
+        values = arrays.read(store, kept["array"])
+        if values.dtype != f"i{dtype.itemsize}" or values.shape != (size_of(shape),):
+            raise Unlike(f"as {kept['array']} is, {values.shape} of {values.dtype}", kept["dtype"])
+        return values.view(dtype).reshape(shape)
+    if dtype.kind != "U":
+        return array_of(kept["values"], f"i{dtype.itemsize}", shape).view(dtype)
+    if dtype.itemsize * len(kept["values"]) > _MOST_TEXT_BYTES:
+        raise Unlike(f"text of at most {_MOST_TEXT_BYTES} bytes in all", kept["dtype"])
+    return array_of(kept["values"], kept["dtype"], shape)
+
+
+def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:
+    """Refuse to go on with rows or columns in another order, as of a stack whose tiles have other shapes.
+
+    Raises
+    ------
+    RunMismatchError
+    """
+    stored = read(store, identity)
+    if stored is None or layout is None:
+        return
+    # The identity holds names and lengths, which are the same in any order.
+    dims = [(list(each.sample_dims), list(each.feature_dims)) for each in (stored, layout)]
+    if dims[0] != dims[1]:
+        raise RunMismatchError(
+            f"the run at {str(store)!r} has its rows along {dims[0][0]} and its columns along {dims[0][1]}, "
+            f"and the stack now has them along {dims[1][0]} and {dims[1][1]}: give sample_dims= and the dims "
+            "of the stack in the order that they had, choose another checkpoint, or start over with "
+            "overwrite=True."
+        )
+    was, now = stored.tiles, layout.tiles
+    if was == now or (was.in_order and now.in_order):
+        return
+    raise RunMismatchError(
+        f"the run at {str(store)!r} has its rows in {_counted(was)} tiles, the largest of {_largest(was)} "
+        f"pixels, and the stack is now cut into {_counted(now)}, the largest of {_largest(now)}: give the "
+        "stack in the chunks that it had, choose another checkpoint, or start over with overwrite=True."
+    )
+
+
+def _counted(tiles: Tiles) -> str:
+    return " x ".join(str(len(each)) for each in tiles.lengths)
+
+
+def _largest(tiles: Tiles) -> str:
+    return " x ".join(str(max(each)) for each in tiles.lengths)
+
+
+def _as_integers(values: np.ndarray) -> np.ndarray:
+    """The bits of the values, in one row: NaN and NaT come back as they went."""
+    return np.ascontiguousarray(values).reshape(-1).view(f"i{values.dtype.itemsize}")

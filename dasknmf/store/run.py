@@ -1,0 +1,294 @@
+"""A run read from its store: W and H of a fit, whether it has finished or not."""
+
+from __future__ import annotations
+
+import uuid
+from functools import cached_property
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+
+from dasknmf.core.html_repr import card, progress_facts
+from dasknmf.core.image_grid import Layout
+from dasknmf.core.panels import Grid
+from dasknmf.errors import RunError
+from dasknmf.store import features, image_grid, keys, records, schema, selection
+from dasknmf.store import lock as locks
+from dasknmf.store.factors import Factors, MemoryFactors
+from dasknmf.store.progress import Answer, columns_of, committed, format_of, read_grid
+from dasknmf.store.zarr_factors import ZarrFactors
+
+
+class Run:
+    """A finished or running fit, read from its store.
+
+    Attributes
+    ----------
+    H : ndarray of shape (n_components, n_features)
+    W : dask.array.Array of shape (n_samples, n_components)
+        Lazy; it reads the generation that was live when the run was opened, or raises.
+    history : History
+    params : dict
+        Parameters of the model and of the run.
+    status : str
+        ``"running"``, ``"converged"`` or ``"max_iter"``.
+    feature_names : ndarray of shape (n_features,) or None
+        Names of the columns of H, where V had names.
+    layout : Layout or None
+        Where rows and columns of V lie in a stack of images, where V was one: ``layout.images(W)``,
+        ``layout.spectra(H)``.
+    preparation : dict
+        What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
+        which each column was divided.
+    feature_weight : ndarray of shape (n_features,) or None
+        How often each feature counts, where that was told.
+    sum_of_squares : float
+        Σ v², as the first read of V found it.
+    n_passes : int
+        Passes that were committed, those of the start and the closing one included.
+    writer : str or None
+        The living process that writes the run; None where it is finished or was interrupted.
+    plan : dict
+        What V is stored as, and what the passes were given: `memory_projected` and `memory_limit`
+        (bytes, of one process), `processes`, `threads`, `scheduler`; empty for runs that kept none.
+    shares : ndarray of shape (n_components,)
+        Of each component in Σ WH, which add to 1; all zero where WH is.
+    dead_components : ndarray of int
+        Components whose row of H or column of W is zero throughout.
+    n_unobserved_samples, n_unobserved_features : int
+        Rows and columns of V with nothing observed: theirs of W and H are zero.
+    """
+
+    def __init__(self, target: Any) -> None:
+        try:
+            self.store = keys.opened(target, read_only=True)
+            about = records.read(self.store, "run", schema.RUN) if format_of(self.store) is not None else None
+        except FileNotFoundError:
+            about = None
+        if about is None:
+            raise RunError(
+                f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
+            )
+        self.identity: dict[str, Any] = about["identity"]
+        self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
+        self.environment: dict[str, Any] = about["environment"]
+        self.position, self.history, self.sums, _ = committed(self.store, about["identity"])
+        self.status = self.position.outcome or "running"
+        self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
+        self._transposed = bool(about["identity"]["transposed"])
+        self._grid = read_grid(self.store, about["identity"])
+        self._dtype = np.dtype(about["identity"]["dtype"])
+
+    def __repr__(self) -> str:
+        n, m = self.shape
+        k = self.n_components
+        return f"<Run {n} x {m}, {k} components, {self.position.iteration} passes, {self.status}>"
+
+    def _repr_html_(self) -> str:
+        n, m = self.shape
+        status = self.status
+        if status == "running":
+            status = f"running, {self.writer}" if self.writer else "interrupted: start the same fit again"
+        facts = [
+            ("V", f"{n:,} × {m:,}"),
+            ("components", str(self.n_components)),
+            ("status", status),
+            *progress_facts(self.history, self.n_iter),
+        ]
+        return card("dasknmf run", facts, self.history)
+
+    @property
+    def n_components(self) -> int:
+        """Rows of H; of many factorizations that have not ended, the most of any."""
+        concluded = self.position.conclusion
+        if concluded is None or concluded.rows is None:
+            return int(self.params["n_components"])
+        return concluded.rows.widths[0][2]
+
+    @property
+    def n_iter(self) -> int:
+        """Exact passes done."""
+        return self.position.iteration
+
+    @property
+    def W(self) -> Any:
+        return self._factors_of_model()[0]
+
+    @property
+    def H(self) -> np.ndarray:
+        return np.asarray(self._factors_of_model()[1])
+
+    @cached_property
+    def feature_names(self) -> np.ndarray | None:
+        return features.read_names(self.store, self.identity)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        return image_grid.read(self.store, self.identity)
+
+    @cached_property
+    def preparation(self) -> dict[str, Any]:
+        return features.read_preparation(self.store, self.identity)
+
+    @property
+    def feature_weight(self) -> np.ndarray | None:
+        return features.read_weight(self.store, self.identity)
+
+    @property
+    def sum_of_squares(self) -> float:
+        return float(self._state["squares"])
+
+    @property
+    def pull(self) -> float:
+        """δ² of the sum to one."""
+        return float(self._state["pull"])
+
+    @property
+    def n_passes(self) -> int:
+        return self.position.passes
+
+    @property
+    def factors(self) -> ZarrFactors:
+        """Where they are kept."""
+        return ZarrFactors(self.store, self._grid, columns_of(self.identity), self._dtype)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether the factors are what was made of many factorizations."""
+        return self.position.conclusion is not None
+
+    @property
+    def found(self) -> dict[str, Any] | None:
+        """What was found out about many factorizations, once the factors are what followed from it."""
+        if not selection.concluded(self.store, self.position):
+            return None
+        return selection.read(self.store, self.position, self.identity)
+
+    @property
+    def writer(self) -> str | None:
+        return locks.writer(self.store)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return records.read(self.store, "plan", schema.PLAN) or {}
+
+    @property
+    def shares(self) -> np.ndarray:
+        # Where V was read by columns, the factor of the state is Wᵀ, and the sums are of H.
+        usage, other = self._usage
+        parts = usage * other
+        total = float(parts.sum())
+        return parts / total if total else parts
+
+    @property
+    def dead_components(self) -> np.ndarray:
+        usage, other = self._usage
+        return np.flatnonzero((usage == 0) | (other == 0))
+
+    @property
+    def n_unobserved_samples(self) -> int:
+        return self._unobserved[0]
+
+    @property
+    def n_unobserved_features(self) -> int:
+        return self._unobserved[1]
+
+    @cached_property
+    def _unobserved(self) -> tuple[int, int]:
+        return unobserved(self._state, transposed=self._transposed) if self.n_passes else (0, 0)
+
+    @property
+    def _usage(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of each component in the factor with a row for each of V's, and in the other."""
+        self._check_has_factors()
+        state = self._state
+        other = state["H"].sum(axis=1, dtype=np.float64)
+        return state.get("usage", np.ones(len(other))), other  # a start has not counted it
+
+    @property
+    def _state(self) -> dict[str, np.ndarray]:
+        answer = self.position.answer
+        return self.factors.read_state(answer.state, answer.strand)
+
+    def _factors_of_model(self) -> tuple[Any, np.ndarray]:
+        self._check_has_factors()
+        return oriented(self.factors, self.position.answer, self._grid, transposed=self._transposed)
+
+    def _check_has_factors(self) -> None:
+        if self.position.answer.rows is None and "many" in self.identity:
+            raise RunError(
+                f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
+                f"it stands after {self.position.passes} passes: start the same command again."
+            )
+        # Rows that a start leaves may be those of a sketch, and no factor.
+        if self.position.answer.rows is None or "H" not in self._state:
+            raise RunError(
+                f"the run at {str(self.store)!r} has not finished its start, it stands after "
+                f"{self.position.passes} passes; factors exist from the first exact pass on: start the same "
+                "fit again."
+            )
+
+
+def open_run(target: Any) -> Run:
+    """The run at a path, URL or Zarr store: what ``fit(..., checkpoint=)`` has committed so far.
+
+    Raises
+    ------
+    RunError
+        If there is no run.
+    RunDamagedError
+        If a record of it is not as it was written.
+    """
+    return Run(target)
+
+
+def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
+    """How many samples and features, as the user sees them, have nothing observed."""
+    rows = int(state.get("empty rows", 0))
+    columns = int(np.sum(state.get("observed", np.ones(1)) == 0))
+    return (columns, rows) if transposed else (rows, columns)
+
+
+def oriented(factors: Factors, answer: Answer, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
+    """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
+    small = factors.read_state(answer.state, answer.strand)["H"]
+    if not transposed:
+        return rows_lazily(factors, answer, grid, len(small), small.dtype), small
+    W = da.from_array(np.ascontiguousarray(small.T), name=False)
+    return W, np.ascontiguousarray(rows_in_memory(factors, answer, grid).T)
+
+
+def rows_in_memory(factors: Factors, answer: Answer, grid: Grid) -> np.ndarray:
+    """W's rows of the leading model, read by this process."""
+    return np.concatenate([_rows_of(factors, answer, panel.index, panel.n_rows) for panel in grid])
+
+
+def rows_lazily(factors: Factors, answer: Answer, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
+    """The same as a Dask array, one chunk per panel, pinned to the live generation."""
+    token = uuid.uuid4().hex
+    name, shared = f"rows-{token}", f"factors-{token}"
+    # One layer for all panels: a layer for each makes whoever takes one of them look through all.
+    graph: dict[Any, GraphNode] = {}
+    for number, panel in enumerate(grid):
+        key = (name, number, 0)
+        if isinstance(factors, MemoryFactors):
+            graph[key] = DataNode(key, _rows_of(factors, answer, panel.index, panel.n_rows))
+        else:
+            graph[key] = Task(key, _rows_of, TaskRef(shared), answer, panel.index, panel.n_rows)
+    if not isinstance(factors, MemoryFactors):
+        graph[shared] = DataNode(shared, factors)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph),
+        name,
+        chunks=(tuple(panel.n_rows for panel in grid), (k,)),
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
+    )
+
+
+def _rows_of(factors: Factors, answer: Answer, panel: int, n_rows: int) -> np.ndarray:
+    assert answer.rows is not None  # asked for only once there is a pair
+    return answer.rows.of_model(factors.read_rows(answer.rows, panel, n_rows), answer.strand)

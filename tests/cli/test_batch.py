@@ -1,0 +1,430 @@
+"""The command line in a batch system: limits of time, objects on stderr, schedulers and their workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner
+from distributed import KilledWorker
+
+from dasknmf import NMF, open_run
+from dasknmf.cli import heartbeat, mpi_tasks, output, signals
+from dasknmf.cli.commands import main
+from dasknmf.cli.scheduling import Where
+from dasknmf.engine.scheduler import connected, current_scheduler
+from dasknmf.errors import SchedulerError, UnavailableError
+from dasknmf.store.keys import opened
+from dasknmf.store.lock import Lock
+from tests.helpers import computing, stored
+
+
+@pytest.fixture
+def V(tmp_path, low_rank):
+    stored(tmp_path / "v.zarr", low_rank, (30, 14))
+    return str(tmp_path / "v.zarr")
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def objects(text):
+    def strict(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return [json.loads(line, parse_constant=strict) for line in text.splitlines()]
+
+
+PATHS = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+MODEL = ("-k", 3, "--random-state", 0, "--tol", 0, "--scheduler", "sync")
+
+
+def test_a_limit_stops_before_a_pass_and_the_same_command_goes_on(V, tmp_path, monkeypatch):
+    quiet, run = tmp_path / "quiet", tmp_path / "run"
+    assert call("fit", V, quiet, *MODEL, "--max-iter", 4).exit_code == 0
+    # A pass of an hour, as far as its record says: no other would end in time.
+    monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    limited = call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600)
+    monkeypatch.undo()
+    assert limited.exit_code == 75
+    last = limited.stderr.splitlines()[-1]
+    assert last.startswith("stopped by --max-seconds 600 after its ")
+    assert last.endswith(f"the same command goes on from {run} (75: try again)")
+    assert len(open_run(run).history) == 1
+    assert open_run(run).writer is None
+    assert call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600).exit_code == 0
+    np.testing.assert_array_equal(open_run(run).W.compute(), open_run(quiet).W.compute())
+
+
+def test_a_fit_that_ends_in_time_has_ended(V, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
+    monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    # One pass more, which takes longer than there is; then nothing is left to stop.
+    assert call("fit", V, run, *MODEL, "--max-iter", 3, "--max-seconds", 600).exit_code == 0
+    assert open_run(run).status == "max_iter"
+
+
+def test_what_overwrites_is_not_told_to_go_on_so(V, tmp_path, monkeypatch):
+    monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
+    told = call("fit", V, tmp_path / "run", *MODEL, "--overwrite", "--max-seconds", 600)
+    assert told.exit_code == 75
+    assert "the same command without --overwrite goes on" in told.stderr
+
+
+def test_a_file_does_not_overwrite(V, tmp_path):
+    """Whoever starts the same again would start over, and over."""
+    config = tmp_path / "run.toml"
+    config.write_text("overwrite = true\n")
+    told = call("fit", V, tmp_path / "run", *MODEL, "--config", config)
+    assert told.exit_code == 2
+    assert "give --overwrite once, on the command line" in told.stderr
+
+
+def hears(process, number):
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        (["fit", "--log-format", "text"], signal.SIGTERM, 75),
+        (["consensus", "--log-format=json"], signal.SIGUSR1, 75),
+        (["sweep"], signal.SIGINT, 75),
+        (["export"], signal.SIGTERM, 143),
+    ],
+)
+def test_signals_are_heard_while_all_is_imported(tmp_path, command, number, code):
+    line = [sys.executable, "-m", "dasknmf.cli", *command, "nowhere", "run"]
+    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=PATHS)
+    end = time.monotonic() + 20
+    while not hears(process, signal.SIGUSR1):  # the last for which a handler is set
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    assert not any("numpy" in each.path for each in psutil.Process(process.pid).memory_maps())
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == code
+    if "json" in " ".join(command):
+        (stopped,) = objects(told)
+        assert (stopped["event"], stopped["exit_code"]) == ("stopped", 75)
+        told = stopped["message"]
+    assert told.startswith(f"stopped by {number.name} outside of any pass" if code == 75 else "")
+    assert len(told.splitlines()) == (code == 75)
+
+
+def test_a_worker_that_has_ended_does_not_keep_the_end(monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(20)
+    codes = []
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [gone])
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    signals._end()
+    assert codes == [75]
+
+
+@pytest.mark.parametrize("seconds", ["0", "-3", "soon"])
+def test_no_time_at_all_is_refused(V, tmp_path, seconds):
+    assert call("fit", V, tmp_path / "run", *MODEL, "--max-seconds", seconds).exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_json_is_one_object_a_line(V, tmp_path):
+    run = tmp_path / "run"
+    told = call("fit", V, run, *MODEL, "--max-iter", 2, "--log-format", "json")
+    assert told.exit_code == 0
+    events = objects(told.stderr)
+    passes = [each for each in events if each["event"] == "pass"]
+    assert [each["event"] for each in events if each["event"] != "warning"] == [
+        "start",
+        *["pass"] * len(passes),
+        "done",
+    ]
+    assert [each["loss"] for each in passes] == [record.loss for record in open_run(run).history]
+    assert passes[-1].keys() >= {
+        *("phase", "iteration", "objective", "change", "seconds", "bytes_read", "bytes_written", "reads"),
+        *("memory", "workers", "retries"),
+    }
+    assert passes[-1]["workers"] == 1
+    assert told.stdout == ""  # it may be the same stream
+    assert "status: max_iter" in events[-1]["summary"]
+    assert f"W and H: dasknmf.open_run({str(run)!r})" in events[-1]["summary"]
+    assert events[-1]["exit_code"] == 0
+
+
+def test_notes_are_objects(V, tmp_path):
+    told = call("fit", V, tmp_path / "run", *MODEL, "--max-iter", 1, "--scale", "--log-format", "json")
+    notes = [each["message"] for each in objects(told.stderr) if each["event"] == "note"]
+    assert notes == ["reading V once for standard deviations (--scale)"]
+
+
+@pytest.mark.slow
+def test_what_a_worker_says_is_an_object(capfd):
+    context = click.Context(click.Command("fit"))
+    context.params["log_format"] = "json"
+    with context, Where("local", None, 1, 5.0, None, None, None).computing() as client:
+        client.run(logging.getLogger("dasknmf").warning, "asked for again")
+        client.run(warnings.warn, "too many", UserWarning)
+    told = objects(capfd.readouterr().err)
+    assert [each["message"] for each in told] == ["asked for again", "too many"]
+
+
+def test_warnings_and_records_are_objects(capsys, caplog):
+    caplog.set_level(logging.WARNING, "distributed")
+    with warnings.catch_warnings(), output.json_records():
+        warnings.simplefilter("always")
+        logging.getLogger("dasknmf").warning("asked for again in %.1f s", 0.1)
+        logging.getLogger("distributed.nanny").warning("Restarting worker")
+        warnings.warn("too many\nlines", UserWarning, stacklevel=1)
+    told = objects(capsys.readouterr().err)
+    assert [each["message"] for each in told] == ["asked for again in 0.1 s", "Restarting worker", "too many"]
+    assert {each["event"] for each in told} == {"warning"}
+
+
+def test_errors_are_objects_too(V, tmp_path):
+    told = call("fit", tmp_path / "nowhere", tmp_path / "run", *MODEL, "--log-format", "json")
+    assert told.exit_code == 3
+    assert objects(told.stderr)[-1]["event"] == "error"
+    assert objects(told.stderr)[-1]["exit_code"] == 3
+    told = call("fit", V, tmp_path / "run", *MODEL, "--log-format", "json", "--layer", "counts")
+    assert objects(told.stderr)[-1]["exit_code"] == told.exit_code == 2
+
+
+def test_a_defect_is_an_object_with_its_traceback(V, tmp_path, monkeypatch):
+    monkeypatch.setattr(NMF, "fit", lambda *_, **__: 1 // 0)
+    told = call("fit", V, tmp_path / "run", *MODEL, "--log-format", "json")
+    assert told.exit_code == 1
+    assert "ZeroDivisionError" in objects(told.stderr)[-1]["traceback"]
+
+
+def test_what_is_no_number_is_null():
+    line = output.encoded("pass", loss=float("nan"), change=float("inf"), models=[float("-inf"), 1.5])
+    assert objects(line)[0] | {"time": ""} == {
+        "time": "",
+        "event": "pass",
+        "loss": None,
+        "change": None,
+        "models": [None, 1.5],
+    }
+
+
+def test_a_sign_of_life(V, tmp_path):
+    alive = tmp_path / "alive"
+    told = call("fit", V, tmp_path / "run", *MODEL, "--max-iter", 1, "--heartbeat", alive)
+    assert told.exit_code == 0
+    assert alive.exists()
+    told = call("fit", V, tmp_path / "run", *MODEL, "--heartbeat", tmp_path / "nowhere" / "alive")
+    assert told.exit_code == 2
+    assert "does not exist" in told.stderr
+
+
+def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "_SAID", 0.0)
+    monkeypatch.setattr(heartbeat, "_TOUCHED", 0.01)
+    beating = heartbeat.Pulse(tmp_path / "alive", as_json=True)
+    with beating.beating():
+        end = time.monotonic() + 20
+        while not (told := capsys.readouterr().err):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    first = objects(told)[0]
+    assert first["event"] == "heartbeat"
+    assert first["workers"] == 1
+    assert first["seconds_since_commit"] >= 0
+
+
+class Silent:
+    """A client whose scheduler does not answer."""
+
+    status = "connecting"
+
+
+def test_no_sign_of_life_without_a_scheduler(tmp_path, monkeypatch):
+    monkeypatch.setattr(heartbeat, "_TOUCHED", 0.01)
+    beating = heartbeat.Pulse(tmp_path / "alive", as_json=False)
+    beating.client = Silent()
+    with beating.beating():
+        time.sleep(0.1)
+    assert heartbeat.present(Silent()) is None
+    assert not (tmp_path / "alive").exists()
+
+
+def test_unlock_tells_who_had_it(V, tmp_path):
+    run = tmp_path / "run"
+    assert call("fit", V, run, *MODEL, "--max-iter", 1).exit_code == 0
+    assert "was not locked" in call("unlock", run).stdout
+    lock = Lock(opened(run))
+    assert "is being written by process" in call("fit", V, run, *MODEL, "--max-iter", 2).stderr
+    unlocked = call("unlock", run)
+    assert "was locked by process" in unlocked.stdout
+    assert "was at work; it stops before its next commit" in unlocked.stderr
+    assert not lock.is_held()
+    assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
+    lock.release()
+    early = Lock(opened(tmp_path / "early"))  # whose process has committed nothing yet
+    assert "was locked by process" in call("unlock", tmp_path / "early").stdout
+    assert not early.is_held()
+    early.release()
+    assert call("unlock", tmp_path / "early").exit_code == 4
+    assert call("unlock", tmp_path / "nowhere").exit_code == 4
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--workers", 2], 2, "--workers and --tls-* are for clusters"),
+        (["--scheduler", "local", "--tls-ca", __file__], 2, "--tls-cert and --tls-key is missing"),
+        (["--scheduler", "slurm"], 6, "start this command with 'srun -n 4'"),
+        (["--scheduler", "mpi"], 6, "start this command with 'mpirun -n 4'"),
+        (["--scheduler", "tcp://"], 6, "cannot be connected to"),
+        (["--scheduler-file", "nowhere.json", "--wait", 0], 75, "was not there within 0 s"),
+        (["--scheduler-file", __file__, "--wait", 0], 6, "cannot be read"),
+        (["--scheduler-file", __file__, "--scheduler", "local"], 2, "give one of them"),
+        (["--scheduler-file", __file__, "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of them"),
+    ],
+)
+def test_schedulers_that_are_none(V, tmp_path, options, code, message, monkeypatch):
+    for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    told = call("fit", V, tmp_path / "run", "-k", 3, *options)
+    assert told.exit_code == code, told.output
+    assert message in told.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scheduler_file_that_comes_later(tmp_path):
+    file = tmp_path / "scheduler.json"
+    later = threading.Timer(0.1, file.write_text, ['{"address": "tcp://127.0.0.1:1"}'])
+    later.start()
+    assert mpi_tasks.told(file, 20) == "tcp://127.0.0.1:1"
+    later.join()
+
+
+def test_a_task_that_is_not_the_command_does_not_act_as_it(V, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        told = call(
+            *("fit", V, tmp_path / "run", *MODEL[:-2], "--scheduler", "slurm", "--wait", 0.1),
+            *("--log-format", "json", "--heartbeat", tmp_path / "alive"),
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+    assert told.exit_code == 75
+    assert [each["event"] for each in objects(told.stderr)] == ["error"]
+    assert not (tmp_path / "alive").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "launch"), [("I_MPI_HYDRA_UUID", "a:1"), ("SLURM_JOB_ID", "7"), ("PMIX_NAMESPACE", "p.2")]
+)
+def test_what_one_mpirun_is_called(monkeypatch, name, launch):
+    for each in ("OMPI_COMM_WORLD_RANK", *mpi_tasks._LAUNCHES):
+        monkeypatch.delenv(each, raising=False)
+    for each, value in {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "4"}.items():
+        monkeypatch.setenv(each, value)
+    assert mpi_tasks.of_mpi().host == "127.0.0.1"
+    with pytest.raises(SchedulerError, match="name a file of its own with --scheduler-file"):
+        mpi_tasks.serve(mpi_tasks.of_mpi(), None, 0.1, None)
+    mpi_tasks.serve(mpi_tasks.of_mpi(), Path("one.json"), 0.1, None)  # it is the command, and has a place
+    monkeypatch.setenv(name, launch)
+    assert mpi_tasks.of_mpi().launch == launch.replace(":", "-").replace(".", "-")
+    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
+    assert mpi_tasks.of_mpi().host is None
+
+
+def test_tasks_of_slurm_and_mpi(monkeypatch):
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "1",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "5",
+        "SLURM_STEP_NUM_NODES": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    task = mpi_tasks.of_slurm()
+    assert task == mpi_tasks.Task(3, 5, "7-1-2", True)
+    assert (task.workers, task.host) == (3, "127.0.0.1")
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
+    assert mpi_tasks.of_slurm().host is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(RuntimeError, match="3 or more are needed"):
+        mpi_tasks.of_slurm()
+    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "4")
+    assert mpi_tasks.of_mpi().n_tasks == 4
+
+
+def test_fewer_workers_than_asked_for(V, tmp_path, cluster):
+    address = cluster.scheduler.address
+    told = call(
+        *("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 1, "--scheduler", address),
+        *("--workers", 3, "--wait", 0.1),
+    )
+    assert told.exit_code == 0, told.output
+    assert "2 of 3 workers came within 0.1 s: going on with these" in told.stderr
+    config = tmp_path / "run.toml"
+    config.write_text(f'scheduler = "{address}"\nworkers = 2\nwait = 5\nlog-format = "json"\n')
+    told = call("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 2, "--config", config)
+    assert told.exit_code == 0
+    assert [each["workers"] for each in objects(told.stderr) if each["event"] == "pass"][-1] == 2
+
+
+class Died:
+    """A client that lost its scheduler, and says so in one of its ways."""
+
+    status = "connecting"
+
+    class scheduler:
+        address = "tcp://127.0.0.1:8786"
+
+
+@pytest.mark.parametrize("error", [OSError("Timed out"), RuntimeError("IOLoop is closed"), ValueError()])
+def test_what_a_client_without_a_scheduler_says(error):
+    with (
+        pytest.raises(UnavailableError, match=r"is gone .*start the same again"),
+        connected(Died()),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are(cluster):
+    with pytest.raises(ZeroDivisionError), connected(cluster):
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), computing(cluster):
+        current_scheduler(in_process=False).get({"x": (divmod, 1, 0)}, ["x"])
+
+
+def test_a_worker_that_ends_again_and_again(V, tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KilledWorker("visit", SimpleNamespace(address="tcp://127.0.0.1:1"), 3)
+
+    monkeypatch.setattr(NMF, "fit", killed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        told = call("fit", V, tmp_path / "run", *MODEL)
+    assert told.exit_code == 6
+    assert "give workers more of it" in told.stderr
+    assert len(told.stderr.splitlines()) == 1
