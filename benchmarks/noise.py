@@ -24,8 +24,8 @@ from dasknmf.core.blocks import block_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase, State, Visitor, visit
-from dasknmf.core.solvers.resampled import KINDS, Perturbation
-from dasknmf.core.solvers.variant import Terms
+from dasknmf.core.solvers.resampled import KINDS, Resampling
+from dasknmf.core.solvers.variant import Variant
 from dasknmf.data.choose import source_of
 from dasknmf.data.source import row_bytes_of
 from dasknmf.fitting.model import Model
@@ -39,9 +39,9 @@ def blocks(V: Any) -> Any:
     return block_of([V], n_rows=n, first=0, n_features=m, dtype=DTYPE, checked=False)
 
 
-def draw(V: Any, perturbation: Perturbation) -> None:
+def draw(V: Any, resampling: Resampling) -> None:
     for tile in blocks(V).tiles():
-        perturbation.seen(tile)
+        resampling.seen(tile)
 
 
 def walk(V: Any, phase: Phase, state: State, W: np.ndarray) -> None:
@@ -69,10 +69,10 @@ def measure(V: Any, k: int, loss: Loss, repeats: int) -> Iterable[dict[str, Any]
     }
     state = {"H": H} | {name: np.asarray(number) for name, number in numbers.items()}
     for kind in KINDS:
-        perturbation = Perturbation(kind, seed=1)
-        model = replace(plain, terms=Terms(perturbation=perturbation))
+        resampling = Resampling(kind, seed=1)
+        model = replace(plain, variant=Variant(resampling=resampling))
         calls = {
-            "drawn": partial(draw, V, perturbation),
+            "drawn": partial(draw, V, resampling),
             "pass": partial(walk, V, plain.exact(), state, W),
             "perturbed pass": partial(walk, V, model.exact(), state, W),
         }

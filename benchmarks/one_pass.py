@@ -14,7 +14,7 @@ from dasknmf.data import Source
 from dasknmf.engine import graph
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.fitting.model import Model
-from dasknmf.store.factors import Factors, Generation
+from dasknmf.store.factors import Factors, FactorVersion
 
 
 class OnePass:
@@ -39,7 +39,7 @@ class OnePass:
         self.scheduler = scheduler
         self.counter = 0
         W, H, squares = start
-        rows = Generation.of("start", [{"W": model.k}])
+        rows = FactorVersion.of("start", [{"W": model.k}])
         factors.begin(rows)
         for panel in grid:
             factors.write_rows(rows, panel.index, W[panel.start : panel.stop])

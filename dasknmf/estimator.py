@@ -24,7 +24,7 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.fingerprint import with_stored_scale
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
-from dasknmf.fitting.problem import Asked, entries_of, settled
+from dasknmf.fitting.problem import FitOptions, decide, entries_of
 from dasknmf.fitting.results import parameters_of, take_fit, take_run
 from dasknmf.fitting.session import running
 from dasknmf.fitting.transform import by_rows
@@ -272,7 +272,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         -------
         self : NMF
         """
-        asked = Asked(W, H, sample_weight, feature_weight, weights, holdout)
+        asked = FitOptions(W, H, sample_weight, feature_weight, weights, holdout)
         self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=False)
         return self
 
@@ -341,7 +341,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             If the checkpoint holds another run, is being written, or is not as it was written; or if
             X changed.
         """
-        asked = Asked(W, H, sample_weight, feature_weight, weights, holdout)
+        asked = FitOptions(W, H, sample_weight, feature_weight, weights, holdout)
         return self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=True)
 
     def transform(self, X: Any) -> Any:
@@ -412,7 +412,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _fit(
         self,
         X: Any,
-        asked: Asked,
+        asked: FitOptions,
         checkpoint: Any,
         overwrite: bool,
         stage: Any,
@@ -426,9 +426,9 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         X = with_stored_scale(X, None if overwrite else checkpoint)
         self.preparation_ = data.steps_of(X)
         chunked = data.is_chunked(X)
-        one = settled(self, X, asked, kept=chunked and checkpoint is None and wants_W)
+        one = decide(self, X, asked, kept=chunked and checkpoint is None and wants_W)
         with running(one, checkpoint, stage, overwrite=overwrite) as work:
-            one = work.settled
+            one = work.problem
             reports = (*callbacks, logged) if self.verbose else callbacks
             work.fit(
                 one.restarted(self.n_init), self.max_iter, self.tol, callbacks=reports, halving=self.halving
@@ -451,7 +451,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             tol=min(self.tol, 1e-4) if self.tol else 1e-6,
             max_iter=max(self.max_iter, 1000),
             entries=entries_of(self, X),
-            pull=SUM_WEIGHT * self.mean_row_square_ if self.sum_to_one else 0.0,
+            sum_to_one_weight=SUM_WEIGHT * self.mean_row_square_ if self.sum_to_one else 0.0,
             weights=weights,
         )
         return by_rows(coder, X, method)

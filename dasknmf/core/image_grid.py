@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Places(Protocol):
+class PixelIndex(Protocol):
     """Where rows of V are in X, or in the raster that X is: in one order, however X is cut."""
 
     def places(self, start: int, stop: int) -> np.ndarray:

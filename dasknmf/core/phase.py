@@ -31,7 +31,7 @@ State = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledRows:
     """Some rows of V, or a value of each, which add by standing one below the other."""
 
     width: int
@@ -40,11 +40,11 @@ class Drawn:
     """Bytes that the rows of all panels are expected to take together."""
     parts: tuple[tuple[np.ndarray, matrix.Matrix], ...] = ()
 
-    def plus(self, indices: np.ndarray, values: matrix.Matrix) -> Drawn:
+    def plus(self, indices: np.ndarray, values: matrix.Matrix) -> SampledRows:
         """With more rows, whose places are given."""
         return self + replace(self, parts=((indices, values),)) if len(indices) else self
 
-    def __add__(self, other: Drawn) -> Drawn:
+    def __add__(self, other: SampledRows) -> SampledRows:
         return replace(self, parts=self.parts + other.parts)
 
     @property
@@ -58,7 +58,7 @@ class Drawn:
             return np.zeros((0, self.width), self.dtype)
         return matrix.stacked([values for _, values in self.parts])
 
-    def in_order(self) -> Drawn:
+    def in_order(self) -> SampledRows:
         """With its rows by their places: panels and tiles may come in another order."""
         indices = self.indices
         if (indices[1:] > indices[:-1]).all():
@@ -66,7 +66,7 @@ class Drawn:
         order = np.argsort(indices)
         return replace(self, parts=((indices[order], self.values[order]),))
 
-    def packed(self) -> Drawn:
+    def packed(self) -> SampledRows:
         """With its rows in one piece."""
         return replace(self, parts=((self.indices, self.values),) if self.parts else ())
 
@@ -102,13 +102,15 @@ class Tally:
 
     def packed(self) -> Tally:
         """With the rows drawn from the tiles of a panel in one piece, to travel as one."""
-        whole = {name: value.packed() for name, value in self.values.items() if isinstance(value, Drawn)}
+        whole = {
+            name: value.packed() for name, value in self.values.items() if isinstance(value, SampledRows)
+        }
         return Tally(self.values | whole)
 
     @property
     def capacity(self) -> int:
         """Bytes that drawn rows will take in the whole tally."""
-        return sum(value.capacity for value in self.values.values() if isinstance(value, Drawn))
+        return sum(value.capacity for value in self.values.values() if isinstance(value, SampledRows))
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class Around:
+class PhaseWrapper:
     """A phase around another one, which it is in all that it does not say itself.
 
     Parameters
@@ -190,7 +192,7 @@ class Around:
         return self.phase.update(tally, state)
 
 
-Each = Callable[..., Iterable[Any]]
+Map = Callable[..., Iterable[Any]]
 """``map``, or that of a pool of threads: how blocks are spread over the cores of this process."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from dasknmf.data import hdf5
-from dasknmf.data.concatenated import Stacked
+from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.source import Stored
 from dasknmf.data.stored_csr import FORMATS, StoredSparse
 from dasknmf.data.zarr_array import NamedArray
@@ -127,7 +127,7 @@ class AnnDataStore:
         if len(self._files) == 1:
             return self._files[0].matrix(name, self.var_names)
         parts = [file.matrix(name, None) for file in self._files]
-        return Stacked(parts, self._columns, self.var_names)
+        return Concatenated(parts, self._columns, self.var_names)
 
     @cached_property
     def _columns(self) -> list[np.ndarray]:

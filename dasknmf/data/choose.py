@@ -10,7 +10,7 @@ import scipy.sparse
 import zarr
 
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.data.dask_array import DaskSource
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.opening import in_chunks
@@ -50,7 +50,7 @@ def source_of(X: Any, *, transposed: bool = False) -> Source:
     return DaskSource(X) if isinstance(X, da.Array) else MemorySource(X)
 
 
-def places_of(X: Any, *, transposed: bool = False) -> Places:
+def places_of(X: Any, *, transposed: bool = False) -> PixelIndex:
     """Of the rows of V = X, or of Xᵀ, whatever is done to X in every read."""
     while isinstance(X, Prepared):
         X = X.X

@@ -17,7 +17,7 @@ from dasknmf.data.zarr_array import ZarrSource
 from dasknmf.errors import SourceError
 
 
-class Stacked(Stored):
+class Concatenated(Stored):
     """Matrices that are stored apart, as one.
 
     Where one of them is sparse, rows of all are given as sparse ones.
@@ -75,16 +75,16 @@ class Stacked(Stored):
     def __repr__(self) -> str:
         return f"<Stacked {self.shape} {self.dtype}, {len(self.parts)} parts>"
 
-    def source(self, *, transposed: bool = False) -> StackedSource:
+    def source(self, *, transposed: bool = False) -> ConcatenatedSource:
         if transposed:
             raise SourceError(f"{self!r} is read by rows, and its columns are asked for: store it as one.")
-        return StackedSource(self)
+        return ConcatenatedSource(self)
 
 
-class StackedSource(Source):
+class ConcatenatedSource(Source):
     """The sources of all parts, one below the other."""
 
-    def __init__(self, X: Stacked) -> None:
+    def __init__(self, X: Concatenated) -> None:
         check_shape(X.shape)
         sources = [_source(part) for part in X.parts]
         self.shape = X.shape
@@ -101,12 +101,12 @@ class StackedSource(Source):
         self.cuts = np.append(np.concatenate(cuts), edges[-1])
         before = [size + _before(source)[:-1] for size, source in zip(sizes, sources, strict=False)]
         self.cut_bytes = np.append(np.concatenate(before), sizes[-1])
-        self.reader = StackedReader(
+        self.reader = ConcatenatedReader(
             tuple(edges.tolist()), [source.reader for source in sources], _distinct(X), X.dtype, X.sparse
         )
 
 
-class StackedReader(Reader):
+class ConcatenatedReader(Reader):
     """Reads the parts that a panel lies in, one after another."""
 
     def __init__(
@@ -156,7 +156,7 @@ def _before(source: Source) -> np.ndarray:
     return source.cuts * (source.shape[1] * source.dtype.itemsize)
 
 
-def _distinct(X: Stacked) -> list[np.ndarray | None]:
+def _distinct(X: Concatenated) -> list[np.ndarray | None]:
     """Each part's columns, None where they are all in order; equal ones are one array, sent once."""
     known: dict[bytes, np.ndarray] = {}
     found: list[np.ndarray | None] = []

@@ -11,14 +11,14 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.image_grid import Layout
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.errors import SourceError
 
 Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array
 """Whole rows of V. A sparse one has sorted indices without duplicates; zeros may be stored. Where entries or
-rows have weights, slabs are `dasknmf.core.blocks.entries.Observed`."""
+rows have weights, slabs are `dasknmf.core.blocks.entries.WeightedSlab`."""
 Chunks = Sequence[Sequence[Any]]
 """Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
 
@@ -62,7 +62,7 @@ class Source:
     """Bytes of V that stay in the memory of all processes together: none without a stage."""
     kept_bytes: int | None = None
     """Bytes of V, decoded, where V has another form than what is read for it; else None."""
-    entries: Entries | None = None
+    entries: EntryWeights | None = None
     """What is told of V's entries; None: each is observed, counts once and stands for itself."""
     negatives_advice: str | None = None
     """What to do about values below zero, where the source knows better than what holds for any matrix."""
@@ -91,7 +91,7 @@ class Stored(ABC):
     feature_names: np.ndarray | None = None
     """Names of the columns, an array of str, where the store tells them."""
     masked = False
-    """Its slabs are `Observed`: entries have weights of their own."""
+    """Its slabs are `WeightedSlab`: entries have weights of their own."""
     layout: Layout | None = None
     """Where rows and columns lie in a stack of images, where the matrix is one."""
 

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks.entries import Entries, Observed
+from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Reader, Slab, Source, grid_of, nbytes_of, slab_bytes_of
 from dasknmf.errors import SourceError
 
 
-class ObservedSource(Source):
+class WeightedSource(Source):
     """V with what says how much its entries count.
 
     Parameters
     ----------
     source : Source
         Of V.
-    entries : Entries
+    entries : EntryWeights
     rows : ndarray of shape (n_rows,), float64, or None
         Weights of V's rows.
     weights : Source or None
@@ -31,7 +31,7 @@ class ObservedSource(Source):
     """
 
     def __init__(
-        self, source: Source, entries: Entries, *, rows: np.ndarray | None, weights: Source | None
+        self, source: Source, entries: EntryWeights, *, rows: np.ndarray | None, weights: Source | None
     ) -> None:
         self._source = source
         self._weights = weights
@@ -54,11 +54,11 @@ class ObservedSource(Source):
             n_rows = of_V // (source.shape[1] * source.dtype.itemsize) or grid.rows_max
             of_weights = n_rows * source.shape[1] * weights.dtype.itemsize
             self.slab_bytes = of_V + of_weights + (weights.slab_bytes or of_weights)
-        self.reader = ObservedReader(source.reader, rows, None if weights is None else weights.reader)
+        self.reader = WeightedReader(source.reader, rows, None if weights is None else weights.reader)
 
-    def told(self, entries: Entries) -> ObservedSource:
+    def told(self, entries: EntryWeights) -> WeightedSource:
         """The same with other things told of its entries."""
-        return ObservedSource(self._source, entries, rows=self._rows, weights=self._weights)
+        return WeightedSource(self._source, entries, rows=self._rows, weights=self._weights)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         of_V = self._source.chunk_keys(panel, lost=lost)
@@ -73,7 +73,7 @@ class ObservedSource(Source):
 
 
 @dataclass
-class ObservedReader(Reader):
+class WeightedReader(Reader):
     """Puts weights beside the rows that they belong to."""
 
     reader: Reader
@@ -95,12 +95,12 @@ class ObservedReader(Reader):
         weights = None if self.weights is None else _Pieces(self.weights.slabs(start, stop, of_weights))
         first = start
         for slab in self.reader.slabs(start, stop, of_V):
-            values, known = (slab.values, slab.weights) if isinstance(slab, Observed) else (slab, None)
+            values, known = (slab.values, slab.weights) if isinstance(slab, WeightedSlab) else (slab, None)
             last = first + values.shape[0]
             told = known if weights is None else weights.take(last - first)
             if known is not None and weights is not None:
                 told = told * known
-            yield Observed(values, told, None if self.rows is None else self.rows[first:last])
+            yield WeightedSlab(values, told, None if self.rows is None else self.rows[first:last])
             first = last
 
 

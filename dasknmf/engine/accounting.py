@@ -19,7 +19,7 @@ _lately = (-math.inf, 0)
 
 
 @dataclass(frozen=True)
-class Ledger:
+class PassStats:
     """What some visits of a pass moved and saw."""
 
     bytes_read: int = 0
@@ -33,8 +33,8 @@ class Ledger:
     retries: int = 0
     """How often storage was asked again."""
 
-    def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(
+    def __add__(self, other: PassStats) -> PassStats:
+        return PassStats(
             self.bytes_read + other.bytes_read,
             self.bytes_written + other.bytes_written,
             self.sums + other.sums,

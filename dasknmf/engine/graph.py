@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
-from dasknmf.core.blocks import Entries, RowsOnly, block_of
+from dasknmf.core.blocks import EntryWeights, RowsOnly, block_of
 from dasknmf.core.panels import Grid, Panel
-from dasknmf.core.phase import Each, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.core.phase import Map, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Source, StageLost
-from dasknmf.engine.accounting import Ledger, Watched, lately_resident
+from dasknmf.engine.accounting import PassStats, Watched, lately_resident
 from dasknmf.errors import DataChangedError
 from dasknmf.io.metered import metered
 from dasknmf.io.retry import counted
-from dasknmf.store.factors import Factors, Generation
+from dasknmf.store.factors import Factors, FactorVersion
 
 FAN_IN = 8
 
@@ -54,9 +54,9 @@ class Pass:
     factors: Factors
     state: str
     """Name of the pass that left the state which this one starts from; empty for none."""
-    rows: tuple[Generation, ...] = ()
+    rows: tuple[FactorVersion, ...] = ()
     """The rows that enter."""
-    entering: tuple[int, ...] = (0,)
+    starts_from: tuple[int, ...] = (0,)
     """For each phase, which model of that state and of those rows it goes on from."""
     first: int = 0
     """Number of the first phase among those of all reads that make one pass."""
@@ -68,10 +68,10 @@ class Pass:
     """Panels that are made from their chunks again, because a stage has lost them."""
 
     @property
-    def leaves(self) -> Generation | None:
+    def leaves(self) -> FactorVersion | None:
         """The rows that the pass leaves behind; None where it changes none."""
         name = f"{self.name}-{self.first}" if self.first else self.name
-        generation = Generation.of(name, [phase.widths for phase in self.phases], self.first)
+        generation = FactorVersion.of(name, [phase.widths for phase in self.phases], self.first)
         return generation if generation.widths else None
 
     @property
@@ -83,22 +83,22 @@ Get = Callable[[dict[Hashable, GraphNode], list[Hashable]], Any]
 """A scheduler: computes some keys of a graph."""
 
 
-def run(one: Pass, get: Get) -> tuple[list[Outcome], Ledger]:
+def run(one: Pass, get: Get) -> tuple[list[Outcome], PassStats]:
     """Run a pass to its end. Afterwards its rows and states are in the factor store."""
     if one.leaves:
         one.factors.begin(one.leaves)
     while True:
         graph, kept = graph_of(one)
         try:
-            outcomes, ledger = get(graph, [kept])[0]
+            outcomes, stats = get(graph, [kept])[0]
         except StageLost as error:
             # The other panels' rows are then written again, with the same values.
             one = replace(one, lost=one.lost.union(error.panels))
         else:
-            return outcomes, ledger
+            return outcomes, stats
 
 
-def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
+def run_here(one: Pass, each: Map) -> tuple[list[Outcome], PassStats]:
     """The same pass over a V in this process: the same calls in the same order, without a graph.
 
     What a scheduler costs is little beside a read from a store, and half of a pass over 10 MB in memory.
@@ -111,7 +111,7 @@ def run_here(one: Pass, each: Each) -> tuple[list[Outcome], Ledger]:
     return _kept(side, list(updated), total)
 
 
-def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
+def tallied(one: Pass, get: Get, each: Map) -> list[Tally]:
     """The whole tally of each phase, for passes that ask V something and leave nothing behind.
 
     Parameters
@@ -127,14 +127,14 @@ def tallied(one: Pass, get: Get, each: Each) -> list[Tally]:
         return _total_here(one, _load(_worker_side(one)), each)[0]
     while True:
         graph, _, total = _visits(one, uuid.uuid4().hex)
-        tallies, ledger = get(graph, [total])[0]
-        if not ledger.lost:
+        tallies, stats = get(graph, [total])[0]
+        if not stats.lost:
             return list(tallies)
-        one = replace(one, lost=one.lost.union(ledger.lost))
+        one = replace(one, lost=one.lost.union(stats.lost))
 
 
-def _total_here(one: Pass, side: WorkerSide, each: Each) -> tuple[list[Tally], Ledger]:
-    def visited(panels: list[Panel]) -> tuple[list[Tally], Ledger]:
+def _total_here(one: Pass, side: WorkerSide, each: Map) -> tuple[list[Tally], PassStats]:
+    def visited(panels: list[Panel]) -> tuple[list[Tally], PassStats]:
         return _visit_run(side, panels, _expected(one, panels), [[] for _ in panels])
 
     parts = list(each(visited, one.grid.runs()))
@@ -154,7 +154,7 @@ def _worker_side(one: Pass) -> WorkerSide:
         one.state,
         one.rows,
         one.leaves,
-        one.entering,
+        one.starts_from,
         one.first,
         checked=one.checked,
         entries=one.source.entries,
@@ -227,12 +227,12 @@ class WorkerSide:
     dtype: np.dtype
     factors: Factors
     state: str
-    rows: tuple[Generation, ...]
-    leaves: Generation | None
-    entering: tuple[int, ...]
+    rows: tuple[FactorVersion, ...]
+    leaves: FactorVersion | None
+    starts_from: tuple[int, ...]
     first: int
     checked: bool
-    entries: Entries | None = None
+    entries: EntryWeights | None = None
     states: tuple[State, ...] = ()
     """What each phase starts from."""
     smalls: tuple[Any, ...] = ()
@@ -243,16 +243,16 @@ class WorkerSide:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
         left: dict[int, Rows] = {}
         nbytes = 0
-        asked = frozenset(self.entering)
+        asked = frozenset(self.starts_from)
         for generation in self.rows:
             if asked & generation.models:
                 stored = self.factors.read_rows(generation, panel.index, panel.n_rows)
                 nbytes += stored.nbytes
                 left |= generation.split(stored, asked)
         models: list[Rows] = []
-        for position, (phase, model) in enumerate(zip(self.phases, self.entering, strict=True)):
+        for position, (phase, model) in enumerate(zip(self.phases, self.starts_from, strict=True)):
             rows = dict(left.get(model, {}))
-            if model in self.entering[:position]:
+            if model in self.starts_from[:position]:
                 rows = {name: array.copy() for name, array in rows.items()}
             for name, columns in phase.widths.items():
                 if name not in rows:
@@ -263,7 +263,7 @@ class WorkerSide:
 
 def _load(side: WorkerSide) -> WorkerSide:
     with counted() as retries:
-        states = tuple(side.factors.read_states(side.state, side.entering))
+        states = tuple(side.factors.read_states(side.state, side.starts_from))
     smalls = tuple(phase.prepare(state) for phase, state in zip(side.phases, states, strict=True))
     reader = side.reader.anew(of_a_fit=True)
     return replace(side, states=states, smalls=smalls, reader=reader, retries=retries.total)
@@ -271,7 +271,7 @@ def _load(side: WorkerSide) -> WorkerSide:
 
 def _visit_run(
     side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
-) -> tuple[list[Tally], Ledger]:
+) -> tuple[list[Tally], PassStats]:
     """Visit consecutive panels in turn."""
     visited = [
         _visit_panel(side, panel, None if expected is None else expected[i], chunks[i])
@@ -282,15 +282,15 @@ def _visit_run(
 
 def _visit_panel(
     side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
-) -> tuple[list[Tally], Ledger]:
+) -> tuple[list[Tally], PassStats]:
     with counted() as retries:
-        tallies, ledger = _visited(side, panel, expected, chunks)
-    return tallies, replace(ledger, retries=retries.total)
+        tallies, stats = _visited(side, panel, expected, chunks)
+    return tallies, replace(stats, retries=retries.total)
 
 
 def _visited(
     side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
-) -> tuple[list[Tally], Ledger]:
+) -> tuple[list[Tally], PassStats]:
     bytes_written = 0
     models, bytes_read = side.rows_of(panel)
     visitors = [
@@ -314,7 +314,7 @@ def _visited(
                 tallies = visit(block, visitors)
         except StageLost:
             # The pass goes on, so that one repetition is told of every panel that is lost.
-            return [phase.tally() for phase in side.phases], Ledger(lost=(panel.index,))
+            return [phase.tally() for phase in side.phases], PassStats(lost=(panel.index,))
         bytes_read += meter.total(block.nbytes)
         if side.checked:
             sums = ((panel.index, block.total),)
@@ -326,7 +326,7 @@ def _visited(
         side.factors.write_rows(side.leaves, panel.index, joined)
         bytes_written = joined.nbytes
     held = slabs.peak or lately_resident()
-    return tallies, Ledger(bytes_read, bytes_written, sums, memory=held)
+    return tallies, PassStats(bytes_read, bytes_written, sums, memory=held)
 
 
 def _check_sum(panel: Panel, found: float, expected: float | None) -> None:
@@ -340,15 +340,15 @@ def _check_sum(panel: Panel, found: float, expected: float | None) -> None:
         )
 
 
-def _add(parts: list[tuple[list[Tally], Ledger]]) -> tuple[list[Tally], Ledger]:
+def _add(parts: list[tuple[list[Tally], PassStats]]) -> tuple[list[Tally], PassStats]:
     tallies = [add(model) for model in zip(*(tally for tally, _ in parts), strict=True)]
-    ledger = parts[0][1]
+    stats = parts[0][1]
     for _, part in parts[1:]:
-        ledger = ledger + part
-    return tallies, ledger
+        stats = stats + part
+    return tallies, stats
 
 
-def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> tuple[State, Outcome]:
+def _update(side: WorkerSide, model: int, total: tuple[list[Tally], PassStats]) -> tuple[State, Outcome]:
     if total[1].lost:
         raise StageLost(total[1].lost)
     with np.errstate(all="ignore"):  # as in `visit`
@@ -358,9 +358,9 @@ def _update(side: WorkerSide, model: int, total: tuple[list[Tally], Ledger]) -> 
 
 
 def _kept(
-    side: WorkerSide, updated: list[tuple[State, Outcome]], total: tuple[list[Tally], Ledger]
-) -> tuple[list[Outcome], Ledger]:
+    side: WorkerSide, updated: list[tuple[State, Outcome]], total: tuple[list[Tally], PassStats]
+) -> tuple[list[Outcome], PassStats]:
     """Write the states of all models, and tell what they achieved."""
     with counted() as retries:
         side.factors.write_states(side.name, side.first, [state for state, _ in updated])
-    return [outcome for _, outcome in updated], total[1] + Ledger(retries=side.retries + retries.total)
+    return [outcome for _, outcome in updated], total[1] + PassStats(retries=side.retries + retries.total)

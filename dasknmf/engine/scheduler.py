@@ -23,7 +23,7 @@ from distributed import Client
 from distributed.comm import CommClosedError
 from distributed.system import MEMORY_LIMIT
 
-from dasknmf.core.phase import Each
+from dasknmf.core.phase import Map
 from dasknmf.engine.accounting import resident_bytes
 from dasknmf.engine.graph import Get
 from dasknmf.engine.worker import TunedWorker
@@ -98,7 +98,7 @@ class Scheduler:
                     self.client.unregister_worker_plugin(name)
 
     @contextmanager
-    def mapping(self) -> Iterator[Each]:
+    def mapping(self) -> Iterator[Map]:
         """How visits of a V in this process are spread over its threads, which outlive a pass."""
         if self.client is not None or self.threads == 1:
             yield map

@@ -9,7 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.image_grid import Layout
 from dasknmf.data.prepared import Prepared
 from dasknmf.fitting.model import Model
@@ -31,7 +31,7 @@ def identity_of(
     names: np.ndarray | None = None,
     preparation: dict[str, Any] | None = None,
     layout: Layout | None = None,
-    entries: Entries | None = None,
+    entries: EntryWeights | None = None,
     weights: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The identity and the budget of a fit, as JSON values.
@@ -53,7 +53,7 @@ def identity_of(
         What is done to X in every read, as JSON values.
     layout : Layout, optional
         Of the stack that X is.
-    entries : Entries or None
+    entries : EntryWeights or None
         What is told of X's entries.
     weights : dict of arrays or None
         Weights of samples, features and entries, by name; where they are not at hand, what tells them from
@@ -82,13 +82,13 @@ def identity_of(
     if not model.loss.quadratic and model.inner_iter == "auto":
         # How often W moves between two reads depends on it.
         parameters["X_in_memory"] = not model.streamed
-    if model.terms.fixed is not None:
-        parameters["fixed_components"] = _digest(model.terms.fixed)
-    if model.terms.sum_to_one:
+    if model.variant.fixed is not None:
+        parameters["fixed_components"] = _digest(model.variant.fixed)
+    if model.variant.sum_to_one:
         parameters["sum_to_one"] = True
-    perturbation = model.terms.perturbation
-    if perturbation is not None:
-        parameters["perturbation"] = perturbation.described
+    resampling = model.variant.resampling
+    if resampling is not None:
+        parameters["perturbation"] = resampling.described
     for name, factor in zip("WH", start, strict=True):
         if factor is not None:
             parameters[name] = _digest(factor)
@@ -130,7 +130,7 @@ def with_stored_scale(X: Any, checkpoint: Any) -> Any:
     return X.rescaled(stored) if same else X
 
 
-def _told(entries: Entries) -> dict[str, Any]:
+def _told(entries: EntryWeights) -> dict[str, Any]:
     """Of entries, as JSON values; arrays by digest."""
     told: dict[str, Any] = {}
     if entries.nan:

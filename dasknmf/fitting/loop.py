@@ -23,11 +23,11 @@ from dasknmf.engine.scheduler import Scheduler
 from dasknmf.errors import DataError, NumericalError
 from dasknmf.fitting.memory import makes_tiles_dense, scratch_bytes, shared_out
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.passes import Passed, Reads, Turn
+from dasknmf.fitting.passes import ModelPass, PassResult, PassRunner
 from dasknmf.io.retry import counted
-from dasknmf.store.factors import Generation
+from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import Answer, Member, Position, height, states_of
+from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, height, states_of
 from dasknmf.store.stored_run import StoredRun
 
 log = logging.getLogger("dasknmf")
@@ -75,9 +75,9 @@ class Fit:
         together, projections = shared_out(
             self.models, self.source, self.grid, self.scheduler, kept=isinstance(run, MemoryRun)
         )
-        self._reads = Reads(self.source, self.grid, run, self.scheduler, self._model.dtype, together)
+        self._reads = PassRunner(self.source, self.grid, run, self.scheduler, self._model.dtype, together)
         if not run.position.passes:
-            run.position = replace(run.position, members=tuple(map(Member, range(len(self.models)))))
+            run.position = replace(run.position, members=tuple(map(ModelStatus, range(len(self.models)))))
         if run.position.outcome is None:
             run.plan(self._planned(projections, self.scheduler.memory_limit))
         if makes_tiles_dense(self._model, self.source):
@@ -121,7 +121,7 @@ class Fit:
         at = self.run.position
         lineups = [self.models[member.model].starts()[at.start] for member in at.members]
         alike = at.start == 0 and self._model.surveyed_alone
-        turns = [Turn(*each) for each in zip(at.members, lineups, strict=True)]
+        turns = [ModelPass(*each) for each in zip(at.members, lineups, strict=True)]
         try:
             passed = self._reads(turns[:1] if alike else turns)
             survey.check(
@@ -137,10 +137,10 @@ class Fit:
             if not at.passes:
                 self.run.discard()  # a V that was refused leaves no run behind
             raise
-        strands = passed.strands * len(turns) if alike else passed.strands
+        phase_indices = passed.phase_indices * len(turns) if alike else passed.phase_indices
         members = (
-            replace(member, standing=each, leader=each[0])
-            for member, each in zip(at.members, strands, strict=True)
+            replace(member, phase_indices=each, leader=each[0])
+            for member, each in zip(at.members, phase_indices, strict=True)
         )
         record = self._record(passed, turns[0], 0, passed.outcomes[0][0], self.run.history)
         after = replace(
@@ -160,10 +160,10 @@ class Fit:
     def _place(self, given: tuple[Any, np.ndarray]) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
         at = self.run.position
-        name = f"{at.passes}-{self.run.epoch}"
+        name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
         W, H = given
-        rows = Generation.of(name, [{"W": self._model.k}])
+        rows = FactorVersion.of(name, [{"W": self._model.k}])
         self.run.factors.begin(rows)
         written = 0
         for panel in self.grid:
@@ -207,14 +207,14 @@ class Fit:
         for member in at.members:
             model = self.models[member.model]
             if member.outcome is None:
-                turns.append(Turn(member, model.lineup(member.iteration)))
+                turns.append(ModelPass(member, model.lineup(member.iteration)))
             elif member.answer is None:
-                turns.append(Turn(replace(member, standing=(member.leader,)), (model.closing(),)))
+                turns.append(ModelPass(replace(member, phase_indices=(member.leader,)), (model.closing(),)))
         passed = self._reads(turns)
         members = {member.model: member for member in at.members}
         advances = []
-        for turn, strands, outcomes in zip(turns, passed.strands, passed.outcomes, strict=True):
-            member, own = self._moved(turn, passed, strands, outcomes)
+        for turn, phase_indices, outcomes in zip(turns, passed.phase_indices, passed.outcomes, strict=True):
+            member, own = self._moved(turn, passed, phase_indices, outcomes)
             members[member.model] = member
             self._own[member.model] = self._own[member.model].plus(own)
             advances.append(_advance_of(member.model, own))
@@ -238,17 +238,23 @@ class Fit:
         self._commit(after, record, passed.sums)
 
     def _moved(
-        self, turn: Turn, passed: Passed, strands: tuple[int, ...], outcomes: tuple[Outcome, ...]
-    ) -> tuple[Member, Record]:
+        self,
+        turn: ModelPass,
+        passed: PassResult,
+        phase_indices: tuple[int, ...],
+        outcomes: tuple[Outcome, ...],
+    ) -> tuple[ModelStatus, Record]:
         """A model after its part in a pass, and its own record of it."""
         at, member = self.run.position, turn.member
         own = self._own[member.model]
-        leader = min(range(len(strands)), key=lambda strand: height(outcomes[strand].objective))
+        leader = min(
+            range(len(phase_indices)), key=lambda phase_index: height(outcomes[phase_index].objective)
+        )
         best = outcomes[leader]
         if member.outcome is not None:
             record = self._record(passed, turn, member.iteration, best, own)
             return replace(member, answer=at.answer_of(member), objective=record.objective), record
-        if len(strands) > 1:
+        if len(phase_indices) > 1:
             best = replace(best, measures=best.measures | rivals(height(each.objective) for each in outcomes))
         record = self._record(passed, turn, member.iteration + 1, best, own)
         model = self.models[member.model]
@@ -257,25 +263,25 @@ class Fit:
         if stop is not None and stop.at == "entry":
             # The pair that entered is the answer, and this pass has evaluated it.
             record = replace(record, phase="closing", iteration=member.iteration)
-            entered = replace(member, leader=turn.entering[leader])
+            entered = replace(member, leader=turn.starts_from[leader])
             entered = replace(entered, outcome=Ending.CONVERGED.value, answer=at.answer_of(entered))
             return replace(entered, objective=record.objective), record
         member = replace(
             member,
             iteration=member.iteration + 1,
-            standing=strands if rivalry else (strands[leader],),
-            leader=strands[leader],
+            phase_indices=phase_indices if rivalry else (phase_indices[leader],),
+            leader=phase_indices[leader],
             objective=record.objective,
         )
         ended = self._ended(member.model, own.plus(record), member.iteration)
         if ended is not None:
             rows = next((each for each in passed.rows if member.leader in each.models), None)
             told = self._tells(record)
-            answer = Answer(passed.name, member.leader, rows) if told else None
+            answer = FactorLocation(passed.name, member.leader, rows) if told else None
             member = replace(member, outcome=ended.value, answer=answer)
         return member, record
 
-    def _halved(self, after: Position) -> Position:
+    def _halved(self, after: Progress) -> Progress:
         """Without the higher half of the models, where it is time."""
         rounds = math.log2(after.iteration / _FIRST_HALVING)
         if not self.halving or rounds < 0 or rounds != int(rounds):
@@ -285,7 +291,7 @@ class Fit:
         return replace(after, members=tuple(member for member in after.members if member in kept))
 
     def _record(
-        self, passed: Passed, turn: Turn, iteration: int, outcome: Outcome, history: History
+        self, passed: PassResult, turn: ModelPass, iteration: int, outcome: Outcome, history: History
     ) -> Record:
         return Record(
             iteration,
@@ -295,16 +301,16 @@ class Fit:
             outcome.loss_at,
             _change(outcome.objective, history),
             passed.seconds,
-            passed.ledger.bytes_read,
-            passed.ledger.bytes_written,
+            passed.stats.bytes_read,
+            passed.stats.bytes_written,
             self.run.history.reads + passed.reads,
             outcome.measures,
-            passed.ledger.memory,
-            retries=passed.ledger.retries,
+            passed.stats.memory,
+            retries=passed.stats.retries,
         )
 
     def _shared_record(
-        self, passed: Passed, after: Position, best: Record, advances: Sequence[Advance]
+        self, passed: PassResult, after: Progress, best: Record, advances: Sequence[Advance]
     ) -> Record:
         """What a pass of several models is told by: the lowest of them, whether it took part or not."""
         exact = any(advance.phase == "exact" for advance in advances)
@@ -314,15 +320,15 @@ class Fit:
             phase="exact" if exact else "closing",
             change=_change(best.objective, self.run.history),
             seconds=passed.seconds,
-            bytes_read=passed.ledger.bytes_read,
-            bytes_written=passed.ledger.bytes_written,
+            bytes_read=passed.stats.bytes_read,
+            bytes_written=passed.stats.bytes_written,
             reads=self.run.history.reads + passed.reads,
-            memory=passed.ledger.memory,
+            memory=passed.stats.memory,
             models=tuple(advances),
-            retries=passed.ledger.retries,
+            retries=passed.stats.retries,
         )
 
-    def _commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
+    def _commit(self, position: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
         self.run.commit(position, record, sums)
         if record is not None:
             if len(self.models) == 1:
@@ -344,7 +350,7 @@ class Fit:
         if record.phase == "closing":
             return True
         known = record.loss_at == "end" and not record.measures.get("imprecise")
-        return known and not self._model.terms.hidden
+        return known and not self._model.variant.hidden
 
     def _planned(self, projections: Sequence[Projection], limit: int) -> dict[str, Any]:
         """What V is, and what its passes are given: for whoever looks at the run."""
@@ -379,7 +385,7 @@ def _advance_of(model: int, record: Record) -> Advance:
     )
 
 
-def _lies_in(member: Member, name: str) -> bool:
+def _lies_in(member: ModelStatus, name: str) -> bool:
     """Whether a member goes on from the pass of that name, or ended with it."""
     if member.answer is not None:
         return member.answer.state == name

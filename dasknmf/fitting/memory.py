@@ -96,7 +96,7 @@ def _projection(
         threads=min(scheduler.threads, len(grid)),
         slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
         tiles=scratch_bytes(models[0], source, columns)
-        + nnls.scratch_bytes(max(model.k for model in models), packed=models[0].terms.masked)
+        + nnls.scratch_bytes(max(model.k for model in models), packed=models[0].variant.masked)
         + _LINES_AT_ONCE * (lines // n_features * height),
         rows=grid.rows_max * width * itemsize,
         tally=sum(tally.nbytes for tally in tallies),

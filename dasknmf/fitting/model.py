@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.core.history import EveryTenth, RemainingGain, StopRule, Violation
-from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase, State
 from dasknmf.core.solvers import cd, mu
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
-from dasknmf.core.solvers.variant import Terms
+from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.core.starts.random_start import RandomStart
 from dasknmf.core.starts.sample import Audited, Chosen, Draw
@@ -59,19 +59,19 @@ class Model:
     sample_bytes: int = SAMPLE_BYTES
     streamed: bool = True
     """Whether V is read from outside this process's memory."""
-    terms: Terms = Terms()
-    rows: Places = InOrder()
+    variant: Variant = Variant()
+    rows: PixelIndex = InOrder()
     """Of V's rows, by which they are drawn and are given random numbers."""
     forgetful: bool = False
     """Whether rows of W need not be kept between passes: of many models they would be the traffic."""
 
     def reseeded(self, seed: int) -> Model:
         """The same model from another start and, where it sees a version of V, of another version."""
-        version = self.terms.perturbation
+        version = self.variant.resampling
         if version is None:
             return replace(self, seed=seed)
-        terms = replace(self.terms, perturbation=replace(version, seed=seed))
-        return replace(self, seed=seed, terms=terms)
+        variant = replace(self.variant, resampling=replace(version, seed=seed))
+        return replace(self, seed=seed, variant=variant)
 
     @property
     def parity(self) -> bool:
@@ -86,26 +86,26 @@ class Model:
     @property
     def recomputed(self) -> bool:
         """Whether each pass solves W for the H that enters: where that is exact, and needs no W itself."""
-        masked_beyond = self.terms.masked and not self.terms.by_rows(self.k, self.shape[1])
+        masked_beyond = self.variant.masked and not self.variant.by_rows(self.k, self.shape[1])
         return self.forgetful and self.loss.quadratic and not masked_beyond
 
     @property
     def surveyed_alone(self) -> bool:
         """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
         # A sample is drawn in the same read, and each model fits an H of its own to it.
-        alone = self.terms.masked and self.init != "sample"
-        return (alone or self.init in ("random", "custom")) and self.terms.perturbation is None
+        alone = self.variant.masked and self.init != "sample"
+        return (alone or self.init in ("random", "custom")) and self.variant.resampling is None
 
     def starts(self) -> list[Lineup]:
         """The passes before the first exact one. A custom start is placed by the fit itself."""
-        fixed = self.terms.fixed
-        starts = [tuple(map(self.terms.seen, lineup)) for lineup in self._starts()]
+        fixed = self.variant.fixed
+        starts = [tuple(map(self.variant.seen, lineup)) for lineup in self._starts()]
         if fixed is None:
             return starts
         return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in starts]
 
     def _starts(self) -> list[Lineup]:
-        survey = Survey(self.shape, self.loss, self.terms.masked)
+        survey = Survey(self.shape, self.loss, self.variant.masked)
         if self.init == "custom":
             return [(survey,)]
         drawn = RandomStart(
@@ -123,7 +123,7 @@ class Model:
         projection = Projection(self.k, width, self.dtype)
         lift = Lift(self.k, fill, self.seed, self.rows)
         fitted = self.init == "sketch"
-        if self.terms.masked:  # means are known after a read of their own
+        if self.variant.masked:  # means are known after a read of their own
             return [
                 (survey,),
                 (MeanFilled(finder),),
@@ -147,7 +147,7 @@ class Model:
             return (exact,)
         if iteration == 0 and self.init == "sample" and self._draw().share < 1:
             audited = Audited(self._exact(), self._draw())
-            return (self.terms.told(audited, self.loss), exact)
+            return (self.variant.told(audited, self.loss), exact)
         return (exact, exact)
 
     def _draw(self) -> Draw:
@@ -164,12 +164,12 @@ class Model:
             self.seed,
             self.shape[0],
             positive=self.solver == "mu",
-            terms=self.terms.of_sample,
+            variant=self.variant.of_sample,
         )
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
-        return self.terms.told(self._exact(), self.loss)
+        return self.variant.told(self._exact(), self.loss)
 
     def _exact(self) -> Phase:
         n_features = self.shape[1]
@@ -178,7 +178,7 @@ class Model:
             # What an exact solve leaves, another one cannot lower.
             steps = 1 if self.solver == "bpp" else self.inner_iter
             inner = Inner.chosen(steps, eagerness=eagerness, shape=self.shape, k=self.k)
-            return self.terms.quadratic(
+            return self.variant.quadratic(
                 self.k,
                 n_features,
                 self.dtype,
@@ -192,7 +192,7 @@ class Model:
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
         )
-        return self.terms.ratio(
+        return self.variant.ratio(
             self.k,
             n_features,
             self.dtype,
@@ -205,14 +205,14 @@ class Model:
     @property
     def lines_bytes(self) -> int:
         """Of packed products of all features, where a pass makes them: always, or for a cold W."""
-        always = self.loss.quadratic and self.terms.by_rows(self.k, self.shape[1])
-        return self.terms.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
+        always = self.loss.quadratic and self.variant.by_rows(self.k, self.shape[1])
+        return self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
 
     def closing(self) -> Phase:
         """The read that evaluates the returned pair."""
         exact = self._exact()
         solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
-        return self.terms.closing(self.dtype, self.loss, self.penalties, solver)
+        return self.variant.closing(self.dtype, self.loss, self.penalties, solver)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""

@@ -9,45 +9,45 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import Each, Outcome
+from dasknmf.core.phase import Map, Outcome
 from dasknmf.data.source import Source
 from dasknmf.engine import graph
-from dasknmf.engine.accounting import Ledger
+from dasknmf.engine.accounting import PassStats
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.errors import RunDamagedError
 from dasknmf.fitting.model import Lineup
 from dasknmf.io.retry import Retries
-from dasknmf.store.factors import Generation
+from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import Member
+from dasknmf.store.progress import ModelStatus
 from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
-class Turn:
+class ModelPass:
     """The part of one model in a pass."""
 
-    member: Member
+    member: ModelStatus
     phases: Lineup
 
     @property
-    def entering(self) -> tuple[int, ...]:
+    def starts_from(self) -> tuple[int, ...]:
         """For each phase, which of the last pass it goes on from."""
-        standing = self.member.standing
+        phase_indices = self.member.phase_indices
         # One model may part into several, all of which begin where it stands.
-        return standing if len(standing) == len(self.phases) else standing * len(self.phases)
+        return phase_indices if len(phase_indices) == len(self.phases) else phase_indices * len(self.phases)
 
 
 @dataclass(frozen=True)
-class Passed:
+class PassResult:
     """What one pass left, before it is committed."""
 
     name: str
-    rows: tuple[Generation, ...]
-    strands: tuple[tuple[int, ...], ...]
+    rows: tuple[FactorVersion, ...]
+    phase_indices: tuple[tuple[int, ...], ...]
     """For each turn, the numbers of its phases."""
     outcomes: tuple[tuple[Outcome, ...], ...]
-    ledger: Ledger
+    stats: PassStats
     seconds: float
     reads: int
     sums: tuple[float, ...] | None
@@ -55,7 +55,7 @@ class Passed:
 
 
 @dataclass
-class Reads:
+class PassRunner:
     """Runs passes. What one leaves is not part of the run before it is committed.
 
     Parameters
@@ -71,19 +71,19 @@ class Reads:
     scheduler: Scheduler
     dtype: np.dtype
     together: int
-    each: Each = map
+    each: Map = map
     retries: Retries = field(default_factory=Retries)
     """Of this process, between passes and while it begins them."""
 
-    def __call__(self, turns: Sequence[Turn], *, afresh: bool = False) -> Passed:
+    def __call__(self, turns: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
         """Run one; `afresh` without the states and the rows that the last has left."""
         at = self.run.position
-        name = f"{at.passes}-{self.run.epoch}"
+        name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
-        rows: list[Generation] = []
-        strands: list[tuple[int, ...]] = []
+        rows: list[FactorVersion] = []
+        phase_indices: list[tuple[int, ...]] = []
         outcomes: list[tuple[Outcome, ...]] = []
-        ledger: Ledger | None = None
+        stats: PassStats | None = None
         first = reads = 0
         sums = self.run.sums
         for start in range(0, len(turns), self.together):
@@ -97,14 +97,14 @@ class Reads:
                 factors=self.run.factors,
                 state="" if afresh else at.state,
                 rows=() if afresh else at.rows,
-                entering=tuple(strand for turn in part for strand in turn.entering),
+                starts_from=tuple(phase_index for turn in part for phase_index in turn.starts_from),
                 first=first,
                 # V in this process cannot change behind a run that ends with it.
                 checked=not (self.source.in_process and isinstance(self.run, MemoryRun)),
                 sums=sums,
             )
             found, moved = self._run(one)
-            ledger = moved if ledger is None else ledger + moved
+            stats = moved if stats is None else stats + moved
             if sums is None and moved.sums:
                 told = dict(moved.sums)
                 sums = tuple(told[panel.index] for panel in self.grid)
@@ -113,16 +113,18 @@ class Reads:
                 rows.append(one.leaves)
             for turn in part:
                 count = len(turn.phases)
-                strands.append(tuple(range(first, first + count)))
+                phase_indices.append(tuple(range(first, first + count)))
                 outcomes.append(tuple(found[:count]))
                 found = found[count:]
                 first += count
-        assert ledger is not None  # somebody takes part
-        ledger = replace(ledger, retries=ledger.retries + self.retries.taken())
+        assert stats is not None  # somebody takes part
+        stats = replace(stats, retries=stats.retries + self.retries.taken())
         seconds = time.perf_counter() - began
-        return Passed(name, tuple(rows), tuple(strands), tuple(outcomes), ledger, seconds, reads, sums)
+        return PassResult(
+            name, tuple(rows), tuple(phase_indices), tuple(outcomes), stats, seconds, reads, sums
+        )
 
-    def _run(self, one: graph.Pass) -> tuple[list[Outcome], Ledger]:
+    def _run(self, one: graph.Pass) -> tuple[list[Outcome], PassStats]:
         try:
             if self.source.in_process:
                 return graph.run_here(one, self.each)

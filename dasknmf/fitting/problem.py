@@ -12,15 +12,15 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from dasknmf import data
-from dasknmf.core.blocks.entries import Entries, Holdout
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.image_grid import Places
+from dasknmf.core.image_grid import PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.solvers.resampled import Perturbation
-from dasknmf.core.solvers.variant import Terms
-from dasknmf.data.weighted import ObservedSource
+from dasknmf.core.solvers.resampled import Resampling
+from dasknmf.core.solvers.variant import Variant
+from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
 from dasknmf.fitting.fingerprint import identity_of
 from dasknmf.fitting.model import Init, Model
@@ -28,7 +28,7 @@ from dasknmf.store.features import Features
 
 
 @dataclass(frozen=True)
-class Asked:
+class FitOptions:
     """What `fit` is given for the model, beside X.
 
     Parameters
@@ -39,7 +39,7 @@ class Asked:
     feature_weight : array of shape (n_features,) or None
     weights : array of shape (n_samples, n_features) or None
     holdout : float or None
-    perturbation : Perturbation or None
+    perturbation : Resampling or None
         What X is met with; its seed and its places are those of the model.
     """
 
@@ -49,18 +49,18 @@ class Asked:
     feature_weight: Any = None
     weights: Any = None
     holdout: float | None = None
-    perturbation: Perturbation | None = None
+    resampling: Resampling | None = None
 
 
 @dataclass(frozen=True)
-class Settled:
+class Problem:
     """One fit, before anything is read.
 
     Parameters
     ----------
     source : Source
         In the roles that are worked on; weights come to it by `observed`, once it is staged.
-    entries : Entries or None
+    entries : EntryWeights or None
     rows : ndarray or None
         Weights of V's rows.
     weights : Source or None
@@ -75,7 +75,7 @@ class Settled:
     grid: Grid
     model: Model
     transposed: bool
-    entries: Entries | None
+    entries: EntryWeights | None
     rows: np.ndarray | None
     weights: Any
     given: tuple[Any, Any] | None
@@ -86,17 +86,17 @@ class Settled:
     def init(self) -> Init:
         return self.model.init
 
-    def seeded(self, seed: int) -> Settled:
+    def seeded(self, seed: int) -> Problem:
         """The same with the seed that its run has: of its start, its order and what it hides."""
         entries = self.entries
         if entries is not None and entries.holdout is not None:
             entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
-        terms = replace(
-            self.model.terms,
+        variant = replace(
+            self.model.variant,
             hidden_columns=_hidden_columns(entries, self.source),
-            perturbation=_perturbation(self.model.terms.perturbation, seed, self.model.rows),
+            resampling=_resampling(self.model.variant.resampling, seed, self.model.rows),
         )
-        return replace(self, model=replace(self.model, seed=seed, terms=terms), entries=entries)
+        return replace(self, model=replace(self.model, seed=seed, variant=variant), entries=entries)
 
     def restarted(self, n_init: int) -> tuple[Model, ...]:
         """The model from so many starts, the first of them its own."""
@@ -106,10 +106,10 @@ class Settled:
         """The source, staged or not, with what is told of its entries."""
         if self.entries is None and self.rows is None and self.weights is None:
             return source
-        return ObservedSource(source, self.entries or Entries(), rows=self.rows, weights=self.weights)
+        return WeightedSource(source, self.entries or EntryWeights(), rows=self.rows, weights=self.weights)
 
 
-def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = False) -> Settled:
+def decide(nmf: Any, X: Any, asked: FitOptions, *, kept: bool, keeps_roles: bool = False) -> Problem:
     """One model of one source.
 
     Parameters
@@ -118,7 +118,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
         Its attributes of X are set, and `feature_weight_`.
     X : array
         As `validation.validated` gives it.
-    asked : Asked
+    asked : FitOptions
     kept : bool
         Whether W has to live in this process.
     keeps_roles : bool
@@ -139,10 +139,10 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
         validation.check_W_fits(shape[0], k * nmf.n_init, dtype)
     fixed = validation.checked_fixed(nmf.fixed_components, k, shape[1], dtype)
     validation.check_sum_to_one(nmf, loss, solver)
-    validation.check_perturbation(asked.perturbation, loss)
+    validation.check_resampling(asked.resampling, loss)
 
     # Which factor is whose matters to rows of H that are known, to rows of W that sum to one, and to noise.
-    keeps_roles |= fixed is not None or nmf.sum_to_one or asked.perturbation is not None
+    keeps_roles |= fixed is not None or nmf.sum_to_one or asked.resampling is not None
     transposed = validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=keeps_roles)
     source = data.source_of(X, transposed=transposed)
     grid = data.grid_of(source)
@@ -158,12 +158,12 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
     masked = masked or (isinstance(X, data.Stored) and X.masked)
     if holdout is not None:
         hidden = Holdout(holdout, seed, shape[1], transposed, places)
-        entries = replace(entries or Entries(), holdout=hidden)
+        entries = replace(entries or EntryWeights(), holdout=hidden)
     given_weights = None if asked.weights is None else validation.checked_weights(asked.weights, X)
     weights = _weights(given_weights, X, grid, transposed)
 
     row_bytes = data.row_bytes_of(source, dtype)
-    terms = Terms(
+    variant = Variant(
         masked=masked or holdout is not None,
         groups=None if entries is None else entries.groups,
         hidden=holdout is not None,
@@ -171,10 +171,10 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
         column_weights=columns,
         fixed=fixed,
         sum_to_one=bool(nmf.sum_to_one),
-        perturbation=_perturbation(asked.perturbation, seed, places),
+        resampling=_resampling(asked.resampling, seed, places),
     )
     validation.check_restarts(nmf)
-    init = validation.chosen_init(nmf, loss, source.shape, k, row_bytes, masked=terms.masked)
+    init = validation.chosen_init(nmf, loss, source.shape, k, row_bytes, masked=variant.masked)
     given = None
     if W is not None:
         if fixed is not None:
@@ -198,7 +198,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
         nmf.shuffle,
         nmf.sample_bytes,
         streamed=not source.in_process,
-        terms=terms,
+        variant=variant,
         rows=places,
     )
     layout = X.layout if isinstance(X, data.Stored) else None
@@ -220,7 +220,7 @@ def settled(nmf: Any, X: Any, asked: Asked, *, kept: bool, keeps_roles: bool = F
             weights=told | {"mask": _described_mask(X)},
         )
 
-    return Settled(source, grid, model, transposed, entries, rows, weights, given, known, identity)
+    return Problem(source, grid, model, transposed, entries, rows, weights, given, known, identity)
 
 
 def spawned(seed: int, count: int) -> list[int]:
@@ -233,24 +233,24 @@ def computed(F: Any) -> np.ndarray:
     return np.asarray(F.compute() if isinstance(F, da.Array) else F)
 
 
-def _entries(nmf: Any, X: Any, source: Any, columns: np.ndarray | None) -> Entries | None:
+def _entries(nmf: Any, X: Any, source: Any, columns: np.ndarray | None) -> EntryWeights | None:
     """What is told of V's entries; None: each is observed, and counts once."""
     entries = _told(nmf.missing_values, X, source.entries)
-    return entries if columns is None else replace(entries or Entries(), weights=columns)
+    return entries if columns is None else replace(entries or EntryWeights(), weights=columns)
 
 
-def entries_of(nmf: Any, X: Any) -> Entries | None:
+def entries_of(nmf: Any, X: Any) -> EntryWeights | None:
     """What is told of the entries of new rows; None: each is observed."""
     return _told(nmf.missing_values, X, getattr(X, "entries", None))
 
 
-def _told(missing: Any, X: Any, entries: Entries | None) -> Entries | None:
+def _told(missing: Any, X: Any, entries: EntryWeights | None) -> EntryWeights | None:
     if missing == "error":
         return entries
     validation.check_missing(missing, X)
     if validation.is_nan(missing):
-        return replace(entries or Entries(), nan=True)
-    return replace(entries or Entries(), nodata=float(missing))
+        return replace(entries or EntryWeights(), nan=True)
+    return replace(entries or EntryWeights(), nodata=float(missing))
 
 
 def _described_mask(X: Any) -> str | None:
@@ -259,12 +259,12 @@ def _described_mask(X: Any) -> str | None:
     return X.described_mask() if isinstance(X, data.Stored) else None
 
 
-def _perturbation(asked: Perturbation | None, seed: int, places: Places) -> Perturbation | None:
+def _resampling(asked: Resampling | None, seed: int, places: PixelIndex) -> Resampling | None:
     """The one of a model: a model of another seed sees another version of V."""
     return None if asked is None else replace(asked, seed=seed, rows=places)
 
 
-def _hidden_columns(entries: Entries | None, source: Any) -> np.ndarray | None:
+def _hidden_columns(entries: EntryWeights | None, source: Any) -> np.ndarray | None:
     """Of the block that is hidden, where V is sparse."""
     if entries is None or entries.holdout is None or not source.sparse:
         return None

@@ -26,7 +26,7 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str, see
     """
     position, history = run.position, run.history
     answer = position.answer
-    state = run.factors.read_state(answer.state, answer.strand)
+    state = run.factors.read_state(answer.state, answer.phase_index)
     W, H = oriented(run.factors, answer, grid, transposed=transposed)
     nmf.components_ = H
     nmf.n_components_ = len(H)
@@ -38,7 +38,7 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str, see
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = position.best.model
     nmf.sum_of_squares_ = float(state["squares"])
-    nmf.mean_row_square_ = float(state["pull"]) / SUM_WEIGHT
+    nmf.mean_row_square_ = float(state["sum_to_one_weight"]) / SUM_WEIGHT
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
     _tell_unobserved(nmf, state, transposed=transposed)
     usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
@@ -107,7 +107,7 @@ def take_run(nmf: Any, run: Run) -> Any:
     nmf.n_reads_ = run.history.reads
     nmf.history_ = run.history
     nmf.sum_of_squares_ = run.sum_of_squares
-    nmf.mean_row_square_ = run.pull / SUM_WEIGHT
+    nmf.mean_row_square_ = run.sum_to_one_weight / SUM_WEIGHT
     nmf.preparation_ = run.preparation
     nmf.feature_weight_ = run.feature_weight
     if run.feature_names is not None:

@@ -19,22 +19,22 @@ from dasknmf.errors import MemoryLimitError
 from dasknmf.fitting.loop import Fit
 from dasknmf.fitting.memory import phases_together
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.passes import Reads, Turn
-from dasknmf.fitting.problem import Settled, computed
+from dasknmf.fitting.passes import ModelPass, PassRunner
+from dasknmf.fitting.problem import Problem, computed
 from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import Answer, Member
+from dasknmf.store.progress import FactorLocation, ModelStatus
 from dasknmf.store.run import rows_in_memory
 from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
-class Work:
+class Session:
     """What models are fitted with.
 
     Parameters
     ----------
-    settled : Settled
+    settled : Problem
         With the seed of the run.
     source : Source
         V with what is told of its entries, from its stage where it has one.
@@ -43,7 +43,7 @@ class Work:
         Whether the run's store goes when the work is done.
     """
 
-    settled: Settled
+    problem: Problem
     source: Source
     run: MemoryRun | StoredRun
     scheduler: Scheduler
@@ -59,7 +59,7 @@ class Work:
         halving: bool = False,
     ) -> None:
         """Fit models to V, from wherever the run stands."""
-        one = self.settled
+        one = self.problem
         fit = Fit(
             models,
             self.source,
@@ -84,7 +84,7 @@ class Work:
 
         In one if they fit into memory together.
         """
-        one = self.settled
+        one = self.problem
         arguments = (self.source, one.grid, self.scheduler)
         together = phases_together(phases, models, *arguments)
         tallies: list[Tally] = []
@@ -99,7 +99,7 @@ class Work:
                     one.model.dtype,
                     MemoryFactors(),
                     "",
-                    entering=(0,) * len(part),
+                    starts_from=(0,) * len(part),
                     sums=self.run.sums,
                 )
                 tallies += graph.tallied(read, self.scheduler.get, each)
@@ -107,10 +107,10 @@ class Work:
 
     def conclude(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
         """One more pass, which starts from what the survey knows; its state and rows are the run's answer."""
-        at, one = self.run.position, self.settled
+        at, one = self.run.position, self.problem
         with self.scheduler.tuned(), self.scheduler.mapping() as each:
-            reads = Reads(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
-            passed = reads([Turn(Member(-1), (phase,))], afresh=True)
+            reads = PassRunner(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
+            passed = reads([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
         outcome = passed.outcomes[0][0]
         record = Record(
             at.iteration,
@@ -120,13 +120,13 @@ class Work:
             outcome.loss_at,
             None,
             passed.seconds,
-            passed.ledger.bytes_read,
-            passed.ledger.bytes_written,
+            passed.stats.bytes_read,
+            passed.stats.bytes_written,
             self.run.history.reads + passed.reads,
-            memory=passed.ledger.memory,
-            retries=passed.ledger.retries,
+            memory=passed.stats.memory,
+            retries=passed.stats.retries,
         )
-        answer = Answer(passed.name, 0, passed.rows[0])
+        answer = FactorLocation(passed.name, 0, passed.rows[0])
         self.run.commit(replace(at, passes=at.passes + 1, conclusion=answer), record, passed.sums)
         for callback in callbacks:
             callback(record)
@@ -135,15 +135,15 @@ class Work:
         """W as the user gets it: lazy where X is chunked and the store of the run stays."""
         if chunked and not self.scratch:
             return W
-        if self.settled.transposed:
+        if self.problem.transposed:
             kept = computed(W)
         else:
-            kept = rows_in_memory(self.run.factors, self.run.position.answer, self.settled.grid)
+            kept = rows_in_memory(self.run.factors, self.run.position.answer, self.problem.grid)
         return da.from_array(kept, chunks=W.chunks, name=False) if chunked else kept
 
 
 @contextmanager
-def running(one: Settled, checkpoint: Any, stage: Any, *, overwrite: bool) -> Iterator[Work]:
+def running(one: Problem, checkpoint: Any, stage: Any, *, overwrite: bool) -> Iterator[Session]:
     """A run in `checkpoint`; without one in this process or, on a cluster, in a directory that goes.
 
     Raises
@@ -170,4 +170,4 @@ def running(one: Settled, checkpoint: Any, stage: Any, *, overwrite: bool) -> It
             )
             one = one.seeded(run.seed)
         stack.callback(run.close)
-        yield Work(one, one.observed(source), run, scheduler, scratch)
+        yield Session(one, one.observed(source), run, scheduler, scratch)

@@ -18,7 +18,7 @@ from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
 from dasknmf.core.solvers.quadratic import Solver
-from dasknmf.core.solvers.resampled import EPSILON, KINDS, Perturbation
+from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
 from dasknmf.core.starts.survey import mended
 from dasknmf.data.source import check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
@@ -378,11 +378,11 @@ def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
         )
 
 
-def check_perturbation(perturbation: Perturbation | None, loss: Loss) -> None:
+def check_resampling(resampling: Resampling | None, loss: Loss) -> None:
     """Refuse a perturbation that is none, or whose V the loss does not take."""
-    if perturbation is None:
+    if resampling is None:
         return
-    kind, epsilon = perturbation.kind, perturbation.epsilon
+    kind, epsilon = resampling.kind, resampling.epsilon
     if kind not in KINDS:
         raise ValueError(
             f"the kind of perturbation is {kind!r}; it must be one of {KINDS}: give one of these."

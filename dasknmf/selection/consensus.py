@@ -160,7 +160,7 @@ def standing(study: Study, nmf: dict[str, Any], **asked: Any) -> Consensus | Non
     found = study.work.run.found if study.concluded else None
     if found is None or any(found[name] != value for name, value in asked.items()):
         return None
-    names = study.work.settled.features.names
+    names = study.work.problem.features.names
     return Consensus(**_kept(found), usages=study.handed(), feature_names=names, _ask=_ask_of(study, nmf))
 
 
@@ -201,9 +201,9 @@ def concluded(
         stack,
         clusters.local_density(stack, n_neighbors),
         n_init=len(factorizations),
-        feature_names=study.work.settled.features.names,
+        feature_names=study.work.problem.features.names,
         n_reads=n_reads,
-        at_work=(study.work.source, study.work.settled.grid),
+        at_work=(study.work.source, study.work.problem.grid),
         **asked,
     )
     study.n_asked += round(found.n_reads - n_reads)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.core.image_grid import InOrder, Places
-from dasknmf.core.phase import Drawn, Outcome, Rows, State, Tally, Visitor
+from dasknmf.core.image_grid import InOrder, PixelIndex
+from dasknmf.core.phase import Outcome, Rows, SampledRows, State, Tally, Visitor
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.packed_grams import lines_bytes
 from dasknmf.core.starts import survey
@@ -29,13 +29,13 @@ class Draw:
     n_rows : int
         Of V.
     seed : int
-    rows : Places
+    rows : PixelIndex
         Of V's rows.
     """
 
     n_rows: int
     seed: int
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     @property
     def share(self) -> float:
@@ -91,7 +91,7 @@ class Evaluation:
         tally = Tally.zeros({"loss": (), "usage": (self.k,)})
         if self.draw is not None:
             capacity = int(self.draw.share * self.draw.n_rows) * self.k * self.dtype.itemsize
-            tally["drawn"] = Drawn(self.k, self.dtype, capacity)
+            tally["drawn"] = SampledRows(self.k, self.dtype, capacity)
         return tally
 
     @staticmethod

@@ -16,7 +16,7 @@ from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Around, Outcome, Rows, State, Tally, finite
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally, finite
 from dasknmf.core.solvers import first_W, nnls
 from dasknmf.core.solvers.grams import ByRow, Shared
 from dasknmf.core.solvers.inner_steps import Inner
@@ -51,7 +51,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class _Solved(Around):
+class _Solved(PhaseWrapper):
     """The quadratic pass that recomputes W, with what each program has of all usage."""
 
     k: int
@@ -230,7 +230,7 @@ def refit(
         sum_to_one=bool(model.sum_to_one),
         recomputed=True,
     )
-    given = {"eps": np.asarray(0.0), "pull": np.asarray(SUM_WEIGHT * mean_row_square)}
+    given = {"eps": np.asarray(0.0), "sum_to_one_weight": np.asarray(SUM_WEIGHT * mean_row_square)}
     state = first_W.started(given, model.components_.astype(DTYPE))
     phase = _Solved(exact, k)
     after, outcome = read(X, phase, k=k, state=state, at_work=at_work, entries=entries, masked=masked)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
 from dasknmf.core.starts.feature_moments import MomentsPhase
 from dasknmf.data.prepared import Prepared
 from dasknmf.selection.features import Moments
@@ -27,7 +27,7 @@ _STEADY = 1e-12
 
 
 @dataclass(frozen=True)
-class _ScoresPhase(Around):
+class _ScoresPhase(PhaseWrapper):
     """The moments of V's features, and their products with usages."""
 
     k: int

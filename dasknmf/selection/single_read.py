@@ -12,25 +12,25 @@ import zarr
 from dasknmf import data
 from dasknmf.core.blocks import csr, dense
 from dasknmf.core.blocks import masked as masked_block
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.phase import Outcome, Phase, State
 from dasknmf.core.solvers import nnls
 from dasknmf.core.starts import survey
 from dasknmf.data.source import Source, slab_bytes_of
-from dasknmf.data.weighted import ObservedSource
+from dasknmf.data.weighted import WeightedSource
 from dasknmf.engine import graph
 from dasknmf.engine.memory import Projection
 from dasknmf.engine.scheduler import Scheduler, current_scheduler
 from dasknmf.fitting import validation
-from dasknmf.store.factors import Generation, MemoryFactors
+from dasknmf.store.factors import FactorVersion, MemoryFactors
 
 DTYPE = np.dtype(np.float64)
 """Of the products: they are made once, and nothing later mends them."""
 
 
-class Beside(MemoryFactors):
+class GivenRows(MemoryFactors):
     """Rows of W that are given: in memory, or in a store that every worker reaches.
 
     Parameters
@@ -45,7 +45,7 @@ class Beside(MemoryFactors):
         self._beside = rows
         self._edges = grid.edges
 
-    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
         first = self._edges[panel]
         return np.asarray(self._beside[first : first + n_rows], DTYPE)
 
@@ -58,7 +58,7 @@ def read(
     state: State | None = None,
     usages: Any = None,
     at_work: tuple[Source, Grid] | None = None,
-    entries: Entries | None = None,
+    entries: EntryWeights | None = None,
     masked: bool = False,
 ) -> tuple[State, Outcome]:
     """What a phase that leaves no rows makes of one read of X.
@@ -76,7 +76,7 @@ def read(
         The rows "W" that it is given: NumPy, Dask or Zarr.
     at_work : (Source, Grid), optional
         Where X is open already, from its stage where it has one, with what is told of its entries.
-    entries : Entries, optional
+    entries : EntryWeights, optional
         What is told of X's entries.
     masked : bool
         Whether entries may be missing.
@@ -96,7 +96,7 @@ def read(
         source = data.source_of(X)
         grid = data.grid_of(source)
         if entries is not None:
-            source = ObservedSource(source, entries, rows=None, weights=None)
+            source = WeightedSource(source, entries, rows=None, weights=None)
     loss = Loss.named("frobenius")
     surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, masked))
     scheduler = current_scheduler(in_process=source.in_process)
@@ -120,10 +120,10 @@ def read(
     ).check(scheduler.memory_limit)
     with ExitStack() as stack:
         factors = MemoryFactors()
-        rows: tuple[Generation, ...] = ()
+        rows: tuple[FactorVersion, ...] = ()
         if usages is not None:
-            factors = Beside(_placed(usages, grid, scheduler, stack), grid)
-            rows = (Generation.of("usages", [{"W": k}]),)
+            factors = GivenRows(_placed(usages, grid, scheduler, stack), grid)
+            rows = (FactorVersion.of("usages", [{"W": k}]),)
         factors.write_states("given", 0, [state or {}])
         one = graph.Pass(phase.name, (surveyed,), source, grid, DTYPE, factors, "given", rows, checked=False)
         stack.enter_context(scheduler.tuned())

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 
 from dasknmf import data
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.history import Callback, History
 from dasknmf.core.phase import Phase, State, Tally
 from dasknmf.core.solvers.coder import Coder
-from dasknmf.core.solvers.resampled import Perturbation
+from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.core.starts.survey import Survey
 from dasknmf.data.staging import check_stage
-from dasknmf.data.weighted import ObservedSource
+from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
 from dasknmf.fitting import validation
 from dasknmf.fitting.fingerprint import with_stored_scale
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.problem import Asked, Settled, settled, spawned
-from dasknmf.fitting.session import Work, running
+from dasknmf.fitting.problem import FitOptions, Problem, decide, spawned
+from dasknmf.fitting.session import Session, running
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.store.progress import states_of
 from dasknmf.store.run import Run, open_run, oriented
@@ -118,7 +118,7 @@ class Study:
         The parameters, and what is known of X.
     X : array
         Opened and checked.
-    work : Work
+    work : Session
     many : Many
     callbacks : sequence of callable
     n_asked : int
@@ -127,7 +127,7 @@ class Study:
 
     nmf: NMF
     X: Any
-    work: Work
+    work: Session
     many: Many
     callbacks: Sequence[Callback] = ()
     n_asked: int = 0
@@ -135,11 +135,11 @@ class Study:
     @cached_property
     def surveyed(self) -> State:
         """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
-        at, model = self.work.run.position, self.work.settled.model
-        if model.terms.perturbation is None and not model.terms.hidden:
+        at, model = self.work.run.position, self.work.problem.model
+        if model.variant.resampling is None and not model.variant.hidden:
             answer = at.answer_of(at.members[0])
-            return self.work.run.factors.read_state(answer.state, answer.strand)
-        phase = Survey(model.shape, model.loss, model.terms.masked)
+            return self.work.run.factors.read_state(answer.state, answer.phase_index)
+        phase = Survey(model.shape, model.loss, model.variant.masked)
         (tally,) = self._asked([phase], [model])
         return phase.update(tally, {})[0]
 
@@ -155,7 +155,7 @@ class Study:
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
         """What V says of each H: one read for all, as far as they fit into memory together."""
-        one, phases = self.work.settled, [self._evaluation(H, drawn=True) for H in spectra]
+        one, phases = self.work.problem, [self._evaluation(H, drawn=True) for H in spectra]
         models = [replace(one.model, k=len(H)) for H in spectra]
         tallies = self._asked(phases, models)
         return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
@@ -166,14 +166,14 @@ class Study:
 
     def handed(self) -> Any:
         """The answer's W, as the user gets it."""
-        run, one = self.work.run, self.work.settled
+        run, one = self.work.run, self.work.problem
         W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
         return self.work.handed(W, chunked=data.is_chunked(self.X))
 
     @property
-    def _entries(self) -> Entries | None:
+    def _entries(self) -> EntryWeights | None:
         """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
-        entries: Entries | None = self.work.source.entries
+        entries: EntryWeights | None = self.work.source.entries
         if entries is None or entries.masks or (isinstance(self.X, data.Stored) and self.X.masked):
             return entries
         return None  # what was hidden from the fits is there
@@ -184,7 +184,7 @@ class Study:
         return tallies
 
     def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
-        one, surveyed = self.work.settled, self.surveyed
+        one, surveyed = self.work.problem, self.surveyed
         model = one.model
         coder = Coder(
             np.ascontiguousarray(H, model.dtype),
@@ -193,8 +193,8 @@ class Study:
             tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
             max_iter=max(self.nmf.max_iter, 1000),
             entries=self._entries,
-            pull=float(surveyed["pull"]) if model.terms.sum_to_one else 0.0,
-            weights=model.terms.column_weights,
+            sum_to_one_weight=float(surveyed["sum_to_one_weight"]) if model.variant.sum_to_one else 0.0,
+            weights=model.variant.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
         return Evaluation(coder, model.dtype, surveyed, draw, self.work.source.sparse)
@@ -218,7 +218,7 @@ def studying(
     n_init: int,
     *,
     holdout: float | None = None,
-    perturbation: Perturbation | None = None,
+    resampling: Resampling | None = None,
     told: dict[str, Any] | None = None,
     checkpoint: Any = None,
     overwrite: bool = False,
@@ -238,7 +238,7 @@ def studying(
     n_init : int
     holdout : float, optional
         The same entries are hidden from all of them.
-    perturbation : Perturbation, optional
+    perturbation : Resampling, optional
         Each start then sees a version of X of its own.
     told : dict, optional
         What else the identity of the run holds, as JSON values.
@@ -261,12 +261,12 @@ def studying(
     X = with_stored_scale(X, None if overwrite else checkpoint)
     validation.check_ranks(ranks, X.shape, template.fixed_components)
     template.preparation_ = data.steps_of(X)
-    one = settled(
-        template, X, Asked(holdout=holdout, perturbation=perturbation), kept=False, keeps_roles=True
+    one = decide(
+        template, X, FitOptions(holdout=holdout, resampling=resampling), kept=False, keeps_roles=True
     )
-    one = _identified(one, ranks, n_init, perturbation, told or {})
+    one = _identified(one, ranks, n_init, resampling, told or {})
     with running(one, checkpoint, stage, overwrite=overwrite) as work:
-        models = _models(work.settled.model, ranks, n_init)
+        models = _models(work.problem.model, ranks, n_init)
         reports = (*callbacks, logged) if template.verbose else callbacks
         work.fit(models, template.max_iter, template.tol, callbacks=reports)
         work = replace(work, source=_whole(work))
@@ -283,8 +283,8 @@ def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
 
 
 def _identified(
-    one: Settled, ranks: list[int], n_init: int, perturbation: Perturbation | None, told: dict[str, Any]
-) -> Settled:
+    one: Problem, ranks: list[int], n_init: int, resampling: Resampling | None, told: dict[str, Any]
+) -> Problem:
     """With the ranks in the identity of the run."""
 
     def identity() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -295,10 +295,10 @@ def _identified(
     return replace(one, identity=identity)
 
 
-def _whole(work: Work) -> Any:
+def _whole(work: Session) -> Any:
     """The source with nothing hidden."""
-    source, entries = work.source, work.settled.entries
-    if entries is None or entries.holdout is None or not isinstance(source, ObservedSource):
+    source, entries = work.source, work.problem.entries
+    if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
         return source
     return source.told(replace(entries, holdout=None))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dasknmf.core.history import Callback, History
 from dasknmf.core.html_repr import card, progress_facts
-from dasknmf.core.solvers.resampled import EPSILON, Kind, Perturbation
+from dasknmf.core.solvers.resampled import EPSILON, Kind, Resampling
 from dasknmf.fitting.problem import spawned
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.rules import check_rule, choose, default_rule, explained
@@ -209,13 +209,13 @@ def rank_sweep(
     3
     """
     ranks = _checked(n_components, n_init, method, rule, holdout)
-    perturbation = Perturbation(perturb, epsilon) if method == "nmfk" else None
+    resampling = Resampling(perturb, epsilon) if method == "nmfk" else None
     with studying(
         X,
         ranks,
         n_init,
         holdout=holdout,
-        perturbation=perturbation,
+        resampling=resampling,
         told={"method": method},
         checkpoint=checkpoint,
         overwrite=overwrite,
@@ -253,7 +253,7 @@ def rank_sweep(
             factorizations,
             history,
             history.reads + n_asked,
-            study.work.settled.features.names,
+            study.work.problem.features.names,
         )
 
 
@@ -298,7 +298,7 @@ def _middle(found: Sequence[Factorization], method: Method) -> np.ndarray:
 def _columns(
     study: Study, ranks: Sequence[int], told: Sequence[Evaluated], middles: Sequence[Evaluated]
 ) -> dict[str, np.ndarray]:
-    quadratic = study.work.settled.model.loss.quadratic
+    quadratic = study.work.problem.model.loss.quadratic
     squares = study.sum_of_squares
     columns = {name: np.full(len(ranks), np.nan) for name in COLUMNS}
     every = list(zip(study.many.factorizations, told, strict=True))

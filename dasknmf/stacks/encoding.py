@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dasknmf.core.blocks.entries import Entries, Negatives
+from dasknmf.core.blocks.entries import EntryWeights, Negatives
 from dasknmf.errors import SourceError
 
 _NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
@@ -24,7 +24,9 @@ NEGATIVES = (
 """What to do about values below zero in a stack."""
 
 
-def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, negatives: Any) -> Entries:
+def entries_of(
+    variables: Sequence[Any], n_planes: Sequence[int], missing: Any, negatives: Any
+) -> EntryWeights:
     """How a tile reads the values of a stack.
 
     What was decoded when the stack was opened has left its attributes in `encoding`, and is not applied
@@ -76,7 +78,7 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     found = _by_column(nodata, n_planes)
     for variable in variables:
         _check_unscaled(variable)
-    return Entries(
+    return EntryWeights(
         nan=floats and missing != "error",
         nodata=None if np.isnan(found).all() else found,
         scale=_by_column([_number(v.attrs, "scale_factor", 1.0) for v in variables], n_planes),
@@ -85,7 +87,7 @@ def entries_of(variables: Sequence[Any], n_planes: Sequence[int], missing: Any, 
     )
 
 
-def is_plain(entries: Entries) -> bool:
+def is_plain(entries: EntryWeights) -> bool:
     """Whether values are what is stored, and all of them count."""
     unscaled = np.all(entries.scale == 1) and np.all(entries.offset == 0)
     return bool(unscaled and not entries.masks and entries.negatives == "error")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dasknmf.io.atomic import placed
-from dasknmf.stacks.model import StackNMF
 from dasknmf.stacks.dataset import is_model
+from dasknmf.stacks.model import StackNMF
 
 
 def write_run(run: Any, path: Path, *, overwrite: bool) -> None:

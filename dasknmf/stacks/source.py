@@ -11,7 +11,7 @@ import dask
 import numpy as np
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks.entries import Entries, Observed
+from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
 from dasknmf.core.image_grid import Layout, Tile, Tiles
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Reader, Source
@@ -134,7 +134,7 @@ class TileReader(Reader):
         for index, tile in enumerate(self._tiles.between(start, stop)):
             yield self._slab(tile, chunks[index] if chunks else [])
 
-    def _slab(self, tile: Tile, chunks: Sequence[Any]) -> np.ndarray | Observed:
+    def _slab(self, tile: Tile, chunks: Sequence[Any]) -> np.ndarray | WeightedSlab:
         arriving = iter(chunks)
         shape = (len(self._parts), *self._feature_shape, *tile.shape)
         n_pixels = tile.stop - tile.start
@@ -151,7 +151,7 @@ class TileReader(Reader):
             return values
         counts = np.empty(shape, bool)
         counts[...] = self._planes(self._mask, tile, arriving)
-        return Observed(values, counts.reshape(-1, n_pixels).T)
+        return WeightedSlab(values, counts.reshape(-1, n_pixels).T)
 
     def _planes(self, part: Part, tile: Tile, arriving: Iterator[Any]) -> np.ndarray:
         """A variable's values at a tile, the features' dims first; dims that it lacks have length 1."""
@@ -171,7 +171,7 @@ class StackSource(Source):
     dtype : numpy.dtype
     variables : sequence of xarray.Variable
     mask : xarray.Variable or None
-    entries : Entries or None
+    entries : EntryWeights or None
     negatives_advice : str
     """
 
@@ -181,7 +181,7 @@ class StackSource(Source):
         dtype: np.dtype,
         variables: Sequence[Any],
         mask: Any,
-        entries: Entries | None,
+        entries: EntryWeights | None,
         negatives_advice: str,
     ) -> None:
         self.shape = (layout.n_samples, layout.n_features)

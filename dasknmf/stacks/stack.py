@@ -68,7 +68,7 @@ class Stack(Stored):
     Attributes
     ----------
     layout : Layout
-    entries : Entries or None
+    entries : EntryWeights or None
         How a tile reads the stored values; None: as they are.
     shape : tuple of int
         Pixels, features.

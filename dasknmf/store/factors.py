@@ -19,7 +19,7 @@ from dasknmf.errors import RunDamagedError
 
 
 @dataclass(frozen=True)
-class Generation:
+class FactorVersion:
     """The rows that one pass leaves behind.
 
     Parameters
@@ -38,7 +38,7 @@ class Generation:
         return sum(columns for _, _, columns in self.widths)
 
     @classmethod
-    def of(cls, name: str, widths: Sequence[Mapping[str, int]], first: int = 0) -> Generation:
+    def of(cls, name: str, widths: Sequence[Mapping[str, int]], first: int = 0) -> FactorVersion:
         """The generation of models, counted from `first`, whose phases leave arrays of these widths."""
         flat = (
             (model, array, columns)
@@ -89,13 +89,13 @@ def pass_of(name: str) -> int:
 class Factors(Protocol):
     """Both kinds of factor store, as the engine sees them."""
 
-    def begin(self, generation: Generation) -> None:
+    def begin(self, generation: FactorVersion) -> None:
         """Make room for a generation, before any task writes to it."""
 
-    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
         """A panel's rows, shape (n_rows, generation.width). Not to be changed."""
 
-    def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
+    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
         """Keep a panel's rows; the block is not changed afterwards."""
 
     def read_state(self, name: str, model: int) -> State:
@@ -121,13 +121,13 @@ class MemoryFactors:
         self._rows: dict[str, dict[int, np.ndarray]] = {}
         self._states: dict[str, dict[int, State]] = {}
 
-    def begin(self, generation: Generation) -> None:
+    def begin(self, generation: FactorVersion) -> None:
         self._rows[generation.name] = {}
 
-    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
         return self._rows[generation.name][panel]
 
-    def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
+    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
         self._rows[generation.name][panel] = block
 
     def read_state(self, name: str, model: int) -> State:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.history import History, Record
-from dasknmf.store.factors import Generation, MemoryFactors
-from dasknmf.store.progress import Position
+from dasknmf.store.factors import FactorVersion, MemoryFactors
+from dasknmf.store.progress import Progress
 
 
 class MemoryRun:
@@ -17,12 +17,12 @@ class MemoryRun:
 
     def __init__(self) -> None:
         self.factors = MemoryFactors()
-        self.position = Position()
+        self.position = Progress()
         self.history = History()
         self.sums: tuple[float, ...] | None = None
-        self.epoch = "memory"
+        self.writer_id = "memory"
 
-    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
+    def commit(self, position: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
         for generation in self.position.generations - position.generations:
             self.factors.drop(generation)
         self.factors.forget_states(position.states)
@@ -44,7 +44,7 @@ class MemoryRun:
         """Whether the models have been followed by a conclusion."""
         return self.position.conclusion is not None
 
-    def forget(self, generations: Iterable[Generation]) -> None:
+    def forget(self, generations: Iterable[FactorVersion]) -> None:
         """Delete rows that were written but not committed."""
         for generation in generations:
             self.factors.drop(generation.name)

@@ -17,30 +17,30 @@ from dasknmf.core.panels import Grid
 from dasknmf.core.phase import State
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, records, schema
-from dasknmf.store.factors import Factors, Generation
+from dasknmf.store.factors import Factors, FactorVersion
 from dasknmf.store.json_checks import MOST_PANELS
 from dasknmf.store.records import Told
 from dasknmf.store.schema import FORMAT
 
 
 @dataclass(frozen=True)
-class Answer:
+class FactorLocation:
     """Where the factors of one model lie."""
 
     state: str
     """Name of the pass that left its state."""
-    strand: int
+    phase_index: int
     """Its number among the phases of that pass."""
-    rows: Generation | None
+    rows: FactorVersion | None
     """Where its rows are; None where they are kept nowhere."""
 
 
 @dataclass(frozen=True)
-class Member:
+class ModelStatus:
     """Where one of the models that share the passes stands."""
 
     model: int
-    standing: tuple[int, ...] = (0,)
+    phase_indices: tuple[int, ...] = (0,)
     """Phases of the latest pass, by number, which go on for it: several while a start has rivals."""
     leader: int = 0
     """The one of them with the lowest objective."""
@@ -48,14 +48,14 @@ class Member:
     """Exact passes done."""
     outcome: str | None = None
     """How its fit ended; None while it runs."""
-    answer: Answer | None = None
+    answer: FactorLocation | None = None
     """What it ended with, once its loss is known; its rows while it is the lowest that has ended."""
     objective: float | None = None
     """Of the last pass that told it."""
 
 
 @dataclass(frozen=True)
-class Position:
+class Progress:
     """Where a run stands after its last commit."""
 
     passes: int = 0
@@ -66,33 +66,33 @@ class Position:
     """Exact passes done."""
     state: str = ""
     """Name of the pass that left the latest state."""
-    rows: tuple[Generation, ...] = ()
+    rows: tuple[FactorVersion, ...] = ()
     """The latest generations."""
-    members: tuple[Member, ...] = (Member(0),)
+    members: tuple[ModelStatus, ...] = (ModelStatus(0),)
     """The models, in the order of their numbers, without those that were given up."""
     outcome: str | None = None
     """How the fit ended; None while it runs."""
-    conclusion: Answer | None = None
+    conclusion: FactorLocation | None = None
     """What was made of all the models, where that is not one of them."""
 
     @property
-    def best(self) -> Member:
+    def best(self) -> ModelStatus:
         """What the fit would return: the lowest objective, the first of equals."""
         return min(self.members, key=lambda member: height(member.objective))
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> FactorLocation:
         """Where the factors lie that the run is asked for."""
         return self.conclusion or self.answer_of(self.best)
 
-    def answer_of(self, member: Member) -> Answer:
+    def answer_of(self, member: ModelStatus) -> FactorLocation:
         """Where the factors of a member lie, or have come to so far."""
         if member.answer is not None:
             return member.answer
         rows = (each for each in self.rows if member.leader in each.models)
-        return Answer(self.state, member.leader, next(rows, None))
+        return FactorLocation(self.state, member.leader, next(rows, None))
 
-    def closed(self) -> Position:
+    def closed(self) -> Progress:
         """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
         ended = [member for member in self.members if member.answer is not None]
         if not ended:
@@ -116,28 +116,32 @@ class Position:
     def states(self) -> dict[str, set[int]]:
         """The states that are still needed: numbers of phases, by the names of the passes that left them."""
         going = [member for member in self.members if member.answer is None]
-        needed = {self.state: {strand for member in going for strand in (*member.standing, member.leader)}}
+        needed = {
+            self.state: {
+                phase_index for member in going for phase_index in (*member.phase_indices, member.leader)
+            }
+        }
         for answer in self._answers:
-            needed.setdefault(answer.state, set()).add(answer.strand)
+            needed.setdefault(answer.state, set()).add(answer.phase_index)
         return needed
 
     @property
-    def _answers(self) -> list[Answer]:
+    def _answers(self) -> list[FactorLocation]:
         ended = [member.answer for member in self.members if member.answer]
         return [*ended, self.conclusion] if self.conclusion else ended
 
 
-def states_of(factors: Factors, answers: Sequence[Answer]) -> list[State]:
+def states_of(factors: Factors, answers: Sequence[FactorLocation]) -> list[State]:
     """The small states of several models: those that one pass has left are read at once."""
-    strands: dict[str, list[int]] = {}
+    phase_indices: dict[str, list[int]] = {}
     for answer in answers:
-        strands.setdefault(answer.state, []).append(answer.strand)
+        phase_indices.setdefault(answer.state, []).append(answer.phase_index)
     found = {
-        (name, strand): state
-        for name, own in strands.items()
-        for strand, state in zip(own, factors.read_states(name, own), strict=True)
+        (name, phase_index): state
+        for name, own in phase_indices.items()
+        for phase_index, state in zip(own, factors.read_states(name, own), strict=True)
     }
-    return [found[answer.state, answer.strand] for answer in answers]
+    return [found[answer.state, answer.phase_index] for answer in answers]
 
 
 def height(objective: float | None) -> float:
@@ -147,7 +151,7 @@ def height(objective: float | None) -> float:
 
 def committed(
     store: Any, identity: dict[str, Any]
-) -> tuple[Position, History, tuple[float, ...] | None, list[tuple[int, str]]]:
+) -> tuple[Progress, History, tuple[float, ...] | None, list[tuple[int, str]]]:
     """Where a run of that identity stands, its history, Σv of its panels, and who wrote which passes.
 
     Raises
@@ -157,14 +161,14 @@ def committed(
     """
     content = records.read(store, "commit", schema.COMMIT)
     if content is None:
-        return Position(), History(), None, []
+        return Progress(), History(), None, []
     if content["format"] != FORMAT:
         raise RunDamagedError(
             f"the run at {str(store)!r} has format {content['format']}; this version reads {FORMAT}: use "
             "the version that wrote it, or start over with overwrite=True."
         )
-    segments = [(int(first), str(epoch)) for first, epoch in content["segments"]]
-    position = Position(
+    segments = [(int(first), str(writer_id)) for first, writer_id in content["segments"]]
+    position = Progress(
         content["passes"],
         content["start"],
         content["iteration"],
@@ -176,8 +180,8 @@ def committed(
     )
     history = []
     for index in range(position.passes):
-        epoch = [epoch for first, epoch in segments if first <= index][-1]
-        path = f"history/{index}-{epoch}"
+        writer_id = [writer_id for first, writer_id in segments if first <= index][-1]
+        path = f"history/{index}-{writer_id}"
         record = records.read(store, path, schema.HISTORY)
         if record is None:
             raise RunDamagedError(
@@ -191,7 +195,7 @@ def committed(
     return position, History(history), sums, segments
 
 
-def _check_models(store: Any, n_models: int, position: Position, history: Sequence[Record]) -> None:
+def _check_models(store: Any, n_models: int, position: Progress, history: Sequence[Record]) -> None:
     """Refuse models that the run has not, as members of its commit or in its history."""
     numbers = [member.model for member in position.members]
     numbers += [advance.model for record in history for advance in record.models]
@@ -199,19 +203,23 @@ def _check_models(store: Any, n_models: int, position: Position, history: Sequen
         raise records.damaged(store, "commit", f"it tells of model {max(numbers)}, of {n_models} in all")
 
 
-def _generation(content: dict[str, Any]) -> Generation:
-    return Generation(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
+def _generation(content: dict[str, Any]) -> FactorVersion:
+    return FactorVersion(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
 
 
-def _answer(content: dict[str, Any] | None) -> Answer | None:
+def _answer(content: dict[str, Any] | None) -> FactorLocation | None:
     if content is None:
         return None
     rows = content["rows"]
-    return Answer(content["state"], content["strand"], None if rows is None else _generation(rows))
+    return FactorLocation(
+        content["state"], content["phase_index"], None if rows is None else _generation(rows)
+    )
 
 
-def _member(content: dict[str, Any]) -> Member:
-    return Member(**content | {"standing": tuple(content["standing"]), "answer": _answer(content["answer"])})
+def _member(content: dict[str, Any]) -> ModelStatus:
+    return ModelStatus(
+        **content | {"phase_indices": tuple(content["phase_indices"]), "answer": _answer(content["answer"])}
+    )
 
 
 def format_of(store: Any) -> int | None:

@@ -18,7 +18,7 @@ from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, schema, selection
 from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, MemoryFactors
-from dasknmf.store.progress import Answer, columns_of, committed, format_of, read_grid
+from dasknmf.store.progress import FactorLocation, columns_of, committed, format_of, read_grid
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -142,9 +142,9 @@ class Run:
         return float(self._state["squares"])
 
     @property
-    def pull(self) -> float:
+    def sum_to_one_weight(self) -> float:
         """δ² of the sum to one."""
-        return float(self._state["pull"])
+        return float(self._state["sum_to_one_weight"])
 
     @property
     def n_passes(self) -> int:
@@ -211,7 +211,7 @@ class Run:
     @property
     def _state(self) -> dict[str, np.ndarray]:
         answer = self.position.answer
-        return self.factors.read_state(answer.state, answer.strand)
+        return self.factors.read_state(answer.state, answer.phase_index)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
@@ -252,21 +252,23 @@ def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
     return (columns, rows) if transposed else (rows, columns)
 
 
-def oriented(factors: Factors, answer: Answer, grid: Grid, *, transposed: bool) -> tuple[Any, np.ndarray]:
+def oriented(
+    factors: Factors, answer: FactorLocation, grid: Grid, *, transposed: bool
+) -> tuple[Any, np.ndarray]:
     """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
-    small = factors.read_state(answer.state, answer.strand)["H"]
+    small = factors.read_state(answer.state, answer.phase_index)["H"]
     if not transposed:
         return rows_lazily(factors, answer, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)
     return W, np.ascontiguousarray(rows_in_memory(factors, answer, grid).T)
 
 
-def rows_in_memory(factors: Factors, answer: Answer, grid: Grid) -> np.ndarray:
+def rows_in_memory(factors: Factors, answer: FactorLocation, grid: Grid) -> np.ndarray:
     """W's rows of the leading model, read by this process."""
     return np.concatenate([_rows_of(factors, answer, panel.index, panel.n_rows) for panel in grid])
 
 
-def rows_lazily(factors: Factors, answer: Answer, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
+def rows_lazily(factors: Factors, answer: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
     """The same as a Dask array, one chunk per panel, pinned to the live generation."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
@@ -289,6 +291,6 @@ def rows_lazily(factors: Factors, answer: Answer, grid: Grid, k: int, dtype: np.
     )
 
 
-def _rows_of(factors: Factors, answer: Answer, panel: int, n_rows: int) -> np.ndarray:
+def _rows_of(factors: Factors, answer: FactorLocation, panel: int, n_rows: int) -> np.ndarray:
     assert answer.rows is not None  # asked for only once there is a pair
-    return answer.rows.of_model(factors.read_rows(answer.rows, panel, n_rows), answer.strand)
+    return answer.rows.of_model(factors.read_rows(answer.rows, panel, n_rows), answer.phase_index)

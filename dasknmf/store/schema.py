@@ -36,7 +36,7 @@ from dasknmf.store.json_checks import (
     text,
 )
 
-FORMAT = 3
+FORMAT = 4
 """Of runs; of another one only the number is looked at, which tells what reads it."""
 
 _BYTES = integer(0, 2**62)
@@ -133,11 +133,11 @@ RUN = _both(
 )
 
 _GENERATION = fields({"name": _pass, "widths": items(row(_MODEL, text, _COMPONENTS), 4 * MOST_MODELS)})
-_ANSWER = fields({"state": _pass, "strand": _MODEL, "rows": or_none(_GENERATION)})
+_ANSWER = fields({"state": _pass, "phase_index": _MODEL, "rows": or_none(_GENERATION)})
 _MEMBER = fields(
     {
         "model": _MODEL,
-        "standing": items(_MODEL, MOST_MODELS, 1),
+        "phase_indices": items(_MODEL, MOST_MODELS, 1),
         "leader": _MODEL,
         "iteration": integer(),
         "outcome": _ENDING,
@@ -169,7 +169,7 @@ _COMMIT = _both(
     fields(
         {
             "format": integer(),
-            "epoch": _token,
+            "writer_id": _token,
             "segments": items(row(integer(), _token), 2**20),
             "has_sums": boolean,
             "passes": integer(0, 2**40),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.store import arrays, keys, records, schema
-from dasknmf.store.progress import Position
+from dasknmf.store.progress import Progress
 from dasknmf.store.records import Told
 
 _PATH = "selection"
@@ -40,17 +40,17 @@ def write(store: Any, content: dict[str, Any], values: dict[str, np.ndarray], pa
     records.write(store, _RECORD, {"content": content, "arrays": dtypes, "passes": passes})
 
 
-def concluded(store: Any, position: Position) -> bool:
+def concluded(store: Any, position: Progress) -> bool:
     """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
     record = records.read(store, _RECORD, schema.FINDINGS)
     return record is not None and _concludes(position, record["passes"])
 
 
-def _concludes(position: Position, passes: int) -> bool:
+def _concludes(position: Progress, passes: int) -> bool:
     return position.conclusion is not None and int(position.conclusion.state.split("-")[0]) == passes
 
 
-def read(store: Any, position: Position, identity: dict[str, Any]) -> dict[str, Any] | None:
+def read(store: Any, position: Progress, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Both, by name; None where there is nothing, or models have moved since.
 
     Raises

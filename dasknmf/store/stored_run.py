@@ -45,10 +45,10 @@ from dasknmf.errors import (
 from dasknmf.io.retry import hurried
 from dasknmf.store import arrays, files, image_grid, keys, records, schema, selection
 from dasknmf.store import features as described
-from dasknmf.store.factors import Generation, pass_of
+from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.lock import Lock
 from dasknmf.store.progress import (
-    Position,
+    Progress,
     columns_of,
     committed,
     environment,
@@ -121,9 +121,9 @@ class StoredRun:
         self._pruning: Future[None] = self._pruner.submit(lambda: None)
         self._discarded = False
         try:
-            self.epoch = self._lock.token
+            self.writer_id = self._lock.token
             self.factors = ZarrFactors(self.store, grid, columns_of(identity), dtype)
-            self.position = Position()
+            self.position = Progress()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
@@ -145,7 +145,7 @@ class StoredRun:
             self.close()
             raise
 
-    def commit(self, position: Position, record: Record | None, sums: tuple[float, ...] | None) -> None:
+    def commit(self, position: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
         """Make a pass part of the run: from here on it cannot be lost.
 
         Without a record only the position changes: how the fit ended.
@@ -161,10 +161,10 @@ class StoredRun:
             self.check_owner()
             write_sums(self.store, sums)
         if record is not None:
-            name = f"{position.passes - 1}-{self.epoch}"
+            name = f"{position.passes - 1}-{self.writer_id}"
             records.write(self.store, f"history/{name}", to_json(record))
-            if not self._segments or self._segments[-1][1] != self.epoch:
-                self._segments.append((position.passes - 1, self.epoch))
+            if not self._segments or self._segments[-1][1] != self.writer_id:
+                self._segments.append((position.passes - 1, self.writer_id))
         try:
             for generation in position.generations - self.position.generations:
                 keys.flush_names(self.store, f"W/{generation}")
@@ -199,10 +199,10 @@ class StoredRun:
     def _look(self) -> None:
         """The same in one attempt, with the errors of the store."""
         raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
-        standing = None if raw is None else records.content(self.store, "commit", raw, schema.COMMIT)
+        current = None if raw is None else records.content(self.store, "commit", raw, schema.COMMIT)
         # An attempt to commit that failed may have succeeded.
-        ours = (self._standing, self.epoch)
-        if (standing and standing["epoch"]) not in ours or not self._lock.seems_held():
+        ours = (self._standing, self.writer_id)
+        if (current and current["writer_id"]) not in ours or not self._lock.seems_held():
             raise RunLockedError(
                 f"the run at {str(self.store)!r} was taken over by another process, or its lock was broken; "
                 "a run has one writer: leave it to the other, its commits are sound, or start the same again."
@@ -232,7 +232,7 @@ class StoredRun:
         """Whether the conclusion of the run follows from what was kept last."""
         return selection.concluded(self.store, self.position)
 
-    def forget(self, generations: Iterable[Generation]) -> None:
+    def forget(self, generations: Iterable[FactorVersion]) -> None:
         """Delete rows that were written but not committed."""
         for generation in generations:
             self.factors.drop(generation.name)
@@ -336,13 +336,13 @@ class StoredRun:
     def _write_commit(self, unless: Callable[[], None] | None = None) -> None:
         content = {
             "format": FORMAT,
-            "epoch": self.epoch,
+            "writer_id": self.writer_id,
             "segments": self._segments,
             "has_sums": self.sums is not None,
             **asdict(self.position),
         }
         records.write(self.store, "commit", content, unless=unless)
-        self._standing = self.epoch
+        self._standing = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
         """Drop the generations of passes that are over; what is being written stays.

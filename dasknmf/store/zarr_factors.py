@@ -17,7 +17,7 @@ from dasknmf.core.phase import State
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
 from dasknmf.store import zarr_factors as states_at
-from dasknmf.store.factors import Generation, pass_of
+from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.json_checks import Unlike, array_of, size_of
 from dasknmf.store.records import Told
 
@@ -42,11 +42,11 @@ class ZarrFactors:
         self._n_columns = n_columns
         self._dtype = dtype
 
-    def begin(self, generation: Generation) -> None:
+    def begin(self, generation: FactorVersion) -> None:
         shape = (self._n_panels, self._rows_max, generation.width)
         arrays.create(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
 
-    def read_rows(self, generation: Generation, panel: int, n_rows: int) -> np.ndarray:
+    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
         shape = (1, self._rows_max, generation.width)
         try:
             return arrays.get_chunk(self.store, _chunk(generation, panel), self._dtype, shape)[0, :n_rows]
@@ -58,7 +58,7 @@ class ZarrFactors:
                 "copy or start over with overwrite=True."
             ) from error
 
-    def write_rows(self, generation: Generation, panel: int, block: np.ndarray) -> None:
+    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
         shape = (1, self._rows_max, generation.width)
         arrays.put_chunk(self.store, _chunk(generation, panel), self._dtype, shape, block[np.newaxis])
 
@@ -115,13 +115,23 @@ class ZarrFactors:
         keys.delete(self.store, f"W/{generation}")
 
 
-def _chunk(generation: Generation, panel: int) -> str:
+def _chunk(generation: FactorVersion, panel: int) -> str:
     return f"W/{generation.name}/c.{panel}.0.0"
 
 
 _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
-_SCALARS = ("squares", "mean", "constant", "eps", "tiny", "pull", "iteration", "residual", "empty rows")
+_SCALARS = (
+    "squares",
+    "mean",
+    "constant",
+    "eps",
+    "tiny",
+    "sum_to_one_weight",
+    "iteration",
+    "residual",
+    "empty rows",
+)
 _NDIM = {"H": 2, "usage": 1, "observed": 1, "sums": 1} | dict.fromkeys(_SCALARS, 0)
 """Dimensions of what several phases know by these names."""
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 
 from dasknmf.data import open_anndata, opened, source_of
-from dasknmf.data.concatenated import Stacked
+from dasknmf.data.concatenated import Concatenated
 from dasknmf.errors import SourceError
 from tests.data.anndata_stores import GENES, PARAMETERS, annotated, close, counts, rows_of, written
 from tests.helpers import fitted
@@ -42,7 +42,7 @@ def test_several_files_are_one_matrix(three, small_panels, caplog):
     with caplog.at_level(logging.WARNING, logger="dasknmf"):
         X = store.matrix()
     assert "7 genes are not in all of 3 files" in caplog.text
-    assert isinstance(X, Stacked)
+    assert isinstance(X, Concatenated)
     assert store.var_names.tolist() == GENES[1:25].tolist() == X.feature_names.tolist()
     assert store.obs_names[[0, 80, 130]].tolist() == ["cell0", "other0", "third0"]
     assert store.obs.shape == (170, 1)
@@ -78,7 +78,7 @@ def test_files_that_do_not_go_together(three, tmp_path):
     with pytest.raises(SourceError, match=r"StoredSparse csc.* cannot be stacked.*store it as CSR"):
         open_anndata([paths[0], by_columns]).matrix()
     with pytest.raises(SourceError, match="columns 0 to 40 are asked"):
-        Stacked([opened(paths[0])], [np.array([0, 40])])
+        Concatenated([opened(paths[0])], [np.array([0, 40])])
 
 
 def test_several_files_are_fitted_as_one(three, small_panels):

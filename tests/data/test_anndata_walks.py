@@ -19,7 +19,7 @@ import zarr
 from dasknmf import Prepared
 from dasknmf.core.panels import Grid
 from dasknmf.data import chunk_stream, grid_of, open_anndata, opened, source_of
-from dasknmf.data.concatenated import Stacked
+from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.stored_csr import StoredSparse
 from dasknmf.io.metered import metered
 from tests.data.anndata_stores import (
@@ -93,7 +93,7 @@ def kept(walk=None):
 def test_what_panels_leave_for_each_other_goes_with_a_fit(tmp_path, small_panels, places, stage):
     before = kept()
     parts = [grouped(tmp_path / str(i), counts(60, seed=i), 100) for i in range(places)]
-    X = parts[0] if places == 1 else Stacked(parts, [np.arange(30)] * places)
+    X = parts[0] if places == 1 else Concatenated(parts, [np.arange(30)] * places)
     fitted(X, **PARAMETERS, run={"stage": stage})
     fitted(Prepared(X, log1p=True), **PARAMETERS)
     assert kept() == before
@@ -105,7 +105,7 @@ def test_a_lazy_W_is_of_V_as_it_is_when_it_is_computed(tmp_path, small_panels):
     group = parted(zarr.open_group(tmp_path / "a", mode="w"), A, 100)
     parts = [StoredSparse.of_group(group)] * 2
     model, _ = fitted(A, **PARAMETERS)
-    W = model.transform(Stacked(parts, [np.arange(30)] * 2))
+    W = model.transform(Concatenated(parts, [np.arange(30)] * 2))
     with dask.config.set(scheduler="threads"):
         W[20:30].compute()  # some panels leave parts for others that are not asked for
         group["data"][:] = A.data * 3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dasknmf import NMF, open_run
-from dasknmf.core.blocks.entries import Entries, Holdout
-from dasknmf.core.blocks.masked import ObservedBlock
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
+from dasknmf.core.blocks.masked import MaskedBlock
 from tests.core.loops import divergence
 from tests.helpers import ALGORITHMS, fitted, stored
 
@@ -30,9 +30,9 @@ def hidden_of(shape, share, seed, *, slabs=None, first=0, transposed=False):
     columns = n if transposed else m
     edges = np.cumsum([0, *(slabs or [n])])
     values = np.ones(shape)
-    block = ObservedBlock(
+    block = MaskedBlock(
         [values[start:stop] for start, stop in itertools.pairwise(edges)],
-        entries=Entries(holdout=Holdout(share, seed, columns, transposed)),
+        entries=EntryWeights(holdout=Holdout(share, seed, columns, transposed)),
         n_rows=n,
         first=first,
         n_features=m,

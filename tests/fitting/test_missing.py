@@ -6,13 +6,13 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers import imputed, variant
 from dasknmf.data import source_of
 from dasknmf.data.source import grid_of, slab_bytes_of
-from dasknmf.data.weighted import ObservedSource
+from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting.model import Model
 from tests.core.loops import MASKS, Elastic, Weighted, given_as
 from tests.helpers import ALGORITHMS, fitted, stored
@@ -386,15 +386,15 @@ def test_lines_and_weights_are_part_of_the_projection():
             Penalties(),
             "auto",
             1600.0,
-            terms=variant.Terms(masked=masked),
+            variant=variant.Variant(masked=masked),
         )
         for masked in (False, True)
     )
     assert (few.lines_bytes, many.lines_bytes) == (0, 400 * 136 * 8)
-    assert variant.Terms(masked=True).by_rows(16, 20_000)
-    assert not variant.Terms(masked=True, groups=10).by_rows(200, 20_000)
+    assert variant.Variant(masked=True).by_rows(16, 20_000)
+    assert not variant.Variant(masked=True, groups=10).by_rows(200, 20_000)
     values = source_of(da.zeros((100, 10), dtype=np.uint8, chunks=(25, 5)))
     weights = source_of(da.zeros((100, 10), chunks=(50, 10)))
     plain = slab_bytes_of(values, grid_of(values))
-    both = ObservedSource(values, Entries(), rows=None, weights=weights)
+    both = WeightedSource(values, EntryWeights(), rows=None, weights=weights)
     assert slab_bytes_of(both, grid_of(both)) >= 9 * plain

@@ -8,12 +8,12 @@ import pytest
 import scipy.sparse
 
 from dasknmf import NMF, Prepared
-from dasknmf.core.blocks.entries import Entries, Observed
-from dasknmf.core.blocks.masked import ObservedBlock
+from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
+from dasknmf.core.blocks.masked import MaskedBlock
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.packed_grams import packed_products
-from dasknmf.core.solvers.variant import Terms
+from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.trial import Trial
 from dasknmf.errors import DataChangedError, DataError
 from tests.helpers import ALGORITHMS, fitted, stored
@@ -175,9 +175,9 @@ def test_weights_lower_the_loss_that_they_weigh(V, solver, beta, init):
 
 
 def tiles_of(V, weights, order):
-    slab = Observed(np.asarray(V, order=order), np.asarray(weights, order=order))
+    slab = WeightedSlab(np.asarray(V, order=order), np.asarray(weights, order=order))
     walk = {"n_rows": len(V), "first": 0, "n_features": V.shape[1], "dtype": np.dtype(np.float64)}
-    return ObservedBlock([slab], entries=Entries(), checked=False, **walk).tiles()
+    return MaskedBlock([slab], entries=EntryWeights(), checked=False, **walk).tiles()
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -320,24 +320,24 @@ def test_weights_of_any_size_end_a_fit_where_it_ends_without_them(V, solver, bet
 def test_a_start_weighs_columns_as_the_fit_does(V):
     b = 100.0 * (np.random.default_rng(1).random(M) + 0.5)
     for rows, Q in ((V, None), (scipy.sparse.csr_array(V), None), (V @ np.eye(M)[:, :5], np.eye(M)[:, :5])):
-        trial = _trial(2.0, Terms(column_weights=b))
+        trial = _trial(2.0, Variant(column_weights=b))
         whole = rows if Q is None else rows @ Q.T
         expected = float(((whole.toarray() if Q is None and rows is not V else whole) ** 2 @ b).sum())
         assert trial._squares(rows, Q) == pytest.approx(expected, rel=1e-12)
-    found = _trial(2.0, Terms(column_weights=b)).of_rows(V, V.mean(axis=0))
+    found = _trial(2.0, Variant(column_weights=b)).of_rows(V, V.mean(axis=0))
     coded = NMF(K)
     coded.components_, coded.n_features_in_, coded.feature_weight_ = found.H, M, b
     assert found.loss == pytest.approx(coded.score_samples(V).sum(), rel=1e-2)
 
 
-def _trial(beta, terms, *, positive=False):
-    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, positive=positive, terms=terms)
+def _trial(beta, variant, *, positive=False):
+    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, positive=positive, variant=variant)
 
 
 @pytest.mark.parametrize(("beta", "positive"), [(2.0, True), (1.0, True), (0.5, True), (2.0, False)])
 def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, beta, positive):
     known = V[:1] * (np.arange(M) % 2)
-    found = _trial(beta, Terms(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
+    found = _trial(beta, Variant(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
     np.testing.assert_array_equal(found.H[:1], known)
 
 

@@ -18,7 +18,7 @@ from sklearn import config_context
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.commands import main
 from dasknmf.core.history import Record, from_json, to_json
-from dasknmf.engine.accounting import Ledger, resident_bytes
+from dasknmf.engine.accounting import PassStats, resident_bytes
 from dasknmf.plots.report import facts, maps, page, write
 from dasknmf.store.run import Run
 from tests.helpers import fitted, stored
@@ -168,7 +168,7 @@ def test_memory_is_that_of_the_process(low_rank):
 
 
 def test_the_largest_process_is_kept():
-    assert (Ledger(memory=5) + Ledger(memory=9) + Ledger()).memory == 9
+    assert (PassStats(memory=5) + PassStats(memory=9) + PassStats()).memory == 9
 
 
 def test_the_command(run, tmp_path):

@@ -14,16 +14,16 @@ from click.testing import CliRunner
 from benchmarks import noise as benchmark
 from dasknmf import NMF
 from dasknmf.core.blocks import block_of
-from dasknmf.core.blocks.entries import Entries, Holdout
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.blocks.noise import Noise
 from dasknmf.core.image_grid import Tiles
 from dasknmf.core.phase import Visitor, visit
 from dasknmf.core.rng import key_of
-from dasknmf.core.solvers.resampled import KINDS, Perturbation
+from dasknmf.core.solvers.resampled import KINDS, Resampling
 from dasknmf.data import opened
 from dasknmf.engine.scheduler import current_scheduler
 from dasknmf.fitting.loop import Fit
-from dasknmf.fitting.problem import Asked, settled
+from dasknmf.fitting.problem import FitOptions, decide
 from dasknmf.store.memory_run import MemoryRun
 from tests.helpers import fitted
 
@@ -37,29 +37,29 @@ def V():
     return rng.poisson(4 * rng.gamma(1.0, size=(N, K)) @ rng.gamma(1.0, size=(K, M))).astype(float)
 
 
-def model_of(X, perturbation, seed=5):
-    return settled_for(X, perturbation, random_state=seed).model
+def model_of(X, resampling, seed=5):
+    return problem_for(X, resampling, random_state=seed).model
 
 
-def settled_for(X, perturbation, holdout=None, **parameters):
+def problem_for(X, resampling, holdout=None, **parameters):
     """As `NMF` settles what it is asked."""
     nmf = NMF(**({"n_components": K, "init": "random", "random_state": 5} | parameters))
     nmf.preparation_ = {}
-    return settled(nmf, opened(X), Asked(holdout=holdout, perturbation=perturbation), kept=False)
+    return decide(nmf, opened(X), FitOptions(holdout=holdout, resampling=resampling), kept=False)
 
 
 class Found:
     """A fit of a model with a perturbation, as `NMF` would make it."""
 
-    def __init__(self, X, perturbation, *, holdout=None, **parameters):
+    def __init__(self, X, resampling, *, holdout=None, **parameters):
         max_iter = parameters.pop("max_iter", 6)
-        one = settled_for(X, perturbation, holdout, **parameters)
+        one = problem_for(X, resampling, holdout, **parameters)
         self.run = MemoryRun()
         scheduler = current_scheduler(in_process=one.source.in_process)
         Fit((one.model,), one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
-        self.version = one.model.terms.perturbation
+        self.version = one.model.variant.resampling
         at = self.run.position
-        self.H = self.run.factors.read_state(at.answer.state, at.answer.strand)["H"]
+        self.H = self.run.factors.read_state(at.answer.state, at.answer.phase_index)["H"]
         self.history = [record for record in self.run.history if record.objective is not None]
 
 
@@ -71,11 +71,11 @@ def tiles_of(X, dtype=np.float64, **told):
     ).tiles()
 
 
-def version_of(X, perturbation, **told):
+def version_of(X, resampling, **told):
     """The noisy V, dense."""
     parts = []
     for tile in tiles_of(X, **told):
-        part = perturbation.seen(tile).take(np.arange(tile.rows.stop - tile.rows.start))
+        part = resampling.seen(tile).take(np.arange(tile.rows.stop - tile.rows.start))
         parts.append(part.toarray() if scipy.sparse.issparse(part) else part)
     return np.vstack(parts)
 
@@ -93,7 +93,7 @@ def version_of(X, perturbation, **told):
 )
 def test_rows_are_sample_weights(V, make, beta, parameters):
     parameters = {"beta_loss": beta, "init": "random", "solver": "mu" if beta != 2 else "cd"} | parameters
-    ours = Found(make(V), Perturbation(), **parameters)
+    ours = Found(make(V), Resampling(), **parameters)
     a = ours.version.row_weights(0, N)
     common = {"n_components": K, "random_state": 5, "max_iter": 6, "tol": 0}
     theirs, _ = fitted(make(V), run={"sample_weight": a}, **common, **parameters)
@@ -105,18 +105,18 @@ def test_rows_are_sample_weights(V, make, beta, parameters):
 def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_theirs(V):
     rng = np.random.default_rng(1)
     X = np.where(rng.random(V.shape) < 0.8, V, np.nan)
-    ours = Found(X, Perturbation(), missing_values="nan", init="random", holdout=0.1)
+    ours = Found(X, Resampling(), missing_values="nan", init="random", holdout=0.1)
     a = ours.version.row_weights(0, N)
     seen = ~np.isnan(X)
     hidden = Holdout(0.1, 5, M)
-    (plain,) = tiles_of(X, entries=Entries(nan=True, holdout=hidden))
-    (tile,) = map(ours.version.seen, tiles_of(X, entries=Entries(nan=True, holdout=hidden)))
+    (plain,) = tiles_of(X, entries=EntryWeights(nan=True, holdout=hidden))
+    (tile,) = map(ours.version.seen, tiles_of(X, entries=EntryWeights(nan=True, holdout=hidden)))
     seen[plain.hidden.rows, plain.hidden.columns] = False
     np.testing.assert_allclose(tile.sums().squares, (a[:, None] * np.where(seen, V, 0) ** 2).sum())
     # What is hidden is compared as it is, once for each entry.
     last = ours.run.history[-1]
     answer = ours.run.position.answer
-    state = ours.run.factors.read_state(answer.state, answer.strand)
+    state = ours.run.factors.read_state(answer.state, answer.phase_index)
     assert last.measures["hidden"] == len(plain.hidden.values)
     W = ours.run.factors.read_rows(answer.rows, 0, N)
     expected, _ = plain.hidden_loss(W, state["H"], 2.0, 1e-9)
@@ -130,7 +130,7 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
 def test_noise_is_a_v_of_its_own(V, init, kind, beta):
     solver = "cd" if beta == 2 else "mu"
     parameters = {"init": init, "beta_loss": beta, "solver": solver}
-    ours = Found(V, Perturbation(kind, 0.3), **parameters)
+    ours = Found(V, Resampling(kind, 0.3), **parameters)
     theirs, _ = fitted(
         version_of(V, ours.version), n_components=K, random_state=5, max_iter=6, tol=0, **parameters
     )
@@ -143,11 +143,11 @@ def test_noise_is_a_v_of_its_own(V, init, kind, beta):
 @pytest.mark.parametrize("kind", ["uniform", "poisson"])
 def test_noise_leaves_what_is_missing_or_hidden_alone(V, kind):
     X = np.where(np.random.default_rng(1).random(V.shape) < 0.8, V, np.nan)
-    told = {"entries": Entries(nan=True, holdout=Holdout(0.1, 5, M))}
+    told = {"entries": EntryWeights(nan=True, holdout=Holdout(0.1, 5, M))}
     (plain,) = tiles_of(X, **told)
-    perturbation = Perturbation(kind, 0.3)
-    (tile,) = map(perturbation.seen, tiles_of(X, **told))
-    whole = version_of(V, perturbation)
+    resampling = Resampling(kind, 0.3)
+    (tile,) = map(resampling.seen, tiles_of(X, **told))
+    whole = version_of(V, resampling)
     np.testing.assert_array_equal(tile.V, np.where(plain.weights == 0, 0, whole))
     np.testing.assert_array_equal(tile.weights, plain.weights)
     np.testing.assert_array_equal(tile.hidden.values, V[plain.hidden.rows, plain.hidden.columns])
@@ -158,7 +158,7 @@ def test_noise_leaves_what_is_missing_or_hidden_alone(V, kind):
 def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, make):
     ours = Found(
         make(V),
-        Perturbation(kind, 0.3),
+        Resampling(kind, 0.3),
         init="random",
         beta_loss=beta,
         solver="mu",
@@ -181,7 +181,7 @@ def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, mak
 @pytest.mark.parametrize("k", [K, 18], ids=["by rows", "filled in"])
 def test_the_objective_never_rises_where_entries_are_missing(V, kind, k):
     X = np.where(np.random.default_rng(1).random(V.shape) < 0.8, V, np.nan)
-    ours = Found(X, Perturbation(kind, 0.3), n_components=k, missing_values="nan", max_iter=8)
+    ours = Found(X, Resampling(kind, 0.3), n_components=k, missing_values="nan", max_iter=8)
     objectives = np.array([record.objective for record in ours.history])
     assert (np.diff(objectives) <= 1e-10 * objectives[:-1]).all()
     assert objectives[-1] < 0.9 * objectives[0]
@@ -191,7 +191,7 @@ def test_the_objective_never_rises_where_entries_are_missing(V, kind, k):
 def test_a_fit_is_the_same_for_any_chunks(V, kind, small_panels):
     parameters = {"sum_to_one": True, "fixed_components": np.ones((1, M)), "init": "random"}
     whole, *cut = (
-        Found(X, Perturbation(kind, 0.3), **parameters)
+        Found(X, Resampling(kind, 0.3), **parameters)
         for X in (V, *(da.from_array(V, chunks=(rows, 4)) for rows in (7, 30)))
     )
     assert len(cut[0].run.sums) == 9
@@ -206,7 +206,7 @@ def test_a_fit_is_the_same_for_any_chunks(V, kind, small_panels):
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array], ids=["dense", "sparse"])
 def test_sums_that_guard_v_are_of_v_itself(V, kind, make):
     block = block_of([make(V)], n_rows=N, first=0, n_features=M, dtype=np.dtype("f8"), checked=True)
-    (survey,) = model_of(V, Perturbation(kind, 0.5)).starts()[0]
+    (survey,) = model_of(V, Resampling(kind, 0.5)).starts()[0]
     (tally,) = visit(block, [Visitor(survey, None, {})])
     assert block.total == pytest.approx(V.sum(), rel=1e-12)
     assert tally["sums"][1] != pytest.approx((V**2).sum(), rel=1e-6)
@@ -216,17 +216,17 @@ def test_sums_that_guard_v_are_of_v_itself(V, kind, make):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_is_the_same_for_any_chunks_storage_and_order_of_memory(V, kind, dtype):
     V = np.vstack([V, 30 * V]).astype(dtype)
-    perturbation = Perturbation(kind, 0.4, seed=3)
-    whole = version_of(V, perturbation, dtype=dtype)
+    resampling = Resampling(kind, 0.4, seed=3)
+    whole = version_of(V, resampling, dtype=dtype)
     cut = [V[:7], V[7:8], V[8:]]
-    np.testing.assert_array_equal(version_of(V, perturbation, dtype=dtype, slabs=cut), whole)
+    np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=cut), whole)
     turned = [np.asfortranarray(V)]
-    np.testing.assert_array_equal(version_of(V, perturbation, dtype=dtype, slabs=turned), whole)
+    np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=turned), whole)
     within = [np.hstack([V, V])[:, :M]]  # rows of something wider
-    np.testing.assert_array_equal(version_of(V, perturbation, dtype=dtype, slabs=within), whole)
+    np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=within), whole)
     X = scipy.sparse.csr_array(V)
     sparse = [X[:5], X[5:]]
-    np.testing.assert_array_equal(version_of(V, perturbation, dtype=dtype, slabs=sparse), whole)
+    np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=sparse), whole)
     assert ((V == 0) <= (whole == 0)).all()
 
 
@@ -237,16 +237,16 @@ def test_a_row_goes_by_its_place(kind):
     order = tiles.places(0, 24)
     assert (order != np.arange(24)).any()
     if kind == "rows":
-        plain = Perturbation().row_weights(0, 24)
-        np.testing.assert_array_equal(Perturbation(rows=tiles).row_weights(0, 24), plain[order])
-        np.testing.assert_array_equal(Perturbation().row_weights(7, 5), plain[7:12])
+        plain = Resampling().row_weights(0, 24)
+        np.testing.assert_array_equal(Resampling(rows=tiles).row_weights(0, 24), plain[order])
+        np.testing.assert_array_equal(Resampling().row_weights(7, 5), plain[7:12])
         return
-    plain = version_of(image, Perturbation(kind))
-    np.testing.assert_array_equal(version_of(image, Perturbation(kind, rows=tiles)), plain[order])
+    plain = version_of(image, Resampling(kind))
+    np.testing.assert_array_equal(version_of(image, Resampling(kind, rows=tiles)), plain[order])
 
 
 def test_weights_of_rows_are_exponential_of_mean_one():
-    a = np.concatenate([Perturbation(seed=seed).row_weights(0, 20_000) for seed in range(5)])
+    a = np.concatenate([Resampling(seed=seed).row_weights(0, 20_000) for seed in range(5)])
     assert scipy.stats.kstest(a, "expon").pvalue > 0.01
     assert a.min() > 0
     assert abs(a.mean() - 1) < 4 / np.sqrt(a.size)
@@ -256,12 +256,12 @@ def test_weights_of_rows_are_exponential_of_mean_one():
 
 def test_uniform_noise_is_uniform_and_unbiased():
     V = np.full((400, 500), 7.0)
-    u = (version_of(V, Perturbation("uniform", 0.2, seed=1)) / V - 1) / 0.2
+    u = (version_of(V, Resampling("uniform", 0.2, seed=1)) / V - 1) / 0.2
     assert abs(u.mean()) < 4 / np.sqrt(3 * u.size)
     assert scipy.stats.kstest(u.ravel(), scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
     assert abs(u).max() < 1
     # Neighbours along rows and columns, and entries of other seeds, know nothing of each other.
-    other = (version_of(V, Perturbation("uniform", 0.2, seed=2)) / V - 1) / 0.2
+    other = (version_of(V, Resampling("uniform", 0.2, seed=2)) / V - 1) / 0.2
     for left, right in ((u[:, 1:], u[:, :-1]), (u[1:], u[:-1]), (u, other)):
         assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 4 / np.sqrt(u.size)
 
@@ -269,7 +269,7 @@ def test_uniform_noise_is_uniform_and_unbiased():
 @pytest.mark.parametrize("mean", [0.05, 1.0, 3.7, 9.99, 10.0, 31.4, 1e3, 1e7])
 def test_counts_have_the_distribution_of_poisson(mean):
     V = np.full((300, 300), mean)
-    counts = version_of(V, Perturbation("poisson", seed=4)).ravel()
+    counts = version_of(V, Resampling("poisson", seed=4)).ravel()
     assert (counts == np.floor(counts)).all()
     assert (counts >= 0).all()
     n = counts.size
@@ -284,7 +284,7 @@ def test_counts_have_the_distribution_of_poisson(mean):
 
 @pytest.mark.parametrize("kind", ["uniform", "poisson"])
 def test_a_version_is_v_on_average(V, kind):
-    versions = np.mean([version_of(V, Perturbation(kind, 0.5, seed=seed)) for seed in range(400)], axis=0)
+    versions = np.mean([version_of(V, Resampling(kind, 0.5, seed=seed)) for seed in range(400)], axis=0)
     spread = np.sqrt(V if kind == "poisson" else (0.5 * V) ** 2 / 3) / 20
     assert (abs(versions - V) <= 5 * spread).all()
 
@@ -302,7 +302,7 @@ def test_the_tile_beside_stays_what_it_is(V):
     for X in (V, scipy.sparse.csr_array(V)):
         (tile,) = tiles_of(X)
         before = tile.take(np.arange(N)) * 1
-        seen = [Perturbation(kind, 0.4).seen(tile) for kind in KINDS]
+        seen = [Resampling(kind, 0.4).seen(tile) for kind in KINDS]
         assert tile.row_weights is None
         assert abs(tile.take(np.arange(N)) - before).max() == 0
         versions = [each.take(np.arange(N)) for each in seen]
@@ -313,7 +313,7 @@ def test_the_tile_beside_stays_what_it_is(V):
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_of_one_read_see_versions_of_their_own(V, kind):
     """Side by side in one walk, each is what it is alone."""
-    models = [model_of(V, Perturbation(kind, 0.3), seed) for seed in (1, 2)]
+    models = [model_of(V, Resampling(kind, 0.3), seed) for seed in (1, 2)]
     surveys = [model.starts()[0][0] for model in models]
     together = visit(
         block_of([V], n_rows=N, first=0, n_features=M, dtype=np.dtype("f8"), checked=True),
@@ -329,34 +329,34 @@ def test_models_of_one_read_see_versions_of_their_own(V, kind):
 
 
 def test_a_seed_settles_the_version(V):
-    one = settled_for(V, Perturbation(), random_state=3)
-    assert one.model.terms.perturbation.seed == 3
-    other = one.seeded(9).model.terms.perturbation
+    one = problem_for(V, Resampling(), random_state=3)
+    assert one.model.variant.resampling.seed == 3
+    other = one.seeded(9).model.variant.resampling
     assert other.seed == 9
-    assert (other.row_weights(0, N) != one.model.terms.perturbation.row_weights(0, N)).all()
+    assert (other.row_weights(0, N) != one.model.variant.resampling.row_weights(0, N)).all()
     identity, _ = one.identity()
     assert identity["model"]["perturbation"] == {"kind": "rows"}
 
 
 def test_roles_are_not_exchanged(V):
     wide = np.repeat(V.T, 50, axis=1)
-    assert settled_for(wide, None, inner_iter="auto").transposed
-    assert not settled_for(wide, Perturbation()).transposed
+    assert problem_for(wide, None, inner_iter="auto").transposed
+    assert not problem_for(wide, Resampling()).transposed
 
 
 @pytest.mark.parametrize(
-    ("perturbation", "beta", "named"),
+    ("resampling", "beta", "named"),
     [
-        (Perturbation("normal"), 2.0, "'normal'"),
-        (Perturbation("uniform", 1.5), 2.0, "epsilon is 1.5"),
-        (Perturbation("uniform", 0.0), 2.0, "epsilon is 0.0"),
-        (Perturbation("uniform", float("nan")), 2.0, "epsilon is nan"),
-        (Perturbation("poisson"), 0.0, "beta_loss is 0"),
+        (Resampling("normal"), 2.0, "'normal'"),
+        (Resampling("uniform", 1.5), 2.0, "epsilon is 1.5"),
+        (Resampling("uniform", 0.0), 2.0, "epsilon is 0.0"),
+        (Resampling("uniform", float("nan")), 2.0, "epsilon is nan"),
+        (Resampling("poisson"), 0.0, "beta_loss is 0"),
     ],
 )
-def test_refused_in_one_line(V, perturbation, beta, named):
+def test_refused_in_one_line(V, resampling, beta, named):
     with pytest.raises(ValueError, match=named) as refused:
-        Found(V + 1, perturbation, beta_loss=beta, solver="mu" if beta != 2 else "cd", init="random")
+        Found(V + 1, resampling, beta_loss=beta, solver="mu" if beta != 2 else "cd", init="random")
     assert "\n" not in str(refused.value)
 
 

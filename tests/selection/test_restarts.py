@@ -549,9 +549,9 @@ def projections_of(X, ranks, n_init, **parameters):
         with studying(X, ranks, n_init, max_iter=1, random_state=0, **parameters) as study:
             work = study.work
             models = [
-                replace(work.settled.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
+                replace(work.problem.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
             ]
-            grid, several = work.settled.grid, len(models)
+            grid, several = work.problem.grid, len(models)
             arguments = (work.source, grid, work.scheduler)
             return models, memory.projected(models, several, *arguments, kept=True), study
 
@@ -582,7 +582,7 @@ def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
         return told[-1][1]
 
     monkeypatch.setattr(memory, "_projection", noted)
-    arguments = (phases, models, study.work.source, study.work.settled.grid, study.work.scheduler)
+    arguments = (phases, models, study.work.source, study.work.problem.grid, study.work.scheduler)
     assert memory.phases_together(*arguments) == 4
     monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
     assert memory.phases_together(*arguments) < 4
@@ -597,7 +597,7 @@ def test_lines_of_an_evaluation_are_projected():
     phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
     lines = [phase.coder._grams[1].nbytes for phase in phases]
     told = [
-        memory._projection(asked, 50, 0, models, study.work.source, study.work.settled.grid, scheduler)
+        memory._projection(asked, 50, 0, models, study.work.source, study.work.problem.grid, scheduler)
         for asked, scheduler in ((phases, study.work.scheduler), (phases[:1], study.work.scheduler))
     ]
     assert told[0].small - told[1].small >= 0.99 * lines[1]

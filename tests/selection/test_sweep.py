@@ -15,9 +15,9 @@ from sklearn.decomposition._nmf import _beta_divergence
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import RankSweep, consensus, open_consensus, open_run, open_sweep, rank_sweep
-from dasknmf.core.blocks.entries import Entries, Holdout
-from dasknmf.core.blocks.masked import ObservedBlock
-from dasknmf.core.solvers.resampled import Perturbation
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
+from dasknmf.core.blocks.masked import MaskedBlock
+from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.errors import DataChangedError, RunError, RunMismatchError
 from dasknmf.selection.study import many, studying
 from dasknmf.selection.sweep import COLUMNS
@@ -124,9 +124,9 @@ def hidden_of(X, share, seed):
     holdout = Holdout(share, seed, X.shape[1])
     if sp.issparse(X):
         return np.outer(holdout.hidden_rows(0, X.shape[0]), holdout.hidden_columns(X.shape[1]))
-    block = ObservedBlock(
+    block = MaskedBlock(
         [np.ones(X.shape)],
-        entries=Entries(holdout=holdout),
+        entries=EntryWeights(holdout=holdout),
         n_rows=X.shape[0],
         first=0,
         n_features=X.shape[1],
@@ -183,7 +183,7 @@ def test_versions_of_x(kind):
             X,
             [each.n_components],
             1,
-            perturbation=Perturbation(kind),
+            resampling=Resampling(kind),
             random_state=each.seed,
             max_iter=5,
             tol=0,

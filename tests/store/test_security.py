@@ -84,7 +84,7 @@ def growth(call) -> int:
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "1-a/../../outside", "1-.", "1-a\\b", ""])
-@pytest.mark.parametrize("where", ["state", "rows", "segments", "epoch", "answer"])
+@pytest.mark.parametrize("where", ["state", "rows", "segments", "writer_id", "answer"])
 def test_a_name_that_leaves_the_run_is_refused(run, name, where):
     def change(commit):
         if where == "rows":

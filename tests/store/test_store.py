@@ -531,7 +531,7 @@ def test_a_format_of_another_version_is_told(V, tmp_path):
     store = LocalStore(tmp_path / "run")
     records.write(store, "commit", records.read(store, "commit", schema.COMMIT) | {"format": 2})
     for use in (lambda: open_run(tmp_path / "run"), lambda: fit(V, tmp_path / "run", "cd", max_iter=3)):
-        with pytest.raises(RunDamagedError, match="has format 2; this version reads 3: use the version"):
+        with pytest.raises(RunDamagedError, match="has format 2; this version reads 4: use the version"):
             use()
 
 

@@ -10,10 +10,10 @@ import scipy.sparse
 
 from dasknmf.core.blocks.base import Block, RowsOnly, Tile
 from dasknmf.core.blocks.csr import CsrBlock
-from dasknmf.core.blocks.csr_masked import ObservedCsrBlock
+from dasknmf.core.blocks.csr_masked import MaskedCsrBlock
 from dasknmf.core.blocks.dense import DenseBlock
-from dasknmf.core.blocks.entries import Entries, Observed
-from dasknmf.core.blocks.masked import ObservedBlock
+from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
+from dasknmf.core.blocks.masked import MaskedBlock
 
 __all__ = [
     "Block",
@@ -29,23 +29,25 @@ __all__ = [
 ]
 
 
-def block_of(slabs: Iterable[Any], *, entries: Entries | None = None, **walk: Any) -> Any:
-    """The block of one walk over slabs, as the first of them is stored; parameters as for `ObservedBlock`.
+def block_of(slabs: Iterable[Any], *, entries: EntryWeights | None = None, **walk: Any) -> Any:
+    """The block of one walk over slabs, as the first of them is stored; parameters as for `MaskedBlock`.
 
     Without `entries` every entry counts once.
     """
     rest = iter(slabs)
     head = list(islice(rest, 1))
-    told = [slab.values if isinstance(slab, Observed) else slab for slab in head]
-    plain = entries is None and not any(isinstance(slab, Observed) for slab in head)
+    told = [slab.values if isinstance(slab, WeightedSlab) else slab for slab in head]
+    plain = entries is None and not any(isinstance(slab, WeightedSlab) for slab in head)
     slabs = _again(head, rest)
     if any(map(scipy.sparse.issparse, told)):
         return (
             CsrBlock(slabs, **walk)
             if plain
-            else ObservedCsrBlock(slabs, entries=entries or Entries(), **walk)
+            else MaskedCsrBlock(slabs, entries=entries or EntryWeights(), **walk)
         )
-    return DenseBlock(slabs, **walk) if plain else ObservedBlock(slabs, entries=entries or Entries(), **walk)
+    return (
+        DenseBlock(slabs, **walk) if plain else MaskedBlock(slabs, entries=entries or EntryWeights(), **walk)
+    )
 
 
 def _again(head: list[Any], rest: Iterator[Any]) -> Iterator[Any]:

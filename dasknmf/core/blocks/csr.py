@@ -21,7 +21,7 @@ import scipy.sparse
 from dasknmf.core.blocks import moments, nonzeros, ratios, sums
 from dasknmf.core.blocks.base import Ratio, Sums, Tile
 from dasknmf.core.blocks.dense import DenseTile, Scratch
-from dasknmf.core.blocks.entries import Holdout, Observed
+from dasknmf.core.blocks.entries import Holdout, WeightedSlab
 from dasknmf.core.blocks.simd import filled, padded
 from dasknmf.errors import SourceError
 
@@ -120,8 +120,8 @@ class CsrBlock:
         waiting: list[Piece] = []
         missing, left = self._height, self.n_rows
         for told in self._slabs:
-            slab: Any = told.values if isinstance(told, Observed) else told
-            weights = told.rows if isinstance(told, Observed) else None
+            slab: Any = told.values if isinstance(told, WeightedSlab) else told
+            weights = told.rows if isinstance(told, WeightedSlab) else None
             start, n_rows = 0, slab.shape[0]
             while n_rows - start >= missing:
                 waiting.append(Piece.of(slab, start, start + missing, weights))

@@ -24,37 +24,37 @@ from dasknmf.core.blocks import nonzeros, ratios, sums
 from dasknmf.core.blocks.base import Ratio, Sums, Tile
 from dasknmf.core.blocks.csr import CsrBlock, CsrRatio, CsrTile
 from dasknmf.core.blocks.decode import weighted_total
-from dasknmf.core.blocks.entries import Entries
-from dasknmf.core.blocks.masked_tile import ObservedTile
+from dasknmf.core.blocks.entries import EntryWeights
+from dasknmf.core.blocks.masked_tile import MaskedTile
 from dasknmf.core.blocks.simd import filled
 from dasknmf.core.losses import Loss
 
 
-class ObservedCsrBlock(CsrBlock):
+class MaskedCsrBlock(CsrBlock):
     """A panel of sparse slabs with weights of columns and what is hidden; those of rows come with slabs.
 
     Parameters
     ----------
-    slabs : iterable of scipy.sparse.csr_array, or of Observed
-    entries : Entries
+    slabs : iterable of scipy.sparse.csr_array, or of WeightedSlab
+    entries : EntryWeights
     **walk
         As for `dasknmf.core.blocks.csr.CsrBlock`.
     """
 
-    def __init__(self, slabs: Iterable[Any], *, entries: Entries, **walk: Any) -> None:
+    def __init__(self, slabs: Iterable[Any], *, entries: EntryWeights, **walk: Any) -> None:
         super().__init__(slabs, **walk)
         self._entries = entries
 
-    def _told(self, parts: Any, weights: np.ndarray | None) -> ObservedCsrTile:
-        return ObservedCsrTile(parts, self._entries, weights)
+    def _told(self, parts: Any, weights: np.ndarray | None) -> MaskedCsrTile:
+        return MaskedCsrTile(parts, self._entries, weights)
 
 
-class ObservedCsrTile(CsrTile):
+class MaskedCsrTile(CsrTile):
     """A sparse tile with what is told of its entries; see `dasknmf.core.blocks.base.Tile`."""
 
     __slots__ = ("_hidden_v", "_in_C", "_in_R", "_places", "column_weights")
 
-    def __init__(self, parts: Any, entries: Entries, row_weights: np.ndarray | None) -> None:
+    def __init__(self, parts: Any, entries: EntryWeights, row_weights: np.ndarray | None) -> None:
         super().__init__(*parts)
         v, walk, first = self.v, self._walk, self.first
         self.row_weights = row_weights
@@ -73,10 +73,10 @@ class ObservedCsrTile(CsrTile):
             self.v[self._places] = 0
 
     @classmethod
-    def of(cls, tile: CsrTile) -> ObservedCsrTile:
+    def of(cls, tile: CsrTile) -> MaskedCsrTile:
         """A tile of which nothing is hidden: its values, and room for weights of its rows."""
         parts = (tile.v, tile.columns, tile.pointers, tile.rows, tile.first, tile._walk)
-        return cls(parts, Entries(), tile.row_weights)
+        return cls(parts, EntryWeights(), tile.row_weights)
 
     @property
     def dtype(self) -> np.dtype:
@@ -176,9 +176,9 @@ class ObservedCsrTile(CsrTile):
             seen[:] = 1
             seen[np.ix_(self._in_R, self._in_C)] = 0
         told = (seen, self.row_weights, self.column_weights)
-        return ObservedTile(self.with_zeros(), *told, self.rows, self.first, self._walk.dense)
+        return MaskedTile(self.with_zeros(), *told, self.rows, self.first, self._walk.dense)
 
-    def filled(self, P: np.ndarray, *, by_weight: bool = True) -> ObservedCsrTile:
+    def filled(self, P: np.ndarray, *, by_weight: bool = True) -> MaskedCsrTile:
         """The tile itself, whose hidden entries are zeros, as most of a sparse V are, whatever P is."""
         return self
 
@@ -194,7 +194,7 @@ class ObservedCsrTile(CsrTile):
         if not self.complete:
             H_C = H[:, self._in_C].astype(np.float64)
             seen -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
-        return ObservedCsrRatio(self, q, float(self._a @ seen))
+        return MaskedCsrRatio(self, q, float(self._a @ seen))
 
     @property
     def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
@@ -212,11 +212,11 @@ class ObservedCsrTile(CsrTile):
         return float((self._of_entries() * v) @ (logs - 1.0))
 
 
-class ObservedCsrRatio(CsrRatio):
+class MaskedCsrRatio(CsrRatio):
     """q = v / p where V is not zero, for β = 1, with weights; see `dasknmf.core.blocks.base.Ratio`."""
 
     __slots__ = ()
-    _tile: ObservedCsrTile
+    _tile: MaskedCsrTile
 
     def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
         in_R, in_C = self._tile.hidden_block

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dasknmf.core.blocks.entries import Entries
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.kernel import kernel
 from dasknmf.core.rng import word
 
@@ -16,11 +16,11 @@ _POLICIES = {"error": _KEEP, "clip": _CLIP, "mask": _MASK}
 
 
 class Decoder:
-    """`Entries` as its loops take them.
+    """`EntryWeights` as its loops take them.
 
     Parameters
     ----------
-    entries : Entries
+    entries : EntryWeights
     n_features : int
     stored : numpy.dtype
         Of the values as they are stored.
@@ -28,7 +28,7 @@ class Decoder:
         float32 or float64: of what comes out.
     """
 
-    def __init__(self, entries: Entries, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
+    def __init__(self, entries: EntryWeights, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
         told = np.nan if entries.nodata is None else entries.nodata
         nodata = np.broadcast_to(np.asarray(told, np.float64), n_features)
         self._nodata, self._has = _as_stored(nodata, stored)

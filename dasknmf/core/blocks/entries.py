@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from dasknmf.core import rng
-from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.rng import key_of
 
 Negatives = Literal["error", "clip", "mask"]
@@ -31,7 +31,7 @@ class Holdout:
         Columns of X.
     transposed : bool
         Whether V is Xᵀ.
-    rows : Places
+    rows : PixelIndex
         Of V's rows.
     """
 
@@ -39,7 +39,7 @@ class Holdout:
     seed: int
     n_columns: int
     transposed: bool = False
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     @property
     def key(self) -> np.uint64:
@@ -71,7 +71,7 @@ _STREAM, _ROWS, _COLUMNS = 77, 78, 79
 
 
 @dataclass(frozen=True)
-class Entries:
+class EntryWeights:
     """How a tile reads stored values: v = stored · scale + offset, where something was observed.
 
     Parameters
@@ -108,7 +108,7 @@ class Entries:
 
 
 @dataclass(frozen=True)
-class Observed:
+class WeightedSlab:
     """A slab of rows with the weights of its entries or rows.
 
     Parameters

@@ -10,8 +10,8 @@ import numpy as np
 from dasknmf.core.blocks import sums
 from dasknmf.core.blocks.decode import Decoder
 from dasknmf.core.blocks.dense import Scratch, tile_rows
-from dasknmf.core.blocks.entries import Entries, Observed
-from dasknmf.core.blocks.masked_tile import Hidden, ObservedTile, flat
+from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
+from dasknmf.core.blocks.masked_tile import Hidden, MaskedTile, flat
 from dasknmf.errors import DataError
 
 
@@ -20,14 +20,14 @@ def scratch_bytes(n_features: int, dtype: np.dtype) -> int:
     return 10 * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 
-class ObservedBlock:
+class MaskedBlock:
     """A panel given as slabs of whole rows, with what is told about their entries.
 
     Parameters
     ----------
-    slabs : iterable of ndarray of shape (slab_rows, n_features), or of Observed
+    slabs : iterable of ndarray of shape (slab_rows, n_features), or of WeightedSlab
         Read one after another while the block is walked; each walk iterates it anew.
-    entries : Entries
+    entries : EntryWeights
     n_rows, first, n_features, dtype, checked
         As for `dasknmf.core.blocks.dense.DenseBlock`.
     """
@@ -36,7 +36,7 @@ class ObservedBlock:
         self,
         slabs: Iterable[Any],
         *,
-        entries: Entries,
+        entries: EntryWeights,
         n_rows: int,
         first: int,
         n_features: int,
@@ -58,12 +58,12 @@ class ObservedBlock:
         self.total = 0.0
         self.nbytes = 0
 
-    def tiles(self) -> Iterator[ObservedTile]:
+    def tiles(self) -> Iterator[MaskedTile]:
         self.total = 0.0
         self.nbytes = 0
         row = 0
         for slab in self._slabs:
-            told = slab if isinstance(slab, Observed) else Observed(slab)
+            told = slab if isinstance(slab, WeightedSlab) else WeightedSlab(slab)
             stored = told.values
             if not (stored.flags.c_contiguous or stored.flags.f_contiguous):
                 stored = np.ascontiguousarray(stored)
@@ -80,8 +80,8 @@ class ObservedBlock:
             )
 
     def _tile(
-        self, told: Observed, stored: np.ndarray, decoder: Decoder, start: int, row: int
-    ) -> ObservedTile:
+        self, told: WeightedSlab, stored: np.ndarray, decoder: Decoder, start: int, row: int
+    ) -> MaskedTile:
         height = min(self._height, len(told) - start)
         scratch = self._scratch[not stored.flags.c_contiguous]
         V = scratch.get("values", height)
@@ -108,7 +108,7 @@ class ObservedBlock:
             weights = None
         rows = None if told.rows is None else told.rows[start : start + height]
         place = slice(row, row + height)
-        return ObservedTile(V, weights, rows, self._entries.weights, place, first, scratch, hidden)
+        return MaskedTile(V, weights, rows, self._entries.weights, place, first, scratch, hidden)
 
     def _weighed(self, given: np.ndarray, V: np.ndarray, seen: np.ndarray, scratch: Scratch) -> np.ndarray:
         """The weights of a tile's entries: 0 where nothing is observed."""

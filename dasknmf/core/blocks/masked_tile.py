@@ -58,7 +58,7 @@ class Hidden:
         return cls(rows[:count], columns[:count], values[:count])
 
 
-class ObservedTile:
+class MaskedTile:
     """A dense tile with weights; see `dasknmf.core.blocks.base.Tile`."""
 
     __slots__ = (
@@ -96,7 +96,7 @@ class ObservedTile:
         self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
 
     @classmethod
-    def of(cls, tile: DenseTile) -> ObservedTile:
+    def of(cls, tile: DenseTile) -> MaskedTile:
         """A tile of which nothing is missing: its values, and room for weights of its rows."""
         return cls(tile.V, None, tile.row_weights, None, tile.rows, tile.first, tile._scratch)
 
@@ -263,7 +263,7 @@ class ObservedTile:
         else:
             V = self.V
         plain = DenseTile(V, self.rows, self.first, self._scratch).ratio(W, H, beta, eps)
-        return ObservedRatio(plain, self)
+        return MaskedRatio(plain, self)
 
     def _product(self, name: str, W: np.ndarray, H: np.ndarray) -> np.ndarray:
         """WH in a buffer of V's memory order."""
@@ -327,12 +327,12 @@ class ObservedTile:
 _HIDDEN = 2**16
 
 
-class ObservedRatio:
+class MaskedRatio:
     """The two matrices of a multiplicative step with weights in them; see `blocks.base.Ratio`."""
 
     __slots__ = ("_R", "_loss", "_plain")
 
-    def __init__(self, plain: DenseRatio, tile: ObservedTile) -> None:
+    def __init__(self, plain: DenseRatio, tile: MaskedTile) -> None:
         a = None if tile.row_weights is None else tile.row_weights.astype(np.float64)
         self._loss = plain.weighted_loss(tile.weights, a, tile.column_weights)
         self._R = plain.R

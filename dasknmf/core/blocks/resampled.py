@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.blocks.csr import CsrTile
-from dasknmf.core.blocks.csr_masked import ObservedCsrTile
+from dasknmf.core.blocks.csr_masked import MaskedCsrTile
 from dasknmf.core.blocks.dense import DenseTile
-from dasknmf.core.blocks.masked_tile import ObservedTile
+from dasknmf.core.blocks.masked_tile import MaskedTile
 from dasknmf.core.blocks.noise import Noise
 
 
-def weighted(tile: Any, a: np.ndarray) -> ObservedTile | ObservedCsrTile:
+def weighted(tile: Any, a: np.ndarray) -> MaskedTile | MaskedCsrTile:
     """The tile whose rows count `a` times as often: its values, and so its products, are the same.
 
     Parameters
@@ -26,11 +26,11 @@ def weighted(tile: Any, a: np.ndarray) -> ObservedTile | ObservedCsrTile:
         Dense or sparse, with or without weights of its own.
     a : ndarray of shape (rows,), float64
     """
-    seen: ObservedTile | ObservedCsrTile
+    seen: MaskedTile | MaskedCsrTile
     if isinstance(tile, DenseTile):
-        seen = ObservedTile.of(tile)
-    elif isinstance(tile, CsrTile) and not isinstance(tile, ObservedCsrTile):
-        seen = ObservedCsrTile.of(tile)
+        seen = MaskedTile.of(tile)
+    elif isinstance(tile, CsrTile) and not isinstance(tile, MaskedCsrTile):
+        seen = MaskedCsrTile.of(tile)
     else:
         seen = copy(tile)
     seen.row_weights = a if tile.row_weights is None else a * tile.row_weights

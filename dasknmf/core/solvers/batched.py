@@ -19,7 +19,7 @@ import numpy as np
 from dasknmf.core.phase import Tally, Visitor
 
 
-class Stacked:
+class Batched:
     """What visits each tile for all of the models.
 
     Parameters

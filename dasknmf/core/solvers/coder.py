@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from dasknmf.core.blocks import Entries, block_of, nonzeros
+from dasknmf.core.blocks import EntryWeights, block_of, nonzeros
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.blocks.csr import CsrTile
 from dasknmf.core.losses import Loss
@@ -33,7 +33,7 @@ class Coder:
         A row of a multiplicative solve rests once a step moves it by less than this share of itself.
     max_iter : int
         Most multiplicative steps.
-    entries : Entries or None
+    entries : EntryWeights or None
         What is told of entries; only those that are observed count.
     pull : float
         δ² with which rows of W are held to a sum of one; 0: not at all.
@@ -46,8 +46,8 @@ class Coder:
     penalty: Penalty
     tol: float
     max_iter: int
-    entries: Entries | None = None
-    pull: float = 0.0
+    entries: EntryWeights | None = None
+    sum_to_one_weight: float = 0.0
     weights: np.ndarray | None = None
 
     @cached_property
@@ -66,7 +66,9 @@ class Coder:
     @cached_property
     def _grams(self) -> tuple[Grams, np.ndarray]:
         grams: Grams = Shared() if self.entries is None else ByRow()
-        return grams, grams.of_H(self.H.astype(np.float64), self.weights, self.penalty.l2, self.pull)
+        return grams, grams.of_H(
+            self.H.astype(np.float64), self.weights, self.penalty.l2, self.sum_to_one_weight
+        )
 
     @cached_property
     def _guess(self) -> first_W.Guess:
@@ -86,8 +88,8 @@ class Coder:
         if self.loss.quadratic:
             grams, S = self._grams
             N = tile.cross(self.weighted_Ht) if N is None else N
-            if self.pull:
-                N = N + np.float64(self.pull)
+            if self.sum_to_one_weight:
+                N = N + np.float64(self.sum_to_one_weight)
             nnls.solve(W, N, grams.of_rows(tile, S), self.penalty.l1)
         else:
             self._guess(W, tile)

@@ -17,7 +17,7 @@ from dasknmf.core.solvers.quadratic import QuadraticPass
 
 
 @dataclass(frozen=True)
-class Closing:
+class EvaluationPhase:
     """One read of V that changes nothing."""
 
     dtype: np.dtype
@@ -59,5 +59,5 @@ class Closing:
         loss = divergence + float(state["constant"])
         objective = loss + self.penalties.value((W_in[0], W_in[1]), state["H"], self.column_weights)
         if self.sum_to_one:
-            objective += 0.5 * float(state["pull"]) * float(tally["gap"])
+            objective += 0.5 * float(state["sum_to_one_weight"]) * float(tally["gap"])
         return state, Outcome(loss, objective, "entry")

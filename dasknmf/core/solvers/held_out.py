@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
 from dasknmf.core.solvers import first_W
 
 
 @dataclass(frozen=True)
-class Beside:
+class HeldOutInputs:
     """What the phase within needs, beside the H that entered; None: there is no pair yet."""
 
     small: Any
@@ -27,7 +27,7 @@ class Beside:
 
 
 @dataclass(frozen=True)
-class HeldOut(Around):
+class HeldOut(PhaseWrapper):
     """An exact or closing pass, with the loss over hidden entries."""
 
     loss: Loss
@@ -37,14 +37,14 @@ class HeldOut(Around):
         """What visits tiles for several models at once: that of the phase within."""
         return getattr(self.phase, "together", None)
 
-    def prepare(self, state: State) -> Beside:
+    def prepare(self, state: State) -> HeldOutInputs:
         H = None if first_W.is_cold(state) else state["H"].astype(np.float64)
-        return Beside(self.phase.prepare(state), H, float(state["eps"]))
+        return HeldOutInputs(self.phase.prepare(state), H, float(state["eps"]))
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
 
-    def tile(self, tile: Any, rows: Rows, small: Beside, tally: Tally) -> None:
+    def tile(self, tile: Any, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         solved = "W" not in rows
         if not solved:
             self._tell(tile, rows, small, tally)
@@ -52,7 +52,7 @@ class HeldOut(Around):
         if solved:
             self._tell(tile, rows, small, tally)
 
-    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Beside, tally: Tally) -> np.ndarray:
+    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
         """As the phase within, given V Hᵀ."""
         phase: Any = self.phase
         solved = "W" not in rows
@@ -63,7 +63,7 @@ class HeldOut(Around):
             self._tell(tile, rows, small, tally)
         return left
 
-    def _tell(self, tile: Any, rows: Rows, small: Beside, tally: Tally) -> None:
+    def _tell(self, tile: Any, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         """Of the pair that entered: where rows are kept nowhere, once they are solved for its H."""
         if small.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)

@@ -29,7 +29,7 @@ from dasknmf.core.phase import Outcome, Rows, State, Tally
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.grams import ByRow, totals
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
-from dasknmf.core.solvers.quadratic import QuadraticPass, Small
+from dasknmf.core.solvers.quadratic import PassInputs, QuadraticPass
 
 MOST_COMPONENTS = 17
 """k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
@@ -51,7 +51,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
 
 
 @dataclass(frozen=True)
-class FilledPass:
+class ImputedPass:
     """One read of V: W moves a few times, entries that are missing filled in before each, then H.
 
     Parameters
@@ -72,7 +72,7 @@ class FilledPass:
     def widths(self) -> Mapping[str, int]:
         return self.phase.widths
 
-    def prepare(self, state: State) -> tuple[Small, np.ndarray | None]:
+    def prepare(self, state: State) -> tuple[PassInputs, np.ndarray | None]:
         """Beside what tiles need, for a cold W: lines of each feature, or what it is filled with."""
         small = self.phase.prepare(state)
         if not small.cold:
@@ -80,7 +80,9 @@ class FilledPass:
         if not self._by_row_once:
             return small, state["fill"].astype(self.phase.dtype)
         H = first_W.entered(state)["H"].astype(np.float64)
-        return small, ByRow().of_H(H, self.phase.column_weights, self.phase.penalties.W.l2, small.pull)
+        return small, ByRow().of_H(
+            H, self.phase.column_weights, self.phase.penalties.W.l2, small.sum_to_one_weight
+        )
 
     @property
     def _by_row_once(self) -> bool:
@@ -119,7 +121,7 @@ class FilledPass:
         H = entered["H"].astype(np.float64)
         objective = loss + self.phase.penalties.value((total, squares), H, self.phase.column_weights)
         if self.phase.sum_to_one:
-            objective += 0.5 * float(state["pull"]) * gap
+            objective += 0.5 * float(state["sum_to_one_weight"]) * gap
         outcome = replace(
             surrogate,
             loss=loss,

@@ -37,7 +37,7 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
 from dasknmf.core.solvers import cd, first_W, mu, nnls
-from dasknmf.core.solvers.batched import Stacked
+from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner
 
@@ -53,7 +53,7 @@ _W_STREAM, _H_STREAM = 0, 1
 
 
 @dataclass(frozen=True)
-class Small:
+class PassInputs:
     """What every tile of one pass needs."""
 
     H: np.ndarray
@@ -63,7 +63,7 @@ class Small:
     eps: float
     residual: bool
     cold: bool
-    pull: float
+    sum_to_one_weight: float
     """δ² of the sum to one; 0: rows may sum to anything."""
 
 
@@ -101,14 +101,14 @@ class QuadraticPass:
         """Whether W is solved: sweeps crawl along the plane on which sums are one."""
         return self.solver == "bpp" or self.sum_to_one or self.recomputed
 
-    def prepare(self, state: State) -> Small:
+    def prepare(self, state: State) -> PassInputs:
         state = first_W.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
         H64 = state["H"].astype(np.float64)
         b = self.column_weights
-        pull = float(state["pull"]) if self.sum_to_one else 0.0
-        S = self.grams.of_H(H64, b, self.penalties.W.l2, pull)
-        return Small(
+        sum_to_one_weight = float(state["sum_to_one_weight"]) if self.sum_to_one else 0.0
+        S = self.grams.of_H(H64, b, self.penalties.W.l2, sum_to_one_weight)
+        return PassInputs(
             H=H,
             Ht=np.ascontiguousarray(H.T if b is None else (H64 * b).astype(self.dtype).T),
             # Factorizations need the digits that sweeps do not.
@@ -117,7 +117,7 @@ class QuadraticPass:
             eps=float(state["eps"]),
             residual=_residual(state) or self._told_at_start(state),
             cold=first_W.is_cold(state),
-            pull=pull,
+            sum_to_one_weight=sum_to_one_weight,
         )
 
     def tally(self) -> Tally:
@@ -132,12 +132,12 @@ class QuadraticPass:
         }
         return Tally.zeros(shapes)
 
-    together = staticmethod(Stacked)
+    together = staticmethod(Batched)
 
-    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
         tile.add_cross(self.walked(tile, rows, tile.cross(small.Ht), small, tally), tally["A"])
 
-    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Small, tally: Tally) -> np.ndarray:
+    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: PassInputs, tally: Tally) -> np.ndarray:
         """Move a tile's rows, given V Hᵀ, and add to the tally all but A; diag(a) W, which A is made of."""
         if self.recomputed:
             rows["W"] = np.zeros((len(N), self.k), self.dtype)
@@ -153,20 +153,20 @@ class QuadraticPass:
             tally["violation"] += self.moved(tile, W, N, S, small)
         return self.left(tile, W, tally)
 
-    def solved(self, tile: Tile, small: Small) -> np.ndarray:
+    def solved(self, tile: Tile, small: PassInputs) -> np.ndarray:
         """W of a tile's rows for the H that entered, exactly."""
         W = np.zeros((tile.rows.stop - tile.rows.start, self.k), self.dtype)
         self._solved(tile, W, *self.system(tile, small))
         return W
 
-    def system(self, tile: Tile, small: Small, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
+    def system(self, tile: Tile, small: PassInputs, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
         """N and S of a tile's rows; N may be given as V Hᵀ."""
         N = tile.cross(small.Ht) if N is None else N
-        if small.pull:
-            N = N + np.float64(small.pull)
+        if small.sum_to_one_weight:
+            N = N + np.float64(small.sum_to_one_weight)
         return N, self.grams.of_rows(tile, small.S)
 
-    def moved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, small: Small) -> float:
+    def moved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, small: PassInputs) -> float:
         """Move a tile's rows in place; the violation met."""
         if self._exact_rows:
             self._solved(tile, W, N, S)
@@ -237,7 +237,7 @@ class QuadraticPass:
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in, b)
         if self.sum_to_one:
-            objective += 0.5 * float(state["pull"]) * gap
+            objective += 0.5 * float(state["sum_to_one_weight"]) * gap
         after = first_W.warmed(state) | {
             "H": finite(H),
             "iteration": np.asarray(iteration + 1),

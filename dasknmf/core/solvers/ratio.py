@@ -28,7 +28,7 @@ from dasknmf.core.solvers.inner_steps import Inner
 
 
 @dataclass(frozen=True)
-class Small:
+class PassInputs:
     """What every tile of one pass needs."""
 
     H: np.ndarray
@@ -68,7 +68,7 @@ class RatioPass:
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k}
 
-    def prepare(self, state: State) -> Small:
+    def prepare(self, state: State) -> PassInputs:
         state = first_W.entered(state)
         H = state["H"].astype(self.dtype, copy=False)
         b = self.column_weights
@@ -76,7 +76,7 @@ class RatioPass:
         guess = None
         if first_W.is_cold(state):
             guess = first_W.Guess.of(H, self.loss, self.grams, b)
-        return Small(
+        return PassInputs(
             H=H,
             Ht=np.ascontiguousarray(bH.T),
             sums=bH.sum(axis=1, dtype=np.float64).astype(self.dtype),
@@ -95,7 +95,7 @@ class RatioPass:
         B = (k,) if self._summed else (k, m)
         return Tally.zeros({"A": (k, m), "B": B, "usage": (k,), "entry": (3,)})
 
-    def tile(self, tile: Tile, rows: Rows, small: Small, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
         W = rows["W"]
         beta = self.loss.beta
         if small.guess is not None:
@@ -125,7 +125,7 @@ class RatioPass:
         else:
             ratio.add_denominator(aW, tally["B"])
 
-    def _moved(self, W: np.ndarray, ratio: Ratio, small: Small) -> np.ndarray:
+    def _moved(self, W: np.ndarray, ratio: Ratio, small: PassInputs) -> np.ndarray:
         """The rows of W after one step."""
         a = ratio.numerator_rows(small.Ht)
         b = small.sums if self._summed else ratio.denominator_rows(small.Ht)

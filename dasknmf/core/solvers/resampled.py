@@ -40,8 +40,8 @@ import numpy as np
 
 from dasknmf.core.blocks import resampled
 from dasknmf.core.blocks.noise import Noise, exponential
-from dasknmf.core.image_grid import InOrder, Places
-from dasknmf.core.phase import Around, Rows, Tally
+from dasknmf.core.image_grid import InOrder, PixelIndex
+from dasknmf.core.phase import PhaseWrapper, Rows, Tally
 from dasknmf.core.rng import key_of
 
 Kind = Literal["rows", "uniform", "poisson"]
@@ -55,7 +55,7 @@ _ROWS_STREAM, _ENTRIES_STREAM = 80, 81
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class Resampling:
     """One version of V.
 
     Parameters
@@ -65,14 +65,14 @@ class Perturbation:
         Of ``"uniform"``: half its width, in units of an entry.
     seed : int
         Versions of different seeds are independent.
-    rows : Places
+    rows : PixelIndex
         Of V's rows.
     """
 
     kind: Kind = "rows"
     epsilon: float = EPSILON
     seed: int = 0
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     @property
     def shares_products(self) -> bool:
@@ -102,29 +102,29 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
-class Perturbed(Around):
+class ResampledPhase(PhaseWrapper):
     """A pass over a version of V. What the panels of V sum to is not its concern, and stays V's own.
 
     Parameters
     ----------
     phase : Phase
         One that reads data.
-    perturbation : Perturbation
+    perturbation : Resampling
     """
 
-    perturbation: Perturbation
+    resampling: Resampling
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         self.phase.tile(self.seen(tile), rows, small, tally)
 
     def seen(self, tile: Any) -> Any:
         """The tile as the phase sees it."""
-        return self.perturbation.seen(tile)
+        return self.resampling.seen(tile)
 
     @property
     def together(self) -> Any:
         """What visits tiles for several models at once, where the products of plain tiles serve them."""
-        return getattr(self.phase, "together", None) if self.perturbation.shares_products else None
+        return getattr(self.phase, "together", None) if self.resampling.shares_products else None
 
     def walked(self, tile: Any, *arguments: Any) -> np.ndarray:
         """As the phase within; the product with V it is given is that of the plain tile."""

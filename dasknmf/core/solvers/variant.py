@@ -9,15 +9,15 @@ import numpy as np
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
-from dasknmf.core.solvers.evaluation import Closing
+from dasknmf.core.solvers.evaluation import EvaluationPhase
 from dasknmf.core.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.core.solvers.held_out import HeldOut
-from dasknmf.core.solvers.imputed import FilledPass, by_rows_pays
+from dasknmf.core.solvers.imputed import ImputedPass, by_rows_pays
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
 from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
 from dasknmf.core.solvers.ratio import RatioPass
-from dasknmf.core.solvers.resampled import Perturbation, Perturbed
+from dasknmf.core.solvers.resampled import ResampledPhase, Resampling
 
 _FILLS = 2
 """Moves of W in a pass that fills missing entries in. On Indian Pines, 30 % missing, k = 20, the objective
@@ -30,7 +30,7 @@ _IN_MEMORY = 2
 
 
 @dataclass(frozen=True)
-class Terms:
+class Variant:
     """Settled for one fit; the passes that follow from it.
 
     Parameters
@@ -49,7 +49,7 @@ class Terms:
     sum_to_one : bool
     in_memory : bool
         Whether these are terms for a sample of V's rows.
-    perturbation : Perturbation or None
+    perturbation : Resampling or None
         What V is met with before anything is made of it.
     """
 
@@ -61,14 +61,14 @@ class Terms:
     fixed: np.ndarray | None = None
     sum_to_one: bool = False
     in_memory: bool = False
-    perturbation: Perturbation | None = None
+    resampling: Resampling | None = None
 
     @property
     def n_fixed(self) -> int:
         return 0 if self.fixed is None else len(self.fixed)
 
     @property
-    def of_sample(self) -> Terms:
+    def of_sample(self) -> Variant:
         """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows.
 
         Perturbed entries are so already, and rows of a sample count once, whatever their weights.
@@ -76,7 +76,7 @@ class Terms:
         sparse = self.hidden_columns is not None
         masked = self.masked and not sparse
         return replace(
-            self, masked=masked, hidden=False, hidden_columns=None, in_memory=True, perturbation=None
+            self, masked=masked, hidden=False, hidden_columns=None, in_memory=True, resampling=None
         )
 
     def by_rows(self, k: int, n_features: int) -> bool:
@@ -103,7 +103,7 @@ class Terms:
         *,
         n_rows: int,
         recomputed: bool = False,
-    ) -> QuadraticPass | FilledPass:
+    ) -> QuadraticPass | ImputedPass:
         """The exact pass for the Frobenius loss; of V, or of so many of its rows."""
         by_rows = self.by_rows(k, n_features)
         grams = self._grams(by_row=by_rows)
@@ -122,7 +122,7 @@ class Terms:
             precise=n_rows * n_features <= _FEW,
             recomputed=recomputed,
         )
-        return FilledPass(phase, _FILLS) if self.masked and not by_rows else phase
+        return ImputedPass(phase, _FILLS) if self.masked and not by_rows else phase
 
     def _grams(self, *, by_row: bool) -> Grams:
         if self.hidden_columns is not None:
@@ -159,7 +159,9 @@ class Terms:
         self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
     ) -> Phase:
         """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
-        return self.told(Closing(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact), loss)
+        return self.told(
+            EvaluationPhase(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact), loss
+        )
 
     def told(self, phase: Phase, loss: Loss) -> Phase:
         """A pass over V as the model sees it, with the loss over V's own values where they are hidden."""
@@ -168,6 +170,6 @@ class Terms:
 
     def seen(self, phase: Phase) -> Phase:
         """A pass over V as the model sees it."""
-        if self.perturbation is None or not phase.reads_data:
+        if self.resampling is None or not phase.reads_data:
             return phase
-        return Perturbed(phase, self.perturbation)
+        return ResampledPhase(phase, self.resampling)

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from dasknmf.core.blocks.base import RowRange, Tile
-from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
 from dasknmf.core.starts import random_start, survey
 
@@ -171,7 +171,7 @@ class Lift:
     k: int
     fill: Fill
     seed: int
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     name = "start"
     reads_data = False

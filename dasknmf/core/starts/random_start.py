@@ -15,7 +15,7 @@ from scipy.special import ndtri
 
 from dasknmf.core import rng
 from dasknmf.core.blocks.base import RowRange
-from dasknmf.core.image_grid import InOrder, Places
+from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import Outcome, Rows, State, Tally
 from dasknmf.core.starts import survey
 
@@ -59,7 +59,7 @@ class RandomStart:
     k: int
     n_features: int
     dtype: np.dtype
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
     draws_rows: bool = True
 
     name = "start"

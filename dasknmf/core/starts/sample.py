@@ -17,8 +17,8 @@ import numpy as np
 
 from dasknmf.core.blocks import matrix
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.image_grid import InOrder, Places
-from dasknmf.core.phase import Around, Drawn, Outcome, Rows, State, Tally
+from dasknmf.core.image_grid import InOrder, PixelIndex
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, SampledRows, State, Tally
 from dasknmf.core.solvers import first_W
 from dasknmf.core.starts import random_start, survey
 from dasknmf.core.starts.trial import Trial
@@ -43,7 +43,7 @@ class Draw:
     """Expected part of V's rows."""
     row_bytes: float
     """Of a row in memory, as V is stored: dense, or its nonzeros."""
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     name = "sample"
     reads_data = True
@@ -58,12 +58,12 @@ class Draw:
     def tally(self) -> Tally:
         return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
 
-    def nothing(self, share: float | None = None) -> Drawn:
+    def nothing(self, share: float | None = None) -> SampledRows:
         """No rows yet, of an expected share of V's: by default that of the sample."""
         n_rows = (self.share if share is None else share) * self.trial.n_rows
-        return Drawn(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
+        return SampledRows(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
 
-    def more(self, tile: Tile, sample: Drawn) -> Drawn:
+    def more(self, tile: Tile, sample: SampledRows) -> SampledRows:
         """The sample with the rows of one more tile."""
         drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self.share)
         if tile.row_weights is not None:
@@ -88,7 +88,9 @@ class Draw:
         }, Outcome()
 
 
-def drawn_from(tile: Tile, rows: Places, seed: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+def drawn_from(
+    tile: Tile, rows: PixelIndex, seed: int, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a tile whose numbers are in [low, high): counted within the tile, and their places."""
     places = rows.places(tile.first, tile.first + tile.rows.stop - tile.rows.start)
     numbers = random_start.uniform_rows(seed, random_start.DRAW_STREAM, places)
@@ -97,7 +99,7 @@ def drawn_from(tile: Tile, rows: Places, seed: int, low: float, high: float) -> 
 
 
 @dataclass(frozen=True)
-class Audited(Around):
+class Audited(PhaseWrapper):
     """The first exact pass after a sample: it also looks for rows that the sample did not stand for."""
 
     draw: Draw
@@ -110,7 +112,7 @@ class Audited(Around):
         # The sample is drawn again: a checkpoint should not hold rows of V.
         drawn = {"sample": self.draw.nothing()}
         share = _AUDITED * self.draw.share
-        losses = Drawn(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
+        losses = SampledRows(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
         audit = {"audit": self.draw.nothing(share), "losses": losses}
         return Tally(self.phase.tally().values | drawn | audit)
 
@@ -126,7 +128,7 @@ class Audited(Around):
             # What is missing costs nothing.
             values = matrix.dense(V)
             values = np.where(np.isnan(values), np.maximum(P, eps), values)
-            losses = trial.loss.rows(values, P, eps, trial.terms.column_weights)
+            losses = trial.loss.rows(values, P, eps, trial.variant.column_weights)
             tally["audit"] = tally["audit"].plus(places, V)
             tally["losses"] = tally["losses"].plus(places, losses[:, None])
 
@@ -143,7 +145,7 @@ class Audited(Around):
             after = first_W.started(after, self.draw.trial.of_rows(matrix.stacked(rows), state["columns"]).H)
         return after, outcome
 
-    def _far(self, audited: Drawn, expected: float) -> np.ndarray:
+    def _far(self, audited: SampledRows, expected: float) -> np.ndarray:
         """Which audited rows are of stretches unlike the sample, by their losses; none that hold little."""
         losses = audited.values[:, 0]
         stretch = audited.indices * _STRETCHES // self.draw.trial.n_rows

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.image_grid import InOrder, Places
-from dasknmf.core.phase import Drawn, Outcome, Rows, State, Tally
+from dasknmf.core.image_grid import InOrder, PixelIndex
+from dasknmf.core.phase import Outcome, Rows, SampledRows, State, Tally
 from dasknmf.core.starts.nndsvd import Projection
 from dasknmf.core.starts.sample import drawn_from
 from dasknmf.core.starts.trial import Trial
@@ -30,7 +30,7 @@ class Sketch:
 
     projection: Projection
     trial: Trial
-    rows: Places = InOrder()
+    rows: PixelIndex = InOrder()
 
     name = "sketch"
     reads_data = True
@@ -50,7 +50,7 @@ class Sketch:
     def tally(self) -> Tally:
         width, dtype = self.projection.width, self.trial.dtype
         expected = int(self._share * self.trial.n_rows * width * dtype.itemsize)
-        return Tally(self.projection.tally().values | {"rows": Drawn(width, dtype, expected)})
+        return Tally(self.projection.tally().values | {"rows": SampledRows(width, dtype, expected)})
 
     def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
         self.projection.tile(tile, rows, small, tally)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dasknmf.core.blocks.base import Sums
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import Around, Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.errors import DataError
 
@@ -87,7 +87,7 @@ class Survey:
             # scikit-learn's floors, which are absolute, in units of V and of √V.
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
-            "pull": np.asarray(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
+            "sum_to_one_weight": np.asarray(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
         }
         if self.masked:
             observed = tally["observed"]
@@ -109,7 +109,7 @@ class Survey:
         return found["squares"] if self.loss.quadratic else found["powers"]
 
 
-_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "pull")
+_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "sum_to_one_weight")
 _KEPT_OF_MASKED = ("observed", "fill", "empty rows", "hidden whole")
 
 
@@ -199,7 +199,7 @@ def mended(sparse: bool) -> str:
 
 
 @dataclass(frozen=True)
-class Surveyed(Around):
+class Surveyed(PhaseWrapper):
     """Another phase with the survey in the same read."""
 
     survey: Survey
@@ -219,7 +219,7 @@ class Surveyed(Around):
 
 
 @dataclass(frozen=True)
-class Pinned(Around):
+class Pinned(PhaseWrapper):
     """A phase that makes an H, whose first rows become those that are known.
 
     Parameters
@@ -239,7 +239,7 @@ class Pinned(Around):
 
 
 @dataclass(frozen=True)
-class MeanFilled(Around):
+class MeanFilled(PhaseWrapper):
     """A phase over V with its missing entries filled in; needs what the survey of a masked V found."""
 
     def prepare(self, state: State) -> Any:

@@ -20,18 +20,18 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dasknmf.core.blocks import CsrBlock, DenseBlock, Entries, ObservedBlock, ObservedCsrBlock, matrix
+from dasknmf.core.blocks import CsrBlock, DenseBlock, EntryWeights, MaskedBlock, MaskedCsrBlock, matrix
 from dasknmf.core.blocks.base import Block
 from dasknmf.core.blocks.lowrank import LowRankBlock
 from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
-from dasknmf.core.phase import Each, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.core.phase import Map, Phase, Rows, State, Tally, Visitor, add, visit
 from dasknmf.core.solvers import cd, first_W
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
-from dasknmf.core.solvers.variant import Terms
+from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts import random_start
 from dasknmf.core.starts.survey import Survey
 from dasknmf.errors import NumericalError
@@ -79,7 +79,7 @@ class Trial:
         Rows of all of V.
     positive : bool
         Whether a multiplicative solver goes on from H, which could not move its zeros.
-    terms : Terms
+    terms : Variant
         Rows that are missing entries have NaN for them.
     """
 
@@ -90,7 +90,7 @@ class Trial:
     seed: int
     n_rows: int
     positive: bool
-    terms: Terms = Terms()
+    variant: Variant = Variant()
 
     def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
         """From rows in the model's dtype; `columns` are the column means of all of V."""
@@ -172,13 +172,13 @@ class Trial:
             self.seed, random_start.TRIAL_STREAM + draw, np.arange(self.k), n_features
         )
         H = np.abs(np.sqrt(mean / self.k) * numbers).astype(self.dtype)
-        if self.terms.fixed is not None:
-            H[: self.terms.n_fixed] = self.terms.fixed * columns
+        if self.variant.fixed is not None:
+            H[: self.variant.n_fixed] = self.variant.fixed * columns
         return H
 
     def _descended(
         self,
-        each: Each,
+        each: Map,
         V: Matrix,
         Q: np.ndarray | None,
         H: np.ndarray,
@@ -187,7 +187,7 @@ class Trial:
         most: int,
     ) -> Fitted:
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
-        phase = self.terms.quadratic(
+        phase = self.variant.quadratic(
             self.k, H.shape[1], self.dtype, "cd", inner, penalties, n_rows=V.shape[0]
         )
         blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
@@ -197,25 +197,25 @@ class Trial:
             "squares": np.asarray(squares),
             "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
             "mean": np.asarray(mean),
-            "pull": np.asarray(SUM_WEIGHT * squares / V.shape[0]),
+            "sum_to_one_weight": np.asarray(SUM_WEIGHT * squares / V.shape[0]),
             "fill": matrix.column_means(V),
         }
         return self._repeated(each, phase, blocks, first_W.started(state, H), most)
 
-    def _polished(self, each: Each, V: Matrix, H: np.ndarray, most: int) -> Fitted:
+    def _polished(self, each: Map, V: Matrix, H: np.ndarray, most: int) -> Fitted:
         """By multiplicative passes."""
         n_rows, n_features = V.shape
-        survey = Survey((n_rows, n_features), self.loss, self.terms.masked)
+        survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
         blocks = self._blocks(V)
         state, _ = survey.update(_walked(each, survey, {}, blocks, [{} for _ in blocks]), {})
         H = first_W.floored(H, matrix.column_means(V))
-        phase = self.terms.ratio(
+        phase = self.variant.ratio(
             self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
         )
         return self._repeated(each, phase, blocks, first_W.started(state, H), most)
 
     def _repeated(
-        self, each: Each, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
+        self, each: Map, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
     ) -> Fitted:
         """Passes until the gains end."""
         rows = [{"W": np.zeros((block.n_rows, self.k), self.dtype)} for block in blocks]
@@ -231,13 +231,13 @@ class Trial:
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
         H = first_W.floored(found.H, columns) if self.positive else found.H.copy()
-        if self.terms.fixed is not None:
-            H[: self.terms.n_fixed] = self.terms.fixed  # as they are known, zeros and digits
+        if self.variant.fixed is not None:
+            H[: self.variant.n_fixed] = self.variant.fixed  # as they are known, zeros and digits
         return replace(found, H=H)
 
     def _squares(self, V: Matrix, Q: np.ndarray | None) -> float:
         """‖V‖², or ‖V Qᵀ‖², with the weights of the columns."""
-        b = self.terms.column_weights
+        b = self.variant.column_weights
         if b is None:
             return matrix.squares(V)
         if Q is None:
@@ -255,11 +255,11 @@ class Trial:
         """V in parts for several threads: their tallies together are no larger than V."""
         n_rows, n_features = V.shape
         height = max(1, n_rows * max(_BLOCK_BYTES, tally_bytes) // max(1, matrix.nbytes(V)))
-        terms = self.terms
+        variant = self.variant
         kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
-        if terms.masked or terms.column_weights is not None:
-            entries = Entries(nan=terms.masked, weights=terms.column_weights)
-            kind = partial(ObservedBlock if kind is DenseBlock else ObservedCsrBlock, entries=entries)
+        if variant.masked or variant.column_weights is not None:
+            entries = EntryWeights(nan=variant.masked, weights=variant.column_weights)
+            kind = partial(MaskedBlock if kind is DenseBlock else MaskedCsrBlock, entries=entries)
         return [
             kind(
                 [V[first : first + height]],
@@ -274,7 +274,7 @@ class Trial:
 
 
 def _walked(
-    each: Each, phase: Phase, state: State, blocks: Sequence[Block | LowRankBlock], rows: Sequence[Rows]
+    each: Map, phase: Phase, state: State, blocks: Sequence[Block | LowRankBlock], rows: Sequence[Rows]
 ) -> Tally:
     """One pass over the blocks."""
     small = phase.prepare(state)

@@ -26,7 +26,7 @@ from distributed import Client, WorkerPlugin
 
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.data.source import Chunks, Reader, Slab, Source, StageLost, nbytes_of
-from dasknmf.data.staging.memory import AnyPacked, Packed, PackedObserved, PackedSparse, Staged, packed
+from dasknmf.data.staging.memory import AnyPacked, Packed, PackedSparse, PackedWeighted, Staged, packed
 from dasknmf.errors import StageError
 from dasknmf.io.metered import fetched
 from dasknmf.io.process_owner import left_behind, signed
@@ -103,7 +103,7 @@ class FileReader(Reader):
                     yield kept.slab()
 
 
-_IN_PIECES: tuple[type[PackedSparse] | type[PackedObserved], ...] = (PackedSparse, PackedObserved)
+_IN_PIECES: tuple[type[PackedSparse] | type[PackedWeighted], ...] = (PackedSparse, PackedWeighted)
 
 
 def _read(path: Path) -> Iterator[AnyPacked]:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks.entries import Observed
+from dasknmf.core.blocks.entries import WeightedSlab
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Reader, Slab, Source, nbytes_of
 from dasknmf.io.metered import fetched
@@ -99,7 +99,7 @@ class PackedSparse:
 
 
 @dataclass(frozen=True)
-class PackedObserved:
+class PackedWeighted:
     """A dense slab with the weights of its entries."""
 
     values: Packed
@@ -108,19 +108,19 @@ class PackedObserved:
     LETTERS = "OVW"
 
     @classmethod
-    def of(cls, slab: Observed) -> PackedObserved:
+    def of(cls, slab: WeightedSlab) -> PackedWeighted:
         assert slab.weights is not None
         assert isinstance(slab.values, np.ndarray)
         return cls(Packed.of(slab.values), Packed.of(slab.weights))
 
     @classmethod
-    def of_parts(cls, parts: list[np.ndarray]) -> PackedObserved:
+    def of_parts(cls, parts: list[np.ndarray]) -> PackedWeighted:
         """What `parts` gave, without its letters."""
         orders, values, weights = parts
         return cls(Packed(values, chr(orders[0, 0])), Packed(weights, chr(orders[0, 1])))
 
-    def slab(self) -> Observed:
-        return Observed(self.values.slab(), self.weights.slab())
+    def slab(self) -> WeightedSlab:
+        return WeightedSlab(self.values.slab(), self.weights.slab())
 
     @property
     def nbytes(self) -> int:
@@ -135,12 +135,12 @@ class PackedObserved:
 
 def packed(slab: Any) -> AnyPacked:
     """The slab as a stage keeps it."""
-    if isinstance(slab, Observed):
-        return PackedObserved.of(slab)
+    if isinstance(slab, WeightedSlab):
+        return PackedWeighted.of(slab)
     return PackedSparse.of(slab) if scipy.sparse.issparse(slab) else Packed.of(slab)
 
 
-AnyPacked = Packed | PackedSparse | PackedObserved
+AnyPacked = Packed | PackedSparse | PackedWeighted
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
