@@ -76,9 +76,9 @@ class Fit:
             self.models, self.source, self.grid, self.scheduler, kept=isinstance(run, MemoryRun)
         )
         self._reads = PassRunner(self.source, self.grid, run, self.scheduler, self._model.dtype, together)
-        if not run.position.passes:
-            run.position = replace(run.position, members=tuple(map(ModelStatus, range(len(self.models)))))
-        if run.position.outcome is None:
+        if not run.progress.passes:
+            run.progress = replace(run.progress, models=tuple(map(ModelStatus, range(len(self.models)))))
+        if run.progress.outcome is None:
             run.plan(self._planned(projections, self.scheduler.memory_limit))
         if makes_tiles_dense(self._model, self.source):
             log.warning(
@@ -91,23 +91,23 @@ class Fit:
         histories = run.history.by_model()
         self._own: dict[int, History] = {
             member.model: histories.get(member.model, History()) if several else run.history
-            for member in run.position.members
+            for member in run.progress.models
         }
         with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each, counted() as retries:
             self._reads.retries = retries
-            while run.position.start < n_starts:
+            while run.progress.start < n_starts:
                 self._start()
             if self.given is not None and not run.history.exact and not self._placed():
                 self._place(self.given)
             # The last pass has no state of a member that ended before.
-            members = run.position.members
-            states = states_of(run.factors, [run.position.answer_of(member) for member in members])
+            members = run.progress.models
+            states = states_of(run.factors, [run.progress.location_of(member) for member in members])
             self._rules = {
                 member.model: self.models[member.model].stop_rule(self.tol, state)
                 for member, state in zip(members, states, strict=True)
             }
             self._resume()
-            while run.position.outcome is None:
+            while run.progress.outcome is None:
                 self._advance()
 
     @property
@@ -118,10 +118,10 @@ class Fit:
 
     def _start(self) -> None:
         """The next pass before the first exact one."""
-        at = self.run.position
-        lineups = [self.models[member.model].starts()[at.start] for member in at.members]
+        at = self.run.progress
+        lineups = [self.models[member.model].starts()[at.start] for member in at.models]
         alike = at.start == 0 and self._model.surveyed_alone
-        turns = [ModelPass(*each) for each in zip(at.members, lineups, strict=True)]
+        turns = [ModelPass(*each) for each in zip(at.models, lineups, strict=True)]
         try:
             passed = self._reads(turns[:1] if alike else turns)
             survey.check(
@@ -140,7 +140,7 @@ class Fit:
         phase_indices = passed.phase_indices * len(turns) if alike else passed.phase_indices
         members = (
             replace(member, phase_indices=each, leader=each[0])
-            for member, each in zip(at.members, phase_indices, strict=True)
+            for member, each in zip(at.models, phase_indices, strict=True)
         )
         record = self._record(passed, turns[0], 0, passed.outcomes[0][0], self.run.history)
         after = replace(
@@ -149,17 +149,17 @@ class Fit:
             start=at.start + 1,
             state=passed.name,
             rows=passed.rows or at.rows,
-            members=tuple(members),
+            models=tuple(members),
         )
         self._commit(after, record, passed.sums)
 
     def _placed(self) -> bool:
-        at = self.run.position
-        return "H" in self.run.factors.read_state(at.state, at.members[0].leader)
+        at = self.run.progress
+        return "H" in self.run.factors.read_state(at.state, at.models[0].leader)
 
     def _place(self, given: tuple[Any, np.ndarray]) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
-        at = self.run.position
+        at = self.run.progress
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
         W, H = given
@@ -183,35 +183,35 @@ class Fit:
 
     def _resume(self) -> None:
         """Models whose end this budget brings, or takes back, since the last commit."""
-        at = self.run.position
+        at = self.run.progress
         if at.outcome is not None or not at.iteration:
             return
         members = []
-        for member in at.members:
-            if member.answer is None or member.answer.state == at.state:
+        for member in at.models:
+            if member.location is None or member.location.state == at.state:
                 own = self._own[member.model]
                 ended = self._ended(member.model, own, member.iteration)
-                member = replace(member, outcome=None if ended is None else ended.value, answer=None)
+                member = replace(member, outcome=None if ended is None else ended.value, location=None)
                 if ended is not None and self._tells(own[-1]):
-                    member = replace(member, answer=at.answer_of(member))
+                    member = replace(member, location=at.location_of(member))
             members.append(member)
-        after = replace(at, members=tuple(members)).closed()
+        after = replace(at, models=tuple(members)).closed()
         if after.outcome is not None:
             self._commit(after, None, self.run.sums)
-        self.run.position = after
+        self.run.progress = after
 
     def _advance(self) -> None:
         """One pass: exact for the models that go on, closing for those that ended with the last."""
-        at = self.run.position
+        at = self.run.progress
         turns = []
-        for member in at.members:
+        for member in at.models:
             model = self.models[member.model]
             if member.outcome is None:
                 turns.append(ModelPass(member, model.lineup(member.iteration)))
-            elif member.answer is None:
+            elif member.location is None:
                 turns.append(ModelPass(replace(member, phase_indices=(member.leader,)), (model.closing(),)))
         passed = self._reads(turns)
-        members = {member.model: member for member in at.members}
+        members = {member.model: member for member in at.models}
         advances = []
         for turn, phase_indices, outcomes in zip(turns, passed.phase_indices, passed.outcomes, strict=True):
             member, own = self._moved(turn, passed, phase_indices, outcomes)
@@ -229,7 +229,7 @@ class Fit:
             iteration=iteration,
             state=passed.name if going else at.state,
             rows=passed.rows if going else at.rows,
-            members=tuple(members.values()),
+            models=tuple(members.values()),
         )
         after = (self._halved(after) if iteration > at.iteration else after).closed()
         record = self._own[after.best.model][-1]
@@ -245,7 +245,7 @@ class Fit:
         outcomes: tuple[Outcome, ...],
     ) -> tuple[ModelStatus, Record]:
         """A model after its part in a pass, and its own record of it."""
-        at, member = self.run.position, turn.member
+        at, member = self.run.progress, turn.member
         own = self._own[member.model]
         leader = min(
             range(len(phase_indices)), key=lambda phase_index: height(outcomes[phase_index].objective)
@@ -253,7 +253,7 @@ class Fit:
         best = outcomes[leader]
         if member.outcome is not None:
             record = self._record(passed, turn, member.iteration, best, own)
-            return replace(member, answer=at.answer_of(member), objective=record.objective), record
+            return replace(member, location=at.location_of(member), objective=record.objective), record
         if len(phase_indices) > 1:
             best = replace(best, measures=best.measures | rivals(height(each.objective) for each in outcomes))
         record = self._record(passed, turn, member.iteration + 1, best, own)
@@ -264,7 +264,7 @@ class Fit:
             # The pair that entered is the answer, and this pass has evaluated it.
             record = replace(record, phase="closing", iteration=member.iteration)
             entered = replace(member, leader=turn.starts_from[leader])
-            entered = replace(entered, outcome=Ending.CONVERGED.value, answer=at.answer_of(entered))
+            entered = replace(entered, outcome=Ending.CONVERGED.value, location=at.location_of(entered))
             return replace(entered, objective=record.objective), record
         member = replace(
             member,
@@ -278,7 +278,7 @@ class Fit:
             rows = next((each for each in passed.rows if member.leader in each.models), None)
             told = self._tells(record)
             answer = FactorLocation(passed.name, member.leader, rows) if told else None
-            member = replace(member, outcome=ended.value, answer=answer)
+            member = replace(member, outcome=ended.value, location=answer)
         return member, record
 
     def _halved(self, after: Progress) -> Progress:
@@ -286,9 +286,9 @@ class Fit:
         rounds = math.log2(after.iteration / _FIRST_HALVING)
         if not self.halving or rounds < 0 or rounds != int(rounds):
             return after
-        kept = sorted(after.members, key=lambda member: height(member.objective))
+        kept = sorted(after.models, key=lambda member: height(member.objective))
         kept = kept[: -(-len(kept) // 2)]
-        return replace(after, members=tuple(member for member in after.members if member in kept))
+        return replace(after, models=tuple(member for member in after.models if member in kept))
 
     def _record(
         self, passed: PassResult, turn: ModelPass, iteration: int, outcome: Outcome, history: History
@@ -387,8 +387,8 @@ def _advance_of(model: int, record: Record) -> Advance:
 
 def _lies_in(member: ModelStatus, name: str) -> bool:
     """Whether a member goes on from the pass of that name, or ended with it."""
-    if member.answer is not None:
-        return member.answer.state == name
+    if member.location is not None:
+        return member.location.state == name
     return True
 
 

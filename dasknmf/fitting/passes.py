@@ -77,7 +77,7 @@ class PassRunner:
 
     def __call__(self, turns: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
         """Run one; `afresh` without the states and the rows that the last has left."""
-        at = self.run.position
+        at = self.run.progress
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
         rows: list[FactorVersion] = []

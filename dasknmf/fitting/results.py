@@ -24,8 +24,8 @@ def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str, see
     W : dask.array.Array of shape (n_samples, n_components)
         Lazily over the factors of the run.
     """
-    position, history = run.position, run.history
-    answer = position.answer
+    position, history = run.progress, run.history
+    answer = position.location
     state = run.factors.read_state(answer.state, answer.phase_index)
     W, H = oriented(run.factors, answer, grid, transposed=transposed)
     nmf.components_ = H

@@ -75,7 +75,7 @@ class Session:
         try:
             fit()
         except MemoryLimitError:
-            if not self.run.position.passes:
+            if not self.run.progress.passes:
                 self.run.discard()  # models that cannot be fitted leave no run behind
             raise
 
@@ -107,7 +107,7 @@ class Session:
 
     def conclude(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
         """One more pass, which starts from what the survey knows; its state and rows are the run's answer."""
-        at, one = self.run.position, self.problem
+        at, one = self.run.progress, self.problem
         with self.scheduler.tuned(), self.scheduler.mapping() as each:
             reads = PassRunner(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
             passed = reads([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
@@ -138,7 +138,7 @@ class Session:
         if self.problem.transposed:
             kept = computed(W)
         else:
-            kept = rows_in_memory(self.run.factors, self.run.position.answer, self.problem.grid)
+            kept = rows_in_memory(self.run.factors, self.run.progress.location, self.problem.grid)
         return da.from_array(kept, chunks=W.chunks, name=False) if chunked else kept
 
 

@@ -135,9 +135,9 @@ class Study:
     @cached_property
     def surveyed(self) -> State:
         """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
-        at, model = self.work.run.position, self.work.problem.model
+        at, model = self.work.run.progress, self.work.problem.model
         if model.variant.resampling is None and not model.variant.hidden:
-            answer = at.answer_of(at.members[0])
+            answer = at.location_of(at.models[0])
             return self.work.run.factors.read_state(answer.state, answer.phase_index)
         phase = Survey(model.shape, model.loss, model.variant.masked)
         (tally,) = self._asked([phase], [model])
@@ -167,7 +167,7 @@ class Study:
     def handed(self) -> Any:
         """The answer's W, as the user gets it."""
         run, one = self.work.run, self.work.problem
-        W, _ = oriented(run.factors, run.position.answer, one.grid, transposed=False)
+        W, _ = oriented(run.factors, run.progress.location, one.grid, transposed=False)
         return self.work.handed(W, chunked=data.is_chunked(self.X))
 
     @property
@@ -342,8 +342,8 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
         Rank and seed of each model.
     """
     found = []
-    members, histories = run.position.members, run.history.by_model()
-    states = states_of(run.factors, [run.position.answer_of(member) for member in members])
+    members, histories = run.progress.models, run.history.by_model()
+    states = states_of(run.factors, [run.progress.location_of(member) for member in members])
     for member, state in zip(members, states, strict=True):
         own = histories[member.model] if len(made) > 1 else run.history
         # Beside the passes of a fit stands that of a conclusion.

@@ -1,6 +1,6 @@
-"""What tasks read and write: generations of W, and the small states.
+"""What tasks read and write: versions of W, and the small states.
 
-A generation is every panel's rows after one pass. It is never written twice: its name holds the
+A version is every panel's rows after one pass. It is never written twice: its name holds the
 number of the pass and a token of the client that ran it, so a task that wakes up late writes
 beside the live factors, not over them.
 """
@@ -39,7 +39,7 @@ class FactorVersion:
 
     @classmethod
     def of(cls, name: str, widths: Sequence[Mapping[str, int]], first: int = 0) -> FactorVersion:
-        """The generation of models, counted from `first`, whose phases leave arrays of these widths."""
+        """The version of models, counted from `first`, whose phases leave arrays of these widths."""
         flat = (
             (model, array, columns)
             for model, arrays in enumerate(widths, first)
@@ -60,7 +60,7 @@ class FactorVersion:
                 return block[:, first : first + columns]
             first += columns
         raise RunDamagedError(
-            f"generation {self.name!r} has no W of model {model}, whose rows the commit says are there: "
+            f"version {self.name!r} has no W of model {model}, whose rows the commit says are there: "
             "restore the store from a copy, or start over with overwrite=True."
         )
 
@@ -81,7 +81,7 @@ class FactorVersion:
 
 
 def pass_of(name: str) -> int:
-    """The number of the pass that a generation or a state is of; of another name the largest there is."""
+    """The number of the pass that a version or a state is of; of another name the largest there is."""
     number = name.split("-")[0]
     return int(number) if number.isdecimal() else sys.maxsize
 
@@ -89,13 +89,13 @@ def pass_of(name: str) -> int:
 class Factors(Protocol):
     """Both kinds of factor store, as the engine sees them."""
 
-    def begin(self, generation: FactorVersion) -> None:
-        """Make room for a generation, before any task writes to it."""
+    def begin(self, version: FactorVersion) -> None:
+        """Make room for a version, before any task writes to it."""
 
-    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
-        """A panel's rows, shape (n_rows, generation.width). Not to be changed."""
+    def read_rows(self, version: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
+        """A panel's rows, shape (n_rows, version.width). Not to be changed."""
 
-    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
+    def write_rows(self, version: FactorVersion, panel: int, block: np.ndarray) -> None:
         """Keep a panel's rows; the block is not changed afterwards."""
 
     def read_state(self, name: str, model: int) -> State:
@@ -110,8 +110,8 @@ class Factors(Protocol):
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
         """States other than those of these models, by the names of passes, are not asked for any more."""
 
-    def drop(self, generation: str) -> None:
-        """Delete a generation that no commit needs any more."""
+    def drop(self, version: str) -> None:
+        """Delete a version that no commit needs any more."""
 
 
 class MemoryFactors:
@@ -121,14 +121,14 @@ class MemoryFactors:
         self._rows: dict[str, dict[int, np.ndarray]] = {}
         self._states: dict[str, dict[int, State]] = {}
 
-    def begin(self, generation: FactorVersion) -> None:
-        self._rows[generation.name] = {}
+    def begin(self, version: FactorVersion) -> None:
+        self._rows[version.name] = {}
 
-    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
-        return self._rows[generation.name][panel]
+    def read_rows(self, version: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
+        return self._rows[version.name][panel]
 
-    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
-        self._rows[generation.name][panel] = block
+    def write_rows(self, version: FactorVersion, panel: int, block: np.ndarray) -> None:
+        self._rows[version.name][panel] = block
 
     def read_state(self, name: str, model: int) -> State:
         return self._states[name][model] if name else {}
@@ -147,5 +147,5 @@ class MemoryFactors:
             if name in live
         }
 
-    def drop(self, generation: str) -> None:
-        self._rows.pop(generation, None)
+    def drop(self, version: str) -> None:
+        self._rows.pop(version, None)

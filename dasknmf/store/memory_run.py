@@ -17,16 +17,16 @@ class MemoryRun:
 
     def __init__(self) -> None:
         self.factors = MemoryFactors()
-        self.position = Progress()
+        self.progress = Progress()
         self.history = History()
         self.sums: tuple[float, ...] | None = None
         self.writer_id = "memory"
 
-    def commit(self, position: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        for generation in self.position.generations - position.generations:
-            self.factors.drop(generation)
-        self.factors.forget_states(position.states)
-        self.position = position
+    def commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
+        for version in self.progress.versions - progress.versions:
+            self.factors.drop(version)
+        self.factors.forget_states(progress.states)
+        self.progress = progress
         self.history = self.history.plus(record) if record else self.history
         self.sums = sums
 
@@ -42,12 +42,12 @@ class MemoryRun:
     @property
     def concluded(self) -> bool:
         """Whether the models have been followed by a conclusion."""
-        return self.position.conclusion is not None
+        return self.progress.conclusion is not None
 
-    def forget(self, generations: Iterable[FactorVersion]) -> None:
+    def forget(self, versions: Iterable[FactorVersion]) -> None:
         """Delete rows that were written but not committed."""
-        for generation in generations:
-            self.factors.drop(generation.name)
+        for version in versions:
+            self.factors.drop(version.name)
 
     def discard(self) -> None:
         """Nothing of it is anywhere else."""

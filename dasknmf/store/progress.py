@@ -48,7 +48,7 @@ class ModelStatus:
     """Exact passes done."""
     outcome: str | None = None
     """How its fit ended; None while it runs."""
-    answer: FactorLocation | None = None
+    location: FactorLocation | None = None
     """What it ended with, once its loss is known; its rows while it is the lowest that has ended."""
     objective: float | None = None
     """Of the last pass that told it."""
@@ -67,8 +67,8 @@ class Progress:
     state: str = ""
     """Name of the pass that left the latest state."""
     rows: tuple[FactorVersion, ...] = ()
-    """The latest generations."""
-    members: tuple[ModelStatus, ...] = (ModelStatus(0),)
+    """The latest versions."""
+    models: tuple[ModelStatus, ...] = (ModelStatus(0),)
     """The models, in the order of their numbers, without those that were given up."""
     outcome: str | None = None
     """How the fit ended; None while it runs."""
@@ -78,70 +78,70 @@ class Progress:
     @property
     def best(self) -> ModelStatus:
         """What the fit would return: the lowest objective, the first of equals."""
-        return min(self.members, key=lambda member: height(member.objective))
+        return min(self.models, key=lambda member: height(member.objective))
 
     @property
-    def answer(self) -> FactorLocation:
+    def location(self) -> FactorLocation:
         """Where the factors lie that the run is asked for."""
-        return self.conclusion or self.answer_of(self.best)
+        return self.conclusion or self.location_of(self.best)
 
-    def answer_of(self, member: ModelStatus) -> FactorLocation:
+    def location_of(self, member: ModelStatus) -> FactorLocation:
         """Where the factors of a member lie, or have come to so far."""
-        if member.answer is not None:
-            return member.answer
+        if member.location is not None:
+            return member.location
         rows = (each for each in self.rows if member.leader in each.models)
         return FactorLocation(self.state, member.leader, next(rows, None))
 
     def closed(self) -> Progress:
         """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
-        ended = [member for member in self.members if member.answer is not None]
+        ended = [member for member in self.models if member.location is not None]
         if not ended:
             return self
         lowest = min(ended, key=lambda member: height(member.objective))
         members = tuple(
-            replace(member, answer=replace(member.answer, rows=None))
-            if member.answer is not None and member is not lowest
+            replace(member, location=replace(member.location, rows=None))
+            if member.location is not None and member is not lowest
             else member
-            for member in self.members
+            for member in self.models
         )
         outcome = lowest.outcome if len(ended) == len(members) else self.outcome
-        return replace(self, members=members, outcome=outcome)
+        return replace(self, models=members, outcome=outcome)
 
     @property
-    def generations(self) -> set[str]:
+    def versions(self) -> set[str]:
         """Names of all that hold rows which are still needed."""
-        return {each.name for each in (*self.rows, *(answer.rows for answer in self._answers)) if each}
+        return {each.name for each in (*self.rows, *(location.rows for location in self._locations)) if each}
 
     @property
     def states(self) -> dict[str, set[int]]:
         """The states that are still needed: numbers of phases, by the names of the passes that left them."""
-        going = [member for member in self.members if member.answer is None]
+        going = [member for member in self.models if member.location is None]
         needed = {
             self.state: {
                 phase_index for member in going for phase_index in (*member.phase_indices, member.leader)
             }
         }
-        for answer in self._answers:
-            needed.setdefault(answer.state, set()).add(answer.phase_index)
+        for location in self._locations:
+            needed.setdefault(location.state, set()).add(location.phase_index)
         return needed
 
     @property
-    def _answers(self) -> list[FactorLocation]:
-        ended = [member.answer for member in self.members if member.answer]
+    def _locations(self) -> list[FactorLocation]:
+        ended = [member.location for member in self.models if member.location]
         return [*ended, self.conclusion] if self.conclusion else ended
 
 
-def states_of(factors: Factors, answers: Sequence[FactorLocation]) -> list[State]:
+def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[State]:
     """The small states of several models: those that one pass has left are read at once."""
     phase_indices: dict[str, list[int]] = {}
-    for answer in answers:
-        phase_indices.setdefault(answer.state, []).append(answer.phase_index)
+    for location in locations:
+        phase_indices.setdefault(location.state, []).append(location.phase_index)
     found = {
         (name, phase_index): state
         for name, own in phase_indices.items()
         for phase_index, state in zip(own, factors.read_states(name, own), strict=True)
     }
-    return [found[answer.state, answer.phase_index] for answer in answers]
+    return [found[location.state, location.phase_index] for location in locations]
 
 
 def height(objective: float | None) -> float:
@@ -168,18 +168,18 @@ def committed(
             "the version that wrote it, or start over with overwrite=True."
         )
     segments = [(int(first), str(writer_id)) for first, writer_id in content["segments"]]
-    position = Progress(
+    progress = Progress(
         content["passes"],
         content["start"],
         content["iteration"],
         content["state"],
-        tuple(_generation(rows) for rows in content["rows"]),
-        tuple(_member(member) for member in content["members"]),
+        tuple(_version(rows) for rows in content["rows"]),
+        tuple(_member(member) for member in content["models"]),
         content["outcome"],
-        _answer(content["conclusion"]),
+        _location(content["conclusion"]),
     )
     history = []
-    for index in range(position.passes):
+    for index in range(progress.passes):
         writer_id = [writer_id for first, writer_id in segments if first <= index][-1]
         path = f"history/{index}-{writer_id}"
         record = records.read(store, path, schema.HISTORY)
@@ -190,35 +190,34 @@ def committed(
             )
         measures = Told(f"the record {path!r} of the run at {str(store)!r}", record["measures"])
         history.append(replace(from_json(record), measures=measures))
-    _check_models(store, schema.models_of(identity), position, history)
+    _check_models(store, schema.models_of(identity), progress, history)
     sums = read_sums(store) if content["has_sums"] else None
-    return position, History(history), sums, segments
+    return progress, History(history), sums, segments
 
 
-def _check_models(store: Any, n_models: int, position: Progress, history: Sequence[Record]) -> None:
+def _check_models(store: Any, n_models: int, progress: Progress, history: Sequence[Record]) -> None:
     """Refuse models that the run has not, as members of its commit or in its history."""
-    numbers = [member.model for member in position.members]
+    numbers = [member.model for member in progress.models]
     numbers += [advance.model for record in history for advance in record.models]
     if max(numbers) >= n_models:
         raise records.damaged(store, "commit", f"it tells of model {max(numbers)}, of {n_models} in all")
 
 
-def _generation(content: dict[str, Any]) -> FactorVersion:
+def _version(content: dict[str, Any]) -> FactorVersion:
     return FactorVersion(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
 
 
-def _answer(content: dict[str, Any] | None) -> FactorLocation | None:
+def _location(content: dict[str, Any] | None) -> FactorLocation | None:
     if content is None:
         return None
     rows = content["rows"]
-    return FactorLocation(
-        content["state"], content["phase_index"], None if rows is None else _generation(rows)
-    )
+    return FactorLocation(content["state"], content["phase_index"], None if rows is None else _version(rows))
 
 
 def _member(content: dict[str, Any]) -> ModelStatus:
     return ModelStatus(
-        **content | {"phase_indices": tuple(content["phase_indices"]), "answer": _answer(content["answer"])}
+        **content
+        | {"phase_indices": tuple(content["phase_indices"]), "location": _location(content["location"])}
     )
 
 

@@ -29,7 +29,7 @@ class Run:
     ----------
     H : ndarray of shape (n_components, n_features)
     W : dask.array.Array of shape (n_samples, n_components)
-        Lazy; it reads the generation that was live when the run was opened, or raises.
+        Lazy; it reads the version that was live when the run was opened, or raises.
     history : History
     params : dict
         Parameters of the model and of the run.
@@ -75,8 +75,8 @@ class Run:
         self.identity: dict[str, Any] = about["identity"]
         self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
         self.environment: dict[str, Any] = about["environment"]
-        self.position, self.history, self.sums, _ = committed(self.store, about["identity"])
-        self.status = self.position.outcome or "running"
+        self.progress, self.history, self.sums, _ = committed(self.store, about["identity"])
+        self.status = self.progress.outcome or "running"
         self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
         self._transposed = bool(about["identity"]["transposed"])
         self._grid = read_grid(self.store, about["identity"])
@@ -85,7 +85,7 @@ class Run:
     def __repr__(self) -> str:
         n, m = self.shape
         k = self.n_components
-        return f"<Run {n} x {m}, {k} components, {self.position.iteration} passes, {self.status}>"
+        return f"<Run {n} x {m}, {k} components, {self.progress.iteration} passes, {self.status}>"
 
     def _repr_html_(self) -> str:
         n, m = self.shape
@@ -103,7 +103,7 @@ class Run:
     @property
     def n_components(self) -> int:
         """Rows of H; of many factorizations that have not ended, the most of any."""
-        concluded = self.position.conclusion
+        concluded = self.progress.conclusion
         if concluded is None or concluded.rows is None:
             return int(self.params["n_components"])
         return concluded.rows.widths[0][2]
@@ -111,7 +111,7 @@ class Run:
     @property
     def n_iter(self) -> int:
         """Exact passes done."""
-        return self.position.iteration
+        return self.progress.iteration
 
     @property
     def W(self) -> Any:
@@ -148,7 +148,7 @@ class Run:
 
     @property
     def n_passes(self) -> int:
-        return self.position.passes
+        return self.progress.passes
 
     @property
     def factors(self) -> ZarrFactors:
@@ -158,14 +158,14 @@ class Run:
     @property
     def concluded(self) -> bool:
         """Whether the factors are what was made of many factorizations."""
-        return self.position.conclusion is not None
+        return self.progress.conclusion is not None
 
     @property
     def found(self) -> dict[str, Any] | None:
         """What was found out about many factorizations, once the factors are what followed from it."""
-        if not selection.concluded(self.store, self.position):
+        if not selection.concluded(self.store, self.progress):
             return None
-        return selection.read(self.store, self.position, self.identity)
+        return selection.read(self.store, self.progress, self.identity)
 
     @property
     def writer(self) -> str | None:
@@ -210,24 +210,24 @@ class Run:
 
     @property
     def _state(self) -> dict[str, np.ndarray]:
-        answer = self.position.answer
-        return self.factors.read_state(answer.state, answer.phase_index)
+        location = self.progress.location
+        return self.factors.read_state(location.state, location.phase_index)
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
-        return oriented(self.factors, self.position.answer, self._grid, transposed=self._transposed)
+        return oriented(self.factors, self.progress.location, self._grid, transposed=self._transposed)
 
     def _check_has_factors(self) -> None:
-        if self.position.answer.rows is None and "many" in self.identity:
+        if self.progress.location.rows is None and "many" in self.identity:
             raise RunError(
                 f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
-                f"it stands after {self.position.passes} passes: start the same command again."
+                f"it stands after {self.progress.passes} passes: start the same command again."
             )
         # Rows that a start leaves may be those of a sketch, and no factor.
-        if self.position.answer.rows is None or "H" not in self._state:
+        if self.progress.location.rows is None or "H" not in self._state:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
-                f"{self.position.passes} passes; factors exist from the first exact pass on: start the same "
+                f"{self.progress.passes} passes; factors exist from the first exact pass on: start the same "
                 "fit again."
             )
 
@@ -253,23 +253,23 @@ def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
 
 
 def oriented(
-    factors: Factors, answer: FactorLocation, grid: Grid, *, transposed: bool
+    factors: Factors, location: FactorLocation, grid: Grid, *, transposed: bool
 ) -> tuple[Any, np.ndarray]:
     """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
-    small = factors.read_state(answer.state, answer.phase_index)["H"]
+    small = factors.read_state(location.state, location.phase_index)["H"]
     if not transposed:
-        return rows_lazily(factors, answer, grid, len(small), small.dtype), small
+        return rows_lazily(factors, location, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)
-    return W, np.ascontiguousarray(rows_in_memory(factors, answer, grid).T)
+    return W, np.ascontiguousarray(rows_in_memory(factors, location, grid).T)
 
 
-def rows_in_memory(factors: Factors, answer: FactorLocation, grid: Grid) -> np.ndarray:
+def rows_in_memory(factors: Factors, location: FactorLocation, grid: Grid) -> np.ndarray:
     """W's rows of the leading model, read by this process."""
-    return np.concatenate([_rows_of(factors, answer, panel.index, panel.n_rows) for panel in grid])
+    return np.concatenate([_rows_of(factors, location, panel.index, panel.n_rows) for panel in grid])
 
 
-def rows_lazily(factors: Factors, answer: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
-    """The same as a Dask array, one chunk per panel, pinned to the live generation."""
+def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
+    """The same as a Dask array, one chunk per panel, pinned to the live version."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
     # One layer for all panels: a layer for each makes whoever takes one of them look through all.
@@ -277,9 +277,9 @@ def rows_lazily(factors: Factors, answer: FactorLocation, grid: Grid, k: int, dt
     for number, panel in enumerate(grid):
         key = (name, number, 0)
         if isinstance(factors, MemoryFactors):
-            graph[key] = DataNode(key, _rows_of(factors, answer, panel.index, panel.n_rows))
+            graph[key] = DataNode(key, _rows_of(factors, location, panel.index, panel.n_rows))
         else:
-            graph[key] = Task(key, _rows_of, TaskRef(shared), answer, panel.index, panel.n_rows)
+            graph[key] = Task(key, _rows_of, TaskRef(shared), location, panel.index, panel.n_rows)
     if not isinstance(factors, MemoryFactors):
         graph[shared] = DataNode(shared, factors)
     return da.Array(
@@ -291,6 +291,6 @@ def rows_lazily(factors: Factors, answer: FactorLocation, grid: Grid, k: int, dt
     )
 
 
-def _rows_of(factors: Factors, answer: FactorLocation, panel: int, n_rows: int) -> np.ndarray:
-    assert answer.rows is not None  # asked for only once there is a pair
-    return answer.rows.of_model(factors.read_rows(answer.rows, panel, n_rows), answer.phase_index)
+def _rows_of(factors: Factors, location: FactorLocation, panel: int, n_rows: int) -> np.ndarray:
+    assert location.rows is not None  # asked for only once there is a pair
+    return location.rows.of_model(factors.read_rows(location.rows, panel, n_rows), location.phase_index)

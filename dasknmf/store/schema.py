@@ -132,8 +132,8 @@ RUN = _both(
     _no_bomb,
 )
 
-_GENERATION = fields({"name": _pass, "widths": items(row(_MODEL, text, _COMPONENTS), 4 * MOST_MODELS)})
-_ANSWER = fields({"state": _pass, "phase_index": _MODEL, "rows": or_none(_GENERATION)})
+_VERSION = fields({"name": _pass, "widths": items(row(_MODEL, text, _COMPONENTS), 4 * MOST_MODELS)})
+_LOCATION = fields({"state": _pass, "phase_index": _MODEL, "rows": or_none(_VERSION)})
 _MEMBER = fields(
     {
         "model": _MODEL,
@@ -141,7 +141,7 @@ _MEMBER = fields(
         "leader": _MODEL,
         "iteration": integer(),
         "outcome": _ENDING,
-        "answer": or_none(_ANSWER),
+        "location": or_none(_LOCATION),
         "objective": or_none(number),
     },
     None,
@@ -150,15 +150,15 @@ _MEMBER = fields(
 
 
 def _commit(record: Any) -> None:
-    models = [member["model"] for member in record["members"]]
+    models = [member["model"] for member in record["models"]]
     if models != sorted(set(models)):
-        raise Unlike("a list of models, each once, in the order of their numbers", models, "members")
+        raise Unlike("a list of models, each once, in the order of their numbers", models, "models")
     segments = [first for first, _ in record["segments"]]
     if segments != sorted(set(segments)) or (segments[:1] != [0] if record["passes"] else bool(segments)):
         raise Unlike("segments that begin with pass 0 and follow each other", segments, "segments")
     if bool(record["state"]) != bool(record["passes"]):
         raise Unlike("the name of a pass once there are any", record["state"], "state")
-    ended = [member for member in record["members"] if member["outcome"] is not None]
+    ended = [member for member in record["models"] if member["outcome"] is not None]
     if record["outcome"] is not None and len(ended) < len(models):
         raise Unlike("None while models go on", record["outcome"], "outcome")
     if record["iteration"] > record["passes"] or record["start"] > record["passes"]:
@@ -176,10 +176,10 @@ _COMMIT = _both(
             "start": integer(0, 2**10),
             "iteration": integer(0, 2**40),
             "state": either(one_of(""), _pass),
-            "rows": items(_GENERATION, MOST_MODELS),
-            "members": items(_MEMBER, MOST_MODELS, 1),
+            "rows": items(_VERSION, MOST_MODELS),
+            "models": items(_MEMBER, MOST_MODELS, 1),
             "outcome": _ENDING,
-            "conclusion": or_none(_ANSWER),
+            "conclusion": or_none(_LOCATION),
         }
     ),
     _commit,

@@ -40,17 +40,17 @@ def write(store: Any, content: dict[str, Any], values: dict[str, np.ndarray], pa
     records.write(store, _RECORD, {"content": content, "arrays": dtypes, "passes": passes})
 
 
-def concluded(store: Any, position: Progress) -> bool:
+def concluded(store: Any, progress: Progress) -> bool:
     """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
     record = records.read(store, _RECORD, schema.FINDINGS)
-    return record is not None and _concludes(position, record["passes"])
+    return record is not None and _concludes(progress, record["passes"])
 
 
-def _concludes(position: Progress, passes: int) -> bool:
-    return position.conclusion is not None and int(position.conclusion.state.split("-")[0]) == passes
+def _concludes(progress: Progress, passes: int) -> bool:
+    return progress.conclusion is not None and int(progress.conclusion.state.split("-")[0]) == passes
 
 
-def read(store: Any, position: Progress, identity: dict[str, Any]) -> dict[str, Any] | None:
+def read(store: Any, progress: Progress, identity: dict[str, Any]) -> dict[str, Any] | None:
     """Both, by name; None where there is nothing, or models have moved since.
 
     Raises
@@ -59,10 +59,10 @@ def read(store: Any, position: Progress, identity: dict[str, Any]) -> dict[str, 
         If it is not as it was written.
     """
     record = records.read(store, _RECORD, schema.FINDINGS)
-    if record is None or position.outcome is None:
+    if record is None or progress.outcome is None:
         return None
     # A conclusion is a pass of its own, which moves no model.
-    if record["passes"] != position.passes and not _concludes(position, record["passes"]):
+    if record["passes"] != progress.passes and not _concludes(progress, record["passes"]):
         return None
     found = Told(f"the record {_RECORD!r} of the run at {str(store)!r}", record["content"])
     for name, dtype in record["arrays"].items():

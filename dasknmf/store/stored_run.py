@@ -4,7 +4,7 @@
 
     run            identity, budget, environment: written once (budget and environment: at each start)
     panels         the panel table: edges, and Σv of each panel once the first pass has read V
-    W/<pass>-<epoch>        one generation of rows, one chunk per panel
+    W/<pass>-<epoch>        one version of rows, one chunk per panel
     small/<pass>-<epoch>    H and the solver's small state of each model
     history/<pass>-<epoch>  what the pass achieved
     features       names of the features, where V has them, and their scale
@@ -116,14 +116,14 @@ class StoredRun:
         self.store = _writable(target)
         self._check_is_ours(overwrite=overwrite)
         self._lock = Lock(self.store)
-        # Beside the next pass: to delete a generation takes as long as to commit one.
+        # Beside the next pass: to delete a version takes as long as to commit one.
         self._pruner = ThreadPoolExecutor(1, "dasknmf-prune")
         self._pruning: Future[None] = self._pruner.submit(lambda: None)
         self._discarded = False
         try:
             self.writer_id = self._lock.token
             self.factors = ZarrFactors(self.store, grid, columns_of(identity), dtype)
-            self.position = Progress()
+            self.progress = Progress()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
@@ -145,10 +145,10 @@ class StoredRun:
             self.close()
             raise
 
-    def commit(self, position: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
+    def commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
         """Make a pass part of the run: from here on it cannot be lost.
 
-        Without a record only the position changes: how the fit ended.
+        Without a record only the progress changes: how the fit ended.
 
         Raises
         ------
@@ -161,19 +161,19 @@ class StoredRun:
             self.check_owner()
             write_sums(self.store, sums)
         if record is not None:
-            name = f"{position.passes - 1}-{self.writer_id}"
+            name = f"{progress.passes - 1}-{self.writer_id}"
             records.write(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.writer_id:
-                self._segments.append((position.passes - 1, self.writer_id))
+                self._segments.append((progress.passes - 1, self.writer_id))
         try:
-            for generation in position.generations - self.position.generations:
-                keys.flush_names(self.store, f"W/{generation}")
+            for version in progress.versions - self.progress.versions:
+                keys.flush_names(self.store, f"W/{version}")
         except RunAccessError:
             self.check_owner()  # rows that another writer has pruned are no fault of the disk
             raise
-        live = self.position.generations | position.generations
-        states = self.position.states | position.states  # by name: a pass has its states in one piece
-        self.position, self.sums = position, sums
+        live = self.progress.versions | progress.versions
+        states = self.progress.states | progress.states  # by name: a pass has its states in one piece
+        self.progress, self.sums = progress, sums
         self.history = self.history.plus(record) if record else self.history
         # With every attempt, so that little time is left in which another may take the run over.
         self._write_commit(unless=self._look)
@@ -182,8 +182,8 @@ class StoredRun:
             self._write_about(self._identity, self._budget)
             self._budget = None
         # Of one model states are small, and stay; a sweep's would soon be larger than V.
-        self._pruning.result()  # one generation too many on the disk, and no more
-        unneeded = states if len(position.members) > 1 else None
+        self._pruning.result()  # one version too many on the disk, and no more
+        unneeded = states if len(progress.models) > 1 else None
         # In this context, so that what it asks again is counted.
         self._pruning = self._pruner.submit(copy_context().run, self._prune, live, unneeded)
 
@@ -220,22 +220,22 @@ class StoredRun:
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Keep what was found out about all the models: JSON values, and arrays by name."""
         self.check_owner()
-        selection.write(self.store, content, values, self.position.passes)
+        selection.write(self.store, content, values, self.progress.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
         """What was kept, if the models have not moved since."""
-        return selection.read(self.store, self.position, self._identity)
+        return selection.read(self.store, self.progress, self._identity)
 
     @property
     def concluded(self) -> bool:
         """Whether the conclusion of the run follows from what was kept last."""
-        return selection.concluded(self.store, self.position)
+        return selection.concluded(self.store, self.progress)
 
-    def forget(self, generations: Iterable[FactorVersion]) -> None:
+    def forget(self, versions: Iterable[FactorVersion]) -> None:
         """Delete rows that were written but not committed."""
-        for generation in generations:
-            self.factors.drop(generation.name)
+        for version in versions:
+            self.factors.drop(version.name)
 
     def discard(self) -> None:
         """Delete a run that has committed nothing, unless it is another's by now."""
@@ -320,17 +320,17 @@ class StoredRun:
         changed = _differences(about["environment"], environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
-        self.position, self.history, self.sums, self._segments = committed(self.store, about["identity"])
-        if self.position.passes:
+        self.progress, self.history, self.sums, self._segments = committed(self.store, about["identity"])
+        if self.progress.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
-        self._prune(self.position.generations, None)
+        self._prune(self.progress.versions, None)
         if about["budget"] == budget:
             self._write_about(about["identity"], budget)
             return
         # A finished run with another budget goes on from where it stopped; it stays finished until it has,
         # since V may yet turn out to be another.
-        self.position = replace(self.position, outcome=None, conclusion=None)
+        self.progress = replace(self.progress, outcome=None, conclusion=None)
         self._identity, self._budget = about["identity"], budget
 
     def _write_commit(self, unless: Callable[[], None] | None = None) -> None:
@@ -339,13 +339,13 @@ class StoredRun:
             "writer_id": self.writer_id,
             "segments": self._segments,
             "has_sums": self.sums is not None,
-            **asdict(self.position),
+            **asdict(self.progress),
         }
         records.write(self.store, "commit", content, unless=unless)
         self._standing = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
-        """Drop the generations of passes that are over; what is being written stays.
+        """Drop the versions of passes that are over; what is being written stays.
 
         What cannot be deleted now is found again after the next pass, and costs no more than its space.
         """

@@ -23,7 +23,7 @@ from dasknmf.store.records import Told
 
 
 class ZarrFactors:
-    """Generations and states in a Zarr group. Picklable: workers open the store themselves.
+    """Versions and states in a Zarr group. Picklable: workers open the store themselves.
 
     Parameters
     ----------
@@ -42,25 +42,25 @@ class ZarrFactors:
         self._n_columns = n_columns
         self._dtype = dtype
 
-    def begin(self, generation: FactorVersion) -> None:
-        shape = (self._n_panels, self._rows_max, generation.width)
-        arrays.create(self.store, f"W/{generation.name}", shape, (1, *shape[1:]), self._dtype)
+    def begin(self, version: FactorVersion) -> None:
+        shape = (self._n_panels, self._rows_max, version.width)
+        arrays.create(self.store, f"W/{version.name}", shape, (1, *shape[1:]), self._dtype)
 
-    def read_rows(self, generation: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
-        shape = (1, self._rows_max, generation.width)
+    def read_rows(self, version: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
+        shape = (1, self._rows_max, version.width)
         try:
-            return arrays.get_chunk(self.store, _chunk(generation, panel), self._dtype, shape)[0, :n_rows]
+            return arrays.get_chunk(self.store, _chunk(version, panel), self._dtype, shape)[0, :n_rows]
         except ValueError as error:
             raise RunDamagedError(
-                f"rows of panel {panel} in generation {generation.name!r} of the run at "
-                f"{str(self.store)!r} cannot be read ({error}); every chunk of a live generation must be "
+                f"rows of panel {panel} in version {version.name!r} of the run at "
+                f"{str(self.store)!r} cannot be read ({error}); every chunk of a live version must be "
                 "as it was written: open the run again if it has moved on, else restore the store from a "
                 "copy or start over with overwrite=True."
             ) from error
 
-    def write_rows(self, generation: FactorVersion, panel: int, block: np.ndarray) -> None:
-        shape = (1, self._rows_max, generation.width)
-        arrays.put_chunk(self.store, _chunk(generation, panel), self._dtype, shape, block[np.newaxis])
+    def write_rows(self, version: FactorVersion, panel: int, block: np.ndarray) -> None:
+        shape = (1, self._rows_max, version.width)
+        arrays.put_chunk(self.store, _chunk(version, panel), self._dtype, shape, block[np.newaxis])
 
     def read_state(self, name: str, model: int) -> State:
         return self.read_states(name, [model])[0]
@@ -111,12 +111,12 @@ class ZarrFactors:
             if name not in live and pass_of(name) <= newest:
                 keys.delete(self.store, f"small/{name}")
 
-    def drop(self, generation: str) -> None:
-        keys.delete(self.store, f"W/{generation}")
+    def drop(self, version: str) -> None:
+        keys.delete(self.store, f"W/{version}")
 
 
-def _chunk(generation: FactorVersion, panel: int) -> str:
-    return f"W/{generation.name}/c.{panel}.0.0"
+def _chunk(version: FactorVersion, panel: int) -> str:
+    return f"W/{version.name}/c.{panel}.0.0"
 
 
 _INLINE = 64

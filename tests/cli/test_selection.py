@@ -264,7 +264,7 @@ def test_a_sweep_whose_fits_have_ended_and_nothing_is_chosen_has_not_ended(V, tm
     run = tmp_path / "run"
 
     def stop(record):
-        if all(member.outcome for member in open_run(run).position.members) and record.iteration:
+        if all(member.outcome for member in open_run(run).progress.models) and record.iteration:
             raise InterruptedError
 
     asked = {"n_init": 2, "random_state": 0, "max_iter": 2, "tol": 0}

@@ -83,9 +83,9 @@ def damage(path: Path, change: Callable[[bytes], bytes | None]) -> None:
 
 def _part(bench: Bench, pattern: str) -> Path:
     run = open_run(bench.path)
-    answer = run.position.answer
+    answer = run.progress.location
     assert answer.rows is not None
-    pattern = pattern.replace("W/*", f"W/{answer.rows.name}").replace("{state}", run.position.state)
+    pattern = pattern.replace("W/*", f"W/{answer.rows.name}").replace("{state}", run.progress.state)
     (path,) = bench.path.glob(pattern)
     return path
 

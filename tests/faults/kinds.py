@@ -231,7 +231,7 @@ def _export_meets(name: str, kind: type[BaseException], bench: Bench) -> None:
     bench.mended()
     store = Directory(bench.path, bench.weather, read_only=True)
     if name == "a chunk of W is lost":
-        (chunk,) = bench.path.glob(f"W/{open_run(bench.path).position.answer.rows.name}/c.1.*")
+        (chunk,) = bench.path.glob(f"W/{open_run(bench.path).progress.location.rows.name}/c.1.*")
         kept = chunk.read_bytes()
         chunk.unlink()
     else:

@@ -244,7 +244,7 @@ def _looking_on(bench: Bench) -> None:
 
     def look(record: Any) -> None:
         run = open_run(bench.path)
-        if run.position.answer.rows is not None and run.n_iter:
+        if run.progress.location.rows is not None and run.n_iter:
             W = run.W.compute(scheduler="synchronous")
             seen.append((run.n_passes, float(W.sum())))
         assert run.writer

@@ -58,8 +58,8 @@ class Found:
         scheduler = current_scheduler(in_process=one.source.in_process)
         Fit((one.model,), one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
         self.version = one.model.variant.resampling
-        at = self.run.position
-        self.H = self.run.factors.read_state(at.answer.state, at.answer.phase_index)["H"]
+        at = self.run.progress
+        self.H = self.run.factors.read_state(at.location.state, at.location.phase_index)["H"]
         self.history = [record for record in self.run.history if record.objective is not None]
 
 
@@ -115,7 +115,7 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
     np.testing.assert_allclose(tile.sums().squares, (a[:, None] * np.where(seen, V, 0) ** 2).sum())
     # What is hidden is compared as it is, once for each entry.
     last = ours.run.history[-1]
-    answer = ours.run.position.answer
+    answer = ours.run.progress.location
     state = ours.run.factors.read_state(answer.state, answer.phase_index)
     assert last.measures["hidden"] == len(plain.hidden.values)
     W = ours.run.factors.read_rows(answer.rows, 0, N)
@@ -169,8 +169,8 @@ def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, mak
     assert (np.diff(objectives) <= 1e-10 * objectives[:-1]).all()
     assert objectives[-1] < 0.9 * objectives[0]
     if beta == 2:  # told through Grams and the survey's squares: here from every entry
-        at = ours.run.position
-        W = ours.run.factors.read_rows(at.answer.rows, 0, N)
+        at = ours.run.progress
+        W = ours.run.factors.read_rows(at.location.rows, 0, N)
         X = V if kind == "rows" else version_of(V, ours.version)
         a = ours.version.row_weights(0, N) if kind == "rows" else np.ones(N)
         expected = 0.5 * (a[:, None] * (X - W @ ours.H) ** 2).sum()

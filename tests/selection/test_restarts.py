@@ -286,10 +286,10 @@ def test_models_that_do_not_fit_together_take_turns(room_for, tmp_path, caplog, 
         assert {each for each, r in zip(exact, model.history_, strict=True) if r.phase == "exact"} == {turns}
         if stores:
             generations = {path.name for path in (tmp_path / f"run{count}" / "W").iterdir()} - {"zarr.json"}
-            position = open_run(tmp_path / f"run{count}").position
-            assert generations >= position.generations
+            position = open_run(tmp_path / f"run{count}").progress
+            assert generations >= position.versions
             # Beside them only those that a reader may have pinned, of the pass before.
-            last = max(int(name.split("-")[0]) for name in position.generations)
+            last = max(int(name.split("-")[0]) for name in position.versions)
             assert {int(name.split("-")[0]) for name in generations} <= {last, last - 1}
             assert turns <= len(generations) <= 2 * turns
             np.testing.assert_array_equal(open_run(tmp_path / f"run{count}").W.compute(), W_turns)
@@ -516,10 +516,10 @@ def test_states_in_memory_are_those_that_are_needed():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with studying(V, [2, 3], 6, max_iter=30, tol=0.05, random_state=0) as study:
             run = study.work.run
-            assert len({member.answer.state for member in run.position.members}) > 2
-            assert sum(map(len, run.factors._states.values())) == len(run.position.members)
+            assert len({member.location.state for member in run.progress.models}) > 2
+            assert sum(map(len, run.factors._states.values())) == len(run.progress.models)
             study.conclude(study.many.factorizations[0].components)
-            assert sum(map(len, run.factors._states.values())) == len(run.position.members) + 1
+            assert sum(map(len, run.factors._states.values())) == len(run.progress.models) + 1
 
 
 def test_states_that_one_pass_left_are_read_at_once(tmp_path):

@@ -84,13 +84,13 @@ def growth(call) -> int:
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "1-a/../../outside", "1-.", "1-a\\b", ""])
-@pytest.mark.parametrize("where", ["state", "rows", "segments", "writer_id", "answer"])
+@pytest.mark.parametrize("where", ["state", "rows", "segments", "writer_id", "location"])
 def test_a_name_that_leaves_the_run_is_refused(run, name, where):
     def change(commit):
         if where == "rows":
             commit["rows"][0]["name"] = name
-        elif where == "answer":
-            commit["members"][0]["answer"]["state"] = name
+        elif where == "location":
+            commit["models"][0]["location"]["state"] = name
         elif where == "segments":
             commit["segments"][0][1] = name
         else:
@@ -176,7 +176,7 @@ def test_a_document_of_any_text_is_told(run, record, text):
         ("run", lambda r: r["identity"].update(other=10**400)),
         ("run", lambda r: r["identity"].update(dtype="|O")),
         ("commit", lambda r: r.update(passes=10**18)),
-        ("commit", lambda r: r["members"][0].update(leader=10**9)),
+        ("commit", lambda r: r["models"][0].update(leader=10**9)),
     ],
 )
 def test_numbers_out_of_bounds_are_told(run, record, change):

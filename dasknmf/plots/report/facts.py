@@ -39,7 +39,7 @@ def status_of(run: Any) -> tuple[str, str]:
     if run.status != "running" and not is_unfinished(run):
         if "many" not in run.identity:
             return run.status, Ending(run.status).advice
-        outcomes = [member.outcome for member in run.position.members]
+        outcomes = [member.outcome for member in run.progress.models]
         if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
             return Ending.CONVERGED.value, Ending.CONVERGED.advice
         told = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met: "

@@ -82,8 +82,8 @@ def many_facts(run: Any) -> list[tuple[str, str]]:
 
 def models_told(run: Any, n_models: int) -> str:
     """How many have ended, and how."""
-    outcomes = Counter(member.outcome for member in run.position.members)
-    given_up, running = n_models - len(run.position.members), outcomes.pop(None, 0)
+    outcomes = Counter(member.outcome for member in run.progress.models)
+    given_up, running = n_models - len(run.progress.models), outcomes.pop(None, 0)
     parts = [f"{outcomes[name]} {name}" for name in sorted(outcomes)]
     parts += [f"{given_up} given up"] if given_up else []
     told = f"{n_models - running} of {n_models} have ended"
@@ -94,7 +94,7 @@ def model_table(run: Any) -> Table:
     """How far the models of each rank are, and how low."""
     ranks = np.asarray(ranks_of(run))
     losses = start_losses(run.history, len(ranks))
-    members = {member.model: member for member in run.position.members}
+    members = {member.model: member for member in run.progress.models}
     rows = []
     for rank in np.unique(ranks).tolist():
         own = np.flatnonzero(ranks == rank).tolist()
@@ -117,7 +117,7 @@ def model_table(run: Any) -> Table:
 def start_table(run: Any) -> Table:
     """Each start: its loss, and how it ended; the lowest first."""
     losses = start_losses(run.history, len(ranks_of(run)))
-    members = {member.model: member for member in run.position.members}
+    members = {member.model: member for member in run.progress.models}
     rows = []
     for model in np.argsort(losses, kind="stable").tolist():
         member, loss = members.get(model), losses[model]
