@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,20 @@ from typing import Any
 import numpy as np
 
 from dasknmf.errors import RunError
-from dasknmf.io.atomic import forget_the_dead
+from dasknmf.io.atomic import Directory, put
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
 from dasknmf.singlecell.entries import component_names
 from dasknmf.singlecell.export import Exported
 from dasknmf.stacks.pixels import places_of, tiles_of
 
+_TABLES = ("usages.csv", "spectra.csv")
+
 
 def write(
     directory: Path, factors: Exported, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
 ) -> None:
-    """Write both tables to a new directory; an error leaves nothing behind.
+    """Write both tables to a directory, or none of them.
 
     Of a stack the rows of usages.csv are pixels, told by a column for each sample dim.
 
@@ -46,19 +47,19 @@ def write(
             "two tables, or another directory."
         )
     columns = component_names(factors.shape[1])
-    spare = directory.with_name(f".{directory.name}.{signed()}.new")
-    spare.mkdir(parents=True)
-    try:
-        with open(spare / "usages.csv", "w", newline="") as file:
+    prefix = f".{directory.name}."
+    room = Directory(directory, directory.with_name(f"{prefix}{signed()}.new"))
+
+    def fill() -> None:
+        new = Path(room.new)
+        new.mkdir(parents=True)
+        with open(new / "usages.csv", "w", newline="") as file:
             for first, rows, index in _blocks(factors, cells, pd):
                 pd.DataFrame(rows, index=index, columns=columns).to_csv(file, header=first == 0)
-        pd.DataFrame(factors.H, index=columns, columns=genes).to_csv(spare / "spectra.csv")
-        directory.mkdir(exist_ok=True)
-        for name in ("usages.csv", "spectra.csv"):
-            (spare / name).replace(directory / name)
-        forget_the_dead(directory.parent, f".{directory.name}.")
-    finally:
-        shutil.rmtree(spare, ignore_errors=True)
+        pd.DataFrame(factors.H, index=columns, columns=genes).to_csv(new / "spectra.csv")
+
+    put(_TABLES, room, fill)
+    room.forget(prefix, _TABLES)
 
 
 def _blocks(factors: Exported, cells: np.ndarray | None, pd: Any) -> Iterator[tuple[int, np.ndarray, Any]]:

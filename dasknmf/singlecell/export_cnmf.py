@@ -16,7 +16,6 @@ Tables are separated by tabs and have a line and a column of names; programs are
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.errors import RunError, SourceError
-from dasknmf.io.atomic import forget_the_dead, put, remove
+from dasknmf.io.atomic import Directory, put
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
 from dasknmf.selection.result import Consensus
@@ -140,21 +139,22 @@ def write(
             f"{name!r} is no name of an analysis, which files and their directory begin with: give a word."
         )
     files = Files(name, agreed.n_components, agreed.density_threshold)
-    place = _Place(directory / name)
+    place = directory / name
+    room = Directory(place, place / f".{signed()}.new")
     listed = "\n".join(genes)
     own = [files.usages, files.spectra, files.scores, files.tpm]
     shared = [] if ranks is None else [files.k_selection]
-    if not place.holds(files.genes, listed):
+    if not room.exists(files.genes) or (place / files.genes).read_text() != listed:
         shared.append(files.genes)
-    if not overwrite and (found := [each for each in own + shared if place.exists(each)]):
+    if not overwrite and (found := [each for each in own + shared if room.exists(each)]):
         raise RunError(
-            f"{place.path} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, "
+            f"{place} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, "
             "or another name."
         )
     programs = pd.RangeIndex(1, agreed.n_components + 1)
 
     def fill() -> None:
-        new = place.path / place.new
+        new = Path(room.new)
         new.mkdir(parents=True)
         everywhere = None if whole is None else whole()
         usages = agreed.usages if everywhere is None else everywhere.usages
@@ -170,11 +170,9 @@ def write(
             _write_ranks(new / files.k_selection, ranks)
         (new / files.genes).write_text(listed)
 
-    with place.kept_if_filled():
-        put(own + shared, place, fill)
-        # What was put aside may belong to another analysis of this directory.
-        forget_the_dead(place.path, ".", ".new")
-    return [each for each in [*own, files.genes, files.k_selection] if place.exists(each)]
+    put(own + shared, room, fill)
+    room.forget(".", own + shared)
+    return [each for each in [*own, files.genes, files.k_selection] if room.exists(each)]
 
 
 def _table(path: Path, values: np.ndarray, programs: Any, genes: Any, pd: Any) -> None:
@@ -199,38 +197,3 @@ def _blocks(usages: Any) -> Iterator[tuple[int, np.ndarray]]:
         rows = np.asarray(usages.blocks[block : block + _AT_ONCE].compute())
         yield first, rows
         first += len(rows)
-
-
-class _Place:
-    """The directory of an analysis, and spare places in it; see `replacing.Room`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        token = signed()
-        self.new, self.old = f".{token}.new", f".{token}.old"
-
-    def exists(self, name: str) -> bool:
-        return (self.path / name).exists()
-
-    def holds(self, name: str, text: str) -> bool:
-        return self.exists(name) and (self.path / name).read_text() == text
-
-    def move(self, was: str, now: str) -> None:
-        (self.path / now).parent.mkdir(exist_ok=True)
-        (self.path / was).rename(self.path / now)
-
-    @contextmanager
-    def kept_if_filled(self) -> Iterator[None]:
-        """The directories that an error leaves empty are removed, if they were not there."""
-        made = [each for each in (self.path, self.path.parent) if not each.exists()]
-        try:
-            yield
-        except BaseException:
-            with suppress(OSError):
-                for each in made:
-                    each.rmdir()
-            raise
-
-    def clear(self) -> None:
-        remove(self.path / self.new)
-        remove(self.path / self.old)

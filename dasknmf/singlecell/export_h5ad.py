@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dasknmf.data import hdf5
-from dasknmf.errors import RunError
 from dasknmf.io import atomic
-from dasknmf.io.atomic import forget_the_dead
 from dasknmf.io.optional import needed
-from dasknmf.io.process_owner import signed
 from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.export import Exported, entries, refuse_existing
 
@@ -82,19 +79,10 @@ def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, 
         If h5py or anndata is not installed.
     """
     h5py, anndata = needed("h5py"), needed("anndata")
-    if path.exists() and not overwrite:
-        raise RunError(
-            f"{str(path)!r} exists; nothing is replaced unasked: give --overwrite or another path."
-        )
-    spare = path.with_name(f".{path.name}.{signed()}.new")
-    try:
+    with atomic.placed(path, (lambda _: True) if overwrite else None) as spare:
         anndata.AnnData(obs=obs, var=var).write_h5ad(spare)
         with h5py.File(spare, "r+") as file:
             _fill(file, factors, keys)
-        spare.replace(path)
-        forget_the_dead(path.parent, f".{path.name}.")
-    finally:
-        spare.unlink(missing_ok=True)
 
 
 def _make_parents(group: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 import warnings
 from pathlib import Path
@@ -14,7 +13,6 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from dasknmf.io import atomic
-from dasknmf.io.atomic import forget_the_dead
 from dasknmf.io.process_owner import signed
 from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.export import Exported, entries, refuse_existing
@@ -59,15 +57,25 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     names = entries(keys)
     if not overwrite:
         refuse_existing([name for name in names if name in root], path)
-    room = _Directories(root) if isinstance(root.store, LocalStore) else _Keys(root)
+    room: atomic.Directory | _Keys
+    if isinstance(root.store, LocalStore):
+        place = (Path(root.store.root) / root.path).absolute()
+        prefix = f".{place.name}."
+        room = atomic.Directory(place, place.with_name(f"{prefix}{signed()}.new"))
+    else:
+        room = _Keys(root)
 
     def fill() -> None:
-        _fill(room.create(), factors, keys)
+        if isinstance(room, _Keys):
+            new = room.create()
+        else:
+            new = zarr.open_group(room.new, mode="w-", zarr_format=root.metadata.zarr_format)
+        _fill(new, factors, keys)
         _make_parents(root)
 
     atomic.put(names, room, fill)
-    if isinstance(room, _Directories):
-        room.forget(names)
+    if isinstance(room, atomic.Directory):
+        room.forget(prefix, names)
     if consolidated:
         with warnings.catch_warnings():
             # Whoever wrote the store has decided that, for format 3 too.
@@ -75,41 +83,6 @@ def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
             zarr.consolidate_metadata(
                 root.store, path=root.path or None, zarr_format=root.metadata.zarr_format
             )
-
-
-class _Directories:
-    """An AnnData in a directory, and a directory beside it, between which entries are renamed."""
-
-    def __init__(self, root: zarr.Group) -> None:
-        assert isinstance(root.store, LocalStore)
-        self._place = (Path(root.store.root) / root.path).absolute()
-        self._spare = self._place.with_name(f".{self._place.name}.{signed()}.new")
-        self._format = root.metadata.zarr_format
-        # Absolute, so that joining them to the place gives themselves.
-        self.new, self.old = str(self._spare / "new"), str(self._spare / "old")
-
-    def create(self) -> zarr.Group:
-        return zarr.open_group(self.new, mode="w-", zarr_format=self._format)
-
-    def exists(self, name: str) -> bool:
-        return (self._place / name).exists()
-
-    def move(self, was: str, now: str) -> None:
-        there = self._place / now
-        there.parent.mkdir(parents=True, exist_ok=True)
-        (self._place / was).rename(there)
-
-    def forget(self, names: list[str]) -> None:
-        """Remove the spare places of exports that were killed, where these entries replace what they hold."""
-
-        def holds_others(spare: Path) -> bool:
-            old = spare / "old"
-            return not {entry.relative_to(old).as_posix() for entry in old.glob("*/*")} <= set(names)
-
-        forget_the_dead(self._place.parent, f".{self._place.name}.", keeps=holds_others)
-
-    def clear(self) -> None:
-        shutil.rmtree(self._spare, ignore_errors=True)
 
 
 class _Keys:

@@ -124,8 +124,7 @@ def read(store: Any, name: str) -> np.ndarray:
 def put_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape, values: np.ndarray) -> None:
     """Write a chunk of an array of `create`: values, little-endian, and their CRC32C.
 
-    By hand, since Zarr's own way is many times slower while other threads compute; see `files`. The names of
-    chunks are on disk after `keys.flush_names`.
+    Names of chunks are on disk after `keys.flush_names` only.
 
     Parameters
     ----------

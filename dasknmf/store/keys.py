@@ -1,6 +1,6 @@
 """Keys of the store of a run: read, written as a whole, deleted, listed; each asked again for a while.
 
-A directory is written so that what has a name is on disk, and without Zarr's event loop; see `files`.
+A directory is written so that what has a name is on disk, and without Zarr's event loop; see `io.atomic`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from dasknmf.errors import RunAccessError, RunError, brief
+from dasknmf.io import atomic
 from dasknmf.io.credentials import refuse_credentials
 from dasknmf.io.retry import of_storage, patiently
-from dasknmf.store import files
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ def put(
         if unless is not None:
             unless()
         if type(store) is LocalStore:
-            files.replace(store.root / key, value, name_too=name_too)
+            atomic.write_file(store.root / key, value, name_too=name_too)
         else:
             sync(_set(store, key, bytes(value), name_too))
 
@@ -155,13 +155,13 @@ async def _set(store: Any, key: str, value: bytes, name_too: bool) -> None:
         return
     # A directory's own `set` renames before the new content is on disk: a power cut could keep the
     # new name with nothing behind it. Here the content goes first.
-    spare = files.spare(key)
+    spare = atomic.spare_name(key)
     await store.set(spare, buffer)
     beside = path.with_name(Path(spare).name)
-    files.flush(beside)
+    atomic.flush(beside)
     beside.replace(path)
     if name_too:
-        files.flush_names(path.parent)
+        atomic.flush_names(path.parent)
 
 
 def put_if_absent(store: Any, key: str, value: bytes) -> None:
@@ -239,4 +239,4 @@ def flush_names(store: Any, path: str) -> None:
     """Force the names of what was put below a path without them to disk, where the store is a directory."""
     directory = local_path(store, path)
     if directory is not None:
-        reached(store, path, "written", lambda: files.flush_names(directory))
+        reached(store, path, "written", lambda: atomic.flush_names(directory))

@@ -42,8 +42,9 @@ from dasknmf.errors import (
     RunMismatchError,
     UnavailableError,
 )
+from dasknmf.io import atomic
 from dasknmf.io.retry import hurried
-from dasknmf.store import arrays, files, image_grid, keys, records, schema, selection
+from dasknmf.store import arrays, image_grid, keys, records, schema, selection
 from dasknmf.store import features as described
 from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.lock import Lock
@@ -257,7 +258,7 @@ class StoredRun:
 
     def _check_is_ours(self, *, overwrite: bool) -> None:
         """Never write into, or clear, a store that holds something else."""
-        found = {name for name in keys.children(self.store, "") if not name.endswith(files.SPARE)}
+        found = {name for name in keys.children(self.store, "") if not name.endswith(atomic.SPARE)}
         foreign = found - {*_PARTS, "lock"}
         if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
             return
@@ -289,7 +290,7 @@ class StoredRun:
         }
         keys.put(self.store, "zarr.json", records.encoded(root))
         if (place := keys.local_path(self.store, "")) is not None:
-            files.flush_names(place.parent)
+            atomic.flush_names(place.parent)
         arrays.write(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write(self.store, features)
         image_grid.write(self.store, features.layout)

@@ -8,12 +8,10 @@ import sys
 from dataclasses import replace
 
 import pytest
-import zarr
 
 from dasknmf.io import process_owner
-from dasknmf.io.atomic import placed
+from dasknmf.io.atomic import Directory, placed
 from dasknmf.io.process_owner import Owner, left_behind, signed
-from dasknmf.singlecell.export_zarr import _Directories
 
 TOLD = (
     "import json; from dataclasses import asdict; from dasknmf.io.process_owner import Owner, signed;"
@@ -86,8 +84,8 @@ def test_what_a_killed_export_left_goes_with_the_next(dead, tmp_path):
 def test_what_a_killed_export_had_moved_aside_stays_until_it_is_written_anew(dead, tmp_path):
     spare = tmp_path / f".a.zarr.{dead[1]}.new"
     (spare / "old/obsm/X_nmf").mkdir(parents=True)
-    room = _Directories(zarr.open_group(tmp_path / "a.zarr", mode="w"))
-    room.forget(["obsm/X_other", "varm/NMF"])
+    room = Directory(tmp_path / "a.zarr", tmp_path / f".a.zarr.{signed()}.new")
+    room.forget(".a.zarr.", ["obsm/X_other", "varm/NMF"])
     assert (spare / "old/obsm/X_nmf").exists()
-    room.forget(["obsm/X_nmf", "varm/NMF"])
+    room.forget(".a.zarr.", ["obsm/X_nmf", "varm/NMF"])
     assert not spare.exists()

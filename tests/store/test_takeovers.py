@@ -14,8 +14,8 @@ from zarr.storage import LocalStore
 
 from dasknmf import NMF, open_run
 from dasknmf.errors import DataError, RunLockedError
-from dasknmf.io import retry
-from dasknmf.store import files, keys
+from dasknmf.io import atomic, retry
+from dasknmf.store import keys
 from dasknmf.store.lock import Lock
 from tests.helpers import stored
 
@@ -74,7 +74,7 @@ def test_a_commit_is_not_asked_again_behind_anothers_back(V, tmp_path, monkeypat
         other["model"] = NMF(**PARAMETERS).fit(V, checkpoint=run)
 
     handler = when_asked(take_over)
-    replace = files.replace
+    replace = atomic.write_file
     commits = []
 
     def failing(path, value, **options):
@@ -84,7 +84,7 @@ def test_a_commit_is_not_asked_again_behind_anothers_back(V, tmp_path, monkeypat
                 raise OSError(errno.EIO, "Input/output error")
         replace(path, value, **options)
 
-    monkeypatch.setattr(files, "replace", failing)
+    monkeypatch.setattr(atomic, "write_file", failing)
     with pytest.raises(RunLockedError, match="taken over"):
         NMF(**PARAMETERS).fit(V, checkpoint=run)
     assert handler.done
@@ -97,7 +97,7 @@ def test_a_commit_is_not_asked_again_behind_anothers_back(V, tmp_path, monkeypat
 def test_a_lock_is_not_renewed_behind_anothers_back(tmp_path, monkeypatch):
     store = keys.opened(tmp_path / "run")
     monkeypatch.setattr("dasknmf.store.lock._RENEWED", 0.01)
-    replace = files.replace
+    replace = atomic.write_file
     tried = []
 
     def failing(path, value, **options):
@@ -106,12 +106,12 @@ def test_a_lock_is_not_renewed_behind_anothers_back(tmp_path, monkeypatch):
             raise OSError(errno.EIO, "Input/output error")
         replace(path, value, **options)
 
-    monkeypatch.setattr(files, "replace", failing)
+    monkeypatch.setattr(atomic, "write_file", failing)
     lock = Lock(store)
     while len(tried) < 3:
         assert lock.is_held()
     keys.put(store, "lock", b"{}")
-    monkeypatch.setattr(files, "replace", replace)
+    monkeypatch.setattr(atomic, "write_file", replace)
     assert not lock.is_held()
     lock.release()
     assert (tmp_path / "run" / "lock").read_bytes() == b"{}"
@@ -151,13 +151,13 @@ def test_what_is_no_longer_needed_is_deleted_while_the_next_pass_is_committed(V,
 
 def test_a_commit_flushes_no_more_the_longer_a_run_is(V, tmp_path, monkeypatch):
     flushed = []
-    flush = files._fsync
+    flush = atomic._fsync
 
     def counting(path, flags):
         flushed[-1] += 1
         flush(path, flags)
 
-    monkeypatch.setattr(files, "_fsync", counting)
+    monkeypatch.setattr(atomic, "_fsync", counting)
     flushed.append(0)
     NMF(**PARAMETERS | {"max_iter": 12}).fit(
         V, checkpoint=tmp_path / "run", callbacks=[lambda _: flushed.append(0)]
@@ -167,13 +167,13 @@ def test_a_commit_flushes_no_more_the_longer_a_run_is(V, tmp_path, monkeypatch):
 
 def test_a_new_directory_is_on_disk_with_its_name(tmp_path, monkeypatch):
     flushed = []
-    flush = files._fsync
+    flush = atomic._fsync
 
     def counting(path, flags):
         flushed.append(path)
         flush(path, flags)
 
-    monkeypatch.setattr(files, "_fsync", counting)
-    files.replace(tmp_path / "a/b/c", b"value")
+    monkeypatch.setattr(atomic, "_fsync", counting)
+    atomic.write_file(tmp_path / "a/b/c", b"value")
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a/b"]
     assert (tmp_path / "a/b/c").read_bytes() == b"value"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from dask.utils import format_bytes
 
 from dasknmf.errors import RunError
+from dasknmf.io.atomic import write_file
 from dasknmf.plots import style
 from dasknmf.plots.features import leading_of
 from dasknmf.plots.report import facts, facts_many, figures, html, many
@@ -33,13 +33,7 @@ def write(run: Any, path: str | os.PathLike[str]) -> Path:
     path : path
     """
     path = Path(path)
-    text = page(run)
-    spare = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        spare.write_text(text, encoding="utf-8")
-        spare.replace(path)
-    finally:
-        spare.unlink(missing_ok=True)
+    write_file(path, page(run).encode())
     return path
 
 
