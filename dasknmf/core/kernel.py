@@ -18,7 +18,21 @@ _FASTMATH = {"reassoc", "contract", "nsz"}
 
 def kernel(function: F) -> F:
     """Compile `function` without the GIL, cached on disk where a cache can be written."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+    return _compiled(function)
+
+
+def inlined(function: F) -> F:
+    """Compile `function` for other kernels, each of which gets the code of the function itself.
+
+    A call from one kernel to another may run two codes: in the process that compiles both, the
+    callee's own; in a process that loads the caller from the cache, the caller's copy. Sums that may
+    be reordered differ between the two in last bits.
+    """
+    return _compiled(function, forceinline=True)
+
+
+def _compiled(function: F, **more: Any) -> F:
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", **more}
     try:
         return cast(F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # numba finds no writable directory: a read-only install

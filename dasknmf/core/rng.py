@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined
 
 _STEP = 4  # words that one step of Philox's counter gives
 _SKIPPED = 2048  # words are drawn as fast as the counter is moved over so many
@@ -53,7 +53,7 @@ def key_of(seed: int, stream: int) -> np.uint64:
     return np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
 
 
-@kernel
+@inlined
 def word(key: np.uint64, place: Any) -> np.uint64:
     """64 bits, of a place in the sequence that begins at the key."""
     z = key + (np.uint64(place) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -62,13 +62,13 @@ def word(key: np.uint64, place: Any) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@kernel
+@inlined
 def centred(bits: np.uint64) -> float:
     """A number in (−½, ½) of its upper 53 bits, in the middle of its cell: the mean of all is 0, exactly."""
     return (np.float64(np.int64(bits) >> np.int64(11)) + 0.5) * 2.0**-53
 
 
-@kernel
+@inlined
 def unit(bits: np.uint64) -> float:
     """A number in (0, 1): neither 0 nor 1, where logarithms end."""
     return (np.float64(np.int64(bits >> np.uint64(12))) + 0.5) * 2.0**-52

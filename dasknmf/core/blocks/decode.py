@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.core.blocks.entries import EntryWeights
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.rng import word
 
 _KEEP, _CLIP, _MASK = range(3)
@@ -128,7 +128,7 @@ def _by_features(
     return count
 
 
-@kernel
+@inlined
 def _mixed(bits: int) -> np.uint64:
     """A number in which the bits of a float are spread: 1 and 2 differ in their highest alone."""
     z = np.uint64(bits)

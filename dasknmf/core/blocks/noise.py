@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.rng import centred, unit, word
 
 _INVERTED = 10.0
@@ -155,7 +155,7 @@ def _count_nonzeros(
                 v[e] = _poisson(np.float64(v[e]), word(key, lines[i] + columns[e]))
 
 
-@kernel
+@inlined
 def _poisson(mean: float, bits: np.uint64) -> float:
     whole = int(mean) if mean < _TABLED else 0
     if whole > 0 and whole == mean:
@@ -172,14 +172,14 @@ def _poisson(mean: float, bits: np.uint64) -> float:
     return count
 
 
-@kernel
+@inlined
 def _looked_up(mean: int, bits: np.uint64) -> float:
     x = unit(bits) * _COUNTS
     column = int(x)
     return np.float64(column if x - column < _SHARES[mean, column] else _ALIASES[mean, column])
 
 
-@kernel
+@inlined
 def _accepted(mean: float, bits: np.uint64) -> float:
     """Hörmann's PTRS, whose numbers are those of the sequence that begins at an entry's own bits."""
     root, log_mean = math.sqrt(mean), math.log(mean)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dasknmf.core.blocks.ratios import log
 from dasknmf.core.blocks.simd import LANES, MOST, dots, gathers, scatters
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined, kernel
 
 _MOST = float(np.finfo(np.float64).max)
 
@@ -82,7 +82,7 @@ def quotients(pointers: np.ndarray, v: np.ndarray, p: np.ndarray, floors: np.nda
             p[e] = v[e] / (least if p[e] < least else p[e])
 
 
-@kernel
+@inlined
 def kullback_leibler_loss(v: np.ndarray, q: np.ndarray) -> float:
     """Σ v (log q − 1): the divergence less Σ P and what depends on V alone."""
     result = 0.0

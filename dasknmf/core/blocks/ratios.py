@@ -21,7 +21,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined, kernel
 
 _generated = cast(Callable[[Any], Callable[[Any], Any]], intrinsic)
 _LEAST_NORMAL = float(np.finfo(np.float64).tiny)
@@ -48,7 +48,7 @@ def _float(_: Any, bits: Any) -> Any:
     return types.float64(types.int64), generated
 
 
-@kernel
+@inlined
 def log(x: float) -> float:
     """log x of a positive normal number; finite for 0, where fdlibm's has branches."""
     bits = _bits(x)
@@ -73,7 +73,7 @@ def kullback_leibler(v: np.ndarray, p: np.ndarray, q: np.ndarray, floor: float) 
         q[i] = v[i] / (least if p[i] < least else p[i])
 
 
-@kernel
+@inlined
 def kullback_leibler_loss(v: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
     result = 0.0
     for i in range(v.size):

@@ -15,7 +15,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined
 from dasknmf.core.solvers.packed_grams import Packed
 
 LANES = 64
@@ -46,7 +46,7 @@ def grams(S: np.ndarray | Packed, dtype: np.dtype) -> tuple[np.ndarray, np.ndarr
     return np.zeros((S.k, S.k, LANES), dtype), S.lines
 
 
-@kernel
+@inlined
 def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> None:
     """s[t, r, i] = S_{start + i}[t, r] for i < width."""
     k = len(s)
@@ -61,7 +61,7 @@ def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> N
             here += 1
 
 
-@kernel
+@inlined
 def turn_in(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None:
     """lanes[t, i] = rows[start + i, t] for i < width."""
     for lane in range(width):
@@ -69,7 +69,7 @@ def turn_in(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None
             lanes[t, lane] = rows[start + lane, t]
 
 
-@kernel
+@inlined
 def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> None:
     """rows[start + i, t] = lanes[t, i] for i < width."""
     for lane in range(width):
@@ -77,7 +77,7 @@ def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> Non
             rows[start + lane, t] = lanes[t, lane]
 
 
-@kernel
+@inlined
 def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
     """g += Σ_r s_r w_r in every lane; s_r is a number or a line of lanes."""
     k = len(s)
@@ -94,7 +94,7 @@ def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
             g[lane] += at(s0, lane) * w[r, lane]
 
 
-@kernel
+@inlined
 def take_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
     """g −= Σ_{r<n} a_r b_r in every lane."""
     for r in range(0, n - 3, 4):
@@ -107,7 +107,7 @@ def take_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
             g[lane] -= a[r, lane] * b[r, lane]
 
 
-@kernel
+@inlined
 def still_going(
     going: np.ndarray, moved: np.ndarray, first_moved: np.ndarray, tolerance: float, step: int
 ) -> int:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dasknmf.core.kernel import kernel
+from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.solvers import cd
 from dasknmf.core.solvers.lanes import LANES, add_product, at, take_product
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals
@@ -266,7 +266,7 @@ def _solve_rows(
     return certified
 
 
-@kernel
+@inlined
 def _scale_in(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> None:
     """A row's own S scaled to a unit diagonal, in its lane."""
     k = len(units)
@@ -284,7 +284,7 @@ def _scale_in(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> 
             here += 1
 
 
-@kernel
+@inlined
 def _pack(packed: np.ndarray, size: np.ndarray, passive: np.ndarray) -> int:
     """The indices of each lane's passive set in its first lines, k after them; the longest's length."""
     k = len(passive)
@@ -303,7 +303,7 @@ def _pack(packed: np.ndarray, size: np.ndarray, passive: np.ndarray) -> int:
     return most
 
 
-@kernel
+@inlined
 def _factorized(
     x: np.ndarray,
     L: np.ndarray,
@@ -342,7 +342,7 @@ def _factorized(
                 x[p, lane] -= L[i, p, lane] * x[i, lane]
 
 
-@kernel
+@inlined
 def _worse(
     entered: np.ndarray,
     w: np.ndarray,
