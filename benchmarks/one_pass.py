@@ -49,23 +49,26 @@ class OnePass:
             "squares": np.asarray(squares),
             "iteration": np.asarray(1),
         }
-        self.one = graph.Pass("start", (model.exact(),), source, grid, model.dtype, factors, "start", (rows,))
+        work = graph.Work("start", (model.exact(),), model.dtype, factors, "start", (rows,))
+        self.one = graph.Pass(work, source, grid)
 
     def __call__(self) -> None:
         """Run the pass, and drop what it leaves as a commit drops what nothing needs any more."""
         one = self._next()
+        factors = one.work.factors
         graph.run(one, self.scheduler.get)
-        one.factors.drop(one.name)
+        factors.drop(one.work.name)
 
     def in_a_loop(self) -> None:
         """The same tasks, called one after another: what they cost without a scheduler."""
         one = self._next()
-        assert one.leaves is not None
-        one.factors.begin(one.leaves)
+        work = one.work
+        assert work.leaves is not None
+        work.factors.begin(work.leaves)
         results: dict[Hashable, Any] = {}
         for key, node in self.graph(one).items():  # tasks stand behind what they need
             results[key] = node({needed: results[needed] for needed in node.dependencies})
-        one.factors.drop(one.name)
+        work.factors.drop(work.name)
 
     def graph(self, one: graph.Pass | None = None) -> dict[Hashable, GraphNode]:
         """The pass's graph."""
@@ -74,7 +77,7 @@ class OnePass:
     def _next(self) -> graph.Pass:
         self.counter += 1
         # As a commit does, it keeps no state but that of the pass to come.
-        one = replace(self.one, name=f"{self.counter}-bench", state=f"{self.counter}-start")
-        one.factors.write_states(one.state, 0, [self.state])
-        one.factors.forget_states({one.state: [0]})
-        return one
+        work = replace(self.one.work, name=f"{self.counter}-bench", state=f"{self.counter}-start")
+        work.factors.write_states(work.state, 0, [self.state])
+        work.factors.forget_states({work.state: [0]})
+        return replace(self.one, work=work)

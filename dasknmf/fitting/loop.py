@@ -14,16 +14,14 @@ import numpy as np
 from dask.utils import format_bytes
 
 from dasknmf.core.history import Advance, Callback, Ending, History, Record, Stop, rivals
-from dasknmf.core.panels import Grid
 from dasknmf.core.phase import Outcome
 from dasknmf.core.starts import survey
-from dasknmf.data.source import Source, nbytes_of
+from dasknmf.data.source import nbytes_of
 from dasknmf.engine.memory import Projection
-from dasknmf.engine.scheduler import Scheduler
 from dasknmf.errors import DataError, NumericalError
-from dasknmf.fitting.memory import makes_tiles_dense, scratch_bytes, shared_out
+from dasknmf.fitting.memory import makes_tiles_dense, models_per_read, tile_bytes
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.passes import ModelPass, PassResult, PassRunner
+from dasknmf.fitting.passes import ModelPass, OpenMatrix, PassResult, PassRunner
 from dasknmf.io.retry import counted
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
@@ -42,8 +40,10 @@ class Fit:
 
     Parameters
     ----------
-    models, source, grid, run, scheduler
-        What, of what, cut where, kept where, computed where. The models have one start and one loss.
+    models : sequence of Model
+        Of one start and one loss.
+    V : OpenMatrix
+    run : MemoryRun or StoredRun
     max_iter : int
         Most exact passes, those of earlier sessions of the run included.
     tol : float
@@ -57,10 +57,8 @@ class Fit:
     """
 
     models: Sequence[Model]
-    source: Source
-    grid: Grid
+    V: OpenMatrix
     run: MemoryRun | StoredRun
-    scheduler: Scheduler
     max_iter: int
     tol: float
     given: tuple[Any, np.ndarray] | None = None
@@ -72,20 +70,18 @@ class Fit:
         self._model = self.models[0]
         n_starts = len(self._model.starts())
         run = self.run
-        together, projections = shared_out(
-            self.models, self.source, self.grid, self.scheduler, kept=isinstance(run, MemoryRun)
-        )
-        self._reads = PassRunner(self.source, self.grid, run, self.scheduler, self._model.dtype, together)
+        per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
+        self._reads = PassRunner(self.V, run, self._model.dtype, per_read)
         if not run.progress.passes:
             run.progress = replace(run.progress, models=tuple(map(ModelStatus, range(len(self.models)))))
         if run.progress.outcome is None:
-            run.plan(self._planned(projections, self.scheduler.memory_limit))
-        if makes_tiles_dense(self._model, self.source):
+            run.plan(self._planned(projections))
+        if makes_tiles_dense(self._model, sparse=self.V.source.sparse):
             log.warning(
                 "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
                 "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
                 self._model.loss.beta,
-                format_bytes(scratch_bytes(self._model, self.source, self._model.k)),
+                format_bytes(tile_bytes(self.V.source, self._model.dtype, self._model.k, dense_tiles=True)),
             )
         several = len(self.models) > 1
         histories = run.history.by_model()
@@ -93,7 +89,7 @@ class Fit:
             member.model: histories.get(member.model, History()) if several else run.history
             for member in run.progress.models
         }
-        with self.scheduler.tuned(), self.scheduler.mapping() as self._reads.each, counted() as retries:
+        with self.V.at_work() as self._reads.each, counted() as retries:
             self._reads.retries = retries
             while run.progress.start < n_starts:
                 self._start()
@@ -113,7 +109,7 @@ class Fit:
     @property
     def _hides_columns(self) -> bool:
         """Whether V's rows, of which entries are hidden, are columns of X."""
-        entries = self.source.entries
+        entries = self.V.source.entries
         return entries is not None and entries.holdout is not None and entries.holdout.transposed
 
     def _start(self) -> None:
@@ -129,8 +125,8 @@ class Fit:
                 self._model.loss,
                 self._model.shape,
                 self._model.dtype,
-                sparse=self.source.sparse,
-                advice=self.source.negatives_advice,
+                sparse=self.V.source.sparse,
+                advice=self.V.source.negatives_advice,
                 transposed=self._hides_columns,
             )
         except (DataError, NumericalError):
@@ -166,7 +162,7 @@ class Fit:
         rows = FactorVersion.of(name, [{"W": self._model.k}])
         self.run.factors.begin(rows)
         written = 0
-        for panel in self.grid:
+        for panel in self.V.grid:
             block = W[panel.start : panel.stop]
             block = block.compute() if isinstance(block, da.Array) else block
             block = np.array(block, dtype=self._model.dtype, order="C")
@@ -245,7 +241,7 @@ class Fit:
         outcomes: tuple[Outcome, ...],
     ) -> tuple[ModelStatus, Record]:
         """A model after its part in a pass, and its own record of it."""
-        at, member = self.run.progress, turn.member
+        at, member = self.run.progress, turn.status
         own = self._own[member.model]
         leader = min(
             range(len(phase_indices)), key=lambda phase_index: height(outcomes[phase_index].objective)
@@ -352,17 +348,18 @@ class Fit:
         known = record.loss_at == "end" and not record.measures.get("imprecise")
         return known and not self._model.variant.hidden
 
-    def _planned(self, projections: Sequence[Projection], limit: int) -> dict[str, Any]:
-        """What V is, and what its passes are given: for whoever looks at the run."""
+    def _planned(self, projections: Sequence[Projection]) -> dict[str, Any]:
+        """The storage of V, and the processes and memory of its passes: for reports."""
+        source, scheduler = self.V.source, self.V.scheduler
         return {
-            "stored_dtype": self.source.dtype.str,
-            "stored_bytes": nbytes_of(self.source),
-            "sparse": self.source.sparse,
-            "panels": len(self.grid),
-            "scheduler": self.scheduler.name,
-            "processes": self.scheduler.processes,
-            "threads": self.scheduler.threads,
-            "memory_limit": limit,
+            "stored_dtype": source.dtype.str,
+            "stored_bytes": nbytes_of(source),
+            "sparse": source.sparse,
+            "panels": len(self.V.grid),
+            "scheduler": scheduler.name,
+            "processes": scheduler.processes,
+            "threads": scheduler.threads,
+            "memory_limit": scheduler.memory_limit,
             "memory_projected": max(projection.peak for projection in projections),
         }
 

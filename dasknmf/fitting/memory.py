@@ -1,24 +1,25 @@
-"""What the passes of a fit will hold in one process."""
+"""Memory that passes over V need in one process."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from dask.utils import format_bytes
 
 from dasknmf.core.blocks import csr, dense, masked
 from dasknmf.core.blocks.simd import padded
-from dasknmf.core.panels import Grid
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers import nnls
 from dasknmf.core.starts import trial
 from dasknmf.data.source import Source, slab_bytes_of
 from dasknmf.engine import graph
 from dasknmf.engine.memory import Projection
-from dasknmf.engine.scheduler import Scheduler
 from dasknmf.fitting.model import Model
+from dasknmf.fitting.passes import OpenMatrix
 
 log = logging.getLogger("dasknmf")
 
@@ -26,30 +27,118 @@ _LINES_AT_ONCE = 3
 """Copies of packed Gram matrices at the peak of their use: made, put together, scaled."""
 
 
-def projected(
-    models: Sequence[Model], together: int, source: Source, grid: Grid, scheduler: Scheduler, *, kept: bool
-) -> list[Projection]:
-    """Of each kind of pass.
+@dataclass(frozen=True)
+class Footprint:
+    """The size of the phases of one pass, beside V.
 
     Parameters
     ----------
+    phases : sequence of Phase
+    dtype : numpy.dtype
+        Of tiles and rows.
+    width : int
+        Columns of the rows of all phases together.
+    k : int
+        The largest number of components for which rows are solved.
+    masked : bool
+        Whether rows are solved with a Gram matrix each.
+    dense_tiles : bool
+        Whether tiles of a sparse V are made dense.
+    held : int
+        Columns, of the height of V, that stay in this process.
+    lines, packed : int
+        Bytes of packed products of all features: of one phase, of all phases at the peak.
+    separate : int
+        Phases whose products with V are not one.
+    """
+
+    phases: Sequence[Phase]
+    dtype: np.dtype
+    width: int
+    k: int
+    masked: bool = False
+    dense_tiles: bool = False
+    held: int = 0
+    lines: int = 0
+    packed: int = 0
+    separate: int = 0
+
+    def projection(self, V: OpenMatrix) -> Projection:
+        """What a process holds at the peak of the pass."""
+        source, grid, scheduler = V.source, V.grid, V.scheduler
+        n_features, itemsize = V.n_features, self.dtype.itemsize
+        tallies = [phase.tally() for phase in self.phases]
+        # Products that are not one have each their factors in whole vectors.
+        columns = self.width + self.separate * (padded(1) - 1)
+        lines = self.lines // n_features * dense.tile_rows(n_features, itemsize)
+        return Projection(
+            baseline=scheduler.baseline,
+            threads=min(scheduler.threads, len(grid)),
+            slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
+            tiles=tile_bytes(source, self.dtype, columns, dense_tiles=self.dense_tiles)
+            + nnls.scratch_bytes(self.k, packed=self.masked)
+            + _LINES_AT_ONCE * lines,
+            rows=grid.rows_max * self.width * itemsize,
+            tally=sum(tally.nbytes for tally in tallies),
+            drawn=sum(tally.capacity for tally in tallies),
+            small=4 * self.width * n_features * 8 + self.packed,
+            held=grid.n_rows * self.held * itemsize,
+            fan_in=graph.FAN_IN,
+            staged=-(-source.staged_bytes // scheduler.processes),
+        )
+
+
+def footprint(
+    phases: Sequence[Phase], models: Sequence[Model], width: int, held: int, *, sparse: bool
+) -> Footprint:
+    """Of phases of models that leave `width` columns, beside `held` columns that stay."""
+    if own := [phase.lines_bytes for phase in phases if hasattr(phase, "lines_bytes")]:
+        lines = max(own)
+        packed = sum(own) + _LINES_AT_ONCE * lines
+    else:
+        lines = max(model.lines_bytes for model in models)
+        draws = any(phase.tally().capacity for phase in phases)
+        packed = lines * (trial.LINES_AT_ONCE * len(models) if draws else _LINES_AT_ONCE * len(phases))
+    first = models[0]
+    one = first.loss.quadratic and all(getattr(phase, "together", None) for phase in phases)
+    return Footprint(
+        phases,
+        first.dtype,
+        width,
+        max(model.k for model in models),
+        first.variant.masked,
+        makes_tiles_dense(first, sparse=sparse),
+        held,
+        lines,
+        packed,
+        separate=0 if one else len(phases),
+    )
+
+
+def projections_of(
+    V: OpenMatrix, models: Sequence[Model], per_read: int, *, in_memory: bool
+) -> list[Projection]:
+    """The peak of each kind of pass of a fit.
+
+    Parameters
+    ----------
+    V : OpenMatrix
     models : sequence of Model
-    together : int
+    per_read : int
         How many of them share a read.
-    source, grid, scheduler
-    kept : bool
+    in_memory : bool
         Whether the rows of all of them stay in this process.
     """
-    widest = sorted(models, key=lambda model: model.k)[-together:]
+    widest = sorted(models, key=lambda model: model.k)[-per_read:]
     everywhere = sum(model.k for model in models if not model.recomputed)
     # Rows that enter, rows that are left and, beside several models, those of the lowest that has ended.
-    generations = 2 if len(models) == 1 else 3
-    projections = []
+    versions = 2 if len(models) == 1 else 3
     kinds = [
         *zip(*(model.starts() for model in widest), strict=True),
         [model.lineup(0) for model in widest],
         [(model.closing(),) for model in widest],
     ]
+    projections = []
     for lineups in kinds:
         phases = [phase for lineup in lineups for phase in lineup]
         rivals = max(len(lineup) for lineup in lineups)
@@ -60,62 +149,13 @@ def projected(
         ]
         width = sum(columns for _, columns in widths)
         stays = sum(columns for model, columns in widths if not model.recomputed)
-        held = generations * max(stays, everywhere * rivals) if kept else 0
-        projections.append(
-            _projection(phases, width, held, widest, source, grid, scheduler),
-        )
+        held = versions * max(stays, everywhere * rivals) if in_memory else 0
+        projections.append(footprint(phases, widest, width, held, sparse=V.source.sparse).projection(V))
     return projections
 
 
-def _projection(
-    phases: Sequence[Phase],
-    width: int,
-    held: int,
-    models: Sequence[Model],
-    source: Source,
-    grid: Grid,
-    scheduler: Scheduler,
-) -> Projection:
-    """Of phases that leave `width` columns, beside `held` columns of V's height that stay."""
-    n_features = source.shape[1]
-    itemsize = models[0].dtype.itemsize
-    tallies = [phase.tally() for phase in phases]
-    drawn = sum(tally.capacity for tally in tallies)
-    if own := [phase.lines_bytes for phase in phases if hasattr(phase, "lines_bytes")]:
-        lines = max(own)
-        packed = sum(own) + _LINES_AT_ONCE * lines
-    else:
-        lines = max(model.lines_bytes for model in models)
-        packed = lines * (trial.LINES_AT_ONCE * len(models) if drawn else _LINES_AT_ONCE * len(phases))
-    height = dense.tile_rows(n_features, itemsize)
-    # Products of several models that are not one have each their factors in whole vectors.
-    one = models[0].loss.quadratic and all(getattr(phase, "together", None) for phase in phases)
-    columns = width if one else width + len(phases) * (padded(1) - 1)
-    return Projection(
-        baseline=scheduler.baseline,
-        threads=min(scheduler.threads, len(grid)),
-        slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
-        tiles=scratch_bytes(models[0], source, columns)
-        + nnls.scratch_bytes(max(model.k for model in models), packed=models[0].variant.masked)
-        + _LINES_AT_ONCE * (lines // n_features * height),
-        rows=grid.rows_max * width * itemsize,
-        tally=sum(tally.nbytes for tally in tallies),
-        drawn=drawn,
-        small=4 * width * n_features * 8 + packed,
-        held=grid.n_rows * held * itemsize,
-        fan_in=graph.FAN_IN,
-        staged=-(-source.staged_bytes // scheduler.processes),
-    )
-
-
-def phases_together(
-    phases: Sequence[Phase],
-    models: Sequence[Model],
-    source: Source,
-    grid: Grid,
-    scheduler: Scheduler,
-) -> int:
-    """How many phases, one of each model, can share a read without rows that stay.
+def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Model]) -> int:
+    """The number of phases, one of each model, that can share a read without rows that stay.
 
     Raises
     ------
@@ -123,46 +163,44 @@ def phases_together(
         If not even one of them fits.
     """
 
-    def projection(together: int) -> list[Projection]:
-        widest = sorted(zip(phases, models, strict=True), key=lambda each: each[1].k)[-together:]
-        width = sum(model.k for _, model in widest)
-        told, of = zip(*widest, strict=True)
-        return [_projection(told, width, 0, of, source, grid, scheduler)]
+    def projections(per_read: int) -> list[Projection]:
+        widest = sorted(zip(phases, models, strict=True), key=lambda pair: pair[1].k)[-per_read:]
+        own, of = zip(*widest, strict=True)
+        width = sum(model.k for model in of)
+        return [footprint(own, of, width, 0, sparse=V.source.sparse).projection(V)]
 
-    return _most(len(phases), scheduler.memory_limit, projection)[0]
+    return _most(len(phases), V.scheduler.memory_limit, projections)[0]
 
 
-def shared_out(
-    models: Sequence[Model], source: Source, grid: Grid, scheduler: Scheduler, *, kept: bool
+def models_per_read(
+    V: OpenMatrix, models: Sequence[Model], *, in_memory: bool
 ) -> tuple[int, list[Projection]]:
-    """How many models can share a read in the memory that there is, and what its passes will hold.
+    """The number of models that can share a read in the memory that there is, and the peaks of their passes.
 
     Raises
     ------
     MemoryLimitError
         If not even one of them fits.
     """
-    limit = scheduler.memory_limit
-    together, projections = _most(
-        len(models),
-        limit,
-        lambda together: projected(models, together, source, grid, scheduler, kept=kept),
+    limit = V.scheduler.memory_limit
+    per_read, projections = _most(
+        len(models), limit, lambda per_read: projections_of(V, models, per_read, in_memory=in_memory)
     )
-    if together < len(models):
+    if per_read < len(models):
         log.warning(
             "%d models do not fit into %s together: %d at a time share a read, of which a pass makes %d",
             len(models),
             format_bytes(limit),
-            together,
-            -(-len(models) // together),
+            per_read,
+            -(-len(models) // per_read),
         )
-    return together, projections
+    return per_read, projections
 
 
 def _most(
     count: int, limit: int, projections_of: Callable[[int], list[Projection]]
 ) -> tuple[int, list[Projection]]:
-    """The largest equal share of so many that fits, and what it will hold.
+    """The largest equal share of a count that fits, and the peaks of its passes.
 
     Raises
     ------
@@ -171,24 +209,23 @@ def _most(
     """
     n_reads = 1
     while True:
-        together = -(-count // n_reads)
-        projections = projections_of(together)
-        if together == 1 or all(projection.peak <= limit for projection in projections):
+        per_read = -(-count // n_reads)
+        projections = projections_of(per_read)
+        if per_read == 1 or all(projection.peak <= limit for projection in projections):
             for projection in projections:
                 projection.check(limit)
-            return together, projections
+            return per_read, projections
         n_reads += 1
 
 
-def makes_tiles_dense(model: Model, source: Source) -> bool:
-    """Whether a sparse V has to be worked on with its zeros."""
-    return source.sparse and model.loss.beta not in (1, 2)
+def makes_tiles_dense(model: Model, *, sparse: bool) -> bool:
+    """Whether every entry of WH is needed, though V is sparse."""
+    return sparse and model.loss.beta not in (1, 2)
 
 
-def scratch_bytes(model: Model, source: Source, width: int) -> int:
-    """Of the tiles of one walk, for so many columns of all models together."""
-    n_features, dtype = source.shape[1], model.dtype
-    if not source.sparse:
-        kind = dense if source.entries is None else masked
-        return kind.scratch_bytes(n_features, dtype)
-    return csr.scratch_bytes(n_features, dtype, width, dense=makes_tiles_dense(model, source))
+def tile_bytes(source: Source, dtype: np.dtype, width: int, *, dense_tiles: bool) -> int:
+    """Bytes of the tiles of one walk, for so many columns of all models together."""
+    if source.sparse:
+        return csr.scratch_bytes(source.shape[1], dtype, width, dense=dense_tiles)
+    kind = dense if source.entries is None else masked
+    return kind.scratch_bytes(source.shape[1], dtype)

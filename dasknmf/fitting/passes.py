@@ -1,134 +1,219 @@
-"""One pass of several models: who takes part, in how many reads of V, and what it leaves."""
+"""Passes over V: V open for reading, and the passes of a fit that models share."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dasknmf import data
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import Map, Outcome
+from dasknmf.core.phase import Map, Outcome, Phase, Tally
 from dasknmf.data.source import Source
 from dasknmf.engine import graph
 from dasknmf.engine.accounting import PassStats
-from dasknmf.engine.scheduler import Scheduler
+from dasknmf.engine.scheduler import Scheduler, current_scheduler
 from dasknmf.errors import RunDamagedError
 from dasknmf.fitting.model import Lineup
 from dasknmf.io.retry import Retries
-from dasknmf.store.factors import FactorVersion
+from dasknmf.store.factors import Factors, FactorVersion, MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import ModelStatus
 from dasknmf.store.stored_run import StoredRun
+
+GIVEN = "given"
+"""Name of the state that a read without a fit starts from."""
+
+
+@dataclass(frozen=True)
+class OpenMatrix:
+    """V open for reading.
+
+    Parameters
+    ----------
+    source : Source
+        Of the rows of V, from its stage where it has one, with the weights of its entries.
+    grid : Grid
+        The panels that V is cut into.
+    scheduler : Scheduler
+        Reads the panels.
+    """
+
+    source: Source
+    grid: Grid
+    scheduler: Scheduler
+
+    @classmethod
+    def of(cls, source: Source) -> OpenMatrix:
+        """V of a source, for the scheduler that Dask uses now."""
+        return cls(source, data.grid_of(source), current_scheduler(in_process=source.in_process))
+
+    @property
+    def n_features(self) -> int:
+        return self.source.shape[1]
+
+    @contextmanager
+    def at_work(self) -> Iterator[Map]:
+        """Processes set up for passes, and the map that spreads visits over the threads of this one."""
+        with self.scheduler.tuned(), self.scheduler.mapping() as each:
+            yield each
+
+    def run(
+        self, work: graph.Work, sums: Sequence[float] | None, each: Map
+    ) -> tuple[list[Outcome], PassStats]:
+        """Run a pass to its end: its rows and states are then in the factor store.
+
+        Parameters
+        ----------
+        work : Work
+        sums : sequence of float or None
+            Σv of each panel, where it is known: a panel of another sum is refused.
+        each : callable
+            The map of `at_work`.
+        """
+        return graph.run(graph.Pass(work, self.source, self.grid, sums), self.scheduler.get, each)
+
+    def tallies(
+        self,
+        phases: Sequence[Phase],
+        dtype: np.dtype,
+        factors: Factors | None = None,
+        rows: tuple[FactorVersion, ...] = (),
+        sums: Sequence[float] | None = None,
+    ) -> list[Tally]:
+        """The whole tally of each phase, in one read that leaves neither rows nor states.
+
+        Parameters
+        ----------
+        phases : sequence of Phase
+            Phases without rows of their own.
+        dtype : numpy.dtype
+            Of tiles and rows.
+        factors : Factors, optional
+            Hold the state named `GIVEN`, from which all phases start, and `rows`.
+        rows : tuple of FactorVersion
+            Rows of W that every phase reads.
+        sums : sequence of float, optional
+            As for `run`.
+        """
+        work = graph.Work(
+            phases[0].name,
+            tuple(phases),
+            dtype,
+            factors or MemoryFactors(),
+            GIVEN if factors else "",
+            rows,
+            (0,) * len(phases),
+            checked=sums is not None,
+        )
+        with self.at_work() as each:
+            return graph.tallies(graph.Pass(work, self.source, self.grid, sums), self.scheduler.get, each)
 
 
 @dataclass(frozen=True)
 class ModelPass:
     """The part of one model in a pass."""
 
-    member: ModelStatus
+    status: ModelStatus
     phases: Lineup
 
     @property
     def starts_from(self) -> tuple[int, ...]:
-        """For each phase, which of the last pass it goes on from."""
-        phase_indices = self.member.phase_indices
+        """For each phase, the number of the phase of the last pass that it continues."""
+        phase_indices = self.status.phase_indices
         # One model may part into several, all of which begin where it stands.
         return phase_indices if len(phase_indices) == len(self.phases) else phase_indices * len(self.phases)
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What one pass left, before it is committed."""
+    """The effect of one pass, before it is committed."""
 
     name: str
     rows: tuple[FactorVersion, ...]
     phase_indices: tuple[tuple[int, ...], ...]
-    """For each turn, the numbers of its phases."""
+    """For each `ModelPass`, the numbers of its phases."""
     outcomes: tuple[tuple[Outcome, ...], ...]
+    """For each `ModelPass`, the outcomes of its phases."""
     stats: PassStats
     seconds: float
     reads: int
     sums: tuple[float, ...] | None
-    """Σv of each panel, once a read has told it."""
+    """Σv of each panel; None before the first read."""
 
 
 @dataclass
 class PassRunner:
-    """Runs passes. What one leaves is not part of the run before it is committed.
+    """Runs the passes of a fit. The effect of a pass belongs to the run once it is committed.
 
     Parameters
     ----------
-    source, grid, run, scheduler, dtype
-    together : int
-        How many models share a read; more than these take several reads for one pass.
+    V : OpenMatrix
+    run : MemoryRun or StoredRun
+    dtype : numpy.dtype
+    per_read : int
+        Most models that share a read; a pass of more takes several reads.
     """
 
-    source: Source
-    grid: Grid
+    V: OpenMatrix
     run: MemoryRun | StoredRun
-    scheduler: Scheduler
     dtype: np.dtype
-    together: int
+    per_read: int
     each: Map = map
     retries: Retries = field(default_factory=Retries)
     """Of this process, between passes and while it begins them."""
 
-    def __call__(self, turns: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
-        """Run one; `afresh` without the states and the rows that the last has left."""
+    def __call__(self, passes: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
+        """Run one pass; `afresh` from no state and no rows."""
         at = self.run.progress
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
         rows: list[FactorVersion] = []
         phase_indices: list[tuple[int, ...]] = []
         outcomes: list[tuple[Outcome, ...]] = []
-        stats: PassStats | None = None
+        stats = PassStats()
         first = reads = 0
         sums = self.run.sums
-        for start in range(0, len(turns), self.together):
-            part = turns[start : start + self.together]
-            one = graph.Pass(
-                name=name,
-                phases=tuple(phase for turn in part for phase in turn.phases),
-                source=self.source,
-                grid=self.grid,
-                dtype=self.dtype,
-                factors=self.run.factors,
-                state="" if afresh else at.state,
-                rows=() if afresh else at.rows,
-                starts_from=tuple(phase_index for turn in part for phase_index in turn.starts_from),
-                first=first,
+        for start in range(0, len(passes), self.per_read):
+            group = passes[start : start + self.per_read]
+            work = graph.Work(
+                name,
+                tuple(phase for each in group for phase in each.phases),
+                self.dtype,
+                self.run.factors,
+                "" if afresh else at.state,
+                () if afresh else at.rows,
+                tuple(number for each in group for number in each.starts_from),
+                first,
                 # V in this process cannot change behind a run that ends with it.
-                checked=not (self.source.in_process and isinstance(self.run, MemoryRun)),
-                sums=sums,
+                checked=not (self.V.source.in_process and isinstance(self.run, MemoryRun)),
             )
-            found, moved = self._run(one)
-            stats = moved if stats is None else stats + moved
+            of_group, moved = self._run(work, sums)
+            stats += moved
             if sums is None and moved.sums:
-                told = dict(moved.sums)
-                sums = tuple(told[panel.index] for panel in self.grid)
-            reads += one.reads_data
-            if one.leaves:
-                rows.append(one.leaves)
-            for turn in part:
-                count = len(turn.phases)
-                phase_indices.append(tuple(range(first, first + count)))
-                outcomes.append(tuple(found[:count]))
-                found = found[count:]
-                first += count
-        assert stats is not None  # somebody takes part
+                by_panel = dict(moved.sums)
+                sums = tuple(by_panel[panel.index] for panel in self.V.grid)
+            reads += work.reads_data
+            if work.leaves:
+                rows.append(work.leaves)
+            for each in group:
+                numbers = tuple(range(first, first + len(each.phases)))
+                phase_indices.append(numbers)
+                outcomes.append(tuple(of_group[: len(numbers)]))
+                of_group = of_group[len(numbers) :]
+                first += len(numbers)
         stats = replace(stats, retries=stats.retries + self.retries.taken())
         seconds = time.perf_counter() - began
         return PassResult(
             name, tuple(rows), tuple(phase_indices), tuple(outcomes), stats, seconds, reads, sums
         )
 
-    def _run(self, one: graph.Pass) -> tuple[list[Outcome], PassStats]:
+    def _run(self, work: graph.Work, sums: Sequence[float] | None) -> tuple[list[Outcome], PassStats]:
         try:
-            if self.source.in_process:
-                return graph.run_here(one, self.each)
-            return graph.run(one, self.scheduler.get)
+            return self.V.run(work, sums, self.each)
         except RunDamagedError:
             self.run.check_owner()  # rows that another writer has pruned are not damage
             raise

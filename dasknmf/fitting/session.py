@@ -11,17 +11,14 @@ import dask.array as da
 
 from dasknmf.core.history import Callback, Record
 from dasknmf.core.phase import Phase, Tally
-from dasknmf.data.source import Source
 from dasknmf.data.staging import staged
-from dasknmf.engine import graph
-from dasknmf.engine.scheduler import Scheduler, connected, current_scheduler
+from dasknmf.engine.scheduler import connected, current_scheduler
 from dasknmf.errors import MemoryLimitError
 from dasknmf.fitting.loop import Fit
-from dasknmf.fitting.memory import phases_together
+from dasknmf.fitting.memory import phases_per_read
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.passes import ModelPass, PassRunner
+from dasknmf.fitting.passes import ModelPass, OpenMatrix, PassRunner
 from dasknmf.fitting.problem import Problem, computed
-from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import FactorLocation, ModelStatus
 from dasknmf.store.run import rows_in_memory
@@ -34,19 +31,17 @@ class Session:
 
     Parameters
     ----------
-    settled : Problem
+    problem : Problem
         With the seed of the run.
-    source : Source
-        V with what is told of its entries, from its stage where it has one.
-    run, scheduler
+    V : OpenMatrix
+    run : MemoryRun or StoredRun
     scratch : bool
         Whether the run's store goes when the work is done.
     """
 
     problem: Problem
-    source: Source
+    V: OpenMatrix
     run: MemoryRun | StoredRun
-    scheduler: Scheduler
     scratch: bool
 
     def fit(
@@ -62,10 +57,8 @@ class Session:
         one = self.problem
         fit = Fit(
             models,
-            self.source,
-            one.grid,
+            self.V,
             self.run,
-            self.scheduler,
             max_iter,
             tol,
             one.given,
@@ -79,38 +72,28 @@ class Session:
                 self.run.discard()  # models that cannot be fitted leave no run behind
             raise
 
-    def asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> tuple[list[Tally], int]:
-        """What V answers to phases, one of each model, that leave nothing behind, and in how many reads.
+    def read(self, phases: Sequence[Phase], models: Sequence[Model]) -> tuple[list[Tally], int]:
+        """The whole tally of each phase, and the number of reads: one if the phases fit into memory together.
 
-        In one if they fit into memory together.
+        Parameters
+        ----------
+        phases : sequence of Phase
+            Phases that leave neither rows nor states, one of each model.
+        models : sequence of Model
         """
-        one = self.problem
-        arguments = (self.source, one.grid, self.scheduler)
-        together = phases_together(phases, models, *arguments)
+        per_read = phases_per_read(self.V, phases, models)
         tallies: list[Tally] = []
-        with self.scheduler.tuned(), self.scheduler.mapping() as each:
-            for start in range(0, len(phases), together):
-                part = tuple(phases[start : start + together])
-                read = graph.Pass(
-                    "told",
-                    part,
-                    self.source,
-                    one.grid,
-                    one.model.dtype,
-                    MemoryFactors(),
-                    "",
-                    starts_from=(0,) * len(part),
-                    sums=self.run.sums,
-                )
-                tallies += graph.tallied(read, self.scheduler.get, each)
-        return tallies, -(-len(phases) // together)
+        for start in range(0, len(phases), per_read):
+            group = phases[start : start + per_read]
+            tallies += self.V.tallies(group, models[0].dtype, sums=self.run.sums)
+        return tallies, -(-len(phases) // per_read)
 
-    def conclude(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
-        """One more pass, which starts from what the survey knows; its state and rows are the run's answer."""
-        at, one = self.run.progress, self.problem
-        with self.scheduler.tuned(), self.scheduler.mapping() as each:
-            reads = PassRunner(self.source, one.grid, self.run, self.scheduler, one.model.dtype, 1, each)
-            passed = reads([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
+    def final_pass(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+        """One more pass, which starts from the survey; its state and rows are the result of the run."""
+        at = self.run.progress
+        with self.V.at_work() as each:
+            runner = PassRunner(self.V, self.run, self.problem.model.dtype, 1, each)
+            passed = runner([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
         outcome = passed.outcomes[0][0]
         record = Record(
             at.iteration,
@@ -170,4 +153,4 @@ def running(one: Problem, checkpoint: Any, stage: Any, *, overwrite: bool) -> It
             )
             one = one.seeded(run.seed)
         stack.callback(run.close)
-        yield Session(one, one.observed(source), run, scheduler, scratch)
+        yield Session(one, OpenMatrix(one.observed(source), one.grid, scheduler), run, scratch)

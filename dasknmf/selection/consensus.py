@@ -203,7 +203,7 @@ def concluded(
         n_init=len(factorizations),
         feature_names=study.work.problem.features.names,
         n_reads=n_reads,
-        at_work=(study.work.source, study.work.problem.grid),
+        V=study.V,
         **asked,
     )
     study.n_asked += round(found.n_reads - n_reads)

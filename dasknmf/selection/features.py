@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 
 from dasknmf import data
-from dasknmf.core.blocks import csr, dense
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.losses import Loss
-from dasknmf.core.starts import survey
 from dasknmf.core.starts.feature_moments import MomentsPhase
 from dasknmf.data.prepared import Prepared
-from dasknmf.engine import graph
-from dasknmf.engine.memory import Projection
-from dasknmf.engine.scheduler import current_scheduler
-from dasknmf.store.factors import MemoryFactors
+from dasknmf.fitting.passes import OpenMatrix
+from dasknmf.selection.single_read import single_read
 
 
 @dataclass(frozen=True)
@@ -104,35 +99,8 @@ def moments(X: Any) -> Moments:
     V = X if isinstance(X, Prepared) else Prepared(X)
     transposed = data.rather_transposed(V, parity=False)
     source = data.source_of(V, transposed=transposed)
-    grid = data.grid_of(source)
-    dtype = working_dtype(V.dtype)
-    loss = Loss.named("frobenius")
-    phase = survey.Surveyed(MomentsPhase(source.shape, transposed), survey.Survey(source.shape, loss))
-    scheduler = current_scheduler(in_process=source.in_process)
-    n_columns = source.shape[1]
-    if source.sparse:
-        tiles = csr.scratch_bytes(n_columns, dtype, 0, dense=False)
-    else:
-        tiles = dense.scratch_bytes(n_columns, dtype)
-    Projection(
-        baseline=scheduler.baseline,
-        threads=min(scheduler.threads, len(grid)),
-        slab=source.slab_bytes,
-        tiles=tiles,
-        rows=0,
-        tally=phase.tally().nbytes,
-        small=0,
-        drawn=0,
-        held=0,
-        fan_in=graph.FAN_IN,
-        staged=0,
-    ).check(scheduler.memory_limit)
-    one = graph.Pass("moments", (phase,), source, grid, dtype, MemoryFactors(), "", checked=False)
-    with scheduler.tuned(), scheduler.mapping() as each:
-        (tally,) = graph.tallied(one, scheduler.get, each)
-    state, _ = phase.update(tally, {})
-    # Of a mean in the range of float64: nothing is multiplied here.
-    survey.check(state, loss, source.shape, np.dtype(np.float64), sparse=source.sparse)
+    phase = MomentsPhase(source.shape, transposed)
+    state, _ = single_read(OpenMatrix.of(source), phase, dtype=working_dtype(V.dtype))
     return Moments(
         V.shape[0],
         state["feature means"],

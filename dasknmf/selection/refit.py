@@ -14,7 +14,6 @@ from dasknmf import data
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
-from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally, finite
 from dasknmf.core.solvers import first_W, nnls
@@ -22,11 +21,12 @@ from dasknmf.core.solvers.grams import ByRow, Shared
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
 from dasknmf.data.prepared import Prepared
-from dasknmf.data.source import Source
+from dasknmf.data.weighted import WeightedSource
 from dasknmf.estimator import NMF
 from dasknmf.fitting import validation
+from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import entries_of
-from dasknmf.selection.single_read import DTYPE, checked_usages, read
+from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_read
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def normalised(usages: Any) -> Any:
     return usages / where(totals > 0, totals, 1)
 
 
-def spectra_of(X: Any, usages: Any) -> np.ndarray:
+def spectra_of(X: Any, usages: Usages) -> np.ndarray:
     """The nonnegative spectra of another matrix of the same rows, for usages that are known, in one read.
 
     Exact least squares: min ‖X − usages H‖² over H ≥ 0. Of all genes in units of TPM, for example, where
@@ -137,9 +137,10 @@ def spectra_of(X: Any, usages: Any) -> np.ndarray:
         As `NMF.fit`.
     """
     X = X if isinstance(X, Prepared) else Prepared(X)
-    usages = checked_usages(usages, X)
+    usages = checked_usages(usages, X.shape)
     k = int(usages.shape[1])
-    return read(X, _SpectraPhase(k, X.shape[1]), k=k, usages=usages)[0]["H"]
+    V = OpenMatrix.of(data.source_of(X))
+    return single_read(V, _SpectraPhase(k, X.shape[1]), k=k, usages=usages)[0]["H"]
 
 
 def usages_of(X: Any, spectra: np.ndarray) -> Any:
@@ -189,7 +190,7 @@ def refit(
     spectra: np.ndarray,
     mean_row_square: float,
     *,
-    at_work: tuple[Source, Grid] | None = None,
+    V: OpenMatrix | None = None,
     **nmf: Any,
 ) -> Refit:
     """Usages for these spectra, and the best components for these usages.
@@ -205,8 +206,8 @@ def refit(
     spectra : ndarray of shape (n_components, n_features)
     mean_row_square : float
         The mean squared norm of a row of X.
-    at_work : (Source, Grid), optional
-        Where X is open already; for the Frobenius loss it is read there.
+    V : OpenMatrix, optional
+        X where it is open already; for the Frobenius loss it is read there.
     **nmf
         Parameters of `NMF`.
     """
@@ -233,7 +234,12 @@ def refit(
     given = {"eps": np.asarray(0.0), "sum_to_one_weight": np.asarray(SUM_WEIGHT * mean_row_square)}
     state = first_W.started(given, model.components_.astype(DTYPE))
     phase = _Solved(exact, k)
-    after, outcome = read(X, phase, k=k, state=state, at_work=at_work, entries=entries, masked=masked)
+    if V is None:
+        source = data.source_of(X)
+        if entries is not None:
+            source = WeightedSource(source, entries, rows=None, weights=None)
+        V = OpenMatrix.of(source)
+    after, outcome = single_read(V, phase, k=k, state=state, masked=masked)
     components = after["H"].astype(model.components_.dtype)
     return Refit(components, after["shares"], float(outcome.loss or 0.0), 1)
 

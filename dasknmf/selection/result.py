@@ -9,8 +9,7 @@ import numpy as np
 
 from dasknmf.core.history import History
 from dasknmf.core.html_repr import card
-from dasknmf.core.panels import Grid
-from dasknmf.data.source import Source
+from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection import clusters, refit
 from dasknmf.selection.parameters import check_threshold
 from dasknmf.selection.scores import scores
@@ -179,7 +178,7 @@ def agreed(
     density_threshold: float,
     n_init: int,
     n_reads: float,
-    at_work: tuple[Source, Grid] | None = None,
+    V: OpenMatrix | None = None,
     **told: Any,
 ) -> Consensus:
     """What is left below a threshold, components refitted to X; usages are yet to be made.
@@ -194,8 +193,8 @@ def agreed(
     n_init : int
     n_reads : float
         Of X so far.
-    at_work : (Source, Grid), optional
-        Where X is open already.
+    V : OpenMatrix, optional
+        X where it is open already.
     **told
         The other attributes of `Consensus`.
 
@@ -207,7 +206,7 @@ def agreed(
     k = len(stack) // n_init
     labels = clusters.clustered(stack, density, density_threshold, k)
     spectra = clusters.medians(stack, labels, k)
-    best = refit.refit(ask.X, spectra, ask.mean_row_square, at_work=at_work, **ask.nmf)
+    best = refit.refit(ask.X, spectra, ask.mean_row_square, V=V, **ask.nmf)
     order = np.argsort(-best.shares, kind="stable")
     spectra = spectra[order]
     place = np.append(np.argsort(order), -1)

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf import data
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
 from dasknmf.core.starts.feature_moments import MomentsPhase
 from dasknmf.data.prepared import Prepared
+from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection.features import Moments
-from dasknmf.selection.single_read import checked_usages, read
+from dasknmf.selection.single_read import Usages, checked_usages, single_read
 
 _STEADY = 1e-12
 """A standard deviation below this share of the mean is rounding."""
@@ -53,7 +55,7 @@ class _ScoresPhase(PhaseWrapper):
         return state | {name: tally[name] for name in ("A", "G", "usage")}, outcome
 
 
-def scores(X: Any, usages: Any) -> np.ndarray:
+def scores(X: Any, usages: Usages) -> np.ndarray:
     """z-scores of features for each program: by how many standard deviations a unit of usage moves them.
 
     Ordinary least squares, without an intercept, of X's columns, each less its mean and divided by its
@@ -89,14 +91,14 @@ def scores(X: Any, usages: Any) -> np.ndarray:
     return scored(X, usages)[0]
 
 
-def scored(X: Any, usages: Any) -> tuple[np.ndarray, Moments]:
+def scored(X: Any, usages: Usages) -> tuple[np.ndarray, Moments]:
     """The scores, and the moments of X's features, which the same read tells; see `scores`."""
     X = X if isinstance(X, Prepared) else Prepared(X)
-    usages = checked_usages(usages, X)
+    usages = checked_usages(usages, X.shape)
     n_rows, n_features = X.shape
     k = int(usages.shape[1])
     phase = _ScoresPhase(MomentsPhase(X.shape, transposed=False), k, n_features)
-    state, _ = read(X, phase, k=k, usages=usages)
+    state, _ = single_read(OpenMatrix.of(data.source_of(X)), phase, k=k, usages=usages)
     mean, variance = state["feature means"], state["feature squares"] / n_rows
     std = np.sqrt(variance)
     steady = variance <= _STEADY**2 * mean**2

@@ -25,6 +25,7 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.fingerprint import with_stored_scale
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
+from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, Problem, decide, spawned
 from dasknmf.fitting.session import Session, running
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
@@ -149,6 +150,11 @@ class Study:
         return float(self.surveyed["squares"])
 
     @property
+    def V(self) -> OpenMatrix:
+        """X open for reading, with nothing hidden."""
+        return self.work.V
+
+    @property
     def concluded(self) -> bool:
         """Whether the run holds its conclusion already."""
         return self.work.run.concluded
@@ -162,7 +168,7 @@ class Study:
 
     def conclude(self, H: np.ndarray) -> None:
         """Write W for this H: the two are the answer of the run from here on. One read."""
-        self.work.conclude(self._evaluation(H, drawn=False), self.callbacks)
+        self.work.final_pass(self._evaluation(H, drawn=False), self.callbacks)
 
     def handed(self) -> Any:
         """The answer's W, as the user gets it."""
@@ -173,13 +179,13 @@ class Study:
     @property
     def _entries(self) -> EntryWeights | None:
         """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
-        entries: EntryWeights | None = self.work.source.entries
+        entries: EntryWeights | None = self.V.source.entries
         if entries is None or entries.masks or (isinstance(self.X, data.Stored) and self.X.masked):
             return entries
         return None  # what was hidden from the fits is there
 
     def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
-        tallies, n_reads = self.work.asked(phases, models)
+        tallies, n_reads = self.work.read(phases, models)
         self.n_asked += n_reads
         return tallies
 
@@ -197,7 +203,7 @@ class Study:
             weights=model.variant.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
-        return Evaluation(coder, model.dtype, surveyed, draw, self.work.source.sparse)
+        return Evaluation(coder, model.dtype, surveyed, draw, self.V.source.sparse)
 
     @staticmethod
     def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
@@ -269,7 +275,7 @@ def studying(
         models = _models(work.problem.model, ranks, n_init)
         reports = (*callbacks, logged) if template.verbose else callbacks
         work.fit(models, template.max_iter, template.tol, callbacks=reports)
-        work = replace(work, source=_whole(work))
+        work = replace(work, V=_whole(work))
         found = found_in(work.run, [(model.k, model.seed) for model in models])
         yield Study(template, X, work, Many(found, work.run.history), callbacks)
 
@@ -295,12 +301,12 @@ def _identified(
     return replace(one, identity=identity)
 
 
-def _whole(work: Session) -> Any:
-    """The source with nothing hidden."""
-    source, entries = work.source, work.problem.entries
+def _whole(work: Session) -> OpenMatrix:
+    """V with nothing hidden."""
+    source, entries = work.V.source, work.problem.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
-        return source
-    return source.told(replace(entries, holdout=None))
+        return work.V
+    return replace(work.V, source=source.told(replace(entries, holdout=None)))
 
 
 def ended(target: Any, kind: str, told: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:

@@ -452,14 +452,14 @@ def test_workers_share_the_memory_of_a_stage(V, cluster, monkeypatch):
     from dasknmf.fitting import loop
 
     shares = []
-    original = loop.shared_out
+    original = loop.models_per_read
 
     def told(*arguments, **parameters):
         together, projections = original(*arguments, **parameters)
         shares.extend(each.staged for each in projections)
         return together, projections
 
-    monkeypatch.setattr(loop, "shared_out", told)
+    monkeypatch.setattr(loop, "models_per_read", told)
     fitted(V, cluster, {"stage": "memory"}, **PARAMETERS)
     assert set(shares) == {90 * 14 * 2 // 2}
     shares.clear()

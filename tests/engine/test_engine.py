@@ -102,7 +102,7 @@ class TestPasses:
 
         def keep(one):
             made, keys = original(one)
-            graphs.append((one.phases[0].name, made))
+            graphs.append((one.work.phases[0].name, made))
             return made, keys
 
         with pytest.MonkeyPatch.context() as patch:

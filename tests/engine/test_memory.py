@@ -18,16 +18,17 @@ pytestmark = pytest.mark.slow
 CHILD = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-from dasknmf import NMF, fit
+from dasknmf import NMF
+from dasknmf.fitting import loop
 projected = []
-original = fit.shared_out
+original = loop.models_per_read
 
 def told(*arguments, **parameters):
     together, projections = original(*arguments, **parameters)
     projected.append(max(projection.peak for projection in projections))
     return together, projections
 
-fit.shared_out = told
+loop.models_per_read = told
 path, parameters = sys.argv[1], json.loads(sys.argv[2])
 stage = parameters.pop("stage", None)
 NMF(**parameters).fit(path, stage=stage)

@@ -21,8 +21,8 @@ from dasknmf.core.phase import Visitor, visit
 from dasknmf.core.rng import key_of
 from dasknmf.core.solvers.resampled import KINDS, Resampling
 from dasknmf.data import opened
-from dasknmf.engine.scheduler import current_scheduler
 from dasknmf.fitting.loop import Fit
+from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, decide
 from dasknmf.store.memory_run import MemoryRun
 from tests.helpers import fitted
@@ -55,8 +55,7 @@ class Found:
         max_iter = parameters.pop("max_iter", 6)
         one = problem_for(X, resampling, holdout, **parameters)
         self.run = MemoryRun()
-        scheduler = current_scheduler(in_process=one.source.in_process)
-        Fit((one.model,), one.observed(one.source), one.grid, self.run, scheduler, max_iter, 0.0)()
+        Fit((one.model,), OpenMatrix.of(one.observed(one.source)), self.run, max_iter, 0.0)()
         self.version = one.model.variant.resampling
         at = self.run.progress
         self.H = self.run.factors.read_state(at.location.state, at.location.phase_index)["H"]

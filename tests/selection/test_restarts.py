@@ -551,9 +551,7 @@ def projections_of(X, ranks, n_init, **parameters):
             models = [
                 replace(work.problem.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
             ]
-            grid, several = work.problem.grid, len(models)
-            arguments = (work.source, grid, work.scheduler)
-            return models, memory.projected(models, several, *arguments, kept=True), study
+            return models, memory.projections_of(work.V, models, len(models), in_memory=True), study
 
 
 def test_rows_of_the_models_that_keep_theirs_are_projected():
@@ -575,17 +573,16 @@ def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
     monkeypatch.setattr(Scheduler, "baseline", 0)
     models, _, study = projections_of(V, [2, 9], 2)
     phases = [study._evaluation(np.ones((model.k, M)), drawn=True) for model in models]
-    project, told = memory._projection, []
+    project, told = memory.Footprint.projection, []
 
-    def noted(asked, *arguments):
-        told.append(([phase.k for phase in asked], project(asked, *arguments)))
+    def noted(footprint, V):
+        told.append(([phase.k for phase in footprint.phases], project(footprint, V)))
         return told[-1][1]
 
-    monkeypatch.setattr(memory, "_projection", noted)
-    arguments = (phases, models, study.work.source, study.work.problem.grid, study.work.scheduler)
-    assert memory.phases_together(*arguments) == 4
+    monkeypatch.setattr(memory.Footprint, "projection", noted)
+    assert memory.phases_per_read(study.V, phases, models) == 4
     monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
-    assert memory.phases_together(*arguments) < 4
+    assert memory.phases_per_read(study.V, phases, models) < 4
     assert told[-1][0] == [9, 9][: len(told[-1][0])]
 
 
@@ -597,8 +594,8 @@ def test_lines_of_an_evaluation_are_projected():
     phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
     lines = [phase.coder._grams[1].nbytes for phase in phases]
     told = [
-        memory._projection(asked, 50, 0, models, study.work.source, study.work.problem.grid, scheduler)
-        for asked, scheduler in ((phases, study.work.scheduler), (phases[:1], study.work.scheduler))
+        memory.footprint(asked, models, 50, 0, sparse=False).projection(study.V)
+        for asked in (phases, phases[:1])
     ]
     assert told[0].small - told[1].small >= 0.99 * lines[1]
     assert told[1].small >= 4 * 50 * 300 * 8 + lines[0]

@@ -419,14 +419,14 @@ def test_a_late_task_cannot_begin(V, tmp_path):
     parameters = {"n_components": 3, "max_iter": 4, **MODELS["cd"]}
     original = graph.run
 
-    def run(one, get):
+    def run(one, *arguments):
         late.append(one)
-        return original(one, get)
+        return original(one, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "run", run)
         _, W = fitted(V, "synchronous", {"checkpoint": tmp_path / "run"}, **parameters)
-    exact = [one for one in late if one.phases[0].name == "exact"]
+    exact = [one for one in late if one.work.phases[0].name == "exact"]
     tasks, _ = graph.graph_of(exact[-3])
     with pytest.raises(RunDamagedError):  # what it needs is gone: it cannot even begin
         dask.get(tasks, list(tasks)[1])
