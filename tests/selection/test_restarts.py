@@ -238,7 +238,7 @@ def test_halves_that_end_at_different_passes(tmp_path, beta):
 @pytest.fixture
 def room_for(monkeypatch):
     """Gives this process no more memory than so many of the models take together."""
-    project = memory._projection
+    project = memory.Footprint.projection
 
     def room(count, X, parameters):
         peaks = []
@@ -248,7 +248,7 @@ def room_for(monkeypatch):
             return project(*arguments)
 
         with monkeypatch.context() as context:
-            context.setattr(memory, "_projection", noted)
+            context.setattr(memory.Footprint, "projection", noted)
             context.setattr(Scheduler, "memory_limit", 2**40)
             context.setattr(Scheduler, "baseline", 0)
             several(X, **parameters | {"n_init": count, "max_iter": 1, "scheduler": "synchronous"})
