@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from benchmarks.counting import CountingStore
 from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus
-from dasknmf.core import panels
+from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.selection import clusters, refit
 from dasknmf.selection.consensus import concluded
@@ -333,7 +333,7 @@ def test_rows_must_be_the_same(one, counts):
 
 
 def test_what_does_not_fit_in_memory_is_refused(one, counts, monkeypatch):
-    monkeypatch.setattr(panels, "_RUNTIME_BYTES", 2**50)
+    monkeypatch.setattr(memory, "_RUNTIME_BYTES", 2**50)
     for ask in (lambda: one.rethreshold(2), one.scores, lambda: one.spectra_in(counts)):
         with pytest.raises(MemoryLimitError, match="projected to peak"):
             ask()

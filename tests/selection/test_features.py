@@ -10,8 +10,8 @@ import scipy.sparse
 from distributed import Client
 
 from dasknmf import Moments, Prepared, highly_variable, moments
-from dasknmf.core import panels
 from dasknmf.core.blocks import block_of
+from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError
 from tests.helpers import computing, stored, stored_sparse
 
@@ -158,7 +158,7 @@ def test_small_and_large_values_are_no_reason_to_refuse(counts, tmp_path):
 
 def test_what_does_not_fit_in_memory_is_refused(counts, monkeypatch):
     X = da.from_array(counts, chunks=(20, 5))
-    monkeypatch.setattr(panels, "_RUNTIME_BYTES", 2**50)
+    monkeypatch.setattr(memory, "_RUNTIME_BYTES", 2**50)
     with pytest.raises(MemoryLimitError, match="projected to peak"):
         moments(X)
 
