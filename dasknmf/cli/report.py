@@ -9,7 +9,7 @@ import click
 
 from dasknmf.cli.exit_codes import friendly
 from dasknmf.errors import SourceError
-from dasknmf.plots.report import write
+from dasknmf.plots.report import write_page
 
 
 @click.command()
@@ -27,4 +27,4 @@ def report(run: str, output: Path) -> None:
     """Write one HTML page about RUN, finished or running: loss, components, speed, memory."""
     if find_spec("matplotlib") is None:
         raise SourceError("the pictures need matplotlib: pip install 'dasknmf[plot]'.")
-    click.echo(f"report: {write(run, output)}")
+    click.echo(f"report: {write_page(run, output)}")

@@ -19,7 +19,7 @@ from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.commands import main
 from dasknmf.core.history import Record, from_json, to_json
 from dasknmf.engine.accounting import PassStats, resident_bytes
-from dasknmf.plots.report import facts, maps, page, write
+from dasknmf.plots.report import facts, maps, page, write_page
 from dasknmf.store.run import Run
 from tests.helpers import fitted, stored
 
@@ -134,7 +134,7 @@ def test_a_running_job(tmp_path, low_rank, small_panels):
     first, last = pages[0], pages[-1]
     assert first[0].phase != "exact"
     assert "There are none yet" in first[1]
-    assert "No pass has told a loss yet" in first[1]
+    assert "The loss of no pass is known yet" in first[1]
     assert re.search(r"running process \d+ on \S+ writes it", last[1])
     assert f"{last[0].loss:.8g}" in last[1]
     assert "at most 7 passes" in last[1]
@@ -325,7 +325,7 @@ def browse(tmp_path, *options):
 def test_in_a_browser(run, text, tmp_path):
     import matplotlib.image
 
-    write(run, tmp_path / "report.html")
+    write_page(run, tmp_path / "report.html")
     picture = tmp_path / "page.png"
     browse(
         tmp_path, f"--screenshot={picture}", "--window-size=1200,900", f"file://{tmp_path / 'report.html'}"

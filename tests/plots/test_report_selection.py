@@ -9,7 +9,7 @@ import pytest
 
 from dasknmf import NMF, consensus, open_run, plots, rank_sweep
 from dasknmf.cli.summary import summary
-from dasknmf.plots.report import html, page
+from dasknmf.plots.report import facts_many, page
 from dasknmf.selection.k_selection import k_selection
 from tests.helpers import stored
 from tests.plots.test_report import BROWSER, Page, browse
@@ -142,9 +142,12 @@ def test_cards(swept, agreed):
     assert f"{found.silhouette:.3f}" in shown
 
 
-def test_a_row_that_stands_out_is_escaped_too():
-    text = html.table(["<a>"], [["<b>"], ["c"]], 0)
-    assert '<tr class="chosen"><td>&lt;b&gt;</td></tr><tr><td>c</td></tr>' in text
+def test_cells_of_the_chosen_row_are_escaped(swept, monkeypatch):
+    monkeypatch.setattr(facts_many, "rank_table", lambda run: (["<a>"], [["<b>"], ["c"]]))
+    monkeypatch.setattr(facts_many, "chosen_row", lambda run: 0)
+    assert '<th>&lt;a&gt;</th></tr><tr class="chosen"><td>&lt;b&gt;</td></tr><tr><td>c</td></tr>' in page(
+        swept[1]
+    )
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
-"""A run as one page of HTML that needs nothing else: read from runs and their history, never from V."""
+"""The report of a run: one HTML page that needs no other file, made from the run without reading V."""
 
-from dasknmf.plots.report.page import page, write
+from dasknmf.plots.report.page import page, write_page
 
-__all__ = ["page", "write"]
+__all__ = ["page", "write_page"]

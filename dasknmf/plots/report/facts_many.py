@@ -50,6 +50,16 @@ def is_consensus(run: Any) -> bool:
     return "consensus" in run.identity.get("many", {})
 
 
+def is_study(run: Any) -> bool:
+    """Whether a run is a rank sweep or a consensus."""
+    return "many" in run.identity
+
+
+def chosen_row(run: Any) -> int:
+    """The row of the rank table that holds the chosen number of components."""
+    return int(run.identity["many"]["ranks"].index(run.found["best"]))
+
+
 def is_unfinished(run: Any) -> bool:
     """Whether it is of many factorizations, and nothing was concluded from them as they stand."""
     return "many" in run.identity and (not run.concluded or run.found is None)

@@ -7,10 +7,10 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from dasknmf import plots
 from dasknmf.plots import style
@@ -24,32 +24,31 @@ _CHARACTERS = 22
 """Of names, so many fit below a small panel."""
 
 
-def loss_curve(run: Any) -> str:
+def loss_curve(run: Any) -> Markup:
     """The loss against exact passes, and that of held-out entries."""
     parted = any("holdout" in record.measures for record in run.history)
     with _canvas((4.4, 4.2 if parted else 2.9)) as (figure, ax):
         plots.convergence(run, ax=ax)
-        return f"<figure>{_svg(figure, 'loss of each pass')}</figure>"
+        return _svg(figure, "loss of each pass")
 
 
-def rank_curves(run: Any) -> str:
+def rank_curves(run: Any) -> Markup:
     """Stability and error of each rank of a sweep."""
     parted = bool(np.isfinite(run.found["holdout"]).any())
     with _canvas((4.8, 4.4 if parted else 3.2)) as (figure, ax):
         plots.ranks(run, ax=ax)
-        return f"<figure>{_svg(figure, 'stability and error of each number of components')}</figure>"
+        return _svg(figure, "stability and error of each number of components")
 
 
-def agreement(run: Any) -> str:
+def agreement(run: Any) -> tuple[Markup, ...]:
     """The clustergram of a consensus, and how dense its spectra lie."""
     # A figure for each: side by side on a wide page, one below the other on a narrow one.
     with _canvas((4.4, 3.7)) as (left, wide), _canvas((3.8, 3.2)) as (right, narrow):
         plots.consensus(run, ax=[wide, narrow])
-        drawn = [_svg(left, "distances of spectra"), _svg(right, "densities of spectra")]
-    return '<div class="pair">' + "".join(f"<figure>{each}</figure>" for each in drawn) + "</div>"
+        return _svg(left, "distances of spectra"), _svg(right, "densities of spectra")
 
 
-def spectrum(row: np.ndarray, layout: Any) -> str:
+def spectrum(row: np.ndarray, layout: Any) -> Markup:
     """One row of H as curves over the features of a stack, or as an image of them; as one curve without."""
     if layout is None or len(layout.feature_dims) > 2:
         with _canvas((3.0, 1.5)) as (figure, ax):
@@ -142,7 +141,7 @@ def _titled(layout: Any, dim: str) -> str:
     return f"{dim} [{unit}]" if unit else str(dim)
 
 
-def picture(values: np.ndarray, cmap: str, label: str) -> str:
+def picture(values: np.ndarray, cmap: str, label: str) -> Markup:
     """An image from zero to its own maximum, one pixel for each value."""
     import matplotlib.image
 
@@ -151,7 +150,7 @@ def picture(values: np.ndarray, cmap: str, label: str) -> str:
     file = io.BytesIO()
     matplotlib.image.imsave(file, style.colours(cmap)(scaled, bytes=True), format="png")
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{escape(label)}" src="data:image/png;base64,{data}">'
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(label, data)
 
 
 @contextmanager
@@ -169,7 +168,7 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
-def _svg(figure: Any, label: str) -> str:
+def _svg(figure: Any, label: str) -> Markup:
     for ax in figure.axes:
         ax.patch.set_alpha(0)
     file = io.StringIO()
@@ -182,4 +181,5 @@ def _svg(figure: Any, label: str) -> str:
     drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)
     drawn = re.sub(r"\n\s*", "\n", drawn).replace(_INK, "currentColor")
     drawn = drawn.replace(style.BLUE, "var(--bar)")
-    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    # matplotlib has escaped the text in the picture.
+    return Markup(drawn.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

@@ -1,20 +1,25 @@
-"""The page: what a run is, how it stands, and pictures of its components."""
+"""The report: one HTML page about a run, its status, its factors and its passes.
+
+The page is a template of Jinja2, which escapes whatever text a run holds.
+"""
 
 from __future__ import annotations
 
 import os
-from html import escape
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from dasknmf.errors import RunError
 from dasknmf.io.atomic import write_file
 from dasknmf.plots import style
 from dasknmf.plots.features import leading_of
-from dasknmf.plots.report import facts, facts_many, figures, html, many
+from dasknmf.plots.report import facts, facts_many, figures
 from dasknmf.plots.report.maps import maps_of
 from dasknmf.store.run import Run, open_run
 
@@ -22,10 +27,36 @@ _MOST = 60
 """Components with a card."""
 _LEADING = 10
 """Features named in a card."""
+_FEW = 12
+"""Starts whose table is not folded."""
 
 
-def write(run: Any, path: str | os.PathLike[str]) -> Path:
-    """Write the page of a run, in one step: whoever has it open sees the old one or the new one.
+@dataclass(frozen=True)
+class ModelsPart:
+    """A section about the models of a run that fits several."""
+
+    heading: str
+    facts: facts.Facts = ()
+    pictures: tuple[Markup, ...] = ()
+    reason: str = ""
+    table: facts_many.Table | None = None
+    chosen: int | None = None
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component: its column of W as a map, its row of H as a spectrum or as its largest features."""
+
+    number: int
+    share: float
+    map: Markup | None
+    spectrum: Markup | None
+    leading: list[tuple[str, float]] | None
+
+
+def write_page(run: Run | str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Write the page of a run in one step: a reader of the file sees the old page or the new one.
 
     Parameters
     ----------
@@ -37,8 +68,8 @@ def write(run: Any, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def page(run: Any) -> str:
-    """A run, finished or running, as one page of HTML.
+def page(run: Run | str | os.PathLike[str]) -> str:
+    """The HTML page of a run, finished or running.
 
     Parameters
     ----------
@@ -56,49 +87,85 @@ def page(run: Any) -> str:
     """
     run = run if isinstance(run, Run) else open_run(run)
     status, advice = facts.status_of(run)
-    name = str(run.store).removeprefix("file://").rstrip("/").rsplit("/", 1)[-1]
-    warned = facts.warnings_of(run)
-    shown = "" if advice in warned else f'<span class="soft">{escape(advice)}</span>'
-    parts = [
-        f"<h1>{escape(name)}</h1>",
-        f'<p><span class="status">{escape(status)}</span>{shown}</p>',
-        *(f'<p class="warning">{escape(warning)}</p>' for warning in warned),
-        html.tiles(_tiles(run)),
-        *many.sections(run),
-        html.heading("Loss", _loss(run)),
-        html.heading("Components", _components(run)),
-        '<div class="columns">',
-        html.heading("What was factorized", html.facts_table(facts.data_facts(run))),
-        html.heading("Parameters", html.facts_table(facts.model_facts(run))),
-        html.heading("Throughput", html.facts_table(facts.throughput_facts(run))),
-        html.heading("Memory", html.facts_table(facts.memory_facts(run))),
-        html.heading("Environment", html.facts_table(sorted(run.environment.items()))),
-        "</div>",
-    ]
-    return html.document(f"{name}: dasknmf", parts)
+    components, note = _components(run)
+    return _template().render(
+        name=str(run.store).removeprefix("file://").rstrip("/").rsplit("/", 1)[-1],
+        status=status,
+        advice=advice,
+        warnings=facts.warnings_of(run),
+        headline=_headline(run),
+        models=_models(run),
+        loss_curve=None if facts.last_with_loss(run) is None else figures.loss_curve(run),
+        loss=facts.loss_facts(run),
+        passes=_passes(run),
+        components=components,
+        note=note,
+        facts=[
+            ("What was factorized", facts.data_facts(run)),
+            ("Parameters", facts.model_facts(run)),
+            ("Throughput", facts.throughput_facts(run)),
+            ("Memory", facts.memory_facts(run)),
+            ("Environment", sorted(run.environment.items())),
+        ],
+    )
 
 
-def _tiles(run: Any) -> facts.Facts:
+@cache
+def _template() -> Template:
+    loader = PackageLoader("dasknmf.plots.report", ".")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("page.html")
+
+
+def _headline(run: Run) -> facts.Facts:
     n, m = run.shape
-    tiles = [("samples × features", f"{n:,} × {m:,}"), ("components", facts_many.components_told(run))]
+    headline = [("samples × features", f"{n:,} × {m:,}"), ("components", facts_many.components_told(run))]
     ranks = facts_many.ranks_of(run)
     if len(ranks) > 1:
-        tiles.append(("models", f"{len(ranks):,}"))
+        headline.append(("models", f"{len(ranks):,}"))
     last = facts.last_with_loss(run)
     if last is not None:
-        tiles.append(("loss", f"{last.loss:.4g}"))
+        headline.append(("loss", f"{last.loss:.4g}"))
         if run.params["beta_loss"] == 2:
-            tiles.append(("relative error", f"{facts.relative_error(run):.3g}"))
-    tiles += [("exact passes", str(run.n_iter)), ("reads of V", f"{run.history.reads:g}")]
+            headline.append(("relative error", f"{facts.relative_error(run):.3g}"))
+    headline += [("exact passes", str(run.n_iter)), ("reads of V", f"{run.history.reads:g}")]
     exact = run.history.exact
     if exact:
-        tiles.append(("per pass", facts.duration(float(np.median([record.seconds for record in exact])))))
-    return tiles
+        seconds = float(np.median([record.seconds for record in exact]))
+        headline.append(("per pass", facts.duration(seconds)))
+    return headline
 
 
-def _loss(run: Any) -> str:
-    if facts.last_with_loss(run) is None:
-        return '<p class="soft">No pass has told a loss yet.</p>'
+def _models(run: Run) -> list[ModelsPart]:
+    """Sections about several models; none for a run of one model."""
+    if len(facts_many.ranks_of(run)) == 1:
+        return []
+    several = facts_many.many_facts(run)
+    if facts_many.is_unfinished(run):
+        table = facts_many.model_table(run) if len(run.history.evaluated) else None
+        return [ModelsPart("Models", several, table=table)]
+    if not facts_many.is_study(run):
+        table = facts_many.start_table(run)
+        return [ModelsPart("Starts", several, table=table, folded=len(table[1]) > _FEW)]
+    parts = []
+    if facts_many.is_sweep(run):
+        parts.append(
+            ModelsPart(
+                "Number of components",
+                several,
+                (figures.rank_curves(run),),
+                facts_many.reason(run),
+                facts_many.rank_table(run),
+                facts_many.chosen_row(run),
+            )
+        )
+        several = []
+    if facts_many.is_consensus(run):
+        found = [*several, *facts_many.consensus_facts(run)]
+        parts.append(ModelsPart("Consensus", found, figures.agreement(run)))
+    return parts
+
+
+def _passes(run: Run) -> facts_many.Table:
     header = ["pass", "phase", "loss", "at", "change", "seconds", "read", "largest process"]
     rows = [
         [
@@ -113,38 +180,33 @@ def _loss(run: Any) -> str:
         ]
         for record in run.history
     ]
-    passes = f"<details><summary>all {len(rows)} passes</summary>{html.table(header, rows)}</details>"
-    return figures.loss_curve(run) + html.facts_table(facts.loss_facts(run)) + passes
+    return header, rows
 
 
-def _components(run: Any) -> str:
+def _components(run: Run) -> tuple[list[Component], str]:
+    """The cards, those of the largest share of WH first, and a note about what is not shown."""
     try:
         H, shares = run.H, run.shares
     except RunError as error:
         if run.status != "running" and not facts_many.is_unfinished(run):
             raise
-        return f'<p class="soft">There are none yet: {escape(str(error))}</p>'
+        return [], f"There are none yet: {error}"
     order = np.argsort(-shares, kind="stable")[:_MOST]
     maps = maps_of(run, order)
-    note = ""
-    if len(order) < len(H):
-        note = f'<p class="soft">The {len(order)} largest of {len(H)}, by their share of WH.</p>'
-    drawn = [None] * len(order) if maps is None else list(maps)
-    cards = "".join(
-        _card(run, int(component), H[component], float(shares[component]), image)
-        for component, image in zip(order, drawn, strict=True)
-    )
-    return f'{note}<div class="cards">{cards}</div>'
-
-
-def _card(run: Any, component: int, row: np.ndarray, share: float, drawn: np.ndarray | None) -> str:
-    parts = [f"<h3>component {component} <small>{share:.1%} of WH</small></h3>"]
-    if drawn is not None:
-        parts.append(figures.picture(drawn, style.MAPS, f"map of component {component}"))
-    layout, names = getattr(run, "layout", None), run.feature_names
-    if names is None or layout is not None:
-        parts.append(figures.spectrum(row, layout))
-    if names is not None and layout is None:
-        leading = leading_of(row, _LEADING)
-        parts.append(html.bars((str(names[feature]), float(row[feature])) for feature in leading))
-    return f'<div class="card">{"".join(parts)}</div>'
+    images = [None] * len(order) if maps is None else list(maps)
+    note = f"The {len(order)} largest of {len(H)}, by their share of WH." if len(order) < len(H) else ""
+    layout, names = run.layout, run.feature_names
+    cards = []
+    for number, image in zip(order.tolist(), images, strict=True):
+        by_name = names is not None and layout is None
+        leading = leading_of(H[number], _LEADING) if by_name else []
+        cards.append(
+            Component(
+                number,
+                float(shares[number]),
+                None if image is None else figures.picture(image, style.MAPS, f"map of component {number}"),
+                None if by_name else figures.spectrum(H[number], layout),
+                [(str(names[at]), float(H[number][at])) for at in leading] if by_name else None,
+            )
+        )
+    return cards, note
