@@ -19,7 +19,7 @@ import zarr
 
 from benchmarks.runner import report, two_workers
 from dasknmf import NMF
-from dasknmf.fitting import loop
+from dasknmf.fitting import execution
 
 
 def noise(path: Path, n: int, m: int) -> zarr.Array:
@@ -84,7 +84,7 @@ def main(
 ) -> None:
     """Peak memory of workers against the projection, over a V that is larger than they are."""
     projected: list[int] = []
-    original = loop.models_per_read
+    original = execution.models_per_read
 
     def told(*arguments: Any, **parameters: Any) -> Any:
         together, projections = original(*arguments, **parameters)
@@ -102,13 +102,13 @@ def main(
             began = time.perf_counter()
             with Watch(list(pids.values())) as watch:
                 # The projection is made where the fit begins: it is caught there, for this one fit.
-                loop.models_per_read = told
+                execution.models_per_read = told
                 try:
                     model = NMF(rank, init="random", random_state=0, max_iter=passes, tol=0).fit(
                         V, checkpoint=Path(scratch) / "run"
                     )
                 finally:
-                    loop.models_per_read = original
+                    execution.models_per_read = original
             seconds = time.perf_counter() - began
             restarted = len(set(pids.values()) - set(client.run(pid).values()))
         row: dict[str, Any] = {

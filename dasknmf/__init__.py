@@ -1,9 +1,9 @@
 """Nonnegative matrix factorization on Dask and Zarr: one read of V per iteration.
 
-`NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` reads a
-checkpointed fit; `Prepared` does the preprocessing in every read,
-and `moments` and `highly_variable` say which features to use. `consensus` finds what many
-factorizations agree on.
+`NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` opens a checkpointed
+fit. `Prepared` prepares a matrix in every read; `moments` and `highly_variable` choose features.
+`rank_sweep` chooses the number of components, `consensus` finds the components that many
+factorizations share.
 """
 
 from __future__ import annotations
@@ -38,22 +38,17 @@ __all__ = [
     "rank_sweep",
 ]
 
-_PLACES = {
-    "Consensus": "dasknmf.selection.result",
-    "Moments": "dasknmf.selection.features",
-    "NMF": "dasknmf.estimator",
-    "Prepared": "dasknmf.data.prepared",
-    "RankSweep": "dasknmf.selection.sweep",
-    "consensus": "dasknmf.selection.consensus",
-    "highly_variable": "dasknmf.selection.features",
-    "moments": "dasknmf.selection.features",
-    "non_negative_factorization": "dasknmf.estimator",
-    "open_consensus": "dasknmf.selection.consensus",
-    "open_run": "dasknmf.store.run",
-    "open_sweep": "dasknmf.selection.sweep",
-    "rank_sweep": "dasknmf.selection.sweep",
+_NAMES = {
+    "data.prepared": ["Prepared"],
+    "estimator": ["NMF", "non_negative_factorization"],
+    "selection.consensus": ["consensus", "open_consensus"],
+    "selection.features": ["Moments", "highly_variable", "moments"],
+    "selection.result": ["Consensus"],
+    "selection.sweep": ["RankSweep", "open_sweep", "rank_sweep"],
+    "store.run": ["open_run"],
 }
-"""Imported when they are asked for: that takes seconds, in which the command line hears signals already."""
+_MODULES = {name: f"dasknmf.{module}" for module, names in _NAMES.items() for name in names}
+"""Imported at first use: that takes seconds, in which the command line hears signals already."""
 
 
 def __getattr__(name: str) -> Any:
@@ -61,8 +56,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("dasknmf")
-    elif name in _PLACES:
-        value = getattr(import_module(_PLACES[name]), name)
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -3,10 +3,10 @@
 ::
 
     DaskNMFError
-    ├── DataError (ValueError)         mend the data, or tell NMF how to read it
+    ├── DataError (ValueError)         mend the data, or give missing_values, weights or columns
     ├── SourceError (ValueError)       give a source that can be opened and read
     ├── NumericalError (ArithmeticError)  rescale V, or work in float64
-    ├── MemoryLimitError (MemoryError) give more memory, or ask for less
+    ├── MemoryLimitError (MemoryError) give more memory, or fewer components
     ├── StageError (OSError)           make room on the stage's disk, or do without
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
     ├── UnavailableError (RuntimeError)  start the same again, later: a scheduler or a store is out of reach
@@ -52,11 +52,11 @@ class SchedulerError(DaskNMFError, RuntimeError):
 
 
 class UnavailableError(DaskNMFError, RuntimeError):
-    """A scheduler, its workers or a store did not answer for as long as it was waited for."""
+    """A scheduler, its workers or a store is out of reach."""
 
 
 class RunError(DaskNMFError, RuntimeError):
-    """A run store cannot be used as asked."""
+    """A run store cannot be used."""
 
 
 class RunMismatchError(RunError):
@@ -80,5 +80,5 @@ class DataChangedError(RunError):
 
 
 def brief(error: BaseException | None) -> str:
-    """An error in one line, with its kind where it says nothing else."""
+    """The message of an error in one line, or else its type."""
     return " ".join(str(error).split()) or type(error).__name__

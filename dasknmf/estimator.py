@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
@@ -19,99 +20,100 @@ from dasknmf.core.losses import NAMES, Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
-from dasknmf.data.staging import check_stage
 from dasknmf.fitting import validation
-from dasknmf.fitting.fingerprint import with_stored_scale
+from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
-from dasknmf.fitting.problem import FitOptions, decide, entries_of
-from dasknmf.fitting.results import parameters_of, take_fit, take_run
-from dasknmf.fitting.session import running
+from dasknmf.fitting.problem import FitOptions
+from dasknmf.fitting.results import parameters_of, set_from_run, set_from_session
+from dasknmf.fitting.session import session
 from dasknmf.fitting.transform import by_rows
-from dasknmf.fitting.validation import check_factor
 from dasknmf.store.run import Run
 
 
 class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Nonnegative matrix factorization of matrices that need not fit in memory.
+    """Nonnegative matrix factorization of a matrix that need not fit in memory.
 
-    Finds nonnegative W (n_samples, n_components) and H (n_components, n_features) whose product
-    approximates X by minimising scikit-learn's objective::
+    Nonnegative W (n_samples, n_components) and H (n_components, n_features) minimise the objective of
+    scikit-learn's class::
 
         D(X | WH) + α_W l1_ratio n_features ‖W‖₁ + ½ α_W (1 − l1_ratio) n_features ‖W‖²
                   + α_H l1_ratio n_samples  ‖H‖₁ + ½ α_H (1 − l1_ratio) n_samples  ‖H‖²
 
-    X is read once per iteration.
+    Each iteration, called a pass, reads X once.
 
     Parameters
     ----------
     n_components : int, None or "auto", default="auto"
-        Number of components. ``None`` and ``"auto"`` mean the number of features, or what a custom
-        W or H has; above 512 a number must be given.
+        Number of components. ``None`` and ``"auto"`` mean that of a custom W or H or else, up to 512, the
+        number of features.
     init : {"sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
-        How W and H start. ``"sample"`` (one read) and ``"sketch"`` (three, Frobenius loss only) fit H
-        before the first exact pass, to rows drawn from all over X or to a low-rank sketch of it [3]_;
-        for two passes a plain start (random, or nndsvda from the same reads) advances beside it, and
-        the lower of the two goes on. ``None``: scikit-learn's choice with ``inner_iter=1`` and for X of
-        less than 128 MiB (Frobenius) or 1 MiB (other losses; of a sparse X its nonzeros), where reads are
-        cheap; else ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component; else
-        ``"sketch"`` for the Frobenius loss; `init_` says which. The SVD of the nndsvd starts takes three
-        reads of X in all, the random start one. With ``solver="mu"``, ``"nndsvd"`` puts a hundredth of
-        X's mean where zeros would be, which multiplicative updates cannot move. Random numbers are the
-        same for any chunks of X, and are not scikit-learn's.
+        Start of W and H.
+
+        ``"sample"`` fits H to rows drawn from all over X, in one read. ``"sketch"`` fits H to a low-rank
+        sketch of X [3]_, in three reads, for the Frobenius loss only. Both then compete for two passes with a
+        plain start (``"random"``, or ``"nndsvda"`` from the same reads), and the lower one goes on.
+
+        ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
+        replaces zeros, which multiplicative updates cannot move, by a hundredth of the mean of X.
+
+        ``None`` is the choice of scikit-learn with ``inner_iter=1``, and for an X of less than 128 MiB
+        (Frobenius loss) or 1 MiB (other losses). For a larger X it is ``"sample"`` where `sample_bytes` hold
+        all of X or 100 rows for each component, and else ``"sketch"`` for the Frobenius loss. `init_` is the
+        start that was used.
+
+        Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
     solver : {"auto", "cd", "bpp", "mu"}, default="auto"
-        Coordinate descent, exact nonnegative least squares by block principal pivoting [4]_ (both for
-        the Frobenius loss only) or multiplicative updates; ``"auto"``: ``"cd"`` for the Frobenius
-        loss, ``"mu"`` for others.
+        ``"cd"``: coordinate descent [1]_, Frobenius loss only. ``"bpp"``: exact nonnegative least squares by
+        block principal pivoting [4]_, Frobenius loss only. ``"mu"``: multiplicative updates. ``"auto"``:
+        ``"cd"`` for the Frobenius loss, ``"mu"`` for others.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The beta-divergence D. With β ≤ 0, X must not contain zeros.
     tol : float, default=1e-4
-        With ``inner_iter="auto"`` a fit ends when the estimated remaining gain is at most `tol` times
-        the objective, for two passes running: with Δ_t the gain of pass t and ρ = Δ_t / Δ_{t−1} (at
-        most 0.99), Δ_t ρ / (1 − ρ). With ``inner_iter=1`` it has scikit-learn's meaning. 0: always
-        run `max_iter` passes.
+        Tolerance of the stop rule. With ``inner_iter="auto"`` a fit ends when the estimated remaining gain,
+        Δ_t ρ / (1 − ρ), is at most `tol` times the objective in two successive passes; Δ_t is the gain of
+        pass t, and ρ = Δ_t / Δ_{t−1} is taken no larger than 0.99. With ``inner_iter=1`` the rule is that of
+        scikit-learn. 0: run `max_iter` passes.
     max_iter : int, default=200
-        Most exact passes over X; those of the start do not count.
+        Most exact passes. Reads of the start do not count.
     n_init : int, default=1
-        Starts that advance in the same reads of X; the lowest final objective wins. With more than one
-        ``init=None`` is ``"random"``. `random_state` seeds the first, and the others through it.
+        Number of starts, which share the reads of X; the lowest final objective wins. `random_state` seeds
+        the first start and, through it, the others. With more than one, ``init=None`` is ``"random"``.
     halving : bool, default=False
-        Give up the higher half of the starts after 4, 8, 16, … exact passes.
+        Whether the higher half of the starts is given up after 4, 8, 16, … exact passes.
     random_state : int, RandomState instance or None, default=None
-        Seed of the starts and of `shuffle`. With None, a run that is resumed keeps the seed it began with.
+        Seed of the starts and of `shuffle`. With None, a run that goes on keeps the seed it began with.
     alpha_W, alpha_H : float or "same" (alpha_H only), default=0.0, "same"
         Strengths of the penalties.
     l1_ratio : float, default=0.0
         Share of the L1 norm in the penalties.
     verbose : int, default=0
-        Above 0, one log line per pass to the logger ``"dasknmf"``.
+        Above 0, each pass writes one line to the logger ``"dasknmf"``.
     shuffle : bool, default=False
-        Visit the coordinates of ``solver="cd"`` in a random order.
+        Whether ``solver="cd"`` visits coordinates in random order.
     inner_iter : int or "auto", default="auto"
-        Most steps on a factor while X rests. For the Frobenius loss these cost no read, and ``"auto"``
-        takes as many as pay [2]_; for others as many steps on W as compute for as long as X takes to be
-        read, at a fixed rate: one where X is in memory. With ``inner_iter=1`` and any start but
-        ``"sketch"`` and ``"sample"`` iterates and stop rule are scikit-learn's; ``solver="bpp"``, which
-        solves for a factor at once, only keeps W before H.
+        Most steps on a factor between two reads of X. For the Frobenius loss such steps need no read, and
+        ``"auto"`` takes as many as pay [2]_. For other losses ``"auto"`` takes as many steps on W as fit into
+        the time of a read, and one where X is in memory. With ``inner_iter=1`` and any start but ``"sketch"``
+        and ``"sample"``, iterates and stop rule are those of scikit-learn (``solver="bpp"`` aside).
     sample_bytes : int, default=64 MiB
-        Size of the rows that ``init="sample"`` draws: in `dtype`, of a sparse X that of their nonzeros.
+        Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
     dtype : {float32, float64} or None, default=None
-        Of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
+        Type of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
         float64.
     missing_values : "error", "nan" or float, default="error"
-        What stands for an entry that was not observed: nothing (NaN is refused), NaN, or a number, such as
-        a raster's nodata. Only observed entries count: the loss, and every update, is over these; X is
-        still read once per iteration. For the Frobenius loss rows and columns have Gram matrices of their
-        own up to 16 components (more where groups of features share a mask); above, entries are filled
-        in from the factors before each step [5]_. `inverse_transform` imputes.
+        Value that marks missing entries: none (NaN is an error), NaN, or a number such as the nodata value of
+        a raster. The loss and all updates are over observed entries. For the Frobenius loss each row and each
+        column has its own Gram matrix up to 16 components (more where groups of features share a mask);
+        above, missing entries are imputed from W H before each step [5]_. `inverse_transform` imputes.
     fixed_components : array of shape (n_fixed, n_features), optional
-        Rows of H that are known, endmembers or published programs: the first rows of `components_` are
-        these and stay; the others are fitted beside them.
+        Known rows of H, such as endmembers or published programs. They are the first rows of `components_`
+        and do not change; the other components are fitted beside them.
     sum_to_one : bool, default=False
-        Rows of W sum to one, as fractions of a pixel do (Frobenius loss; cd or bpp, whose rows of W are then
-        solved for). A penalty ½ δ² Σ_i (1 − Σ_t w_it)² holds them there, with δ² a thousand times the mean
-        squared norm of a row of X: sums then differ from one by about a thousandth of the misfit. It is part
-        of the objective and not of the loss.
+        Whether rows of W sum to one, as fractions of a pixel do; for the Frobenius loss with ``"cd"`` or
+        ``"bpp"``. The penalty ½ δ² Σ_i (1 − Σ_t w_it)² is part of the objective and not of the loss; δ² is a
+        thousand times the mean squared norm of a row of X, so that sums differ from one by about a thousandth
+        of the misfit.
 
     Attributes
     ----------
@@ -120,34 +122,33 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     n_components_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
-        Where X has column names that are all strings, or an attribute `feature_names`.
+        Set where X has column names that are all strings, or an attribute `feature_names`.
     init_ : str
-        The start that was used.
+        Start that was used.
     reconstruction_err_ : float
         √(2 D(X | WH)): for the Frobenius loss, the norm of the residual.
     sum_of_squares_ : float
         Σ x² over X.
     mean_row_square_ : float
-        The mean squared norm of a row, by weight where rows have any: the unit of the pull of `sum_to_one`.
+        Mean squared norm of a row of X, weighted by `sample_weight`.
     feature_weight_ : ndarray of shape (n_features,) or None
         As given to `fit`: `transform` weighs features alike.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
-        Exact passes, of the start that won.
+        Exact passes of the start that won.
     start_seeds_, start_losses_ : ndarray of shape (n_init,)
-        What each start was seeded with, the `random_state` that makes it alone; the last D(X | WH) known of
-        it.
+        For each start, the `random_state` that makes it alone, and its last known D(X | WH).
     best_start_ : int
-        Which of them won.
+        Index of the start that won.
     n_reads_ : float
-        Walks over X, those of the start included, whether it comes from its store or a stage.
+        Reads of X, those of the start included, from its store or from a stage.
     history_ : History
         One record per pass.
     dead_components_ : ndarray of int
         Components whose row of H or column of W is zero throughout.
     n_unobserved_samples_, n_unobserved_features_ : int
-        Rows and columns of X with nothing observed: theirs of W and H are zero.
+        Rows and columns of X without an observed entry; their rows of W and columns of H are zero.
 
     See Also
     --------
@@ -156,8 +157,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     Notes
     -----
-    With a wide X (more features than samples, or chunks that are cut by columns only) the roles of W
-    and H are exchanged inside and Xᵀ is factorized: H then moves before W.
+    Of a wide X (more features than samples, or chunks that are cut by columns only) Xᵀ is factorized, with
+    the roles of W and H exchanged: H then moves before W.
 
     References
     ----------
@@ -174,7 +175,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     Examples
     --------
-    >>>     >>> from dasknmf import NMF
+    >>> import numpy as np
+    >>> from dasknmf import NMF
     >>> X = np.array([[1, 1], [2, 1], [3, 1.2], [4, 1], [5, 0.8], [6, 1]])
     >>> model = NMF(n_components=2, init="random", random_state=0)
     >>> W = model.fit_transform(X)
@@ -272,8 +274,10 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         -------
         self : NMF
         """
-        asked = FitOptions(W, H, sample_weight, feature_weight, weights, holdout)
-        self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=False)
+        options = FitOptions(
+            W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks
+        )
+        self._fit(X, options)
         return self
 
     def fit_transform(
@@ -297,30 +301,29 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
-            NumPy array or SciPy sparse matrix; Dask array with any chunks and any graph behind it;
-            Zarr array, or a path or URL of one; any of these `Prepared`.
+            NumPy array, SciPy sparse matrix, Dask array, Zarr array, or a path or URL of a Zarr array; or any
+            of these `Prepared`.
         y : ignored
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
-            The start, for ``init="custom"``. W may be a Dask array.
+            Start for ``init="custom"``. W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
-            How often a row or a column of X counts: one of weight 2 is two equal ones, penalties included.
-            Those of weight 0 are fitted and have no say. Sparse X takes them, too.
+            How often a row or a column of X counts: one of weight 2 is as two equal ones, penalties included.
+            Rows of weight 0 do not influence H; their W is still computed. Sparse X takes both.
         weights : array of shape (n_samples, n_features), optional
-            How often each entry counts, for a dense X: NumPy, Dask or Zarr; 0 or False: not at all.
+            How often each entry counts, for a dense X: NumPy, Dask or Zarr. Entries of weight 0 are missing.
         holdout : float, optional
-            Share of the observed entries that are hidden from the fit; `history_` tells the loss over
-            them. Which they are depends on `random_state` and on their place in X alone.
+            Share of the observed entries that are hidden from the fit; `history_` holds the loss over them.
+            `random_state` and their place in X decide which entries these are.
         checkpoint : path, URL or Zarr store, optional
-            Where every pass is committed. A run that stands there is resumed, or, where it had
-            finished and `max_iter` or `tol` differ, continued: of several starts those that ended with
-            its last pass.
-        overwrite : bool
-            Start over where `checkpoint` holds a run.
+            Store to which every pass is committed. An interrupted run in the store goes on; a finished run
+            goes on if `max_iter` or `tol` differ, of several starts those that ended with its last pass.
+        overwrite : bool, default=False
+            Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional
-            Where the first pass keeps X, as it is stored, so that later passes need not fetch and decode
-            it: in the memory of the workers, or in a directory, best one on a disk of each machine.
-            Cleared at the end. The numbers are the same, and so is the run, which may go on with another
-            stage or none. Ignored for NumPy and SciPy input, which is in memory already.
+            Place where the first pass keeps X as it is stored, so that later passes need not fetch and decode
+            it: the memory of the workers or a directory, best on a disk of each machine. It is cleared at the
+            end. The stage does not change the numbers; a run may go on with another or without. Ignored for
+            NumPy and SciPy input.
         callbacks : sequence of callable
             Called after each pass with its `Record`.
 
@@ -331,18 +334,29 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
         Raises
         ------
+        ValueError, TypeError
+            If parameters and arguments do not go together, or not with X.
         DataError
             If X holds NaN, infinities or negative values, or zeros with β ≤ 0.
+        SourceError
+            If X cannot be opened, or not be read by rows.
         MemoryLimitError
-            If a pass, or W without a checkpoint, will not fit in memory.
+            If a pass, or W without a checkpoint, does not fit in memory.
         StageError
             If the directory of a stage cannot be written, or has no room for X.
-        RunMismatchError, RunLockedError, RunDamagedError, DataChangedError
-            If the checkpoint holds another run, is being written, or is not as it was written; or if
-            X changed.
+        RunMismatchError
+            If the checkpoint holds a run of another problem.
+        RunLockedError
+            If another process writes the checkpoint.
+        RunDamagedError
+            If the checkpoint is not as it was written.
+        DataChangedError
+            If X changed since the run began.
         """
-        asked = FitOptions(W, H, sample_weight, feature_weight, weights, holdout)
-        return self._fit(X, asked, checkpoint, overwrite, stage, callbacks, wants_W=True)
+        options = FitOptions(
+            W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks
+        )
+        return self._fit(X, replace(options, returns_W=True))
 
     def transform(self, X: Any) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
@@ -395,7 +409,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         run : Run, or the path, URL or Zarr store of one
         """
         run = run if isinstance(run, Run) else Run(run)
-        return take_run(cls(**parameters_of(run, cls().get_params())), run)
+        return set_from_run(cls(**parameters_of(run, cls().get_params())), run)
 
     @property
     def _n_features_out(self) -> int:
@@ -409,34 +423,15 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _fit(
-        self,
-        X: Any,
-        asked: FitOptions,
-        checkpoint: Any,
-        overwrite: bool,
-        stage: Any,
-        callbacks: Sequence[Callback],
-        *,
-        wants_W: bool,
-    ) -> Any:
-        self._validate_params()
-        check_stage(stage, checkpoint)
-        X = validation.validated(self, X, reset=True)
-        X = with_stored_scale(X, None if overwrite else checkpoint)
-        self.preparation_ = data.steps_of(X)
-        chunked = data.is_chunked(X)
-        one = decide(self, X, asked, kept=chunked and checkpoint is None and wants_W)
-        with running(one, checkpoint, stage, overwrite=overwrite) as work:
-            one = work.problem
-            reports = (*callbacks, logged) if self.verbose else callbacks
-            work.fit(
-                one.restarted(self.n_init), self.max_iter, self.tol, callbacks=reports, halving=self.halving
-            )
-            run, grid = work.run, one.grid
-            seed = one.model.seed
-            result = take_fit(self, run, grid, transposed=one.transposed, init=one.init, seed=seed)
-            return work.handed(result, chunked=chunked) if wants_W else None
+    def _fit(self, X: Any, options: FitOptions) -> Any:
+        """W where `options.returns_W`."""
+        if self.verbose:
+            options = replace(options, callbacks=(*options.callbacks, logged))
+        problem, inputs = open_problem(self, X, options)
+        with session(problem, inputs, options) as work:
+            work.fit(work.inputs.restarted(self.n_init))
+            W = set_from_session(self, work)
+            return work.returned(W, lazy=inputs.chunked) if options.returns_W else None
 
     def _coded(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
@@ -500,7 +495,7 @@ def non_negative_factorization(
         raise ValueError("update_H=False keeps H, but H is None: give H.")
     X = data.opened(X)
     k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
-    check_factor(H, (k, X.shape[1]), "NMF (input H)")
+    validation.check_factor(H, (k, X.shape[1]), "NMF (input H)")
     model.n_features_in_ = int(X.shape[1])
     model.components_ = np.asarray(H)
     model.n_components_ = len(H)

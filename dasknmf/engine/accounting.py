@@ -1,4 +1,4 @@
-"""What the visits of a pass moved and saw, beside their tallies, and what their processes held."""
+"""Statistics of the visits of a pass: bytes moved, sums, and memory of their processes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import psutil
 
 _MOMENT = 0.005
-"""Seconds; to ask takes 10 µs."""
+"""Seconds for which a measurement counts as current; one takes 10 µs."""
 _lately = (-math.inf, 0)
-"""When this process asked last, and the answer."""
+"""Time and result of the last measurement in this process."""
 
 
 @dataclass(frozen=True)
 class PassStats:
-    """What some visits of a pass moved and saw."""
+    """Statistics of some visits of a pass; they add."""
 
     bytes_read: int = 0
     bytes_written: int = 0
@@ -31,7 +31,7 @@ class PassStats:
     memory: int = 0
     """Resident bytes of the largest process, as its visits saw it."""
     retries: int = 0
-    """How often storage was asked again."""
+    """Repeated requests to storage."""
 
     def __add__(self, other: PassStats) -> PassStats:
         return PassStats(
@@ -45,7 +45,7 @@ class PassStats:
 
 
 class Watched:
-    """Slabs of a panel, and what the process held at the end of the work on each of them.
+    """Slabs of a panel, with the peak memory of the process at the end of the work on each of them.
 
     A peak between two such moments, in a process with one thread, is not seen.
     """
@@ -62,7 +62,7 @@ class Watched:
 
 
 def lately_resident() -> int:
-    """What this process held a moment ago: a pass over little takes no longer for being watched."""
+    """Resident bytes of this process a moment ago: to watch a pass over little data costs nothing."""
     global _lately
     now = time.perf_counter()
     if now - _lately[0] > _MOMENT:
@@ -71,11 +71,11 @@ def lately_resident() -> int:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now."""
+    """Resident bytes of this process now."""
     return int(_process(os.getpid()).memory_info().rss)
 
 
 @lru_cache(1)
 def _process(pid: int) -> psutil.Process:
-    """Found once, which takes longer than to ask it; a child that was forked finds itself."""
+    """The process of this id: found once, which takes longer than to measure it."""
     return psutil.Process(pid)

@@ -211,7 +211,7 @@ class WorkerSide:
     """The state that each phase starts from."""
     smalls: tuple[Any, ...] = ()
     retries: int = 0
-    """How often storage was asked again for these."""
+    """Repeated requests to storage for states."""
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
         """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
@@ -248,7 +248,7 @@ def _load(side: WorkerSide) -> WorkerSide:
 def _visit_run(
     side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
 ) -> Total:
-    """Visit consecutive panels in turn."""
+    """Visit consecutive panels one after another."""
     visited = []
     for i, panel in enumerate(panels):
         with counted() as retries:

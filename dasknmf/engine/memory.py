@@ -1,4 +1,4 @@
-"""memory."""
+"""Memory of a pass in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a pass runs: in this process, by threads, or on a cluster; and what each has of memory."""
+"""Schedulers of passes: this process, its threads or a cluster, and their memory."""
 
 from __future__ import annotations
 
@@ -63,7 +63,6 @@ class Scheduler:
 
     @cached_property
     def _workers_hold(self) -> int:
-        """Asked of the workers."""
         assert self.client is not None
         return max(self.client.run(_resident_at_work, on_error="ignore").values(), default=0)
 
@@ -135,11 +134,11 @@ class Scheduler:
 
 @contextmanager
 def connected(client: Client | None) -> Iterator[None]:
-    """Say of a scheduler that is gone that it is, whatever its client makes of it.
+    """A context in which a scheduler that is gone raises one error, whichever its client raises.
 
-    A client whose scheduler died cancels what it waits for; what it is asked then takes up to Dask's
-    ``distributed.comm.timeouts.connect``, and fails in several ways. One that is out of reach has died
-    after ``distributed.comm.timeouts.tcp``.
+    A client whose scheduler died cancels what it waits for; each later call takes up to Dask's
+    ``distributed.comm.timeouts.connect``, and fails in one of several ways. A scheduler that is out of reach
+    counts as dead after ``distributed.comm.timeouts.tcp``.
 
     Raises
     ------
@@ -175,7 +174,7 @@ def _computing(client: Client) -> Get:
 
 
 def _resident_at_work() -> int:
-    """What this process holds once it has imported what a fit needs: a fresh worker has not yet."""
+    """Resident bytes of this process with the imports of a fit, which a fresh worker still lacks."""
     for name in ("numba", "scipy.special", "sklearn.utils.validation", "zarr"):
         import_module(name)
     return resident_bytes()

@@ -1,4 +1,4 @@
-"""How a worker process is set up while a fit works in it, and set back afterwards."""
+"""Settings of a worker process while a fit works in it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TunedWorker(WorkerPlugin):
 
 
 def _profile(worker: Any) -> Any:
-    """What looks at the threads of a worker again and again, where that may deadlock."""
+    """The callback that profiles the threads of a worker, where it may deadlock."""
     return worker.periodic_callbacks.get("profile") if _PROFILE_DEADLOCKS else None
 
 

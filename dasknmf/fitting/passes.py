@@ -21,7 +21,7 @@ from dasknmf.fitting.model import Lineup
 from dasknmf.io.retry import Retries
 from dasknmf.store.factors import Factors, FactorVersion, MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import ModelStatus
+from dasknmf.store.progress import ModelStatus, height
 from dasknmf.store.stored_run import StoredRun
 
 GIVEN = "given"
@@ -129,15 +129,27 @@ class ModelPass:
 
 
 @dataclass(frozen=True)
+class ModelResult:
+    """The part of one model in a pass that has run."""
+
+    part: ModelPass
+    phase_indices: tuple[int, ...]
+    """Numbers of its phases among those of the pass."""
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def leader(self) -> int:
+        """Index of the phase with the lowest objective, the first of equals."""
+        return min(range(len(self.outcomes)), key=lambda index: height(self.outcomes[index].objective))
+
+
+@dataclass(frozen=True)
 class PassResult:
     """The effect of one pass, before it is committed."""
 
     name: str
     rows: tuple[FactorVersion, ...]
-    phase_indices: tuple[tuple[int, ...], ...]
-    """For each `ModelPass`, the numbers of its phases."""
-    outcomes: tuple[tuple[Outcome, ...], ...]
-    """For each `ModelPass`, the outcomes of its phases."""
+    models: tuple[ModelResult, ...]
     stats: PassStats
     seconds: float
     reads: int
@@ -172,8 +184,7 @@ class PassRunner:
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()
         rows: list[FactorVersion] = []
-        phase_indices: list[tuple[int, ...]] = []
-        outcomes: list[tuple[Outcome, ...]] = []
+        models: list[ModelResult] = []
         stats = PassStats()
         first = reads = 0
         sums = self.run.sums
@@ -199,17 +210,14 @@ class PassRunner:
             reads += work.reads_data
             if work.leaves:
                 rows.append(work.leaves)
-            for each in group:
-                numbers = tuple(range(first, first + len(each.phases)))
-                phase_indices.append(numbers)
-                outcomes.append(tuple(of_group[: len(numbers)]))
+            for part in group:
+                numbers = tuple(range(first, first + len(part.phases)))
+                models.append(ModelResult(part, numbers, tuple(of_group[: len(numbers)])))
                 of_group = of_group[len(numbers) :]
                 first += len(numbers)
         stats = replace(stats, retries=stats.retries + self.retries.taken())
         seconds = time.perf_counter() - began
-        return PassResult(
-            name, tuple(rows), tuple(phase_indices), tuple(outcomes), stats, seconds, reads, sums
-        )
+        return PassResult(name, tuple(rows), tuple(models), stats, seconds, reads, sums)
 
     def _run(self, work: graph.Work, sums: Sequence[float] | None) -> tuple[list[Outcome], PassStats]:
         try:

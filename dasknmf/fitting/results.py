@@ -1,70 +1,85 @@
-"""What a fitted `NMF` knows: its attributes, from a run that has ended or from one that is opened."""
+"""The attributes of a fitted `NMF`, from a session that has ended or from a run that is opened."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf.core.history import Ending, History
-from dasknmf.core.panels import Grid
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.fitting.problem import spawned
+from dasknmf.fitting.session import Session
 from dasknmf.store.run import Run, oriented, unobserved
 
+if TYPE_CHECKING:
+    import dask.array as da
 
-def take_fit(nmf: Any, run: Any, grid: Grid, *, transposed: bool, init: str, seed: int) -> Any:
-    """Set the attributes of a fit that has just ended, and warn of what a user should know.
+
+def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
+    """Set the attributes of a fit that has just ended, and warn where it needs attention.
 
     Returns
     -------
     W : dask.array.Array of shape (n_samples, n_components)
         Lazily over the factors of the run.
     """
-    position, history = run.progress, run.history
-    answer = position.location
-    state = run.factors.read_state(answer.state, answer.phase_index)
-    W, H = oriented(run.factors, answer, grid, transposed=transposed)
+    run, problem, inputs = session.run, session.problem, session.inputs
+    progress, history, location = run.progress, run.history, run.progress.location
+    transposed = inputs.roles.transposed
+    state = run.factors.read_state(location.state, location.phase_index)
+    W, H = oriented(run.factors, location, inputs.grid, transposed=transposed)
     nmf.components_ = H
     nmf.n_components_ = len(H)
-    nmf.init_ = init
-    nmf.n_iter_ = position.best.iteration
+    nmf.init_ = problem.model.init
+    nmf.n_iter_ = progress.best.iteration
     nmf.n_reads_ = history.reads
     nmf.history_ = history
-    nmf.start_seeds_ = np.array(spawned(seed, nmf.n_init))
+    nmf.start_seeds_ = np.array(spawned(problem.seed, nmf.n_init))
     nmf.start_losses_ = start_losses(history, nmf.n_init)
-    nmf.best_start_ = position.best.model
+    nmf.best_start_ = progress.best.model
     nmf.sum_of_squares_ = float(state["squares"])
     nmf.mean_row_square_ = float(state["sum_to_one_weight"]) / SUM_WEIGHT
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
-    _tell_unobserved(nmf, state, transposed=transposed)
+    nmf.preparation_ = inputs.preparation
+    nmf.feature_weight_ = inputs.features.weight
+    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = unobserved(state, transposed=transposed)
     usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
-    if len(nmf.dead_components_):
-        warnings.warn(
-            f"components {nmf.dead_components_.tolist()} of {len(H)} are zero throughout; they add "
-            "nothing to WH: ask for fewer components, or give another init or random_state.",
-            UserWarning,
-            stacklevel=4,
-        )
-    if position.outcome == Ending.MAX_ITER.value and nmf.tol > 0:
-        warnings.warn(
-            f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence.",
-            ConvergenceWarning,
-            stacklevel=4,
-        )
+    for message, category in _warnings(nmf, progress.outcome):
+        warnings.warn(message, category, stacklevel=4)
     return W
 
 
+def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
+    """What a user should know of a fit."""
+    if nmf.n_unobserved_samples_ or nmf.n_unobserved_features_:
+        message = (
+            f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
+            "nothing observed; theirs of W and H are zero: leave them out, or see what is missing."
+        )
+        yield message, UserWarning
+    if len(nmf.dead_components_):
+        message = (
+            f"components {nmf.dead_components_.tolist()} of {nmf.n_components_} are zero throughout; they "
+            "add nothing to WH: ask for fewer components, or give another init or random_state."
+        )
+        yield message, UserWarning
+    if outcome == Ending.MAX_ITER.value and nmf.tol > 0:
+        message = f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence."
+        yield message, ConvergenceWarning
+
+
 def start_losses(history: History, n_init: int) -> np.ndarray:
-    """The last D(V | WH) that is known of each start, shape (n_init,)."""
+    """The last known D(V | WH) of each start, shape (n_init,)."""
     losses = np.full(n_init, np.nan)
     for record in history:
         if record.phase == "evaluation":
-            continue  # of a conclusion, which is none of the starts
+            continue  # of a final pass, which belongs to none of the starts
         if not record.models and record.loss is not None:
             losses[0] = record.loss
         for advance in record.models:
@@ -72,33 +87,21 @@ def start_losses(history: History, n_init: int) -> np.ndarray:
     return losses
 
 
-def _tell_unobserved(nmf: Any, state: Any, *, transposed: bool) -> None:
-    counts = unobserved(state, transposed=transposed)
-    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = counts
-    if any(counts):
-        warnings.warn(
-            f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
-            "nothing observed; theirs of W and H are zero: leave them out, or see what is missing.",
-            UserWarning,
-            stacklevel=5,
-        )
-
-
 def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
-    """The parameters of `NMF` with which a run was made, as far as it tells them."""
-    told = {name: value for name, value in run.params.items() if name in known}
-    told["n_components"] = run.n_components
-    told.pop("fixed_components", None)  # a digest: the rows are among those of H
+    """The parameters of `NMF` with which a run was made, as far as the run knows them."""
+    parameters = {name: value for name, value in run.params.items() if name in known}
+    parameters["n_components"] = run.n_components
+    parameters.pop("fixed_components", None)  # a digest: the rows are among those of H
     entries = run.identity.get("entries", {})
     if "nan" in entries:
-        told["missing_values"] = "nan"
+        parameters["missing_values"] = "nan"
     elif isinstance(entries.get("nodata"), float):
-        told["missing_values"] = entries["nodata"]
-    return told
+        parameters["missing_values"] = entries["nodata"]
+    return parameters
 
 
-def take_run(nmf: Any, run: Run) -> Any:
-    """Set the attributes that a run tells; `nmf` itself."""
+def set_from_run(nmf: BaseEstimator, run: Run) -> Any:
+    """Set the attributes that a run knows; `nmf` itself."""
     nmf.components_ = run.H
     nmf.n_components_ = len(run.H)
     nmf.n_features_in_ = run.shape[1]

@@ -9,16 +9,18 @@ from typing import Any
 
 import dask.array as da
 
-from dasknmf.core.history import Callback, Record
 from dasknmf.core.phase import Phase, Tally
 from dasknmf.data.staging import staged
 from dasknmf.engine.scheduler import connected, current_scheduler
 from dasknmf.errors import MemoryLimitError
-from dasknmf.fitting.loop import Fit
+from dasknmf.fitting.decide import Inputs
+from dasknmf.fitting.execution import Execution
+from dasknmf.fitting.fingerprint import fingerprint
+from dasknmf.fitting.loop import record_of
 from dasknmf.fitting.memory import phases_per_read
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, OpenMatrix, PassRunner
-from dasknmf.fitting.problem import Problem, computed
+from dasknmf.fitting.problem import FitOptions, Problem, computed
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import FactorLocation, ModelStatus
 from dasknmf.store.run import rows_in_memory
@@ -27,46 +29,31 @@ from dasknmf.store.stored_run import StoredRun
 
 @dataclass(frozen=True)
 class Session:
-    """What models are fitted with.
+    """A problem at work: its run, and V open for reading.
 
     Parameters
     ----------
     problem : Problem
         With the seed of the run.
+    inputs : Inputs
+    options : FitOptions
     V : OpenMatrix
     run : MemoryRun or StoredRun
     scratch : bool
-        Whether the run's store goes when the work is done.
+        Whether the store of the run goes when the session ends.
     """
 
     problem: Problem
+    inputs: Inputs
+    options: FitOptions
     V: OpenMatrix
     run: MemoryRun | StoredRun
     scratch: bool
 
-    def fit(
-        self,
-        models: Sequence[Model],
-        max_iter: int,
-        tol: float,
-        *,
-        callbacks: Sequence[Callback] = (),
-        halving: bool = False,
-    ) -> None:
+    def fit(self, models: Sequence[Model]) -> None:
         """Fit models to V, from wherever the run stands."""
-        one = self.problem
-        fit = Fit(
-            models,
-            self.V,
-            self.run,
-            max_iter,
-            tol,
-            one.given,
-            callbacks,
-            halving,
-        )
         try:
-            fit()
+            Execution(self.problem, models, self.V, self.run, self.inputs.start, self.options.callbacks)()
         except MemoryLimitError:
             if not self.run.progress.passes:
                 self.run.discard()  # models that cannot be fitted leave no run behind
@@ -88,69 +75,60 @@ class Session:
             tallies += self.V.tallies(group, models[0].dtype, sums=self.run.sums)
         return tallies, -(-len(phases) // per_read)
 
-    def final_pass(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+    def final_pass(self, phase: Phase) -> None:
         """One more pass, which starts from the survey; its state and rows are the result of the run."""
         at = self.run.progress
         with self.V.at_work() as each:
-            runner = PassRunner(self.V, self.run, self.problem.model.dtype, 1, each)
-            passed = runner([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
-        outcome = passed.outcomes[0][0]
-        record = Record(
-            at.iteration,
-            phase.name,
-            outcome.loss,
-            outcome.objective,
-            outcome.loss_at,
-            None,
-            passed.seconds,
-            passed.stats.bytes_read,
-            passed.stats.bytes_written,
-            self.run.history.reads + passed.reads,
-            memory=passed.stats.memory,
-            retries=passed.stats.retries,
+            runner = PassRunner(self.V, self.run, self.inputs.model.dtype, 1, each)
+            result = runner([ModelPass(ModelStatus(-1), (phase,))], afresh=True)
+        record = record_of(
+            result, phase.name, at.iteration, result.models[0].outcomes[0], self.run.history.reads
         )
-        answer = FactorLocation(passed.name, 0, passed.rows[0])
-        self.run.commit(replace(at, passes=at.passes + 1, conclusion=answer), record, passed.sums)
-        for callback in callbacks:
+        location = FactorLocation(result.name, 0, result.rows[0])
+        self.run.commit(replace(at, passes=at.passes + 1, conclusion=location), record, result.sums)
+        for callback in self.options.callbacks:
             callback(record)
 
-    def handed(self, W: da.Array, *, chunked: bool) -> Any:
-        """W as the user gets it: lazy where X is chunked and the store of the run stays."""
-        if chunked and not self.scratch:
+    def returned(self, W: da.Array, *, lazy: bool) -> Any:
+        """W for the user, given lazily: as NumPy, or lazy over a store that stays."""
+        if lazy and not self.scratch:
             return W
-        if self.problem.transposed:
-            kept = computed(W)
+        if self.inputs.roles.transposed:
+            rows = computed(W)
         else:
-            kept = rows_in_memory(self.run.factors, self.run.progress.location, self.problem.grid)
-        return da.from_array(kept, chunks=W.chunks, name=False) if chunked else kept
+            rows = rows_in_memory(self.run.factors, self.run.progress.location, self.V.grid)
+        return da.from_array(rows, chunks=W.chunks, name=False) if lazy else rows
 
 
 @contextmanager
-def running(one: Problem, checkpoint: Any, stage: Any, *, overwrite: bool) -> Iterator[Session]:
-    """A run in `checkpoint`; without one in this process or, on a cluster, in a directory that goes.
+def session(problem: Problem, inputs: Inputs, options: FitOptions) -> Iterator[Session]:
+    """The session of a problem, over a run at its checkpoint.
+
+    Without a checkpoint the run is in this process or, on a cluster, in a directory that goes.
 
     Raises
     ------
     RunMismatchError, RunLockedError, RunDamagedError, StageError, SchedulerError, UnavailableError
-        As `NMF.fit` tells.
+        As `NMF.fit`.
     """
-    scheduler = current_scheduler(in_process=one.source.in_process)
+    scheduler = current_scheduler(in_process=inputs.source.in_process)
     with connected(scheduler.client), ExitStack() as stack:
-        source = stack.enter_context(staged(one.source, one.grid, stage, scheduler.client))
-        where = checkpoint
-        scratch = checkpoint is None and scheduler.client is not None
+        source = stack.enter_context(staged(inputs.source, inputs.grid, options.stage, scheduler.client))
+        target = options.checkpoint
+        scratch = target is None and scheduler.client is not None
         if scratch:
-            where = stack.enter_context(scheduler.scratch())
+            target = stack.enter_context(scheduler.scratch())
         run: MemoryRun | StoredRun = MemoryRun()
-        if where is not None:
+        if target is not None:
             run = StoredRun(
-                where,
-                *one.identity(),
-                one.grid,
-                one.model.dtype,
-                overwrite=overwrite,
-                features=one.features,
+                target,
+                *fingerprint(problem),
+                inputs.grid,
+                inputs.model.dtype,
+                overwrite=options.overwrite,
+                features=inputs.features,
             )
-            one = one.seeded(run.seed)
+            problem, inputs = replace(problem, seed=run.seed), inputs.seeded(run.seed)
         stack.callback(run.close)
-        yield Session(one, OpenMatrix(one.observed(source), one.grid, scheduler), run, scratch)
+        V = OpenMatrix(inputs.weighted(source), inputs.grid, scheduler)
+        yield Session(problem, inputs, options, V, run, scratch)

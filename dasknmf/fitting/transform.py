@@ -1,6 +1,6 @@
-"""W for a given H: the nonnegative coefficients of new rows, one read and no iteration over V.
+"""W for a given H: nonnegative coefficients of new rows, in one read of X.
 
-Every row is solved on its own, so the answer does not depend on how X is cut.
+Every row is solved on its own, so W does not depend on the chunks of X.
 """
 
 from __future__ import annotations
@@ -111,6 +111,6 @@ def _code(
 
 def _coded(X: Any, coder: Coder, method: str) -> np.ndarray:
     """Some rows of a lazy transform: the values are checked here, where they are first seen."""
-    if coder.entries is None:  # else tiles tell which values count
+    if coder.entries is None:  # else tiles know which values count
         check_values(X.data if scipy.sparse.issparse(X) else X)
     return np.asarray(getattr(coder, method)(X))

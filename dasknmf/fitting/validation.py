@@ -1,4 +1,4 @@
-"""What a model is asked, checked before anything is read: parameters against X, and the start."""
+"""Checks before anything is read: X, parameters and options, and whether they go together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 import scipy.sparse
 from dask.utils import format_bytes
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from dasknmf import data
@@ -23,6 +24,7 @@ from dasknmf.core.starts.survey import mended
 from dasknmf.data.source import check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
+from dasknmf.fitting.problem import FitOptions
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
@@ -33,7 +35,7 @@ _SAMPLED_ROWS = 100
 """For each component, below which a sample of rows knows too little of H."""
 
 
-def validated(model: Any, X: Any, *, reset: bool) -> Any:
+def validated(model: BaseEstimator, X: Any, *, reset: bool) -> Any:
     """X as an array that can be cut into panels, checked as far as its metadata goes."""
     X = data.opened(X)
     names = data.feature_names(X)
@@ -61,7 +63,7 @@ def validated(model: Any, X: Any, *, reset: bool) -> Any:
                 "their rows or columns."
             ) from None
         if missing != "error":
-            return X  # which values count, tiles tell
+            return X  # tiles know which values count
         X = data.canonical(X) if sparse and X.format == "csr" else X
         smallest = (X.data if sparse else X).min(initial=0)
         if smallest < 0:
@@ -97,7 +99,7 @@ def _check_names(known: np.ndarray, found: np.ndarray) -> None:
         )
 
 
-def chosen_solver(model: Any, loss: Loss) -> Solver:
+def chosen_solver(model: BaseEstimator, loss: Loss) -> Solver:
     """The solver, where "auto" leaves the choice."""
     if model.solver == "auto":
         return "cd" if loss.quadratic else "mu"
@@ -109,7 +111,7 @@ def chosen_solver(model: Any, loss: Loss) -> Solver:
     return cast(Solver, model.solver)
 
 
-def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
+def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Any, H: Any) -> int:
     """The number of components, from a custom start or from the features where none is given."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
@@ -125,7 +127,13 @@ def chosen_k(model: Any, shape: tuple[int, int], W: Any, H: Any) -> int:
 
 
 def chosen_init(
-    model: Any, loss: Loss, shape: tuple[int, int], k: int, row_bytes: float, *, masked: bool = False
+    model: BaseEstimator,
+    loss: Loss,
+    shape: tuple[int, int],
+    k: int,
+    row_bytes: float,
+    *,
+    masked: bool = False,
 ) -> Init:
     """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
     n_rows = shape[0]
@@ -156,7 +164,7 @@ def chosen_init(
         )
     if model.init == "sketch" and not loss.quadratic:
         raise ValueError(
-            f"init = 'sketch' can only be used with the Frobenius loss, which a sketch of X tells: "
+            f"init = 'sketch' can only be used with the Frobenius loss, which a sketch of X gives: "
             f"beta_loss is {loss.beta:g}; use init='sample'."
         )
     if model.init.startswith(("nndsvd", "sketch")) and k > min(shape):
@@ -167,21 +175,7 @@ def chosen_init(
     return cast(Init, model.init)
 
 
-def check_restarts(model: Any) -> None:
-    """Refuse several starts that would all be the same one."""
-    if model.n_init > 1 and model.init in ("custom", "nndsvd", "nndsvda"):
-        raise ValueError(
-            f"n_init is {model.n_init}, and init = {model.init!r} has no random numbers in it: all starts "
-            "would be one; use init='random', 'sample' or 'nndsvdar', or n_init=1."
-        )
-    if model.halving and model.n_init == 1:
-        raise ValueError(
-            "halving is True, and n_init is 1; it gives up the higher half of several starts: give n_init "
-            "above 1, or leave it out."
-        )
-
-
-def checked_start(model: Any, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
+def checked_start(model: BaseEstimator, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
     """A custom start that fits X, or nothing."""
     if model.init != "custom":
         if W is not None or H is not None:
@@ -189,7 +183,7 @@ def checked_start(model: Any, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[
                 "When init!='custom', provided W or H are ignored. Set init='custom' to use them "
                 "as initialization.",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         return None, None
     if W is None or H is None:
@@ -351,7 +345,31 @@ def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.nd
     return np.ascontiguousarray(fixed, dtype)
 
 
-def check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
+def check_choices(
+    model: BaseEstimator, options: FitOptions, shape: tuple[int, int], loss: Loss, solver: Solver
+) -> None:
+    """Refuse parameters and options that do not go together, or not with an X of that shape."""
+    if options.many is not None:
+        _check_ranks(options.many["ranks"], shape, model.fixed_components)
+    if model.sum_to_one and (not loss.quadratic or solver == "mu"):
+        raise ValueError(
+            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
+            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+        )
+    _check_resampling(options.resampling, loss)
+    if model.n_init > 1 and model.init in ("custom", "nndsvd", "nndsvda"):
+        raise ValueError(
+            f"n_init is {model.n_init}, and init = {model.init!r} has no random numbers in it: all starts "
+            "would be one; use init='random', 'sample' or 'nndsvdar', or n_init=1."
+        )
+    if model.halving and model.n_init == 1:
+        raise ValueError(
+            "halving is True, and n_init is 1; it gives up the higher half of several starts: give n_init "
+            "above 1, or leave it out."
+        )
+
+
+def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
     """Refuse ranks that X cannot have."""
     wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
     if not ranks or wrong:
@@ -370,15 +388,7 @@ def check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
         )
 
 
-def check_sum_to_one(model: Any, loss: Loss, solver: str) -> None:
-    if model.sum_to_one and (not loss.quadratic or solver == "mu"):
-        raise ValueError(
-            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
-            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
-        )
-
-
-def check_resampling(resampling: Resampling | None, loss: Loss) -> None:
+def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
     """Refuse a perturbation that is none, or whose V the loss does not take."""
     if resampling is None:
         return

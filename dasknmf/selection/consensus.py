@@ -109,7 +109,7 @@ def consensus(
         X,
         [n_components],
         n_init,
-        told={"consensus": True},
+        described={"consensus": True},
         random_state=random_state,
         checkpoint=checkpoint,
         overwrite=overwrite,
@@ -160,8 +160,8 @@ def standing(study: Study, nmf: dict[str, Any], **asked: Any) -> Consensus | Non
     found = study.work.run.found if study.concluded else None
     if found is None or any(found[name] != value for name, value in asked.items()):
         return None
-    names = study.work.problem.features.names
-    return Consensus(**_kept(found), usages=study.handed(), feature_names=names, _ask=_ask_of(study, nmf))
+    names = study.work.inputs.features.names
+    return Consensus(**_kept(found), usages=study.returned_W(), feature_names=names, _ask=_ask_of(study, nmf))
 
 
 def _ask_of(study: Study, nmf: dict[str, Any]) -> Ask:
@@ -201,7 +201,7 @@ def concluded(
         stack,
         clusters.local_density(stack, n_neighbors),
         n_init=len(factorizations),
-        feature_names=study.work.problem.features.names,
+        feature_names=study.work.inputs.features.names,
         n_reads=n_reads,
         V=study.V,
         **asked,
@@ -214,7 +214,7 @@ def concluded(
         {name: np.asarray(getattr(found, name)) for name in _ARRAYS} | dict(columns),
     )
     study.conclude(found.spectra)
-    return replace(found, usages=study.handed())
+    return replace(found, usages=study.returned_W())
 
 
 def _plain(number: Any) -> Any:

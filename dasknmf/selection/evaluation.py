@@ -1,4 +1,4 @@
-"""What V says of given spectra: one read for those of many factorizations."""
+"""The fit of given spectra to V: one read for those of many factorizations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Evaluation:
     surveyed : dict
         What the survey of V found.
     draw : Draw or None
-        The rows that are told; None: all rows are left behind.
+        Rows of W that the tally keeps; None: the pass leaves all rows behind.
     sparse : bool
         Whether V is.
     """
@@ -101,7 +101,7 @@ class Evaluation:
 
     def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
-        self.told(tile, rows, N, tally, self.drawn(tile))
+        self.add(tile, rows, N, tally, self.drawn(tile))
 
     def drawn(self, tile: Any) -> tuple[np.ndarray, np.ndarray] | None:
         """Which rows of a tile are kept, counted within it, and their places."""
@@ -109,7 +109,7 @@ class Evaluation:
             return None
         return drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
 
-    def told(
+    def add(
         self,
         tile: Any,
         rows: Rows,
@@ -140,7 +140,7 @@ class Evaluation:
 
     @property
     def _by_gram(self) -> bool:
-        """Whether the loss is told without WH, which would be dense; on nearly exact fits that cancels."""
+        """Whether the loss is computed without WH, which would be dense; it cancels on nearly exact fits."""
         return self.sparse and self.coder.loss.quadratic and self.coder.entries is None
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
@@ -174,4 +174,4 @@ class _Evaluations:
         drawn = self._parts[0][0].drawn(tile)  # once: a number for each row of V is not free
         for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
             own = None if N is None else np.ascontiguousarray(N[:, columns])
-            phase.told(tile, visitor.rows_of(tile), own, tally, drawn)
+            phase.add(tile, visitor.rows_of(tile), own, tally, drawn)

@@ -97,7 +97,7 @@ def k_selection(
         X,
         ranks,
         n_init,
-        told={"consensus": True, "method": "consensus"},
+        described={"consensus": True, "method": "consensus"},
         checkpoint=checkpoint,
         overwrite=overwrite,
         stage=stage,
@@ -130,7 +130,7 @@ def k_selection(
             columns,
             rule,
             best,
-            consensus.spectra.astype(study.work.problem.model.dtype),
+            consensus.spectra.astype(study.work.inputs.model.dtype),
             consensus.usages,
             study.many.factorizations,
             history,
@@ -156,7 +156,7 @@ def _columns(study: Study, ranks: Sequence[int], n_init: int) -> dict[str, np.nd
     told = study.evaluated(list(middles.values())) if middles else []
     for at, each in zip(middles, told, strict=True):
         columns["loss"][at] = each.loss
-    if study.work.problem.model.loss.quadratic and study.sum_of_squares:
+    if study.work.inputs.model.loss.quadratic and study.sum_of_squares:
         unexplained = 2 * columns["loss"] / study.sum_of_squares
         columns["explained_variance"] = 1 - unexplained
         columns["relative_error"] = np.sqrt(unexplained)

@@ -24,8 +24,8 @@ from dasknmf.data.prepared import Prepared
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.estimator import NMF
 from dasknmf.fitting import validation
+from dasknmf.fitting.decide import entries_of
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import entries_of
 from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_read
 
 
@@ -171,7 +171,7 @@ def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, 
     ----------
     spectra : ndarray of shape (n_components, n_features)
     X : array
-        What it will be asked about: tells the dtype.
+        Its dtype is that of the model.
     mean_row_square : float, optional
         The mean squared norm of a row of X, for ``sum_to_one=True``.
     **nmf

@@ -1,7 +1,7 @@
 """Which features mark a program: least squares of standardised features on usages, in one read.
 
 With z_j the column v_j less its mean μ_j and divided by its standard deviation σ_j, the coefficients of
-min ‖Z − W B‖² are those of the normal equations, of which one walk over V tells all::
+min ‖Z − W B‖² are those of the normal equations, for which one read of V is enough::
 
     Wᵀ W B = Wᵀ Z = (Wᵀ V − (Wᵀ 1) μ) diag(σ)⁻¹
 
@@ -92,7 +92,7 @@ def scores(X: Any, usages: Usages) -> np.ndarray:
 
 
 def scored(X: Any, usages: Usages) -> tuple[np.ndarray, Moments]:
-    """The scores, and the moments of X's features, which the same read tells; see `scores`."""
+    """The scores, and the moments of X's features, from the same read; see `scores`."""
     X = X if isinstance(X, Prepared) else Prepared(X)
     usages = checked_usages(usages, X.shape)
     n_rows, n_features = X.shape

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
 from dasknmf import data
@@ -17,17 +18,15 @@ from dasknmf.core.phase import Phase, State, Tally
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.core.starts.survey import Survey
-from dasknmf.data.staging import check_stage
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
-from dasknmf.fitting import validation
-from dasknmf.fitting.fingerprint import with_stored_scale
+from dasknmf.fitting.decide import open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, Problem, decide, spawned
-from dasknmf.fitting.session import Session, running
+from dasknmf.fitting.problem import FitOptions, spawned
+from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.store.progress import states_of
 from dasknmf.store.run import Run, open_run, oriented
@@ -74,7 +73,7 @@ class Many:
     factorizations : tuple of Factorization
         Those of the first rank first, in the order of their starts.
     history : History
-        One record per pass; `record.models` tells of each of them, in the same order.
+        One record per pass; `record.models` holds each of them, in the same order.
     """
 
     factorizations: tuple[Factorization, ...]
@@ -92,7 +91,7 @@ class Many:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What V says of an H.
+    """The fit of one H to V.
 
     Parameters
     ----------
@@ -111,35 +110,30 @@ class Evaluated:
 
 @dataclass
 class Study:
-    """Many factorizations that are made, and what can still be asked of V while it is open.
+    """Many factorizations that have ended, and their V, still open for reading.
 
     Parameters
     ----------
     nmf : NMF
-        The parameters, and what is known of X.
-    X : array
-        Opened and checked.
+        Parameters, and the names of features.
     work : Session
     many : Many
-    callbacks : sequence of callable
     n_asked : int
         Reads of V so far that were no passes.
     """
 
     nmf: NMF
-    X: Any
     work: Session
     many: Many
-    callbacks: Sequence[Callback] = ()
     n_asked: int = 0
 
     @cached_property
     def surveyed(self) -> State:
         """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
-        at, model = self.work.run.progress, self.work.problem.model
+        at, model = self.work.run.progress, self.work.inputs.model
         if model.variant.resampling is None and not model.variant.hidden:
-            answer = at.location_of(at.models[0])
-            return self.work.run.factors.read_state(answer.state, answer.phase_index)
+            location = at.location_of(at.models[0])
+            return self.work.run.factors.read_state(location.state, location.phase_index)
         phase = Survey(model.shape, model.loss, model.variant.masked)
         (tally,) = self._asked([phase], [model])
         return phase.update(tally, {})[0]
@@ -148,6 +142,11 @@ class Study:
     def sum_of_squares(self) -> float:
         """Σ v², with the weights of entries."""
         return float(self.surveyed["squares"])
+
+    @property
+    def X(self) -> Any:
+        """X, opened and checked."""
+        return self.work.inputs.X
 
     @property
     def V(self) -> OpenMatrix:
@@ -160,25 +159,25 @@ class Study:
         return self.work.run.concluded
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
-        """What V says of each H: one read for all, as far as they fit into memory together."""
-        one, phases = self.work.problem, [self._evaluation(H, drawn=True) for H in spectra]
-        models = [replace(one.model, k=len(H)) for H in spectra]
+        """The fit of each H to V: one read for all, as far as they fit into memory together."""
+        phases = [self._evaluation(H, drawn=True) for H in spectra]
+        models = [replace(self.work.inputs.model, k=len(H)) for H in spectra]
         tallies = self._asked(phases, models)
         return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
 
     def conclude(self, H: np.ndarray) -> None:
-        """Write W for this H: the two are the answer of the run from here on. One read."""
-        self.work.final_pass(self._evaluation(H, drawn=False), self.callbacks)
+        """Write W for this H: the two are the result of the run from here on. One read."""
+        self.work.final_pass(self._evaluation(H, drawn=False))
 
-    def handed(self) -> Any:
-        """The answer's W, as the user gets it."""
-        run, one = self.work.run, self.work.problem
-        W, _ = oriented(run.factors, run.progress.location, one.grid, transposed=False)
-        return self.work.handed(W, chunked=data.is_chunked(self.X))
+    def returned_W(self) -> np.ndarray | da.Array:
+        """W of the result: a Dask array where X is chunked."""
+        run, inputs = self.work.run, self.work.inputs
+        W, _ = oriented(run.factors, run.progress.location, inputs.grid, transposed=False)
+        return self.work.returned(W, lazy=inputs.chunked)
 
     @property
     def _entries(self) -> EntryWeights | None:
-        """What is told of X's entries, where some are missing: a Gram matrix for each row is dear."""
+        """How entries of X are read, where some are missing: a Gram matrix for each row is dear."""
         entries: EntryWeights | None = self.V.source.entries
         if entries is None or entries.masks or (isinstance(self.X, data.Stored) and self.X.masked):
             return entries
@@ -190,8 +189,7 @@ class Study:
         return tallies
 
     def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
-        one, surveyed = self.work.problem, self.surveyed
-        model = one.model
+        model, surveyed = self.work.inputs.model, self.surveyed
         coder = Coder(
             np.ascontiguousarray(H, model.dtype),
             model.loss,
@@ -211,9 +209,9 @@ class Study:
         return Evaluated(phase.loss_of(tally), tally["usage"], rows)
 
 
-def many(X: Any, ranks: Sequence[int], n_init: int, **asked: Any) -> Many:
+def many(X: Any, ranks: Sequence[int], n_init: int, **parameters: Any) -> Many:
     """Every rank from `n_init` starts; see `studying` for the parameters."""
-    with studying(X, ranks, n_init, **asked) as study:
+    with studying(X, ranks, n_init, **parameters) as study:
         return study.many
 
 
@@ -225,7 +223,7 @@ def studying(
     *,
     holdout: float | None = None,
     resampling: Resampling | None = None,
-    told: dict[str, Any] | None = None,
+    described: dict[str, Any] | None = None,
     checkpoint: Any = None,
     overwrite: bool = False,
     stage: Any = None,
@@ -246,8 +244,8 @@ def studying(
         The same entries are hidden from all of them.
     perturbation : Resampling, optional
         Each start then sees a version of X of its own.
-    told : dict, optional
-        What else the identity of the run holds, as JSON values.
+    described : dict, optional
+        Further fields of the run's identity, as JSON values.
     checkpoint, overwrite, stage, callbacks
         As for `NMF.fit`.
     **nmf
@@ -256,28 +254,28 @@ def studying(
     ranks = [int(rank) for rank in ranks]
     nmf = {"init": "random"} | nmf
     template = NMF(max(ranks), n_init=n_init, **nmf)
-    template._validate_params()
     if template.halving:
         raise ValueError(
-            "halving is True; what starts agree on is told by all of them, to their ends: leave it out, or "
+            "halving is True; what starts agree on needs all of them, to their ends: leave it out, or "
             "use NMF(n_init=, halving=True)."
         )
-    check_stage(stage, checkpoint)
-    X = validation.validated(template, X, reset=True)
-    X = with_stored_scale(X, None if overwrite else checkpoint)
-    validation.check_ranks(ranks, X.shape, template.fixed_components)
-    template.preparation_ = data.steps_of(X)
-    one = decide(
-        template, X, FitOptions(holdout=holdout, resampling=resampling), kept=False, keeps_roles=True
+    several = {"ranks": ranks, "n_init": n_init} | (described or {})
+    options = FitOptions(
+        holdout=holdout,
+        checkpoint=checkpoint,
+        overwrite=overwrite,
+        stage=stage,
+        callbacks=(*callbacks, logged) if template.verbose else tuple(callbacks),
+        resampling=resampling,
+        many=several,
     )
-    one = _identified(one, ranks, n_init, resampling, told or {})
-    with running(one, checkpoint, stage, overwrite=overwrite) as work:
-        models = _models(work.problem.model, ranks, n_init)
-        reports = (*callbacks, logged) if template.verbose else callbacks
-        work.fit(models, template.max_iter, template.tol, callbacks=reports)
+    problem, inputs = open_problem(template, X, options)
+    with session(problem, inputs, options) as work:
+        models = _models(work.inputs.model, ranks, n_init)
+        work.fit(models)
         work = replace(work, V=_whole(work))
         found = found_in(work.run, [(model.k, model.seed) for model in models])
-        yield Study(template, X, work, Many(found, work.run.history), callbacks)
+        yield Study(template, work, Many(found, work.run.history))
 
 
 def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
@@ -288,35 +286,22 @@ def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
     ]
 
 
-def _identified(
-    one: Problem, ranks: list[int], n_init: int, resampling: Resampling | None, told: dict[str, Any]
-) -> Problem:
-    """With the ranks in the identity of the run."""
-
-    def identity() -> tuple[dict[str, Any], dict[str, Any]]:
-        identity, budget = one.identity()
-        several = {"ranks": ranks, "n_init": n_init} | told
-        return identity | {"many": several}, budget
-
-    return replace(one, identity=identity)
-
-
 def _whole(work: Session) -> OpenMatrix:
     """V with nothing hidden."""
-    source, entries = work.V.source, work.problem.entries
+    source, entries = work.V.source, work.inputs.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
         return work.V
     return replace(work.V, source=source.told(replace(entries, holdout=None)))
 
 
-def ended(target: Any, kind: str, told: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:
     """The run of many factorizations at a path, how many they are, and what was found.
 
     Parameters
     ----------
     target : path, URL or Zarr store
-    kind, told, maker : str
-        What the run is to be, what its identity tells of one that is, and who makes it.
+    kind, field, maker : str
+        What the run must be, the field of its identity that marks it, and the function that makes it.
 
     Raises
     ------
@@ -325,7 +310,7 @@ def ended(target: Any, kind: str, told: str, maker: str) -> tuple[Run, dict[str,
     """
     run = open_run(target)
     several, found = run.identity.get("many", {}), run.found
-    if told not in several:
+    if field not in several:
         raise RunError(
             f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
             "open_run."
@@ -348,14 +333,14 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
         Rank and seed of each model.
     """
     found = []
-    members, histories = run.progress.models, run.history.by_model()
-    states = states_of(run.factors, [run.progress.location_of(member) for member in members])
-    for member, state in zip(members, states, strict=True):
-        own = histories[member.model] if len(made) > 1 else run.history
+    statuses, histories = run.progress.models, run.history.by_model()
+    states = states_of(run.factors, [run.progress.location_of(status) for status in statuses])
+    for status, state in zip(statuses, states, strict=True):
+        own = histories[status.model] if len(made) > 1 else run.history
         # Beside the passes of a fit stands that of a conclusion.
         last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
-        rank, seed = made[member.model]
+        rank, seed = made[status.model]
         found.append(
             Factorization(
                 rank,
@@ -364,8 +349,8 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
                 float(last.loss or 0.0),
                 float(last.objective or 0.0),
                 hidden,
-                member.iteration,
-                str(member.outcome),
+                status.iteration,
+                str(status.outcome),
             )
         )
     return tuple(found)

@@ -216,7 +216,7 @@ def rank_sweep(
         n_init,
         holdout=holdout,
         resampling=resampling,
-        told={"method": method},
+        described={"method": method},
         checkpoint=checkpoint,
         overwrite=overwrite,
         stage=stage,
@@ -249,11 +249,11 @@ def rank_sweep(
             rule,
             best,
             H,
-            study.handed(),
+            study.returned_W(),
             factorizations,
             history,
             history.reads + n_asked,
-            study.work.problem.features.names,
+            study.work.inputs.features.names,
         )
 
 
@@ -298,7 +298,7 @@ def _middle(found: Sequence[Factorization], method: Method) -> np.ndarray:
 def _columns(
     study: Study, ranks: Sequence[int], told: Sequence[Evaluated], middles: Sequence[Evaluated]
 ) -> dict[str, np.ndarray]:
-    quadratic = study.work.problem.model.loss.quadratic
+    quadratic = study.work.inputs.model.loss.quadratic
     squares = study.sum_of_squares
     columns = {name: np.full(len(ranks), np.nan) for name in COLUMNS}
     every = list(zip(study.many.factorizations, told, strict=True))

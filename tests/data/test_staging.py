@@ -449,17 +449,17 @@ def test_a_memory_stage_that_does_not_fit_is_refused_unread(tmp_path, low_rank, 
 
 
 def test_workers_share_the_memory_of_a_stage(V, cluster, monkeypatch):
-    from dasknmf.fitting import loop
+    from dasknmf.fitting import execution
 
     shares = []
-    original = loop.models_per_read
+    original = execution.models_per_read
 
     def told(*arguments, **parameters):
         together, projections = original(*arguments, **parameters)
         shares.extend(each.staged for each in projections)
         return together, projections
 
-    monkeypatch.setattr(loop, "models_per_read", told)
+    monkeypatch.setattr(execution, "models_per_read", told)
     fitted(V, cluster, {"stage": "memory"}, **PARAMETERS)
     assert set(shares) == {90 * 14 * 2 // 2}
     shares.clear()

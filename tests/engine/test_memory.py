@@ -19,16 +19,16 @@ CHILD = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 from dasknmf import NMF
-from dasknmf.fitting import loop
+from dasknmf.fitting import execution
 projected = []
-original = loop.models_per_read
+original = execution.models_per_read
 
 def told(*arguments, **parameters):
     together, projections = original(*arguments, **parameters)
     projected.append(max(projection.peak for projection in projections))
     return together, projections
 
-loop.models_per_read = told
+execution.models_per_read = told
 path, parameters = sys.argv[1], json.loads(sys.argv[2])
 stage = parameters.pop("stage", None)
 NMF(**parameters).fit(path, stage=stage)

@@ -21,10 +21,10 @@ from dasknmf.core.phase import Visitor, visit
 from dasknmf.core.rng import key_of
 from dasknmf.core.solvers.resampled import KINDS, Resampling
 from dasknmf.data import opened
-from dasknmf.fitting.loop import Fit
-from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, decide
-from dasknmf.store.memory_run import MemoryRun
+from dasknmf.fitting.decide import decide, problem_of
+from dasknmf.fitting.fingerprint import fingerprint
+from dasknmf.fitting.problem import FitOptions
+from dasknmf.fitting.session import session
 from tests.helpers import fitted
 
 N, M, K = 61, 9, 3
@@ -38,25 +38,27 @@ def V():
 
 
 def model_of(X, resampling, seed=5):
-    return problem_for(X, resampling, random_state=seed).model
+    return inputs_for(X, resampling, random_state=seed).model
 
 
-def problem_for(X, resampling, holdout=None, **parameters):
-    """As `NMF` settles what it is asked."""
+def inputs_for(X, resampling, holdout=None, **parameters):
+    """The inputs of a fit with parameters of `NMF`."""
     nmf = NMF(**({"n_components": K, "init": "random", "random_state": 5} | parameters))
-    nmf.preparation_ = {}
-    return decide(nmf, opened(X), FitOptions(holdout=holdout, resampling=resampling), kept=False)
+    return decide(nmf, opened(X), FitOptions(holdout=holdout, resampling=resampling))
 
 
 class Found:
-    """A fit of a model with a perturbation, as `NMF` would make it."""
+    """A fit of a model to a version of X, as `NMF` would make it."""
 
     def __init__(self, X, resampling, *, holdout=None, **parameters):
-        max_iter = parameters.pop("max_iter", 6)
-        one = problem_for(X, resampling, holdout, **parameters)
-        self.run = MemoryRun()
-        Fit((one.model,), OpenMatrix.of(one.observed(one.source)), self.run, max_iter, 0.0)()
-        self.version = one.model.variant.resampling
+        nmf = NMF(**({"n_components": K, "init": "random", "random_state": 5, "max_iter": 6} | parameters))
+        nmf.tol = 0.0
+        options = FitOptions(holdout=holdout, resampling=resampling)
+        inputs = decide(nmf, opened(X), options)
+        with session(problem_of(nmf, options, inputs), inputs, options) as work:
+            work.fit((inputs.model,))
+        self.run = work.run
+        self.version = inputs.model.variant.resampling
         at = self.run.progress
         self.H = self.run.factors.read_state(at.location.state, at.location.phase_index)["H"]
         self.history = [record for record in self.run.history if record.objective is not None]
@@ -328,19 +330,19 @@ def test_models_of_one_read_see_versions_of_their_own(V, kind):
 
 
 def test_a_seed_settles_the_version(V):
-    one = problem_for(V, Resampling(), random_state=3)
+    one = inputs_for(V, Resampling(), random_state=3)
     assert one.model.variant.resampling.seed == 3
     other = one.seeded(9).model.variant.resampling
     assert other.seed == 9
     assert (other.row_weights(0, N) != one.model.variant.resampling.row_weights(0, N)).all()
-    identity, _ = one.identity()
+    identity, _ = fingerprint(problem_of(NMF(K, random_state=3), FitOptions(), one))
     assert identity["model"]["perturbation"] == {"kind": "rows"}
 
 
 def test_roles_are_not_exchanged(V):
     wide = np.repeat(V.T, 50, axis=1)
-    assert problem_for(wide, None, inner_iter="auto").transposed
-    assert not problem_for(wide, Resampling()).transposed
+    assert inputs_for(wide, None, inner_iter="auto").roles.transposed
+    assert not inputs_for(wide, Resampling()).roles.transposed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,318 @@
+"""From the parameters of `NMF`, the options of a fit and X to a `Problem` and its live `Inputs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+
+from dasknmf import data
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
+from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.losses import Loss
+from dasknmf.core.panels import Grid
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers.variant import Variant
+from dasknmf.data.staging import check_stage
+from dasknmf.data.weighted import WeightedSource
+from dasknmf.fitting import validation
+from dasknmf.fitting.fingerprint import with_stored_scale
+from dasknmf.fitting.model import Model
+from dasknmf.fitting.problem import (
+    Choices,
+    FitOptions,
+    Problem,
+    Roles,
+    described_entries,
+    digest,
+    spawned,
+)
+from dasknmf.store import features
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The live objects of a fit, in the roles that are worked on.
+
+    Parameters
+    ----------
+    X : array
+        Open and checked.
+    roles : Roles
+    source : Source
+        Of V; weights come to it by `weighted`, once it is staged.
+    grid : Grid
+    model : Model
+    entries : EntryWeights or None
+        How stored values are read; None: each is observed, and counts once.
+    row_weights : ndarray or None
+        Of rows of V.
+    entry_weights : Source or None
+        Of entries of V.
+    start : tuple of arrays or None
+        A custom start.
+    features : Features
+    """
+
+    X: Any
+    roles: Roles
+    source: data.Source
+    grid: Grid
+    model: Model
+    entries: EntryWeights | None
+    row_weights: np.ndarray | None
+    entry_weights: data.Source | None
+    start: tuple[Any, np.ndarray] | None
+    features: features.Features
+
+    @property
+    def chunked(self) -> bool:
+        """Whether X is worked on in chunks, so that W is a Dask array."""
+        return data.is_chunked(self.X)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """Steps that prepare X in every read."""
+        return data.steps_of(self.X)
+
+    def seeded(self, seed: int) -> Inputs:
+        """The same with the seed of the run: of its start, its order and its hidden entries."""
+        entries = self.entries
+        if entries is not None and entries.holdout is not None:
+            entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
+        model = self.model.reseeded(seed)
+        variant = replace(model.variant, hidden_columns=_hidden_columns(entries, self.source))
+        return replace(self, model=replace(model, variant=variant), entries=entries)
+
+    def restarted(self, n_init: int) -> tuple[Model, ...]:
+        """The model from so many starts, the first of them its own."""
+        return tuple(self.model.reseeded(seed) for seed in spawned(self.model.seed, n_init))
+
+    def weighted(self, source: data.Source) -> data.Source:
+        """A source of V, staged or not, with the weights of its rows and entries."""
+        if self.entries is None and self.row_weights is None and self.entry_weights is None:
+            return source
+        return WeightedSource(
+            source, self.entries or EntryWeights(), rows=self.row_weights, weights=self.entry_weights
+        )
+
+
+def open_problem(nmf: BaseEstimator, X: Any, options: FitOptions) -> tuple[Problem, Inputs]:
+    """Open X, check it against the parameters of a model and the options of a fit, and decide.
+
+    Parameters
+    ----------
+    nmf : NMF
+        Learns the number and the names of features.
+    X : array
+        As for `NMF.fit`.
+    options : FitOptions
+
+    Raises
+    ------
+    ValueError, TypeError, DataError, SourceError, MemoryLimitError
+        If the parameters do not go together, or not with X.
+    """
+    nmf._validate_params()
+    check_stage(options.stage, options.checkpoint)
+    X = validation.validated(nmf, X, reset=True)
+    X = with_stored_scale(X, None if options.overwrite else options.checkpoint)
+    inputs = decide(nmf, X, options)
+    return problem_of(nmf, options, inputs), inputs
+
+
+def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
+    """Make every choice of a fit of an X that is open and checked; parameters as of `open_problem`."""
+    loss = Loss.named(nmf.beta_loss)
+    solver = validation.chosen_solver(nmf, loss)
+    dtype = working_dtype(X.dtype, nmf.dtype)
+    n, m = shape = (int(X.shape[0]), int(X.shape[1]))
+    W, H = validation.checked_start(nmf, X, options.W, options.H, dtype)
+    k = validation.chosen_k(nmf, shape, W, H)
+    if options.returns_W and options.checkpoint is None and data.is_chunked(X):
+        validation.check_W_fits(n, k * nmf.n_init, dtype)
+    fixed = validation.checked_fixed(nmf.fixed_components, k, m, dtype)
+    validation.check_choices(nmf, options, shape, loss, solver)
+
+    # Rows of H that are known, rows of W that sum to one, and noise belong to one of the factors.
+    needs_rows = fixed is not None or nmf.sum_to_one or options.resampling is not None or options.many
+    roles = Roles(validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=bool(needs_rows)))
+    source = data.source_of(X, transposed=roles.transposed)
+    grid = data.grid_of(source)
+    index = data.places_of(X, transposed=roles.transposed)
+    seed = _drawn_seed(nmf.random_state)
+
+    a = validation.checked_vector(options.sample_weight, n, "sample_weight", "samples")
+    b = validation.checked_vector(options.feature_weight, m, "feature_weight", "features")
+    row_weights, column_weights = roles.swapped(a, b)
+    entry_weights = None
+    if options.weights is not None:
+        entry_weights = _source_of_weights(validation.checked_weights(options.weights, X), X, grid, roles)
+    entries = _read_entries(nmf, X, source.entries)
+    if column_weights is not None:
+        entries = replace(entries or EntryWeights(), weights=column_weights)
+    masked = (entries is not None and entries.masks) or entry_weights is not None or _is_masked(X)
+    holdout = validation.checked_holdout(options.holdout)
+    if holdout is not None:
+        hidden = Holdout(holdout, seed, m, roles.transposed, index)
+        entries = replace(entries or EntryWeights(), holdout=hidden)
+    variant = Variant(
+        masked=masked or holdout is not None,
+        groups=None if entries is None else entries.groups,
+        hidden=holdout is not None,
+        hidden_columns=_hidden_columns(entries, source),
+        column_weights=column_weights,
+        fixed=fixed,
+        sum_to_one=bool(nmf.sum_to_one),
+        resampling=options.resampling and replace(options.resampling, seed=seed, rows=index),
+    )
+
+    row_bytes = data.row_bytes_of(source, dtype)
+    init = validation.chosen_init(nmf, loss, source.shape, k, row_bytes, masked=variant.masked)
+    totals = (n if a is None else float(a.sum()), m if b is None else float(b.sum()))
+    model = Model(
+        source.shape,
+        k,
+        dtype,
+        loss,
+        solver,
+        init,
+        seed,
+        roles.penalties(Penalties.scaled(nmf.alpha_W, nmf.alpha_H, nmf.l1_ratio, totals)),
+        nmf.inner_iter,
+        row_bytes,
+        nmf.shuffle,
+        nmf.sample_bytes,
+        streamed=not source.in_process,
+        variant=variant,
+        rows=index,
+    )
+    start = None if W is None else roles.start(W, _with_fixed(H, fixed))
+    layout = X.layout if isinstance(X, data.Stored) else None
+    names = getattr(nmf, "feature_names_in_", None)
+    known = features.Features(names, data.steps_of(X).get("scale"), b, layout)
+    return Inputs(X, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
+
+
+def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Problem:
+    """The problem that was decided. Arrays are digested where a run at a checkpoint is compared with it."""
+
+    def mark(array: Any) -> str | None:
+        if array is None:
+            return None
+        return digest(array) if options.checkpoint is not None else "given"
+
+    X, model, known = inputs.X, inputs.model, inputs.features
+    variant, resampling = model.variant, model.variant.resampling
+    sampled = model.init == "sample"
+    many_inner_steps = not model.loss.quadratic and model.inner_iter == "auto"
+    several = nmf.n_init > 1
+    custom = inputs.start is not None
+    choices = Choices(
+        n_components=model.k,
+        init=model.init,
+        solver=model.solver,
+        beta_loss=model.loss.beta,
+        random_state=int(nmf.random_state) if isinstance(nmf.random_state, Integral) else None,
+        alpha_W=float(nmf.alpha_W),
+        alpha_H=nmf.alpha_H if isinstance(nmf.alpha_H, str) else float(nmf.alpha_H),
+        l1_ratio=float(nmf.l1_ratio),
+        shuffle=bool(model.shuffle),
+        inner_iter=model.inner_iter if isinstance(model.inner_iter, str) else int(model.inner_iter),
+        n_init=int(nmf.n_init) if several else None,
+        halving=bool(nmf.halving) if several else None,
+        sample_bytes=int(model.sample_bytes) if sampled else None,
+        X_in_memory=not model.streamed if many_inner_steps else None,
+        fixed_components=mark(variant.fixed),
+        sum_to_one=variant.sum_to_one or None,
+        perturbation=None if resampling is None else resampling.described,
+        W=mark(options.W) if custom else None,
+        H=mark(options.H) if custom else None,
+    )
+    sample_weight, feature_weight = inputs.roles.swapped(inputs.row_weights, variant.column_weights)
+    weights = None
+    if inputs.entry_weights is not None:
+        # Weights that are read with V are compared at every read, by their sums.
+        weights = mark(options.weights) if inputs.entry_weights.in_process else "in chunks"
+    return Problem(
+        shape=(int(X.shape[0]), int(X.shape[1])),
+        dtype=model.dtype.str,
+        transposed=inputs.roles.transposed,
+        seed=model.seed,
+        model=choices,
+        max_iter=int(nmf.max_iter),
+        tol=float(nmf.tol),
+        feature_names=None if known.names is None else features.digest(known.names),
+        preparation=X.described() if isinstance(X, data.Prepared) else None,
+        layout=None if known.layout is None else known.layout.geometry(),
+        entries=None if inputs.entries is None else described_entries(inputs.entries),
+        sample_weight=mark(sample_weight),
+        feature_weight=mark(feature_weight),
+        weights=weights,
+        mask=_described_mask(X),
+        many=options.many,
+    )
+
+
+def entries_of(nmf: BaseEstimator, X: Any) -> EntryWeights | None:
+    """How entries of new rows are read; None: each is observed."""
+    return _read_entries(nmf, X, getattr(X, "entries", None))
+
+
+def _read_entries(nmf: BaseEstimator, X: Any, entries: EntryWeights | None) -> EntryWeights | None:
+    """How entries of X are read by an estimator, given how its source reads them."""
+    missing = nmf.missing_values
+    if missing == "error":
+        return entries
+    validation.check_missing(missing, X)
+    if validation.is_nan(missing):
+        return replace(entries or EntryWeights(), nan=True)
+    return replace(entries or EntryWeights(), nodata=float(missing))
+
+
+def _is_masked(X: Any) -> bool:
+    return isinstance(X, data.Stored) and X.masked
+
+
+def _described_mask(X: Any) -> str | None:
+    while isinstance(X, data.Prepared):
+        X = X.X
+    return X.described_mask() if isinstance(X, data.Stored) else None
+
+
+def _hidden_columns(entries: EntryWeights | None, source: data.Source) -> np.ndarray | None:
+    """Of the block that is hidden, where V is sparse."""
+    if entries is None or entries.holdout is None or not source.sparse:
+        return None
+    return entries.holdout.hidden_columns(source.shape[1])
+
+
+def _source_of_weights(weights: Any, X: Any, grid: Grid, roles: Roles) -> data.Source:
+    """The source of the weights of entries, cut where V is."""
+    if isinstance(weights, da.Array):
+        if data.is_chunked(X):
+            rows = tuple(int(rows) for rows in np.diff(grid.edges))
+            weights = weights.rechunk({int(roles.transposed): rows})
+        else:
+            weights = weights.compute()
+    return data.source_of(weights, transposed=roles.transposed)
+
+
+def _with_fixed(H: np.ndarray, fixed: np.ndarray | None) -> np.ndarray:
+    """H with the rows that are known in place of its first."""
+    if fixed is None:
+        return H
+    H = H.copy()
+    H[: len(fixed)] = fixed
+    return H
+
+
+def _drawn_seed(random_state: Any) -> int:
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

@@ -1,0 +1,194 @@
+"""The execution of a fit: the passes that the loop decides on, each of them run and committed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.utils import format_bytes
+
+from dasknmf.core.history import Callback, History, Record
+from dasknmf.core.starts import survey
+from dasknmf.data.source import nbytes_of
+from dasknmf.engine.memory import Projection
+from dasknmf.errors import DataError, NumericalError
+from dasknmf.fitting.loop import Histories, Schedule, last_objective, record_of, start_passes, started
+from dasknmf.fitting.memory import makes_tiles_dense, models_per_read, tile_bytes
+from dasknmf.fitting.model import Model
+from dasknmf.fitting.passes import OpenMatrix, PassRunner
+from dasknmf.fitting.problem import Problem
+from dasknmf.io.retry import counted
+from dasknmf.store.factors import FactorVersion
+from dasknmf.store.memory_run import MemoryRun
+from dasknmf.store.progress import ModelStatus, Progress, states_of
+from dasknmf.store.stored_run import StoredRun
+
+log = logging.getLogger("dasknmf")
+
+
+@dataclass
+class Execution:
+    """Models fitted to one V, in the same reads.
+
+    Parameters
+    ----------
+    problem : Problem
+    models : sequence of Model
+        Of one start and one loss.
+    V : OpenMatrix
+    run : MemoryRun or StoredRun
+    start : tuple of arrays or None
+        Rows of W, shape (n_samples, k), NumPy or Dask, and H, for ``init="custom"``.
+    callbacks : sequence of callable
+        Called with the new `Record` after each pass.
+    """
+
+    problem: Problem
+    models: Sequence[Model]
+    V: OpenMatrix
+    run: MemoryRun | StoredRun
+    start: tuple[Any, np.ndarray] | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def __call__(self) -> None:
+        """Run to the end, from wherever the run stands."""
+        run, model = self.run, self.models[0]
+        per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
+        self._runner = PassRunner(self.V, run, model.dtype, per_read)
+        if not run.progress.passes:
+            run.progress = replace(run.progress, models=tuple(map(ModelStatus, range(len(self.models)))))
+        if run.progress.outcome is None:
+            run.plan(self._plan(projections))
+        self._warn_of_dense_tiles()
+        n_starts = len(model.starts())
+        with self.V.at_work() as self._runner.each, counted() as self._runner.retries:
+            while run.progress.start < n_starts:
+                self._run_start()
+            if self.start is not None and not run.history.exact and not self._has_start():
+                self._place(*self.start)
+            schedule, histories = self._schedule(), self._histories()
+            after = schedule.resumed(run.progress, histories)
+            if after.outcome is not None and run.progress.outcome is None:
+                self._commit(after, None, run.sums)
+            run.progress = after
+            while run.progress.outcome is None:
+                histories = self._advance(schedule, histories)
+
+    def _schedule(self) -> Schedule:
+        progress = self.run.progress
+        # The last pass has no state of a model that ended before.
+        states = states_of(self.run.factors, [progress.location_of(status) for status in progress.models])
+        rules = {
+            status.model: self.models[status.model].stop_rule(self.problem.tol, state)
+            for status, state in zip(progress.models, states, strict=True)
+        }
+        return Schedule(self.models, rules, self.problem.max_iter, bool(self.problem.model.halving))
+
+    def _histories(self) -> Histories:
+        if len(self.models) == 1:
+            return {0: self.run.history}
+        own = self.run.history.by_model()
+        return {status.model: own.get(status.model, History()) for status in self.run.progress.models}
+
+    def _run_start(self) -> None:
+        """The next pass before the first exact one."""
+        at, model = self.run.progress, self.models[0]
+        passes, alike = start_passes(self.models, at)
+        source = self.V.source
+        holdout = None if source.entries is None else source.entries.holdout
+        try:
+            result = self._runner(passes[:1] if alike else passes)
+            survey.check(
+                self.run.factors.read_state(result.name, 0),
+                model.loss,
+                model.shape,
+                model.dtype,
+                sparse=source.sparse,
+                advice=source.negatives_advice,
+                transposed=holdout is not None and holdout.transposed,
+            )
+        except (DataError, NumericalError):
+            if not at.passes:
+                self.run.discard()  # a V that was refused leaves no run behind
+            raise
+        history = self.run.history
+        record = record_of(
+            result,
+            passes[0].phases[0].name,
+            0,
+            result.models[0].outcomes[0],
+            history.reads,
+            last_objective(history),
+        )
+        self._commit(started(at, result, alike=alike), record, result.sums)
+
+    def _has_start(self) -> bool:
+        at = self.run.progress
+        return "H" in self.run.factors.read_state(at.state, at.models[0].leader)
+
+    def _place(self, W: Any, H: np.ndarray) -> None:
+        """Commit a custom start: rows of W panel by panel, and H."""
+        at, factors, dtype = self.run.progress, self.run.factors, self.models[0].dtype
+        name = f"{at.passes}-{self.run.writer_id}"
+        began = time.perf_counter()
+        rows = FactorVersion.of(name, [{"W": self.models[0].k}])
+        factors.begin(rows)
+        written = 0
+        for panel in self.V.grid:
+            block = W[panel.start : panel.stop]
+            block = block.compute() if isinstance(block, da.Array) else block
+            block = np.array(block, dtype=dtype, order="C")
+            factors.write_rows(rows, panel.index, block)
+            written += block.nbytes
+        surveyed = factors.read_state(at.state, 0)
+        factors.write_states(name, 0, [surveyed | {"H": np.array(H, dtype=dtype, order="C")}])
+        seconds = time.perf_counter() - began
+        reads = self.run.history.reads
+        record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)
+        self._commit(replace(at, passes=at.passes + 1, state=name, rows=(rows,)), record, self.run.sums)
+
+    def _advance(self, schedule: Schedule, histories: Histories) -> Histories:
+        """Run and commit one pass: exact for the models that go on, closing for those that have ended."""
+        progress = self.run.progress
+        result = self._runner(schedule.passes(progress))
+        step = schedule.advanced(progress, histories, self.run.history, result)
+        if step.undone:
+            self.run.forget(result.rows)
+        self._commit(step.progress, step.record, result.sums)
+        return step.histories
+
+    def _commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
+        self.run.commit(progress, record, sums)
+        if record is not None:
+            for callback in self.callbacks:
+                callback(record)
+
+    def _plan(self, projections: Sequence[Projection]) -> dict[str, Any]:
+        """The storage of V, and the processes and memory of its passes: for reports."""
+        source, scheduler = self.V.source, self.V.scheduler
+        return {
+            "stored_dtype": source.dtype.str,
+            "stored_bytes": nbytes_of(source),
+            "sparse": source.sparse,
+            "panels": len(self.V.grid),
+            "scheduler": scheduler.name,
+            "processes": scheduler.processes,
+            "threads": scheduler.threads,
+            "memory_limit": scheduler.memory_limit,
+            "memory_projected": max(projection.peak for projection in projections),
+        }
+
+    def _warn_of_dense_tiles(self) -> None:
+        model, source = self.models[0], self.V.source
+        if makes_tiles_dense(model, sparse=source.sparse):
+            log.warning(
+                "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
+                "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
+                model.loss.beta,
+                format_bytes(tile_bytes(source, model.dtype, model.k, dense_tiles=True)),
+            )
