@@ -23,9 +23,10 @@ from benchmarks.runner import interleaved, ratio_of_minima, report
 from dasknmf.core.blocks import block_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Phase, State, Visitor, visit
+from dasknmf.core.phase import Phase, Visitor, visit
 from dasknmf.core.solvers.resampled import KINDS, Resampling
 from dasknmf.core.solvers.variant import Variant
+from dasknmf.core.state import FactorState, State
 from dasknmf.data.choose import source_of
 from dasknmf.data.source import row_bytes_of
 from dasknmf.fitting.model import Model
@@ -60,14 +61,8 @@ def measure(V: Any, k: int, loss: Loss, repeats: int) -> Iterable[dict[str, Any]
     row_bytes = row_bytes_of(source_of(V), DTYPE)
     plain = Model((n, m), k, DTYPE, loss, solver, "random", 0, Penalties(), 1, row_bytes)
     values = V.data if sparse else V
-    numbers = {
-        "eps": 1e-7,
-        "tiny": 1e-12,
-        "constant": 0,
-        "squares": (values.astype("f8") ** 2).sum(),
-        "iteration": 1,
-    }
-    state = {"H": H} | {name: np.asarray(number) for name, number in numbers.items()}
+    squares = float((values.astype("f8") ** 2).sum())
+    state = FactorState(H=H, eps=1e-7, tiny=1e-12, squares=squares, iteration=1)
     for kind in KINDS:
         resampling = Resampling(kind, seed=1)
         model = replace(plain, variant=Variant(resampling=resampling))

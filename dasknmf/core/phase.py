@@ -12,22 +12,22 @@ nothing of Dask or Zarr.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from dasknmf.core.blocks import matrix
 from dasknmf.core.blocks.base import Block, RowsOnly
 from dasknmf.core.blocks.lowrank import LowRankBlock
+from dasknmf.core.state import State
 from dasknmf.errors import NumericalError
 
 Rows = dict[str, np.ndarray]
 """Named arrays with one row per sample of a panel."""
-State = dict[str, np.ndarray]
-"""Named arrays that every panel of the next pass needs: H, and the solver's small state."""
 
 
 @dataclass(frozen=True)
@@ -128,37 +128,68 @@ class Outcome:
     """What the solver's own stop rule needs."""
 
 
-class Phase(Protocol):
-    """One kind of pass. Frozen and small: it is sent to every worker."""
+class Phase(ABC):
+    """One kind of pass. Frozen and small: it is sent to every worker.
+
+    `name` and `update` are every phase's own; all else has a default, which leaves things as they are.
+    """
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What history and the dashboard call it."""
 
     @property
     def reads_data(self) -> bool:
         """Whether a visit walks V; if not, it sees row ranges only."""
+        return True
 
     @property
     def widths(self) -> Mapping[str, int]:
         """Columns of each row array that the phase leaves behind."""
+        return {}
+
+    @property
+    def lines_bytes(self) -> int | None:
+        """Bytes of the packed products of all features that the phase holds; None: as its model does."""
+        return None
+
+    @property
+    def together(self) -> Together | None:
+        """Maker of the walk of several models, for phases whose products with V can be one."""
+        return None
 
     def prepare(self, state: State) -> Any:
         """What every tile needs, made once per pass."""
+        return None
 
     def tally(self) -> Tally:
         """A tally of zeros."""
+        return Tally({})
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027
         """Visit one tile: change its rows in place and add to the tally."""
 
+    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
+        """Visit one tile, given N = V Hᵀ, and leave A to the caller.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_components)
+            diag(a) W, of which A = Wᵀ diag(a) V is made. Only phases with a walk `together` have it.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         """The next state from the whole tally."""
 
 
 @dataclass(frozen=True)
-class PhaseWrapper:
-    """A phase around another one, which it is in all that it does not say itself.
+class PhaseWrapper(Phase):
+    """A phase around another one, which it equals in all that it does not define itself.
+
+    Products that several models share are those of the phase within, and so are not the wrapper's.
 
     Parameters
     ----------
@@ -194,6 +225,8 @@ class PhaseWrapper:
 
 Map = Callable[..., Iterable[Any]]
 """``map``, or that of a pool of threads: how blocks are spread over the cores of this process."""
+Walk = Callable[[Any], None]
+"""What is done at each tile of a panel."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +241,10 @@ class Visitor:
     def rows_of(self, tile: Any) -> Rows:
         """Views of a tile's rows."""
         return {name: array[tile.rows] for name, array in self.rows.items()}
+
+
+Together = Callable[[Sequence[Visitor], Sequence[Tally]], Walk]
+"""Maker of one walk for the visits of several models."""
 
 
 def finite(values: np.ndarray) -> np.ndarray:
@@ -227,15 +264,11 @@ def finite(values: np.ndarray) -> np.ndarray:
     return values
 
 
-Walk = Callable[[Any], None]
-"""What is done at each tile of a panel."""
-
-
 def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
     """Walk one panel once, for every model at the same time.
 
-    The order of tiles, and so of every sum, depends on the panel alone. Phases of several models whose
-    class has a function `together` are visited by what it makes of them, a `Walk`, which may share products.
+    The order of tiles, and so of every sum, depends on the panel alone. Phases of several models that have
+    the same `together` are visited by the one walk which that makes for them.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
     walks = _walks(visitors, tallies)
@@ -247,12 +280,12 @@ def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -
 
 
 def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
-    parties: dict[Any, list[int]] = {}
+    parties: dict[Together | int, list[int]] = {}
     for model, visitor in enumerate(visitors):
-        parties.setdefault(getattr(visitor.phase, "together", None) or model, []).append(model)
+        parties.setdefault(visitor.phase.together or model, []).append(model)
     walks: list[Walk] = []
     for together, models in parties.items():
-        if len(models) > 1:
+        if len(models) > 1 and not isinstance(together, int):
             walks.append(together([visitors[i] for i in models], [tallies[i] for i in models]))
         else:
             walks.append(partial(_alone, visitors[models[0]], tallies[models[0]]))

@@ -27,7 +27,8 @@ from dask.task_spec import GraphNode, List, Task, TaskRef
 from dasknmf.core.blocks import RowsOnly, block_of
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.panels import Grid, Panel
-from dasknmf.core.phase import Map, Outcome, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, visit
+from dasknmf.core.state import State
 from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Reader, Source, StageLost
 from dasknmf.engine.accounting import PassStats, Watched, lately_resident
@@ -322,7 +323,7 @@ def _update(side: WorkerSide, number: int, total: Total) -> tuple[State, Outcome
     with np.errstate(all="ignore"):  # as in `visit`
         state, outcome = side.work.phases[number].update(total[0][number], side.states[number])
     # One memory layout, whichever store the state comes back from: BLAS sums by layout.
-    return {name: np.array(value, order="C") for name, value in state.items()}, outcome
+    return state.contiguous(), outcome
 
 
 def _write_states(

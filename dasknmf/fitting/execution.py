@@ -14,6 +14,7 @@ from dask.utils import format_bytes
 
 from dasknmf.core.history import Callback, History, Record
 from dasknmf.core.starts import survey
+from dasknmf.core.state import FactorState
 from dasknmf.data.source import nbytes_of
 from dasknmf.engine.memory import Projection
 from dasknmf.errors import DataError, NumericalError
@@ -129,7 +130,7 @@ class Execution:
 
     def _has_start(self) -> bool:
         at = self.run.progress
-        return "H" in self.run.factors.read_state(at.state, at.models[0].leader)
+        return isinstance(self.run.factors.read_state(at.state, at.models[0].leader), FactorState)
 
     def _place(self, W: Any, H: np.ndarray) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
@@ -146,7 +147,7 @@ class Execution:
             factors.write_rows(rows, panel.index, block)
             written += block.nbytes
         surveyed = factors.read_state(at.state, 0)
-        factors.write_states(name, 0, [surveyed | {"H": np.array(H, dtype=dtype, order="C")}])
+        factors.write_states(name, 0, [FactorState.of(surveyed, H=np.array(H, dtype=dtype, order="C"))])
         seconds = time.perf_counter() - began
         reads = self.run.history.reads
         record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)

@@ -11,7 +11,7 @@ from dasknmf.core.history import EveryTenth, RemainingGain, StopRule, Violation
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Phase, State
+from dasknmf.core.phase import Phase
 from dasknmf.core.solvers import cd, mu
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
@@ -22,6 +22,7 @@ from dasknmf.core.starts.sample import Audited, Chosen, Draw
 from dasknmf.core.starts.sketch import Sketch
 from dasknmf.core.starts.survey import MeanFilled, Pinned, Survey, Surveyed
 from dasknmf.core.starts.trial import Trial
+from dasknmf.core.state import State
 
 Init = Literal["sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"]
 Lineup = tuple[Phase, ...]
@@ -219,4 +220,4 @@ class Model:
         if self.parity:
             return Violation(tol) if self.solver == "cd" else EveryTenth(tol)
         eps = float(np.finfo(self.dtype).eps)
-        return RemainingGain(tol, floor=10 * eps * float(surveyed["scale"]))
+        return RemainingGain(tol, floor=10 * eps * surveyed.scale)

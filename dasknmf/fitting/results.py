@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf.core.history import Ending, History
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.core.state import FactorState
 from dasknmf.fitting.problem import spawned
 from dasknmf.fitting.session import Session
 from dasknmf.store.run import Run, oriented, unobserved
@@ -31,7 +32,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     run, problem, inputs = session.run, session.problem, session.inputs
     progress, history, location = run.progress, run.history, run.progress.location
     transposed = inputs.roles.transposed
-    state = run.factors.read_state(location.state, location.phase_index)
+    state = FactorState.checked(run.factors.read_state(location.state, location.phase_index))
     W, H = oriented(run.factors, location, inputs.grid, transposed=transposed)
     nmf.components_ = H
     nmf.n_components_ = len(H)
@@ -42,14 +43,14 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.start_seeds_ = np.array(spawned(problem.seed, nmf.n_init))
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = progress.best.model
-    nmf.sum_of_squares_ = float(state["squares"])
-    nmf.mean_row_square_ = float(state["sum_to_one_weight"]) / SUM_WEIGHT
+    nmf.sum_of_squares_ = state.squares
+    nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
     nmf.preparation_ = inputs.preparation
     nmf.feature_weight_ = inputs.features.weight
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = unobserved(state, transposed=transposed)
-    usage = state.get("usage", np.ones(len(H)))  # a start has not counted it
-    nmf.dead_components_ = np.flatnonzero((usage == 0) | (state["H"].max(axis=1) == 0))
+    usage = np.ones(len(H)) if state.usage is None else state.usage  # a start has not counted it
+    nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))
     for message, category in _warnings(nmf, progress.outcome):
         warnings.warn(message, category, stacklevel=4)
     return W

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Rows, SampledRows, State, Tally, Visitor
+from dasknmf.core.phase import Outcome, Phase, Rows, SampledRows, Tally, Together, Visitor
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.packed_grams import lines_bytes
-from dasknmf.core.starts import survey
 from dasknmf.core.starts.sample import drawn_from
+from dasknmf.core.state import FactorState, State
 
 DRAWN_ROWS = 4096
 """Most rows of W that are drawn for each."""
@@ -46,7 +46,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Phase):
     """W for an H that is given: its loss, the sum of its columns, and either some of its rows or all.
 
     Parameters
@@ -54,7 +54,7 @@ class Evaluation:
     coder : Coder
         With H.
     dtype : numpy.dtype
-    surveyed : dict
+    surveyed : State
         What the survey of V found.
     draw : Draw or None
         Rows of W that the tally keeps; None: the pass leaves all rows behind.
@@ -69,7 +69,6 @@ class Evaluation:
     sparse: bool = False
 
     name = "evaluation"
-    reads_data = True
 
     @property
     def k(self) -> int:
@@ -84,9 +83,6 @@ class Evaluation:
         """Of the packed products of all features, which it has where entries are missing."""
         return 0 if self.coder.entries is None else lines_bytes(self.coder.H.shape[1], self.k)
 
-    def prepare(self, state: State) -> None:
-        return None
-
     def tally(self) -> Tally:
         tally = Tally.zeros({"loss": (), "usage": (self.k,)})
         if self.draw is not None:
@@ -94,10 +90,9 @@ class Evaluation:
             tally["drawn"] = SampledRows(self.k, self.dtype, capacity)
         return tally
 
-    @staticmethod
-    def together(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> Any:
-        """What visits tiles for several of them; products of all factors with V are one."""
-        return _Evaluations(visitors, tallies)
+    @property
+    def together(self) -> Together:
+        return _Evaluations
 
     def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
@@ -130,7 +125,7 @@ class Evaluation:
     def _loss(self, tile: Any, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
         if N is None:
-            return float(tile.ratio(W, H, self.coder.loss.beta, float(self.surveyed["eps"])).loss())
+            return float(tile.ratio(W, H, self.coder.loss.beta, self.surveyed.eps).loss())
         if not self._by_gram:
             return float(tile.residual(W, H))
         # ‖V − WH‖² less ‖V‖², which the survey knows.
@@ -144,15 +139,15 @@ class Evaluation:
         return self.sparse and self.coder.loss.quadratic and self.coder.entries is None
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        kept = survey.kept(self.surveyed) | {"H": self.coder.H, "usage": tally["usage"]}
+        after = FactorState.of(State.of(self.surveyed), H=self.coder.H, usage=tally["usage"])
         loss = self.loss_of(tally)
-        return kept, Outcome(loss, loss, "end")
+        return after, Outcome(loss, loss, "end")
 
     def loss_of(self, tally: Tally) -> float:
         """D(V | WH) of all rows."""
-        loss = float(tally["loss"]) + float(self.surveyed["constant"])
+        loss = float(tally["loss"]) + self.surveyed.constant
         if self._by_gram:
-            loss += 0.5 * float(self.surveyed["squares"])
+            loss += 0.5 * self.surveyed.squares
         return max(loss, 0.0)
 
 

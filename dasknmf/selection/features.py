@@ -10,7 +10,7 @@ import numpy as np
 
 from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.starts.feature_moments import MomentsPhase
+from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
 from dasknmf.data.prepared import Prepared
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection.single_read import single_read
@@ -100,12 +100,12 @@ def moments(X: Any) -> Moments:
     transposed = data.rather_transposed(V, parity=False)
     source = data.source_of(V, transposed=transposed)
     phase = MomentsPhase(source.shape, transposed)
-    state, _ = single_read(OpenMatrix.of(source), phase, dtype=working_dtype(V.dtype))
+    state = MomentsState.checked(single_read(OpenMatrix.of(source), phase, dtype=working_dtype(V.dtype))[0])
     return Moments(
         V.shape[0],
-        state["feature means"],
-        state["feature squares"] / V.shape[0],
-        state["feature nonzeros"].astype(np.int64),
+        state.feature_means,
+        state.feature_squares / V.shape[0],
+        state.feature_nonzeros.astype(np.int64),
         V.feature_names,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,12 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally, finite
-from dasknmf.core.solvers import first_W, nnls
+from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, Tally, finite
+from dasknmf.core.solvers import nnls
 from dasknmf.core.solvers.grams import ByRow, Shared
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
+from dasknmf.core.state import Array1, FactorState, State
 from dasknmf.data.prepared import Prepared
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.estimator import NMF
@@ -50,6 +50,13 @@ class Refit:
     n_reads: int
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SolvedState(FactorState):
+    """H, and the shares of `Refit`."""
+
+    shares: Array1
+
+
 @dataclass(frozen=True)
 class _Solved(PhaseWrapper):
     """The quadratic pass that recomputes W, with what each program has of all usage."""
@@ -65,25 +72,17 @@ class _Solved(PhaseWrapper):
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)
-        return after | {"shares": tally["shares"]}, outcome
+        return _SolvedState.of(after, shares=tally["shares"]), outcome
 
 
 @dataclass(frozen=True)
-class _SpectraPhase:
+class _SpectraPhase(Phase):
     """A = Wᵀ V and G = Wᵀ W for a W that is given; H is their nonnegative least squares."""
 
     k: int
     n_features: int
 
     name = "spectra"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
-
-    def prepare(self, state: State) -> None:
-        return None
 
     def tally(self) -> Tally:
         return Tally.zeros({"A": (self.k, self.n_features), "G": (self.k, self.k)})
@@ -96,7 +95,7 @@ class _SpectraPhase:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         Ht = np.zeros((self.n_features, self.k))
         nnls.solve(Ht, np.ascontiguousarray(tally["A"].T), tally["G"], 0.0)
-        return state | {"H": finite(np.ascontiguousarray(Ht.T))}, Outcome()
+        return FactorState.of(state, H=finite(np.ascontiguousarray(Ht.T))), Outcome()
 
 
 def normalised(usages: Any) -> Any:
@@ -139,8 +138,8 @@ def spectra_of(X: Any, usages: Usages) -> np.ndarray:
     X = X if isinstance(X, Prepared) else Prepared(X)
     usages = checked_usages(usages, X.shape)
     k = int(usages.shape[1])
-    V = OpenMatrix.of(data.source_of(X))
-    return single_read(V, _SpectraPhase(k, X.shape[1]), k=k, usages=usages)[0]["H"]
+    V, phase = OpenMatrix.of(data.source_of(X)), _SpectraPhase(k, X.shape[1])
+    return FactorState.checked(single_read(V, phase, k=k, usages=usages)[0]).factor
 
 
 def usages_of(X: Any, spectra: np.ndarray) -> Any:
@@ -231,8 +230,9 @@ def refit(
         sum_to_one=bool(model.sum_to_one),
         recomputed=True,
     )
-    given = {"eps": np.asarray(0.0), "sum_to_one_weight": np.asarray(SUM_WEIGHT * mean_row_square)}
-    state = first_W.started(given, model.components_.astype(DTYPE))
+    state = FactorState(
+        sum_to_one_weight=SUM_WEIGHT * mean_row_square, pending_H=model.components_.astype(DTYPE)
+    )
     phase = _Solved(exact, k)
     if V is None:
         source = data.source_of(X)
@@ -240,8 +240,9 @@ def refit(
             source = WeightedSource(source, entries, rows=None, weights=None)
         V = OpenMatrix.of(source)
     after, outcome = single_read(V, phase, k=k, state=state, masked=masked)
-    components = after["H"].astype(model.components_.dtype)
-    return Refit(components, after["shares"], float(outcome.loss or 0.0), 1)
+    solved = _SolvedState.checked(after)
+    components = solved.factor.astype(model.components_.dtype)
+    return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)
 
 
 def opened(X: Any, **nmf: Any) -> tuple[Any, np.ndarray | None]:

@@ -17,8 +17,9 @@ import numpy as np
 
 from dasknmf import data
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
-from dasknmf.core.starts.feature_moments import MomentsPhase
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally
+from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
+from dasknmf.core.state import Array1, Array2, State
 from dasknmf.data.prepared import Prepared
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection.features import Moments
@@ -26,6 +27,15 @@ from dasknmf.selection.single_read import Usages, checked_usages, single_read
 
 _STEADY = 1e-12
 """A standard deviation below this share of the mean is rounding."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ScoresState(MomentsState):
+    """Moments of V's features, A = Wᵀ V, G = Wᵀ W and Wᵀ 1."""
+
+    A: Array2
+    G: Array2
+    usage: Array1
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class _ScoresPhase(PhaseWrapper):
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state, outcome = self.phase.update(tally, state)
-        return state | {name: tally[name] for name in ("A", "G", "usage")}, outcome
+        return _ScoresState.of(state, **{name: tally[name] for name in ("A", "G", "usage")}), outcome
 
 
 def scores(X: Any, usages: Usages) -> np.ndarray:
@@ -98,16 +108,17 @@ def scored(X: Any, usages: Usages) -> tuple[np.ndarray, Moments]:
     n_rows, n_features = X.shape
     k = int(usages.shape[1])
     phase = _ScoresPhase(MomentsPhase(X.shape, transposed=False), k, n_features)
-    state, _ = single_read(OpenMatrix.of(data.source_of(X)), phase, k=k, usages=usages)
-    mean, variance = state["feature means"], state["feature squares"] / n_rows
+    V = OpenMatrix.of(data.source_of(X))
+    state = _ScoresState.checked(single_read(V, phase, k=k, usages=usages)[0])
+    mean, variance = state.feature_means, state.feature_squares / n_rows
     std = np.sqrt(variance)
     steady = variance <= _STEADY**2 * mean**2
-    cross = state["A"] - np.outer(state["usage"], mean)
+    cross = state.A - np.outer(state.usage, mean)
     cross = np.divide(cross, std, out=np.zeros_like(cross), where=~steady)
     # Programs in units of their own norm: rounding is then the same for large and small.
-    norms = np.sqrt(state["G"].diagonal())
+    norms = np.sqrt(state.G.diagonal())
     units = np.divide(1.0, norms, out=np.zeros(k), where=norms > 0)
-    G = state["G"] * units * units[:, None]
+    G = state.G * units * units[:, None]
     found = units[:, None] * np.linalg.lstsq(G, units[:, None] * cross, rcond=None)[0]
-    nonzeros = state["feature nonzeros"].astype(np.int64)
+    nonzeros = state.feature_nonzeros.astype(np.int64)
     return found, Moments(n_rows, mean, variance, nonzeros, X.feature_names)

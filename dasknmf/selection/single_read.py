@@ -11,8 +11,9 @@ import zarr
 
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import Outcome, Phase, State
+from dasknmf.core.phase import Outcome, Phase
 from dasknmf.core.starts import survey
+from dasknmf.core.state import State
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.fitting import validation
 from dasknmf.fitting.memory import Footprint

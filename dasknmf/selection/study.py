@@ -14,10 +14,11 @@ import numpy as np
 from dasknmf import data
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.history import Callback, History
-from dasknmf.core.phase import Phase, State, Tally
+from dasknmf.core.phase import Phase, Tally
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.core.starts.survey import Survey
+from dasknmf.core.state import FactorState, State
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
@@ -136,12 +137,12 @@ class Study:
             return self.work.run.factors.read_state(location.state, location.phase_index)
         phase = Survey(model.shape, model.loss, model.variant.masked)
         (tally,) = self._asked([phase], [model])
-        return phase.update(tally, {})[0]
+        return phase.update(tally, State())[0]
 
     @property
     def sum_of_squares(self) -> float:
         """Σ v², with the weights of entries."""
-        return float(self.surveyed["squares"])
+        return self.surveyed.squares
 
     @property
     def X(self) -> Any:
@@ -197,7 +198,7 @@ class Study:
             tol=min(self.nmf.tol, 1e-4) if self.nmf.tol else 1e-6,
             max_iter=max(self.nmf.max_iter, 1000),
             entries=self._entries,
-            sum_to_one_weight=float(surveyed["sum_to_one_weight"]) if model.variant.sum_to_one else 0.0,
+            sum_to_one_weight=surveyed.sum_to_one_weight if model.variant.sum_to_one else 0.0,
             weights=model.variant.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
@@ -345,7 +346,7 @@ def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, 
             Factorization(
                 rank,
                 seed,
-                state["H"],
+                FactorState.checked(state).factor,
                 float(last.loss or 0.0),
                 float(last.objective or 0.0),
                 hidden,

@@ -14,7 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dasknmf.core.phase import Rows, State
+from dasknmf.core.phase import Rows
+from dasknmf.core.state import State
 from dasknmf.errors import RunDamagedError
 
 
@@ -131,7 +132,7 @@ class MemoryFactors:
         self._rows[version.name][panel] = block
 
     def read_state(self, name: str, model: int) -> State:
-        return self._states[name][model] if name else {}
+        return self._states[name][model] if name else State()
 
     def read_states(self, name: str, models: Sequence[int]) -> list[State]:
         return [self.read_state(name, model) for model in models]

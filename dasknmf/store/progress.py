@@ -14,7 +14,7 @@ import zarr
 
 from dasknmf.core.history import History, Record, from_json
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import State
+from dasknmf.core.state import State
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, records, schema
 from dasknmf.store.factors import Factors, FactorVersion

@@ -14,6 +14,7 @@ from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.image_grid import Layout
 from dasknmf.core.panels import Grid
+from dasknmf.core.state import FactorState, State
 from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, schema, selection
 from dasknmf.store import lock as locks
@@ -139,12 +140,12 @@ class Run:
 
     @property
     def sum_of_squares(self) -> float:
-        return float(self._state["squares"])
+        return self._state.squares
 
     @property
     def sum_to_one_weight(self) -> float:
         """δ² of the sum to one."""
-        return float(self._state["sum_to_one_weight"])
+        return self._state.sum_to_one_weight
 
     @property
     def n_passes(self) -> int:
@@ -204,12 +205,13 @@ class Run:
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
         """Sums of each component in the factor with a row for each of V's, and in the other."""
         self._check_has_factors()
-        state = self._state
-        other = state["H"].sum(axis=1, dtype=np.float64)
-        return state.get("usage", np.ones(len(other))), other  # a start has not counted it
+        state = FactorState.checked(self._state)
+        other = state.factor.sum(axis=1, dtype=np.float64)
+        # A start has not counted its usage.
+        return np.ones(len(other)) if state.usage is None else state.usage, other
 
     @property
-    def _state(self) -> dict[str, np.ndarray]:
+    def _state(self) -> State:
         location = self.progress.location
         return self.factors.read_state(location.state, location.phase_index)
 
@@ -224,7 +226,8 @@ class Run:
                 f"it stands after {self.progress.passes} passes: start the same command again."
             )
         # Rows that a start leaves may be those of a sketch, and no factor.
-        if self.progress.location.rows is None or "H" not in self._state:
+        has_H = isinstance(self._state, FactorState) and self._state.H is not None
+        if self.progress.location.rows is None or not has_H:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
                 f"{self.progress.passes} passes; factors exist from the first exact pass on: start the same "
@@ -245,10 +248,10 @@ def open_run(target: Any) -> Run:
     return Run(target)
 
 
-def unobserved(state: Any, *, transposed: bool) -> tuple[int, int]:
+def unobserved(state: State, *, transposed: bool) -> tuple[int, int]:
     """How many samples and features, as the user sees them, have nothing observed."""
-    rows = int(state.get("empty rows", 0))
-    columns = int(np.sum(state.get("observed", np.ones(1)) == 0))
+    rows = state.empty_rows
+    columns = 0 if state.observed is None else int(np.sum(state.observed == 0))
     return (columns, rows) if transposed else (rows, columns)
 
 
@@ -256,7 +259,7 @@ def oriented(
     factors: Factors, location: FactorLocation, grid: Grid, *, transposed: bool
 ) -> tuple[Any, np.ndarray]:
     """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
-    small = factors.read_state(location.state, location.phase_index)["H"]
+    small = FactorState.checked(factors.read_state(location.state, location.phase_index)).factor
     if not transposed:
         return rows_lazily(factors, location, grid, len(small), small.dtype), small
     W = da.from_array(np.ascontiguousarray(small.T), name=False)

@@ -312,6 +312,7 @@ STATES = fields(
         "models": items(
             fields(
                 {
+                    "kind": text,
                     "inline": mapping(
                         text,
                         fields(

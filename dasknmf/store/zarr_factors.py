@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import State
+from dasknmf.core.state import FactorState, State, from_arrays
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
 from dasknmf.store import zarr_factors as states_at
 from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.json_checks import Unlike, array_of, size_of
-from dasknmf.store.records import Told
 
 
 class ZarrFactors:
@@ -67,7 +66,7 @@ class ZarrFactors:
 
     def read_states(self, name: str, models: Sequence[int]) -> list[State]:
         if not name:
-            return [{} for _ in models]
+            return [State() for _ in models]
         path = f"small/{name}"
         firsts = [0]
         if any(models):  # models that took turns left their states in parts
@@ -86,7 +85,7 @@ class ZarrFactors:
 
     def _fitting(self, name: str, state: State) -> State:
         """A state, if its H has the columns of V."""
-        H = state.get("H")
+        H = state.H if isinstance(state, FactorState) else None
         if H is not None and (H.shape[1] != self._n_columns or H.dtype != self._dtype):
             expected = f"(k, {self._n_columns}) of {self._dtype}"
             reason = f"H has the shape {H.shape} of {H.dtype}, and must have {expected}"
@@ -121,19 +120,6 @@ def _chunk(version: FactorVersion, panel: int) -> str:
 
 _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
-_SCALARS = (
-    "squares",
-    "mean",
-    "constant",
-    "eps",
-    "tiny",
-    "sum_to_one_weight",
-    "iteration",
-    "residual",
-    "empty rows",
-)
-_NDIM = {"H": 2, "usage": 1, "observed": 1, "sums": 1} | dict.fromkeys(_SCALARS, 0)
-"""Dimensions of what several phases know by these names."""
 
 
 def write(store: Any, path: str, states: Sequence[State]) -> None:
@@ -149,7 +135,7 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
     for state in states:
         inline: dict[str, Any] = {}
         placed: dict[str, Any] = {}
-        for key, value in state.items():
+        for key, value in state.arrays().items():
             if value.size <= _INLINE and value.ndim < 2:
                 values = value.reshape(-1).tolist()
                 inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
@@ -159,7 +145,7 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
             parts.setdefault(name, []).append(value.reshape(-1))
             ends[name] = at + value.size
             placed[key] = {"array": name, "shape": value.shape, "at": at}
-        models.append({"inline": inline, "placed": placed})
+        models.append({"kind": state.kind, "inline": inline, "placed": placed})
     for name, pieces in parts.items():
         arrays.write(store, f"{path}/{name}", np.concatenate(pieces))
     # The record comes last: it vouches for the arrays.
@@ -189,9 +175,9 @@ def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) 
     for model in models:
         if model >= len(told):
             continue  # whoever asked says that it is missing
-        state = Told(f"the state {path!r} of the run at {str(store)!r}")
+        found: dict[str, np.ndarray] = {}
         for key, kept in told[model]["inline"].items():
-            state[key] = array_of(kept["values"], kept["dtype"], kept["shape"])
+            found[key] = array_of(kept["values"], kept["dtype"], kept["shape"])
         for key, kept in told[model]["placed"].items():
             name, at, shape = kept["array"], kept["at"], kept["shape"]
             if name not in read:
@@ -199,9 +185,9 @@ def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) 
             values = read[name][at : at + size_of(shape)]
             if read[name].ndim != 1 or len(values) != size_of(shape):
                 raise Unlike(f"of a part of {name!r}, which has {read[name].size} entries", shape, key)
-            state[key] = values.reshape(shape).copy()
-        for key, ndim in _NDIM.items():
-            if key in state and state[key].ndim != ndim:
-                raise Unlike(f"of {ndim} dimensions", state[key].shape, key)
-        states[model] = state
+            found[key] = values.reshape(shape).copy()
+        try:
+            states[model] = from_arrays(told[model]["kind"], found)
+        except ValueError as error:
+            raise records.damaged(store, path, f"the state of model {model} {error}") from error
     return states

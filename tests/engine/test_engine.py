@@ -18,6 +18,7 @@ from dasknmf.core.blocks import DenseBlock
 from dasknmf.core.panels import Grid
 from dasknmf.core.phase import Tally, Visitor, add, visit
 from dasknmf.core.starts.random_start import normal_rows
+from dasknmf.core.state import FactorState
 from dasknmf.data import grid_of, source_of
 from dasknmf.data.zarr_array import ZarrSource
 from dasknmf.engine import graph
@@ -59,7 +60,7 @@ def test_visit_is_the_sum_over_tiles(low_rank):
     phase = QuadraticPass(3, 14, np.dtype(float), "cd", Inner(1, 1))
     rng = np.random.default_rng(0)
     H, W = rng.random((3, 14)), rng.random((90, 3))
-    small = phase.prepare({"H": H, "eps": np.asarray(1e-7)})
+    small = phase.prepare(FactorState(H=H, eps=1e-7))
     tallies = []
     for first, stop in ((0, 40), (40, 90)):
         block = DenseBlock(

@@ -60,7 +60,7 @@ class Found:
         self.run = work.run
         self.version = inputs.model.variant.resampling
         at = self.run.progress
-        self.H = self.run.factors.read_state(at.location.state, at.location.phase_index)["H"]
+        self.H = self.run.factors.read_state(at.location.state, at.location.phase_index).H
         self.history = [record for record in self.run.history if record.objective is not None]
 
 
@@ -120,7 +120,7 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
     state = ours.run.factors.read_state(answer.state, answer.phase_index)
     assert last.measures["hidden"] == len(plain.hidden.values)
     W = ours.run.factors.read_rows(answer.rows, 0, N)
-    expected, _ = plain.hidden_loss(W, state["H"], 2.0, 1e-9)
+    expected, _ = plain.hidden_loss(W, state.H, 2.0, 1e-9)
     assert last.measures["holdout"] == pytest.approx(expected, rel=1e-9)
 
 

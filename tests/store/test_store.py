@@ -17,6 +17,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from dasknmf import NMF, open_run
+from dasknmf.core.state import FactorState, State
 from dasknmf.data import grid_of, source_of
 from dasknmf.engine import graph
 from dasknmf.errors import (
@@ -504,26 +505,27 @@ def test_the_grid_of_a_run_is_the_grid_of_V(V, tmp_path):
 
 def test_a_task_that_runs_twice_leaves_what_stands(tmp_path):
     """A worker that was taken for dead may write again what is committed, and die at it."""
-    several = [{"H": np.full((2, 3), value), "n": np.asarray(value)} for value in (1.0, 2.0)]
+    several = [FactorState(H=np.full((2, 3), value), mean=value) for value in (1.0, 2.0)]
     zarr_factors.write(LocalStore(tmp_path), "small/3-a/0", several)
     for after in range(3):
         with pytest.raises(Killed):
             zarr_factors.write(DyingStore(tmp_path, after=after), "small/3-a/0", several)
         found = zarr_factors.read(LocalStore(tmp_path), "small/3-a/0", [0, 1])
         for model, state in enumerate(several):
-            np.testing.assert_array_equal(found[model]["H"], state["H"])
-            assert found[model]["n"] == state["n"]
+            np.testing.assert_array_equal(found[model].H, state.H)
+            assert found[model].mean == state.mean
 
 
 def test_lists_of_a_state_are_no_text(tmp_path):
     """Digits take four times the room, and as JSON the time of a read of V where models are many."""
     observed = np.random.default_rng(0).random(1000)
-    state = {"observed": observed, "sums": np.arange(9.0), "none": np.zeros(0)}
+    state = State(observed=observed, sums=np.arange(9.0))
     zarr_factors.write(LocalStore(tmp_path), "small/1-a/0", [state] * 3)
     assert (tmp_path / "small/1-a/0/zarr.json").stat().st_size < 6000
     for found in zarr_factors.read(LocalStore(tmp_path), "small/1-a/0", [0, 2]).values():
-        for name, value in state.items():
-            np.testing.assert_array_equal(found[name], value)
+        assert found.arrays().keys() == state.arrays().keys()
+        for name, value in state.arrays().items():
+            np.testing.assert_array_equal(found.arrays()[name], value)
 
 
 def test_a_format_of_another_version_is_told(V, tmp_path):

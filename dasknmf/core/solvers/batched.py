@@ -44,7 +44,6 @@ class Batched:
         N = tile.cross(self._Ht)
         walked = []
         for visitor, tally, part in zip(self._visitors, self._tallies, self._parts, strict=True):
-            phase: Any = visitor.phase
             own = np.ascontiguousarray(N[:, part])
-            walked.append(phase.walked(tile, visitor.rows_of(tile), own, visitor.small, tally))
+            walked.append(visitor.phase.walked(tile, visitor.rows_of(tile), own, visitor.small, tally))
         tile.add_cross(np.concatenate(walked, axis=1), self._A)

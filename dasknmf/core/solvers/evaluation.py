@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,14 @@ import numpy as np
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally
 from dasknmf.core.solvers.grams import sum_gap, totals
 from dasknmf.core.solvers.quadratic import QuadraticPass
+from dasknmf.core.state import FactorState, State
 
 
 @dataclass(frozen=True)
-class EvaluationPhase:
+class EvaluationPhase(Phase):
     """One read of V that changes nothing."""
 
     dtype: np.dtype
@@ -29,15 +29,11 @@ class EvaluationPhase:
     """What solves the rows of W, where they are kept nowhere."""
 
     name = "closing"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
 
     def prepare(self, state: State) -> tuple[np.ndarray, float, Any]:
         small = None if self.exact is None else self.exact.prepare(state)
-        return state["H"].astype(self.dtype, copy=False), float(state["eps"]), small
+        H = FactorState.checked(state).factor
+        return H.astype(self.dtype, copy=False), state.eps, small
 
     def tally(self) -> Tally:
         return Tally.zeros({"entry": (3,), "gap": ()})
@@ -56,8 +52,9 @@ class EvaluationPhase:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         divergence, *W_in = (float(part) for part in tally["entry"])
-        loss = divergence + float(state["constant"])
-        objective = loss + self.penalties.value((W_in[0], W_in[1]), state["H"], self.column_weights)
+        loss = divergence + state.constant
+        H = FactorState.checked(state).factor
+        objective = loss + self.penalties.value((W_in[0], W_in[1]), H, self.column_weights)
         if self.sum_to_one:
-            objective += 0.5 * float(state["sum_to_one_weight"]) * float(tally["gap"])
+            objective += 0.5 * state.sum_to_one_weight * float(tally["gap"])
         return state, Outcome(loss, objective, "entry")

@@ -17,7 +17,6 @@ import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import State
 from dasknmf.core.solvers import nnls
 from dasknmf.core.solvers.grams import Gram, Grams
 from dasknmf.core.solvers.packed_grams import Packed
@@ -27,26 +26,6 @@ STEPS = 4
 
 _SHARE = 1e-2
 """Least entry that a multiplicative solver is given, in units of a fair share: zeros could not move."""
-
-
-def started(state: State, H: np.ndarray) -> State:
-    """The state with an H for which the next pass will solve W; what stands until then stays a pair."""
-    return state | {"next H": H}
-
-
-def is_cold(state: State) -> bool:
-    """Whether the next pass solves W afresh."""
-    return "next H" in state
-
-
-def entered(state: State) -> State:
-    """The state whose H enters the next pass: a fitted one takes the place of what stood."""
-    return state | {"H": state["next H"]} if is_cold(state) else state
-
-
-def warmed(state: State) -> State:
-    """The state after W was solved."""
-    return {name: value for name, value in state.items() if name != "next H"}
 
 
 def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool) -> None:

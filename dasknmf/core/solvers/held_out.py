@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
-from dasknmf.core.solvers import first_W
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally, Together
+from dasknmf.core.state import FactorState, State
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class HeldOut(PhaseWrapper):
     loss: Loss
 
     @property
-    def together(self) -> Any:
-        """What visits tiles for several models at once: that of the phase within."""
-        return getattr(self.phase, "together", None)
+    def together(self) -> Together | None:
+        return self.phase.together
 
     def prepare(self, state: State) -> HeldOutInputs:
-        H = None if first_W.is_cold(state) else state["H"].astype(np.float64)
-        return HeldOutInputs(self.phase.prepare(state), H, float(state["eps"]))
+        state = FactorState.checked(state)
+        H = None if state.needs_first_W else state.factor.astype(np.float64)
+        return HeldOutInputs(self.phase.prepare(state), H, state.eps)
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
@@ -53,12 +53,10 @@ class HeldOut(PhaseWrapper):
             self._tell(tile, rows, small, tally)
 
     def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
-        """As the phase within, given V Hᵀ."""
-        phase: Any = self.phase
         solved = "W" not in rows
         if not solved:
             self._tell(tile, rows, small, tally)
-        left = np.asarray(phase.walked(tile, rows, N, small.small, tally))
+        left = self.phase.walked(tile, rows, N, small.small, tally)
         if solved:
             self._tell(tile, rows, small, tally)
         return left

@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.core.phase import Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.grams import ByRow, totals
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
 from dasknmf.core.solvers.quadratic import PassInputs, QuadraticPass
+from dasknmf.core.state import FactorState, State
 
 MOST_COMPONENTS = 17
 """k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
@@ -51,7 +52,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
 
 
 @dataclass(frozen=True)
-class ImputedPass:
+class ImputedPass(Phase):
     """One read of V: W moves a few times, entries that are missing filled in before each, then H.
 
     Parameters
@@ -66,27 +67,26 @@ class ImputedPass:
     fills: int
 
     name = "exact"
-    reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
         return self.phase.widths
 
     def prepare(self, state: State) -> tuple[PassInputs, np.ndarray | None]:
-        """Beside what tiles need, for a cold W: lines of each feature, or what it is filled with."""
+        """Beside what tiles need, for a first W: lines of each feature, or what it is filled with."""
         small = self.phase.prepare(state)
-        if not small.cold:
+        if not small.needs_first_W:
             return small, None
         if not self._by_row_once:
-            return small, state["fill"].astype(self.phase.dtype)
-        H = first_W.entered(state)["H"].astype(np.float64)
+            return small, state.fill.astype(self.phase.dtype)
+        H = FactorState.checked(state).entering_H.astype(np.float64)
         return small, ByRow().of_H(
             H, self.phase.column_weights, self.phase.penalties.W.l2, small.sum_to_one_weight
         )
 
     @property
     def _by_row_once(self) -> bool:
-        """Whether a cold W has a Gram matrix for each row; else means of columns are filled in."""
+        """Whether a first W has a Gram matrix for each row; else means of columns are filled in."""
         return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
@@ -96,7 +96,7 @@ class ImputedPass:
         inner, extra = small
         phase, W = self.phase, rows["W"]
         observed = tile.row_is_observed()
-        if inner.cold:
+        if inner.needs_first_W:
             # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
             if self._by_row_once:
                 N, _ = phase.system(tile, inner)
@@ -107,7 +107,7 @@ class ImputedPass:
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["filled"] += told
-        if not inner.cold:
+        if not inner.needs_first_W:
             for _ in range(self.fills):
                 filled = tile.completed(W, inner.H)
                 tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
@@ -117,16 +117,16 @@ class ImputedPass:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         loss, total, squares, gap = (float(part) for part in tally["filled"])
         after, surrogate = self.phase.update(tally, state)
-        entered = first_W.entered(state)
-        H = entered["H"].astype(np.float64)
+        state = FactorState.checked(state)
+        H = state.entering_H.astype(np.float64)
         objective = loss + self.phase.penalties.value((total, squares), H, self.phase.column_weights)
         if self.phase.sum_to_one:
-            objective += 0.5 * float(state["sum_to_one_weight"]) * gap
+            objective += 0.5 * state.sum_to_one_weight * gap
         outcome = replace(
             surrogate,
             loss=loss,
             objective=objective,
-            loss_at="solved" if first_W.is_cold(state) else "entry",
+            loss_at="solved" if state.needs_first_W else "entry",
             measures={"violation": surrogate.measures["violation"]},
         )
-        return after | {"residual": np.asarray(False)}, outcome
+        return FactorState.of(after, residual=False), outcome

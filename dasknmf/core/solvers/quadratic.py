@@ -8,7 +8,7 @@
     H ← steps given A, G                 update
     D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
 
-A start that gives H alone is *cold*: the first move is then the exact solution W(V, H).
+After a start that gives H alone, the first move is the exact solution W(V, H).
 
 With weights a of rows, b of columns and Ω of entries, N = (Ω ∘ V) diag(b) Hᵀ, A = Wᵀ diag(a) (Ω ∘ V), and
 the Grams are those of `core.solvers.grams`; the loss stays free. Rows of W that are to sum to one meet
@@ -35,11 +35,12 @@ import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.penalties import Penalties, Penalty
-from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally, Together, finite
 from dasknmf.core.solvers import cd, first_W, mu, nnls
 from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.state import FactorState, State
 
 _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
@@ -62,13 +63,13 @@ class PassInputs:
     order: np.ndarray
     eps: float
     residual: bool
-    cold: bool
+    needs_first_W: bool
     sum_to_one_weight: float
     """δ² of the sum to one; 0: rows may sum to anything."""
 
 
 @dataclass(frozen=True)
-class QuadraticPass:
+class QuadraticPass(Phase):
     """One read of V: W moves row by row, then H."""
 
     k: int
@@ -90,7 +91,6 @@ class QuadraticPass:
     """Whether W is kept nowhere: each pass solves it for the H that enters."""
 
     name = "exact"
-    reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -102,21 +102,21 @@ class QuadraticPass:
         return self.solver == "bpp" or self.sum_to_one or self.recomputed
 
     def prepare(self, state: State) -> PassInputs:
-        state = first_W.entered(state)
-        H = state["H"].astype(self.dtype, copy=False)
-        H64 = state["H"].astype(np.float64)
+        state = FactorState.checked(state)
+        H = state.entering_H.astype(self.dtype, copy=False)
+        H64 = state.entering_H.astype(np.float64)
         b = self.column_weights
-        sum_to_one_weight = float(state["sum_to_one_weight"]) if self.sum_to_one else 0.0
+        sum_to_one_weight = state.sum_to_one_weight if self.sum_to_one else 0.0
         S = self.grams.of_H(H64, b, self.penalties.W.l2, sum_to_one_weight)
         return PassInputs(
             H=H,
             Ht=np.ascontiguousarray(H.T if b is None else (H64 * b).astype(self.dtype).T),
             # Factorizations need the digits that sweeps do not.
-            S=S if self._exact_rows or first_W.is_cold(state) else S.astype(self.dtype),
-            order=self._order(_iteration(state), _W_STREAM),
-            eps=float(state["eps"]),
-            residual=_residual(state) or self._told_at_start(state),
-            cold=first_W.is_cold(state),
+            S=S if self._exact_rows or state.needs_first_W else S.astype(self.dtype),
+            order=self._order(state.iteration, _W_STREAM),
+            eps=state.eps,
+            residual=state.residual or self._told_at_start(state),
+            needs_first_W=state.needs_first_W,
             sum_to_one_weight=sum_to_one_weight,
         )
 
@@ -132,7 +132,9 @@ class QuadraticPass:
         }
         return Tally.zeros(shapes)
 
-    together = staticmethod(Batched)
+    @property
+    def together(self) -> Together:
+        return Batched
 
     def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
         tile.add_cross(self.walked(tile, rows, tile.cross(small.Ht), small, tally), tally["A"])
@@ -144,7 +146,7 @@ class QuadraticPass:
         W = rows["W"]
         N, S = self.system(tile, small, N)
         # W that is kept nowhere is what the H that entered makes of it: the two are the pair that entered.
-        solved_first = small.cold or self.recomputed
+        solved_first = small.needs_first_W or self.recomputed
         if solved_first:
             self._solved(tile, W, N, S)
         if small.residual:
@@ -207,9 +209,8 @@ class QuadraticPass:
         return sum_gap(tile, W, observed)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        state = first_W.entered(state)
-        A, G, squares = tally["A"], tally["G"], float(state["squares"])
-        iteration = _iteration(state)
+        state = FactorState.checked(state)
+        A, G, squares = tally["A"], tally["G"], state.squares
         H, violation = self._moved_H(state, A, G)
         H64 = H.astype(np.float64)
         b = self.column_weights
@@ -223,9 +224,9 @@ class QuadraticPass:
             "imprecise": float(imprecise),
         }
         entered, total, total_squares, gap = (float(part) for part in tally["entry"])
-        if _residual(state):
-            loss, loss_at = entered, "solved" if first_W.is_cold(state) else "entry"
-            H_in = state["H"].astype(np.float64)
+        if state.residual:
+            loss, loss_at = entered, "solved" if state.needs_first_W else "entry"
+            H_in = state.entering_H.astype(np.float64)
             W_in = (total, total_squares)
         else:
             loss, loss_at = gram, "end"
@@ -237,39 +238,40 @@ class QuadraticPass:
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in, b)
         if self.sum_to_one:
-            objective += 0.5 * float(state["sum_to_one_weight"]) * gap
-        after = first_W.warmed(state) | {
-            "H": finite(H),
-            "iteration": np.asarray(iteration + 1),
-            "residual": np.asarray(_residual(state) or imprecise),
-            "usage": tally["usage"],
-        }
+            objective += 0.5 * state.sum_to_one_weight * gap
+        after = FactorState.of(
+            state,
+            H=finite(H),
+            pending_H=None,
+            usage=tally["usage"],
+            iteration=state.iteration + 1,
+            residual=bool(state.residual or imprecise),
+        )
         return after, Outcome(loss, objective, loss_at, measures)
 
-    def _told_at_start(self, state: State) -> bool:
+    def _told_at_start(self, state: FactorState) -> bool:
         """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
-        return self.solver == "mu" and _iteration(state) == 0 and not first_W.is_cold(state)
+        return self.solver == "mu" and state.iteration == 0 and not state.needs_first_W
 
-    def _moved_H(self, state: State, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
+    def _moved_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
         """H after its steps, in V's dtype, and the violation met by the first of them.
 
         The same step as for W, on Hᵀ; one δ rule for the whole of H.
         """
-        Ht = state["H"].T.astype(np.float64, order="C")
+        Ht = state.entering_H.T.astype(np.float64, order="C")
         At = np.ascontiguousarray(A.T)
         parts = self.grams.of_columns(G, self.penalties.H.l2)
-        order = self._order(_iteration(state), _H_STREAM)
+        order = self._order(state.iteration, _H_STREAM)
         order = order[order >= self.n_fixed]
-        eps = float(state["eps"])
         violation = first_moved = 0.0
         if not len(order):
-            return state["H"], violation
+            return state.entering_H, violation
         for step in range(self.inner.columns):
             before = Ht.copy() if self.inner.columns > 1 else None
             met = 0.0
             for columns, S in parts:
                 some = Ht[columns]
-                met += self._moved_columns(some, At[columns], S, order, eps)
+                met += self._moved_columns(some, At[columns], S, order, state.eps)
                 Ht[columns] = some
             if before is None:  # one step has nobody to be compared with
                 violation = met
@@ -279,8 +281,8 @@ class QuadraticPass:
                 violation, first_moved = met, moved
             if moved <= self.inner.delta**2 * first_moved:
                 break
-        if "observed" in state:
-            Ht[state["observed"] == 0, self.n_fixed :] = 0
+        if state.observed is not None:
+            Ht[state.observed == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
     def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:
@@ -322,13 +324,3 @@ class QuadraticPass:
             return np.arange(self.k)
         seed = np.random.SeedSequence([self.shuffle_seed, iteration, stream])
         return np.random.default_rng(seed).permutation(self.k)
-
-
-def _iteration(state: State) -> int:
-    """Exact passes before this one; a start leaves none."""
-    return int(state.get("iteration", 0))
-
-
-def _residual(state: State) -> bool:
-    """Whether the loss is so small that it has to be summed entry by entry."""
-    return bool(state.get("residual", False))

@@ -21,10 +21,11 @@ import numpy as np
 from dasknmf.core.blocks.base import Ratio, Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally, finite
 from dasknmf.core.solvers import first_W, mu
 from dasknmf.core.solvers.grams import Grams, Shared, totals, weighted_rows
 from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.state import FactorState, State
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PassInputs:
 
 
 @dataclass(frozen=True)
-class RatioPass:
+class RatioPass(Phase):
     """One read of V: W moves row by row, then H."""
 
     k: int
@@ -62,26 +63,23 @@ class RatioPass:
     """Of the quadratic guess of a cold W."""
 
     name = "exact"
-    reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k}
 
     def prepare(self, state: State) -> PassInputs:
-        state = first_W.entered(state)
-        H = state["H"].astype(self.dtype, copy=False)
+        state = FactorState.checked(state)
+        H = state.entering_H.astype(self.dtype, copy=False)
         b = self.column_weights
         bH = H if b is None else (H * b).astype(self.dtype)
-        guess = None
-        if first_W.is_cold(state):
-            guess = first_W.Guess.of(H, self.loss, self.grams, b)
+        guess = first_W.Guess.of(H, self.loss, self.grams, b) if state.needs_first_W else None
         return PassInputs(
             H=H,
             Ht=np.ascontiguousarray(bH.T),
             sums=bH.sum(axis=1, dtype=np.float64).astype(self.dtype),
-            eps=float(state["eps"]),
-            tiny=float(state["tiny"]),
+            eps=state.eps,
+            tiny=state.tiny,
             guess=guess,
         )
 
@@ -136,8 +134,8 @@ class RatioPass:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         beta = self.loss.beta
-        state = first_W.entered(state)
-        H_in = state["H"].astype(np.float64)
+        state = FactorState.checked(state)
+        H_in = state.entering_H.astype(np.float64)
         B = tally["B"][:, None] if self._summed else tally["B"]
         H = mu.step(
             H_in,
@@ -145,19 +143,16 @@ class RatioPass:
             B,
             self.loss,
             self.penalties.H,
-            float(state["eps"]),
+            state.eps,
             exact=self.exact_l2,
         )
         if beta <= 1:
-            H[float(state["tiny"]) > H] = 0
+            H[state.tiny > H] = 0
         H[: self.n_fixed] = H_in[: self.n_fixed]
-        if "observed" in state:
-            H[self.n_fixed :, state["observed"] == 0] = 0
+        if state.observed is not None:
+            H[self.n_fixed :, state.observed == 0] = 0
         divergence, *W_in = (float(part) for part in tally["entry"])
-        loss = divergence + float(state["constant"])
+        loss = divergence + state.constant
         objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
-        after = first_W.warmed(state) | {
-            "H": finite(H.astype(self.dtype)),
-            "usage": tally["usage"],
-        }
-        return after, Outcome(loss, objective, "solved" if first_W.is_cold(state) else "entry")
+        after = FactorState.of(state, H=finite(H.astype(self.dtype)), pending_H=None, usage=tally["usage"])
+        return after, Outcome(loss, objective, "solved" if state.needs_first_W else "entry")

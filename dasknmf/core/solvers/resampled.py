@@ -41,7 +41,7 @@ import numpy as np
 from dasknmf.core.blocks import resampled
 from dasknmf.core.blocks.noise import Noise, exponential
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import PhaseWrapper, Rows, Tally
+from dasknmf.core.phase import PhaseWrapper, Rows, Tally, Together
 from dasknmf.core.rng import key_of
 
 Kind = Literal["rows", "uniform", "poisson"]
@@ -122,11 +122,8 @@ class ResampledPhase(PhaseWrapper):
         return self.resampling.seen(tile)
 
     @property
-    def together(self) -> Any:
-        """What visits tiles for several models at once, where the products of plain tiles serve them."""
-        return getattr(self.phase, "together", None) if self.resampling.shares_products else None
+    def together(self) -> Together | None:
+        return self.phase.together if self.resampling.shares_products else None
 
-    def walked(self, tile: Any, *arguments: Any) -> np.ndarray:
-        """As the phase within; the product with V it is given is that of the plain tile."""
-        phase: Any = self.phase
-        return np.asarray(phase.walked(self.seen(tile), *arguments))
+    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
+        return self.phase.walked(self.seen(tile), rows, N, small, tally)  # N is that of the plain tile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from dasknmf.core.blocks import moments as lines
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.phase import Outcome, Rows, State, Tally
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally
+from dasknmf.core.state import Array1, State
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,23 @@ class Pooled:
         return sum(array.nbytes for array in self.moments)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MomentsState(State):
+    """Moments of V's features.
+
+    Parameters
+    ----------
+    feature_means, feature_squares, feature_nonzeros : ndarray of shape (n_features,), float64
+        Mean, sum of squared deviations from it, and number of nonzeros.
+    """
+
+    feature_means: Array1
+    feature_squares: Array1
+    feature_nonzeros: Array1
+
+
 @dataclass(frozen=True)
-class MomentsPhase:
+class MomentsPhase(Phase):
     """Mean, squared deviations and nonzeros of each feature.
 
     Parameters
@@ -53,14 +68,6 @@ class MomentsPhase:
     transposed: bool
 
     name = "moments"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
-
-    def prepare(self, state: State) -> None:
-        return None
 
     def tally(self) -> Tally:
         if self.transposed:
@@ -77,5 +84,5 @@ class MomentsPhase:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         found = tally["features"]
         values = found if self.transposed else found.moments
-        names = ("feature means", "feature squares", "feature nonzeros")
-        return state | dict(zip(names, values, strict=True)), Outcome()
+        names = ("feature_means", "feature_squares", "feature_nonzeros")
+        return MomentsState.of(state, **dict(zip(names, values, strict=True))), Outcome()

@@ -22,8 +22,9 @@ import numpy as np
 
 from dasknmf.core.blocks.base import RowRange, Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Rows, State, Tally, finite
-from dasknmf.core.starts import random_start, survey
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally, finite
+from dasknmf.core.starts import random_start
+from dasknmf.core.state import BasisState, FactorState, ProjectionState, SingularState, State
 
 Fill = Literal["zeros", "mean", "random", "floor"]
 """What becomes of zeros: they stay (nndsvd), V's mean (nndsvda), small random numbers (nndsvdar),
@@ -38,7 +39,7 @@ def sketch_width(k: int, shape: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True)
-class RangeFinder:
+class RangeFinder(Phase):
     """One power iteration: Y = Vᵀ(V Ω), orthonormalised."""
 
     seed: int
@@ -47,15 +48,10 @@ class RangeFinder:
     dtype: np.dtype
 
     name = "range finder"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
 
     def prepare(self, state: State) -> np.ndarray:
-        if "Q" in state:
-            return state["Q"].astype(self.dtype)
+        if isinstance(state, BasisState):
+            return state.Q.astype(self.dtype)
         omega = random_start.normal_rows(
             self.seed, random_start.OMEGA_STREAM, np.arange(self.n_features), self.width
         )
@@ -68,11 +64,11 @@ class RangeFinder:
         tile.add_cross(tile.cross(small), tally["Yt"])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        return state | {"Q": np.linalg.qr(finite(tally["Yt"]).T)[0]}, Outcome()
+        return BasisState.of(state, Q=np.linalg.qr(finite(tally["Yt"]).T)[0]), Outcome()
 
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(Phase):
     """The third read: R = V Q by rows, and the small Gram that gives the singular values."""
 
     k: int
@@ -80,14 +76,13 @@ class Projection:
     dtype: np.dtype
 
     name = "projection"
-    reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
         return {"R": self.width}
 
     def prepare(self, state: State) -> np.ndarray:
-        return state["Q"].astype(self.dtype)
+        return BasisState.checked(state).Q.astype(self.dtype)
 
     def tally(self) -> Tally:
         return Tally.zeros({"gram": (self.width, self.width)})
@@ -98,18 +93,18 @@ class Projection:
         R64 = R.astype(np.float64)
         tally["gram"] += R64.T @ R64
 
-    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
+    def update(self, tally: Tally, state: State) -> tuple[ProjectionState, Outcome]:
         values, vectors = np.linalg.eigh(finite(tally["gram"]))
         Z = vectors[:, ::-1][:, : self.k]
         S = np.sqrt(np.maximum(values[::-1][: self.k], 0.0))
         positive = S[0] * 1e-12 < S if S[0] > 0 else np.zeros(self.k, bool)
         inverse = np.divide(1.0, S, out=np.zeros_like(S), where=positive)
-        after = state | {"to_U": Z * inverse, "S": S * positive, "Vt": (state["Q"] @ Z).T}
-        return after, Outcome()
+        Q = BasisState.checked(state).Q
+        return ProjectionState.of(state, to_U=Z * inverse, S=S * positive, Vt=(Q @ Z).T), Outcome()
 
 
 @dataclass(frozen=True)
-class SignNorms:
+class SignNorms(Phase):
     """Norms of the positive and negative parts of the left singular vectors; reads R, not V."""
 
     k: int
@@ -120,12 +115,8 @@ class SignNorms:
     name = "singular vectors"
     reads_data = False
 
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
-
     def prepare(self, state: State) -> np.ndarray:
-        return state["to_U"]
+        return ProjectionState.checked(state).to_U
 
     def tally(self) -> Tally:
         return Tally.zeros({"positive": (self.k,), "negative": (self.k,)})
@@ -136,7 +127,8 @@ class SignNorms:
         tally["negative"] += (np.minimum(U, 0.0) ** 2).sum(axis=0)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        S, Vt = state["S"], state["Vt"]
+        state = ProjectionState.checked(state)
+        S, Vt = state.S, state.Vt
         u_norms = np.sqrt(np.stack([tally["positive"], tally["negative"]]))
         v_parts = np.stack([np.maximum(Vt, 0.0), np.maximum(-Vt, 0.0)])
         v_norms = np.sqrt((v_parts**2).sum(axis=2))
@@ -149,23 +141,18 @@ class SignNorms:
         H = v_parts[kept, each] * _over(scale, v_norm)[:, None]
         # The first pair has one sign only: its absolute values are kept whole.
         H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
-        mean = float(state["mean"])
-        H = filled(H, self.fill, mean, self.seed, random_start.FILL_H_STREAM, np.arange(self.k))
-        signs = np.where(kept == 0, 1.0, -1.0)
-        small = {
-            "to_U": state["to_U"],
-            "signs": signs,
-            "scales": _over(scale, u_norm),
-            "S": S,
-            "H": H.astype(self.dtype),
-        }
-        leftover = {"Q", "Vt"}
-        kept_state = {name: value for name, value in state.items() if name not in leftover}
-        return kept_state | small, Outcome()
+        H = filled(H, self.fill, state.mean, self.seed, random_start.FILL_H_STREAM, np.arange(self.k))
+        after = SingularState.of(
+            state,
+            signs=np.where(kept == 0, 1.0, -1.0),
+            scales=_over(scale, u_norm),
+            start_H=H.astype(self.dtype),
+        )
+        return after, Outcome()
 
 
 @dataclass(frozen=True)
-class Lift:
+class Lift(Phase):
     """W from R: the kept parts of the left singular vectors, scaled; does not read V."""
 
     k: int
@@ -180,22 +167,18 @@ class Lift:
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k}
 
-    def prepare(self, state: State) -> State:
-        return {name: state[name] for name in ("to_U", "signs", "scales", "S", "mean")}
+    def prepare(self, state: State) -> SingularState:
+        return SingularState.checked(state)
 
-    def tally(self) -> Tally:
-        return Tally.zeros({})
-
-    def tile(self, tile: RowRange, rows: Rows, small: State, tally: Tally) -> None:
-        U = rows["R"] @ small["to_U"]
-        W = np.maximum(U * small["signs"], 0.0) * small["scales"]
-        W[:, 0] = np.sqrt(small["S"][0]) * np.abs(U[:, 0])
-        mean = float(small["mean"])
+    def tile(self, tile: RowRange, rows: Rows, small: SingularState, tally: Tally) -> None:
+        U = rows["R"] @ small.to_U
+        W = np.maximum(U * small.signs, 0.0) * small.scales
+        W[:, 0] = np.sqrt(small.S[0]) * np.abs(U[:, 0])
         places = self.rows.places(tile.first, tile.first + len(W))
-        rows["W"][:] = filled(W, self.fill, mean, self.seed, random_start.FILL_W_STREAM, places)
+        rows["W"][:] = filled(W, self.fill, small.mean, self.seed, random_start.FILL_W_STREAM, places)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        return survey.kept(state) | {"H": state["H"]}, Outcome()
+        return FactorState.of(state, H=SingularState.checked(state).start_H), Outcome()
 
 
 def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, places: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from scipy.special import ndtri
 from dasknmf.core import rng
 from dasknmf.core.blocks.base import RowRange
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Rows, State, Tally
-from dasknmf.core.starts import survey
+from dasknmf.core.phase import Outcome, Phase, Rows, Tally
+from dasknmf.core.state import FactorState, State
 
 W_STREAM, H_STREAM, OMEGA_STREAM, FILL_W_STREAM, FILL_H_STREAM, DRAW_STREAM = range(6)
 TRIAL_STREAM = 16
@@ -52,7 +52,7 @@ def uniform_rows(seed: int, stream: int, places: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class RandomStart:
+class RandomStart(Phase):
     """Draws W by rows and H at once. Needs the survey, not V."""
 
     seed: int
@@ -72,9 +72,6 @@ class RandomStart:
     def prepare(self, state: State) -> float:
         return self._scale(state)
 
-    def tally(self) -> Tally:
-        return Tally.zeros({})
-
     def tile(self, tile: RowRange, rows: Rows, small: float, tally: Tally) -> None:
         if not self.draws_rows:
             return
@@ -85,7 +82,7 @@ class RandomStart:
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         drawn = normal_rows(self.seed, H_STREAM, np.arange(self.k), self.n_features)
         H = np.abs(self._scale(state) * drawn).astype(self.dtype)
-        return survey.kept(state) | {"H": H}, Outcome()
+        return FactorState.of(state, H=H), Outcome()
 
     def _scale(self, state: State) -> float:
-        return float(np.sqrt(state["mean"] / self.k))
+        return float(np.sqrt(state.mean / self.k))

@@ -9,7 +9,6 @@ another read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,10 @@ import numpy as np
 from dasknmf.core.blocks import matrix
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, SampledRows, State, Tally
-from dasknmf.core.solvers import first_W
-from dasknmf.core.starts import random_start, survey
+from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, SampledRows, Tally
+from dasknmf.core.starts import random_start
 from dasknmf.core.starts.trial import Trial
+from dasknmf.core.state import FactorState, SampledFactorState, SampleState, SingularState, State
 
 _AUDITED = 0.25
 """Rows of the audit, in units of those of the sample."""
@@ -34,7 +33,7 @@ _MUCH = 0.05
 
 
 @dataclass(frozen=True)
-class Draw:
+class Draw(Phase):
     """One read that draws the sample; its update fits H to it."""
 
     trial: Trial
@@ -46,14 +45,6 @@ class Draw:
     rows: PixelIndex = InOrder()
 
     name = "sample"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
-
-    def prepare(self, state: State) -> None:
-        return None
 
     def tally(self) -> Tally:
         return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
@@ -81,11 +72,8 @@ class Draw:
         if not V.shape[0]:  # a V of few rows and a small share
             V = columns[None].astype(self.trial.dtype)
         found = self.trial.of_rows(V, columns)
-        return state | {
-            "chosen": found.H,
-            "columns": columns,
-            "expected": np.asarray(found.loss / V.shape[0]),
-        }, Outcome()
+        expected = found.loss / V.shape[0]
+        return SampleState.of(state, chosen=found.H, columns=columns, expected=expected), Outcome()
 
 
 def drawn_from(
@@ -105,8 +93,8 @@ class Audited(PhaseWrapper):
     draw: Draw
 
     def prepare(self, state: State) -> Any:
-        H = first_W.entered(state)["H"].astype(np.float64)
-        return self.phase.prepare(state), H, float(state["eps"])
+        H = FactorState.checked(state).entering_H.astype(np.float64)
+        return self.phase.prepare(state), H, state.eps
 
     def tally(self) -> Tally:
         # The sample is drawn again: a checkpoint should not hold rows of V.
@@ -133,16 +121,18 @@ class Audited(PhaseWrapper):
             tally["losses"] = tally["losses"].plus(places, losses[:, None])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        after, outcome = self.phase.update(tally, survey.kept(state) | {"next H": state["next H"]})
+        state = SampledFactorState.checked(state)
+        after, outcome = self.phase.update(tally, state)
         # On an exact fit every loss is rounding, and none is far.
         rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
-        expected = float(state["expected"]) + rounding * float(state["scale"]) / self.draw.trial.n_rows
+        expected = state.expected + rounding * state.scale / self.draw.trial.n_rows
         far = self._far(tally["losses"].in_order(), expected)
         if far.any():
             sample = tally["sample"].in_order()
             rows = [sample.values] if sample.parts else []
             rows.append(tally["audit"].in_order().values[far])
-            after = first_W.started(after, self.draw.trial.of_rows(matrix.stacked(rows), state["columns"]).H)
+            found = self.draw.trial.of_rows(matrix.stacked(rows), state.columns)
+            after = FactorState.of(after, pending_H=found.H)
         return after, outcome
 
     def _far(self, audited: SampledRows, expected: float) -> np.ndarray:
@@ -158,25 +148,13 @@ class Audited(PhaseWrapper):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(Phase):
     """Hands the H that a start has fitted to the first exact pass, which solves W for it."""
 
     name = "start"
     reads_data = False
 
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
-
-    def prepare(self, state: State) -> None:
-        return None
-
-    def tally(self) -> Tally:
-        return Tally({})
-
-    def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
-        """Its rows come from the first exact pass."""
-
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        told = {name: state[name] for name in ("columns", "expected") if name in state}
-        return first_W.started(survey.kept(state) | told, state["chosen"]), Outcome()
+        if isinstance(state, SampleState):
+            return SampledFactorState.of(state, pending_H=state.chosen), Outcome()
+        return FactorState.of(state, pending_H=SingularState.checked(state).chosen), Outcome()

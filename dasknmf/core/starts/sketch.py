@@ -9,23 +9,24 @@ and the first exact pass solves W.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Rows, SampledRows, State, Tally
+from dasknmf.core.phase import Outcome, Phase, Rows, SampledRows, Tally
 from dasknmf.core.starts.nndsvd import Projection
 from dasknmf.core.starts.sample import drawn_from
 from dasknmf.core.starts.trial import Trial
+from dasknmf.core.state import BasisState, State
 
 _ROWS = (8192, 256)
 """Rows of R that H is fitted to: at least so many, and so many for each component."""
 
 
 @dataclass(frozen=True)
-class Sketch:
+class Sketch(Phase):
     """The third read, which also gathers rows of R; its update fits H to them."""
 
     projection: Projection
@@ -33,7 +34,6 @@ class Sketch:
     rows: PixelIndex = InOrder()
 
     name = "sketch"
-    reads_data = True
 
     @property
     def widths(self) -> Mapping[str, int]:
@@ -59,5 +59,5 @@ class Sketch:
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.projection.update(tally, state)
-        found = self.trial.of_sketch(tally["rows"].in_order().values, state["Q"], float(state["mean"]))
-        return after | {"chosen": found.H}, outcome
+        found = self.trial.of_sketch(tally["rows"].in_order().values, BasisState.checked(state).Q, state.mean)
+        return replace(after, chosen=found.H), outcome

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Sums
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, State, Tally
+from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, Tally
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.core.state import FactorState, State
 from dasknmf.errors import DataError
 
-_FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers", "rows")
+FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missing", "powers", "rows")
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Phase):
     """Sums and counts over V, and the scales that follow from them."""
 
     shape: tuple[int, int]
@@ -27,11 +27,6 @@ class Survey:
     """Whether entries may be missing, or have weights of their own."""
 
     name = "survey"
-    reads_data = True
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return {}
 
     def _powers(self, tile: Any, sums: Sums) -> float:
         """Σ v^β, weighted, where V has only what the loss takes; of squares the sums tell."""
@@ -40,11 +35,8 @@ class Survey:
             return 0.0
         return float(tile.power_sum(beta))
 
-    def prepare(self, state: State) -> None:
-        return None
-
     def tally(self) -> Tally:
-        sums = Tally.zeros({"sums": (len(_FIELDS),)})
+        sums = Tally.zeros({"sums": (len(FIELDS),)})
         if not self.masked:
             return sums
         n_features = self.shape[1]
@@ -73,50 +65,42 @@ class Survey:
             tally["hidden"] += of_columns
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        found = dict(zip(FIELDS, tally["sums"], strict=True))
         n, m = self.shape
         mean = found["total"] / max(n * m - found["n_missing"], 1.0)
         beta = self.loss.beta
         constant = 0.0 if beta in (0, 1, 2) else found["powers"] / (beta * (beta - 1))
-        after = state | {
-            "sums": tally["sums"],
-            "mean": np.asarray(mean),
-            "squares": np.asarray(found["squares"]),
-            "constant": np.asarray(constant),
-            "scale": np.asarray(self._scale(found)),
+        after = replace(
+            state,
+            sums=tally["sums"],
+            mean=float(mean),
+            squares=float(found["squares"]),
+            constant=float(constant),
+            scale=float(found["squares"] if self.loss.quadratic else found["powers"]),
             # scikit-learn's floors, which are absolute, in units of V and of √V.
-            "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
-            "tiny": np.asarray(float(np.finfo(np.float64).eps) * np.sqrt(abs(mean) or 1.0)),
-            "sum_to_one_weight": np.asarray(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
-        }
+            eps=float(np.finfo(np.float32).eps) * float(mean or 1.0),
+            tiny=float(np.finfo(np.float64).eps * np.sqrt(abs(mean) or 1.0)),
+            sum_to_one_weight=float(SUM_WEIGHT * found["squares"] / (found["rows"] or 1.0)),
+        )
         if self.masked:
             observed = tally["observed"]
             fill = np.divide(tally["column totals"][0], observed, out=np.zeros(m), where=observed > 0)
-            after |= {"observed": observed, "fill": fill, "empty rows": tally["empty rows"]}
-            columns = np.count_nonzero((observed == 0) & (tally["hidden"] > 0))
-            after["hidden whole"] = np.asarray([tally["hidden rows"], columns])
+            after = replace(
+                after,
+                observed=observed,
+                fill=fill,
+                empty_rows=int(tally["empty rows"]),
+                hidden_rows=int(tally["hidden rows"]),
+                hidden_columns=int(np.count_nonzero((observed == 0) & (tally["hidden"] > 0))),
+            )
         return after, Outcome()
 
     def takes(self, tally: Tally) -> bool:
         """Whether V has no entry that `check` refuses."""
-        found = dict(zip(_FIELDS, tally["sums"], strict=True))
+        found = dict(zip(FIELDS, tally["sums"], strict=True))
         refused = found["n_nan"] + found["n_inf"] + found["n_negative"]
         refused += found["n_zero"] if self.loss.beta <= 0 else 0
         return bool(refused == 0 and np.isfinite(found["squares"]))
-
-    def _scale(self, found: dict[str, float]) -> float:
-        """Σ v^β: the size that the divergence of a useless fit has."""
-        return found["squares"] if self.loss.quadratic else found["powers"]
-
-
-_KEPT = ("sums", "mean", "squares", "constant", "scale", "eps", "tiny", "sum_to_one_weight")
-_KEPT_OF_MASKED = ("observed", "fill", "empty rows", "hidden whole")
-
-
-def kept(state: State) -> State:
-    """What the survey found, without what a start has added since."""
-    masked = [name for name in _KEPT_OF_MASKED if name in state]
-    return {name: state[name] for name in (*_KEPT, *masked)}
 
 
 _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
@@ -144,7 +128,7 @@ def check(
         If V holds NaN, infinities or negative values, or zeros that the loss does not take, or a row or a
         column of it has all that is observed hidden.
     """
-    found = dict(zip(_FIELDS, state["sums"], strict=True))
+    found = dict(zip(FIELDS, state.sums, strict=True))
     size = shape[0] * shape[1] - found["n_missing"]
     if not size:
         raise DataError(
@@ -169,7 +153,7 @@ def check(
             f"cannot be: {advice or mended(sparse)}."
         )
     loss.check_zeros(found["n_zero"])
-    hidden = [int(count) for count in state.get("hidden whole", (0, 0))]
+    hidden = state.hidden_rows, state.hidden_columns
     if any(hidden):
         n_rows, n_columns = reversed(hidden) if transposed else hidden
         raise DataError(
@@ -231,11 +215,12 @@ class Pinned(PhaseWrapper):
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)
-        for name in {"H", "next H"} & after.keys():
-            H = after[name].copy()
-            H[: len(self.fixed)] = self.fixed
-            after = after | {name: H}
+        if isinstance(after, FactorState):
+            after = replace(after, H=self._pinned(after.H), pending_H=self._pinned(after.pending_H))
         return after, outcome
+
+    def _pinned(self, H: np.ndarray | None) -> np.ndarray | None:
+        return None if H is None else np.concatenate([self.fixed.astype(H.dtype), H[len(self.fixed) :]])
 
 
 @dataclass(frozen=True)
@@ -243,7 +228,7 @@ class MeanFilled(PhaseWrapper):
     """A phase over V with its missing entries filled in; needs what the survey of a masked V found."""
 
     def prepare(self, state: State) -> Any:
-        return self.phase.prepare(state), state["fill"]
+        return self.phase.prepare(state), state.fill
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small

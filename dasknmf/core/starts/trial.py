@@ -27,13 +27,14 @@ from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
-from dasknmf.core.phase import Map, Phase, Rows, State, Tally, Visitor, add, visit
+from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.solvers import cd, first_W
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts import random_start
 from dasknmf.core.starts.survey import Survey
+from dasknmf.core.state import FactorState, State
 from dasknmf.errors import NumericalError
 
 _DRAWS, _DRAW_PASSES = 4, 10
@@ -193,26 +194,27 @@ class Trial:
         blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
         blocks = blocks or self._blocks(V, phase.tally().nbytes)
         squares = self._squares(V, Q)
-        state = {
-            "squares": np.asarray(squares),
-            "eps": np.asarray(float(np.finfo(np.float32).eps) * (mean or 1.0)),
-            "mean": np.asarray(mean),
-            "sum_to_one_weight": np.asarray(SUM_WEIGHT * squares / V.shape[0]),
-            "fill": matrix.column_means(V),
-        }
-        return self._repeated(each, phase, blocks, first_W.started(state, H), most)
+        state = FactorState(
+            squares=squares,
+            eps=float(np.finfo(np.float32).eps) * (mean or 1.0),
+            mean=mean,
+            sum_to_one_weight=SUM_WEIGHT * squares / V.shape[0],
+            fill=matrix.column_means(V),
+            pending_H=H,
+        )
+        return self._repeated(each, phase, blocks, state, most)
 
     def _polished(self, each: Map, V: Matrix, H: np.ndarray, most: int) -> Fitted:
         """By multiplicative passes."""
         n_rows, n_features = V.shape
         survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
         blocks = self._blocks(V)
-        state, _ = survey.update(_walked(each, survey, {}, blocks, [{} for _ in blocks]), {})
+        state, _ = survey.update(_walked(each, survey, State(), blocks, [{} for _ in blocks]), State())
         H = first_W.floored(H, matrix.column_means(V))
         phase = self.variant.ratio(
             self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
         )
-        return self._repeated(each, phase, blocks, first_W.started(state, H), most)
+        return self._repeated(each, phase, blocks, FactorState.of(state, pending_H=H), most)
 
     def _repeated(
         self, each: Map, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
@@ -227,7 +229,7 @@ class Trial:
                 state, outcome = phase.update(tally, state)
             objectives.append(float(outcome.objective or 0.0))
             loss = float(outcome.loss or 0.0)
-        return Fitted(state["H"], objectives[-1], loss)
+        return Fitted(FactorState.checked(state).factor, objectives[-1], loss)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
         H = first_W.floored(found.H, columns) if self.positive else found.H.copy()

@@ -1,0 +1,290 @@
+"""States: small arrays and numbers that one pass leaves for the next, one class for each family of phases.
+
+Every class holds what the survey has found, and adds what its own phases make. A state lies in a run as named
+arrays: `State.arrays` and `from_arrays` are the one conversion, which the annotations of the fields define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from dasknmf.errors import RunDamagedError
+
+Array1 = Annotated[np.ndarray, 1]
+Array2 = Annotated[np.ndarray, 2]
+"""Arrays of one and of two dimensions."""
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class State:
+    """Facts of V, as the survey finds them; zeros before.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (9,), float64
+        Sums and counts over V: `dasknmf.core.starts.survey.FIELDS`.
+    mean : float
+        Of what is observed.
+    squares : float
+        Σ v², weighted.
+    constant : float
+        The part of the divergence that depends on V alone.
+    scale : float
+        Σ v^β: the size that the divergence of a useless fit has.
+    eps, tiny : float
+        Floors of products and of factors, in units of V and of √V.
+    sum_to_one_weight : float
+        δ² with which rows of W are held to a sum of one.
+    observed : ndarray of shape (n_features,), float64, or None
+        Weight of what is observed in each column; None where nothing is masked.
+    fill : ndarray of shape (n_features,), float64, or (0,)
+        Means of what is observed in each column, where V is masked.
+    empty_rows : int
+        Rows with nothing observed.
+    hidden_rows, hidden_columns : int
+        Rows and columns of which everything that is observed is hidden.
+    """
+
+    kind: ClassVar[str] = "survey"
+
+    sums: Array1 = field(default_factory=_nothing)
+    mean: float = 0.0
+    squares: float = 0.0
+    constant: float = 0.0
+    scale: float = 0.0
+    eps: float = 0.0
+    tiny: float = 0.0
+    sum_to_one_weight: float = 0.0
+    observed: Array1 | None = None
+    fill: Array1 = field(default_factory=_nothing)
+    empty_rows: int = 0
+    hidden_rows: int = 0
+    hidden_columns: int = 0
+
+    @classmethod
+    def of(cls, state: State, **own: Any) -> Self:
+        """A state of this class: `own` fields, and from another state those that both classes have."""
+        shared = {each.name for each in fields(cls)} & {each.name for each in fields(state)} - own.keys()
+        return cls(**{name: getattr(state, name) for name in shared}, **own)
+
+    @classmethod
+    def checked(cls, state: State) -> Self:
+        """The state, if it is of this class.
+
+        Raises
+        ------
+        RunDamagedError
+        """
+        if isinstance(state, cls):
+            return state
+        raise RunDamagedError(
+            f"a pass starts from a state of kind {cls.kind!r} and the last pass left {state.kind!r}: restore "
+            "the store from a copy, or start over with overwrite=True."
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields that are not None, as arrays: numbers have no dimension."""
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return {name: np.asarray(value) for name, value in values if value is not None}
+
+    def contiguous(self) -> Self:
+        """A copy with every array in C order: BLAS sums by layout, which no store may change."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        copies: dict[str, Any] = {name: np.array(value, order="C") for name, value in arrays.items()}
+        return replace(self, **copies)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BasisState(State):
+    """An orthonormal basis of V's leading row space.
+
+    Parameters
+    ----------
+    Q : ndarray of shape (n_features, width), float64
+    """
+
+    kind: ClassVar[str] = "basis"
+
+    Q: Array2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProjectionState(State):
+    """Singular values and right singular vectors of V.
+
+    Parameters
+    ----------
+    to_U : ndarray of shape (width, n_components), float64
+        The left singular vectors are V Q `to_U`.
+    S : ndarray of shape (n_components,), float64
+    Vt : ndarray of shape (n_components, n_features), float64
+    chosen : ndarray of shape (n_components, n_features) or None
+        H that was fitted to the sketch.
+    """
+
+    kind: ClassVar[str] = "projection"
+
+    to_U: Array2
+    S: Array1
+    Vt: Array2
+    chosen: Array2 | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SingularState(State):
+    """The nonnegative parts of singular vectors that a start keeps.
+
+    Parameters
+    ----------
+    to_U, S, chosen
+        As in `ProjectionState`.
+    signs, scales : ndarray of shape (n_components,), float64
+        W is max(0, U ∘ signs) ∘ scales.
+    start_H : ndarray of shape (n_components, n_features), V's dtype
+    """
+
+    kind: ClassVar[str] = "singular vectors"
+
+    to_U: Array2
+    S: Array1
+    signs: Array1
+    scales: Array1
+    start_H: Array2
+    chosen: Array2 | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampleState(State):
+    """What a sample of rows tells.
+
+    Parameters
+    ----------
+    chosen : ndarray of shape (n_components, n_features), V's dtype
+        H that was fitted to the sample.
+    columns : ndarray of shape (n_features,), float64
+        Column means of V.
+    expected : float
+        Loss of a row of the sample.
+    """
+
+    kind: ClassVar[str] = "sample"
+
+    chosen: Array2
+    columns: Array1
+    expected: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FactorState(State):
+    """H, and what an exact pass needs of those before.
+
+    Parameters
+    ----------
+    H : ndarray of shape (n_components, n_features), V's dtype, or None
+        Of the pair that stands; None where only `pending_H` is known.
+    pending_H : ndarray of shape (n_components, n_features), V's dtype, or None
+        H for which the next pass solves W first.
+    usage : ndarray of shape (n_components,), float64, or None
+        Sums of the columns of W, weighted.
+    iteration : int
+        Exact passes of the quadratic loss.
+    residual : bool
+        Whether the loss is so small that it has to be summed entry by entry.
+    """
+
+    kind: ClassVar[str] = "factors"
+
+    H: Array2 | None = None
+    pending_H: Array2 | None = None
+    usage: Array1 | None = None
+    iteration: int = 0
+    residual: bool = False
+
+    @property
+    def factor(self) -> np.ndarray:
+        """H of the pair that stands."""
+        if self.H is None:
+            raise RunDamagedError(
+                "the last pass left no H: restore the store from a copy, or start over with overwrite=True."
+            )
+        return self.H
+
+    @property
+    def entering_H(self) -> np.ndarray:
+        """H with which the next pass begins: one that is pending goes before that of the pair."""
+        return self.factor if self.pending_H is None else self.pending_H
+
+    @property
+    def needs_first_W(self) -> bool:
+        """Whether the next pass solves W afresh."""
+        return self.pending_H is not None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledFactorState(FactorState):
+    """A pending H, with what the audit of its sample needs: see `SampleState`."""
+
+    kind: ClassVar[str] = "sampled factors"
+
+    columns: Array1
+    expected: float
+
+
+_CLASSES: tuple[type[State], ...] = (
+    State,
+    BasisState,
+    ProjectionState,
+    SingularState,
+    SampleState,
+    FactorState,
+    SampledFactorState,
+)
+KINDS: dict[str, type[State]] = {each.kind: each for each in _CLASSES}
+"""Classes of the states that a run may hold, by name."""
+
+
+def _schema(cls: type[State]) -> dict[str, tuple[type | int, bool]]:
+    """Type of a number, or dimensions of an array, and whether it may be None, of each field."""
+    hints = get_type_hints(cls, include_extras=True)
+    found: dict[str, tuple[type | int, bool]] = {}
+    for each in fields(cls):
+        hint = hints[each.name]
+        optional = get_origin(hint) in (Union, UnionType)
+        hint = get_args(hint)[0] if optional else hint
+        found[each.name] = (get_args(hint)[1] if get_origin(hint) is Annotated else hint, optional)
+    return found
+
+
+def from_arrays(kind: str, arrays: Mapping[str, np.ndarray]) -> State:
+    """The inverse of `State.arrays`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or its fields are others: the message goes on from "the state".
+    """
+    if kind not in KINDS:
+        raise ValueError(f"is of kind {kind!r}; known are {', '.join(KINDS)}")
+    cls = KINDS[kind]
+    schema = _schema(cls)
+    missing = {name for name, (_, optional) in schema.items() if not optional} - arrays.keys()
+    if wrong := sorted(missing | (arrays.keys() - schema.keys())):
+        raise ValueError(f"of kind {kind!r} {'lacks' if wrong[0] in missing else 'has'} {wrong[0]!r}")
+    values: dict[str, Any] = {}
+    for name, array in arrays.items():
+        expected = schema[name][0]
+        ndim = expected if isinstance(expected, int) else 0
+        if array.ndim != ndim:
+            raise ValueError(f"has {name!r} of shape {array.shape}; it must have {ndim} dimensions")
+        values[name] = array if isinstance(expected, int) else expected(array.item())
+    return cls(**values)
