@@ -1,7 +1,8 @@
 """States: small arrays and numbers that one pass leaves for the next, one class for each family of phases.
 
-Every class holds what the survey has found, and adds what its own phases make. A state lies in a run as named
-arrays: `State.arrays` and `from_arrays` are the one conversion, which the annotations of the fields define.
+Every class holds what the survey has found, and adds what its own phases make. A state lies in a run as
+named numbers and arrays: `State.named` and `from_named` are the one conversion, defined by annotations of
+fields.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dasknmf.errors import RunDamagedError
 Array1 = Annotated[np.ndarray, 1]
 Array2 = Annotated[np.ndarray, 2]
 """Arrays of one and of two dimensions."""
+Named = np.ndarray | float
+"""What a field may hold: an array, or a number (an integer or a truth value among them)."""
 
 
 def _nothing() -> np.ndarray:
@@ -91,15 +94,14 @@ class State:
             "the store from a copy, or start over with overwrite=True."
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The fields that are not None, as arrays: numbers have no dimension."""
+    def named(self) -> dict[str, Named]:
+        """The fields that are not None, by name."""
         values = ((each.name, getattr(self, each.name)) for each in fields(self))
-        return {name: np.asarray(value) for name, value in values if value is not None}
+        return {name: value for name, value in values if value is not None}
 
     def contiguous(self) -> Self:
         """A copy with every array in C order: BLAS sums by layout, which no store may change."""
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        arrays = {name: value for name, value in self.named().items() if isinstance(value, np.ndarray)}
         copies: dict[str, Any] = {name: np.array(value, order="C") for name, value in arrays.items()}
         return replace(self, **copies)
 
@@ -265,8 +267,8 @@ def _schema(cls: type[State]) -> dict[str, tuple[type | int, bool]]:
     return found
 
 
-def from_arrays(kind: str, arrays: Mapping[str, np.ndarray]) -> State:
-    """The inverse of `State.arrays`.
+def from_named(kind: str, named: Mapping[str, Named]) -> State:
+    """The inverse of `State.named`.
 
     Raises
     ------
@@ -277,14 +279,14 @@ def from_arrays(kind: str, arrays: Mapping[str, np.ndarray]) -> State:
         raise ValueError(f"is of kind {kind!r}; known are {', '.join(KINDS)}")
     cls = KINDS[kind]
     schema = _schema(cls)
-    missing = {name for name, (_, optional) in schema.items() if not optional} - arrays.keys()
-    if wrong := sorted(missing | (arrays.keys() - schema.keys())):
+    missing = {name for name, (_, optional) in schema.items() if not optional} - named.keys()
+    if wrong := sorted(missing | (named.keys() - schema.keys())):
         raise ValueError(f"of kind {kind!r} {'lacks' if wrong[0] in missing else 'has'} {wrong[0]!r}")
     values: dict[str, Any] = {}
-    for name, array in arrays.items():
+    for name, value in named.items():
         expected = schema[name][0]
         ndim = expected if isinstance(expected, int) else 0
-        if array.ndim != ndim:
-            raise ValueError(f"has {name!r} of shape {array.shape}; it must have {ndim} dimensions")
-        values[name] = array if isinstance(expected, int) else expected(array.item())
+        if np.ndim(value) != ndim:
+            raise ValueError(f"has {name!r} of shape {np.shape(value)}; it must have {ndim} dimensions")
+        values[name] = value if isinstance(expected, int) else expected(value)
     return cls(**values)

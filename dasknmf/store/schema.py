@@ -313,6 +313,7 @@ STATES = fields(
             fields(
                 {
                     "kind": text,
+                    "numbers": mapping(text, either(boolean, number)),
                     "inline": mapping(
                         text,
                         fields(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.panels import Grid
-from dasknmf.core.state import FactorState, State, from_arrays
+from dasknmf.core.state import FactorState, Named, State, from_named
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
 from dasknmf.store import zarr_factors as states_at
@@ -133,9 +133,13 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
     ends: dict[str, int] = {}
     models = []
     for state in states:
+        numbers: dict[str, float] = {}
         inline: dict[str, Any] = {}
         placed: dict[str, Any] = {}
-        for key, value in state.arrays().items():
+        for key, value in state.named().items():
+            if not isinstance(value, np.ndarray):
+                numbers[key] = value
+                continue
             if value.size <= _INLINE and value.ndim < 2:
                 values = value.reshape(-1).tolist()
                 inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
@@ -145,7 +149,7 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
             parts.setdefault(name, []).append(value.reshape(-1))
             ends[name] = at + value.size
             placed[key] = {"array": name, "shape": value.shape, "at": at}
-        models.append({"kind": state.kind, "inline": inline, "placed": placed})
+        models.append({"kind": state.kind, "numbers": numbers, "inline": inline, "placed": placed})
     for name, pieces in parts.items():
         arrays.write(store, f"{path}/{name}", np.concatenate(pieces))
     # The record comes last: it vouches for the arrays.
@@ -175,7 +179,7 @@ def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) 
     for model in models:
         if model >= len(told):
             continue  # whoever asked says that it is missing
-        found: dict[str, np.ndarray] = {}
+        found: dict[str, Named] = dict(told[model]["numbers"])
         for key, kept in told[model]["inline"].items():
             found[key] = array_of(kept["values"], kept["dtype"], kept["shape"])
         for key, kept in told[model]["placed"].items():
@@ -187,7 +191,7 @@ def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) 
                 raise Unlike(f"of a part of {name!r}, which has {read[name].size} entries", shape, key)
             found[key] = values.reshape(shape).copy()
         try:
-            states[model] = from_arrays(told[model]["kind"], found)
+            states[model] = from_named(told[model]["kind"], found)
         except ValueError as error:
             raise records.damaged(store, path, f"the state of model {model} {error}") from error
     return states

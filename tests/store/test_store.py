@@ -523,9 +523,9 @@ def test_lists_of_a_state_are_no_text(tmp_path):
     zarr_factors.write(LocalStore(tmp_path), "small/1-a/0", [state] * 3)
     assert (tmp_path / "small/1-a/0/zarr.json").stat().st_size < 6000
     for found in zarr_factors.read(LocalStore(tmp_path), "small/1-a/0", [0, 2]).values():
-        assert found.arrays().keys() == state.arrays().keys()
-        for name, value in state.arrays().items():
-            np.testing.assert_array_equal(found.arrays()[name], value)
+        assert found.named().keys() == state.named().keys()
+        for name, value in state.named().items():
+            np.testing.assert_array_equal(found.named()[name], value)
 
 
 def test_a_format_of_another_version_is_told(V, tmp_path):
