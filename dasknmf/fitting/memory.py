@@ -92,7 +92,7 @@ def footprint(
     phases: Sequence[Phase], models: Sequence[Model], width: int, held: int, *, sparse: bool
 ) -> Footprint:
     """Of phases of models that leave `width` columns, beside `held` columns that stay."""
-    if own := [phase.lines_bytes for phase in phases if hasattr(phase, "lines_bytes")]:
+    if own := [phase.lines_bytes for phase in phases if phase.lines_bytes is not None]:
         lines = max(own)
         packed = sum(own) + _LINES_AT_ONCE * lines
     else:
@@ -100,7 +100,7 @@ def footprint(
         draws = any(phase.tally().capacity for phase in phases)
         packed = lines * (trial.LINES_AT_ONCE * len(models) if draws else _LINES_AT_ONCE * len(phases))
     first = models[0]
-    one = first.loss.quadratic and all(getattr(phase, "together", None) for phase in phases)
+    one = first.loss.quadratic and all(phase.together for phase in phases)
     return Footprint(
         phases,
         first.dtype,

@@ -103,10 +103,10 @@ def single_read(
         if usages is not None:
             factors = GivenRows(_within_reach(usages, V.grid, V.scheduler, stack), V.grid)
             rows = (FactorVersion.of(GIVEN, [{"W": k}]),)
-        factors.write_states(GIVEN, 0, [state or {}])
+        factors.write_states(GIVEN, 0, [state or State()])
         (tally,) = V.tallies([surveyed], dtype, factors, rows)
     with np.errstate(all="ignore"):  # `finite` refuses what left its range
-        after, outcome = surveyed.update(tally, state or {})
+        after, outcome = surveyed.update(tally, state or State())
     survey.check(after, loss, source.shape, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
     return after, outcome
 

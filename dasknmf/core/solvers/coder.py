@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from dasknmf.core.blocks import EntryWeights, block_of, nonzeros
+from dasknmf.core.blocks import block_of, nonzeros
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.blocks.csr import CsrTile
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalty
 from dasknmf.core.solvers import first_W, mu, nnls

@@ -20,9 +20,14 @@ from typing import Any
 import joblib
 import numpy as np
 
-from dasknmf.core.blocks import CsrBlock, DenseBlock, EntryWeights, MaskedBlock, MaskedCsrBlock, matrix
+from dasknmf.core.blocks import matrix
 from dasknmf.core.blocks.base import Block
+from dasknmf.core.blocks.csr import CsrBlock
+from dasknmf.core.blocks.csr_masked import MaskedCsrBlock
+from dasknmf.core.blocks.dense import DenseBlock
+from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.blocks.lowrank import LowRankBlock
+from dasknmf.core.blocks.masked import MaskedBlock
 from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
