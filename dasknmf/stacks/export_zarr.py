@@ -1,4 +1,4 @@
-"""A run of a stack, or maps of another scene, as what xarray writes and reads."""
+"""Export to a Zarr store for xarray: the run of a stack, or the maps of another scene."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dasknmf.stacks.model import StackNMF
 
 
 def write_run(run: Any, path: Path, *, overwrite: bool) -> None:
-    """Write maps, spectra, history and parameters of a run, which `StackNMF.load` reads, too.
+    """Write maps, spectra, history and parameters of a run.
 
     Raises
     ------

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +13,6 @@ from dasknmf import NMF, open_run
 from dasknmf.core.html_repr import card_of_model
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
-from dasknmf.io.atomic import placed
-from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.metered import open_node
 from dasknmf.stacks import arrays, dataset
 from dasknmf.stacks.reorder import known_rows, ordered
 from dasknmf.stacks.stack import Stack, open_stack
@@ -95,7 +89,6 @@ class StackNMF:
         self.negatives = negatives
         self.missing_values = missing_values
         self._parameters = {"n_components": n_components, **parameters}
-        self._loaded_from: Any = None
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
@@ -254,65 +247,6 @@ class StackNMF:
         layout = self._fitted()
         return dataset.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
 
-    def save(self, path: Any, *, overwrite: bool = False) -> None:
-        """Write `to_dataset` to a Zarr store, for `load`.
-
-        Parameters
-        ----------
-        path : path, URL or Zarr store
-        overwrite : bool
-            Replace a model that is there: on this machine in one step, once the new one is whole.
-
-        Raises
-        ------
-        RunError
-            If what is there is no saved model.
-        ValueError
-            If `abundance` is read from a store that would be cleared before.
-        """
-        place = _place(path)
-        with ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            # Strings have no place in the text of Zarr's format 3 yet, and are written alike by all.
-            warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
-            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-            if overwrite and isinstance(place, str) and "://" not in place:
-                place = stack.enter_context(placed(Path(place), dataset.is_model))
-            elif overwrite and self._reads(place):
-                raise ValueError(
-                    f"{str(path)!r} is where the abundance of this model is read from, and would be cleared "
-                    "before it is written: save to another place, or call abundance.load() first."
-                )
-            self.to_dataset().to_zarr(place, mode="w" if overwrite else "w-")
-
-    @classmethod
-    def load(cls, path: Any) -> StackNMF:
-        """The fitted model that `save` has written; `abundance` is lazy over it.
-
-        Raises
-        ------
-        SourceError
-            If there is none.
-        """
-        place = _place(path)
-        refuse_pickles(open_node(place))
-        found = xr.open_zarr(place, consolidated=False, decode_timedelta=False)
-        parameters, facts, layout, history = dataset.parts_of(found, str(path))
-        model = cls(**parameters)
-        H = found["endmember"].to_numpy().reshape(found.sizes[arrays.COMPONENT], layout.n_features)
-        fitted = NMF(**model._parameters)
-        fitted.components_ = H
-        fitted.n_components_, fitted.n_features_in_ = H.shape
-        fitted.feature_names_in_ = layout.feature_names
-        fitted.preparation_ = {}
-        fitted.history_ = history
-        for name, value in facts.items():
-            setattr(fitted, name, np.asarray(value) if isinstance(value, list) else value)
-        model.model_, model.layout = fitted, layout
-        model.abundance, model.endmember = found["abundance"], arrays.endmember(H, layout)
-        model._loaded_from = place
-        return model
-
     @classmethod
     def from_run(cls, run: Any) -> StackNMF:
         """The model of a checkpoint, whether its fit has finished or not.
@@ -357,21 +291,12 @@ class StackNMF:
         return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
 
     def _take(self, model: NMF, layout: Layout, W: Any) -> StackNMF:
-        self.model_, self.layout, self._loaded_from = model, layout, None
+        self.model_, self.layout = model, layout
         self.abundance = arrays.abundance(W, layout, model.n_components_)
         self.endmember = arrays.endmember(np.asarray(model.components_), layout)
         return self
-
-    def _reads(self, place: Any) -> bool:
-        """Whether the abundance is still to be read from there."""
-        known = self._loaded_from is not None and self._loaded_from == place
-        return known and self.abundance.chunks is not None
 
     def _fitted(self) -> Layout:
         if not hasattr(self, "layout"):
             raise NotFittedError("This StackNMF instance is not fitted yet: call fit with a stack first.")
         return self.layout
-
-
-def _place(path: Any) -> Any:
-    return os.fspath(path) if isinstance(path, os.PathLike) else path

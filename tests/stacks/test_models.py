@@ -1,4 +1,4 @@
-"""A fitted model of a stack: on the coordinates of its scene, saved, loaded, and used on another."""
+"""A fitted model of a stack: on the coordinates of its scene, and used on another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
-import zarr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from dasknmf import NMF, open_run
-from dasknmf.errors import RunError, SourceError
+from dasknmf import NMF
+from dasknmf.errors import SourceError
 from dasknmf.stacks import Stack, StackNMF, open_stack
 from tests.stacks.draw import UNSTABLE, as_variables, fitted, matrix, scene, write
 
@@ -66,32 +65,11 @@ def test_the_dataset_is_written_at_once_and_opens_as_it_was(small_tiles, tmp_pat
         assert found[name].sizes == {"pass": len(history)}
 
 
-def test_a_model_is_saved_and_loaded(small_tiles, tmp_path):
-    obj = scene()
-    model = fitted(obj.chunk(y=20, x=20), solver="bpp", negatives="clip")
-    model.save(tmp_path / "model")
-    with pytest.raises(FileExistsError):
-        model.save(tmp_path / "model")
-    model.save(tmp_path / "model", overwrite=True)
-    again = StackNMF.load(tmp_path / "model")
-    assert again.get_params() == model.get_params()
-    assert again.model_.n_iter_ == model.model_.n_iter_
-    assert again.model_.history_.columns() == model.model_.history_.columns()
-    xr.testing.assert_identical(again.to_dataset().load(), model.to_dataset().load())
-    other = scene(seed=1).assign_coords(time=obj.time)
-    np.testing.assert_array_equal(again.transform(other), model.transform(other))
-    with pytest.raises(SourceError, match="no model of format 1"):
-        StackNMF.load(write(obj, tmp_path / "scene"))
-
-
 def test_the_loss_of_hidden_entries_is_kept(tmp_path):
     model = fitted(scene((2, 3, 20, 20)), fit={"holdout": 0.1}, max_iter=2)
     expected = [record.measures.get("holdout", np.nan) for record in model.model_.history_]
     assert np.isfinite(expected).any()
     np.testing.assert_array_equal(model.to_dataset()["holdout"], expected)
-    model.save(tmp_path / "model")
-    again = StackNMF.load(tmp_path / "model").model_.history_
-    assert [each.measures for each in again] == [each.measures for each in model.model_.history_]
     assert "holdout" not in fitted(scene((2, 3, 20, 20)), max_iter=2).to_dataset()
     with pytest.raises(SourceError, match="dim or coordinate 'holdout'"):
         Stack(scene().rename(platform="holdout"))
@@ -102,56 +80,24 @@ def test_times_since_come_back_as_such(tmp_path, unit):
     obj = scene((3, 2, 20, 20)).drop_vars(["platform", "sun"])
     since = np.arange(3).astype(f"timedelta64[{unit}]").astype("timedelta64[ns]")
     obj = obj.assign_coords(time=since, age=("band", [1, 2], {"units": "days"}))
-    model = fitted(obj, max_iter=2)
-    model.save(tmp_path / "model")
-    again = StackNMF.load(tmp_path / "model")
+    model = fitted(obj, max_iter=2, fit={"checkpoint": tmp_path / "run"})
+    again = StackNMF.from_run(tmp_path / "run")
     np.testing.assert_array_equal(again.transform(obj), model.transform(obj))
     assert again.layout.coords["time"].values.dtype == obj["time"].dtype
     np.testing.assert_array_equal(again.endmember["time"], since)
     assert again.endmember["age"].dtype == obj["age"].dtype
 
 
-def test_a_loaded_model_codes_new_scenes_as_the_fitted_one(tmp_path):
+def test_the_model_of_a_run_codes_new_scenes_as_the_fitted_one(tmp_path):
     """The sum to one and the weights of features are no parameters of H."""
     obj = scene(dtype="float64")
     other = scene(dtype="float64", seed=1).assign_coords(time=obj.time)
     weight = np.array([1.0, 5.0, 0.1, 1.0, 9.0, 2.0])
-    model = fitted(obj, sum_to_one=True, fit={"feature_weight": weight})
-    model.save(tmp_path / "model")
-    again = StackNMF.load(tmp_path / "model")
+    model = fitted(obj, sum_to_one=True, fit={"feature_weight": weight, "checkpoint": tmp_path / "run"})
+    again = StackNMF.from_run(tmp_path / "run")
     np.testing.assert_array_equal(again.transform(other), model.transform(other))
     plain = fitted(obj)
     assert not np.allclose(plain.transform(other), model.transform(other))
-
-
-def test_a_model_is_saved_over_the_place_that_it_is_read_from(tmp_path):
-    obj = scene()
-    model = fitted(obj)
-    model.save(tmp_path / "model")
-    again = StackNMF.load(tmp_path / "model")
-    assert again.abundance.chunks is not None
-    again.save(tmp_path / "model", overwrite=True)
-    np.testing.assert_array_equal(StackNMF.load(tmp_path / "model").abundance, model.abundance)
-    assert [each.name for each in tmp_path.iterdir()] == ["model"]
-    store = zarr.storage.MemoryStore()
-    model.save(store)
-    there = StackNMF.load(store)
-    with pytest.raises(ValueError, match=r"read from, and would be cleared.*abundance\.load"):
-        there.save(store, overwrite=True)
-    there.abundance.load()
-    there.save(store, overwrite=True)
-    np.testing.assert_array_equal(StackNMF.load(store).abundance, model.abundance)
-
-
-def test_a_model_replaces_models_only(tmp_path):
-    obj = scene()
-    model = fitted(obj.chunk(y=20), fit={"checkpoint": tmp_path / "run"})
-    path = write(obj, tmp_path / "scene")
-    for place in (tmp_path / "run", path):
-        with pytest.raises(RunError, match="no export has written"):
-            model.save(place, overwrite=True)
-    assert open_run(tmp_path / "run").status == "max_iter"
-    xr.testing.assert_identical(open_stack(path).load(), open_stack(write(obj, tmp_path / "same")).load())
 
 
 def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
