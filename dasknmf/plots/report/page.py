@@ -36,7 +36,7 @@ class ModelsPart:
     """A section about the models of a run that fits several."""
 
     heading: str
-    facts: facts.Facts = ()
+    facts: facts.Facts
     pictures: tuple[Markup, ...] = ()
     reason: str = ""
     table: facts_many.Table | None = None
@@ -195,18 +195,16 @@ def _components(run: Run) -> tuple[list[Component], str]:
     maps = maps_of(run, order)
     images = [None] * len(order) if maps is None else list(maps)
     note = f"The {len(order)} largest of {len(H)}, by their share of WH." if len(order) < len(H) else ""
-    layout, names = run.layout, run.feature_names
-    cards = []
-    for number, image in zip(order.tolist(), images, strict=True):
-        by_name = names is not None and layout is None
-        leading = leading_of(H[number], _LEADING) if by_name else []
-        cards.append(
-            Component(
-                number,
-                float(shares[number]),
-                None if image is None else figures.picture(image, style.MAPS, f"map of component {number}"),
-                None if by_name else figures.spectrum(H[number], layout),
-                [(str(names[at]), float(H[number][at])) for at in leading] if by_name else None,
-            )
-        )
-    return cards, note
+    return [
+        _component(run, number, float(shares[number]), image)
+        for number, image in zip(order.tolist(), images, strict=True)
+    ], note
+
+
+def _component(run: Run, number: int, share: float, image: np.ndarray | None) -> Component:
+    row, layout, names = run.H[number], run.layout, run.feature_names
+    drawn = None if image is None else figures.picture(image, style.MAPS, f"map of component {number}")
+    if names is None or layout is not None:
+        return Component(number, share, drawn, figures.spectrum(row, layout), None)
+    leading = [(str(names[at]), float(row[at])) for at in leading_of(row, _LEADING)]
+    return Component(number, share, drawn, None, leading)
