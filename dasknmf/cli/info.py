@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 import click
+from msgspec import to_builtins
 
 from dasknmf import open_run
 from dasknmf.cli.exit_codes import friendly
@@ -34,7 +35,7 @@ def info(run: str, as_json: bool) -> None:
         "n_iter": opened.n_iter,
         "n_unobserved_samples": opened.n_unobserved_samples,
         "n_unobserved_features": opened.n_unobserved_features,
-        "many": opened.identity.get("many"),
+        "many": to_builtins(opened.identity.many),
         "models": dict(many_facts(opened)).get("models"),
         "best": (opened.found or {}).get("best"),
         "last": None if last is None else asdict(last),

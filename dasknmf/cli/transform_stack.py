@@ -13,6 +13,7 @@ from dasknmf.cli.stacks import mask_at, one_or_all
 from dasknmf.io.atomic import refuse_existing
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.stacks.stack import Stack, open_stack
+from dasknmf.store.schema import Entries
 
 
 def write_maps(
@@ -57,17 +58,17 @@ def _scene(run: Any, source: str, variable: tuple[str, ...], mask: str | None, m
         obj = open_stack(source)
     else:
         obj = open_stack(source, one_or_all(variable) or _variables_of(layout))
-    told = run.identity.get("entries", {})
+    entries = run.identity.entries or Entries()
     options = {
         "sample_dims": layout.sample_dims,
         "mask": None if mask is None else mask_at(mask),
-        "negatives": told.get("negatives", "error"),
+        "negatives": entries.negatives or "error",
     }
     if missing is not None:
         return Stack(obj, missing=missing, **options)
     stack = Stack(obj, **options)
-    then = told.get("nodata")
-    if not isinstance(then, (int, float)):
+    then = entries.nodata
+    if not isinstance(then, float):
         return stack
     now = None if stack.entries is None else stack.entries.nodata
     if now is None:

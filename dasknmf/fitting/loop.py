@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dask.utils import format_bytes
+from msgspec import structs
 
 from dasknmf.core.history import Advance, Ending, History, Record, Stop, StopRule, rivals
 from dasknmf.core.phase import Outcome
@@ -67,7 +68,9 @@ class Schedule:
             if status.outcome is None:
                 passes.append(ModelPass(status, model.lineup(status.iteration)))
             elif status.location is None:
-                passes.append(ModelPass(replace(status, phase_indices=(status.leader,)), (model.closing(),)))
+                passes.append(
+                    ModelPass(structs.replace(status, phase_indices=(status.leader,)), (model.closing(),))
+                )
         return passes
 
     def resumed(self, progress: Progress, histories: Histories) -> Progress:
@@ -79,11 +82,13 @@ class Schedule:
             if status.location is None or status.location.state == progress.state:
                 own = histories[status.model]
                 ended = self._ended(status.model, own, status.iteration)
-                status = replace(status, outcome=None if ended is None else ended.value, location=None)
+                status = structs.replace(
+                    status, outcome=None if ended is None else ended.value, location=None
+                )
                 if ended is not None and self._evaluates(own[-1]):
-                    status = replace(status, location=progress.location_of(status))
+                    status = structs.replace(status, location=progress.location_of(status))
             statuses.append(status)
-        return replace(progress, models=tuple(statuses)).closed()
+        return structs.replace(progress, models=tuple(statuses)).closed()
 
     def advanced(self, progress: Progress, histories: Histories, shared: History, result: PassResult) -> Step:
         """Where a fit stands after a pass.
@@ -109,7 +114,7 @@ class Schedule:
             advances.append(_advance(number, record))
         going = [status for status in statuses.values() if _stands_at(status, result.name)]
         iteration = max((status.iteration for status in statuses.values()), default=0)
-        after = replace(
+        after = structs.replace(
             progress,
             passes=progress.passes + 1,
             iteration=iteration,
@@ -139,17 +144,19 @@ class Schedule:
         status, numbers = own.part.status, own.phase_indices
         if status.outcome is not None:
             location = progress.location_of(status)
-            return replace(status, location=location, objective=record.objective), record
+            return structs.replace(status, location=location, objective=record.objective), record
         rivalry = len(self.models[status.model].lineup(record.iteration)) > 1
         stop = None if rivalry else self.rules[status.model].decide(history.plus(record))
         if stop is not None and stop.at == "entry":
             # The pair that entered is the result, and this pass has evaluated it.
             record = replace(record, phase="closing", iteration=status.iteration)
-            status = replace(status, leader=own.part.starts_from[own.leader], objective=record.objective)
-            status = replace(status, outcome=Ending.CONVERGED.value)
-            return replace(status, location=progress.location_of(status)), record
+            status = structs.replace(
+                status, leader=own.part.starts_from[own.leader], objective=record.objective
+            )
+            status = structs.replace(status, outcome=Ending.CONVERGED.value)
+            return structs.replace(status, location=progress.location_of(status)), record
         leader = numbers[own.leader]
-        status = replace(
+        status = structs.replace(
             status,
             iteration=record.iteration,
             phase_indices=numbers if rivalry else (leader,),
@@ -158,10 +165,10 @@ class Schedule:
         )
         ended = self._ended(status.model, history.plus(record), record.iteration)
         if ended is not None:
-            status = replace(status, outcome=ended.value)
+            status = structs.replace(status, outcome=ended.value)
             if self._evaluates(record):
                 rows = next((each for each in result.rows if leader in each.models), None)
-                status = replace(status, location=FactorLocation(result.name, leader, rows))
+                status = structs.replace(status, location=FactorLocation(result.name, leader, rows))
         return status, record
 
     def _ended(self, number: int, own: History, iteration: int) -> Ending | None:
@@ -185,7 +192,7 @@ class Schedule:
             return after
         kept = sorted(after.models, key=lambda status: height(status.objective))
         kept = kept[: -(-len(kept) // 2)]
-        return replace(after, models=tuple(status for status in after.models if status in kept))
+        return structs.replace(after, models=tuple(status for status in after.models if status in kept))
 
 
 def start_passes(models: Sequence[Model], progress: Progress) -> tuple[list[ModelPass], bool]:
@@ -199,10 +206,10 @@ def started(progress: Progress, result: PassResult, *, alike: bool) -> Progress:
     count = len(progress.models)
     numbers = [own.phase_indices for own in result.models] * (count if alike else 1)
     statuses = (
-        replace(status, phase_indices=own, leader=own[0])
+        structs.replace(status, phase_indices=own, leader=own[0])
         for status, own in zip(progress.models, numbers, strict=True)
     )
-    return replace(
+    return structs.replace(
         progress,
         passes=progress.passes + 1,
         start=progress.start + 1,

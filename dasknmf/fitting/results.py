@@ -93,11 +93,11 @@ def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
     parameters = {name: value for name, value in run.params.items() if name in known}
     parameters["n_components"] = run.n_components
     parameters.pop("fixed_components", None)  # a digest: the rows are among those of H
-    entries = run.identity.get("entries", {})
-    if "nan" in entries:
+    entries = run.identity.entries
+    if entries is not None and entries.nan is not None:
         parameters["missing_values"] = "nan"
-    elif isinstance(entries.get("nodata"), float):
-        parameters["missing_values"] = entries["nodata"]
+    elif entries is not None and isinstance(entries.nodata, float):
+        parameters["missing_values"] = entries.nodata
     return parameters
 
 

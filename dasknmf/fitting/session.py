@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
+from msgspec import structs
 
 from dasknmf.core.phase import Phase, Tally
 from dasknmf.data.staging import staged
@@ -85,7 +86,7 @@ class Session:
             result, phase.name, at.iteration, result.models[0].outcomes[0], self.run.history.reads
         )
         location = FactorLocation(result.name, 0, result.rows[0])
-        self.run.commit(replace(at, passes=at.passes + 1, conclusion=location), record, result.sums)
+        self.run.commit(structs.replace(at, passes=at.passes + 1, conclusion=location), record, result.sums)
         for callback in self.options.callbacks:
             callback(record)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from dasknmf.core.history import Record
 from dasknmf.store.run import Run, open_run
@@ -29,13 +30,13 @@ def found_of(source: Any) -> Any:
     source = opened(source)
     if not isinstance(source, Run):
         return source
-    found = source.found
-    if found is None:
+    found, many = source.found, source.identity.many
+    if found is None or many is None:
         raise ValueError(
             f"the run at {str(source.store)!r} keeps nothing that many factorizations tell; the picture is "
             "drawn of that: give one of rank_sweep or consensus that has ended."
         )
-    return SimpleNamespace(**source.identity["many"] | found)
+    return SimpleNamespace(**asdict(many) | found)
 
 
 def fitted(source: Any) -> Any:

@@ -27,7 +27,7 @@ _NUMBERS = (
 )
 _ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
 """What a run keeps of a consensus; usages are its W."""
-_KEPT = {"loss": "consensus loss"}
+_KEPT = {"loss": "consensus_loss"}
 """By another name: losses of ranks may be kept beside it."""
 
 

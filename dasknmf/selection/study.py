@@ -29,6 +29,7 @@ from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
+from dasknmf.store import schema
 from dasknmf.store.progress import states_of
 from dasknmf.store.run import Run, open_run, oriented
 
@@ -295,7 +296,7 @@ def _whole(work: Session) -> OpenMatrix:
     return replace(work.V, source=source.told(replace(entries, holdout=None)))
 
 
-def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, dict[str, Any], dict[str, Any]]:
+def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:
     """The run of many factorizations at a path, how many they are, and what was found.
 
     Parameters
@@ -310,8 +311,8 @@ def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, dict[str
         If it is another, or has not ended.
     """
     run = open_run(target)
-    several, found = run.identity.get("many", {}), run.found
-    if field not in several:
+    many, found = run.identity.many, run.found
+    if many is None or not (many.method if field == "method" else many.consensus):
         raise RunError(
             f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
             "open_run."
@@ -321,7 +322,7 @@ def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, dict[str
             f"the {kind} at {str(target)!r} has not ended, it stands after {run.n_passes} passes; what it "
             "finds is known at the end: start the same command again."
         )
-    return run, several, found
+    return run, many, found
 
 
 def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:

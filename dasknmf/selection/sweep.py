@@ -267,13 +267,14 @@ def open_sweep(target: Any) -> RankSweep:
     RunDamagedError
         If a record of it is not as it was written.
     """
-    run, several, found = ended(target, "sweep", "method", "rank_sweep")
-    ranks, n_init = several["ranks"], several["n_init"]
-    seeds = spawned(run.identity["seed"], n_init)
+    run, many, found = ended(target, "sweep", "method", "rank_sweep")
+    assert many.method is not None  # `ended` has looked
+    ranks, n_init = list(many.ranks), many.n_init
+    seeds = spawned(run.identity.seed, n_init)
     return RankSweep(
         ranks,
         n_init,
-        several["method"],
+        many.method,
         {name: found[name] for name in COLUMNS},
         found["rule"],
         found["best"],

@@ -83,13 +83,13 @@ class Ranks:
     @classmethod
     def of(cls, run: Any) -> Ranks | None:
         """Those of the run of a consensus, where it was made of several ranks."""
-        several, found = run.identity["many"], run.found
-        if several.get("method") != "consensus" or found is None:
+        several, found = run.identity.many, run.found
+        if several.method != "consensus" or found is None:
             return None
         # cNMF's error is a Frobenius norm, which only this loss is half of.
         quadratic = np.isfinite(found["relative_error"])
         errors = np.where(quadratic, 2 * found["loss"], np.nan)
-        return cls(np.asarray(several["ranks"]), found["silhouette_mean"], errors)
+        return cls(np.asarray(several.ranks), found["silhouette_mean"], errors)
 
 
 def write(

@@ -271,8 +271,8 @@ class StackNMF:
         fitted = NMF.from_run(run)
         fitted.set_params(missing_values="error")  # what is missing is for the stack of a transform to say
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
-        told = run.identity.get("entries", {})
-        return cls(negatives=told.get("negatives", "error"), **parameters)._take(fitted, run.layout, run.W)
+        negatives = None if run.identity.entries is None else run.identity.entries.negatives
+        return cls(negatives=negatives or "error", **parameters)._take(fitted, run.layout, run.W)
 
     def _given(self) -> dict[str, Any]:
         """The parameters that are not NMF's defaults."""

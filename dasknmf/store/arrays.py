@@ -7,26 +7,16 @@ one that is missing is an error, where Zarr would fill its place, however large.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from math import prod
+from typing import Annotated, Any
 
 import google_crc32c
 import numpy as np
+from msgspec import Meta, Struct
 
 from dasknmf.errors import RunDamagedError, RunError
-from dasknmf.store import keys
-from dasknmf.store.json_checks import (
-    boolean,
-    either,
-    fields,
-    integer,
-    items,
-    nothing,
-    number,
-    one_of,
-    row,
-    size_of,
-)
+from dasknmf.store import keys, schema
+from dasknmf.store.convert import converted, shown
 from dasknmf.store.records import document, encoded
 
 Shape = tuple[int, ...]
@@ -37,37 +27,11 @@ behind each other in one chunk."""
 _CRC_BYTES = 4
 
 
-def _only(needed: dict[str, Any], optional: dict[str, Any] | None = None) -> Callable[[Any], None]:
-    return fields(needed, optional, nothing)
+class _Declared(Struct):
+    """What differs between the documents of arrays."""
 
-
-_LENGTHS = items(integer(), most=8)
-_ARRAY = _only(
-    {
-        "zarr_format": one_of(3),
-        "node_type": one_of("array"),
-        "shape": _LENGTHS,
-        "data_type": one_of(
-            "bool",
-            *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-            *(f"float{bits}" for bits in (16, 32, 64)),
-        ),
-        "chunk_grid": _only({"name": one_of("regular"), "configuration": _only({"chunk_shape": _LENGTHS})}),
-        "chunk_key_encoding": _only(
-            {"name": one_of("default"), "configuration": _only({"separator": one_of(".")})}
-        ),
-        "fill_value": either(one_of("NaN"), boolean, number),
-        "codecs": row(
-            _only({"name": one_of("bytes")}, {"configuration": _only({}, {"endian": one_of("little")})}),
-            _only({"name": one_of("crc32c")}, {"configuration": _only({})}),
-        ),
-    },
-    {
-        "attributes": _only({}),
-        "storage_transformers": items(nothing, most=0),
-        "dimension_names": one_of(None),
-    },
-)
+    shape: schema.Shape
+    data_type: Annotated[str, Meta(pattern=r"\A(bool|u?int(8|16|32|64)|float(16|32|64))\Z")]
 
 
 def create(store: Any, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
@@ -75,8 +39,12 @@ def create(store: Any, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) 
 
     To other readers of Zarr a chunk that is missing is NaN, of integers -1. All keys are in one directory.
     """
+    keys.put(store, f"{name}/{keys.META}", encoded(_document_of(shape, chunks, dtype)))
+
+
+def _document_of(shape: Shape, chunks: Shape, dtype: np.dtype) -> dict[str, Any]:
     fill: Any = {"f": "NaN", "i": -1}.get(dtype.kind, False if dtype.kind == "b" else 0)
-    about = {
+    return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(shape),
@@ -90,18 +58,17 @@ def create(store: Any, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) 
         ],
         "attributes": {},
     }
-    keys.put(store, f"{name}/{keys.META}", encoded(about))
 
 
-def write(store: Any, name: str, values: np.ndarray) -> None:
+def write_array(store: Any, name: str, values: np.ndarray) -> None:
     """Write a whole array as one chunk with a CRC32C, durably."""
     create(store, name, values.shape, values.shape, values.dtype)
     put_chunk(store, _chunk(name, values.ndim), values.dtype, values.shape, values)
     keys.flush_names(store, name)
 
 
-def read(store: Any, name: str) -> np.ndarray:
-    """An array that `write` wrote.
+def read_array(store: Any, name: str) -> np.ndarray:
+    """An array that `write_array` wrote.
 
     Raises
     ------
@@ -109,14 +76,18 @@ def read(store: Any, name: str) -> np.ndarray:
         If it is missing or altered.
     """
     try:
-        about = document(store, name)
-        if about is None:
+        found = document(store, name)
+        if found is None:
             raise ValueError("it is missing")
-        _ARRAY(about)
-        shape, chunks = about["shape"], about["chunk_grid"]["configuration"]["chunk_shape"]
-        if shape != chunks:
-            raise ValueError(f"its shape is {shape} in chunks of {chunks}, and must be one chunk")
-        return get_chunk(store, _chunk(name, len(shape)), np.dtype(about["data_type"]), tuple(shape))
+        declared = converted(found, _Declared)
+        shape, dtype = declared.shape, np.dtype(declared.data_type)
+        written = _document_of(shape, shape, dtype)
+        for key in sorted(found.keys() | written.keys()):
+            if found.get(key) != written.get(key):
+                raise ValueError(
+                    f"its {key} is {shown(found.get(key))}, and must be {shown(written.get(key))}"
+                )
+        return get_chunk(store, _chunk(name, len(shape)), dtype, shape)
     except ValueError as error:
         raise damaged(store, name, str(error)) from error
 
@@ -140,7 +111,7 @@ def put_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape, values: np.nd
     RunError
         If the chunk is larger than any that is read again.
     """
-    size = size_of(shape)
+    size = prod(shape)
     nbytes = size * dtype.itemsize
     if nbytes > MOST_CHUNK:
         raise RunError(
@@ -162,7 +133,7 @@ def get_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray
     ValueError
         If it is missing, or not as it was written.
     """
-    nbytes = size_of(shape) * dtype.itemsize
+    nbytes = prod(shape) * dtype.itemsize
     if nbytes > MOST_CHUNK:
         raise ValueError(f"its chunk has {nbytes} bytes, and at most {MOST_CHUNK} may be asked for")
     raw = keys.get(store, key, nbytes + _CRC_BYTES)
@@ -173,7 +144,7 @@ def get_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray
     found = _checksum(raw, nbytes)
     if found != raw[nbytes:]:
         raise ValueError(f"its checksum is {found.hex()}, not {raw[nbytes:].hex()}")
-    return np.frombuffer(raw, dtype.newbyteorder("<"), size_of(shape)).astype(dtype).reshape(shape)
+    return np.frombuffer(raw, dtype.newbyteorder("<"), prod(shape)).astype(dtype).reshape(shape)
 
 
 def damaged(store: Any, name: str, reason: str) -> RunDamagedError:

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from msgspec import Meta
 
 from dasknmf.core.phase import Rows
 from dasknmf.core.state import State
 from dasknmf.errors import RunDamagedError
+from dasknmf.store.schema import MOST_COMPONENTS, MOST_MODELS, ModelNumber, PassName, Record, Text
 
 
-@dataclass(frozen=True)
-class FactorVersion:
+class FactorVersion(Record, frozen=True):
     """The rows that one pass leaves behind.
 
     Parameters
     ----------
     name : str
-        ``"<pass>-<epoch>"``.
+        ``"<pass>-<writer_id>"``.
     widths : tuple of (int, str, int)
         Model, name and columns of each array, in the order in which they stand side by side.
     """
 
-    name: str
-    widths: tuple[tuple[int, str, int], ...]
+    name: PassName
+    widths: Annotated[
+        tuple[tuple[ModelNumber, Text, Annotated[int, Meta(ge=0, le=MOST_COMPONENTS)]], ...],
+        Meta(max_length=4 * MOST_MODELS),
+    ]
 
     @property
     def width(self) -> int:

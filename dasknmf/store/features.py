@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from dasknmf.core.feature_names import renamed
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunDamagedError, RunMismatchError
-from dasknmf.store import arrays, keys, records, schema
-from dasknmf.store.progress import format_of
+from dasknmf.store import arrays, keys, records
+from dasknmf.store.progress import read_run
+from dasknmf.store.schema import FeatureNames, Identity
 
 log = logging.getLogger("dasknmf")
 
@@ -42,16 +44,16 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
 
 
-def write(store: Any, features: Features) -> None:
+def write_features(store: Any, features: Features) -> None:
     """Keep scale, weight and names, if there are any; of too many names, that they are not kept."""
     if features.scale is not None:
-        arrays.write(store, _SCALE, features.scale)
+        arrays.write_array(store, _SCALE, features.scale)
     if features.weight is not None:
-        arrays.write(store, _WEIGHT, features.weight)
+        arrays.write_array(store, _WEIGHT, features.weight)
     names = features.names
     if names is None:
         return
-    kept: list[str] | None = list(names)
+    kept: tuple[str, ...] | None = tuple(names)
     size = len(json.dumps(list(names)))
     if size > _MOST_BYTES:
         log.warning(
@@ -62,10 +64,10 @@ def write(store: Any, features: Features) -> None:
             _MOST_BYTES,
         )
         kept = None
-    records.write(store, PATH, {"names": kept})
+    records.write_record(store, PATH, FeatureNames(kept))
 
 
-def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
+def read_names(store: Any, identity: Identity) -> np.ndarray | None:
     """The names of a run, shape (n_features,), or None where it keeps none.
 
     Raises
@@ -73,30 +75,30 @@ def read_names(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     RunDamagedError
         If they are missing, or not those of the run's identity.
     """
-    known = identity.get("feature_names")
+    known = identity.feature_names
     if known is None:
         return None
-    found = records.read(store, PATH, schema.FEATURES)
+    found = records.read_record(store, PATH, FeatureNames)
     if found is None:
         raise RunDamagedError(
             f"the record {PATH!r} of the run at {str(store)!r} is missing; it holds the names of the "
             "features: restore the store from a copy, or start over with overwrite=True."
         )
-    if found["names"] is None:
+    if found.names is None:
         return None
-    names = np.asarray(found["names"], dtype=object)
+    names = np.asarray(found.names, dtype=object)
     if digest(names) != known:
         raise RunDamagedError(
             f"the feature names of the run at {str(store)!r} have the digest {digest(names)}, and the run "
             f"was begun with {known}; both must be of one run: restore the store from a copy, or start over "
             "with overwrite=True."
         )
-    if len(names) != identity["shape"][1]:
-        raise records.damaged(store, PATH, f"{len(names)} names, and V has {identity['shape'][1]} features")
+    if len(names) != identity.shape[1]:
+        raise records.damaged(store, PATH, f"{len(names)} names, and V has {identity.shape[1]} features")
     return names
 
 
-def check(store: Any, identity: dict[str, Any], features: Features) -> None:
+def check(store: Any, identity: Identity, features: Features) -> None:
     """Refuse to go on with features of other names, or divided by something else.
 
     Raises
@@ -135,14 +137,14 @@ def stored_scale(target: Any) -> np.ndarray | None:
     """
     try:
         store = keys.opened(target, read_only=True)
-        about = records.read(store, "run", schema.RUN) if format_of(store) is not None else None
+        about = read_run(store)
     except (OSError, ValueError, TypeError):  # said in full where the run is opened to be written
         return None
-    scale: np.ndarray | None = read_preparation(store, about["identity"]).get("scale") if about else None
+    scale: np.ndarray | None = read_preparation(store, about.identity).get("scale") if about else None
     return scale
 
 
-def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
+def read_preparation(store: Any, identity: Identity) -> dict[str, Any]:
     """What was done to V in every read: `target_sum`, `log1p` and `scale`; empty where nothing was.
 
     Raises
@@ -150,24 +152,25 @@ def read_preparation(store: Any, identity: dict[str, Any]) -> dict[str, Any]:
     RunDamagedError
         If the scale is missing or altered.
     """
-    described = identity.get("preparation")
-    if described is None:
+    steps = identity.preparation
+    if steps is None:
         return {}
-    steps = {name: value for name, value in described.items() if name != "columns"}
-    return steps | {"scale": None if steps["scale"] is None else _each(store, _SCALE, identity)}
+    scale = None if steps.scale is None else _each(store, _SCALE, identity)
+    before = {} if steps.before is None else {"before": to_builtins(steps.before)}
+    return {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": scale, **before}
 
 
-def _each(store: Any, path: str, identity: dict[str, Any]) -> np.ndarray:
+def _each(store: Any, path: str, identity: Identity) -> np.ndarray:
     """An array with a number for each feature."""
-    values = arrays.read(store, path)
-    n_features = identity["shape"][1]
+    values = arrays.read_array(store, path)
+    n_features = identity.shape[1]
     if values.shape != (n_features,) or values.dtype.kind != "f":
         reason = f"it is of {values.dtype}, shape {values.shape}, and V has {n_features} features"
         raise arrays.damaged(store, path, reason)
     return values
 
 
-def read_weight(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
+def read_weight(store: Any, identity: Identity) -> np.ndarray | None:
     """How often each feature counts; None: once.
 
     Raises
@@ -175,4 +178,4 @@ def read_weight(store: Any, identity: dict[str, Any]) -> np.ndarray | None:
     RunDamagedError
         If it is missing or altered.
     """
-    return _each(store, _WEIGHT, identity) if "feature_weight" in identity else None
+    return _each(store, _WEIGHT, identity) if identity.feature_weight is not None else None

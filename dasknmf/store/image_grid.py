@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles
 from dasknmf.errors import RunDamagedError, RunMismatchError
-from dasknmf.store import arrays, records, schema
-from dasknmf.store.json_checks import Unlike, array_of, size_of
+from dasknmf.store import arrays, records
+from dasknmf.store.convert import array_of, converted
+from dasknmf.store.schema import CoordinateRecord, Identity, LayoutRecord, StackRecord
 
 PATH = "layout"
 _INLINE = 4096  # values; longer coordinates are arrays of their own
@@ -47,32 +50,29 @@ def restored(content: dict[str, Any], coords: dict[str, Coordinate]) -> Layout:
     )
 
 
-def write(store: Any, layout: Layout | None) -> None:
+def write_layout(store: Any, layout: Layout | None) -> None:
     """Keep a layout, if there is one."""
     if layout is None:
         return
     coords = {}
     for number, (name, coord) in enumerate(layout.coords.items()):
-        values = coord.values
-        kept: dict[str, Any] = {
-            "dims": list(coord.dims),
-            "shape": list(values.shape),
-            "dtype": values.dtype.str,
-            "attrs": dict(coord.attrs),
-        }
+        values, inline, array = coord.values, None, None
         if values.dtype.kind == "U":
-            kept["values"] = values.reshape(-1).tolist()
+            inline = values.reshape(-1).tolist()
         elif values.size <= _INLINE:
-            kept["values"] = _as_integers(values).tolist()
+            inline = _as_integers(values).tolist()
         else:
-            kept["array"] = f"{PATH}/{number}"
-            arrays.write(store, kept["array"], _as_integers(values))
-        coords[name] = kept
+            array = f"{PATH}/{number}"
+            arrays.write_array(store, array, _as_integers(values))
+        coords[name] = CoordinateRecord(
+            coord.dims, values.shape, values.dtype.str, dict(coord.attrs), inline, array
+        )
     # The record comes last: it vouches for the arrays.
-    records.write(store, PATH, {"layout": described(layout), "coords": coords})
+    stack = converted(described(layout), StackRecord)
+    records.write_record(store, PATH, LayoutRecord(stack, coords))
 
 
-def read(store: Any, identity: dict[str, Any]) -> Layout | None:
+def read_layout(store: Any, identity: Identity) -> Layout | None:
     """The layout of a run; None where V was a plain matrix.
 
     Raises
@@ -80,9 +80,9 @@ def read(store: Any, identity: dict[str, Any]) -> Layout | None:
     RunDamagedError
         If it is missing or altered.
     """
-    if identity.get("layout") is None:
+    if identity.layout is None:
         return None
-    found = records.read(store, PATH, schema.LAYOUT)
+    found = records.read_record(store, PATH, LayoutRecord)
     if found is None:
         raise RunDamagedError(
             f"the record {PATH!r} of the run at {str(store)!r} is missing; it says where the rows of V lie "
@@ -90,40 +90,43 @@ def read(store: Any, identity: dict[str, Any]) -> Layout | None:
         )
     try:
         coords = {
-            name: Coordinate(tuple(kept["dims"]), _values(store, kept), kept["attrs"])
-            for name, kept in found["coords"].items()
+            name: Coordinate(kept.dims, _values(store, kept), kept.attrs)
+            for name, kept in found.coords.items()
         }
-    except Unlike as error:
+    except ValueError as error:
         raise records.damaged(store, PATH, str(error)) from error
-    layout = restored(found["layout"], coords)
-    if [layout.n_samples, layout.n_features] != identity["shape"]:
+    layout = restored(asdict(found.layout), coords)
+    if (layout.n_samples, layout.n_features) != identity.shape:
         of = f"{layout.n_samples} x {layout.n_features}"
-        raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity['shape']}")
+        raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity.shape}")
     return layout
 
 
-def _values(store: Any, kept: dict[str, Any]) -> np.ndarray:
-    dtype, shape = np.dtype(kept["dtype"]), kept["shape"]
-    if "array" in kept:
-        values = arrays.read(store, kept["array"])
-        if values.dtype != f"i{dtype.itemsize}" or values.shape != (size_of(shape),):
-            raise Unlike(f"as {kept['array']} is, {values.shape} of {values.dtype}", kept["dtype"])
+def _values(store: Any, kept: CoordinateRecord) -> np.ndarray:
+    dtype, shape = np.dtype(kept.dtype), kept.shape
+    if kept.array is not None:
+        values = arrays.read_array(store, kept.array)
+        if values.dtype != f"i{dtype.itemsize}" or values.shape != (prod(shape),):
+            raise ValueError(
+                f"{kept.array} is of {values.dtype}, shape {values.shape}, for {shape} of {dtype}"
+            )
         return values.view(dtype).reshape(shape)
+    assert kept.values is not None
     if dtype.kind != "U":
-        return array_of(kept["values"], f"i{dtype.itemsize}", shape).view(dtype)
-    if dtype.itemsize * len(kept["values"]) > _MOST_TEXT_BYTES:
-        raise Unlike(f"text of at most {_MOST_TEXT_BYTES} bytes in all", kept["dtype"])
-    return array_of(kept["values"], kept["dtype"], shape)
+        return array_of(kept.values, f"i{dtype.itemsize}", shape).view(dtype)
+    if dtype.itemsize * len(kept.values) > _MOST_TEXT_BYTES:
+        raise ValueError(f"dtype is {kept.dtype!r}; text has at most {_MOST_TEXT_BYTES} bytes in all")
+    return array_of(kept.values, kept.dtype, shape)
 
 
-def check(store: Any, identity: dict[str, Any], layout: Layout | None) -> None:
+def check(store: Any, identity: Identity, layout: Layout | None) -> None:
     """Refuse to go on with rows or columns in another order, as of a stack whose tiles have other shapes.
 
     Raises
     ------
     RunMismatchError
     """
-    stored = read(store, identity)
+    stored = read_layout(store, identity)
     if stored is None or layout is None:
         return
     # The identity holds names and lengths, which are the same in any order.

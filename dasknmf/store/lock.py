@@ -25,8 +25,9 @@ from zarr.storage import LocalStore
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
 from dasknmf.io.process_owner import Owner
 from dasknmf.io.retry import hurried
-from dasknmf.store import keys, schema
-from dasknmf.store.records import parsed
+from dasknmf.store import keys
+from dasknmf.store.convert import converted, parsed
+from dasknmf.store.schema import Holder
 
 log = logging.getLogger("dasknmf")
 
@@ -41,6 +42,8 @@ _MOST = 2**16
 """Bytes of its content."""
 _SETTLE = 0.2
 """Seconds in which another who takes over the same lock has written its own token."""
+
+_NOBODY = Holder("", "", 0, 0.0, 0.0)
 
 _held: weakref.WeakSet[Any] = weakref.WeakSet()
 """The locks of this process."""
@@ -72,14 +75,14 @@ class Lock:
         store = self._store
         keys.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
-        if holder["token"] != self.token:
+        if holder.token != self.token:
             if _outlives(store, holder):
                 raise RunLockedError(
                     f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
                     "wait for it or stop it, or, if that is no fit, break the lock with 'dasknmf unlock'."
                 )
             keys.put(store, _KEY, self._content())
-        if holder["token"] != self.token or not isinstance(store, LocalStore):
+        if holder.token != self.token or not isinstance(store, LocalStore):
             # Where a key is not created atomically two may have found none.
             time.sleep(_SETTLE)
             if not self.is_held():
@@ -90,11 +93,11 @@ class Lock:
 
     def is_held(self) -> bool:
         """Whether the lock is still ours."""
-        return bool(_holder(self._store)["token"] == self.token)
+        return _holder(self._store).token == self.token
 
     def seems_held(self) -> bool:
         """The same, asked once, with the errors of the store."""
-        return bool(_glanced(self._store)["token"] == self.token)
+        return _glanced(self._store).token == self.token
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
@@ -136,7 +139,7 @@ def broken(store: Any) -> str | None:
     A writer that lives is stopped before its next commit.
     """
     holder = _holder(store)
-    if not holder["token"]:
+    if not holder.token:
         return None
     keys.delete_key(store, _KEY)
     return _named(holder)
@@ -150,40 +153,37 @@ def writer(store: Any) -> str | None:
     holder = _holder(store)
     alive = _lives_here(holder)
     if alive is None:
-        alive = time.time() - holder["time"] < _LEASE
+        alive = time.time() - holder.time < _LEASE
     return _named(holder) if alive else None
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return f"process {holder['pid']} on {str(holder['host']).split(' ', 1)[0]}"
+def _named(holder: Holder) -> str:
+    return f"process {holder.pid} on {holder.host.split(' ', 1)[0]}"
 
 
-def _holder(store: Any) -> dict[str, Any]:
+def _holder(store: Any) -> Holder:
     return keys.reached(store, _KEY, "read", lambda: _glanced(store))
 
 
-def _glanced(store: Any) -> dict[str, Any]:
-    nobody: dict[str, Any] = {"token": "", "host": "", "pid": 0, "started": 0.0, "time": 0.0}
+def _glanced(store: Any) -> Holder:
     try:
-        holder = parsed(keys.glance(store, _KEY, _MOST) or b"{}")
-        schema.LOCK(holder)
+        return converted(parsed(keys.glance(store, _KEY, _MOST) or b"{}"), Holder)
     except ValueError:
-        return nobody  # half of a lock, or what is none, holds nothing
-    return nobody | holder
+        return _NOBODY  # half of a lock, or what is none, holds nothing
 
 
-def _lives_here(holder: dict[str, Any]) -> bool | None:
+def _lives_here(holder: Holder) -> bool | None:
     """Whether the process of a lock lives on this machine; None if it is one of another."""
-    if not holder["token"]:
+    if not holder.token:
         return False
-    owner = Owner(holder["host"], holder["pid"], holder["started"])
+    owner = Owner(holder.host, holder.pid, holder.started)
     if owner == Owner.this():
         # One that it could not release, as of a disk that was full, is held no more.
-        return any(lock.token == holder["token"] for lock in list(_held))
+        return any(lock.token == holder.token for lock in list(_held))
     return owner.lives
 
 
-def _outlives(store: Any, holder: dict[str, Any]) -> bool:
+def _outlives(store: Any, holder: Holder) -> bool:
     """Whether the writer of a lock still lives, of another machine watched for as long as its lease."""
     alive = _lives_here(holder)
     if alive is not None:
@@ -196,5 +196,5 @@ def _outlives(store: Any, holder: dict[str, Any]) -> bool:
         time.sleep(_LOOK)
         now = _holder(store)
         if now != holder:
-            return bool(now["token"])  # renewed, or released
+            return bool(now.token)  # renewed, or released
     return False

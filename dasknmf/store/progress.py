@@ -1,134 +1,156 @@
-"""Where a run stands: what its commit record says, and the history that it names."""
+"""How far a run has come: the commit record, and the history of passes that it names."""
 
 from __future__ import annotations
 
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import dask
 import numpy as np
 import zarr
+from msgspec import Meta
+from msgspec.structs import replace
 
-from dasknmf.core.history import History, Record, from_json
+from dasknmf.core.history import History
 from dasknmf.core.panels import Grid
 from dasknmf.core.state import State
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, records, schema
 from dasknmf.store.factors import Factors, FactorVersion
-from dasknmf.store.json_checks import MOST_PANELS
-from dasknmf.store.records import Told
-from dasknmf.store.schema import FORMAT
+from dasknmf.store.schema import Count, Ending, Identity, ModelNumber, PassName, PassNameOrNone, Record, Token
 
 
-@dataclass(frozen=True)
-class FactorLocation:
+class FactorLocation(Record, frozen=True):
     """Where the factors of one model lie."""
 
-    state: str
+    state: PassName
     """Name of the pass that left its state."""
-    phase_index: int
+    phase_index: ModelNumber
     """Its number among the phases of that pass."""
     rows: FactorVersion | None
-    """Where its rows are; None where they are kept nowhere."""
+    """Its rows; None where they are not stored."""
 
 
-@dataclass(frozen=True)
-class ModelStatus:
-    """Where one of the models that share the passes stands."""
+class ModelStatus(Record, frozen=True):
+    """How far one of the models that share the passes has come."""
 
-    model: int
-    phase_indices: tuple[int, ...] = (0,)
-    """Phases of the latest pass, by number, which go on for it: several while a start has rivals."""
-    leader: int = 0
+    model: ModelNumber
+    phase_indices: Annotated[tuple[ModelNumber, ...], Meta(min_length=1, max_length=schema.MOST_MODELS)] = (
+        0,
+    )
+    """Numbers of its phases in the latest pass: several while a start has rivals."""
+    leader: ModelNumber = 0
     """The one of them with the lowest objective."""
-    iteration: int = 0
+    iteration: Count = 0
     """Exact passes done."""
-    outcome: str | None = None
+    outcome: Ending | None = None
     """How its fit ended; None while it runs."""
     location: FactorLocation | None = None
-    """What it ended with, once its loss is known; its rows while it is the lowest that has ended."""
+    """Its final factors, once their loss is known; the rows while it is the lowest that has ended."""
     objective: float | None = None
-    """Of the last pass that told it."""
+    """Of the last pass that has one."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands after its last commit."""
+class Progress(Record, frozen=True):
+    """How far a run has come with its last commit."""
 
-    passes: int = 0
+    passes: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Passes committed, of every phase."""
-    start: int = 0
+    start: Annotated[int, Meta(ge=0, le=2**10)] = 0
     """Start phases done."""
-    iteration: int = 0
+    iteration: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Exact passes done."""
-    state: str = ""
-    """Name of the pass that left the latest state."""
-    rows: tuple[FactorVersion, ...] = ()
+    state: PassNameOrNone = ""
+    """Name of the pass that left the latest state; empty before the first."""
+    rows: Annotated[tuple[FactorVersion, ...], Meta(max_length=schema.MOST_MODELS)] = ()
     """The latest versions."""
-    models: tuple[ModelStatus, ...] = (ModelStatus(0),)
+    models: Annotated[tuple[ModelStatus, ...], Meta(min_length=1, max_length=schema.MOST_MODELS)] = (
+        ModelStatus(0),
+    )
     """The models, in the order of their numbers, without those that were given up."""
-    outcome: str | None = None
+    outcome: Ending | None = None
     """How the fit ended; None while it runs."""
     conclusion: FactorLocation | None = None
-    """What was made of all the models, where that is not one of them."""
+    """The factors that were made of all the models, where they are not one model's."""
 
     @property
     def best(self) -> ModelStatus:
-        """What the fit would return: the lowest objective, the first of equals."""
-        return min(self.models, key=lambda member: height(member.objective))
+        """The model that the fit would return: the lowest objective, the first of equals."""
+        return min(self.models, key=lambda model: height(model.objective))
 
     @property
     def location(self) -> FactorLocation:
-        """Where the factors lie that the run is asked for."""
+        """Where the factors of the run lie."""
         return self.conclusion or self.location_of(self.best)
 
-    def location_of(self, member: ModelStatus) -> FactorLocation:
-        """Where the factors of a member lie, or have come to so far."""
-        if member.location is not None:
-            return member.location
-        rows = (each for each in self.rows if member.leader in each.models)
-        return FactorLocation(self.state, member.leader, next(rows, None))
+    def location_of(self, model: ModelStatus) -> FactorLocation:
+        """Where the factors of a model lie: the final ones, or else the latest."""
+        if model.location is not None:
+            return model.location
+        rows = (each for each in self.rows if model.leader in each.models)
+        return FactorLocation(self.state, model.leader, next(rows, None))
 
     def closed(self) -> Progress:
         """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
-        ended = [member for member in self.models if member.location is not None]
+        ended = [model for model in self.models if model.location is not None]
         if not ended:
             return self
-        lowest = min(ended, key=lambda member: height(member.objective))
-        members = tuple(
-            replace(member, location=replace(member.location, rows=None))
-            if member.location is not None and member is not lowest
-            else member
-            for member in self.models
+        lowest = min(ended, key=lambda model: height(model.objective))
+        models = tuple(
+            replace(model, location=replace(model.location, rows=None))
+            if model.location is not None and model is not lowest
+            else model
+            for model in self.models
         )
-        outcome = lowest.outcome if len(ended) == len(members) else self.outcome
-        return replace(self, models=members, outcome=outcome)
+        outcome = lowest.outcome if len(ended) == len(models) else self.outcome
+        return replace(self, models=models, outcome=outcome)
 
     @property
     def versions(self) -> set[str]:
-        """Names of all that hold rows which are still needed."""
+        """Names of all versions of rows that are still needed."""
         return {each.name for each in (*self.rows, *(location.rows for location in self._locations)) if each}
 
     @property
     def states(self) -> dict[str, set[int]]:
         """The states that are still needed: numbers of phases, by the names of the passes that left them."""
-        going = [member for member in self.models if member.location is None]
-        needed = {
-            self.state: {
-                phase_index for member in going for phase_index in (*member.phase_indices, member.leader)
-            }
-        }
+        going = [model for model in self.models if model.location is None]
+        needed = {self.state: {index for model in going for index in (*model.phase_indices, model.leader)}}
         for location in self._locations:
             needed.setdefault(location.state, set()).add(location.phase_index)
         return needed
 
     @property
     def _locations(self) -> list[FactorLocation]:
-        ended = [member.location for member in self.models if member.location]
+        ended = [model.location for model in self.models if model.location]
         return [*ended, self.conclusion] if self.conclusion else ended
+
+
+class Commit(Record, frozen=True):
+    """``commit``: where a run goes on from."""
+
+    writer_id: Token
+    segments: Annotated[tuple[tuple[Count, Token], ...], Meta(max_length=2**20)]
+    """The first pass of each writer, and its writer_id."""
+    has_sums: bool
+    """Whether the first pass has recorded Σv of each panel."""
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        at, numbers = self.progress, [model.model for model in self.progress.models]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("each model must be there once, in the order of their numbers")
+        first = [number for number, _ in self.segments]
+        if first != sorted(set(first)) or (first[:1] != [0] if at.passes else bool(first)):
+            raise ValueError("segments must begin with pass 0 and follow each other")
+        if bool(at.state) != bool(at.passes):
+            raise ValueError("there must be a state once there are passes")
+        if at.outcome is not None and any(model.outcome is None for model in at.models):
+            raise ValueError("the outcome must be None while models go on")
+        if max(at.iteration, at.start) > at.passes:
+            raise ValueError("iteration and start must be at most the number of passes")
 
 
 def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[State]:
@@ -149,79 +171,61 @@ def height(objective: float | None) -> float:
     return objective if objective is not None and math.isfinite(objective) else math.inf
 
 
-def committed(
-    store: Any, identity: dict[str, Any]
-) -> tuple[Progress, History, tuple[float, ...] | None, list[tuple[int, str]]]:
-    """Where a run of that identity stands, its history, Σv of its panels, and who wrote which passes.
+@dataclass(frozen=True)
+class Committed:
+    """All that the commits of a run say.
+
+    Parameters
+    ----------
+    progress : Progress
+    history : History
+    sums : tuple of float or None
+        Σv of each panel, once the first pass has read V.
+    segments : tuple of (int, str)
+        The first pass of each writer, and its writer_id.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    history: History = field(default_factory=History)
+    sums: tuple[float, ...] | None = None
+    segments: tuple[tuple[int, str], ...] = ()
+
+
+def committed(store: Any, identity: Identity) -> Committed:
+    """What the commits of a run of that identity say.
 
     Raises
     ------
     RunDamagedError
-        If a record is missing, not as it was written, or tells of what the run has not.
+        If a record is missing, not as it was written, or names models that the run does not have.
     """
-    content = records.read(store, "commit", schema.COMMIT)
-    if content is None:
-        return Progress(), History(), None, []
-    if content["format"] != FORMAT:
-        raise RunDamagedError(
-            f"the run at {str(store)!r} has format {content['format']}; this version reads {FORMAT}: use "
-            "the version that wrote it, or start over with overwrite=True."
-        )
-    segments = [(int(first), str(writer_id)) for first, writer_id in content["segments"]]
-    progress = Progress(
-        content["passes"],
-        content["start"],
-        content["iteration"],
-        content["state"],
-        tuple(_version(rows) for rows in content["rows"]),
-        tuple(_member(member) for member in content["models"]),
-        content["outcome"],
-        _location(content["conclusion"]),
-    )
-    history = []
-    for index in range(progress.passes):
-        writer_id = [writer_id for first, writer_id in segments if first <= index][-1]
+    commit = records.read_record(store, "commit", Commit)
+    if commit is None:
+        return Committed()
+    passes = []
+    for index in range(commit.progress.passes):
+        writer_id = [writer_id for first, writer_id in commit.segments if first <= index][-1]
         path = f"history/{index}-{writer_id}"
-        record = records.read(store, path, schema.HISTORY)
+        record = records.read_record(store, path, schema.PassRecord)
         if record is None:
             raise RunDamagedError(
                 f"the history of pass {index} of the run at {str(store)!r} is missing; the commit names "
                 "it: restore the store from a copy, or start over with overwrite=True."
             )
-        measures = Told(f"the record {path!r} of the run at {str(store)!r}", record["measures"])
-        history.append(replace(from_json(record), measures=measures))
-    _check_models(store, schema.models_of(identity), progress, history)
-    sums = read_sums(store) if content["has_sums"] else None
-    return progress, History(history), sums, segments
-
-
-def _check_models(store: Any, n_models: int, progress: Progress, history: Sequence[Record]) -> None:
-    """Refuse models that the run has not, as members of its commit or in its history."""
-    numbers = [member.model for member in progress.models]
-    numbers += [advance.model for record in history for advance in record.models]
-    if max(numbers) >= n_models:
-        raise records.damaged(store, "commit", f"it tells of model {max(numbers)}, of {n_models} in all")
-
-
-def _version(content: dict[str, Any]) -> FactorVersion:
-    return FactorVersion(content["name"], tuple((int(m), str(n), int(c)) for m, n, c in content["widths"]))
-
-
-def _location(content: dict[str, Any] | None) -> FactorLocation | None:
-    if content is None:
-        return None
-    rows = content["rows"]
-    return FactorLocation(content["state"], content["phase_index"], None if rows is None else _version(rows))
-
-
-def _member(content: dict[str, Any]) -> ModelStatus:
-    return ModelStatus(
-        **content
-        | {"phase_indices": tuple(content["phase_indices"]), "location": _location(content["location"])}
-    )
+        if identity.model["solver"] == "cd" and not record.has_violation:
+            raise records.damaged(store, path, "measures of an exact pass have no 'violation'")
+        passes.append(record)
+    numbers = [model.model for model in commit.progress.models]
+    numbers += [model.model for record in passes for model in record.models]
+    if max(numbers) >= identity.n_models:
+        reason = f"it names model {max(numbers)}, of {identity.n_models} in all"
+        raise records.damaged(store, "commit", reason)
+    history = History(record.record() for record in passes)
+    return Committed(commit.progress, history, read_sums(store) if commit.has_sums else None, commit.segments)
 
 
 def format_of(store: Any) -> int | None:
+    """The format of the run in a store; None if there is no run."""
     try:
         about = records.document(store, "")
         return None if about is None else int(about["attributes"]["dasknmf"]["format"])
@@ -229,23 +233,35 @@ def format_of(store: Any) -> int | None:
         return None
 
 
+def read_run(store: Any) -> schema.RunRecord | None:
+    """The record ``run`` of a store; None if there is no run.
+
+    Raises
+    ------
+    RunDamagedError
+        If it is not as it was written, or of another format.
+    """
+    found = format_of(store)
+    if found not in (None, schema.FORMAT):
+        raise RunDamagedError(
+            f"the run at {str(store)!r} has format {found}; this version reads {schema.FORMAT}: use "
+            "the version that wrote it, or start over with overwrite=True."
+        )
+    return None if found is None else records.read_record(store, "run", schema.RunRecord)
+
+
 def write_sums(store: Any, sums: tuple[float, ...]) -> None:
-    arrays.write(store, "panels/sums", np.asarray(sums))
+    arrays.write_array(store, "panels/sums", np.asarray(sums))
 
 
 def read_sums(store: Any) -> tuple[float, ...]:
-    sums = arrays.read(store, "panels/sums")
+    sums = arrays.read_array(store, "panels/sums")
     if sums.ndim != 1 or sums.dtype != np.float64:
         raise arrays.damaged(store, "panels/sums", f"it is of {sums.dtype}, shape {sums.shape}")
     return tuple(sums.tolist())
 
 
-def columns_of(identity: dict[str, Any]) -> int:
-    """Columns of V as it is read, and so of H."""
-    return int(identity["shape"][1 - int(identity["transposed"])])
-
-
-def read_grid(store: Any, identity: dict[str, Any]) -> Grid:
+def read_grid(store: Any, identity: Identity) -> Grid:
     """The panels that a run was begun with.
 
     Raises
@@ -253,16 +269,15 @@ def read_grid(store: Any, identity: dict[str, Any]) -> Grid:
     RunDamagedError
         If they are not a cut of the rows of V.
     """
-    edges = arrays.read(store, "panels/edges")
-    n_rows = identity["shape"][int(identity["transposed"])]
-    is_cut = edges.ndim == 1 and edges.dtype == np.int64 and 2 <= len(edges) <= MOST_PANELS
+    edges, n_rows = arrays.read_array(store, "panels/edges"), identity.n_rows
+    is_cut = edges.ndim == 1 and edges.dtype == np.int64 and 2 <= len(edges) <= schema.MOST_PANELS
     if not is_cut or edges[0] != 0 or edges[-1] != n_rows or (np.diff(edges) <= 0).any():
         raise arrays.damaged(store, "panels/edges", f"it is no cut of {n_rows} rows into panels")
     return Grid(tuple(edges.tolist()))
 
 
 def environment() -> dict[str, str]:
-    """What made the numbers, for the log line on resume: nothing here has to match."""
+    """Versions of libraries and the kind of machine: logged on resume, and free to change."""
     import numba
     import scipy
     import sklearn

@@ -9,27 +9,37 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec import Struct, to_builtins
 
 from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys
-from dasknmf.store.json_checks import Check, fields, integer
+from dasknmf.store.convert import converted, parsed
+
+T = TypeVar("T")
 
 MOST_DOCUMENT = 2**26
 """Bytes. The largest that are written are names of features, at most 16 MiB of them before they are indented;
 the states of a thousand models take some 5 MiB. Parsed, a document may take twenty times as much."""
 
 
-def write(
-    store: Any, path: str, content: dict[str, Any], *, unless: Callable[[], None] | None = None
+class _Attributes(Struct):
+    record: dict[str, Any]
+    crc32: int
+
+
+class _Document(Struct):
+    attributes: _Attributes
+
+
+def write_record(
+    store: Any, path: str, record: Struct | dict[str, Any], *, unless: Callable[[], None] | None = None
 ) -> None:
-    """Replace the record at `path`; `unless` as of `keys.put`."""
-    document = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"record": content, "crc32": _checksum(content)},
-    }
-    value = encoded(document)
+    """Replace the record at `path` by a struct of `schema`, or its fields; `unless` as of `keys.put`."""
+    content = to_builtins(record) if isinstance(record, Struct) else record
+    attributes = {"record": content, "crc32": _checksum(content)}
+    value = encoded({"zarr_format": 3, "node_type": "group", "attributes": attributes})
     if len(value) > MOST_DOCUMENT:
         raise RunError(
             f"the record {path!r} of the run at {str(store)!r} would have {len(value)} bytes, and at most "
@@ -38,43 +48,37 @@ def write(
     keys.put(store, f"{path}/{keys.META}", value, unless=unless)
 
 
-_DOCUMENT = fields({"attributes": fields({"record": fields({}), "crc32": integer()})})
-
-
-def read(store: Any, path: str, check: Check) -> dict[str, Any] | None:
+def read_record(store: Any, path: str, kind: type[T]) -> T | None:
     """The record at `path`, or None if there is none.
 
     Parameters
     ----------
     store : zarr store
     path : str
-    check : callable
-        Of `schema`: what may stand in it, whoever has written it.
+    kind : type
+        A struct of `schema`.
 
     Raises
     ------
     RunDamagedError
-        If what stands there is not a record as it was written.
+        If it is not as it was written.
     """
     try:
         raw = keys.get(store, f"{path}/{keys.META}", MOST_DOCUMENT)
     except ValueError as error:
         raise damaged(store, path, str(error)) from error
-    return None if raw is None else content(store, path, raw, check)
+    return None if raw is None else decoded(store, path, raw, kind)
 
 
-def content(store: Any, path: str, raw: bytes, check: Check) -> dict[str, Any]:
-    """The record that a document holds; see `read`."""
+def decoded(store: Any, path: str, raw: bytes, kind: type[T]) -> T:
+    """The record in the document of a path; see `read_record`."""
     try:
-        about = parsed(raw)
-        _DOCUMENT(about)
-        record, checksum = about["attributes"]["record"], about["attributes"]["crc32"]
-        if _checksum(record) != checksum:
-            raise ValueError(f"its checksum is {_checksum(record)}, not {checksum}")
-        check(record)
+        attributes = converted(parsed(raw), _Document).attributes
+        if (checksum := _checksum(attributes.record)) != attributes.crc32:
+            raise ValueError(f"its checksum is {checksum}, not {attributes.crc32}")
+        return converted(attributes.record, kind)
     except ValueError as error:
         raise damaged(store, path, str(error)) from error
-    return dict(record)
 
 
 def document(store: Any, path: str) -> dict[str, Any] | None:
@@ -89,25 +93,8 @@ def document(store: Any, path: str) -> dict[str, Any] | None:
     return None if raw is None else parsed(raw)
 
 
-def parsed(raw: bytes) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or too deep to be read.
-    """
-    try:
-        found = json.loads(raw)
-    except RecursionError as error:
-        raise ValueError("it is too deep to be read") from error
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    return found
-
-
 def damaged(store: Any, path: str, reason: str) -> RunDamagedError:
-    """What is raised of a record that cannot be believed."""
+    """The error of a damaged record."""
     return RunDamagedError(
         f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a run goes on only "
         "from a sound record: restore the store from a copy, or start over with overwrite=True."
@@ -120,31 +107,4 @@ def encoded(document: dict[str, Any]) -> bytes:
 
 
 def _checksum(content: Any) -> int:
-    try:
-        return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-    except RecursionError as error:
-        raise ValueError("it is too deep to be read") from error
-
-
-class Told(dict[str, Any]):
-    """Values by name; one that is missing, and was asked for, is damage.
-
-    Parameters
-    ----------
-    what : str
-        Where they come from, for messages.
-    values : dict, optional
-    """
-
-    def __init__(self, what: str, values: dict[str, Any] | None = None) -> None:
-        super().__init__(values or {})
-        self._what = what
-
-    def __missing__(self, name: str) -> Any:
-        raise RunDamagedError(
-            f"{self._what} has no {name!r}; it must be as it was written: restore the store from a copy, or "
-            "start over with overwrite=True."
-        )
-
-    def __reduce__(self) -> Any:
-        return Told, (self._what, dict(self))
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -10,16 +10,18 @@ import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
+from msgspec.structs import asdict
 
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.image_grid import Layout
 from dasknmf.core.panels import Grid
 from dasknmf.core.state import FactorState, State
 from dasknmf.errors import RunError
-from dasknmf.store import features, image_grid, keys, records, schema, selection
+from dasknmf.store import features, image_grid, keys, records, selection
 from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, MemoryFactors
-from dasknmf.store.progress import FactorLocation, columns_of, committed, format_of, read_grid
+from dasknmf.store.progress import FactorLocation, committed, read_grid, read_run
+from dasknmf.store.schema import Identity, Plan
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
@@ -52,9 +54,9 @@ class Run:
         Passes that were committed, those of the start and the closing one included.
     writer : str or None
         The living process that writes the run; None where it is finished or was interrupted.
-    plan : dict
+    plan : Plan or None
         What V is stored as, and what the passes were given: `memory_projected` and `memory_limit`
-        (bytes, of one process), `processes`, `threads`, `scheduler`; empty for runs that kept none.
+        (bytes, of one process), `processes`, `threads`, `scheduler`; None for runs that kept none.
     shares : ndarray of shape (n_components,)
         Of each component in Σ WH, which add to 1; all zero where WH is.
     dead_components : ndarray of int
@@ -66,22 +68,21 @@ class Run:
     def __init__(self, target: Any) -> None:
         try:
             self.store = keys.opened(target, read_only=True)
-            about = records.read(self.store, "run", schema.RUN) if format_of(self.store) is not None else None
+            about = read_run(self.store)
         except FileNotFoundError:
             about = None
         if about is None:
             raise RunError(
                 f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
             )
-        self.identity: dict[str, Any] = about["identity"]
-        self.params: dict[str, Any] = about["identity"]["model"] | about["budget"]
-        self.environment: dict[str, Any] = about["environment"]
-        self.progress, self.history, self.sums, _ = committed(self.store, about["identity"])
-        self.status = self.progress.outcome or "running"
-        self.shape: tuple[int, int] = (about["identity"]["shape"][0], about["identity"]["shape"][1])
-        self._transposed = bool(about["identity"]["transposed"])
-        self._grid = read_grid(self.store, about["identity"])
-        self._dtype = np.dtype(about["identity"]["dtype"])
+        self.identity: Identity = about.identity
+        self.params: dict[str, Any] = about.identity.model | asdict(about.budget)
+        self.environment = about.environment
+        found = committed(self.store, about.identity)
+        self.progress, self.history, self.sums = found.progress, found.history, found.sums
+        self.status: str = found.progress.outcome or "running"
+        self.shape = about.identity.shape
+        self._grid = read_grid(self.store, about.identity)
 
     def __repr__(self) -> str:
         n, m = self.shape
@@ -128,7 +129,7 @@ class Run:
 
     @cached_property
     def layout(self) -> Layout | None:
-        return image_grid.read(self.store, self.identity)
+        return image_grid.read_layout(self.store, self.identity)
 
     @cached_property
     def preparation(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Run:
     @property
     def factors(self) -> ZarrFactors:
         """Where they are kept."""
-        return ZarrFactors(self.store, self._grid, columns_of(self.identity), self._dtype)
+        return ZarrFactors(self.store, self._grid, self.identity.n_columns, np.dtype(self.identity.dtype))
 
     @property
     def concluded(self) -> bool:
@@ -166,15 +167,15 @@ class Run:
         """What was found out about many factorizations, once the factors are what followed from it."""
         if not selection.concluded(self.store, self.progress):
             return None
-        return selection.read(self.store, self.progress, self.identity)
+        return selection.read_findings(self.store, self.progress, self.identity)
 
     @property
     def writer(self) -> str | None:
         return locks.writer(self.store)
 
     @cached_property
-    def plan(self) -> dict[str, Any]:
-        return records.read(self.store, "plan", schema.PLAN) or {}
+    def plan(self) -> Plan | None:
+        return records.read_record(self.store, "plan", Plan)
 
     @property
     def shares(self) -> np.ndarray:
@@ -199,7 +200,7 @@ class Run:
 
     @cached_property
     def _unobserved(self) -> tuple[int, int]:
-        return unobserved(self._state, transposed=self._transposed) if self.n_passes else (0, 0)
+        return unobserved(self._state, transposed=self.identity.transposed) if self.n_passes else (0, 0)
 
     @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
@@ -217,10 +218,10 @@ class Run:
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
-        return oriented(self.factors, self.progress.location, self._grid, transposed=self._transposed)
+        return oriented(self.factors, self.progress.location, self._grid, transposed=self.identity.transposed)
 
     def _check_has_factors(self) -> None:
-        if self.progress.location.rows is None and "many" in self.identity:
+        if self.progress.location.rows is None and self.identity.many is not None:
             raise RunError(
                 f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
                 f"it stands after {self.progress.passes} passes: start the same command again."

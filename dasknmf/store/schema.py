@@ -1,366 +1,367 @@
-"""The form of every record of a run: what its fields are, and how they go together."""
+"""The format of a run's records: a struct for each of them, with the bounds of its values in the types.
+
+A run store may come from a stranger. `records` decodes what it reads to these structs: unknown fields are
+refused, names are names and no paths, and numbers are no larger than any that this package writes.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from math import prod
+from typing import Annotated, Any, Literal
 
-from dasknmf.store.json_checks import (
-    ANY_DTYPE,
-    ARRAY,
-    COORDINATE,
-    MOST_COMPONENTS,
-    MOST_MODELS,
-    MOST_PANELS,
-    NUMERIC,
-    PASS,
-    SHAPE,
-    TOKEN,
-    Check,
-    Unlike,
-    boolean,
-    count,
-    either,
-    fields,
-    integer,
-    items,
-    like,
-    mapping,
-    nothing,
-    number,
-    one_of,
-    or_none,
-    plain,
-    row,
-    size_of,
-    text,
-)
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+
+from dasknmf.core import history
+from dasknmf.store.convert import converted
 
 FORMAT = 4
-"""Of runs; of another one only the number is looked at, which tells what reads it."""
+"""Of runs; it stands in the root of the store, and a run of another format is refused."""
 
-_BYTES = integer(0, 2**62)
-_MODEL = integer(0, MOST_MODELS)
-_COMPONENTS = integer(0, MOST_COMPONENTS)
-_LENGTH = integer(1)
-_ENDING = one_of(None, "converged", "max_iter")
-_pass = like(PASS, "a name such as '9-3f2a', without separators")
-_array = like(ARRAY, "a name of letters and digits, without separators")
-_token = like(TOKEN, "letters and digits, without separators")
-
-
-def _both(first: Check, second: Check) -> Check:
-    def check(value: Any) -> None:
-        first(value)
-        second(value)
-
-    return check
-
-
-_DIMS = mapping(text, _LENGTH, most=8)
-_IDENTITY = fields(
-    {
-        "shape": row(_LENGTH, _LENGTH),
-        "dtype": one_of("<f4", "<f8", ">f4", ">f8"),
-        "transposed": boolean,
-        "seed": integer(-(2**63), 2**64),
-        "model": fields(
-            {
-                "n_components": integer(1, MOST_COMPONENTS),
-                "init": text,
-                "solver": text,
-                "beta_loss": number,
-            },
-            {"random_state": or_none(number), "n_init": integer(1, MOST_MODELS), "max_iter": integer()},
-            plain,
-        ),
-    },
-    {
-        "feature_names": or_none(text),
-        "preparation": or_none(
-            fields(
-                {"scale": or_none(text)},
-                {"target_sum": or_none(number), "log1p": boolean, "columns": plain},
-                plain,
-            )
-        ),
-        "layout": or_none(fields({"samples": _DIMS, "features": _DIMS})),
-        "entries": fields(
-            {},
-            {
-                "nodata": either(text, number),
-                "scale": either(text, number),
-                "offset": either(text, number),
-                "holdout": number,
-            },
-            plain,
-        ),
-        "feature_weight": text,
-        "sample_weight": text,
-        "weights": text,
-        "many": fields(
-            {"ranks": items(integer(1, MOST_COMPONENTS), MOST_MODELS, 1), "n_init": integer(1, MOST_MODELS)},
-            {"method": one_of("restarts", "nmfk", "consensus"), "consensus": boolean},
-            plain,
-        ),
-    },
-    plain,
-)
-
-
-def models_of(identity: dict[str, Any]) -> int:
-    """How many models a run has, those that were given up among them."""
-    many = identity.get("many")
-    if many is None:
-        return int(identity["model"].get("n_init", 1))
-    return len(many["ranks"]) * int(many["n_init"])
-
-
-def _no_bomb(record: Any) -> None:
-    if (count := models_of(record["identity"])) > MOST_MODELS:
-        raise Unlike(f"at most {MOST_MODELS} models", count, "identity")
-
-
-RUN = _both(
-    fields(
-        {
-            "identity": _IDENTITY,
-            "budget": fields({"max_iter": integer(), "tol": number}, None, plain),
-            "environment": mapping(text, text),
-        }
-    ),
-    _no_bomb,
-)
-
-_VERSION = fields({"name": _pass, "widths": items(row(_MODEL, text, _COMPONENTS), 4 * MOST_MODELS)})
-_LOCATION = fields({"state": _pass, "phase_index": _MODEL, "rows": or_none(_VERSION)})
-_MEMBER = fields(
-    {
-        "model": _MODEL,
-        "phase_indices": items(_MODEL, MOST_MODELS, 1),
-        "leader": _MODEL,
-        "iteration": integer(),
-        "outcome": _ENDING,
-        "location": or_none(_LOCATION),
-        "objective": or_none(number),
-    },
-    None,
-    nothing,
-)
-
-
-def _commit(record: Any) -> None:
-    models = [member["model"] for member in record["models"]]
-    if models != sorted(set(models)):
-        raise Unlike("a list of models, each once, in the order of their numbers", models, "models")
-    segments = [first for first, _ in record["segments"]]
-    if segments != sorted(set(segments)) or (segments[:1] != [0] if record["passes"] else bool(segments)):
-        raise Unlike("segments that begin with pass 0 and follow each other", segments, "segments")
-    if bool(record["state"]) != bool(record["passes"]):
-        raise Unlike("the name of a pass once there are any", record["state"], "state")
-    ended = [member for member in record["models"] if member["outcome"] is not None]
-    if record["outcome"] is not None and len(ended) < len(models):
-        raise Unlike("None while models go on", record["outcome"], "outcome")
-    if record["iteration"] > record["passes"] or record["start"] > record["passes"]:
-        raise Unlike("at most the number of passes", [record["start"], record["iteration"]], "iteration")
-
-
-_COMMIT = _both(
-    fields(
-        {
-            "format": integer(),
-            "writer_id": _token,
-            "segments": items(row(integer(), _token), 2**20),
-            "has_sums": boolean,
-            "passes": integer(0, 2**40),
-            "start": integer(0, 2**10),
-            "iteration": integer(0, 2**40),
-            "state": either(one_of(""), _pass),
-            "rows": items(_VERSION, MOST_MODELS),
-            "models": items(_MEMBER, MOST_MODELS, 1),
-            "outcome": _ENDING,
-            "conclusion": or_none(_LOCATION),
-        }
-    ),
-    _commit,
-)
-
-
-def COMMIT(record: Any) -> None:
-    """Of a run of this format."""
-    fields({"format": integer()})(record)
-    if record["format"] == FORMAT:
-        _COMMIT(record)
-
-
-_LOSS_AT = one_of(None, "end", "entry", "solved")
-_MEASURES = fields({}, {"hidden": count, "holdout": number}, number)
-_ACHIEVED = {
-    "iteration": integer(),
-    "phase": text,
-    "loss": or_none(number),
-    "objective": or_none(number),
-    "loss_at": _LOSS_AT,
-    "measures": _MEASURES,
-}
-
-
-def _told(record: Any) -> None:
-    if record["phase"] == "exact" and (record["loss"] is None or record["loss_at"] is None):
-        raise Unlike("known after an exact pass", record["loss"], "loss")
-
-
-HISTORY = _both(
-    fields(
-        {
-            **_ACHIEVED,
-            "change": or_none(number),
-            "seconds": number,
-            "bytes_read": _BYTES,
-            "bytes_written": _BYTES,
-            "reads": number,
-        },
-        {
-            "memory": or_none(_BYTES),
-            "models": items(
-                _both(fields({"model": _MODEL, **_ACHIEVED}, None, nothing), _told),
-                MOST_MODELS,
-            ),
-            "retries": integer(),
-        },
-    ),
-    _told,
-)
-
-PLAN = fields(
-    {
-        "stored_dtype": like(ANY_DTYPE, "a dtype"),
-        "stored_bytes": _BYTES,
-        "sparse": boolean,
-        "panels": integer(0, MOST_PANELS),
-        "scheduler": text,
-        "processes": integer(),
-        "threads": integer(),
-        "memory_limit": _BYTES,
-        "memory_projected": _BYTES,
-    }
-)
-
-FEATURES = fields({"names": or_none(items(text, 2**24))})
-
-_ATTRS = mapping(text, plain)
+MOST_MODELS = 2**16
+"""Of one run: a sweep has hundreds, and each costs a state in memory."""
+MOST_PANELS = 2**20
+"""Of one run: at 128 MiB of V and more in each, 128 TiB of it."""
+MOST_COMPONENTS = 2**20
+MOST_LENGTH = 2**48
+"""Of an axis, and of counts: sums and products with the size of an entry stay in 64 bits."""
 _MOST_TILES = 2**22
 """Of a stack: the edges of all are in memory at once."""
 
+Count = Annotated[int, Meta(ge=0, le=MOST_LENGTH)]
+Length = Annotated[int, Meta(ge=1, le=MOST_LENGTH)]
+Bytes = Annotated[int, Meta(ge=0, le=2**62)]
+ModelNumber = Annotated[int, Meta(ge=0, le=MOST_MODELS)]
+ModelCount = Annotated[int, Meta(ge=1, le=MOST_MODELS)]
+Components = Annotated[int, Meta(ge=1, le=MOST_COMPONENTS)]
+Shape = Annotated[tuple[Count, ...], Meta(max_length=8)]
+Text = Annotated[str, Meta(max_length=2**16)]
+Token = Annotated[str, Meta(pattern=r"\A[0-9a-zA-Z_]{1,64}\Z")]
+"""Identifies the client that wrote something."""
+_PASS = r"[0-9]{1,12}-[0-9a-zA-Z_]{1,64}(-[0-9]{1,6})?"
+PassName = Annotated[str, Meta(pattern=rf"\A{_PASS}\Z")]
+"""``<pass>-<writer_id>``, with the part of the pass where there are several; without separators."""
+PassNameOrNone = Annotated[str, Meta(pattern=rf"\A({_PASS})?\Z")]
+"""Empty before the first pass."""
+ArrayName = Annotated[str, Meta(pattern=r"\A[0-9a-zA-Z_]{1,64}(-[0-9a-f]{1,32})?\Z")]
+"""An array below a record: without separators and dots, so that it lies where it is looked for."""
+NumericDtype = Annotated[str, Meta(pattern=r"\A[<>|=]?(b1|[iu][1248]|f[248])\Z")]
+_COORDINATE = r"(b1|[iu][1248]|f[248]|[mM]8(\[[0-9]{0,9}[a-zA-Zμ]{1,2}\])?|U[0-9]{1,6})"
+CoordinateDtype = Annotated[str, Meta(pattern=rf"\A[<>|=]?{_COORDINATE}\Z")]
+AnyDtype = Annotated[
+    str, Meta(pattern=r"\A([<>|=]?[a-zA-Z][0-9]{0,6}|bool|u?int[0-9]{1,2}|float[0-9]{1,2})\Z")
+]
+Ending = Literal["converged", "max_iter"]
 
-def _layout(record: Any) -> None:
-    layout = record["layout"]
-    for dims, lengths in (("sample_dims", "tiles"), ("feature_dims", "feature_shape")):
-        if len(layout[dims]) != len(layout[lengths]) or len(set(layout[dims])) != len(layout[dims]):
-            raise Unlike(f"one for each of {lengths}", layout[dims], f"layout.{dims}")
-    if size_of([len(each) for each in layout["tiles"]]) > _MOST_TILES:
-        raise Unlike(f"at most {_MOST_TILES} in all", "more", "layout.tiles")
-    long = dict(zip(layout["sample_dims"], map(sum, layout["tiles"]), strict=True))
-    long |= dict(zip(layout["feature_dims"], layout["feature_shape"], strict=True))
-    for name, coord in record["coords"].items():
-        known = [long.get(dim, length) for dim, length in zip(coord["dims"], coord["shape"], strict=False)]
-        if len(coord["dims"]) != len(coord["shape"]) or known != coord["shape"]:
-            raise Unlike(f"as long as its dims, {known}", coord["shape"], f"coords.{name}.shape")
-        if ("values" in coord) == ("array" in coord):
-            raise Unlike("one of values and array", sorted(coord), f"coords.{name}")
-        if "values" in coord and size_of(coord["shape"]) != len(coord["values"]):
-            raise Unlike(f"{size_of(coord['shape'])} values", len(coord["values"]), f"coords.{name}")
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all records."""
 
 
-LAYOUT = _both(
-    fields(
-        {
-            "layout": fields(
-                {
-                    "sample_dims": items(text, 8, 1),
-                    "tiles": items(items(_LENGTH, _MOST_TILES, 1), 8, 1),
-                    "feature_dims": items(text, 8),
-                    "feature_shape": items(_LENGTH, 8),
-                    "dims": items(text, 16),
-                    "name": or_none(text),
-                    "attrs": _ATTRS,
-                    "variables": or_none(mapping(text, _ATTRS)),
-                }
-            ),
-            "coords": mapping(
-                text,
-                fields(
-                    {
-                        "dims": items(text, 16),
-                        "shape": SHAPE,
-                        "dtype": like(COORDINATE, "a dtype of numbers, times or text"),
-                        "attrs": _ATTRS,
-                    },
-                    {
-                        "values": items(either(text, number), 2**24),
-                        "array": like(re.compile(r"layout/[0-9]{1,6}"), "layout/ and a number"),
-                    },
-                ),
-            ),
-        }
-    ),
-    _layout,
-)
+class ModelParameters(Struct, frozen=True):
+    """Parameters of the model that every run has; the others are shown and compared only."""
 
-STATES = fields(
-    {
-        "models": items(
-            fields(
-                {
-                    "kind": text,
-                    "numbers": mapping(text, either(boolean, number)),
-                    "inline": mapping(
-                        text,
-                        fields(
-                            {
-                                "shape": SHAPE,
-                                "dtype": like(NUMERIC, "a dtype of numbers"),
-                                "values": items(either(boolean, number), 2**16),
-                            }
-                        ),
-                    ),
-                    "placed": mapping(text, fields({"shape": SHAPE, "array": _array, "at": integer()})),
-                }
-            ),
-            MOST_MODELS,
-        )
-    }
-)
+    n_components: Components
+    init: Text
+    solver: Text
+    beta_loss: float
+    random_state: int | float | None = None
+    n_init: ModelCount = 1
 
-FINDINGS = fields(
-    {
-        "content": fields(
-            {},
-            {
-                "rule": one_of("holdout", "silhouette", "stability", "cophenetic", "dispersion"),
-                "best": integer(1, MOST_COMPONENTS),
-                "n_asked": integer(),
-                "n_components": integer(1, MOST_COMPONENTS),
-                "n_init": integer(1, MOST_MODELS),
-                "n_reads": number,
-                "silhouette": number,
-                "consensus loss": number,
-                "density_threshold": number,
-                "local_neighborhood_size": number,
-            },
-            plain,
-        ),
-        "arrays": mapping(_array, like(ANY_DTYPE, "a dtype")),
-        "passes": integer(),
-    }
-)
 
-LOCK = fields(
-    {
-        "token": like(re.compile(r"[0-9a-f]{1,64}"), "a token"),
-        "host": text,
-        "pid": integer(0, 2**31 - 1),
-        "started": number,
-        "time": number,
-    }
-)
+class Preparation(Record, frozen=True):
+    """What is done to X in every read; digests of arrays."""
+
+    scale: Text | None
+    target_sum: float | None = None
+    log1p: bool = False
+    columns: Text | None = None
+    before: Preparation | None = None
+    """The preparation of X itself."""
+
+
+class Geometry(Record, frozen=True):
+    """Names and lengths of the dims of a stack of images."""
+
+    samples: dict[Text, Length]
+    features: dict[Text, Length]
+
+
+class Entries(Record, frozen=True, omit_defaults=True):
+    """How stored values are read; a str is a digest of one value for each feature."""
+
+    nan: Literal["missing"] | None = None
+    nodata: Text | float | None = None
+    scale: Text | float | None = None
+    offset: Text | float | None = None
+    negatives: Text | None = None
+    holdout: float | None = None
+    """The share of hidden entries."""
+
+
+class Many(Record, frozen=True, omit_defaults=True):
+    """The factorizations of a sweep or a consensus."""
+
+    ranks: Annotated[tuple[Components, ...], Meta(min_length=1, max_length=MOST_MODELS)]
+    n_init: ModelCount
+    method: Literal["restarts", "nmfk", "consensus"] | None = None
+    """Of a sweep."""
+    consensus: bool = False
+
+
+class Identity(Record, frozen=True, omit_defaults=True):
+    """What must match when a run goes on."""
+
+    shape: tuple[Length, Length]
+    """n_samples and n_features, as the user sees them."""
+    dtype: Literal["<f4", "<f8", ">f4", ">f8"]
+    transposed: bool
+    """Whether V is read by columns, with the roles of W and H exchanged."""
+    seed: Annotated[int, Meta(ge=-(2**63))]
+    model: dict[Text, Any]
+    """Parameters of the model by name, digests of arrays; see `ModelParameters`."""
+    feature_names: Text | None = None
+    preparation: Preparation | None = None
+    layout: Geometry | None = None
+    entries: Entries | None = None
+    feature_weight: Text | None = None
+    sample_weight: Text | None = None
+    weights: Text | None = None
+    mask: Text | None = None
+    many: Many | None = None
+
+    def __post_init__(self) -> None:
+        converted(self.model, ModelParameters)
+        if self.n_models > MOST_MODELS:
+            raise ValueError(f"a run has at most {MOST_MODELS} models, and this one {self.n_models}")
+
+    @property
+    def n_models(self) -> int:
+        """Models of the run, with those that were given up."""
+        if self.many is None:
+            return int(self.model.get("n_init", 1))
+        return len(self.many.ranks) * self.many.n_init
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of V as it is read."""
+        return self.shape[int(self.transposed)]
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of V as it is read, and so of H."""
+        return self.shape[1 - int(self.transposed)]
+
+
+class Budget(Record, frozen=True):
+    """What may change when a run goes on."""
+
+    max_iter: Count
+    tol: float
+
+
+class RunRecord(Record, frozen=True):
+    """``run``: what the run is."""
+
+    identity: Identity
+    budget: Budget
+    environment: dict[Text, Text]
+    """Versions of libraries."""
+
+
+class Achieved(Record, frozen=True, kw_only=True):
+    """What a model achieved in a pass; see `history.Record`."""
+
+    iteration: Count
+    phase: Text
+    loss: float | None
+    objective: float | None
+    loss_at: Literal["end", "entry", "solved"] | None
+    measures: dict[Text, float]
+
+    def __post_init__(self) -> None:
+        if self.phase == "exact" and (self.loss is None or self.loss_at is None):
+            raise ValueError("an exact pass has a loss")
+        hidden = self.measures.get("hidden", 0)
+        if not (0 <= hidden <= MOST_LENGTH and hidden == int(hidden)):
+            raise ValueError("measures.hidden must be a whole number")
+
+
+class ModelAchieved(Achieved, frozen=True, kw_only=True):
+    """What one of several models achieved in a pass."""
+
+    model: ModelNumber
+
+
+class PassRecord(Achieved, frozen=True, kw_only=True):
+    """``history/<pass>-<writer_id>``: what a pass achieved."""
+
+    change: float | None
+    seconds: float
+    bytes_read: Bytes
+    bytes_written: Bytes
+    reads: float
+    memory: Bytes | None = None
+    models: Annotated[tuple[ModelAchieved, ...], Meta(max_length=MOST_MODELS)] = ()
+    retries: Count = 0
+
+    @property
+    def has_violation(self) -> bool:
+        """Whether scikit-learn's stop rule for ``solver="cd"`` finds what it compares with the first pass."""
+        exact = (each for each in (self, *self.models) if each.phase == "exact")
+        return all("violation" in each.measures for each in exact)
+
+    def record(self) -> history.Record:
+        """The record of the history."""
+        models = tuple(history.Advance(**asdict(each)) for each in self.models)
+        return history.Record(**asdict(self) | {"models": models})
+
+
+class Plan(Record, frozen=True):
+    """``plan``: how V is stored, and what the passes of this start have of memory and processes."""
+
+    stored_dtype: AnyDtype
+    stored_bytes: Bytes
+    sparse: bool
+    panels: Annotated[int, Meta(ge=0, le=MOST_PANELS)]
+    scheduler: Text
+    processes: Count
+    threads: Count
+    memory_limit: Bytes
+    memory_projected: Bytes
+
+
+class FeatureNames(Record, frozen=True):
+    """``features``: names of the features; None where they are too many to be kept."""
+
+    names: Annotated[tuple[Text, ...], Meta(max_length=2**24)] | None
+
+
+Dims = Annotated[tuple[Text, ...], Meta(max_length=8)]
+Attrs = dict[Text, Any]
+
+
+class StackRecord(Record, frozen=True):
+    """A `Layout` without its coordinates."""
+
+    sample_dims: Annotated[tuple[Text, ...], Meta(min_length=1, max_length=8)]
+    tiles: Annotated[
+        tuple[Annotated[tuple[Length, ...], Meta(min_length=1, max_length=_MOST_TILES)], ...],
+        Meta(min_length=1, max_length=8),
+    ]
+    feature_dims: Dims
+    feature_shape: Annotated[tuple[Length, ...], Meta(max_length=8)]
+    dims: Annotated[tuple[Text, ...], Meta(max_length=16)]
+    name: Text | None
+    attrs: Attrs
+    variables: dict[Text, Attrs] | None
+
+    def __post_init__(self) -> None:
+        for dims, lengths in ((self.sample_dims, self.tiles), (self.feature_dims, self.feature_shape)):
+            if len(dims) != len(lengths) or len(set(dims)) != len(dims):
+                raise ValueError(f"there must be lengths for each of the dims {list(dims)}")
+        if prod(map(len, self.tiles)) > _MOST_TILES:
+            raise ValueError(f"a stack has at most {_MOST_TILES} tiles")
+
+
+class CoordinateRecord(Record, frozen=True, omit_defaults=True):
+    """A coordinate of a stack: its values, or the array that holds them."""
+
+    dims: Annotated[tuple[Text, ...], Meta(max_length=16)]
+    shape: Shape
+    dtype: CoordinateDtype
+    attrs: Attrs
+    values: Annotated[list[Text | int], Meta(max_length=2**24)] | None = None
+    """Texts; of other dtypes the bits of each value as an integer."""
+    array: Annotated[str, Meta(pattern=r"\Alayout/[0-9]{1,6}\Z")] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.values is None) == (self.array is None):
+            raise ValueError("a coordinate has either values or an array")
+        if self.values is not None and prod(self.shape) != len(self.values):
+            raise ValueError(f"a coordinate of shape {list(self.shape)} has {prod(self.shape)} values")
+
+
+class LayoutRecord(Record, frozen=True):
+    """``layout``: where rows and columns lie in a stack of images."""
+
+    layout: StackRecord
+    coords: dict[Text, CoordinateRecord]
+
+    def __post_init__(self) -> None:
+        one = self.layout
+        long = dict(zip(one.sample_dims, map(sum, one.tiles), strict=True))
+        long |= dict(zip(one.feature_dims, one.feature_shape, strict=True))
+        for name, coord in self.coords.items():
+            known = tuple(long.get(dim, own) for dim, own in zip(coord.dims, coord.shape, strict=False))
+            if len(coord.dims) != len(coord.shape) or known != coord.shape:
+                raise ValueError(
+                    f"coords.{name[:60]!r} must be as long as its dims, {known}, and not {coord.shape}"
+                )
+
+
+class Inline(Record, frozen=True):
+    """A short array of a state, in the record."""
+
+    dtype: NumericDtype
+    shape: Shape
+    values: Annotated[list[bool | int | float], Meta(max_length=2**16)]
+
+
+class Placed(Record, frozen=True):
+    """An array of a state, as a part of an array beside the record."""
+
+    array: ArrayName
+    shape: Shape
+    at: Count
+
+
+class ModelState(Record, frozen=True):
+    """The state of one model, by name."""
+
+    kind: Text
+    """Of the states of a family of phases."""
+    numbers: dict[Text, bool | int | float]
+    inline: dict[Text, Inline]
+    placed: dict[Text, Placed]
+
+
+class States(Record, frozen=True):
+    """``small/<pass>-<writer_id>/<first model>``: states after a pass."""
+
+    models: Annotated[tuple[ModelState, ...], Meta(max_length=MOST_MODELS)]
+
+
+class Findings(Record, frozen=True, omit_defaults=True):
+    """Numbers that follow from many factorizations; a sweep and a consensus have some of these each."""
+
+    n_asked: Count
+    rule: Literal["holdout", "silhouette", "stability", "cophenetic", "dispersion"] | None = None
+    best: Components | None = None
+    n_components: Components | None = None
+    n_init: ModelCount | None = None
+    n_reads: float | None = None
+    silhouette: float | None = None
+    consensus_loss: float | None = None
+    density_threshold: float | None = None
+    local_neighborhood_size: float | None = None
+
+
+class FindingsRecord(Record, frozen=True):
+    """``selection/record``: what was found of the models after so many passes."""
+
+    content: Findings
+    arrays: dict[ArrayName, AnyDtype]
+    """Dtypes of the arrays beside the record."""
+    passes: Count
+
+
+class Holder(Struct, frozen=True):
+    """``lock``: the process that writes the run."""
+
+    token: Annotated[str, Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
+    host: Text
+    pid: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    started: float
+    time: float
+    """When the lock was renewed, by the clock of its host."""

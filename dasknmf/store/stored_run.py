@@ -25,10 +25,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
+from msgspec.structs import replace
 from zarr.storage import LocalStore
 
 from dasknmf.core.history import History, Record, to_json
@@ -44,20 +45,22 @@ from dasknmf.errors import (
 )
 from dasknmf.io import atomic
 from dasknmf.io.retry import hurried
-from dasknmf.store import arrays, image_grid, keys, records, schema, selection
+from dasknmf.store import arrays, image_grid, keys, records, selection
 from dasknmf.store import features as described
+from dasknmf.store.convert import converted, parsed
 from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.lock import Lock
 from dasknmf.store.progress import (
+    Commit,
     Progress,
-    columns_of,
     committed,
     environment,
     format_of,
     read_grid,
+    read_run,
     write_sums,
 )
-from dasknmf.store.schema import FORMAT
+from dasknmf.store.schema import FORMAT, Budget, Identity, RunRecord
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -123,25 +126,27 @@ class StoredRun:
         self._discarded = False
         try:
             self.writer_id = self._lock.token
-            self.factors = ZarrFactors(self.store, grid, columns_of(identity), dtype)
+            self._identity = converted(parsed(records.encoded(identity)), Identity)
+            self._budget = Budget(**budget)
+            self.factors = ZarrFactors(self.store, grid, self._identity.n_columns, dtype)
             self.progress = Progress()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
-            self._budget: dict[str, Any] | None = None  # what the first commit of this start makes the run's
-            about = None if overwrite else records.read(self.store, "run", schema.RUN)
+            self._budget_is_new = False  # the first commit of this start makes it the run's
+            about = None if overwrite else read_run(self.store)
             if about is None:
-                if not overwrite and records.read(self.store, "commit", schema.COMMIT) is not None:
+                if not overwrite and records.read_record(self.store, "commit", Commit) is not None:
                     raise RunDamagedError(
                         f"the run at {str(self.store)!r} has commits but its record 'run' is missing; "
                         "without it nobody knows what was factorized: restore the store from a copy, or "
                         "start over with overwrite=True."
                     )
-                self._begin(identity, budget, grid, features)
+                self._begin(grid, features)
             else:
-                described.check(self.store, about["identity"], features)
-                self._resume(about, identity, budget, grid, features.layout)
+                described.check(self.store, about.identity, features)
+                self._resume(about, grid, features.layout)
         except BaseException:
             self.close()
             raise
@@ -163,7 +168,7 @@ class StoredRun:
             write_sums(self.store, sums)
         if record is not None:
             name = f"{progress.passes - 1}-{self.writer_id}"
-            records.write(self.store, f"history/{name}", to_json(record))
+            records.write_record(self.store, f"history/{name}", to_json(record))
             if not self._segments or self._segments[-1][1] != self.writer_id:
                 self._segments.append((progress.passes - 1, self.writer_id))
         try:
@@ -178,10 +183,10 @@ class StoredRun:
         self.history = self.history.plus(record) if record else self.history
         # With every attempt, so that little time is left in which another may take the run over.
         self._write_commit(unless=self._look)
-        if self._budget is not None:
-            # After the commit: one that dies in between is asked for another budget again.
-            self._write_about(self._identity, self._budget)
-            self._budget = None
+        if self._budget_is_new:
+            # After the commit: a process that dies in between finds the old budget again.
+            self._write_about()
+            self._budget_is_new = False
         # Of one model states are small, and stay; a sweep's would soon be larger than V.
         self._pruning.result()  # one version too many on the disk, and no more
         unneeded = states if len(progress.models) > 1 else None
@@ -200,10 +205,10 @@ class StoredRun:
     def _look(self) -> None:
         """The same in one attempt, with the errors of the store."""
         raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
-        current = None if raw is None else records.content(self.store, "commit", raw, schema.COMMIT)
+        current = None if raw is None else records.decoded(self.store, "commit", raw, Commit)
         # An attempt to commit that failed may have succeeded.
         ours = (self._standing, self.writer_id)
-        if (current and current["writer_id"]) not in ours or not self._lock.seems_held():
+        if (current and current.writer_id) not in ours or not self._lock.seems_held():
             raise RunLockedError(
                 f"the run at {str(self.store)!r} was taken over by another process, or its lock was broken; "
                 "a run has one writer: leave it to the other, its commits are sound, or start the same again."
@@ -212,21 +217,21 @@ class StoredRun:
     @property
     def seed(self) -> int:
         """The seed that the run began with."""
-        return int(self._identity["seed"])
+        return self._identity.seed
 
     def plan(self, content: dict[str, Any]) -> None:
         """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
-        records.write(self.store, "plan", content)
+        records.write_record(self.store, "plan", content)
 
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Keep what was found out about all the models: JSON values, and arrays by name."""
         self.check_owner()
-        selection.write(self.store, content, values, self.progress.passes)
+        selection.write_findings(self.store, content, values, self.progress.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
         """What was kept, if the models have not moved since."""
-        return selection.read(self.store, self.progress, self._identity)
+        return selection.read_findings(self.store, self.progress, self._identity)
 
     @property
     def concluded(self) -> bool:
@@ -276,12 +281,10 @@ class StoredRun:
 
     def _has_begun(self) -> bool:
         with suppress(RunDamagedError):
-            return records.read(self.store, "run", schema.RUN) is not None
+            return records.read_record(self.store, "run", RunRecord) is not None
         return False
 
-    def _begin(
-        self, identity: dict[str, Any], budget: dict[str, Any], grid: Grid, features: described.Features
-    ) -> None:
+    def _begin(self, grid: Grid, features: described.Features) -> None:
         self._clear()
         root = {
             "zarr_format": 3,
@@ -291,58 +294,46 @@ class StoredRun:
         keys.put(self.store, "zarr.json", records.encoded(root))
         if (place := keys.local_path(self.store, "")) is not None:
             atomic.flush_names(place.parent)
-        arrays.write(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
-        described.write(self.store, features)
-        image_grid.write(self.store, features.layout)
-        self._write_about(identity, budget)
+        arrays.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
+        described.write_features(self.store, features)
+        image_grid.write_layout(self.store, features.layout)
+        self._write_about()
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
         for path in _PARTS:
             keys.delete(self.store, path)
 
-    def _write_about(self, identity: dict[str, Any], budget: dict[str, Any]) -> None:
-        self._identity = identity
-        about = {"identity": identity, "budget": budget, "environment": environment()}
-        records.write(self.store, "run", about)
+    def _write_about(self) -> None:
+        record = RunRecord(self._identity, self._budget, environment())
+        records.write_record(self.store, "run", record)
 
-    def _resume(
-        self,
-        about: dict[str, Any],
-        identity: dict[str, Any],
-        budget: dict[str, Any],
-        grid: Grid,
-        layout: Layout | None,
-    ) -> None:
-        _check_identity(about["identity"], identity, str(self.store))
-        self._identity = about["identity"]
-        _check_grid(read_grid(self.store, about["identity"]), grid, str(self.store))
-        image_grid.check(self.store, about["identity"], layout)
-        changed = _differences(about["environment"], environment(), set())
+    def _resume(self, about: RunRecord, grid: Grid, layout: Layout | None) -> None:
+        _check_identity(about.identity, self._identity, str(self.store))
+        self._identity = about.identity
+        _check_grid(read_grid(self.store, about.identity), grid, str(self.store))
+        image_grid.check(self.store, about.identity, layout)
+        changed = _differences(about.environment, environment(), set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
-        self.progress, self.history, self.sums, self._segments = committed(self.store, about["identity"])
+        found = committed(self.store, about.identity)
+        self.progress, self.history, self.sums = found.progress, found.history, found.sums
+        self._segments = list(found.segments)
         if self.progress.passes:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
         self._prune(self.progress.versions, None)
-        if about["budget"] == budget:
-            self._write_about(about["identity"], budget)
+        if about.budget == self._budget:
+            self._write_about()
             return
         # A finished run with another budget goes on from where it stopped; it stays finished until it has,
         # since V may yet turn out to be another.
         self.progress = replace(self.progress, outcome=None, conclusion=None)
-        self._identity, self._budget = about["identity"], budget
+        self._budget_is_new = True
 
     def _write_commit(self, unless: Callable[[], None] | None = None) -> None:
-        content = {
-            "format": FORMAT,
-            "writer_id": self.writer_id,
-            "segments": self._segments,
-            "has_sums": self.sums is not None,
-            **asdict(self.progress),
-        }
-        records.write(self.store, "commit", content, unless=unless)
+        commit = Commit(self.writer_id, tuple(self._segments), self.sums is not None, self.progress)
+        records.write_record(self.store, "commit", commit, unless=unless)
         self._standing = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
@@ -372,17 +363,21 @@ def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
         )
 
 
-def _check_identity(stored: dict[str, Any], asked: dict[str, Any], where: str) -> None:
-    models = stored["model"], asked["model"]
-    # A seed that is not asked for is the one that was drawn.
-    free = {"random_state"} if asked["model"].get("random_state") is None else set()
-    differences = _differences(*models, free) + _differences(stored, asked, {"model", "seed"})
+def _check_identity(stored: Identity, given: Identity, where: str) -> None:
+    # Without a random_state the run keeps the seed that was drawn.
+    free = {"random_state"} if given.model.get("random_state") is None else set()
+    differences = _differences(stored.model, given.model, free)
+    differences += _differences(_json(stored), _json(given), {"model", "seed"})
     if differences:
         raise RunMismatchError(
             f"the run at {where!r} is another one: {'; '.join(differences)}. A run goes on only with the "
             "same V and the same model: repeat these, choose another checkpoint, or start over with "
             "overwrite=True."
         )
+
+
+def _json(identity: Identity) -> dict[str, Any]:
+    return parsed(records.encoded(to_builtins(identity)))
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from dasknmf.core.state import FactorState, Named, State, from_named
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
 from dasknmf.store import zarr_factors as states_at
+from dasknmf.store.convert import array_of
 from dasknmf.store.factors import FactorVersion, pass_of
-from dasknmf.store.json_checks import Unlike, array_of, size_of
 
 
 class ZarrFactors:
@@ -73,7 +74,7 @@ class ZarrFactors:
             firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
         found: dict[int, State] = {}
         for first, own in self._parted(firsts, set(models)):
-            states = states_at.read(self.store, f"{path}/{first}", [model - first for model in own])
+            states = states_at.read_states(self.store, f"{path}/{first}", [model - first for model in own])
             found |= {first + model: self._fitting(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
@@ -101,7 +102,7 @@ class ZarrFactors:
                 yield first, own
 
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
-        states_at.write(self.store, f"small/{name}/{first}", states)
+        states_at.write_states(self.store, f"small/{name}/{first}", states)
 
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
         """Delete those of whole passes, up to the newest of these."""
@@ -122,7 +123,7 @@ _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
 
 
-def write(store: Any, path: str, states: Sequence[State]) -> None:
+def write_states(store: Any, path: str, states: Sequence[State]) -> None:
     """Write the states of some models.
 
     A task that runs twice, because its worker was taken for dead, writes arrays of its own: it never touches
@@ -134,29 +135,29 @@ def write(store: Any, path: str, states: Sequence[State]) -> None:
     models = []
     for state in states:
         numbers: dict[str, float] = {}
-        inline: dict[str, Any] = {}
-        placed: dict[str, Any] = {}
+        inline: dict[str, schema.Inline] = {}
+        placed: dict[str, schema.Placed] = {}
         for key, value in state.named().items():
             if not isinstance(value, np.ndarray):
                 numbers[key] = value
                 continue
             if value.size <= _INLINE and value.ndim < 2:
                 values = value.reshape(-1).tolist()
-                inline[key] = {"dtype": value.dtype.str, "shape": value.shape, "values": values}
+                inline[key] = schema.Inline(value.dtype.str, value.shape, values)
                 continue
             name = f"{value.dtype.name}-{token}"
             at = ends.get(name, 0)
             parts.setdefault(name, []).append(value.reshape(-1))
             ends[name] = at + value.size
-            placed[key] = {"array": name, "shape": value.shape, "at": at}
-        models.append({"kind": state.kind, "numbers": numbers, "inline": inline, "placed": placed})
+            placed[key] = schema.Placed(name, value.shape, at)
+        models.append(schema.ModelState(state.kind, numbers, inline, placed))
     for name, pieces in parts.items():
-        arrays.write(store, f"{path}/{name}", np.concatenate(pieces))
+        arrays.write_array(store, f"{path}/{name}", np.concatenate(pieces))
     # The record comes last: it vouches for the arrays.
-    records.write(store, path, {"models": models})
+    records.write_record(store, path, schema.States(tuple(models)))
 
 
-def read(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
+def read_states(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
     """The states of some of the models that were written there; None where nothing was.
 
     Raises
@@ -164,34 +165,36 @@ def read(store: Any, path: str, models: Collection[int]) -> dict[int, State] | N
     RunDamagedError
         If what stands there are no such states.
     """
-    record = records.read(store, path, schema.STATES)
+    record = records.read_record(store, path, schema.States)
     if record is None:
         return None
     try:
-        return _states_of(store, path, record["models"], models)
-    except Unlike as error:
+        return _states_of(store, path, record.models, models)
+    except ValueError as error:
         raise records.damaged(store, path, str(error)) from error
 
 
-def _states_of(store: Any, path: str, told: list[Any], models: Collection[int]) -> dict[int, State]:
+def _states_of(
+    store: Any, path: str, stored: Sequence[schema.ModelState], models: Collection[int]
+) -> dict[int, State]:
     read: dict[str, np.ndarray] = {}
     states: dict[int, State] = {}
     for model in models:
-        if model >= len(told):
-            continue  # whoever asked says that it is missing
-        found: dict[str, Named] = dict(told[model]["numbers"])
-        for key, kept in told[model]["inline"].items():
-            found[key] = array_of(kept["values"], kept["dtype"], kept["shape"])
-        for key, kept in told[model]["placed"].items():
-            name, at, shape = kept["array"], kept["at"], kept["shape"]
+        if model >= len(stored):
+            continue  # the caller reports it as missing
+        found: dict[str, Named] = dict(stored[model].numbers)
+        for key, short in stored[model].inline.items():
+            found[key] = array_of(short.values, short.dtype, short.shape)
+        for key, kept in stored[model].placed.items():
+            name, at, shape = kept.array, kept.at, kept.shape
             if name not in read:
-                read[name] = arrays.read(store, f"{path}/{name}")
-            values = read[name][at : at + size_of(shape)]
-            if read[name].ndim != 1 or len(values) != size_of(shape):
-                raise Unlike(f"of a part of {name!r}, which has {read[name].size} entries", shape, key)
+                read[name] = arrays.read_array(store, f"{path}/{name}")
+            values = read[name][at : at + prod(shape)]
+            if read[name].ndim != 1 or len(values) != prod(shape):
+                raise ValueError(f"{key} has shape {shape} at {at} of {name!r}, of {read[name].size}")
             found[key] = values.reshape(shape).copy()
         try:
-            states[model] = from_named(told[model]["kind"], found)
+            states[model] = from_named(stored[model].kind, found)
         except ValueError as error:
-            raise records.damaged(store, path, f"the state of model {model} {error}") from error
+            raise ValueError(f"the state of model {model} {error}") from error
     return states

@@ -143,7 +143,7 @@ def test_a_config_of_a_sweep(V, tmp_path):
     config.write_text('n-components = [2, 4]\nn-init = 2\nmethod = "nmfk"\nperturb = "rows"\nmax-iter = 2\n')
     said = done("sweep", V, tmp_path / "run", "--config", config).stdout
     assert "sweep: 2, 4 components, 2 starts of each: NMFk" in said
-    assert open_run(tmp_path / "run").identity["many"]["ranks"] == [2, 4]
+    assert open_run(tmp_path / "run").identity.many.ranks == (2, 4)
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_a_run_goes_on_with_the_same_preparation_only(counts, tmp_path, kind):
     X = KINDS[kind](counts, tmp_path)
     run = {"checkpoint": tmp_path / "run"}
     fitted(Prepared(X, **STEPS["all"]), run=run, **PARAMETERS)
-    assert open_run(tmp_path / "run").identity["preparation"]["target_sum"] == 1e4
+    assert open_run(tmp_path / "run").identity.preparation.target_sum == 1e4
     longer = fitted(Prepared(X, **STEPS["all"]), run=run, **PARAMETERS | {"max_iter": 5})
     same(longer, fitted(Prepared(X, **STEPS["all"]), **PARAMETERS | {"max_iter": 5}))
     for change, named in [

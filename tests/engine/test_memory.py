@@ -70,4 +70,4 @@ def test_fresh_workers_hold_what_was_projected(tmp_path):
         parameters = {"n_components": 3, "n_init": 3, "beta_loss": 1, "init": "random", "max_iter": 2}
         model, _ = fitted(X, client, {"checkpoint": tmp_path / "run"}, **parameters)
     held = max(record.memory for record in model.history_)
-    assert held <= open_run(tmp_path / "run").plan["memory_projected"] <= 2 * held
+    assert held <= open_run(tmp_path / "run").plan.memory_projected <= 2 * held

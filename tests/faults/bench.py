@@ -207,7 +207,7 @@ class Bench:
 
     def passes(self) -> int:
         """How many are committed, as whoever looks at the run sees it."""
-        return open_run(self.kept).n_passes if records.read(self.kept, "run", schema.RUN) else 0
+        return open_run(self.kept).n_passes if records.read_record(self.kept, "run", schema.RunRecord) else 0
 
     def reads_of_V(self) -> Counter[str]:
         return Counter({key: n for key, n in self.weather_of_V.reads.items() if key.startswith("c/")})

@@ -20,7 +20,8 @@ from distributed import Client, get_worker
 
 from dasknmf import open_run
 from dasknmf.core import panels
-from dasknmf.store import keys, records, schema
+from dasknmf.store import keys, records
+from dasknmf.store.progress import Commit, Progress
 from tests.faults.begun import Begun, begun
 from tests.helpers import fitted, stored
 
@@ -92,7 +93,7 @@ def sound(run: Path, **changes: Any) -> None:
 def passes(run: Path) -> int:
     """How many passes are committed."""
     return (
-        int((records.read(keys.opened(run), "commit", schema.COMMIT) or {}).get("passes", 0))
+        getattr(records.read_record(keys.opened(run), "commit", Commit), "progress", Progress()).passes
         if run.exists()
         else 0
     )

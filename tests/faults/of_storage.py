@@ -19,7 +19,8 @@ from zarr.storage import LocalStore
 
 from dasknmf import open_run
 from dasknmf.errors import RunAccessError
-from dasknmf.store import keys, lock, records, schema
+from dasknmf.store import keys, lock, records
+from dasknmf.store.progress import Commit
 from tests.faults.begun import Begun, begun
 from tests.faults.bench import Bench
 from tests.faults.cells import Cell
@@ -183,7 +184,9 @@ def _factors(damage: Callable[[Path], None], bench: Bench) -> None:
 def _H(damage: Callable[[Path], None], bench: Bench) -> None:
     """The same of H."""
     _copied(bench.root)
-    state = (records.read(keys.opened(bench.root / "run"), "commit", schema.COMMIT) or {})["state"]
+    commit = records.read_record(keys.opened(bench.root / "run"), "commit", Commit)
+    assert commit is not None
+    state = commit.progress.state
     kept = {path: path.read_bytes() for path in (bench.root / "run" / "small" / state).rglob("c.*")}
     assert kept
     for path in kept:

@@ -184,7 +184,7 @@ def _overtaken_at_commit(at: int, bench: Bench) -> None:
     """The same between a look at the lock and the commit itself: what the other committed stands."""
     other = Bench(bench.root)
     done: list[Any] = []
-    write = records.write
+    write = records.write_record
 
     def slowly(store: Any, path: str, content: Any, **options: Any) -> None:
         if path.startswith(f"history/{at}-") and not done:
@@ -194,7 +194,7 @@ def _overtaken_at_commit(at: int, bench: Bench) -> None:
             done.append(other.fit())
         write(store, path, content, **options)
 
-    with mock.patch.object(records, "write", slowly), pytest.raises(RunLockedError) as raised:
+    with mock.patch.object(records, "write_record", slowly), pytest.raises(RunLockedError) as raised:
         bench.fit()
     assert "taken over by another process" in str(raised.value)
     same(done[1], quiet())

@@ -204,7 +204,7 @@ def test_a_run_goes_on_with_what_it_has_hidden(small_panels, tmp_path, V):
     parameters = {"n_components": K, "init": "random", "random_state": None, "tol": 0}
     fitted(array, run=run, max_iter=3, **parameters)
     model, W = fitted(array, run=run, max_iter=6, **parameters)
-    mask = hidden_of(V.shape, 0.2, open_run(tmp_path / "run").identity["seed"])
+    mask = hidden_of(V.shape, 0.2, open_run(tmp_path / "run").identity.seed)
     expected = 0.5 * ((V - W @ model.components_)[mask] ** 2).sum()
     assert told_of(model.history_[-1]) == (pytest.approx(expected, rel=1e-8), mask.sum())
 

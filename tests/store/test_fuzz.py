@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from dasknmf import NMF, open_run, open_sweep, rank_sweep
 from dasknmf.cli.commands import main
@@ -128,13 +129,13 @@ def mutated(document, changes):
 def used(path: Path, again) -> None:
     """All that one does with a run."""
     run = open_run(path)
-    json.dumps([repr(run), run._repr_html_(), run.params, run.environment, run.plan])
+    json.dumps([repr(run), run._repr_html_(), run.params, run.environment, to_builtins(run.plan)])
     summary(run)
     run.shares, run.dead_components, run.layout, run.feature_names, run.preparation  # noqa: B018
     run.history.columns()
     NMF.from_run(path).components_.sum()
     run.W.compute(scheduler="sync")
-    if "many" in run.identity:
+    if run.identity.many is not None:
         open_sweep(path).to_dataframe()
     again(path, 3)
 

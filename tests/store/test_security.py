@@ -88,11 +88,13 @@ def growth(call) -> int:
 def test_a_name_that_leaves_the_run_is_refused(run, name, where):
     def change(commit):
         if where == "rows":
-            commit["rows"][0]["name"] = name
+            commit["progress"]["rows"][0]["name"] = name
         elif where == "location":
-            commit["models"][0]["location"]["state"] = name
+            commit["progress"]["models"][0]["location"]["state"] = name
         elif where == "segments":
             commit["segments"][0][1] = name
+        elif where == "state":
+            commit["progress"]["state"] = name
         else:
             commit[where] = name
 
@@ -107,7 +109,7 @@ def test_a_name_that_leaves_the_run_is_refused(run, name, where):
 
 
 def test_an_array_of_a_state_lies_in_the_state(run):
-    state = json.loads((run / "commit/zarr.json").read_text())["attributes"]["record"]["state"]
+    state = json.loads((run / "commit/zarr.json").read_text())["attributes"]["record"]["progress"]["state"]
     # Of a V so small H stands in the record: it is moved out of it.
     placed = {"array": "../../W", "shape": [3, 7], "at": 0}
     changed(run, f"small/{state}/0", lambda record: record["models"][0]["placed"].update(H=placed))
@@ -175,8 +177,8 @@ def test_a_document_of_any_text_is_told(run, record, text):
         ("run", lambda r: r["identity"].update(many={"ranks": [3] * 1000, "n_init": 2**16})),
         ("run", lambda r: r["identity"].update(other=10**400)),
         ("run", lambda r: r["identity"].update(dtype="|O")),
-        ("commit", lambda r: r.update(passes=10**18)),
-        ("commit", lambda r: r["models"][0].update(leader=10**9)),
+        ("commit", lambda r: r["progress"].update(passes=10**18)),
+        ("commit", lambda r: r["progress"]["models"][0].update(leader=10**9)),
     ],
 )
 def test_numbers_out_of_bounds_are_told(run, record, change):
@@ -189,7 +191,9 @@ def generation(run: Path) -> Path:
     return (
         run
         / "W"
-        / json.loads((run / "commit/zarr.json").read_text())["attributes"]["record"]["rows"][0]["name"]
+        / json.loads((run / "commit/zarr.json").read_text())["attributes"]["record"]["progress"]["rows"][0][
+            "name"
+        ]
     )
 
 
@@ -197,7 +201,7 @@ def test_rows_of_any_number_take_no_memory(run):
     """A run of 10¹⁴ rows, told by all of its records alike, whose W has no chunk."""
     rows = 10**14
     changed(run, "run", lambda record: record["identity"].update(shape=[rows, 7]))
-    arrays.write(LocalStore(run), "panels/edges", np.array([0, rows]))
+    arrays.write_array(LocalStore(run), "panels/edges", np.array([0, rows]))
     document = json.loads((generation(run) / "zarr.json").read_text())
     document["shape"][1] = document["chunk_grid"]["configuration"]["chunk_shape"][1] = rows
     (generation(run) / "zarr.json").write_text(json.dumps(document))

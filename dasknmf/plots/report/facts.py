@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
+from msgspec.structs import asdict
 
 from dasknmf.core.history import Ending, Record
 from dasknmf.core.losses import NAMES
 from dasknmf.errors import RunError
 from dasknmf.plots.report.facts_many import components_told, is_unfinished
+from dasknmf.store.schema import Entries, Preparation
 
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are told."""
@@ -37,7 +39,7 @@ _WEIGHTS = {"sample_weight", "feature_weight", "weights"}
 def status_of(run: Any) -> tuple[str, str]:
     """How a run stands, in a word, and what one may do about it."""
     if run.status != "running" and not is_unfinished(run):
-        if "many" not in run.identity:
+        if run.identity.many is None:
             return run.status, Ending(run.status).advice
         outcomes = [member.outcome for member in run.progress.models]
         if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
@@ -47,7 +49,7 @@ def status_of(run: Any) -> tuple[str, str]:
     writer = run.writer
     if writer:
         return "running", f"{writer} writes it."
-    what = "command" if "many" in run.identity else "fit"
+    what = "fit" if run.identity.many is None else "command"
     return "interrupted", f"No living process writes it: start the same {what} again, it goes on from here."
 
 
@@ -60,16 +62,16 @@ def data_facts(run: Any) -> Facts:
     n, m = run.shape
     facts = [("shape", f"{n:,} samples × {m:,} features")]
     plan = run.plan
-    if plan:
-        kind = "sparse, " if plan["sparse"] else ""
-        stored = f"{kind}{np.dtype(plan['stored_dtype'])}, {format_bytes(plan['stored_bytes'])} decoded"
-        facts += [("V", stored), ("panels", f"{plan['panels']:,}")]
+    if plan is not None:
+        kind = "sparse, " if plan.sparse else ""
+        stored = f"{kind}{np.dtype(plan.stored_dtype)}, {format_bytes(plan.stored_bytes)} decoded"
+        facts += [("V", stored), ("panels", f"{plan.panels:,}")]
     facts += layout_facts(run)
     names = run.feature_names
     if names is not None and len(names):
         first = ", ".join(map(str, names[:3]))
         facts.append(("feature names", f"{first}, … {names[-1]}" if len(names) > 4 else ", ".join(names)))
-    if run.identity["transposed"]:
+    if run.identity.transposed:
         facts.append(("read", "by columns"))
     return facts + preparation_facts(run)
 
@@ -88,12 +90,13 @@ def layout_facts(run: Any) -> Facts:
 def preparation_facts(run: Any) -> Facts:
     """What was done to V in every read, and the rest of what a run must be given again to go on."""
     facts: Facts = []
-    steps = run.identity.get("preparation")
-    while steps:
+    steps = run.identity.preparation
+    while steps is not None:
         facts.append(("preparation", _steps(steps)))
-        steps = steps.get("before")
-    facts += _entries_facts(run.identity.get("entries") or {})
-    rest = {name: value for name, value in run.identity.items() if name not in _TOLD}
+        steps = steps.before
+    if run.identity.entries is not None:
+        facts += _entries_facts(run.identity.entries)
+    rest = {name: value for name, value in asdict(run.identity).items() if name not in _TOLD}
     for name, value in sorted(rest.items()):
         if value is not None:
             plain = f"given ({value})" if name in _WEIGHTS else _plain(value)
@@ -101,27 +104,26 @@ def preparation_facts(run: Any) -> Facts:
     return facts
 
 
-def _entries_facts(told: dict[str, Any]) -> Facts:
-    """Which stored values count, and what they stand for; a str is a digest of one value for each feature."""
+def _entries_facts(entries: Entries) -> Facts:
+    """Which stored values count, and how they are read; a str is a digest of one value for each feature."""
     facts: Facts = []
     missing = []
-    if "nodata" in told:
-        each = isinstance(told["nodata"], str)
-        missing.append("a nodata value of each feature" if each else f"nodata {told['nodata']:g}")
-    if "nan" in told:
+    if entries.nodata is not None:
+        each = isinstance(entries.nodata, str)
+        missing.append("a nodata value of each feature" if each else f"nodata {entries.nodata:g}")
+    if entries.nan is not None:
         missing.append("NaN")
-    if told.get("negatives") == "mask":
+    if entries.negatives == "mask":
         missing.append("values below zero")
     if missing:
         facts.append(("missing", ", ".join(missing)))
-    for name in ("scale", "offset"):
-        if name in told:
-            each = isinstance(told[name], str)
-            facts.append((name, "one of each feature" if each else f"{told[name]:g}"))
-    if told.get("negatives") == "clip":
+    for name, value in (("scale", entries.scale), ("offset", entries.offset)):
+        if value is not None:
+            facts.append((name, "one of each feature" if isinstance(value, str) else f"{value:g}"))
+    if entries.negatives == "clip":
         facts.append(("values below zero", "taken as 0"))
-    if "holdout" in told:
-        facts.append(("hidden from the fit", f"{100 * told['holdout']:g} % of the entries"))
+    if entries.holdout is not None:
+        facts.append(("hidden from the fit", f"{100 * entries.holdout:g} % of the entries"))
     return facts
 
 
@@ -132,8 +134,8 @@ def model_facts(run: Any) -> Facts:
     facts = [("loss", loss_named(run.params["beta_loss"]))]
     facts += [(name, _plain(value)) for name, value in shown.items() if value is not None]
     if run.params.get("random_state") is None:
-        facts.append(("seed drawn", str(run.identity["seed"])))
-    facts.append(("dtype of W and H", str(np.dtype(run.identity["dtype"]))))
+        facts.append(("seed drawn", str(run.identity.seed)))
+    facts.append(("dtype of W and H", str(np.dtype(run.identity.dtype))))
     return facts
 
 
@@ -203,11 +205,11 @@ def memory_facts(run: Any) -> Facts:
     """What a process was projected to hold at most, and what was seen."""
     facts: Facts = []
     plan = run.plan
-    if plan:
+    if plan is not None:
         facts += [
-            ("projected peak", f"{format_bytes(plan['memory_projected'])} in one process"),
-            ("limit", format_bytes(plan["memory_limit"])),
-            ("where", f"{plan['scheduler']}: {plan['processes']} × {plan['threads']} threads"),
+            ("projected peak", f"{format_bytes(plan.memory_projected)} in one process"),
+            ("limit", format_bytes(plan.memory_limit)),
+            ("where", f"{plan.scheduler}: {plan.processes} × {plan.threads} threads"),
         ]
     seen = memory_seen(run)
     if seen is not None:
@@ -247,9 +249,9 @@ def warnings_of(run: Any) -> list[str]:
                 "out, or see what is missing."
             )
     seen, plan = memory_seen(run), run.plan
-    if plan and seen is not None and seen > plan["memory_projected"]:
+    if plan is not None and seen is not None and seen > plan.memory_projected:
         found.append(
-            f"a process held {format_bytes(seen)}, more than the {format_bytes(plan['memory_projected'])} "
+            f"a process held {format_bytes(seen)}, more than the {format_bytes(plan.memory_projected)} "
             "that were projected."
         )
     return found
@@ -264,15 +266,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _steps(steps: dict[str, Any]) -> str:
+def _steps(steps: Preparation) -> str:
     told = []
-    if steps.get("columns") is not None:
+    if steps.columns is not None:
         told.append("chosen columns")
-    if steps.get("target_sum") is not None:
-        told.append(f"rows scaled to a sum of {steps['target_sum']:g}")
-    if steps.get("log1p"):
+    if steps.target_sum is not None:
+        told.append(f"rows scaled to a sum of {steps.target_sum:g}")
+    if steps.log1p:
         told.append("log(1 + x)")
-    if steps.get("scale") is not None:
+    if steps.scale is not None:
         told.append("columns divided by their scale")
     return ", ".join(told) or "none"
 

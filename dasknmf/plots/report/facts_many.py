@@ -33,43 +33,45 @@ Table = tuple[list[str], list[list[str]]]
 
 def ranks_of(run: Any) -> list[int]:
     """The number of components of each model of a run, in the order of their numbers."""
-    ranks = run.identity.get("many", {}).get("ranks", [run.params["n_components"]])
+    many = run.identity.many
+    ranks = [run.params["n_components"]] if many is None else many.ranks
     return [rank for rank in ranks for _ in range(starts_of(run))]
 
 
 def starts_of(run: Any) -> int:
     """From how many starts each number of components was fitted."""
-    return int(run.identity.get("many", {}).get("n_init", run.params.get("n_init", 1)))
+    many = run.identity.many
+    return int(run.params.get("n_init", 1) if many is None else many.n_init)
 
 
 def is_sweep(run: Any) -> bool:
-    return "method" in run.identity.get("many", {})
+    return run.identity.many is not None and run.identity.many.method is not None
 
 
 def is_consensus(run: Any) -> bool:
-    return "consensus" in run.identity.get("many", {})
+    return run.identity.many is not None and run.identity.many.consensus
 
 
 def is_study(run: Any) -> bool:
     """Whether a run is a rank sweep or a consensus."""
-    return "many" in run.identity
+    return run.identity.many is not None
 
 
 def chosen_row(run: Any) -> int:
     """The row of the rank table that holds the chosen number of components."""
-    return int(run.identity["many"]["ranks"].index(run.found["best"]))
+    return int(run.identity.many.ranks.index(run.found["best"]))
 
 
 def is_unfinished(run: Any) -> bool:
     """Whether it is of many factorizations, and nothing was concluded from them as they stand."""
-    return "many" in run.identity and (not run.concluded or run.found is None)
+    return run.identity.many is not None and (not run.concluded or run.found is None)
 
 
 def components_told(run: Any) -> str:
     """How many components, or of which ranks."""
     if not is_sweep(run):
         return str(run.params["n_components"])
-    told = ranges(run.identity["many"]["ranks"])
+    told = ranges(run.identity.many.ranks)
     return f"{run.n_components} of {told}" if run.concluded else told
 
 
@@ -78,14 +80,14 @@ def many_facts(run: Any) -> list[tuple[str, str]]:
     ranks = ranks_of(run)
     if len(ranks) == 1:
         return []
-    several, n_init = run.identity.get("many", {}), starts_of(run)
+    several, n_init = run.identity.many, starts_of(run)
     facts = []
     if is_sweep(run):
-        way = _METHODS[several["method"]]
-        facts.append(("sweep", f"{ranges(several['ranks'])} components, {_starts(n_init)} of each: {way}"))
+        way = _METHODS[several.method]
+        facts.append(("sweep", f"{ranges(several.ranks)} components, {_starts(n_init)} of each: {way}"))
     if is_consensus(run) and (run.concluded or not is_sweep(run)):
         facts.append(("consensus", f"of {n_init} starts with {run.n_components} components"))
-    if "many" not in run.identity:
+    if run.identity.many is None:
         facts.append(("starts", f"{n_init}, of which the lowest loss is kept"))
     return [*facts, ("models", models_told(run, len(ranks)))]
 
@@ -139,7 +141,7 @@ def start_table(run: Any) -> Table:
 
 def rank_table(run: Any) -> Table:
     """What is known of each rank of a sweep that has ended; the chosen one is marked."""
-    found, ranks = run.found, run.identity["many"]["ranks"]
+    found, ranks = run.found, run.identity.many.ranks
     known = [name for name in _COLUMNS if np.isfinite(found[name]).any()]
     rows = [
         [f"→ {rank}" if rank == found["best"] else str(rank), *(_cell(found[name][at]) for name in known)]
@@ -150,8 +152,8 @@ def rank_table(run: Any) -> Table:
 
 def reason(run: Any) -> str:
     """Why the sweep's rank is the one that it is."""
-    several, found = run.identity["many"], run.found
-    why = explained(found["best"], several["ranks"], found, found["rule"], n_init=several["n_init"])
+    several, found = run.identity.many, run.found
+    why = explained(found["best"], several.ranks, found, found["rule"], n_init=several.n_init)
     return f"{found['best']} components, by the rule {found['rule']}: {why}"
 
 

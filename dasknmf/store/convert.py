@@ -1,0 +1,109 @@
+"""JSON documents of a run, decoded to structs; an error says what is wrong, and where, in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from math import prod
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+T = TypeVar("T")
+
+_DEEPEST = 32
+"""Lists and objects within each other; a preparation before a preparation nests once each."""
+_STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])")
+
+
+def parsed(raw: bytes) -> dict[str, Any]:
+    """A JSON object without surprises: names are unique, integers have 64 bits, and it is not deep.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    try:
+        found = json.loads(raw, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("it is too deep to be read") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    level: list[Any] = [found]
+    for _ in range(_DEEPEST):
+        if any(isinstance(each, int) and abs(each) >= 2**64 for each in level):
+            raise ValueError("it has an integer of more than 64 bits")
+        parts = (each.values() if isinstance(each, dict) else each for each in level if _holds(each))
+        level = [part for own in parts for part in own]
+        if not level:
+            return found
+    raise ValueError("it is too deep to be read")
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a name twice")
+    return found
+
+
+def converted(value: Any, kind: type[T]) -> T:
+    """JSON values as a struct.
+
+    Raises
+    ------
+    ValueError
+        If they break a rule of its types.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_explained(str(error), value)) from error
+    except RecursionError as error:
+        raise ValueError("it is too deep to be read") from error
+
+
+def _explained(message: str, value: Any) -> str:
+    """The place, the value and the rule, of a message of msgspec."""
+    rule, _, path = message.partition(" - at `")
+    place = ""
+    for name, index, any_name in _STEP.findall(path.partition("$")[2]):
+        if any_name and len(value) > 1:
+            place, value = f"{place}[...]", "…"
+            break
+        step = next(iter(value)) if any_name else name or int(index)
+        value = value[step]
+        place += f"[{step}]" if isinstance(step, int) else f".{step[:60]}"
+    rule = rule[:1].lower() + rule[1:]
+    return " ".join(f"{place.lstrip('.') or 'it'} is {shown(value)}: {rule}".split())
+
+
+def shown(value: Any) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def array_of(values: Sequence[Any], dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """An array of values in a record.
+
+    Raises
+    ------
+    ValueError
+        If the values do not fill it, or are not of that dtype.
+    """
+    if prod(shape) != len(values):
+        raise ValueError(
+            f"an array of shape {list(shape)} has {prod(shape)} values, and here are {len(values)}"
+        )
+    try:
+        return np.array(values, dtype).reshape(shape)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise ValueError(f"the values {shown(values)} must be of {dtype}") from error
