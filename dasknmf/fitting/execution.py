@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import numpy as np
 from dask.utils import format_bytes
+from msgspec import structs
 
 from dasknmf.core.history import Callback, History, Record
 from dasknmf.core.starts import survey
@@ -62,7 +63,8 @@ class Execution:
         per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
         self._runner = PassRunner(self.V, run, model.dtype, per_read)
         if not run.progress.passes:
-            run.progress = replace(run.progress, models=tuple(map(ModelStatus, range(len(self.models)))))
+            models = tuple(map(ModelStatus, range(len(self.models))))
+            run.progress = structs.replace(run.progress, models=models)
         if run.progress.outcome is None:
             run.plan(self._plan(projections))
         self._warn_of_dense_tiles()
@@ -151,7 +153,8 @@ class Execution:
         seconds = time.perf_counter() - began
         reads = self.run.history.reads
         record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)
-        self._commit(replace(at, passes=at.passes + 1, state=name, rows=(rows,)), record, self.run.sums)
+        after = structs.replace(at, passes=at.passes + 1, state=name, rows=(rows,))
+        self._commit(after, record, self.run.sums)
 
     def _advance(self, schedule: Schedule, histories: Histories) -> Histories:
         """Run and commit one pass: exact for the models that go on, closing for those that have ended."""
