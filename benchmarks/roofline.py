@@ -27,6 +27,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers import cd
+from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.data import grid_of, source_of
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.fitting.model import Model
@@ -75,7 +76,7 @@ class BareLoop:
                 for top in range(0, len(values), self.height):
                     tile = values[top : top + self.height]
                     w = W[first + top : first + top + len(tile)]
-                    cd.move(w, tile @ Ht, S, 0.0, order, self.count, 0.1)
+                    cd.move(w, tile @ Ht, S, Steps(0.0, order, self.count, 0.1))
                     A += w.T @ tile
                     G += w.T @ w
             return A, G

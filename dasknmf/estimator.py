@@ -20,6 +20,7 @@ from dasknmf.core.losses import NAMES, Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.loop import logged
@@ -187,7 +188,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None, StrOptions({"auto"})],
         "init": [StrOptions(set(get_args(Init))), None],
-        "solver": [StrOptions({"auto", "cd", "bpp", "mu"})],
+        "solver": [StrOptions({"auto", *SOLVERS})],
         "beta_loss": [StrOptions(set(NAMES)), Real],
         "tol": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],

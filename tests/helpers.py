@@ -22,12 +22,14 @@ from sklearn.exceptions import ConvergenceWarning
 from zarr.storage import LocalStore
 
 from dasknmf import NMF
+from dasknmf.core.losses import Loss
+from dasknmf.core.solvers.table import SOLVERS
 
 BETAS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
-SCIKIT_LEARNS = [("cd", 2.0), *(("mu", beta) for beta in BETAS)]
-ALGORITHMS = [*SCIKIT_LEARNS, ("bpp", 2.0)]
-"""The table of solvers and losses: a new solver is one more row."""
+ALGORITHMS = [(name, beta) for name, solver in SOLVERS.items() for beta in BETAS if solver.takes(Loss(beta))]
+"""Solvers and losses: a new solver is one more row of the package's own table."""
+SCIKIT_LEARNS = [(name, beta) for name, beta in ALGORITHMS if SOLVERS[name].stop_rule is not None]
 
 PENALTIES = [
     {},

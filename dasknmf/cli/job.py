@@ -22,6 +22,7 @@ from dasknmf.cli.signals_early import TRY_AGAIN
 from dasknmf.cli.sources import Choice, anndata_at, source_options
 from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
 from dasknmf.core.history import Record
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.errors import DaskNMFError
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
 from dasknmf.plots.report.facts_many import is_unfinished
@@ -32,9 +33,7 @@ places_argument = click.argument("places", nargs=-1, required=True, metavar="SOU
 
 model_options = [
     click.option("--beta-loss", type=Beta(), default="frobenius", show_default=True),
-    click.option(
-        "--solver", type=click.Choice(["auto", "cd", "bpp", "mu"]), default="auto", show_default=True
-    ),
+    click.option("--solver", type=click.Choice(["auto", *SOLVERS]), default="auto", show_default=True),
     click.option("--init", type=click.Choice([each for each in get_args(Init) if each != "custom"])),
     click.option(
         "--sample-bytes", type=Bytes(), default=SAMPLE_BYTES, help="Of --init sample.  [default: 64 MiB]"

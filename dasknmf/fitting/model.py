@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from dasknmf.core.history import EveryTenth, RemainingGain, StopRule, Violation
+from dasknmf.core.history import RemainingGain, StopRule
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
-from dasknmf.core.solvers import cd, mu
 from dasknmf.core.solvers.inner_steps import Inner
-from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
+from dasknmf.core.solvers.quadratic import QuadraticPass
+from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.core.starts.random_start import RandomStart
@@ -49,7 +49,7 @@ class Model:
     k: int
     dtype: np.dtype
     loss: Loss
-    solver: Solver
+    solver: str
     init: Init
     seed: int
     penalties: Penalties
@@ -75,9 +75,14 @@ class Model:
         return replace(self, seed=seed, variant=variant)
 
     @property
+    def facts(self) -> Solver:
+        """The row of the solver in the table."""
+        return SOLVERS[self.solver]
+
+    @property
     def parity(self) -> bool:
         """Whether iterates, and the rule that ends them, are scikit-learn's own."""
-        return self.inner_iter == 1 and self.solver != "bpp" and not self.fitted_start
+        return self.inner_iter == 1 and self.facts.stop_rule is not None and not self.fitted_start
 
     @property
     def fitted_start(self) -> bool:
@@ -117,7 +122,7 @@ class Model:
         if self.init == "sample":
             return [(Surveyed(self._draw(), survey),), (Chosen(), drawn)]
         fill = _FILLS.get(self.init, "mean")
-        if self.solver == "mu" and fill == "zeros":
+        if fill == "zeros" and not self.facts.moves_zeros:
             fill = "floor"
         width = sketch_width(self.k, self.shape)
         finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
@@ -164,7 +169,7 @@ class Model:
             self.penalties,
             self.seed,
             self.shape[0],
-            positive=self.solver == "mu",
+            positive=not self.facts.moves_zeros,
             variant=self.variant.of_sample,
         )
 
@@ -175,10 +180,9 @@ class Model:
     def _exact(self) -> Phase:
         n_features = self.shape[1]
         if self.loss.quadratic:
-            eagerness = cd.EAGERNESS if self.solver == "cd" else mu.EAGERNESS
             # What an exact solve leaves, another one cannot lower.
-            steps = 1 if self.solver == "bpp" else self.inner_iter
-            inner = Inner.chosen(steps, eagerness=eagerness, shape=self.shape, k=self.k)
+            steps = 1 if self.facts.exact else self.inner_iter
+            inner = Inner.chosen(steps, eagerness=self.facts.eagerness, shape=self.shape, k=self.k)
             return self.variant.quadratic(
                 self.k,
                 n_features,
@@ -217,7 +221,7 @@ class Model:
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""
-        if self.parity:
-            return Violation(tol) if self.solver == "cd" else EveryTenth(tol)
+        if self.parity and self.facts.stop_rule is not None:
+            return self.facts.stop_rule(tol)
         eps = float(np.finfo(self.dtype).eps)
         return RemainingGain(tol, floor=10 * eps * surveyed.scale)

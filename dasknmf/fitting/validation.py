@@ -18,8 +18,8 @@ from sklearn.utils.validation import validate_data
 from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
-from dasknmf.core.solvers.quadratic import Solver
 from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
+from dasknmf.core.solvers.table import SOLVERS, default_solver
 from dasknmf.core.starts.survey import mended
 from dasknmf.data.source import check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
@@ -99,16 +99,16 @@ def _check_names(known: np.ndarray, found: np.ndarray) -> None:
         )
 
 
-def chosen_solver(model: BaseEstimator, loss: Loss) -> Solver:
+def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     """The solver, where "auto" leaves the choice."""
     if model.solver == "auto":
-        return "cd" if loss.quadratic else "mu"
-    if model.solver != "mu" and not loss.quadratic:
+        return default_solver(loss)
+    if not SOLVERS[model.solver].takes(loss):
         raise ValueError(
             f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "
             "use solver='mu', which takes every beta_loss."
         )
-    return cast(Solver, model.solver)
+    return str(model.solver)
 
 
 def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Any, H: Any) -> int:
@@ -346,12 +346,12 @@ def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.nd
 
 
 def check_choices(
-    model: BaseEstimator, options: FitOptions, shape: tuple[int, int], loss: Loss, solver: Solver
+    model: BaseEstimator, options: FitOptions, shape: tuple[int, int], loss: Loss, solver: str
 ) -> None:
     """Refuse parameters and options that do not go together, or not with an X of that shape."""
     if options.many is not None:
         _check_ranks(options.many["ranks"], shape, model.fixed_components)
-    if model.sum_to_one and (not loss.quadratic or solver == "mu"):
+    if model.sum_to_one and not (loss.quadratic and SOLVERS[solver].sum_to_one):
         raise ValueError(
             f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
             f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."

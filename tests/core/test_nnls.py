@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls as theirs
 
 from dasknmf.core.solvers import cd, mu, nnls
+from dasknmf.core.solvers.inner_steps import Steps
 from tests.helpers import cuts
 
 
@@ -130,8 +131,8 @@ def test_a_row_does_not_depend_on_the_rows_that_move_with_it(rows, kind, dtype, 
     narrow = S.astype(dtype)
     for step in (
         lambda W, N: nnls.solve(W, N, S, l1),
-        lambda W, N: cd.move(W, N, narrow, l1, order, 4, 0.1),
-        lambda W, N: mu.move(W, N, narrow, l1, 4, 0.1, 1e-9),
+        lambda W, N: cd.move(W, N, narrow, Steps(l1, order, 4, 0.1)),
+        lambda W, N: mu.move(W, N, narrow, Steps(l1, order, 4, 0.1, 1e-9)),
     ):
         np.testing.assert_array_equal(*moved(step, start.copy()))
 

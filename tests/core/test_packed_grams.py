@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls as theirs
 
 from dasknmf.core.solvers import cd, mu, nnls
+from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals, packed, packed_products, unpacked
 
 SHAPES = [(1, 1), (2, 200), (3, 63), (4, 64), (5, 65), (8, 130), (13, 70), (24, 40)]
@@ -103,7 +104,7 @@ def test_coordinate_descent_row_by_row(k, n, dtype, rtol, l1):
     lines, N = case.lines.astype(dtype), case.N.astype(dtype)
     # Whether a last sweep happens may hang on rounding: the δ rule is compared in float64 alone.
     delta = 0.1 if dtype == np.float64 else 0.0
-    violation = cd.move(W, N, Packed(lines), l1, order, 4, delta)
+    violation = cd.move(W, N, Packed(lines), Steps(l1, order, 4, delta))
     rows = [
         descended(*row, l1, order, 4, delta)
         for row in zip(
@@ -121,7 +122,7 @@ def test_multiplicative_updates_row_by_row(k, n, dtype, rtol):
     case = masked(k, n)
     W = case.W.astype(dtype)
     lines, N = case.lines.astype(dtype), case.N.astype(dtype)
-    mu.move(W, N, Packed(lines), 0.1, 3, 0.0, 1e-7)
+    mu.move(W, N, Packed(lines), Steps(0.1, np.arange(W.shape[1]), 3, 0.0, 1e-7))
     rows = [
         multiplied(*row, 0.1, 3, 1e-7)
         for row in zip(
@@ -201,10 +202,10 @@ def test_one_matrix_for_all_rows_is_the_shared_case(k, dtype):
     def narrow(gram):
         return Packed(gram.lines.astype(dtype)) if isinstance(gram, Packed) else gram.astype(dtype)
 
-    shared, own, *met = both(lambda W, gram: cd.move(W, N, narrow(gram), 0.1, order, 3, 0.01))
+    shared, own, *met = both(lambda W, gram: cd.move(W, N, narrow(gram), Steps(0.1, order, 3, 0.01)))
     np.testing.assert_array_equal(own, shared)
     np.testing.assert_allclose(*met, rtol=1e-12)
-    shared, own, *_ = both(lambda W, gram: mu.move(W, N, narrow(gram), 0.1, 3, 0.01, 1e-7))
+    shared, own, *_ = both(lambda W, gram: mu.move(W, N, narrow(gram), Steps(0.1, order, 3, 0.01, 1e-7)))
     np.testing.assert_array_equal(own, shared)
     shared, own, *_ = both(lambda W, gram: nnls.solve(W, N, gram, 0.1))
     # The scaling to a unit diagonal is rounded elsewhere.
@@ -212,8 +213,8 @@ def test_one_matrix_for_all_rows_is_the_shared_case(k, dtype):
 
 
 STEPS = {
-    "cd": lambda W, N, S: cd.move(W, N, S, 0.1, np.arange(W.shape[1]), 3, 0.1),
-    "mu": lambda W, N, S: mu.move(W, N, S, 0.1, 3, 0.1, 1e-7),
+    "cd": lambda W, N, S: cd.move(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1)),
+    "mu": lambda W, N, S: mu.move(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1, 1e-7)),
     "nnls": lambda W, N, S: nnls.solve(W, N, S, 0.1),
 }
 

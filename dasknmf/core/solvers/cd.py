@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from dasknmf.core.kernel import kernel
+from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.lanes import (
     LANES,
     add_product,
@@ -93,15 +94,7 @@ def _move(
     return violation
 
 
-def move(
-    W: np.ndarray,
-    N: np.ndarray,
-    S: np.ndarray | Packed,
-    l1: float,
-    order: np.ndarray,
-    count: int,
-    delta: float,
-) -> float:
+def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
     """Move the rows of W in place towards min ½ w S wᵀ − n wᵀ + l1 Σw over w ≥ 0.
 
     Parameters
@@ -110,16 +103,13 @@ def move(
     S : ndarray of shape (n_components, n_components), or Packed
         The Gram matrix of all rows, or of each, with l2 already on its diagonal. An entry whose
         curvature S_tt is zero stays as it is.
-    l1 : float
-    order : ndarray of int of shape (n_components,)
-        Order in which a sweep visits the entries of a row.
-    count, delta : int, float
-        At most `count` sweeps over a row, fewer once a sweep moves it less than `delta` times the
-        first.
+    steps : Steps
 
     Returns
     -------
     float
         Sum of the absolute projected gradients met during the first sweep.
     """
-    return float(_move(W, N, *grams(S, W.dtype), l1, order, count, delta * delta))
+    return float(
+        _move(W, N, *grams(S, W.dtype), steps.l1, steps.order, steps.count, steps.delta * steps.delta)
+    )

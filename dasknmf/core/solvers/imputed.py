@@ -103,7 +103,7 @@ class ImputedPass(Phase):
                 gram = ByRow().of_rows(tile, extra)
             else:
                 N, gram = phase.system(tile.filled(np.broadcast_to(extra, tile.V.shape)), inner)
-            first_W.solve(W, N, gram, phase.penalties.W.l1, positive=phase.solver == "mu")
+            first_W.solve(W, N, gram, phase.penalties.W.l1, positive=not phase.facts.moves_zeros)
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["filled"] += told

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 _DELTA = 0.1
 _FLOPS_PER_BYTE = 30
 """What a core computes in the time that it reads a byte of a compressed V: measured, 1.6 GB/s of V and
@@ -31,6 +33,31 @@ _STEP_FLOPS = (4, 40)
 """Of one more step for β ≠ 2, for each entry of V: per component, and of its quotients and powers."""
 _MOST = 10
 """More steps helped on one of four real data sets and hurt on the others."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Repeated steps on the rows of one factor.
+
+    Parameters
+    ----------
+    l1 : float
+        Penalty of an entry; l2 is on the diagonal of the Gram matrix.
+    order : ndarray of int of shape (n_components,)
+        Order in which a sweep visits the entries of a row, for solvers that take them in turn.
+    count : int
+        Most steps on a row.
+    delta : float
+        A row rests once a step moves it less than `delta` times the first; 0: it never rests.
+    eps : float
+        Replaces a denominator of zero.
+    """
+
+    l1: float
+    order: np.ndarray
+    count: int = 1
+    delta: float = 0.0
+    eps: float = 0.0
 
 
 @dataclass(frozen=True)

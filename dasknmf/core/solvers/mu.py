@@ -27,6 +27,7 @@ import numpy as np
 from dasknmf.core.kernel import kernel
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalty
+from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.lanes import (
     LANES,
     add_product,
@@ -91,20 +92,16 @@ def _move(
         turn_out(W, w, start, width)
 
 
-def move(
-    W: np.ndarray,
-    N: np.ndarray,
-    S: np.ndarray | Packed,
-    l1: float,
-    count: int,
-    delta: float,
-    eps: float,
-) -> None:
-    """Quadratic loss: multiply the rows of W in place by N / (W S + l1), at most `count` times.
+def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
+    """Quadratic loss: multiply the rows of W in place by N / (W S + l1); see `dasknmf.core.solvers.cd.move`.
 
-    Parameters are those of `dasknmf.core.solvers.cd.move`; `eps` replaces a denominator of zero.
+    Returns
+    -------
+    float
+        0: the violation is not measured.
     """
-    _move(W, N, *grams(S, W.dtype), l1, count, delta * delta, eps)
+    _move(W, N, *grams(S, W.dtype), steps.l1, steps.count, steps.delta * steps.delta, steps.eps)
+    return 0.0
 
 
 @kernel

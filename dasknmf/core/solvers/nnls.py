@@ -36,6 +36,7 @@ import numpy as np
 
 from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.solvers import cd
+from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.lanes import LANES, add_product, at, take_product
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals
 
@@ -98,7 +99,7 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
         rows = np.flatnonzero(some)
         guess = W[rows]
         own = S.at(rows) if isinstance(S, Packed) else narrow
-        cd.move(guess, N[rows], own, l1, order, sweeps, 0.0)
+        cd.move(guess, N[rows], own, Steps(l1, order, sweeps))
         W[rows] = guess
     single = isinstance(S, Packed) and S.lines.dtype == np.float32
     certified = _certified(W, N, S, l1, _COLLINEAR_32 if single else _COLLINEAR)
@@ -112,6 +113,12 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
         W[left], stuck = _approached(W[left], N[left], own, l1, near)
         left = left[stuck]
         near *= 100
+
+
+def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
+    """Solver ``"bpp"``: `solve`, as a step; its violation is not measured."""
+    solve(W, N, S, steps.l1)
+    return 0.0
 
 
 def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, lost: float) -> np.ndarray:

@@ -29,23 +29,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.penalties import Penalties, Penalty
+from dasknmf.core.history import EveryTenth
+from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally, Together, finite
-from dasknmf.core.solvers import cd, first_W, mu, nnls
+from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
-from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.solvers.inner_steps import Inner, Steps
+from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.state import FactorState, State
 
 _GRAM_FLOOR = 500
 """Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
-
-Solver = Literal["cd", "bpp", "mu"]
 
 SUM_WEIGHT = 1000.0
 """δ² in units of the mean squared norm of a row: sums are then one to about a thousandth of the misfit."""
@@ -75,7 +75,7 @@ class QuadraticPass(Phase):
     k: int
     n_features: int
     dtype: np.dtype
-    solver: Solver
+    solver: str
     inner: Inner
     penalties: Penalties = Penalties()
     shuffle_seed: int | None = None
@@ -97,9 +97,14 @@ class QuadraticPass(Phase):
         return {} if self.recomputed else {"W": self.k}
 
     @property
+    def facts(self) -> Solver:
+        """The row of the solver in the table."""
+        return SOLVERS[self.solver]
+
+    @property
     def _exact_rows(self) -> bool:
         """Whether W is solved: sweeps crawl along the plane on which sums are one."""
-        return self.solver == "bpp" or self.sum_to_one or self.recomputed
+        return self.facts.exact or self.sum_to_one or self.recomputed
 
     def prepare(self, state: State) -> PassInputs:
         state = FactorState.checked(state)
@@ -173,12 +178,14 @@ class QuadraticPass(Phase):
         if self._exact_rows:
             self._solved(tile, W, N, S)
             return 0.0
-        violation = self._move(W, N, S, self.penalties.W, small.order, self.inner.rows, small.eps)
+        steps = Steps(self.penalties.W.l1, small.order, self.inner.rows, self.inner.delta, small.eps)
+        violation = self.facts.step(W, N, S, steps)
         self._rest(tile, W)
         return violation
 
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
-        positive = self.solver == "mu" and not self.recomputed  # no step has to move its zeros
+        # W that is recomputed meets no step which could not move its zeros.
+        positive = not (self.facts.moves_zeros or self.recomputed)
         first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
         self._rest(tile, W)
 
@@ -251,7 +258,7 @@ class QuadraticPass(Phase):
 
     def _told_at_start(self, state: FactorState) -> bool:
         """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
-        return self.solver == "mu" and state.iteration == 0 and not state.needs_first_W
+        return self.facts.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
 
     def _moved_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
         """H after its steps, in V's dtype, and the violation met by the first of them.
@@ -263,6 +270,7 @@ class QuadraticPass(Phase):
         parts = self.grams.of_columns(G, self.penalties.H.l2)
         order = self._order(state.iteration, _H_STREAM)
         order = order[order >= self.n_fixed]
+        steps = Steps(self.penalties.H.l1, order, 1, self.inner.delta, state.eps)
         violation = first_moved = 0.0
         if not len(order):
             return state.entering_H, violation
@@ -271,7 +279,7 @@ class QuadraticPass(Phase):
             met = 0.0
             for columns, S in parts:
                 some = Ht[columns]
-                met += self._moved_columns(some, At[columns], S, order, state.eps)
+                met += self._moved_columns(some, At[columns], S, steps)
                 Ht[columns] = some
             if before is None:  # one step has nobody to be compared with
                 violation = met
@@ -285,38 +293,18 @@ class QuadraticPass(Phase):
             Ht[state.observed == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
-    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, order: np.ndarray, eps: float) -> float:
+    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
         """One step of the rows of H that may move."""
-        penalty = self.penalties.H
-        if self.solver != "bpp" or not self.n_fixed:
+        if not self.facts.exact or not self.n_fixed:
             fixed = Ht[:, : self.n_fixed].copy()
-            violation = self._move(Ht, At, S, penalty, order, 1, eps)
+            violation = self.facts.step(Ht, At, S, steps)
             # A step of "mu" moves each entry by itself: of those that are fixed, back.
             Ht[:, : self.n_fixed] = fixed
             return violation
         cross, gram = without_fixed(Ht, At, S, self.n_fixed)
         free = np.ascontiguousarray(Ht[:, self.n_fixed :])
-        nnls.solve(free, np.ascontiguousarray(cross), gram, penalty.l1)
+        self.facts.step(free, np.ascontiguousarray(cross), gram, steps)
         Ht[:, self.n_fixed :] = free
-        return 0.0
-
-    def _move(
-        self,
-        F: np.ndarray,
-        cross: np.ndarray,
-        gram: Gram,
-        penalty: Penalty,
-        order: np.ndarray,
-        count: int,
-        eps: float,
-    ) -> float:
-        """Move the rows of one factor in place; the violation met, for coordinate descent."""
-        if self.solver == "cd":
-            return cd.move(F, cross, gram, penalty.l1, order, count, self.inner.delta)
-        if self.solver == "bpp":
-            nnls.solve(F, cross, gram, penalty.l1)
-            return 0.0
-        mu.move(F, cross, gram, penalty.l1, count, self.inner.delta, eps)
         return 0.0
 
     def _order(self, iteration: int, stream: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from dasknmf.core.solvers.held_out import HeldOut
 from dasknmf.core.solvers.imputed import ImputedPass, by_rows_pays
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
-from dasknmf.core.solvers.quadratic import QuadraticPass, Solver
+from dasknmf.core.solvers.quadratic import QuadraticPass
 from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.resampled import ResampledPhase, Resampling
 
@@ -96,7 +96,7 @@ class Variant:
         k: int,
         n_features: int,
         dtype: np.dtype,
-        solver: Solver,
+        solver: str,
         inner: Inner,
         penalties: Penalties,
         shuffle_seed: int | None = None,

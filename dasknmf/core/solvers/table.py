@@ -1,0 +1,104 @@
+"""The table of solvers: one row of facts each, which everything that depends on the choice reads.
+
+A new solver is one file, with its derivation and its step, and one row here. Every step takes the Gram
+matrices of `dasknmf.core.solvers.grams`, shared or by row: so every solver takes dense and sparse V, masks,
+weights, fixed components, L1 and L2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dasknmf.core.history import EveryTenth, Violation
+from dasknmf.core.losses import Loss
+from dasknmf.core.solvers import cd, mu, nnls
+from dasknmf.core.solvers.grams import Gram
+from dasknmf.core.solvers.inner_steps import Steps
+
+
+class Step(Protocol):
+    """A step of the quadratic loss on the rows of one factor."""
+
+    def __call__(self, W: np.ndarray, N: np.ndarray, S: Gram, steps: Steps) -> float:
+        """Move the rows of W in place, given N = V Hᵀ and S = H Hᵀ; the violation met, 0 where unknown."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Facts of one solver.
+
+    Parameters
+    ----------
+    name : str
+    step : Step
+    quadratic_only : bool
+        Whether it takes the Frobenius loss alone; else every beta-divergence.
+    exact : bool
+        Whether one step is the minimum: repeating it gains nothing.
+    moves_zeros : bool
+        Whether an entry of zero may leave it; else starts have floors.
+    eagerness : float
+        α of Gillis & Glineur (2012): how much more steps are worth beside a read.
+    sum_to_one : bool
+        Whether rows of W may be held to a sum of one.
+    stop_rule : type or None
+        scikit-learn's rule for this solver; None where scikit-learn has no such solver.
+    """
+
+    name: str
+    step: Step
+    quadratic_only: bool
+    exact: bool
+    moves_zeros: bool
+    eagerness: float
+    sum_to_one: bool
+    stop_rule: type[Violation | EveryTenth] | None
+
+    def takes(self, loss: Loss) -> bool:
+        """Whether the solver has a step for a loss."""
+        return loss.quadratic or not self.quadratic_only
+
+
+SOLVERS: dict[str, Solver] = {
+    each.name: each
+    for each in (
+        Solver(
+            "cd",
+            cd.move,
+            quadratic_only=True,
+            exact=False,
+            moves_zeros=True,
+            eagerness=cd.EAGERNESS,
+            sum_to_one=True,
+            stop_rule=Violation,
+        ),
+        Solver(
+            "bpp",
+            nnls.move,
+            quadratic_only=True,
+            exact=True,
+            moves_zeros=True,
+            eagerness=0.0,
+            sum_to_one=True,
+            stop_rule=None,
+        ),
+        Solver(
+            "mu",
+            mu.move,
+            quadratic_only=False,
+            exact=False,
+            moves_zeros=False,
+            eagerness=mu.EAGERNESS,
+            sum_to_one=False,
+            stop_rule=EveryTenth,
+        ),
+    )
+}
+
+
+def default_solver(loss: Loss) -> str:
+    """The solver that ``"auto"`` stands for."""
+    return "cd" if loss.quadratic else "mu"
