@@ -24,7 +24,7 @@ from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
-from dasknmf.data.source import Chunks, Reader, Source
+from dasknmf.data.source import Chunks, Facts, Source
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.fitting.model import Model
 from dasknmf.store import keys
@@ -35,27 +35,20 @@ ROWS, FEATURES, RANK = 4, 16, 2
 THREADS, CLUSTER = "threads", "LocalCluster(2 x 1)"
 
 
-class StubReader(Reader):
-    """Gives the same rows for every panel."""
-
-    def __init__(self) -> None:
-        self._slab = np.ones((ROWS, FEATURES), np.float32)
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
-        yield self._slab[: stop - start]
-
-
 class StubSource(Source):
     """A V of many tiny panels that costs nothing to read."""
 
     dtype = np.dtype(np.float32)
-    in_process = False
-    slab_bytes = ROWS * FEATURES * 4
 
     def __init__(self, n_panels: int) -> None:
         self.shape = (n_panels * ROWS, FEATURES)
-        self.reader = StubReader()
-        self.cuts = np.arange(0, n_panels * ROWS + 1, ROWS)
+        self._slab = np.ones((ROWS, FEATURES), np.float32)
+
+    def find_facts(self) -> Facts:
+        return Facts(np.arange(0, self.shape[0] + 1, ROWS), slab_bytes=ROWS * FEATURES * 4)
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray]:
+        yield self._slab[: stop - start]
 
 
 def stubbed(n_panels: int, factors: Factors, scheduler: Scheduler) -> OnePass:
@@ -65,7 +58,7 @@ def stubbed(n_panels: int, factors: Factors, scheduler: Scheduler) -> OnePass:
     model = Model(source.shape, RANK, source.dtype, Loss(2.0), "cd", "random", 0, Penalties(), 1, row_bytes)
     rng = np.random.default_rng(0)
     W, H = (rng.random(size, dtype=np.float32) for size in ((source.shape[0], RANK), (RANK, FEATURES)))
-    grid = Grid(tuple(source.cuts.tolist()))
+    grid = Grid(tuple(source.facts.cuts.tolist()))
     return OnePass(source, grid, model, factors, scheduler, (W, H, float(np.prod(source.shape))))
 
 
@@ -85,7 +78,7 @@ def _row(where: str, count: int, scheduler: Scheduler, repeats: int, directory: 
     if where == CLUSTER:
         store = keys.opened(directory / f"factors-{count}")
         source = StubSource(count)
-        factors = ZarrFactors(store, Grid(tuple(source.cuts.tolist())), FEATURES, source.dtype)
+        factors = ZarrFactors(store, Grid(tuple(source.facts.cuts.tolist())), FEATURES, source.dtype)
     one = stubbed(count, factors, scheduler)
     one()  # compiles kernels
     tasks = len(one.graph())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
 
-from dasknmf.data import opened
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
+from dasknmf.io.metered import open_node
 
 
 def known_rows(path: str) -> np.ndarray:
@@ -37,7 +36,7 @@ def known_rows(path: str) -> np.ndarray:
             "one row for each known component, as .npy, .csv or a Zarr array."
         ) from error
     try:
-        found: Any = opened(path)
+        found = open_node(path)
     except SourceError as error:
         raise SourceError(f"--fixed-components: {error}") from error
     if not isinstance(found, zarr.Array) or found.ndim < 2:

@@ -144,7 +144,7 @@ class Choice:
 
     def _refuse_unnamed_choice(self, X: Any, source: str) -> None:
         # A run keeps the names of its columns, and of their places a digest: H would be of unknown features.
-        if self.n_top_genes is not None and getattr(X, "feature_names", None) is None:
+        if self.n_top_genes is not None and X.feature_names is None:
             raise click.UsageError(
                 f"--n-top-genes chooses among {X.shape[1]} features by their values, and those of {source!r} "
                 "have no names that would tell which were chosen: give the path of an AnnData, or, in "

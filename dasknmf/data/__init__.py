@@ -3,25 +3,25 @@
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.feature_names import feature_names, renamed
 from dasknmf.data.anndata_file import open_anndata
-from dasknmf.data.choose import is_chunked, places_of, rather_transposed, source_of
+from dasknmf.data.choose import is_chunked, is_sparse, opened, rather_transposed, source_of
 from dasknmf.data.dask_array import side_by_side
-from dasknmf.data.opening import opened
 from dasknmf.data.preparation import Preparation
 from dasknmf.data.prepared import Prepared, steps_of
-from dasknmf.data.source import Source, Stored, grid_of, row_bytes_of
+from dasknmf.data.source import Matrix, MatrixLike, Source, grid_of, row_bytes_of
 
 __all__ = [
+    "Matrix",
+    "MatrixLike",
     "Preparation",
     "Prepared",
     "Source",
-    "Stored",
     "canonical",
     "feature_names",
     "grid_of",
     "is_chunked",
+    "is_sparse",
     "open_anndata",
     "opened",
-    "places_of",
     "rather_transposed",
     "renamed",
     "row_bytes_of",

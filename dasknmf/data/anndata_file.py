@@ -14,15 +14,16 @@ import zarr
 
 from dasknmf.data import hdf5
 from dasknmf.data.concatenated import Concatenated
-from dasknmf.data.source import Stored
-from dasknmf.data.stored_csr import FORMATS, StoredSparse
-from dasknmf.data.zarr_array import NamedArray
+from dasknmf.data.source import MatrixLike, Source
+from dasknmf.data.stored_csr import SparseSource
+from dasknmf.data.zarr_array import ZarrSource
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import open_node
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
 _logger = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class AnnDataStore:
         Cells, genes.
     obs_names, var_names : ndarray of str
     obs, var : pandas.DataFrame
-        Read when they are first asked for. Of several stores, obs has the columns that all have, var is
-        that of the first.
+        Read at the first use. Of several stores, obs has the columns that all have, var is that of the
+        first.
     layers : list of str
         Names of the layers, of several stores those that all have.
     """
@@ -105,12 +106,12 @@ class AnnDataStore:
         first, *others = (file.layers for file in self._files)
         return [name for name in first if all(name in other for other in others)]
 
-    def matrix(self, layer: str | None = None) -> Stored:
+    def matrix(self, layer: str | None = None) -> Source:
         """X, or a layer, to be given to ``NMF.fit``.
 
         Returns
         -------
-        StoredSparse, StoredDense, NamedArray or Stacked
+        Source
             With `feature_names`.
 
         Raises
@@ -194,16 +195,16 @@ class _File:
         with self._root() as root:
             return _read(root[name])
 
-    def matrix(self, name: str, feature_names: np.ndarray | None) -> Stored:
+    def matrix(self, name: str, feature_names: np.ndarray | None) -> Source:
         if self._path:
             inside = f"{self._inside}/{name}".strip("/")
-            return hdf5.stored_in(self._path, inside, feature_names)
+            return hdf5.open_hdf5(self._path, inside, feature_names)
         node = self._group.get(name)
         if node is None:
             raise SourceError(f"{self.label} has no {name}; it holds {sorted(self._group)}: give a layer.")
         if isinstance(node, zarr.Array):
-            return NamedArray(node, feature_names)
-        return StoredSparse.of_group(node, f"{self.label}/{name}", feature_names)
+            return ZarrSource(node, feature_names)
+        return SparseSource.of_group(node, f"{self.label}/{name}", feature_names)
 
     @contextmanager
     def _root(self) -> Iterator[Any]:
@@ -233,7 +234,7 @@ def _read(element: Any) -> Any:
     return read_elem(element)
 
 
-def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> Any:
+def matrix_of(adata: AnnData, layer: str | None = None, obsm: str | None = None) -> MatrixLike:
     """X, a layer or an entry of obsm of an AnnData object, as ``NMF.fit`` reads it best.
 
     Parameters
@@ -245,8 +246,8 @@ def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> 
 
     Returns
     -------
-    ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array, StoredSparse or StoredDense
-        What is in memory as it is; what is backed by a store as the matrix in that store.
+    ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array or Source
+        A matrix in memory as it is; one that is backed by a store as its source.
 
     Raises
     ------
@@ -280,14 +281,15 @@ def matrix_of(adata: Any, layer: str | None = None, obsm: str | None = None) -> 
     if X is None:
         raise SourceError(f"the AnnData has no X; its layers are {layers}: give one of these.")
     # An X that is a selection of rows of a file was read by anndata and is in memory.
-    return stored_behind(X, np.asarray(adata.var_names).astype(str))
+    return open_backed(X, np.asarray(adata.var_names).astype(str)) or X
 
 
-def stored_behind(X: Any, feature_names: np.ndarray | None = None) -> Any:
-    """The stored matrix that an object of anndata, h5py or zarr stands for; anything else as it is."""
-    node = X.group if type(X).__module__.startswith("anndata.") and hasattr(X, "group") else X
-    if isinstance(node, zarr.Group) and node.attrs.get("encoding-type") in FORMATS:
-        return StoredSparse.of_group(node, feature_names=feature_names)
+def open_backed(X: Any, feature_names: np.ndarray | None = None) -> Source | None:
+    """The source of a matrix of anndata or h5py that lies in a store; None of anything else."""
+    is_backed = type(X).__module__.startswith("anndata.") and hasattr(X, "group")
+    node = X.group if is_backed else X
+    if is_backed and isinstance(node, zarr.Group):
+        return SparseSource.of_group(node, feature_names=feature_names)
     if type(node).__module__.startswith("h5py."):
-        return hdf5.stored_in(node.file.filename, node.name.strip("/"), feature_names)
-    return X
+        return hdf5.open_hdf5(node.file.filename, node.name.strip("/"), feature_names)
+    return None

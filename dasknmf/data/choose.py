@@ -1,89 +1,145 @@
-"""The source of whatever V was given as."""
+"""The kinds of input: how X is recognised, and how it is opened. A new kind is one row of `OPENERS`."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import scipy.sparse
 import zarr
+from zarr.abc.store import Store
 
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.image_grid import InOrder, PixelIndex
+from dasknmf.data import hdf5
+from dasknmf.data.anndata_file import open_anndata, open_backed
 from dasknmf.data.dask_array import DaskSource
 from dasknmf.data.in_memory import MemorySource
-from dasknmf.data.opening import in_chunks
-from dasknmf.data.prepared import Prepared, PreparedSource
-from dasknmf.data.source import Source, Stored, check_shape
-from dasknmf.data.zarr_array import NamedArray, ZarrSource
-
-_LARGE = 128 * 2**20
-
-
-def is_chunked(X: Any) -> bool:
-    """Whether X is worked on in chunks by the scheduler, and its W is a Dask array."""
-    return X.is_chunked if isinstance(X, Prepared) else in_chunks(X)
+from dasknmf.data.source import Matrix, MatrixLike, Source, check_shape
+from dasknmf.data.stored_csr import FORMATS, SparseSource
+from dasknmf.data.zarr_array import ZarrSource
+from dasknmf.errors import DataError, SourceError
+from dasknmf.io.metered import open_node
 
 
-def source_of(X: Any, *, transposed: bool = False) -> Source:
-    """The source of V = X, or of Xᵀ.
+def opened(X: MatrixLike) -> Matrix:
+    """X with paths, URLs, and objects of zarr, anndata and h5py opened; an AnnData stands for its X.
 
-    Parameters
-    ----------
-    X : ndarray, SciPy sparse matrix, dask.array.Array, zarr.Array, Stored or Prepared
-    transposed : bool
-        Factorize Xᵀ instead.
+    Arrays in memory and Dask arrays stay as they are.
+
+    Raises
+    ------
+    SourceError
+        If nothing can be read there, X is a Dask DataFrame, whose rows nobody has counted, or an AnnData,
+        which has several matrices.
+    DataError
+        If X is masked.
     """
-    check_shape(X.shape)
-    working_dtype(X.dtype)
-    if isinstance(X, Prepared):
-        if transposed:
-            X.check_columns()
-        return PreparedSource(source_of(X.X, transposed=transposed), X.preparation, transposed=transposed)
-    if isinstance(X, zarr.Array):
-        return ZarrSource(X, transposed=transposed)
-    if isinstance(X, Stored):
-        return X.source(transposed=transposed)
-    if transposed:
-        X = X.T
+    if isinstance(X, Source):
+        return X
+    if hasattr(X, "to_dask_array"):
+        raise SourceError(
+            f"X is a {type(X).__module__}.{type(X).__name__}; V must be an array: give "
+            "X.to_dask_array(lengths=True)."
+        )
+    if hasattr(X, "obsm") and hasattr(X, "layers"):
+        raise SourceError(
+            f"X is a {type(X).__name__}; V must be one matrix: give adata.X or a layer, or call "
+            "dasknmf.singlecell.nmf(adata, n_components)."
+        )
+    array: Any = X  # whose library may have no types
+    if isinstance(getattr(array, "_meta", array), np.ma.MaskedArray):
+        raise DataError(
+            f"X is a masked array of shape {array.shape}; NMF takes every entry as observed: fill the masked "
+            "ones, or leave out their rows or columns."
+        )
+    sources = (opener(X) for opener in OPENERS)
+    return next((source for source in sources if source is not None), X)
+
+
+def as_source(X: MatrixLike) -> Source:
+    """The source of X in a new walk; its rows may be unreadable, where X is stored by columns."""
+    X = opened(X)
+    if isinstance(X, Source):
+        return X.renewed()
     return DaskSource(X) if isinstance(X, da.Array) else MemorySource(X)
 
 
-def places_of(X: Any, *, transposed: bool = False) -> PixelIndex:
-    """Of the rows of V = X, or of Xᵀ, whatever is done to X in every read."""
-    while isinstance(X, Prepared):
-        X = X.X
-    layout = X.layout if isinstance(X, Stored) and not transposed else None
-    return InOrder() if layout is None else layout.tiles
+def source_of(X: MatrixLike, *, transposed: bool = False) -> Source:
+    """The source of V = X, or of Xᵀ.
 
-
-def rather_transposed(X: Any, *, parity: bool) -> bool:
-    """Whether Xᵀ is cut into better panels than X: wide in memory, chunked by columns, or stored by them.
-
-    Parameters
-    ----------
-    X : as for `source_of`
-    parity : bool
-        Keep scikit-learn's order of updates, W before H, unless V is large and its chunks leave no
-        choice: in transposed roles H moves first.
+    Raises
+    ------
+    SourceError
+        If X cannot be read in that direction.
+    ValueError, TypeError
+        If X is no matrix of real numbers.
     """
-    if isinstance(X, NamedArray):
-        X = X.array
-    if isinstance(X, Stored):
-        return X.by_columns
-    n, m = X.shape
-    if isinstance(X, Prepared) and is_chunked(X):
-        return X.can_be_transposed and rather_transposed(X.X, parity=parity)
-    if isinstance(X, Prepared):
-        return X.can_be_transposed and not parity and m > n
-    if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
-        return not parity and m > n
-    if isinstance(X, zarr.Array):
-        shape = X.shards or X.chunks
-        rows, columns = -(-n // shape[0]), -(-m // shape[1])
-    else:
-        rows, columns = X.numblocks
-    if parity:
-        return bool(rows == 1 and columns > 1 and n * m * X.dtype.itemsize > _LARGE)
-    return bool(rows == 1 and (columns > 1 or m > n))
+    source = as_source(X)
+    check_shape(source.shape)
+    working_dtype(source.dtype)
+    if transposed:
+        return source.transposed()
+    if source.by_columns:
+        raise SourceError(
+            f"{source!r} is stored as CSC, which can be read by columns only, and its rows are needed: store "
+            "it as CSR."
+        )
+    return source
+
+
+def is_chunked(X: Matrix) -> bool:
+    """Whether the scheduler reads X in chunks, and W is a Dask array."""
+    return X.is_chunked if isinstance(X, Source) else isinstance(X, da.Array)
+
+
+def is_sparse(X: Matrix) -> bool:
+    """Whether rows of an opened X are sparse."""
+    return X.sparse if isinstance(X, Source) else scipy.sparse.issparse(getattr(X, "_meta", X))
+
+
+def rather_transposed(X: Matrix, *, parity: bool) -> bool:
+    """Whether Xᵀ is cut into better panels than X: see `Source.rather_transposed`."""
+    return as_source(X).rather_transposed(parity=parity)
+
+
+def _open_hdf5(X: MatrixLike) -> Source | None:
+    found = hdf5.split(X)
+    if found is None:
+        return None
+    path, name = found
+    is_matrix = name and not hdf5.is_anndata(path, name)
+    return hdf5.open_hdf5(path, name) if is_matrix else open_anndata(X).matrix()
+
+
+def _open_zarr(X: MatrixLike) -> Source | None:
+    if not isinstance(X, (str, os.PathLike, Store, zarr.Array, zarr.Group)):
+        return None
+    node = X if isinstance(X, (zarr.Array, zarr.Group)) else open_node(X)
+    if isinstance(node, zarr.Array):
+        return ZarrSource(node)
+    label = str(X if isinstance(X, (str, os.PathLike)) else node.store_path)
+    kind = node.attrs.get("encoding-type")
+    if kind in FORMATS:
+        return SparseSource.of_group(node, label)
+    if kind == "anndata":
+        return open_anndata(X).matrix()
+    raise SourceError(f"{label!r} is a Zarr group; V must be one array; {_content(node)}.")
+
+
+def _content(group: zarr.Group) -> str:
+    matrices = {name for name, node in group.groups() if node.attrs.get("encoding-type") in FORMATS}
+    arrays = sorted(matrices.union(name for name, _ in group.arrays()))
+    if arrays:
+        return (
+            f"it holds the arrays {arrays}: append one of these to the path, or, where they are a stack of "
+            "images, give its sample dims (--sample-dims, StackNMF)"
+        )
+    return "it holds no arrays: check the path"
+
+
+OPENERS: tuple[Callable[[MatrixLike], Source | None], ...] = (open_backed, _open_hdf5, _open_zarr)
+"""One for each kind of stored input: its source, or None where X is of another kind. The first that knows X
+opens it."""

@@ -1,17 +1,20 @@
-"""Stored 1-D arrays read by whole chunks, each chunk once: what sparse matrices are stored as.
+"""Stored 1-D arrays read by whole chunks, each chunk once: the parts of sparse matrices.
 
-Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk. The
-panels on both sides need that chunk; in a process, whichever comes first leaves the other its part, which
-takes it. Chunks of what spans many panels stay for all of them. Either belongs to one walk over V and is
-forgotten with it, so that no walk takes what was read before V was rewritten. Only of the chunk at the end of
-a panel, of which it needs less than a row (where values and indices are cut alike), that part stays for the
-walks of the same fit: whichever process visits the panel after, nobody reads a chunk for the sake of a row
-in every pass. A V that is rewritten during a fit is told by the sums of its other rows.
+Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk, which the
+panels on both sides need. In a process, whichever comes first leaves the other its part of the chunk.
+Chunks of vectors that span many panels stay for all of them. What is left belongs to one walk over V and
+is forgotten with it, so that no walk takes values that were read before V was rewritten. One exception:
+of the chunk at the end of a panel, the panel needs less than a row (where values and indices are cut
+alike). That part stays for all walks of one fit: whichever process visits the panel later, nobody reads a
+chunk for the sake of a row in every pass. A V that is rewritten during a fit is recognised by the sums of
+its other rows.
 """
 
 from __future__ import annotations
 
 import threading
+import uuid
+import weakref
 from collections import OrderedDict
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -20,19 +23,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 import zarr
 
-from dasknmf.errors import SourceError
-from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.credentials import refuse_credentials
-from dasknmf.io.metered import fetched, with_meter
-from dasknmf.io.retry import read_patiently
-from dasknmf.io.zarrs import decoded_fast, stored_bytes
+from dasknmf.io.metered import MeteredArray
 
 _LEFT_BYTES = 64 * 2**20
 """Most that a process keeps for panels to come."""
 _ENDS_BYTES = 16 * 2**20
 """Most that it keeps of the ends of panels; those of fits that are over go first."""
 
-Key = tuple[Any, ...]
+Key = tuple[str | int, ...]
 
 
 class Vector(Protocol):
@@ -44,35 +42,28 @@ class Vector(Protocol):
     dtype: np.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop); what is fetched for them is reported."""
+        """Elements [start, stop); the bytes that are fetched for them are counted."""
 
 
 class ZarrVector:
-    """A 1-D Zarr array, through `zarrs` where that is installed and takes it."""
+    """A 1-D Zarr array."""
 
     def __init__(self, array: zarr.Array) -> None:
-        refuse_credentials(array.store, SourceError)
-        refuse_pickles(array)
-        fast = decoded_fast(array)
-        self.length = int(array.shape[0])
+        self._array = MeteredArray(array)
+        self.length = self._array.length
         self.chunk = int(array.chunks[0])
-        self.dtype = np.dtype(array.dtype)
-        self._metered = fast is None
-        self._array = with_meter(array) if fast is None else fast
+        self.dtype = self._array.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.empty(0, self.dtype)
-        if not self._metered:
-            fetched(stored_bytes(self._array, slice(start, stop), 0))
-        what = f"entries {start} to {stop - 1} of {self._array.store_path}"
-        return read_patiently(lambda: np.asarray(self._array[start:stop]), what)
+        return self._array.read(slice(start, stop), 0, f"entries {start} to {stop - 1}")
 
 
 class Left:
     """Parts of chunks that wait in this process, up to a number of bytes; the oldest go first.
 
-    Keys are tuples; the first entry names the walk over V that they belong to.
+    Keys are tuples that begin with the name of a walk over V.
     """
 
     def __init__(self, limit: int) -> None:
@@ -126,17 +117,31 @@ _locks: WeakValueDictionary[Key, Any] = WeakValueDictionary()
 _making = threading.Lock()
 
 
-def forget(walk: str) -> None:
-    """Drop what this process keeps for a walk."""
-    _left.clear(walk)
+class Walk:
+    """One read of V by many tasks. What they leave for each other in a process is forgotten with it.
+
+    Parameters
+    ----------
+    fit : str, optional
+        Name of the fit for whose walks the ends of panels stay; None: they do not stay.
+    """
+
+    def __init__(self, fit: str | None = None) -> None:
+        self.fit = fit
+        self.name = uuid.uuid4().hex
+        self._forget_in_the_end()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_in_the_end()
+
+    def _forget_in_the_end(self) -> None:
+        weakref.finalize(self, _left.clear, self.name).atexit = False
 
 
 def _lock(key: Key) -> Any:
     with _making:
-        lock = _locks.get(key)
-        if lock is None:
-            lock = _locks[key] = threading.Lock()
-        return lock
+        return _locks.setdefault(key, threading.Lock())
 
 
 class Stream:
@@ -147,19 +152,16 @@ class Stream:
     vector : Vector
     start, stop : int
         Edges of a panel, in elements.
-    name : tuple of str
-        The walk's and the vector's, for what is left at its edges.
-    fit : str or None
-        Under which ends of panels stay; None: they do not.
+    walk : Walk
+    name : str
+        Of the vector.
     """
 
-    def __init__(
-        self, vector: Vector, start: int, stop: int, name: tuple[str, ...], fit: str | None = None
-    ) -> None:
+    def __init__(self, vector: Vector, start: int, stop: int, walk: Walk, name: str) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
-        self._name = name
-        self._fit = fit
+        self._name = (walk.name, name)
+        self._end = None if walk.fit is None else (walk.fit, name)
         self._parts: list[np.ndarray] = []
         self._at = start  # elements before are here, or were given
 
@@ -189,7 +191,7 @@ class Stream:
             if end <= last or self._stop in (last, self._vector.length):
                 self._read(begin, end)
                 return
-            stays = None if self._fit is None else _ends.get(self._end_at(self._stop))
+            stays = None if self._end is None else _ends.get((*self._end, self._stop))
             if stays is not None:
                 if begin < last:
                     self._read(begin, last)
@@ -219,21 +221,18 @@ class Stream:
         self._take(values[self._at - begin : self._stop - begin])
         return values
 
-    def _end_at(self, place: int) -> Key:
-        return (self._fit, self._name[-1], place)
-
     def _keep_end(self, place: int, values: np.ndarray) -> None:
-        if self._fit is not None:
-            _ends.put(self._end_at(place), values)
+        if self._end is not None:
+            _ends.put((*self._end, place), values)
 
     def _take(self, values: np.ndarray) -> None:
         self._parts.append(values)
         self._at += len(values)
 
 
-def blocks_of(vector: Vector, start: int, stop: int, name: tuple[str, ...]) -> np.ndarray:
-    """Elements [start, stop) of a vector whose chunks span many panels, and are kept for them."""
-    chunk = vector.chunk
+def blocks_of(vector: Vector, start: int, stop: int, walk: Walk) -> np.ndarray:
+    """Elements [start, stop) of a vector whose chunks span many panels and stay for them."""
+    name, chunk = (walk.name, "blocks"), vector.chunk
     if chunk == 1:
         return vector.read(start, stop)
     begins = range(start // chunk * chunk, stop, chunk)

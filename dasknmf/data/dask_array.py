@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import dask
 import dask.array as da
@@ -15,55 +16,47 @@ from dasknmf.core.blocks import csr, dense
 from dasknmf.core.blocks.canonical import side_by_side as csr_side_by_side
 from dasknmf.core.blocks.canonical import stacked as csr_stacked
 from dasknmf.core.panels import Panel
-from dasknmf.data.source import Chunks, Reader, Slab, Source, check_shape
+from dasknmf.data.source import Chunks, Facts, InMemory, Source, check_shape
 
 _DENSITY = 0.1
-"""Of sparse chunks, which nobody has counted before they are made: that of counts of genes."""
+"""Assumed of sparse chunks, whose nonzeros are unknown before they are made: that of counts of genes."""
+_LARGE = 128 * 2**20
+
+Rows: TypeAlias = np.ndarray | scipy.sparse.csr_array
 
 
 class DaskSource(Source):
     """A Dask array whose chunks become tasks of the same graph as the visits."""
-
-    # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
-    slab_bytes = 0
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
         self.shape = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
         self.sparse = scipy.sparse.issparse(X._meta)
-        self._rows = np.append(0, np.cumsum(X.chunks[0])).astype(np.int64)
-        self.cuts = np.unique(self._rows)
-        if self.sparse:
-            self.cut_bytes = self.cuts * max(1, round(_DENSITY * self.shape[1] * (self.dtype.itemsize + 4)))
-        self.reader = ChunkReader(self.shape[1], max(4, self.dtype.itemsize))
-        self._persisted = X  # keeps persisted chunks alive, which the optimized graph leaves out
-        (optimized,) = dask.optimize(X)
-        self._keys: list[list[Hashable]] = optimized.__dask_keys__()
-        self._graph = dict(optimized.__dask_graph__())
+        self._array: da.Array | None = X  # keeps persisted chunks alive, which the optimized graph leaves out
 
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        # Empty chunks share an edge with their neighbours and belong to no panel.
-        first = np.searchsorted(self._rows, panel.start, side="right") - 1
-        last = np.searchsorted(self._rows, panel.stop, side="left")
-        return self._keys[first:last]
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        assert self._array is not None
+        return np.append(0, np.cumsum(self._array.chunks[0])).astype(np.int64)
 
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._graph
+    @cached_property
+    def _optimized(self) -> tuple[list[list[Hashable]], dict[Hashable, GraphNode]]:
+        (optimized,) = dask.optimize(self._array)
+        return optimized.__dask_keys__(), dict(optimized.__dask_graph__())
 
+    def find_facts(self) -> Facts:
+        # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
+        cuts = np.unique(self._edges)
+        row_bytes = max(1, round(_DENSITY * self.shape[1] * (self.dtype.itemsize + 4)))
+        return Facts(cuts, cuts * row_bytes if self.sparse else None)
 
-class ChunkReader(Reader):
-    """Puts chunks that arrive from the scheduler side by side and on top of each other."""
-
-    def __init__(self, n_features: int, itemsize: int) -> None:
-        self._dense_rows = dense.tile_rows(n_features, itemsize)
-        self._sparse_rows = csr.tile_rows(n_features, itemsize)
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
-        # What chunks are is known for certain only here: a graph may not say, or say it wrongly.
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
+        # A graph may not say what its chunks are, or say it wrongly: only here it is certain.
         is_sparse = all(scipy.sparse.issparse(chunk) for row in chunks for chunk in row)
         stacked = csr_stacked if is_sparse else _stacked
-        least = self._sparse_rows if is_sparse else self._dense_rows
+        itemsize = max(4, self.dtype.itemsize)
+        least = (csr if is_sparse else dense).tile_rows(self.shape[1], itemsize)
         waiting: list[Any] = []
         n_waiting = 0
         for row in chunks:
@@ -76,16 +69,48 @@ class ChunkReader(Reader):
         if waiting:
             yield stacked(waiting)
 
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        # Empty chunks share an edge with their neighbours and belong to no panel.
+        first = np.searchsorted(self._edges, panel.start, side="right") - 1
+        last = np.searchsorted(self._edges, panel.stop, side="left")
+        return self._optimized[0][first:last]
 
-def side_by_side(row: Any) -> Slab:
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        return self._optimized[1]
+
+    def for_tasks(self) -> DaskSource:
+        sent = self.changed(_array=None)
+        for name in ("_edges", "_optimized"):
+            vars(sent).pop(name, None)
+        return sent
+
+    def rather_transposed(self, *, parity: bool) -> bool:
+        assert self._array is not None
+        return rather_by_columns(self, self._array.numblocks, parity=parity)
+
+    def transposed(self) -> DaskSource:
+        assert self._array is not None
+        return DaskSource(self._array.T)
+
+
+def rather_by_columns(source: Source, n_chunks: tuple[int, ...], *, parity: bool) -> bool:
+    """Whether a chunked matrix is read by columns: all of its chunks have all rows."""
+    rows, columns = n_chunks
+    n, m = source.shape
+    if parity:
+        return rows == 1 and columns > 1 and n * m * source.dtype.itemsize > _LARGE
+    return rows == 1 and (columns > 1 or m > n)
+
+
+def side_by_side(row: Sequence[InMemory]) -> Rows:
     """Chunks of the same rows, from left to right: sparse if all of them are."""
     if all(map(scipy.sparse.issparse, row)):
         return csr_side_by_side(row)
     return _dense(row)
 
 
-def _dense(row: Any) -> np.ndarray:
-    parts = [chunk.toarray() if scipy.sparse.issparse(chunk) else np.asarray(chunk) for chunk in row]
+def _dense(row: Sequence[InMemory]) -> np.ndarray:
+    parts = [np.asarray(chunk if isinstance(chunk, np.ndarray) else chunk.toarray()) for chunk in row]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

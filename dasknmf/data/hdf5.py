@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.panels import slab_rows
-from dasknmf.data.source import Chunks, Reader, Source, Stored, check_shape
-from dasknmf.data.stored_csr import PARTS, StoredSparse, Vectors, check_parts, encoding_of
+from dasknmf.data.source import Chunks, Facts, Source, check_shape, row_size, slab_cuts
+from dasknmf.data.stored_csr import PARTS, SparseSource, Vectors, check_parts
 from dasknmf.errors import SourceError
 from dasknmf.io.metered import fetched
 from dasknmf.io.retry import patiently, read_patiently
@@ -21,8 +21,8 @@ from dasknmf.io.retry import patiently, read_patiently
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-def split(source: Any) -> tuple[str, str] | None:
-    """The HDF5 file of a path and what is named inside it; None where no part of the path is one."""
+def split(source: object) -> tuple[str, str] | None:
+    """The HDF5 file of a path and the name inside it; None where no part of the path is one."""
     if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
         return None
     path = Path(source).expanduser()
@@ -72,7 +72,7 @@ def reading(path: str) -> Iterator[Any]:
 
 
 def node_in(file: Any, name: str) -> Any:
-    """What a name inside an open file stands for; the file itself where it is empty.
+    """The node at a name inside an open file; the file itself where the name is empty.
 
     Raises
     ------
@@ -117,9 +117,7 @@ class Hdf5Vector:
     def read(self, start: int, stop: int) -> np.ndarray:
         if start == stop:
             return np.empty(0, self.dtype)
-        fetched(fetched_bytes(self._dataset, slice(start, stop)))
-        what = f"entries {start} to {stop - 1} of {self._dataset.file.filename}{self._dataset.name}"
-        return read_patiently(lambda: np.asarray(self._dataset[start:stop]), what)
+        return _read(self._dataset, start, stop, "entries")
 
 
 class Hdf5Place:
@@ -134,6 +132,7 @@ class Hdf5Place:
     in_process = False
 
     def __init__(self, path: str, name: str) -> None:
+        self.label = f"{path}/{name}"
         self._path = path
         self._name = name
 
@@ -141,74 +140,55 @@ class Hdf5Place:
     def opened(self) -> Iterator[Vectors]:
         with reading(self._path) as file:
             group = file[self._name]
-            yield Vectors(**{name: Hdf5Vector(group[name]) for name in PARTS})
+            check_parts(group, self.label)
+            yield Vectors(*(Hdf5Vector(group[name]) for name in PARTS))
 
 
-class StoredDense(Stored):
+class Hdf5Source(Source):
     """A matrix of a file, as whole rows.
 
     Parameters
     ----------
     path, name : str
         Of the file, and of the dataset in it.
-    feature_names : ndarray of str, optional
+    feature_names : ndarray of str of shape (n_features,), optional
     """
 
     def __init__(self, path: str, name: str, feature_names: np.ndarray | None = None) -> None:
-        self.path = path
-        self.name = name
+        self._path = path
+        self._name = name
         self.feature_names = feature_names
         with reading(path) as file:
             dataset = file[name]
             check_shape(dataset.shape)
             self.shape = (int(dataset.shape[0]), int(dataset.shape[1]))
             self.dtype = np.dtype(dataset.dtype).newbyteorder("=")
-            self.chunk_rows = int(dataset.chunks[0]) if dataset.chunks else 1
+            self._chunk_rows = int(dataset.chunks[0]) if dataset.chunks else 1
+        self._height = slab_rows(self._chunk_rows, row_size(self))
 
     def __repr__(self) -> str:
-        return f"<StoredDense {self.shape} {self.dtype}, {self.path}/{self.name}>"
+        return f"<Hdf5Source {self.shape} {self.dtype}, {self._path}/{self._name}>"
 
-    def source(self, *, transposed: bool = False) -> DenseSource:
-        if transposed:
-            raise SourceError(
-                f"{self.path}/{self.name} is read by rows, and its columns are asked for: store Xᵀ."
-            )
-        return DenseSource(self)
+    def find_facts(self) -> Facts:
+        slab_bytes = min(self._height, self.shape[0]) * row_size(self)
+        return Facts(slab_cuts(self.shape[0], self._chunk_rows), slab_bytes=slab_bytes)
 
-
-class DenseSource(Source):
-    """Rows of a dataset."""
-
-    def __init__(self, X: StoredDense) -> None:
-        self.shape = X.shape
-        self.dtype = X.dtype
-        row_bytes = X.shape[1] * X.dtype.itemsize
-        height = slab_rows(X.chunk_rows, row_bytes)
-        self.slab_bytes = min(height, X.shape[0]) * row_bytes
-        self.cuts = np.append(np.arange(0, X.shape[0], X.chunk_rows), X.shape[0])
-        self.reader = DenseReader(X.path, X.name, height)
-
-
-class DenseReader(Reader):
-    """Reads slabs of whole rows of chunks."""
-
-    def __init__(self, path: str, name: str, height: int) -> None:
-        self._path = path
-        self._name = name
-        self._height = height
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray]:
         with reading(self._path) as file:
             dataset = file[self._name]
             for first in range(start, stop, self._height):
-                last = min(first + self._height, stop)
-                fetched(fetched_bytes(dataset, slice(first, last), slice(0, dataset.shape[1])))
-                what = f"rows {first} to {last - 1} of {self._path}/{self._name}"
-                rows = read_patiently(lambda: np.asarray(dataset[first:last]), what)  # noqa: B023
-                yield rows.astype(rows.dtype.newbyteorder("="), copy=False)
+                rows = _read(dataset, first, min(first + self._height, stop), "rows")
+                yield rows.astype(self.dtype, copy=False)
 
 
-def stored_in(path: str, name: str, feature_names: np.ndarray | None = None) -> Stored:
+def _read(dataset: Any, start: int, stop: int, unit: str) -> np.ndarray:
+    """A part of a dataset's first axis, whole along the others; the bytes that are fetched are counted."""
+    fetched(fetched_bytes(dataset, slice(start, stop), *(slice(0, length) for length in dataset.shape[1:])))
+    what = f"{unit} {start} to {stop - 1} of {dataset.file.filename}{dataset.name}"
+    return read_patiently(lambda: np.asarray(dataset[start:stop]), what)
+
+
+def open_hdf5(path: str, name: str, feature_names: np.ndarray | None = None) -> Source:
     """The matrix at a name in a file, sparse or dense.
 
     Raises
@@ -216,11 +196,9 @@ def stored_in(path: str, name: str, feature_names: np.ndarray | None = None) -> 
     SourceError
         If none is there.
     """
-    label = f"{path}/{name}"
     with reading(path) as file:
         node = node_in(file, name)
         if not hasattr(node, "keys"):
-            return StoredDense(path, name, feature_names)
-        format, shape = encoding_of(node.attrs, label)
-        check_parts(node, label)
-    return StoredSparse(Hdf5Place(path, name), shape, format, label, feature_names)
+            return Hdf5Source(path, name, feature_names)
+        attributes = dict(node.attrs)
+    return SparseSource(Hdf5Place(path, name), attributes, feature_names)

@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse
 
 from dasknmf.core.blocks.canonical import bytes_before, canonical
 from dasknmf.core.blocks.dense import tile_rows
-from dasknmf.data.source import Chunks, Reader, Slab, Source
+from dasknmf.data.source import Chunks, Facts, InMemory, Slab, Source, check_shape, slab_cuts
 
 _SPARSE_STEP = 64
-"""Rows of a sparse matrix between two cuts: panels then hold the same nonzeros."""
+"""Rows of a sparse matrix between two cuts: panels then hold the same number of nonzeros."""
 
 
 class MemorySource(Source):
-    """A matrix that is already here. Panels are views of it."""
+    """A matrix in memory. Panels are views of it."""
 
     in_process = True
+    is_chunked = False
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: InMemory) -> None:
+        check_shape(X.shape)
         self.shape = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(X.dtype)
         self.sparse = scipy.sparse.issparse(X)
-        self._X = canonical(X) if self.sparse else X
-        self.reader = MemoryReader(self._X)
-        # Finer than tiles, so that a few panels take a few threads the same time.
-        height = tile_rows(self.shape[1], max(4, self.dtype.itemsize))
-        step = _SPARSE_STEP if self.sparse else max(16, height // 8)
-        self.cuts = np.append(np.arange(0, self.shape[0], step), self.shape[0])
-        if self.sparse:
-            self.cut_bytes = bytes_before(self._X.indptr, self.cuts, self.dtype.itemsize)
-
-
-class MemoryReader(Reader):
-    """Rows of an array as they are."""
-
-    def __init__(self, X: np.ndarray | scipy.sparse.csr_array) -> None:
         self._X = X
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
-        X: Any = self._X
-        if not scipy.sparse.issparse(X):
+    @cached_property
+    def _rows(self) -> np.ndarray | scipy.sparse.csr_array:
+        return canonical(self._X) if self.sparse else self._X
+
+    def find_facts(self) -> Facts:
+        # Finer than tiles, so that a few panels take a few threads the same time.
+        height = tile_rows(self.shape[1], max(4, self.dtype.itemsize))
+        if isinstance(self._rows, np.ndarray):
+            return Facts(slab_cuts(self.shape[0], max(16, height // 8)))
+        cuts = slab_cuts(self.shape[0], _SPARSE_STEP)
+        return Facts(cuts, bytes_before(self._rows.indptr, cuts, self.dtype.itemsize))
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
+        X = self._rows
+        if isinstance(X, np.ndarray):
             yield X[start:stop]
             return
         low, high = int(X.indptr[start]), int(X.indptr[stop])
         parts = (X.data[low:high], X.indices[low:high], X.indptr[start : stop + 1] - low)
         yield scipy.sparse.csr_array(parts, shape=(stop - start, X.shape[1]))
+
+    def rather_transposed(self, *, parity: bool) -> bool:
+        return not parity and self.shape[1] > self.shape[0]
+
+    def transposed(self) -> MemorySource:
+        return MemorySource(self._X.T)

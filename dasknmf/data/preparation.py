@@ -1,4 +1,4 @@
-"""What is done to rows of X as they are read: normalised, log1p, chosen columns, scaled."""
+"""The steps on rows of X as they are read: normalised, log1p, chosen columns, scaled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import scipy.sparse
 
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.kernel import kernel
+from dasknmf.data.dask_array import Rows
+from dasknmf.data.source import InMemory
 from dasknmf.errors import DataError
 
 
@@ -21,17 +23,17 @@ class Preparation:
     Parameters
     ----------
     dtype : numpy.dtype
-        Of what comes out.
+        Of the result.
     n_columns : int
         Columns of X.
     columns : ndarray of int64 or None
         The columns of X that V has, in V's order; None: all.
     target_sum : float or None
-        What each row of X is made to add up to, over all columns of X; rows of zeros stay.
+        The sum that each row of X is scaled to, over all columns of X; rows of zeros stay.
     log1p : bool
         Whether v becomes log(1 + v).
     scale : ndarray of float64 or None
-        What each column of V is divided by at last.
+        Divisors of the columns of V, the last step.
     """
 
     dtype: np.dtype
@@ -48,7 +50,7 @@ class Preparation:
 
     @property
     def width(self) -> int:
-        """Columns of V."""
+        """Number of columns of V."""
         return self.n_columns if self.columns is None else len(self.columns)
 
     def described(self) -> dict[str, Any]:
@@ -60,7 +62,7 @@ class Preparation:
             "scale": _digest(self.scale),
         }
 
-    def __call__(self, rows: Any) -> Any:
+    def __call__(self, rows: InMemory) -> Rows:
         """Rows of V from rows of X.
 
         Parameters
@@ -74,11 +76,23 @@ class Preparation:
             change.
         """
         with np.errstate(all="ignore"):  # NaN and infinities stay, and are refused where V is surveyed
-            if scipy.sparse.issparse(rows):
-                return self._sparse(_canonical(rows))
-            return self._dense(np.asarray(rows))
+            rows = _canonical(rows) if scipy.sparse.issparse(rows) else np.asarray(rows)
+            factors = None if self.target_sum is None else self._row_factors(rows)
+            scale = None if self.scale is None else self.scale.astype(self.dtype)
+            if not scipy.sparse.issparse(rows):
+                chosen = rows if self.columns is None else np.take(rows, self.columns, axis=1)
+                values = self._owned(chosen, shared=self.columns is None)
+                return self._changed(values, None if factors is None else factors[:, None], scale)
+            data, indices, indptr = self._chosen(rows)
+            factors = None if factors is None else np.repeat(factors, np.diff(indptr))
+            self._changed(data, factors, None if scale is None else scale[indices])
+        prepared = _csr(data, indices, indptr, (rows.shape[0], self.width))
+        if self.columns is not None and np.any(np.diff(self.columns) < 0):
+            prepared.has_sorted_indices = False
+            prepared.sort_indices()
+        return prepared
 
-    def across(self, columns: Any, where: np.ndarray) -> Any:
+    def across(self, columns: InMemory, where: np.ndarray) -> Rows:
         """Rows of Vᵀ from rows of Xᵀ, for steps that need no totals.
 
         Parameters
@@ -86,81 +100,67 @@ class Preparation:
         columns : ndarray or SciPy sparse matrix of shape (n_rows, n_samples)
             Columns of X that V has, as rows.
         where : ndarray of int of shape (n_rows,)
-            Which columns of V they are.
+            The columns of V that they are.
         """
         scale = None if self.scale is None else self.scale[where].astype(self.dtype)
         with np.errstate(all="ignore"):
             if not scipy.sparse.issparse(columns):
-                values = self._own(np.asarray(columns), shared=True)
-                self._log(values)
-                if scale is not None:
-                    values /= scale[:, None]
-                return values
+                values = self._owned(np.asarray(columns), shared=True)
+                return self._changed(values, None, None if scale is None else scale[:, None])
             rows = _canonical(columns)
-            data = self._own(rows.data, shared=True)
-            self._log(data)
-            if scale is not None:
-                data /= np.repeat(scale, np.diff(rows.indptr))
+            scale = None if scale is None else np.repeat(scale, np.diff(rows.indptr))
+            data = self._changed(self._owned(rows.data, shared=True), None, scale)
             return _csr(data, rows.indices, rows.indptr, rows.shape)
 
-    def _dense(self, rows: np.ndarray) -> np.ndarray:
-        factors = None
-        if self.target_sum is not None:
-            totals = rows.sum(axis=1, dtype=np.float64)
-            self._check_unchosen(rows, totals)
-            factors = self._row_factors(totals)
-        values = rows if self.columns is None else np.take(rows, self.columns, axis=1)
-        values = self._own(values, shared=self.columns is None)
-        if factors is not None:
-            values *= factors[:, None]
-        self._log(values)
-        if self.scale is not None:
-            values /= self.scale.astype(self.dtype)
-        return values
-
-    def _sparse(self, rows: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    def _chosen(self, rows: scipy.sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The parts of the chosen columns, values in the dtype of V."""
         data, indices, indptr = rows.data, rows.indices, rows.indptr
-        factors = None
-        if self.target_sum is not None:
-            totals = np.empty(rows.shape[0])
-            _row_totals(data, indptr, totals)
-            self._check_unchosen(rows, totals)
-            factors = self._row_factors(totals)
         if self.columns is None:
-            data = self._own(data, shared=True)
-        else:
-            places = np.full(self.n_columns, -1, indices.dtype)
-            places[self.columns] = np.arange(self.width, dtype=indices.dtype)
-            starts = np.empty_like(indptr)
-            kept, into = np.empty(len(data), self.dtype), np.empty_like(indices)
-            count = _keep(data, indices, indptr, places, starts, kept, into)
-            data, indices, indptr = kept[:count].copy(), into[:count].copy(), starts
-        if factors is not None:
-            _scale_rows(data, indptr, factors)
-        self._log(data)
-        if self.scale is not None:
-            _scale_columns(data, indices, self.scale.astype(self.dtype))
-        prepared = _csr(data, indices, indptr, (rows.shape[0], self.width))
-        if self.columns is not None and np.any(np.diff(self.columns) < 0):
-            prepared.has_sorted_indices = False
-            prepared.sort_indices()
-        return prepared
+            return self._owned(data, shared=True), indices, indptr
+        places = np.full(self.n_columns, -1, indices.dtype)
+        places[self.columns] = np.arange(self.width, dtype=indices.dtype)
+        kept, into = np.empty(len(data), self.dtype), np.empty_like(indices)
+        starts = _keep(data, indices, indptr, places, kept, into)
+        return kept[: starts[-1]].copy(), into[: starts[-1]].copy(), starts
 
-    def _own(self, values: np.ndarray, *, shared: bool) -> np.ndarray:
-        """The values in V's dtype, in memory that may be written where it will be."""
+    def _owned(self, values: np.ndarray, *, shared: bool) -> np.ndarray:
+        """The values in the dtype of V, copied where they would be changed in the memory of X."""
         return values.astype(self.dtype, copy=shared and self.changes_values)
 
-    def _check_unchosen(self, rows: Any, totals: np.ndarray) -> None:
-        """Refuse what spoils totals and no survey sees, as it is in columns that V does not have."""
+    def _changed(
+        self, values: np.ndarray, factors: np.ndarray | None, divisors: np.ndarray | None
+    ) -> np.ndarray:
+        """Values times factors, their log(1 + v), over divisors: in place."""
+        if factors is not None:
+            values *= factors
+        if self.log1p:
+            # Negative values stay, to be refused as negative and not as the NaN of their logarithm.
+            where = ~(values < 0) if values.min(initial=0) < 0 else True
+            np.log1p(values, out=values, where=where)
+        if divisors is not None:
+            values /= divisors
+        return values
+
+    def _row_factors(self, rows: Rows) -> np.ndarray:
+        assert self.target_sum is not None
+        if isinstance(rows, np.ndarray):
+            totals = rows.sum(axis=1, dtype=np.float64)
+        else:
+            totals = np.empty(rows.shape[0])
+            _row_totals(rows.data, rows.indptr, totals)
+        self._check_unchosen(rows, totals)
+        # Rows with negative entries keep their signs, so that they are still refused for them.
+        totals = np.abs(totals)
+        factors = np.divide(self.target_sum, totals, out=np.ones_like(totals), where=totals != 0)
+        return factors.astype(self.dtype)
+
+    def _check_unchosen(self, rows: Rows, totals: np.ndarray) -> None:
+        """Refuse values that spoil totals in columns that V does not have, where no survey sees them."""
         if self.columns is None:
             return
-        values = rows.data if scipy.sparse.issparse(rows) else rows
-        smallest = float(np.min(values, initial=0))
-        if smallest >= 0 and np.isfinite(totals).all():
+        if float(np.min(_values(rows), initial=0)) >= 0 and np.isfinite(totals).all():
             return
-        unchosen = np.setdiff1d(np.arange(self.n_columns), self.columns)
-        left = rows[:, unchosen]
-        left = left.data if scipy.sparse.issparse(left) else left
+        left = _values(rows[:, np.setdiff1d(np.arange(self.n_columns), self.columns)])
         n_negative, n_missing = np.count_nonzero(left < 0), np.count_nonzero(~np.isfinite(left))
         if n_negative or n_missing:
             what = "Negative values in data" if n_negative else "Input X contains NaN or infinity"
@@ -170,24 +170,12 @@ class Preparation:
                 "leave out target_sum."
             )
 
-    def _row_factors(self, totals: np.ndarray) -> np.ndarray:
-        # Rows with negative entries keep their signs, so that they are still refused for them.
-        assert self.target_sum is not None
-        totals = np.abs(totals)
-        factors = np.divide(self.target_sum, totals, out=np.ones_like(totals), where=totals != 0)
-        return factors.astype(self.dtype)
 
-    def _log(self, values: np.ndarray) -> None:
-        if not self.log1p:
-            return
-        # Negative values stay what they are, to be refused as such and not as the NaN of their logarithm.
-        if values.min(initial=0) < 0:
-            np.log1p(values, out=values, where=~(values < 0))
-        else:
-            np.log1p(values, out=values)
+def _values(rows: Rows) -> np.ndarray:
+    return rows if isinstance(rows, np.ndarray) else np.asarray(rows.data)
 
 
-def _canonical(rows: Any) -> scipy.sparse.csr_array:
+def _canonical(rows: InMemory) -> scipy.sparse.csr_array:
     """Rows whose indices are sorted and without duplicates, in a dtype that kernels take."""
     if not (isinstance(rows, scipy.sparse.csr_array) and rows.has_canonical_format):
         rows = canonical(rows)
@@ -224,11 +212,11 @@ def _keep(
     indices: np.ndarray,
     indptr: np.ndarray,
     places: np.ndarray,
-    starts: np.ndarray,
     kept: np.ndarray,
     into: np.ndarray,
-) -> int:
-    """Move the entries whose column has a place to the front, in their order; how many there are."""
+) -> np.ndarray:
+    """Move the entries whose column has a place to the front, in their order; the indptr of the result."""
+    starts = np.empty_like(indptr)
     to = 0
     starts[0] = 0
     for row in range(indptr.size - 1):
@@ -239,17 +227,4 @@ def _keep(
             into[to] = place
             to += int(place >= 0)
         starts[row + 1] = to
-    return to
-
-
-@kernel
-def _scale_rows(data: np.ndarray, indptr: np.ndarray, factors: np.ndarray) -> None:
-    for row in range(factors.size):
-        for at in range(indptr[row], indptr[row + 1]):
-            data[at] *= factors[row]
-
-
-@kernel
-def _scale_columns(data: np.ndarray, indices: np.ndarray, scale: np.ndarray) -> None:
-    for at in range(data.size):
-        data[at] /= scale[indices[at]]
+    return starts

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from numbers import Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse
-from dask.task_spec import GraphNode
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import _get_feature_names, check_array
 
 from dasknmf.core.blocks.canonical import canonical
+from dasknmf.core.blocks.entries import WeightedSlab
 from dasknmf.core.dtypes import working_dtype
-from dasknmf.core.panels import Panel
-from dasknmf.data.opening import in_chunks, opened
+from dasknmf.core.image_grid import PixelIndex
+from dasknmf.core.panels import Grid, Panel
+from dasknmf.data.choose import as_source, is_chunked, opened
+from dasknmf.data.dask_array import Rows
 from dasknmf.data.preparation import Preparation
-from dasknmf.data.source import Chunks, Reader, Source, check_shape, grid_of, nbytes_of
+from dasknmf.data.source import (
+    Chunks,
+    Facts,
+    InMemory,
+    Matrix,
+    MatrixLike,
+    Source,
+    Wrapper,
+    bytes_before,
+    check_shape,
+    nbytes_of,
+    row_size,
+)
 from dasknmf.errors import DataError, SourceError
 
 
-class Prepared:
+class Prepared(Wrapper):
     """X with preprocessing in every read of it, so that nothing has to be written beforehand.
 
     Steps, in this order: each row times ``target_sum / total``, where `total` is that of the row over
@@ -35,9 +49,9 @@ class Prepared:
         Whatever `NMF.fit` takes. What is in memory must be finite and nonnegative already; other
         input is checked when it is read.
     columns : array of bool of shape (n_columns,) or of int, optional
-        The columns that are used: a mask, or indices in the order in which V has them, none twice.
+        The columns of V: a mask, or indices in the order in which V has them, none twice.
     target_sum : float, optional
-        What the rows are made to add up to (scanpy's `normalize_total`; 1e4 and 1e6 are common).
+        The sum that each row is scaled to (scanpy's `normalize_total`; 1e4 and 1e6 are common).
     log1p : bool, default=False
     scale : array of shape (n_features,), optional
         A positive divisor of each chosen column, in V's order: its standard deviation, for columns of
@@ -57,7 +71,7 @@ class Prepared:
     is_chunked : bool
         Whether X is read in chunks, by the scheduler.
     X : array
-        What is prepared, opened where a path was given.
+        The matrix that is prepared, opened where a path was given.
     preparation : Preparation
         The steps.
 
@@ -73,9 +87,8 @@ class Prepared:
 
     Notes
     -----
-    What a run compares with its first read, to refuse an X that has changed, are sums of the result. With
-    `target_sum` alone these are the same for any counts in the same rows; logarithms, or a selection of
-    columns, tell them apart.
+    A run recognises an X that has changed since its first read by sums of the result. With `target_sum`
+    alone these are the same for any counts in the same rows; logarithms, or a selection of columns, differ.
 
     Examples
     --------
@@ -87,23 +100,26 @@ class Prepared:
     (2, 4)
     """
 
+    X: Matrix
+    feature_names: np.ndarray | None
+
     def __init__(
         self,
-        X: Any,
+        X: MatrixLike,
         *,
-        columns: Any = None,
+        columns: ArrayLike | None = None,
         target_sum: float | None = None,
         log1p: bool = False,
-        scale: Any = None,
-        feature_names: Any = None,
+        scale: ArrayLike | None = None,
+        feature_names: ArrayLike | None = None,
     ) -> None:
         X = opened(X)
-        names = _get_feature_names(X) if hasattr(X, "iloc") else getattr(X, "feature_names", None)
-        self.is_chunked: bool = X.is_chunked if isinstance(X, Prepared) else in_chunks(X)
-        if not (isinstance(X, Prepared) or self.is_chunked):
+        names = _get_feature_names(X) if hasattr(X, "iloc") else None
+        if not (isinstance(X, Source) or is_chunked(X)):
             X = _in_memory(X)
         check_shape(X.shape)
         working_dtype(X.dtype)
+        super().__init__(as_source(X))
         self.X = X
         n_columns = int(X.shape[1])
         chosen = _columns(columns, n_columns)
@@ -111,14 +127,14 @@ class Prepared:
         total = _target_sum(target_sum)
         divisors = _scale(scale, n_features)
         changed = total is not None or bool(log1p) or divisors is not None
-        self.preparation = Preparation(
-            _dtype(X.dtype, changed=changed), n_columns, chosen, total, bool(log1p), divisors
-        )
-        self.shape: tuple[int, int] = (int(X.shape[0]), n_features)
-        self.dtype = self.preparation.dtype
+        self.dtype = _dtype(X.dtype, changed=changed)
+        self.preparation = Preparation(self.dtype, n_columns, chosen, total, bool(log1p), divisors)
+        self.shape = (self.shape[0], n_features)
+        self.layout = None
         if self.by_columns:
             self.check_columns()
-        self.feature_names = _names(feature_names, names, chosen, n_features)
+        carried = self.source.feature_names if names is None else names
+        self.feature_names = _names(feature_names, carried, chosen, n_features)
 
     def __repr__(self) -> str:
         steps = self.preparation
@@ -131,21 +147,30 @@ class Prepared:
         what = ", ".join(filter(None, said)) or "as it is"
         return f"<Prepared {self.shape[0]} x {self.shape[1]} {self.dtype}: {what}>"
 
-    def rescaled(self, scale: np.ndarray) -> Prepared:
+    def rescaled(self, scale: np.ndarray) -> Self:
         """The same with other divisors of its columns."""
-        other = copy.copy(self)
-        other.preparation = replace(self.preparation, scale=scale)
-        return other
+        return self.changed(preparation=replace(self.preparation, scale=scale))
 
     def described(self) -> dict[str, Any]:
         """The steps as JSON values, for the identity of a run; inner steps under "before"."""
         before = {"before": self.X.described()} if isinstance(self.X, Prepared) else {}
         return self.preparation.described() | before
 
+    def find_facts(self) -> Facts:
+        # Panels are cut by the bytes that are read for them, whatever is left of these.
+        return _facts(self, self.source.facts.cuts, bytes_before(self.source))
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
+        for slab in self.source.slabs(start, stop, chunks):
+            assert not isinstance(slab, WeightedSlab)
+            yield self.preparation(slab)
+
     @property
-    def by_columns(self) -> bool:
-        """Only Xᵀ has rows that can be read."""
-        return bool(getattr(self.X, "by_columns", False))
+    def pixel_index(self) -> PixelIndex:
+        return self.source.pixel_index
+
+    def for_tasks(self) -> Self:
+        return self.changed(source=self.source.for_tasks(), X=None)
 
     @property
     def can_be_transposed(self) -> bool:
@@ -153,6 +178,15 @@ class Prepared:
         columns = self.preparation.columns
         ordered = columns is None or bool((np.diff(columns) > 0).all())
         return ordered and self.preparation.target_sum is None
+
+    def rather_transposed(self, *, parity: bool) -> bool:
+        n, m = self.shape
+        rather = self.source.rather_transposed(parity=parity) if self.is_chunked else not parity and m > n
+        return self.can_be_transposed and rather
+
+    def transposed(self) -> Source:
+        self.check_columns()
+        return _PreparedColumns(self.source.transposed(), self.preparation)
 
     def check_columns(self) -> None:
         """Refuse steps that X read by columns does not allow.
@@ -169,8 +203,92 @@ class Prepared:
             )
 
 
-def steps_of(X: Any) -> dict[str, Any]:
-    """What is done to values of X, to be repeated on new rows; empty where X is not `Prepared`.
+class _PreparedColumns(Wrapper):
+    """The transpose of a prepared X: the chosen rows of Xᵀ, prepared.
+
+    Parameters
+    ----------
+    source : Source
+        Of Xᵀ.
+    preparation : Preparation
+    """
+
+    def __init__(self, source: Source, preparation: Preparation) -> None:
+        super().__init__(source)
+        self.dtype = preparation.dtype
+        self.shape = (preparation.width, source.shape[1])
+        self._preparation = preparation
+        self._chosen = _ChosenRows(source.facts.cuts, bytes_before(source), preparation.columns)
+
+    def find_facts(self) -> Facts:
+        return _facts(self, self._chosen.cuts, self._chosen.before)
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
+        first, last = self._chosen.read_for(start, stop)
+        for slab in self.source.slabs(first, last, chunks):
+            assert not isinstance(slab, WeightedSlab)
+            height = slab.shape[0]
+            rows, where = self._chosen.among(first, first + height)
+            first += height
+            if len(where):
+                # All rows as they are, or a copy of some.
+                yield self._preparation.across(slab if len(rows) == height else slab[rows], where)
+
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        start, stop = self._chosen.read_for(panel.start, panel.stop)
+        return self.source.chunk_keys(Panel(panel.index, start, stop), lost=lost)
+
+
+def _facts(V: Wrapper, cuts: np.ndarray, before: np.ndarray) -> Facts:
+    """The facts of a prepared matrix, from its cuts and from the bytes of X that are read before each."""
+    X = V.source
+    grid = Grid.of(cuts, row_size(V), before)
+    panel = int(np.diff(np.interp(grid.edges, cuts, before)).max())
+    read = X.facts.slab_bytes or (0 if X.in_process else panel)
+    if X.sparse:
+        # Each value beside its column: all of them may be in chosen ones.
+        wider = max(1.0, (V.dtype.itemsize + 4) / (X.dtype.itemsize + 4))
+        total = int(nbytes_of(X) * wider)
+        made = int((read or panel) * wider)
+    else:
+        total = V.shape[0] * row_size(V)
+        made = (-(-read // row_size(X)) if read else grid.rows_max) * row_size(V)
+    return Facts(cuts, before, slab_bytes=read + made, total_bytes=total)
+
+
+class _ChosenRows:
+    """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
+
+    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
+        self._read_cuts = cuts
+        self._chosen = chosen
+        self.cuts, self.before = cuts, before
+        if chosen is not None:
+            counts = np.searchsorted(chosen, cuts)
+            self.cuts, first = np.unique(counts, return_index=True)
+            # Stretches between two cuts without a chosen row are read inside of a panel but not at its ends,
+            # which are unknown here: all of them count, but for the first and the last of X.
+            first[0] = np.searchsorted(counts, 0, side="right") - 1
+            self.before = before[first] - before[first[0]]
+
+    def read_for(self, start: int, stop: int) -> tuple[int, int]:
+        """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
+        if self._chosen is None:
+            return start, stop
+        first = np.searchsorted(self._read_cuts, self._chosen[start], side="right") - 1
+        last = np.searchsorted(self._read_cuts, self._chosen[stop - 1], side="right")
+        return int(self._read_cuts[first]), int(self._read_cuts[last])
+
+    def among(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of rows [first, last) of Xᵀ: those that are chosen, counted from `first`, and as rows of Vᵀ."""
+        if self._chosen is None:
+            return np.arange(last - first), np.arange(first, last)
+        where = np.arange(*np.searchsorted(self._chosen, (first, last)))
+        return self._chosen[where] - first, where
+
+
+def steps_of(X: Matrix) -> dict[str, Any]:
+    """The steps on values of X, to be repeated on new rows; empty where X is not `Prepared`.
 
     Returns
     -------
@@ -184,7 +302,7 @@ def steps_of(X: Any) -> dict[str, Any]:
     return own | ({"before": steps_of(X.X)} if isinstance(X.X, Prepared) else {})
 
 
-def _in_memory(X: Any) -> Any:
+def _in_memory(X: InMemory) -> InMemory:
     X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric")
     sparse = scipy.sparse.issparse(X)
     X = canonical(X) if sparse and X.format == "csr" else X
@@ -198,14 +316,14 @@ def _in_memory(X: Any) -> Any:
     return X
 
 
-def _dtype(stored: Any, *, changed: bool) -> np.dtype:
+def _dtype(stored: np.dtype, *, changed: bool) -> np.dtype:
     stored = np.dtype(stored).newbyteorder("=")
     if stored.kind != "f" and not changed:
         return stored
     return np.dtype(np.float64 if stored.kind == "f" and stored.itemsize >= 8 else np.float32)
 
 
-def _columns(columns: Any, n_columns: int) -> np.ndarray | None:
+def _columns(columns: ArrayLike | None, n_columns: int) -> np.ndarray | None:
     if columns is None:
         return None
     chosen = np.asarray(columns)
@@ -238,7 +356,7 @@ def _columns(columns: Any, n_columns: int) -> np.ndarray | None:
     return chosen
 
 
-def _target_sum(target_sum: Any) -> float | None:
+def _target_sum(target_sum: float | None) -> float | None:
     if target_sum is None:
         return None
     if not isinstance(target_sum, Real) or isinstance(target_sum, bool):
@@ -251,7 +369,7 @@ def _target_sum(target_sum: Any) -> float | None:
     return float(target_sum)
 
 
-def _scale(scale: Any, n_features: int) -> np.ndarray | None:
+def _scale(scale: ArrayLike | None, n_features: int) -> np.ndarray | None:
     if scale is None:
         return None
     divisors = np.asarray(scale, dtype=np.float64)
@@ -269,7 +387,9 @@ def _scale(scale: Any, n_features: int) -> np.ndarray | None:
     return divisors.copy()
 
 
-def _names(given: Any, carried: Any, chosen: np.ndarray | None, n_features: int) -> np.ndarray | None:
+def _names(
+    given: ArrayLike | None, carried: ArrayLike | None, chosen: np.ndarray | None, n_features: int
+) -> np.ndarray | None:
     if given is None:
         if carried is None:
             return None
@@ -282,112 +402,3 @@ def _names(given: Any, carried: Any, chosen: np.ndarray | None, n_features: int)
             f"order: give ({n_features},) names, feature_names[columns] for example."
         )
     return names
-
-
-class PreparedSource(Source):
-    """A source whose slabs are prepared as they come.
-
-    Parameters
-    ----------
-    source : Source
-        Of X, or of Xᵀ.
-    preparation : Preparation
-    transposed : bool
-        Whether rows of the source are columns of X.
-    """
-
-    def __init__(self, source: Source, preparation: Preparation, *, transposed: bool) -> None:
-        self._source = source
-        n_rows = preparation.width if transposed else source.shape[0]
-        n_columns = source.shape[1] if transposed else preparation.width
-        self.shape = (n_rows, n_columns)
-        self.dtype = preparation.dtype
-        self.in_process = source.in_process
-        self.sparse = source.sparse
-        self.entries = source.entries
-        self.negatives_advice = source.negatives_advice
-        row_bytes = source.shape[1] * source.dtype.itemsize
-        before = source.cuts * row_bytes if source.cut_bytes is None else source.cut_bytes
-        self._rows = _ChosenRows(source.cuts, before, preparation.columns if transposed else None)
-        # Panels are cut by what is read for them, whatever is left of it.
-        self.cuts, self.cut_bytes = self._rows.cuts, self._rows.before
-        self.reader = PreparedReader(source.reader, preparation, self._rows if transposed else None)
-        grid = grid_of(self)
-        panel = int(np.diff(np.interp(grid.edges, self.cuts, self._rows.before)).max())
-        read = source.slab_bytes or (0 if source.in_process else panel)
-        if source.sparse:
-            # Each value beside its column: all of them may be in chosen ones.
-            wider = max(1.0, (self.dtype.itemsize + 4) / (source.dtype.itemsize + 4))
-            self.kept_bytes = int(nbytes_of(source) * wider)
-            made = int((read or panel) * wider)
-        else:
-            made_row = n_columns * self.dtype.itemsize
-            self.kept_bytes = n_rows * made_row
-            made = (-(-read // row_bytes) if read else grid.rows_max) * made_row
-        self.slab_bytes = read + made
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        start, stop = self._rows.read_for(panel.start, panel.stop)
-        return self._source.chunk_keys(Panel(panel.index, start, stop), lost=lost)
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._source.upstream()
-
-
-class PreparedReader(Reader):
-    """Prepares slabs inside the task that reads them."""
-
-    def __init__(self, reader: Reader, preparation: Preparation, rows: _ChosenRows | None) -> None:
-        self._reader = reader
-        self._prepare = preparation
-        self._rows = rows
-
-    def anew(self, *, of_a_fit: bool = False) -> Reader:
-        again = copy.copy(self)
-        again._reader = self._reader.anew(of_a_fit=of_a_fit)
-        return again
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:
-        if self._rows is None:
-            for slab in self._reader.slabs(start, stop, chunks):
-                yield self._prepare(slab)
-            return
-        first, last = self._rows.read_for(start, stop)
-        for slab in self._reader.slabs(first, last, chunks):
-            height = slab.shape[0]
-            rows, where = self._rows.among(first, first + height)
-            first += height
-            if len(where):
-                # All rows as they are, or a copy of some.
-                yield self._prepare.across(slab if len(rows) == height else slab[rows], where)
-
-
-class _ChosenRows:
-    """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
-
-    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
-        self._read_cuts = cuts
-        self._chosen = chosen
-        self.cuts, self.before = cuts, before
-        if chosen is not None:
-            counts = np.searchsorted(chosen, cuts)
-            self.cuts, first = np.unique(counts, return_index=True)
-            # Stretches between two cuts with nothing that is chosen are read inside a panel and not at its
-            # ends, which nobody knows yet: all of them count, but for the first and the last of X.
-            first[0] = np.searchsorted(counts, 0, side="right") - 1
-            self.before = before[first] - before[first[0]]
-
-    def read_for(self, start: int, stop: int) -> tuple[int, int]:
-        """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
-        if self._chosen is None:
-            return start, stop
-        first = np.searchsorted(self._read_cuts, self._chosen[start], side="right") - 1
-        last = np.searchsorted(self._read_cuts, self._chosen[stop - 1], side="right")
-        return int(self._read_cuts[first]), int(self._read_cuts[last])
-
-    def among(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of rows [first, last) of Xᵀ: those that are chosen, counted from `first`, and as rows of Vᵀ."""
-        if self._chosen is None:
-            return np.arange(last - first), np.arange(first, last)
-        where = np.arange(*np.searchsorted(self._chosen, (first, last)))
-        return self._chosen[where] - first, where

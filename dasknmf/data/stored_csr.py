@@ -8,11 +8,10 @@ its panel's part of all three.
 from __future__ import annotations
 
 import uuid
-import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import zarr
@@ -21,8 +20,8 @@ from zarr.storage import MemoryStore
 
 from dasknmf.core.blocks.canonical import rows_of
 from dasknmf.core.panels import slab_rows
-from dasknmf.data.chunk_stream import Stream, Vector, ZarrVector, blocks_of, forget
-from dasknmf.data.source import Chunks, Reader, Source, Stored, check_shape
+from dasknmf.data.chunk_stream import Stream, Vector, Walk, ZarrVector, blocks_of
+from dasknmf.data.source import Chunks, Facts, Source, check_shape
 from dasknmf.errors import DataChangedError, SourceError
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
@@ -34,7 +33,7 @@ _SCANNED = 2**21
 
 @dataclass(frozen=True)
 class Vectors:
-    """What a sparse matrix is stored as."""
+    """The three parts of a sparse matrix."""
 
     data: Vector
     indices: Vector
@@ -44,47 +43,44 @@ class Vectors:
 class Place(Protocol):
     """Where a sparse matrix is stored. Picklable; holds no open file."""
 
+    label: str
+    """Path or URL, for messages."""
     in_process: bool
 
     def opened(self) -> AbstractContextManager[Vectors]:
-        """Its parts, for as long as they are read."""
+        """The parts, for as long as they are read."""
 
 
 class ZarrPlace:
-    """A Zarr group.
+    """A Zarr group that holds a sparse matrix."""
 
-    Parameters
-    ----------
-    arrays : dict of str to zarr.Array
-        data, indices, indptr.
-    """
-
-    def __init__(self, arrays: dict[str, zarr.Array]) -> None:
-        self.in_process = isinstance(arrays["data"].store, MemoryStore)
-        self._vectors = Vectors(**{name: ZarrVector(array) for name, array in arrays.items()})
+    def __init__(self, group: zarr.Group, label: str) -> None:
+        self.label = label
+        self.in_process = isinstance(group.store, MemoryStore)
+        arrays = {name: array for name in PARTS if isinstance(array := group.get(name), zarr.Array)}
+        check_parts(arrays, label)
+        self._vectors = Vectors(*(ZarrVector(arrays[name]) for name in PARTS))
 
     def opened(self) -> AbstractContextManager[Vectors]:
         return nullcontext(self._vectors)
 
 
-class StoredSparse(Stored):
+class SparseSource(Source):
     """An AnnData-encoded CSR or CSC matrix in a store.
 
     Parameters
     ----------
     place : Place
-    shape : tuple of int
-    format : {"csr", "csc"}
-    label : str
-        Path or URL, for messages.
-    feature_names : ndarray of str, optional
+    attributes : mapping
+        Of its group: encoding and shape.
+    feature_names : ndarray of str of shape (n_features,), optional
 
     Attributes
     ----------
     dtype : numpy.dtype
         Of the nonzeros.
     nnz : int
-        Stored nonzeros.
+        Number of stored nonzeros.
 
     Raises
     ------
@@ -95,30 +91,24 @@ class StoredSparse(Stored):
     sparse = True
 
     def __init__(
-        self,
-        place: Place,
-        shape: tuple[int, int],
-        format: str,
-        label: str,
-        feature_names: np.ndarray | None = None,
+        self, place: Place, attributes: Mapping[str, Any], feature_names: np.ndarray | None = None
     ) -> None:
-        self.place = place
-        self.shape = (int(shape[0]), int(shape[1]))
-        self.format = format
-        self.by_columns = format == "csc"
-        self.label = label
+        self._place = place
+        self.in_process = place.in_process
+        self.format, self.shape = encoding_of(attributes, place.label)
+        self.by_columns = self.format == "csc"
         self.feature_names = feature_names
         with place.opened() as vectors:
             self.dtype = vectors.data.dtype.newbyteorder("=")
             self.nnz = vectors.data.length
-            self.index_bytes = vectors.indices.dtype.itemsize
-            self.offset_bytes = vectors.indptr.dtype.itemsize
             self._check(vectors)
+        self._walk = Walk()
+        self._fit = uuid.uuid4().hex
 
     @classmethod
     def of_group(
         cls, group: zarr.Group, label: str | None = None, feature_names: np.ndarray | None = None
-    ) -> StoredSparse:
+    ) -> SparseSource:
         """The matrix of a Zarr group.
 
         Raises
@@ -127,27 +117,33 @@ class StoredSparse(Stored):
             If the group holds none.
         """
         label = label or str(group.store_path)
-        format, shape = encoding_of(group.attrs, label)
-        found = {name: array for name in PARTS if isinstance(array := group.get(name), zarr.Array)}
-        check_parts(found, label)
-        return cls(ZarrPlace(found), shape, format, label, feature_names)
+        encoding_of(group.attrs, label)
+        return cls(ZarrPlace(group, label), group.attrs, feature_names)
+
+    @property
+    def label(self) -> str:
+        return self._place.label
 
     @property
     def major(self) -> int:
-        """Rows of a CSR, columns of a CSC matrix."""
+        """Number of rows of a CSR, of columns of a CSC matrix."""
         return self.shape[self.by_columns]
 
     def __repr__(self) -> str:
-        return f"<StoredSparse {self.format} {self.shape} {self.dtype}, {self.nnz} nonzeros, {self.label}>"
+        return f"<SparseSource {self.format} {self.shape} {self.dtype}, {self.nnz} nonzeros, {self.label}>"
 
-    def source(self, *, transposed: bool = False) -> SparseSource:
-        if transposed != self.by_columns:
-            held, asked = ("rows", "columns") if transposed else ("columns", "rows")
+    def transposed(self) -> SparseSource:
+        if not self.by_columns:
             raise SourceError(
-                f"{self.label} is stored as {self.format.upper()}, which can be read by {held} only, and "
-                f"its {asked} are asked for: store it as {'CSC' if transposed else 'CSR'}."
+                f"{self.label} is stored as {self.format.upper()}, which can be read by rows only, and its "
+                "columns are needed: store it as CSC."
             )
-        return SparseSource(self)
+        return self.changed(shape=self.shape[::-1], by_columns=False, feature_names=None)
+
+    def renewed(self, *, of_a_fit: bool = False) -> Self:
+        # Nothing stays from a V that was rewritten between two fits.
+        fit = self._fit if of_a_fit else uuid.uuid4().hex
+        return self.changed(_walk=Walk(fit if of_a_fit else None), _fit=fit)
 
     def _check(self, vectors: Vectors) -> None:
         for name, vector in (("indices", vectors.indices), ("indptr", vectors.indptr)):
@@ -167,26 +163,36 @@ class StoredSparse(Stored):
                 "many: the store is damaged, write it again."
             )
 
-    def scanned(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """Read indptr: rows where panels may be cut, the nonzeros before each, the longest row's."""
-        with self.place.opened() as vectors:
+    def find_facts(self) -> Facts:
+        check_shape(self.shape)
+        with self._place.opened() as vectors:
+            cuts, counts, longest = self._scanned(vectors)
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
-            step = chunk * max(1, -(-self.nnz // chunk // _MOST_CUTS))
-            rows, counts, longest, last = [0], [0], 0, 0
-            for first in range(0, self.major, _SCANNED):
-                stop = min(first + _SCANNED, self.major)
-                offsets = _offsets(vectors.indptr.read(first, stop + 1))
-                lengths = np.diff(offsets)
-                if offsets[0] != last or lengths.min() < 0:
-                    raise SourceError(
-                        f"{self.label} has an indptr that does not rise from 0 between entries {first} and "
-                        f"{stop}: the store is damaged, write it again."
-                    )
-                last, longest = int(offsets[-1]), max(longest, int(lengths.max()))
-                edges = np.arange(offsets[0] // step + 1, last // step + 1) * step
-                begins = np.unique(np.searchsorted(offsets, edges))
-                rows.extend((first + begins).tolist())
-                counts.extend(offsets[begins].tolist())
+            each = self.dtype.itemsize + vectors.indices.dtype.itemsize
+            before = counts * each + cuts * vectors.indptr.dtype.itemsize
+        # A slab, and what of its last chunk belongs to the next one.
+        slab = min(self.nnz, max(slab_rows(1, each), longest) + chunk) * each
+        return Facts(cuts, before, slab_bytes=slab)
+
+    def _scanned(self, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, int]:
+        """Read indptr: rows where panels may be cut, the nonzeros before each, the longest row's."""
+        chunk = max(vectors.data.chunk, vectors.indices.chunk)
+        step = chunk * max(1, -(-self.nnz // chunk // _MOST_CUTS))
+        rows, counts, longest, last = [0], [0], 0, 0
+        for first in range(0, self.major, _SCANNED):
+            stop = min(first + _SCANNED, self.major)
+            offsets = _offsets(vectors.indptr.read(first, stop + 1))
+            lengths = np.diff(offsets)
+            if offsets[0] != last or lengths.min() < 0:
+                raise SourceError(
+                    f"{self.label} has an indptr that does not rise from 0 between entries {first} and "
+                    f"{stop}: the store is damaged, write it again."
+                )
+            last, longest = int(offsets[-1]), max(longest, int(lengths.max()))
+            edges = np.arange(offsets[0] // step + 1, last // step + 1) * step
+            begins = np.unique(np.searchsorted(offsets, edges))
+            rows.extend((first + begins).tolist())
+            counts.extend(offsets[begins].tolist())
         if last != self.nnz:
             raise SourceError(
                 f"{self.label} has an indptr that ends at {last}, and {self.nnz} values; both must be the "
@@ -197,88 +203,30 @@ class StoredSparse(Stored):
             counts.append(self.nnz)
         return np.array(rows), np.array(counts), longest
 
-
-class SparseSource(Source):
-    """Rows of a stored CSR matrix, or columns of a CSC matrix as the rows of Vᵀ."""
-
-    sparse = True
-
-    def __init__(self, X: StoredSparse) -> None:
-        check_shape(X.shape)
-        self.in_process = X.place.in_process
-        self.shape = X.shape[::-1] if X.by_columns else X.shape
-        self.dtype = X.dtype
-        self.cuts, counts, longest = X.scanned()
-        each = X.dtype.itemsize + X.index_bytes
-        self.cut_bytes = counts * each + self.cuts * X.offset_bytes
-        most = slab_rows(1, each)
-        with X.place.opened() as vectors:
-            chunk = max(vectors.data.chunk, vectors.indices.chunk)
-        # A slab, and what of its last chunk belongs to the next one.
-        self.slab_bytes = min(X.nnz, max(most, longest) + chunk) * each
-        # A source of its own for every fit: nothing stays from a V that was rewritten between two.
-        self.reader = SparseReader(X.place, self.shape[1], most, uuid.uuid4().hex)
-
-
-class SparseReader(Reader):
-    """Reads slabs of a bounded number of nonzeros, one after another.
-
-    What its panels leave for each other in a process is forgotten there with the reader of the walk.
-
-    Parameters
-    ----------
-    place : Place
-    n_columns : int
-    most : int
-        Nonzeros of a slab.
-    fit : str
-        Names the fit, to which ends of panels may stay.
-    stays : bool
-        Whether they do.
-    """
-
-    def __init__(self, place: Place, n_columns: int, most: int, fit: str, *, stays: bool = False) -> None:
-        self._place = place
-        self._n_columns = n_columns
-        self._most = most
-        self._fit = fit
-        self._stays = stays
-        self._walk = uuid.uuid4().hex
-        self._forget_in_the_end()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget_in_the_end()
-
-    def _forget_in_the_end(self) -> None:
-        weakref.finalize(self, forget, self._walk).atexit = False
-
-    def anew(self, *, of_a_fit: bool = False) -> SparseReader:
-        return SparseReader(self._place, self._n_columns, self._most, self._fit, stays=of_a_fit)
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[csr_array]:
-        fit = self._fit if self._stays else None
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[csr_array]:
+        """Rows [start, stop) in slabs of a bounded number of nonzeros."""
         with self._place.opened() as vectors:
-            offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, (self._walk, "indptr")))
+            offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, self._walk))
             if offsets[-1] > vectors.data.length or offsets[0] < 0 or np.diff(offsets).min() < 0:
                 raise DataChangedError(
                     f"indptr of the sparse V does not rise between entries {start} and {stop}; it did when "
                     "this fit began: V was changed, bring it back or fit anew."
                 )
             data, indices = (
-                Stream(vector, int(offsets[0]), int(offsets[-1]), (self._walk, name), fit)
+                Stream(vector, int(offsets[0]), int(offsets[-1]), self._walk, name)
                 for name, vector in (("data", vectors.data), ("indices", vectors.indices))
             )
+            most = slab_rows(1, self.dtype.itemsize + vectors.indices.dtype.itemsize)
             first, n_rows = 0, stop - start
             while first < n_rows:
-                fitting = np.searchsorted(offsets, offsets[first] + self._most, side="right") - 1
+                fitting = np.searchsorted(offsets, offsets[first] + most, side="right") - 1
                 last = max(first + 1, int(fitting))
                 begin, end = int(offsets[first]), int(offsets[last])
                 yield rows_of(
                     _native(data.until(begin, end)),
                     _native(indices.until(begin, end)),
                     offsets[first : last + 1] - begin,
-                    self._n_columns,
+                    self.shape[1],
                 )
                 first = last
 
@@ -291,13 +239,13 @@ def _native(values: np.ndarray) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def encoding_of(attributes: Any, label: str) -> tuple[str, tuple[int, int]]:
+def encoding_of(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[int, int]]:
     """Format and shape of a sparse matrix, from the attributes of its group.
 
     Raises
     ------
     SourceError
-        If they tell none.
+        If they describe none.
     """
     kind = attributes.get("encoding-type")
     if kind not in FORMATS or len(attributes.get("shape", ())) != 2:
@@ -309,7 +257,7 @@ def encoding_of(attributes: Any, label: str) -> tuple[str, tuple[int, int]]:
     return FORMATS[kind], (int(n_rows), int(n_columns))
 
 
-def check_parts(found: Any, label: str) -> None:
+def check_parts(found: Mapping[str, Any], label: str) -> None:
     """Refuse a group that lacks a part.
 
     Raises

@@ -9,36 +9,9 @@ import zarr
 from zarr.storage import MemoryStore
 
 from dasknmf.core.panels import slab_rows
-from dasknmf.data.source import Chunks, Reader, Source, Stored, check_shape
-from dasknmf.errors import SourceError
-from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.credentials import refuse_credentials
-from dasknmf.io.metered import fetched, with_meter
-from dasknmf.io.retry import read_patiently
-from dasknmf.io.zarrs import decoded_fast, stored_bytes
-
-
-class NamedArray(Stored):
-    """A Zarr array whose columns have names.
-
-    Parameters
-    ----------
-    array : zarr.Array
-    feature_names : ndarray of str of shape (n_features,), optional
-    """
-
-    def __init__(self, array: zarr.Array, feature_names: np.ndarray | None = None) -> None:
-        check_shape(array.shape)
-        self.array = array
-        self.feature_names = feature_names
-        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
-        self.dtype = np.dtype(array.dtype)
-
-    def __repr__(self) -> str:
-        return f"<NamedArray {self.shape} {self.dtype}, {self.array.store_path}>"
-
-    def source(self, *, transposed: bool = False) -> ZarrSource:
-        return ZarrSource(self.array, transposed=transposed)
+from dasknmf.data.dask_array import rather_by_columns
+from dasknmf.data.source import Chunks, Facts, Source, check_shape, row_size, slab_cuts
+from dasknmf.io.metered import MeteredArray
 
 
 class ZarrSource(Source):
@@ -47,44 +20,47 @@ class ZarrSource(Source):
     Parameters
     ----------
     array : zarr.Array
-    transposed : bool
-        Read it by columns, as the rows of Vᵀ.
+    feature_names : ndarray of str of shape (n_features,), optional
+
+    Raises
+    ------
+    SourceError
+        If it is stored as pickles, or a URL holds credentials.
+    ValueError
+        If it is no matrix.
     """
 
-    def __init__(self, array: zarr.Array, *, transposed: bool = False) -> None:
-        refuse_credentials(array.store, SourceError)
-        refuse_pickles(array)
+    def __init__(self, array: zarr.Array, feature_names: np.ndarray | None = None) -> None:
         check_shape(array.shape)
+        self._array = MeteredArray(array)
+        self._axis = 0
+        self.feature_names = feature_names
         self.in_process = isinstance(array.store, MemoryStore)
-        axis = 1 if transposed else 0
-        n_rows, n_columns = array.shape[axis], array.shape[1 - axis]
-        self.shape = (int(n_rows), int(n_columns))
+        self.shape = (int(array.shape[0]), int(array.shape[1]))
         self.dtype = np.dtype(array.dtype)
-        row_bytes = n_columns * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        return f"<ZarrSource {self.shape} {self.dtype}, {self._array.label}>"
+
+    @property
+    def _height(self) -> int:
+        return slab_rows(int(self._array.chunks[self._axis]), row_size(self))
+
+    def find_facts(self) -> Facts:
         # Inner chunks of a shard can be read on their own; panels begin and end with shards.
-        cut = int((array.shards or array.chunks)[axis])
-        self.cuts = np.append(np.arange(0, self.shape[0], cut), self.shape[0])
-        height = slab_rows(int(array.chunks[axis]), row_bytes)
-        self.slab_bytes = min(height, n_rows) * row_bytes
-        fast = decoded_fast(array)
-        self.reader = ZarrReader(fast or with_meter(array), height, transposed, metered=fast is None)
+        cuts = slab_cuts(self.shape[0], int(self._array.shards[self._axis]))
+        return Facts(cuts, slab_bytes=min(self._height, self.shape[0]) * row_size(self))
 
-
-class ZarrReader(Reader):
-    """Reads slabs of whole chunks, one after another."""
-
-    def __init__(self, array: zarr.Array, height: int, transposed: bool, *, metered: bool) -> None:
-        self._array = array
-        self._metered = metered
-        self._height = height
-        self._transposed = transposed
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[np.ndarray]:
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray]:
         for first in range(start, stop, self._height):
             rows = slice(first, min(first + self._height, stop))
-            if not self._metered:
-                fetched(stored_bytes(self._array, rows, int(self._transposed)))
-            along = (slice(None), rows) if self._transposed else (rows, slice(None))
-            what = f"rows {rows.start} to {rows.stop - 1} of V at {self._array.store_path}"
-            slab = read_patiently(lambda: np.asarray(self._array[along]), what)  # noqa: B023
-            yield slab.T if self._transposed else slab
+            slab = self._array.read(rows, self._axis, f"rows {rows.start} to {rows.stop - 1} of V")
+            yield slab.T if self._axis else slab
+
+    def rather_transposed(self, *, parity: bool) -> bool:
+        shards = self._array.shards
+        n_chunks = tuple(-(-length // shard) for length, shard in zip(self.shape, shards, strict=True))
+        return rather_by_columns(self, n_chunks, parity=parity)
+
+    def transposed(self) -> ZarrSource:
+        return self.changed(shape=self.shape[::-1], _axis=1 - self._axis, feature_names=None)

@@ -30,7 +30,7 @@ from dasknmf.core.panels import Grid, Panel
 from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.state import State
 from dasknmf.data.dask_graph import Upstream
-from dasknmf.data.source import PanelSlabs, Reader, Source, StageLost
+from dasknmf.data.source import PanelSlabs, Source, StageLost
 from dasknmf.engine.accounting import PassStats, Watched, lately_resident
 from dasknmf.errors import DataChangedError
 from dasknmf.io.metered import metered
@@ -97,7 +97,7 @@ class Pass:
 
     def worker_side(self) -> WorkerSide:
         source = self.source
-        return WorkerSide(self.work, source.reader, source.shape[1], source.entries)
+        return WorkerSide(self.work, source.for_tasks(), source.shape[1], source.entries)
 
 
 Get = Callable[[dict[Hashable, GraphNode], list[Hashable]], Any]
@@ -205,7 +205,7 @@ class WorkerSide:
     """What the tasks of a pass share: it travels once, as the argument of one task."""
 
     work: Work
-    reader: Reader
+    reader: Source
     n_features: int
     entries: EntryWeights | None = None
     states: tuple[State, ...] = ()
@@ -242,7 +242,7 @@ def _load(side: WorkerSide) -> WorkerSide:
     with counted() as retries:
         states = tuple(work.factors.read_states(work.state, work.starts_from))
     smalls = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
-    reader = side.reader.anew(of_a_fit=True)
+    reader = side.reader.renewed(of_a_fit=True)
     return replace(side, states=states, smalls=smalls, reader=reader, retries=retries.total)
 
 

@@ -144,7 +144,7 @@ def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
     roles = Roles(validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=bool(needs_rows)))
     source = data.source_of(X, transposed=roles.transposed)
     grid = data.grid_of(source)
-    index = data.places_of(X, transposed=roles.transposed)
+    index = source.pixel_index
     seed = _drawn_seed(nmf.random_state)
 
     a = validation.checked_vector(options.sample_weight, n, "sample_weight", "samples")
@@ -156,7 +156,7 @@ def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
     entries = _read_entries(nmf, X, source.entries)
     if column_weights is not None:
         entries = replace(entries or EntryWeights(), weights=column_weights)
-    masked = (entries is not None and entries.masks) or entry_weights is not None or _is_masked(X)
+    masked = (entries is not None and entries.masks) or entry_weights is not None or source.masked
     holdout = validation.checked_holdout(options.holdout)
     if holdout is not None:
         hidden = Holdout(holdout, seed, m, roles.transposed, index)
@@ -193,9 +193,8 @@ def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
         rows=index,
     )
     start = None if W is None else roles.start(W, _with_fixed(H, fixed))
-    layout = X.layout if isinstance(X, data.Stored) else None
     names = getattr(nmf, "feature_names_in_", None)
-    known = features.Features(names, data.steps_of(X).get("scale"), b, layout)
+    known = features.Features(names, data.steps_of(X).get("scale"), b, source.layout)
     return Inputs(X, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
 
 
@@ -254,14 +253,14 @@ def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Probl
         sample_weight=mark(sample_weight),
         feature_weight=mark(feature_weight),
         weights=weights,
-        mask=_described_mask(X),
+        mask=inputs.source.described_mask(),
         many=options.many,
     )
 
 
 def entries_of(nmf: BaseEstimator, X: Any) -> EntryWeights | None:
     """How entries of new rows are read; None: each is observed."""
-    return _read_entries(nmf, X, getattr(X, "entries", None))
+    return _read_entries(nmf, X, X.entries if isinstance(X, data.Source) else None)
 
 
 def _read_entries(nmf: BaseEstimator, X: Any, entries: EntryWeights | None) -> EntryWeights | None:
@@ -273,16 +272,6 @@ def _read_entries(nmf: BaseEstimator, X: Any, entries: EntryWeights | None) -> E
     if validation.is_nan(missing):
         return replace(entries or EntryWeights(), nan=True)
     return replace(entries or EntryWeights(), nodata=float(missing))
-
-
-def _is_masked(X: Any) -> bool:
-    return isinstance(X, data.Stored) and X.masked
-
-
-def _described_mask(X: Any) -> str | None:
-    while isinstance(X, data.Prepared):
-        X = X.X
-    return X.described_mask() if isinstance(X, data.Stored) else None
 
 
 def _hidden_columns(entries: EntryWeights | None, source: data.Source) -> np.ndarray | None:

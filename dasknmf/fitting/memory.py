@@ -74,7 +74,7 @@ class Footprint:
         return Projection(
             baseline=scheduler.baseline,
             threads=min(scheduler.threads, len(grid)),
-            slab=math.ceil(source.slab_copies * slab_bytes_of(source, grid)),
+            slab=math.ceil(source.facts.slab_copies * slab_bytes_of(source, grid)),
             tiles=tile_bytes(source, self.dtype, columns, dense_tiles=self.dense_tiles)
             + nnls.scratch_bytes(self.k, packed=self.masked)
             + _LINES_AT_ONCE * lines,

@@ -18,9 +18,10 @@ from dask.task_spec import List, Task, TaskRef
 
 from dasknmf import data
 from dasknmf.core.solvers.coder import Coder, check_values
+from dasknmf.data.source import Chunks
 
 
-def by_rows(coder: Coder, X: Any, method: str) -> Any:
+def by_rows(coder: Coder, X: data.Matrix, method: str) -> np.ndarray | da.Array:
     """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
     steps: list[data.Preparation] = []
     base = X
@@ -52,7 +53,7 @@ def by_rows(coder: Coder, X: Any, method: str) -> Any:
     )
 
 
-def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
+def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
     """One task for each panel, which reads its slabs itself."""
     source = data.source_of(X)
     grid = data.grid_of(source)
@@ -60,7 +61,7 @@ def _by_panels(coder: Coder, X: Any, method: str) -> da.Array:
     name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
     graph: dict[Any, Any] = {
         # Each time that it is computed is another walk.
-        load: Task(load, methodcaller("anew"), source.reader),
+        load: Task(load, methodcaller("renewed"), source.for_tasks()),
         whole: Task(whole, _same, coder),
         **source.upstream(),
     }
@@ -92,7 +93,9 @@ def _same(part: Any) -> Any:
     return part
 
 
-def _code_panel(reader: Any, start: int, stop: int, chunks: Any, coder: Coder, *, method: str) -> np.ndarray:
+def _code_panel(
+    reader: data.Source, start: int, stop: int, chunks: Chunks, coder: Coder, *, method: str
+) -> np.ndarray:
     return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, chunks)])
 
 

@@ -241,7 +241,7 @@ def is_nan(missing: Any) -> bool:
 
 def check_missing(missing: Any, X: Any) -> None:
     """Refuse missing values in an X that does not take them."""
-    if is_sparse(X):
+    if data.is_sparse(X):
         raise ValueError(
             f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
             "zeros: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
@@ -251,13 +251,6 @@ def check_missing(missing: Any, X: Any) -> None:
             f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of all "
             "entries: prepare X beforehand, or leave missing_values at 'error'."
         )
-
-
-def is_sparse(X: Any) -> bool:
-    """Whether rows of an opened X are sparse."""
-    if isinstance(X, data.Prepared):
-        return is_sparse(X.X)
-    return bool(scipy.sparse.issparse(getattr(X, "_meta", X)) or getattr(X, "sparse", False))
 
 
 def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndarray | None:
@@ -284,7 +277,7 @@ def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndar
 def checked_weights(weights: Any, X: Any) -> Any:
     """Weights of entries, opened, of X's shape; their values are checked where they are read, or here."""
     weights = data.opened(weights)
-    if scipy.sparse.issparse(getattr(weights, "_meta", weights)) or getattr(weights, "sparse", False):
+    if data.is_sparse(weights):
         raise ValueError("weights are sparse; each entry of X has one: give them dense.")
     if not data.is_chunked(weights):
         weights = np.asarray(weights)
@@ -295,7 +288,7 @@ def checked_weights(weights: Any, X: Any) -> Any:
         )
     if np.dtype(weights.dtype).kind not in "biuf":
         raise ValueError(f"weights are {weights.dtype}; they must be real numbers or booleans: convert them.")
-    if is_sparse(X):
+    if data.is_sparse(X):
         raise ValueError(
             "weights of entries are for a dense X, and this one is sparse: give sample_weight and "
             "feature_weight, which sparse X takes."
@@ -414,7 +407,7 @@ def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
     transposed = data.rather_transposed(X, parity=parity)
     if not (kept and transposed):
         return transposed
-    if getattr(X, "by_columns", False):
+    if isinstance(X, data.Source) and X.by_columns:
         raise SourceError(
             "X is stored as CSC, by columns; sweeps, a consensus, fixed_components, sum_to_one and "
             "perturbations need its rows: store it as CSR."

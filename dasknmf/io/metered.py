@@ -1,19 +1,24 @@
-"""metered."""
+"""Bytes that reads fetch from stores, counted for the task that reads."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from dasknmf.errors import SourceError, UnavailableError
+from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.credentials import refuse_credentials
-from dasknmf.io.retry import PatientStore, patiently
+from dasknmf.io.retry import PatientStore, patiently, read_patiently
+from dasknmf.io.zarrs import decoded_fast, reopened, stored_bytes
 
 
 class Meter:
@@ -56,40 +61,61 @@ def fetched(nbytes: int) -> None:
 class MeteredStore(WrapperStore[Any]):
     """A store that reports the size of every value it returns."""
 
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        value = await super().get(key, prototype, byte_range)
-        _count(value)
-        return value
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return _counted(await super().get(key, prototype, byte_range))
 
-    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> list[Any]:
-        values = await super().get_partial_values(prototype, key_ranges)
-        for value in values:
-            _count(value)
-        return values
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(map(_counted, await super().get_partial_values(prototype, key_ranges)))
 
-    # From Zarr 3.3 on, parts of shards are asked for in these ways too.
+    # From Zarr 3.3 on, parts of shards are read in these ways too.
 
     async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
         async for group in self._store.get_ranges(key, byte_ranges, **options):
             for _, value in group:
-                _count(value)
+                _counted(value)
             yield group
 
-    def get_sync(self, key: str, **options: Any) -> Any:
-        value = self._store.get_sync(key, **options)
-        _count(value)
-        return value
+    def get_sync(self, key: str, **options: Any) -> Buffer | None:
+        return _counted(self._store.get_sync(key, **options))
 
 
-def _count(value: Any) -> None:
+def _counted(value: Buffer | None) -> Buffer | None:
     if value is not None:
         fetched(len(value))
+    return value
 
 
-def with_meter(array: zarr.Array) -> zarr.Array:
-    """The same array over a store that counts what it fetches."""
-    store = MeteredStore(PatientStore(array.store))
-    return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
+class MeteredArray:
+    """A Zarr array whose reads are counted, and repeated where storage fails for a moment. Picklable.
+
+    Raises
+    ------
+    SourceError
+        If it is stored as pickles, or its URL holds credentials.
+    """
+
+    def __init__(self, array: zarr.Array) -> None:
+        refuse_credentials(array.store, SourceError)
+        refuse_pickles(array)
+        fast = decoded_fast(array)
+        self._is_fast = fast is not None
+        self._array = reopened(array, MeteredStore(PatientStore(array.store))) if fast is None else fast
+        self.label = str(array.store_path)
+        self.dtype = np.dtype(array.dtype)
+        self.length = int(array.shape[0])
+        self.chunks: tuple[int, ...] = array.chunks
+        self.shards: tuple[int, ...] = array.shards or array.chunks
+
+    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
+        """A part of an axis, whole along the others; `what` names it in messages."""
+        if self._is_fast:
+            fetched(stored_bytes(self._array, part, axis))
+        along = (*(slice(None),) * axis, part)
+        return read_patiently(lambda: np.asarray(self._array[along]), f"{what} at {self.label}")
 
 
 def open_node(source: Any) -> zarr.Array | zarr.Group:

@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 
 import zarr
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 _PIPELINE = "zarrs.ZarrsCodecPipeline"
@@ -27,11 +28,14 @@ def decoded_fast(array: zarr.Array) -> zarr.Array | None:
         return None
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE, "codec_pipeline.strict": True}):
-            return zarr.open_array(
-                store=array.store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format
-            )
+            return reopened(array, array.store)
     except Exception:  # a codec, dtype or fill value that it does not know: its own exceptions differ
         return None
+
+
+def reopened(array: zarr.Array, store: Store) -> zarr.Array:
+    """The same array, read through another store or by the codec pipeline that is configured now."""
+    return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
 
 
 def stored_bytes(array: zarr.Array, part: slice, axis: int) -> int:

@@ -217,7 +217,7 @@ def refit(
         return Refit(model.components_, shares, float(loss), 2)
     k, m = spectra.shape
     entries = entries_of(model, X)
-    masked = (entries is not None and entries.masks) or bool(getattr(X, "masked", False))
+    masked = (entries is not None and entries.masks) or (isinstance(X, data.Source) and X.masked)
     penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, X.shape)
     exact = QuadraticPass(
         k,

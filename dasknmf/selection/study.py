@@ -11,7 +11,6 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from dasknmf import data
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.history import Callback, History
 from dasknmf.core.phase import Phase, Tally
@@ -181,7 +180,7 @@ class Study:
     def _entries(self) -> EntryWeights | None:
         """How entries of X are read, where some are missing: a Gram matrix for each row is dear."""
         entries: EntryWeights | None = self.V.source.entries
-        if entries is None or entries.masks or (isinstance(self.X, data.Stored) and self.X.masked):
+        if entries is None or entries.masks or self.V.source.masked:
             return entries
         return None  # what was hidden from the fits is there
 
@@ -293,7 +292,7 @@ def _whole(work: Session) -> OpenMatrix:
     source, entries = work.V.source, work.inputs.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
         return work.V
-    return replace(work.V, source=source.told(replace(entries, holdout=None)))
+    return replace(work.V, source=source.with_entries(replace(entries, holdout=None)))
 
 
 def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:

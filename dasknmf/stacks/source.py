@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, product
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dask
 import numpy as np
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
-from dasknmf.core.image_grid import Layout, Tile, Tiles
+from dasknmf.core.blocks.entries import WeightedSlab
+from dasknmf.core.image_grid import Layout, Tile
 from dasknmf.core.panels import Panel
-from dasknmf.data.source import Chunks, Reader, Source
+from dasknmf.data.source import Chunks, Facts, Source
 from dasknmf.io.retry import read_patiently
+
+if TYPE_CHECKING:
+    from xarray import Variable
 
 Slices = tuple[slice, ...]
 
@@ -63,27 +69,27 @@ class Part:
     dims : tuple of str
         Of the variable, in its order.
     variable : xarray.Variable or None
-        What tasks read; None where chunks arrive from the scheduler.
+        Read by tasks; None where chunks arrive from the scheduler.
     cut : Cut or None
         Of these chunks.
     """
 
     dims: tuple[str, ...]
-    variable: Any = None
+    variable: Variable | None = None
     cut: Cut | None = None
 
     def n_chunks(self, window: dict[str, slice]) -> int:
         """How many chunks a part of the stack has; 0 where none arrive."""
         return 0 if self.cut is None else sum(1 for _ in self.cut.pieces(window))
 
-    def read(self, window: dict[str, slice], chunks: Sequence[Any]) -> np.ndarray:
+    def read(self, window: dict[str, slice], chunks: Sequence[np.ndarray]) -> np.ndarray:
         """The values of a part of the stack, in the variable's order of dims."""
         if self.cut is None:
+            variable = self.variable
+            assert variable is not None
             here = {dim: part for dim, part in window.items() if dim in self.dims}
             what = ", ".join(f"{dim} {part.start} to {part.stop - 1}" for dim, part in here.items())
-            return read_patiently(
-                lambda: np.asarray(self.variable.isel(here).to_numpy()), f"{what} of the stack"
-            )
+            return read_patiently(lambda: np.asarray(variable.isel(here).to_numpy()), f"{what} of the stack")
         pieces = [place for _, place in self.cut.pieces(window)]
         if len(pieces) == 1:
             return np.asarray(chunks[0])
@@ -94,66 +100,86 @@ class Part:
         return values
 
 
-class TileReader(Reader):
-    """Gives a tile as a slab: as (features, pixels) in memory, plane by plane as images are stored.
+class TileSource(Source):
+    """Tiles of a stack as panels; a slab is a tile.
+
+    A slab lies in memory as (features, pixels), plane by plane as images are stored.
 
     Parameters
     ----------
-    tiles : Tiles
-    sample_dims : tuple of str
-    feature_dims : tuple of str
-        Of each variable: without the level of variables.
-    feature_shape : tuple of int
-        Along these.
-    dtype : numpy.dtype
-    parts : sequence of Part
-        The variables, each with the features that follow those of the one before.
-    mask : Part or None
+    layout : Layout
+    variables : sequence of xarray.Variable
+        Each with the features that follow those of the one before.
+    mask : xarray.Variable or None
         True where V counts.
     """
 
-    def __init__(
-        self,
-        tiles: Tiles,
-        sample_dims: tuple[str, ...],
-        feature_dims: tuple[str, ...],
-        feature_shape: tuple[int, ...],
-        dtype: np.dtype,
-        parts: Sequence[Part],
-        mask: Part | None,
-    ) -> None:
-        self._tiles = tiles
-        self._sample_dims = sample_dims
-        self._order = (*feature_dims, *sample_dims)
-        self._feature_shape = feature_shape
-        self._dtype = dtype
-        self._parts = tuple(parts)
-        self._mask = mask
+    layout: Layout
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Any]:
+    def __init__(self, layout: Layout, variables: Sequence[Variable], mask: Variable | None) -> None:
+        self.layout = layout
+        self.shape = (layout.n_samples, layout.n_features)
+        self.dtype = np.dtype(variables[0].dtype)
+        self.masked = mask is not None
+        self._variables = [*variables, *([] if mask is None else [mask])]
+        self._tiles = layout.tiles
+        self._sample_dims = layout.sample_dims
+        features = tuple(dim for dim in layout.dims if dim not in layout.sample_dims)
+        self._order = (*features, *layout.sample_dims)
+        self._feature_shape = layout.feature_shape[len(layout.feature_shape) - len(features) :]
+        self._parts = [_part(variable) for variable in self._variables]
+        self.in_process = all(map(in_memory, self._variables))
+
+    @property
+    def _chunked(self) -> list[Variable]:
+        return [variable for variable in self._variables if variable.chunks is not None]
+
+    @cached_property
+    def _optimized(self) -> tuple[list[Any], dict[Hashable, GraphNode]]:
+        """Keys of the chunks of each chunked variable, and the graph that makes them."""
+        optimized = dask.optimize(*(variable.data for variable in self._chunked))
+        graph: dict[Hashable, GraphNode] = {}
+        for array in optimized:
+            graph |= dict(array.__dask_graph__())
+        return [array.__dask_keys__() for array in optimized], graph
+
+    def find_facts(self) -> Facts:
+        cuts = self._tiles.cuts
+        if self._chunked:  # all chunks of a panel wait in memory before its visit begins
+            return Facts(cuts)
+        largest = int(np.diff(cuts).max()) * self.shape[1]
+        return Facts(cuts, slab_bytes=largest * (self.dtype.itemsize + self.masked), slab_copies=_COPIES)
+
+    def for_tasks(self) -> Self:
+        sent = self.changed(layout=None, feature_names=None, entries=None, _variables=[])
+        vars(sent).pop("_optimized", None)
+        return sent
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray | WeightedSlab]:
         for index, tile in enumerate(self._tiles.between(start, stop)):
             yield self._slab(tile, chunks[index] if chunks else [])
 
-    def _slab(self, tile: Tile, chunks: Sequence[Any]) -> np.ndarray | WeightedSlab:
+    def _slab(self, tile: Tile, chunks: Sequence[np.ndarray]) -> np.ndarray | WeightedSlab:
         arriving = iter(chunks)
-        shape = (len(self._parts), *self._feature_shape, *tile.shape)
+        parts = self._parts[:-1] if self.masked else self._parts
+        shape = (len(parts), *self._feature_shape, *tile.shape)
         n_pixels = tile.stop - tile.start
-        first = self._planes(self._parts[0], tile, arriving)
-        if len(self._parts) == 1:
+        first = self._planes(parts[0], tile, arriving)
+        if len(parts) == 1:
             planes = np.ascontiguousarray(first)
         else:
-            planes = np.empty(shape, self._dtype)
+            planes = np.empty(shape, self.dtype)
             planes[0] = first
-            for plane, part in zip(planes[1:], self._parts[1:], strict=True):
+            for plane, part in zip(planes[1:], parts[1:], strict=True):
                 plane[...] = self._planes(part, tile, arriving)
         values = planes.reshape(-1, n_pixels).T
-        if self._mask is None:
+        if not self.masked:
             return values
         counts = np.empty(shape, bool)
-        counts[...] = self._planes(self._mask, tile, arriving)
+        counts[...] = self._planes(self._parts[-1], tile, arriving)
         return WeightedSlab(values, counts.reshape(-1, n_pixels).T)
 
-    def _planes(self, part: Part, tile: Tile, arriving: Iterator[Any]) -> np.ndarray:
+    def _planes(self, part: Part, tile: Tile, arriving: Iterator[np.ndarray]) -> np.ndarray:
         """A variable's values at a tile, the features' dims first; dims that it lacks have length 1."""
         window = dict(zip(self._sample_dims, tile.slices, strict=True))
         values = part.read(window, list(islice(arriving, part.n_chunks(window))))
@@ -161,92 +187,32 @@ class TileReader(Reader):
         values = values.transpose([part.dims.index(dim) for dim in present])
         return values[tuple(slice(None) if dim in part.dims else None for dim in self._order)]
 
-
-class StackSource(Source):
-    """A stack as rows of panels, which are whole tiles.
-
-    Parameters
-    ----------
-    layout : Layout
-    dtype : numpy.dtype
-    variables : sequence of xarray.Variable
-    mask : xarray.Variable or None
-    entries : EntryWeights or None
-    negatives_advice : str
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        dtype: np.dtype,
-        variables: Sequence[Any],
-        mask: Any,
-        entries: EntryWeights | None,
-        negatives_advice: str,
-    ) -> None:
-        self.shape = (layout.n_samples, layout.n_features)
-        self.dtype = dtype
-        self.entries = entries
-        self.negatives_advice = negatives_advice
-        self._tiles = layout.tiles
-        self.cuts = layout.tiles.cuts
-        self._sample_dims = layout.sample_dims
-        all_of_them = [*variables, *([] if mask is None else [mask])]
-        self.in_process = all(map(in_memory, all_of_them))
-        chunked = [variable.data for variable in all_of_them if variable.chunks is not None]
-        self._persisted = chunked  # keeps persisted chunks alive, which the optimized graph leaves out
-        optimized = dask.optimize(*chunked)
-        self._keys: list[Any] = [array.__dask_keys__() for array in optimized]
-        self._graph: dict[Hashable, GraphNode] = {}
-        for array in optimized:
-            self._graph |= dict(array.__dask_graph__())
-        parts = [_part(variable) for variable in all_of_them]
-        self._arriving = [part for part in parts if part.cut is not None]
-        # All chunks of a panel wait in memory before its visit begins: the panel is the slab.
-        largest = int(np.diff(self._tiles.cuts).max()) * self.shape[1]
-        self.slab_bytes = 0 if chunked else largest * (dtype.itemsize + (mask is not None))
-        if not chunked:
-            self.slab_copies = _COPIES
-        features = [dim for dim in layout.dims if dim not in layout.sample_dims]
-        self.reader = TileReader(
-            layout.tiles,
-            layout.sample_dims,
-            tuple(features),
-            layout.feature_shape[len(layout.feature_shape) - len(features) :],
-            dtype,
-            parts if mask is None else parts[:-1],
-            None if mask is None else parts[-1],
-        )
-
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        """One list for each tile of the panel, in the order in which the reader takes its chunks."""
-        if not self._arriving:
+        """One list for each tile of the panel, in the order in which its slab takes the chunks."""
+        if not self._chunked:
             return []
         return [self._keys_of(tile) for tile in self._tiles.between(panel.start, panel.stop)]
 
     def _keys_of(self, tile: Tile) -> list[Hashable]:
         window = dict(zip(self._sample_dims, tile.slices, strict=True))
+        cuts = [part.cut for part in self._parts if part.cut is not None]
         found = []
-        for part, keys in zip(self._arriving, self._keys, strict=True):
-            assert part.cut is not None
-            for index, _ in part.cut.pieces(window):
-                key = keys
-                for i in index:
-                    key = key[i]
-                found.append(key)
+        for cut, keys in zip(cuts, self._optimized[0], strict=True):
+            for index, _ in cut.pieces(window):
+                found.append(functools.reduce(operator.getitem, index, keys))
         return found
 
     def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._graph
+        return self._optimized[1]
 
 
-def in_memory(variable: Any) -> bool:
+def in_memory(variable: Variable) -> bool:
     """Whether an xarray.Variable's values are in this process."""
     # What xarray decides whether to load by; it has no public name.
     return bool(variable._in_memory)
 
 
-def by_points(variable: Any) -> bool:
+def by_points(variable: Variable) -> bool:
     """Whether xarray would look up a lazily indexed variable value by value: once it has been transposed."""
     data = None if variable.chunks is not None else variable._data
     while data is not None:
@@ -256,8 +222,9 @@ def by_points(variable: Any) -> bool:
     return False
 
 
-def _part(variable: Any) -> Part:
+def _part(variable: Variable) -> Part:
+    dims = tuple(map(str, variable.dims))
     if variable.chunks is None:
-        return Part(variable.dims, variable)
+        return Part(dims, variable)
     edges = tuple(tuple(np.cumsum([0, *lengths]).tolist()) for lengths in variable.chunks)
-    return Part(variable.dims, cut=Cut(variable.dims, edges))
+    return Part(dims, cut=Cut(dims, edges))

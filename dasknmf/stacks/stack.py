@@ -10,7 +10,6 @@ import numpy as np
 import zarr
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles, common, merged
-from dasknmf.data.source import Stored
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import MeteredStore, open_node
@@ -29,13 +28,13 @@ from dasknmf.stacks.checks import (
 )
 from dasknmf.stacks.encoding import NEGATIVES, entries_of, is_plain
 from dasknmf.stacks.geotiff_in import is_raster, open_raster
-from dasknmf.stacks.source import StackSource, by_points, in_memory
+from dasknmf.stacks.source import TileSource, by_points, in_memory
 
 _TILE_BYTES = 4 * 2**20
 """Stored tiles are read together up to this size."""
 
 
-class Stack(Stored):
+class Stack(TileSource):
     """A stack of images as a matrix V: a row for each pixel, a column for each combination of other dims.
 
     Nothing is stacked or rechunked. Rows go tile by tile over the sample dims, in raster order inside of a
@@ -85,8 +84,6 @@ class Stack(Stored):
         If `missing` or `negatives` is none of these.
     """
 
-    layout: Layout
-
     def __init__(
         self,
         obj: Any,
@@ -115,20 +112,19 @@ class Stack(Stored):
             raise SourceError(
                 f"the stack has lengths {dict(first.sizes)}; each must be at least 1: select less."
             )
-        self.dtype = np.dtype(first.dtype)
-        self.masked = mask is not None
+        dtype = np.dtype(first.dtype)
         self.is_in_memory = all(map(in_memory, variables.values()))
-        self._variables = list(variables.values())
-        cuts = [common([_lengths(each, dim) for each in self._variables]) for dim in samples]
+        planes = list(variables.values())
+        cuts = [common([_lengths(each, dim) for each in planes]) for dim in samples]
         n_planes = int(np.prod(shape, dtype=np.int64))
-        row_bytes = n_planes * len(variables) * self.dtype.itemsize
+        row_bytes = n_planes * len(variables) * dtype.itemsize
         coords = coords_of(obj)
         check_unique(coords, features)
         tiles = merged(cuts, row_bytes, _TILE_BYTES)
-        self._mask = None if mask is None else _cut(mask_of(mask, first.sizes, coords), samples, tiles)
+        cut_mask = None if mask is None else _cut(mask_of(mask, first.sizes, coords), samples, tiles)
         if is_dataset:
             coords[VARIABLE] = Coordinate((VARIABLE,), np.array(list(variables)))
-        self.layout = Layout(
+        layout = Layout(
             samples,
             tiles,
             (VARIABLE, *features) if is_dataset else features,
@@ -139,27 +135,20 @@ class Stack(Stored):
             described(obj.attrs),
             {name: described(each.attrs) for name, each in variables.items()} if is_dataset else None,
         )
-        self.shape = (self.layout.n_samples, self.layout.n_features)
-        self.feature_names = self.layout.feature_names
-        entries = entries_of(self._variables, [n_planes] * len(variables), missing, negatives)
-        self.entries = (
-            None if mask is None and is_plain(entries) else replace(entries, groups=_dates(self.layout))
-        )
+        super().__init__(layout, planes, cut_mask)
+        self.feature_names = layout.feature_names
+        self.negatives_advice = NEGATIVES
+        entries = entries_of(planes, [n_planes] * len(variables), missing, negatives)
+        self.entries = None if mask is None and is_plain(entries) else replace(entries, groups=_dates(layout))
 
     def __repr__(self) -> str:
         return f"<Stack {self.shape} {self.dtype}, {self.layout.geometry()}>"
 
     def described_mask(self) -> str | None:
-        """What tells the mask from others in a run: a digest of its values, where it takes one small read."""
-        if self._mask is None:
+        if not self.masked:
             return None
         order = (*self.layout.feature_dims, *self.layout.sample_dims)
-        return described_mask(self._mask, order, self._variables)
-
-    def source(self, *, transposed: bool = False) -> StackSource:
-        if transposed:
-            raise SourceError(f"{self!r} is read by pixels, and its planes are asked for: give a matrix.")
-        return StackSource(self.layout, self.dtype, self._variables, self._mask, self.entries, NEGATIVES)
+        return described_mask(self._variables[-1], order, self._variables[:-1])
 
 
 def _dates(layout: Layout) -> int | None:

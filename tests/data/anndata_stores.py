@@ -13,7 +13,7 @@ import zarr
 from anndata.io import write_elem
 
 from dasknmf.data import grid_of, source_of
-from dasknmf.data.stored_csr import StoredSparse
+from dasknmf.data.stored_csr import SparseSource
 
 GENES = np.array([f"gene{j}" for j in range(30)])
 
@@ -64,7 +64,7 @@ def parted(target, A, chunk, *, indices_chunk=None, index=np.int32, **options):
 
 
 def grouped(path, A, chunk, **options):
-    return StoredSparse.of_group(parted(zarr.open_group(path, mode="w"), A, chunk, **options))
+    return SparseSource.of_group(parted(zarr.open_group(path, mode="w"), A, chunk, **options))
 
 
 def rows_of(X, *, transposed=False):
@@ -73,7 +73,7 @@ def rows_of(X, *, transposed=False):
     grid = grid_of(source)
     slabs = []
     for panel in grid:
-        found = list(source.reader.slabs(panel.start, panel.stop, []))
+        found = list(source.slabs(panel.start, panel.stop, []))
         assert sum(slab.shape[0] for slab in found) == panel.n_rows
         assert all(sp.issparse(slab) == X.sparse for slab in found)
         slabs += found

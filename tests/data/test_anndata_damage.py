@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from dasknmf.data import open_anndata, opened, source_of
-from dasknmf.data.stored_csr import StoredSparse
+from dasknmf.data.stored_csr import SparseSource
 from dasknmf.errors import DataChangedError, SourceError
 from tests.data.anndata_stores import annotated, counts, grouped, parted, rows_of, written
 
@@ -25,7 +25,7 @@ def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(SourceError, match=r"'.*layers' is a Zarr group; .*the arrays \['twice'\]: append"):
         opened(path / "layers")
     with pytest.raises(SourceError, match="group with encoding-type 'dataframe'; a sparse V has csr_matrix"):
-        StoredSparse.of_group(zarr.open_group(path, mode="r")["obs"])
+        SparseSource.of_group(zarr.open_group(path, mode="r")["obs"])
     file = written(tmp_path / "a.h5ad", annotated(counts()))
     with pytest.raises(SourceError, match=r"has no 'Y'; it holds \['X', 'layers'"):
         opened(file / "Y")
@@ -67,12 +67,12 @@ def test_damage_is_told(tmp_path, name, change, message):
     if change:
         group.create_array(name, data=change(values))
     with pytest.raises(SourceError, match=message):
-        rows_of(StoredSparse.of_group(group))
+        rows_of(SparseSource.of_group(group))
 
 
 def test_an_indptr_that_changed_is_told(tmp_path):
     group = parted(zarr.open_group(tmp_path / "a", mode="w"), counts(), 100)
-    source = source_of(StoredSparse.of_group(group))
+    source = source_of(SparseSource.of_group(group))
     group["indptr"][:] = group["indptr"][:][::-1]
     with pytest.raises(DataChangedError, match="indptr of the sparse V does not rise"):
-        list(source.reader.slabs(0, 200, []))
+        list(source.slabs(0, 200, []))

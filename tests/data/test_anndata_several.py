@@ -53,7 +53,7 @@ def test_several_files_are_one_matrix(three, small_panels, caplog):
     assert {80, 130} <= set(grid.edges)
     np.testing.assert_array_equal(rows_of(store.matrix("twice"))[0].toarray(), 2 * whole)
     source = source_of(X)
-    slabs = source.reader.slabs(70, 140, [])  # of a panel in three files
+    slabs = source.slabs(70, 140, [])  # of a panel in three files
     np.testing.assert_array_equal(sp.vstack(list(slabs)).toarray(), whole[70:140])
 
 
@@ -75,9 +75,9 @@ def test_files_that_do_not_go_together(three, tmp_path):
     with pytest.raises(SourceError, match=r"e\.h5ad has gene 'gene3' more than once"):
         open_anndata([paths[0], doubled]).matrix()
     by_columns = written(tmp_path / "f.h5ad", annotated(counts(9).tocsc()))
-    with pytest.raises(SourceError, match=r"StoredSparse csc.* cannot be stacked.*store it as CSR"):
+    with pytest.raises(SourceError, match=r"SparseSource csc.* cannot be stacked.*store it as CSR"):
         open_anndata([paths[0], by_columns]).matrix()
-    with pytest.raises(SourceError, match="columns 0 to 40 are asked"):
+    with pytest.raises(SourceError, match="columns 0 to 40 are selected"):
         Concatenated([opened(paths[0])], [np.array([0, 40])])
 
 

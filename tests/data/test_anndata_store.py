@@ -13,9 +13,9 @@ from zarr.storage import MemoryStore
 
 from dasknmf.data import grid_of, is_chunked, open_anndata, opened, rather_transposed, source_of
 from dasknmf.data.anndata_file import matrix_of
-from dasknmf.data.hdf5 import StoredDense
-from dasknmf.data.stored_csr import StoredSparse
-from dasknmf.data.zarr_array import NamedArray
+from dasknmf.data.hdf5 import Hdf5Source
+from dasknmf.data.stored_csr import SparseSource
+from dasknmf.data.zarr_array import ZarrSource
 from dasknmf.errors import SourceError
 from dasknmf.io.metered import metered
 from tests.data.anndata_stores import (
@@ -102,11 +102,11 @@ def test_rows_of_any_chunks(tmp_path, small_panels, place, chunk, index):
         inner = min(chunk, A.nnz)
         shards = -(-A.nnz // inner // 2) * inner
         group.create_array("data", data=A.data, chunks=(inner,), shards=(shards,))
-        X = StoredSparse.of_group(group)
+        X = SparseSource.of_group(group)
     else:
         store = MemoryStore() if place == "memory" else tmp_path / "a"
         group = zarr.open_group(store, mode="w", zarr_format=2 if place == "zarr 2" else 3)
-        X = StoredSparse.of_group(parted(group, A, chunk, index=index))
+        X = SparseSource.of_group(parted(group, A, chunk, index=index))
     assert source_of(X).in_process == (place == "memory")
     found, grid = rows_of(X)
     same(found, A)
@@ -139,10 +139,10 @@ def test_slabs_are_bounded(tmp_path, monkeypatch, most):
     A = counts()
     monkeypatch.setattr("dasknmf.core.panels._SLAB_BYTES", most * 8)
     source = source_of(grouped(tmp_path / "a", A, 20))
-    slabs = list(source.reader.slabs(0, 200, []))
+    slabs = list(source.slabs(0, 200, []))
     same(sp.vstack(slabs), A)
     assert all(slab.nnz <= most or slab.shape[0] == 1 for slab in slabs)
-    assert max(slab.nnz for slab in slabs) * 8 <= source.slab_bytes
+    assert max(slab.nnz for slab in slabs) * 8 <= source.facts.slab_bytes
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
@@ -170,26 +170,25 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
         del file["X"]
         file.create_dataset("X", data=A, chunks=(13, 7), compression="gzip")
     X = open_anndata(path).matrix()
-    assert isinstance(X, StoredDense)
+    assert isinstance(X, Hdf5Source)
     found, grid = rows_of(X)
     np.testing.assert_array_equal(found, A)
     assert grid.edges[:3] == (0, 13, 26)
     with metered() as meter:
         for panel in grid:
-            list(source_of(X).reader.slabs(panel.start, panel.stop, []))
+            list(source_of(X).slabs(panel.start, panel.stop, []))
     with h5py.File(path) as file:
         assert meter.total(0) == file["X"].id.get_storage_size()
     dense = written(tmp_path / "a.zarr", annotated(A))
     for named in (open_anndata(dense).matrix(), opened(dense)):
         assert named.feature_names.tolist() == GENES.tolist()
         for turned in (False, True):
-            assert grid_of(source_of(named, transposed=turned)) == grid_of(
-                source_of(named.array, transposed=turned)
-            )
+            unnamed = source_of(dense / "X", transposed=turned)
+            assert grid_of(source_of(named, transposed=turned)) == grid_of(unnamed)
         found, _ = rows_of(named)
         np.testing.assert_array_equal(found, A)
     assert fitted(dense, **PARAMETERS)[0].feature_names_in_.tolist() == GENES.tolist()
-    wide = NamedArray(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
+    wide = ZarrSource(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
     assert rather_transposed(wide, parity=False)  # as the array itself would be
 
 
@@ -198,7 +197,7 @@ def test_objects_of_anndata(tmp_path):
     path = written(tmp_path / "a.h5ad", annotated(A))
     backed = ad.read_h5ad(path, backed="r")
     X = matrix_of(backed)
-    assert isinstance(X, StoredSparse)
+    assert isinstance(X, SparseSource)
     same(rows_of(X)[0], A)  # the file is open here, with a lock
     np.testing.assert_array_equal(X.feature_names, GENES)
     same(matrix_of(backed[10:20]), A[10:20])

@@ -79,7 +79,7 @@ def read(source):
     for panel in grid_of(source):
         keys = source.chunk_keys(panel)
         chunks = [dask.get(source.upstream(), row) for row in keys] if keys else []
-        slabs += source.reader.slabs(panel.start, panel.stop, chunks)
+        slabs += source.slabs(panel.start, panel.stop, chunks)
     return np.concatenate([slab.toarray() if scipy.sparse.issparse(slab) else slab for slab in slabs])
 
 
@@ -352,8 +352,8 @@ def test_what_is_read_between_chosen_columns_counts():
     array = zarr.create_array({}, shape=(5, 60), chunks=(5, 10), dtype="f4")
     source = source_of(Prepared(array, columns=[12, 41]), transposed=True)
     # Columns 10 to 49 are read for both; of those before and after nothing is.
-    assert source.cuts.tolist() == [0, 1, 2]
-    assert source.cut_bytes.tolist() == [0, 10 * 20, 40 * 20]
+    assert source.facts.cuts.tolist() == [0, 1, 2]
+    assert source.facts.cut_bytes.tolist() == [0, 10 * 20, 40 * 20]
 
 
 @pytest.mark.parametrize("kind", ["zarr", "stored csr"])
@@ -471,7 +471,7 @@ def test_names(counts):
 def test_it_travels_small(counts, tmp_path):
     X = stored(tmp_path / "x", counts, (9, 5))
     V = Prepared(X, **STEPS["all"])
-    assert len(pickle.dumps(source_of(V).reader)) < 8000
+    assert len(pickle.dumps(source_of(V).for_tasks())) < 8000
     again = pickle.loads(pickle.dumps(V))
     np.testing.assert_array_equal(read(source_of(again)), read(source_of(V)))
     assert "target_sum=10000, log1p, 6 of 14 columns, scaled" in repr(again)
@@ -481,7 +481,7 @@ def test_memory_is_projected_for_what_is_read(counts, tmp_path):
     X = da.from_array(np.tile(counts, (1, 10)), chunks=(30, 140))
     source = source_of(Prepared(X, columns=[0], log1p=True))
     # A panel of X in the scheduler's hands, and what is made of it.
-    assert source.slab_bytes == 30 * 140 * 2 + 30 * 4
+    assert source.facts.slab_bytes == 30 * 140 * 2 + 30 * 4
 
 
 def test_the_start_and_its_default(counts, tmp_path):

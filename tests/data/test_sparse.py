@@ -20,7 +20,7 @@ from dasknmf.core.blocks import CsrBlock, DenseBlock, matrix
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.phase import Visitor, visit
 from dasknmf.data.in_memory import MemorySource
-from dasknmf.data.staging.memory import PackedSparse, packed
+from dasknmf.data.staging.packed import Packed
 from dasknmf.errors import DataError, SourceError
 from dasknmf.fitting import validation
 from tests.helpers import ALGORITHMS, PENALTIES, cuts, fitted
@@ -213,11 +213,11 @@ def test_the_same_bits_from_a_stage(tmp_path, kind, beta, small_panels):
 def test_packed_slabs_are_compact(dtype, index):
     X = canonical(scipy.sparse.csr_array(counts(dtype=dtype)))
     X.indices, X.indptr = X.indices.astype(index), X.indptr.astype(index)
-    (slab,) = MemorySource(X).reader.slabs(30, 60, [])
-    kept = packed(slab)
-    assert isinstance(kept, PackedSparse)
-    assert kept.data.base is None
-    again = PackedSparse.of_parts([part for _, part in kept.parts]).slab()
+    (slab,) = MemorySource(X).slabs(30, 60, [])
+    kept = Packed.of(slab)
+    assert kept.kind == "S30"
+    assert kept.pieces[0].base is None
+    again = kept.slab()
     assert again.data.dtype == X.data.dtype
     assert again.indices.dtype == X.indices.dtype
     np.testing.assert_array_equal(again.toarray(), counts(dtype=dtype)[30:60])

@@ -25,7 +25,8 @@ from dasknmf.cli.commands import main
 from dasknmf.core import panels
 from dasknmf.data import grid_of, source_of, staging
 from dasknmf.data.staging import staged
-from dasknmf.data.staging.memory import Packed, Staged
+from dasknmf.data.staging.cache import MemoryCache
+from dasknmf.data.staging.packed import Packed
 from dasknmf.errors import DataChangedError, DataError, MemoryLimitError, StageError
 from dasknmf.io.process_owner import signed
 from tests.helpers import fitted, stored
@@ -214,7 +215,7 @@ def test_integers_stay_integers(V, place, counts):
     assert counts.nbytes <= sizes[0] < 2 * counts.nbytes
     grid = grid_of(source_of(V))
     with staging.staged(source_of(V), grid, "memory", None) as source:
-        slabs = [slab for panel in grid for slab in source.reader.slabs(panel.start, panel.stop, [])]
+        slabs = [slab for panel in grid for slab in source.slabs(panel.start, panel.stop, [])]
         assert {slab.dtype for slab in slabs} == {np.dtype("u2")}
         assert source.staged_bytes == counts.nbytes
 
@@ -373,7 +374,7 @@ def test_nothing_stays_behind_an_error(tmp_path, counts, place, request, kind, w
 def test_a_task_that_ends_late_leaves_no_file(V, place):
     grid = grid_of(source_of(V))
     with staging.staged(source_of(V), grid, place["directory"], None) as source:
-        late, later = (source.reader.slabs(grid[i].start, grid[i].stop, []) for i in (0, 1))
+        late, later = (source.slabs(grid[i].start, grid[i].stop, []) for i in (0, 1))
         next(late)
     assert [len(slab) for slab in late] == []
     assert [len(slab) for slab in later] == [9]
@@ -394,20 +395,18 @@ def test_panels_are_still_summed(V, place):
 
 def test_staged_panels_are_summed_too(V, tmp_path, monkeypatch):
     """A bit that flips in the memory of a stage is noticed as one that flips in V."""
-    from dasknmf.data.staging.memory import KeptSource
-
     kept = []
-    original = KeptSource.__init__
+    original = MemoryCache.__init__
 
     def keep(self, source):
         original(self, source)
-        kept.append(self.reader)
+        kept.append(self)
 
     def flip(record):
         if record.iteration == 1:
-            kept[0]._panels[18][0].buffer[0, 0] += 64
+            kept[0].panels[18][0].pieces[0][0, 0] += 64
 
-    monkeypatch.setattr(KeptSource, "__init__", keep)
+    monkeypatch.setattr(MemoryCache, "__init__", keep)
     with pytest.raises(DataChangedError, match="panel 2 "):
         fitted(
             V,
@@ -437,7 +436,7 @@ def test_a_run_goes_on_with_another_stage(V, place, tmp_path, first, second):
 
 def test_a_memory_stage_that_does_not_fit_is_refused_unread(tmp_path, low_rank, monkeypatch):
     X = Counted(np.ones((90, 14)), ((30, 30, 30), (14,)))
-    monkeypatch.setattr(Staged, "nbytes", 7 * 2**50)
+    monkeypatch.setattr("dasknmf.data.staging.cache.nbytes_of", lambda source: 7 * 2**50)
     with pytest.raises(
         MemoryLimitError,
         match=r"peak at 7\.00 PiB .*and 7\.00 PiB of V in stage='memory'.*"

@@ -291,14 +291,14 @@ class TestFastReads:
         )
         V[:60] = (100 * low_rank[:60]).astype(dtype)  # the last chunks are never written
         for transposed in (False, True):
-            fast = ZarrSource(V, transposed=transposed)
+            fast = source_of(V, transposed=transposed)
             with monkeypatch.context() as patch:
-                patch.setattr("dasknmf.data.zarr_array.decoded_fast", lambda array: None)
-                plain = ZarrSource(V, transposed=transposed)
+                patch.setattr("dasknmf.io.metered.decoded_fast", lambda array: None)
+                plain = source_of(V, transposed=transposed)
             rows, counted = [], []
             for source in (fast, plain):
                 with metered() as meter:
-                    rows.append(np.concatenate(list(source.reader.slabs(0, source.shape[0], []))))
+                    rows.append(np.concatenate(list(source.slabs(0, source.shape[0], []))))
                 counted.append(meter.total(-1))
             np.testing.assert_array_equal(rows[0], (V[...].T if transposed else V[...]))
             np.testing.assert_array_equal(*rows)
@@ -317,7 +317,7 @@ class TestFastReads:
         V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
         monkeypatch.setattr("dasknmf.io.zarrs._PIPELINE", "no.such.Pipeline")
         assert decoded_fast(V) is None
-        np.testing.assert_array_equal(np.concatenate(list(ZarrSource(V).reader.slabs(0, 90, []))), low_rank)
+        np.testing.assert_array_equal(np.concatenate(list(ZarrSource(V).slabs(0, 90, []))), low_rank)
 
 
 def test_what_may_deadlock_in_a_worker_rests_while_a_fit_works_there(cluster, tmp_path, low_rank):

@@ -76,7 +76,7 @@ def slabs_of(stack: Stack) -> list[tuple[int, np.ndarray]]:
         graph = source.upstream()
         chunks = [[dask.get(graph, key) for key in row] for row in source.chunk_keys(panel)]
         row = panel.start
-        for slab in PanelSlabs(source.reader, panel.start, panel.stop, chunks):
+        for slab in PanelSlabs(source, panel.start, panel.stop, chunks):
             found.append((row, slab))
             row += len(slab)
     return found

@@ -1,8 +1,8 @@
 """Staging: the first pass keeps V's panels near the workers, and later passes read those.
 
 A panel is kept as it is stored, dtype and memory order included, so a fit gives the same bits with
-a stage and without. What is lost of a stage is read from V again, that panel alone; where a Dask graph
-makes V, the pass is repeated with that panel's chunks.
+a stage and without. A panel that a stage has lost is read from V again, alone; where a Dask graph makes V,
+the pass is repeated with that panel's chunks.
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from distributed import Client
 
 from dasknmf.core.panels import Grid
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.source import Source
-from dasknmf.data.staging.files import FileSource, directory
-from dasknmf.data.staging.memory import KeptSource
-from dasknmf.data.staging.workers import HeldSource
+from dasknmf.data.staging.cache import MemoryCache, Staged
+from dasknmf.data.staging.files import FileCache, directory
+from dasknmf.data.staging.workers import WorkerCache
 from dasknmf.errors import StageError
 
-__all__ = ["check_stage", "staged"]
+__all__ = ["Stage", "check_stage", "staged"]
+
+Stage: TypeAlias = str | os.PathLike
+"""``"memory"``, or the path of a directory."""
 
 
-def check_stage(stage: Any, checkpoint: Any) -> None:
-    """Refuse what names no stage, or the run's own place.
+def check_stage(stage: Stage | None, checkpoint: object) -> None:
+    """Refuse a stage that is no directory, or that is the place of the run.
 
     Raises
     ------
@@ -57,12 +60,12 @@ def check_stage(stage: Any, checkpoint: Any) -> None:
         )
 
 
-def _path(stage: Any) -> Path:
+def _path(stage: Stage) -> Path:
     return Path(stage).expanduser().absolute()
 
 
 @contextmanager
-def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Iterator[Source]:
+def staged(source: Source, grid: Grid, stage: Stage | None, client: Client | None) -> Iterator[Source]:
     """The source behind a stage, which is cleared afterwards.
 
     Parameters
@@ -83,23 +86,24 @@ def staged(source: Source, grid: Grid, stage: Any, client: Client | None) -> Ite
     if stage is None or isinstance(source, MemorySource):
         yield source
     elif stage != "memory":
-        _check_machines(source, grid, stage, client)
+        # A panel that is made by the scheduler's tasks can be made again by them alone.
+        unaided = not source.chunk_keys(grid[0])
+        if client is not None and not unaided:
+            _check_machines(client, stage)
         with directory(_path(stage), source, client) as path:
-            yield FileSource(source, grid, path)
+            yield Staged(source, FileCache(source, path), unaided=unaided)
     elif client is None:
-        yield KeptSource(source)
+        yield Staged(source, MemoryCache(source), unaided=True)
     else:
-        held = HeldSource(source, grid, client)
+        held = WorkerCache(source, grid, client)
         try:
-            yield held
+            yield Staged(source, held, unaided=False)
         finally:
             held.release()
 
 
-def _check_machines(source: Source, grid: Grid, stage: Any, client: Client | None) -> None:
-    """Refuse what would be made again whenever a panel is visited on another machine."""
-    if client is None or not source.chunk_keys(grid[0]):
-        return
+def _check_machines(client: Client, stage: Stage) -> None:
+    """Refuse files of chunks that would be made again whenever a panel is visited on another machine."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     machines = {worker["host"] for worker in workers}
     if len(machines) > 1:

@@ -1,9 +1,8 @@
-"""Panels kept in files of a directory, by every machine that reads them.
+"""Panels in files of a directory, on every machine that reads them.
 
-A file is a sequence of slabs, each piece of them behind a header with checksums of itself and of the
-values: one piece where they are dense, four where they are sparse. It is written beside its name and
-renamed; what is missing, cut or altered is read from V and written again. Files are read and not mapped:
-one that is cut while it is read must not end the process.
+A file is a sequence of slabs, each piece of them behind a header with checksums of the header and of the
+values. It is written beside its name and renamed; a panel that is missing, cut or altered is read from V and
+written again. Files are read and not mapped: one that is cut while it is read must not end the process.
 """
 
 from __future__ import annotations
@@ -13,122 +12,84 @@ import shutil
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from dask.task_spec import GraphNode
 from dask.utils import format_bytes
-from distributed import Client, WorkerPlugin
+from distributed import Client, Worker, WorkerPlugin
 
-from dasknmf.core.panels import Grid, Panel
-from dasknmf.data.source import Chunks, Reader, Slab, Source, StageLost, nbytes_of
-from dasknmf.data.staging.memory import AnyPacked, Packed, PackedSparse, PackedWeighted, Staged, packed
+from dasknmf.core.panels import Panel
+from dasknmf.data.source import Chunks, Source, nbytes_of
+from dasknmf.data.staging.cache import Cache, Write
+from dasknmf.data.staging.packed import Packed
 from dasknmf.errors import StageError
-from dasknmf.io.metered import fetched
 from dasknmf.io.process_owner import left_behind, signed
 
-_HEADER = struct.Struct("<c8sQQI")
-"""Order, or which piece of a sparse slab; dtype, shape of the buffer, checksum of its values; the checksum
-of these follows."""
+_HEADER = struct.Struct("<24s8sQQI")
+"""Kind of the slab; dtype and shape of the piece, checksum of its values; the checksum of these follows."""
 _CHECKSUM = struct.Struct("<I")
 _PREFIX = "dasknmf-stage-"
 
 
-class FileSource(Staged):
-    """A source whose panels are written to a directory as they are read."""
-
-    def __init__(self, source: Source, grid: Grid, path: Path) -> None:
-        super().__init__(source)
-        self._asked: set[int] = set()
-        # A panel that is made by the scheduler's tasks can be made again by them alone.
-        self.reader = FileReader(source.reader, path, unaided=not source.chunk_keys(grid[0]))
-
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        if panel.index in self._asked and not lost:
-            return []
-        self._asked.add(panel.index)
-        return self._source.chunk_keys(panel)
-
-    def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._source.upstream()
-
-
-class FileReader(Reader):
-    """Reads a panel from its file where that is whole, else from V.
+class FileCache(Cache):
+    """Panels in files of a directory.
 
     Parameters
     ----------
-    reader : Reader
-        Of V.
+    source : Source
     path : Path
         The directory of this fit; where it has gone, the fit has ended and nothing is kept.
-    unaided : bool
-        Whether `reader` needs no chunks from the scheduler.
     """
 
-    def __init__(self, reader: Reader, path: Path, *, unaided: bool) -> None:
-        self._reader = reader
+    in_memory = False
+
+    def __init__(self, source: Source, path: Path) -> None:
+        super().__init__(source)
         self._path = path
-        self._unaided = unaided
+        self._written: set[int] = set()
 
-    def anew(self, *, of_a_fit: bool = False) -> Reader:
-        again = copy.copy(self)
-        again._reader = self._reader.anew(of_a_fit=of_a_fit)
-        return again
+    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+        if panel.index in self._written and not lost:
+            return []
+        self._written.add(panel.index)
+        return self.source.chunk_keys(panel)
 
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
-        path = self._path / f"{start}-{stop}"
-        n_slabs = 0
-        if not chunks:
-            fetched(0)
-            row = start
-            for kept in _read(path):
-                slab = kept.slab()
-                row += slab.shape[0]
-                n_slabs += 1
+    def for_tasks(self) -> Cache:
+        sent = copy.copy(self)
+        sent._source, sent._written = None, set()
+        return sent
+
+    def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
+        if chunks:
+            return
+        try:
+            file = self._file(start, stop).open("rb")
+        except OSError:
+            return
+        with file:
+            while (slab := _read_slab(file)) is not None:
                 yield slab
-            if row == stop:
-                return
-            if not self._unaided:
-                raise StageLost
-        with _writing(path) as write:
-            for number, slab in enumerate(self._reader.slabs(start, stop, chunks)):
-                kept = packed(slab)
-                write(kept)
-                if number >= n_slabs:  # those before came out of the file whole
-                    yield kept.slab()
+
+    def writing(self, start: int, stop: int) -> AbstractContextManager[Write]:
+        return _writing(self._file(start, stop))
+
+    def _file(self, start: int, stop: int) -> Path:
+        return self._path / f"{start}-{stop}"
 
 
-_IN_PIECES: tuple[type[PackedSparse] | type[PackedWeighted], ...] = (PackedSparse, PackedWeighted)
-
-
-def _read(path: Path) -> Iterator[AnyPacked]:
-    """The slabs of a file up to the first that is not as it was written."""
-    try:
-        file = path.open("rb")
-    except OSError:
-        return
-    with file:
-        while (slab := _read_slab(file)) is not None:
-            yield slab
-
-
-def _read_slab(file: BufferedReader) -> AnyPacked | None:
-    piece = _read_piece(file)
-    kind = next((kind for kind in _IN_PIECES if piece and piece[0] in kind.LETTERS), None)
-    if piece is None or kind is None:
-        return piece and Packed(piece[1], piece[0])
-    parts = [piece[1]]
-    for letter in kind.LETTERS[1:]:
-        piece = _read_piece(file)
-        if piece is None or piece[0] != letter:
+def _read_slab(file: BufferedReader) -> Packed | None:
+    """The next slab; None where the file ends, or is not as it was written."""
+    kind, pieces = "", list[np.ndarray]()
+    while not pieces or len(pieces) < Packed.n_pieces(kind):
+        found = _read_piece(file)
+        if found is None or (pieces and found[0] != kind):
             return None
-        parts.append(piece[1])
-    return kind.of_parts(parts)
+        kind, piece = found
+        pieces.append(piece[0] if kind.startswith("S") else piece)
+    return Packed(kind, tuple(pieces))
 
 
 def _read_piece(file: BufferedReader) -> tuple[str, np.ndarray] | None:
@@ -136,18 +97,22 @@ def _read_piece(file: BufferedReader) -> tuple[str, np.ndarray] | None:
         header = file.read(_HEADER.size)
         if file.read(_CHECKSUM.size) != _CHECKSUM.pack(zlib.crc32(header)):
             return None
-        order, dtype, n_rows, n_columns, checksum = _HEADER.unpack(header)
-        buffer = np.empty((n_rows, n_columns), np.dtype(dtype.rstrip(b"\0").decode()))
+        kind, dtype, n_rows, n_columns, checksum = _HEADER.unpack(header)
+        buffer = np.empty((n_rows, n_columns), np.dtype(_text(dtype)))
         values = buffer.reshape(-1).view(np.uint8)
         if file.readinto(values.data) != buffer.nbytes:
             return None
     except OSError:
         return None
-    return (order.decode(), buffer) if zlib.crc32(values.data) == checksum else None
+    return (_text(kind), buffer) if zlib.crc32(values.data) == checksum else None
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode()
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Callable[[AnyPacked], None]]:
+def _writing(path: Path) -> Iterator[Write]:
     """Write a file, slab by slab; it appears under its name when all of them were written."""
     temporary = path.with_name(f"{path.name}-{uuid.uuid4().hex}.partial")
     try:
@@ -158,12 +123,12 @@ def _writing(path: Path) -> Iterator[Callable[[AnyPacked], None]]:
     except OSError as error:
         raise _refused(path.parent, error) from error
 
-    def write(slab: AnyPacked) -> None:
+    def write(slab: Packed) -> None:
         try:
-            for letter, buffer in slab.parts:
-                values = buffer.reshape(-1).view(np.uint8)
+            for piece in map(np.atleast_2d, slab.pieces):
+                values = piece.reshape(-1).view(np.uint8)
                 header = _HEADER.pack(
-                    letter.encode(), buffer.dtype.str.encode(), *buffer.shape, zlib.crc32(values.data)
+                    slab.kind.encode(), piece.dtype.str.encode(), *piece.shape, zlib.crc32(values.data)
                 )
                 file.write(header + _CHECKSUM.pack(zlib.crc32(header)))
                 file.write(values.data)
@@ -208,7 +173,7 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
             _forget(left_behind(_others(stage)), stage)
             _check({"this process": _made(path)}, stage, needed)
         else:
-            # Whose they are is known on this machine, and they lie on those of the workers.
+            # This machine knows the owners of the directories, which lie on the machines of the workers.
             names = set().union(*client.run(_others, stage, on_error="ignore").values())
             client.run(_forget, left_behind(names), stage, on_error="ignore")
             client.register_plugin(maker, name=path.name)  # for workers that come later
@@ -222,7 +187,7 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
             client.run(_remove, path, on_error="ignore")
 
 
-def _check(answers: dict[str, int | str], stage: Any, needed: int) -> None:
+def _check(answers: dict[str, int | str], stage: Path, needed: int) -> None:
     for where, answer in answers.items():
         if isinstance(answer, str):
             raise StageError(
@@ -237,7 +202,7 @@ def _check(answers: dict[str, int | str], stage: Any, needed: int) -> None:
 
 
 def _others(stage: Path) -> list[str]:
-    """What follows the prefix in the names of the directories of all fits."""
+    """The names of the directories of all fits, without their prefix."""
     return [path.name.removeprefix(_PREFIX) for path in stage.glob(f"{_PREFIX}*")]
 
 
@@ -253,7 +218,7 @@ class _Maker(WorkerPlugin):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def setup(self, worker: Any) -> None:
+    def setup(self, worker: Worker) -> None:
         _made(self._path)
 
 

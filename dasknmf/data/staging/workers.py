@@ -1,44 +1,46 @@
-"""Panels held by the workers of a cluster: one task each, whose result outlives the pass.
+"""Panels in the workers of a cluster: one task each, whose result outlives the pass.
 
 The client holds the futures, so the scheduler sends visits to where the data lies, counts its
-memory, and where a worker is lost has that panel read again. The task depends on V alone: what the
-scheduler remembers does not grow from pass to pass.
+memory, and where a worker is lost has that panel read again. The task depends on V alone: the
+scheduler's memory does not grow from pass to pass.
 """
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager
 from operator import methodcaller
 from typing import Any
 
 from dask.task_spec import GraphNode, List, Task, TaskRef
-from distributed import Client
+from distributed import Client, Future
 
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.data.dask_graph import Upstream
-from dasknmf.data.source import Chunks, Reader, Slab, Source
-from dasknmf.data.staging.memory import AnyPacked, Staged, packed
+from dasknmf.data.source import Chunks, Source
+from dasknmf.data.staging.cache import Cache, Write
+from dasknmf.data.staging.packed import Packed
 from dasknmf.io.metered import fetched, metered
 
 
-class HeldSource(Staged):
-    """A source whose panels become tasks of a cluster when they are first asked for."""
+class WorkerCache(Cache):
+    """Panels that become tasks of a cluster when the first pass needs them."""
 
     def __init__(self, source: Source, grid: Grid, client: Client) -> None:
         super().__init__(source)
-        self.staged_bytes = self.nbytes
-        self.reader = HeldReader()
         self._grid = grid
-        self._client = client
+        self._client: Client | None = client
         self._name = f"stage-{uuid.uuid4().hex}"
-        self._futures: list[Any] = []
+        self._futures: list[Future] = []
 
-    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
         return [[(self._name, panel.index)]]
 
     def upstream(self) -> dict[Hashable, GraphNode]:
         if not self._futures:
+            assert self._client is not None
             keys = [(self._name, panel.index) for panel in self._grid]
             self._futures = self._client.get(self._graph(), keys, sync=False)
         return {}  # the scheduler knows the tasks by their keys
@@ -46,11 +48,11 @@ class HeldSource(Staged):
     def _graph(self) -> dict[Hashable, GraphNode]:
         reader = self._name.replace("stage", "reader", 1)
         graph: dict[Hashable, GraphNode] = {
-            reader: Task(reader, methodcaller("anew", of_a_fit=True), self._source.reader)
+            reader: Task(reader, methodcaller("renewed", of_a_fit=True), self.source.for_tasks())
         }
-        upstream = Upstream(self._source.upstream())
+        upstream = Upstream(self.source.upstream())
         for panel in self._grid:
-            chunks = self._source.chunk_keys(panel)
+            chunks = self.source.chunk_keys(panel)
             references = List(*(List(*map(TaskRef, row)) for row in chunks))
             key = (self._name, panel.index)
             task = Task(key, _hold, TaskRef(reader), panel.start, panel.stop, references)
@@ -64,11 +66,23 @@ class HeldSource(Staged):
             future.release()
         self._futures = []
 
+    def for_tasks(self) -> Cache:
+        sent = copy.copy(self)
+        sent._source, sent._client, sent._futures = None, None, []
+        return sent
 
-class HeldPanel:
+    def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
+        panel: _HeldPanel = chunks[0][0]
+        yield from panel.slabs()
+
+    def writing(self, start: int, stop: int) -> AbstractContextManager[Write]:
+        raise AssertionError("a panel that a worker holds is whole")
+
+
+class _HeldPanel:
     """A panel in a worker's memory."""
 
-    def __init__(self, slabs: list[AnyPacked], nbytes_fetched: int) -> None:
+    def __init__(self, slabs: list[Packed], nbytes_fetched: int) -> None:
         self._slabs = slabs
         self._unreported = nbytes_fetched
 
@@ -81,23 +95,14 @@ class HeldPanel:
     def __sizeof__(self) -> int:
         return sum(slab.nbytes for slab in self._slabs)
 
-    def slabs(self) -> Iterator[Slab]:
-        # The visit that comes first reports what reading the panel took: the task is in no pass.
+    def slabs(self) -> Iterator[Packed]:
+        # The first visit reports the bytes that reading the panel took: the task belongs to no pass.
         fetched(self._unreported)
         self._unreported = 0
-        for slab in self._slabs:
-            yield slab.slab()
+        yield from self._slabs
 
 
-class HeldReader(Reader):
-    """Walks the panel that the scheduler delivers."""
-
-    def slabs(self, start: int, stop: int, chunks: Chunks) -> Iterator[Slab]:
-        panel: HeldPanel = chunks[0][0]
-        return panel.slabs()
-
-
-def _hold(reader: Reader, start: int, stop: int, chunks: Chunks) -> HeldPanel:
+def _hold(reader: Source, start: int, stop: int, chunks: Chunks) -> _HeldPanel:
     with metered() as meter:
-        slabs = [packed(slab) for slab in reader.slabs(start, stop, chunks)]
-    return HeldPanel(slabs, meter.total(sum(slab.nbytes for slab in slabs)))
+        slabs = [Packed.of(slab) for slab in reader.slabs(start, stop, chunks)]
+    return _HeldPanel(slabs, meter.total(sum(slab.nbytes for slab in slabs)))

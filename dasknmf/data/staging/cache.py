@@ -1,0 +1,123 @@
+"""A source behind a stage, the interface of the caches where panels stay, and the cache of this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Self
+
+from dask.task_spec import GraphNode
+
+from dasknmf.core.panels import Panel
+from dasknmf.data.source import Chunks, Slab, Source, StageLost, Wrapper, nbytes_of
+from dasknmf.data.staging.packed import Packed
+from dasknmf.io.metered import fetched
+
+Write = Callable[[Packed], None]
+
+
+class Cache(ABC):
+    """A place where the panels of V stay between passes."""
+
+    in_memory = True
+    """Whether panels take memory of the processes that read V."""
+
+    def __init__(self, source: Source) -> None:
+        self._source: Source | None = source
+
+    @property
+    def source(self) -> Source:
+        """V; unknown to tasks."""
+        assert self._source is not None
+        return self._source
+
+    @abstractmethod
+    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+        """Keys of the chunks that a visit of the panel needs."""
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        """The graph that makes the chunks."""
+        return self.source.upstream()
+
+    @abstractmethod
+    def for_tasks(self) -> Cache:
+        """The part of the cache that tasks need."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
+        """The slabs of a panel up to the first that is lost."""
+
+    @abstractmethod
+    def writing(self, start: int, stop: int) -> AbstractContextManager[Write]:
+        """A function that takes the slabs of a panel one after another; all of them stay, or none."""
+
+
+class Staged(Wrapper):
+    """A source whose panels are read once, and stay in a cache.
+
+    Parameters
+    ----------
+    source : Source
+    cache : Cache
+    unaided : bool
+        Whether a task can read a panel that the cache has lost: `source` needs no chunks.
+    """
+
+    def __init__(self, source: Source, cache: Cache, *, unaided: bool) -> None:
+        super().__init__(source)
+        self._cache = cache
+        self._unaided = unaided
+        self.staged_bytes = nbytes_of(source) if cache.in_memory else 0
+
+    def for_tasks(self) -> Self:
+        return self.changed(source=self.source.for_tasks(), _cache=self._cache.for_tasks())
+
+    def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
+        return self._cache.chunk_keys(panel, lost=lost)
+
+    def upstream(self) -> dict[Hashable, GraphNode]:
+        return self._cache.upstream()
+
+    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
+        row, n_slabs = start, 0
+        for kept in self._cache.read(start, stop, chunks):
+            fetched(0)  # the stage is no store: what it reads is not counted
+            slab = kept.slab()
+            row += slab.shape[0]
+            n_slabs += 1
+            yield slab
+        if row == stop:
+            return
+        if not (chunks or self._unaided):
+            raise StageLost
+        with self._cache.writing(start, stop) as write:
+            for number, slab in enumerate(self.source.slabs(start, stop, chunks)):
+                kept = Packed.of(slab)
+                write(kept)
+                if number >= n_slabs:  # those before came out of the cache whole
+                    yield kept.slab()
+
+
+class MemoryCache(Cache):
+    """Panels in this process, which all of its tasks share."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self.panels: dict[int, list[Packed]] = {}
+        """Slabs of the panels by first row."""
+
+    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+        return [] if panel.start in self.panels else self.source.chunk_keys(panel)
+
+    def for_tasks(self) -> Cache:
+        return self
+
+    def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
+        yield from self.panels.get(start, ())
+
+    @contextmanager
+    def writing(self, start: int, stop: int) -> Iterator[Write]:
+        panel: list[Packed] = []
+        yield panel.append
+        self.panels[start] = panel
