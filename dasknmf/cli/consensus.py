@@ -2,69 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import click
+from dataclasses import dataclass
 
 import dasknmf
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.job import data_options, job, model_options, places_argument, run_options
-from dasknmf.cli.options import with_options
-from dasknmf.cli.output import resulted
+from dasknmf.cli.job import CONFIG, FitJob
+from dasknmf.cli.options import command, option
+from dasknmf.cli.output import result
 from dasknmf.cli.summary import summary
 from dasknmf.cli.top import leading
 
 
-@click.command()
-@places_argument
-@click.option("-k", "--n-components", type=int, required=True, help="Programs to find.")
-@click.option("--n-init", type=int, default=100, show_default=True, metavar="N", help="Factorizations.")
-@click.option(
-    "--density-threshold",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Spectra whose mean distance to their nearest is not below are left out; 2 leaves out none.",
-)
-@click.option(
-    "--local-neighborhood-size",
-    type=float,
-    default=0.30,
-    show_default=True,
-    metavar="SHARE",
-    help="How many are the nearest: this share of --n-init.",
-)
-@with_options([*model_options, *data_options, *run_options])
-@friendly
-def consensus(
-    places: tuple[str, ...],
-    n_components: int,
-    n_init: int,
-    density_threshold: float,
-    local_neighborhood_size: float,
-    **options: Any,
-) -> None:
-    """Find the programs that most of many factorizations of SOURCE agree on (consensus NMF).
+@dataclass(frozen=True, kw_only=True)
+class ConsensusJob(FitJob):
+    """Arguments and options of `consensus`."""
 
-    SOURCE is what `dasknmf fit` takes. W of RUN then are the usages of the programs, H their spectra.
+    n_components: int = option("Number of programs.", "-k", "--n-components", type=int, required=True)
+    n_init: int = option("Number of factorizations; all share each read of V.", default=100, metavar="N")
+    density_threshold: float = option(
+        "Leave out spectra whose mean distance to their nearest spectra is not below this; 2 keeps all.",
+        default=0.5,
+    )
+    local_neighborhood_size: float = option(
+        "Number of nearest spectra, as a share of --n-init.", default=0.30, metavar="SHARE"
+    )
 
-    The same command started again goes on from the last commit; with another --density-threshold or
+
+@command(ConsensusJob, CONFIG)
+def consensus(job: ConsensusJob) -> None:
+    """Find the programs on which most of many factorizations of SOURCE agree (consensus NMF).
+
+    SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their spectra.
+
+    Started again, the same command goes on from the last commit. With another --density-threshold or
     --local-neighborhood-size it only clusters again.
     """
-    with job(places, options) as asked:
+    with job.working() as work:
         dasknmf.consensus(
-            asked.V,
-            n_components,
-            n_init=n_init,
-            density_threshold=density_threshold,
-            local_neighborhood_size=local_neighborhood_size,
-            **asked.fit,
-            **asked.given,
+            work.V,
+            job.n_components,
+            n_init=job.n_init,
+            density_threshold=job.density_threshold,
+            local_neighborhood_size=job.local_neighborhood_size,
+            **work.options,
+            **work.parameters,
         )
-    run = open_run(asked.run)
-    resulted(summary(run))
-    if run.feature_names is not None and not asked.stacked:
-        resulted(leading(run, 10))
-    asked.tell_where()
-    resulted(f"every spectrum and its cluster: dasknmf.open_consensus({asked.run!r})")
+    run = open_run(job.run)
+    result(summary(run))
+    if run.feature_names is not None and not job.is_stack:
+        result(leading(run, 10))
+    job.report_next_steps()
+    result(f"every spectrum and its cluster: dasknmf.open_consensus({job.run!r})")

@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import zarr
 
 from dasknmf import NMF, open_run
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.options import scheduler_options, with_options
+from dasknmf.cli.options import argument, command
 from dasknmf.cli.progress import progress
-from dasknmf.cli.scheduling import Where
+from dasknmf.cli.scheduling import SchedulerOptions
 from dasknmf.cli.summary import summary
 from dasknmf.errors import SourceError
+from dasknmf.store.run import Run
 
 
-@click.command()
-@click.argument("directory", default="dasknmf-demo", type=click.Path(path_type=Path))
-@with_options(scheduler_options)
-@friendly
-def demo(directory: Path, **options: Any) -> None:
-    """Factorize a hyperspectral scene (Indian Pines) out of a Zarr store in DIRECTORY."""
-    from dasknmf.cli.demo import draw, stored_scene
+@dataclass(frozen=True, kw_only=True)
+class DemoJob(SchedulerOptions):
+    """Arguments and options of `demo`."""
 
-    source, shape = stored_scene(directory)
-    run = directory / "run.zarr"
+    directory: Path = argument(default="dasknmf-demo", type=click.Path(path_type=Path))
+
+
+@command(DemoJob)
+def demo(job: DemoJob) -> None:
+    """Factorize a hyperspectral scene (Indian Pines), and draw its abundance maps.
+
+    The scene, the run and the picture are written to DIRECTORY.
+    """
+    source, shape = stored_scene(job.directory)
+    run = job.directory / "run.zarr"
     model = NMF(16, max_iter=60, random_state=0)
-    with Where(**options).computing(), progress(model.max_iter) as report:
+    with job.computing(), progress(model.max_iter) as report:
         model.fit(source, checkpoint=run, overwrite=True, callbacks=[report])
-    picture = draw(open_run(run), shape, directory / "abundances.png")
+    picture = draw(open_run(run), shape, job.directory / "abundances.png")
     click.echo(summary(open_run(run)))
     click.echo(f"abundance maps: {picture}")
     click.echo(f"the scene: {source}   the run: {run}   more: dasknmf info {run}")
 
 
 def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
-    """Write Indian Pines (145 x 145 pixels, 200 bands) as V, pixels by bands.
+    """Write Indian Pines (145 x 145 pixels, 200 bands) as a matrix, pixels by bands.
 
     Returns
     -------
     path : Path
-        Of the Zarr array.
+        The Zarr array.
     shape : tuple of int
-        Rows and columns of the scene.
+        Rows and columns of pixels.
 
     Raises
     ------
@@ -69,10 +74,14 @@ def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
     return path, (rows, columns)
 
 
-def draw(run: Any, shape: tuple[int, int], path: Path) -> Path:
-    """Draw the run's abundance maps to a PNG, each from zero to its own maximum and above its spectrum.
+def draw(run: Run, shape: tuple[int, int], path: Path) -> Path:
+    """Draw the abundance maps of a run to a PNG file, each above its spectrum.
 
-    The largest share of the signal comes first.
+    Each map has its own scale from zero; the component with the largest share of the signal comes first.
+
+    Returns
+    -------
+    path : Path
     """
     from matplotlib.figure import Figure
 

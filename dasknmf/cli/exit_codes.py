@@ -1,4 +1,11 @@
-"""What a user's mistake becomes: one line and an exit code."""
+"""Exit codes: one line on stderr and a code for each kind of error.
+
+0 done; 1 a defect of dasknmf (with a traceback); 2 a wrong option or parameter; 3 V was refused; 4 the run
+store was refused or could not be written; 5 V, or its stage, does not fit; 6 no usable scheduler; 75 stopped
+by a signal or a time limit, or a store, a scheduler or the run's lock is out of reach for now; 130 a command
+that commits no passes was interrupted. After 4 (disk full), 5, 6 and 75 the same command goes on from the
+last commit; after 75 nothing else has to be done.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +19,8 @@ from typing import Any
 import click
 from distributed import KilledWorker
 
-from dasknmf.cli import signals
-from dasknmf.cli.output import is_json, results, said
-from dasknmf.cli.signals_early import TRY_AGAIN, interruptible
+from dasknmf.cli.output import begin, event, is_json, results
+from dasknmf.cli.signals import TRY_AGAIN
 from dasknmf.errors import (
     DataError,
     MemoryLimitError,
@@ -42,8 +48,9 @@ _CODES: dict[type[Exception], int] = {
     TypeError: 2,
     OSError: 3,
 }
+"""The first class that an error is an instance of gives its code."""
 
-_KILLED = (
+_KILLED_WORKER = (
     "A worker that ends again and again at the same task has too little memory, most often: give workers "
     "more of it, or fewer threads, and start the same again."
 )
@@ -60,52 +67,46 @@ _OPTIONS = {
     "density_threshold=": "--density-threshold ",
     "local_neighborhood_size=": "--local-neighborhood-size ",
 }
-"""What Python's arguments are called here, where messages advise them."""
+"""Options of the command line in place of the Python arguments that messages advise."""
 
 
-def friendly(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistake is one line and an exit code, not a traceback."""
+def errors_as_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of commands: an error becomes one line and an exit code, not a traceback."""
 
     @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        signals.forget()
-        interruptible()
-        as_json = is_json()
+    def run(**options: Any) -> None:
+        begin(options.get("log_format"))
         try:
-            command(*args, **kwargs)
-        except BaseException as error:
-            if stop := signals.asked():
-                stop.leave()  # whatever went wrong since it was asked to end
-            if isinstance(error, (click.ClickException, click.exceptions.Exit, SystemExit)) and not as_json:
+            command(**options)
+        except KeyboardInterrupt:
+            # Zarr's event loop dies with this process, and should do so in silence.
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            event("stopped", "interrupted: start the same command again", exit_code=130)
+            sys.exit(130)
+        except tuple(_CODES) as error:
+            code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+            text = _message(error)
+            event("error", text if is_json() else f"Error: {text}", exit_code=code)
+            sys.exit(code)
+        except Exception as error:
+            if not is_json() or isinstance(error, click.exceptions.Exit):
                 raise
-            _tell(error, as_json=as_json)
-        if as_json:
-            said("done", "done", as_json=True, exit_code=0, summary=results())
+            if isinstance(error, click.ClickException):
+                event("error", error.format_message(), exit_code=error.exit_code)
+                sys.exit(error.exit_code)
+            lines = "".join(traceback.format_exception(error))
+            event("error", f"a defect: {error!r}", exit_code=1, traceback=lines)
+            sys.exit(1)
+        if is_json():
+            event("done", "done", exit_code=0, summary=results())
 
     return run
 
 
-def _tell(error: BaseException, *, as_json: bool) -> None:
-    """Say what went wrong, and end with its code; a defect of this package is raised as it is."""
-    if isinstance(error, KeyboardInterrupt):
-        # What Zarr's event loop had begun dies with this process, as it should, but not in silence.
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        said("stopped", "interrupted: start the same command again", as_json=as_json, exit_code=130)
-        sys.exit(130)
-    if isinstance(error, tuple(_CODES)):
-        text = " ".join(str(error).split())
-        if isinstance(error, KilledWorker):
-            text = f"{text} {_KILLED}"
-        for argument, option in _OPTIONS.items():
-            text = text.replace(argument, option)
-        code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-        said("error", text if as_json else f"Error: {text}", as_json=as_json, exit_code=code)
-        sys.exit(code)
-    if as_json and isinstance(error, click.ClickException):
-        said("error", error.format_message(), as_json=True, exit_code=error.exit_code)
-        sys.exit(error.exit_code)
-    if as_json and isinstance(error, Exception) and not isinstance(error, click.exceptions.Exit):
-        where = "".join(traceback.format_exception(error))
-        said("error", f"a defect: {error!r}", as_json=True, exit_code=1, traceback=where)
-        sys.exit(1)
-    raise error
+def _message(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, KilledWorker):
+        text = f"{text} {_KILLED_WORKER}"
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from dasknmf import open_consensus, open_run
 from dasknmf.cli import tables
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.options import Name
-from dasknmf.cli.output import noted
+from dasknmf.cli.options import argument, command, flag, option
+from dasknmf.cli.output import note
+from dasknmf.cli.parameter_types import Name
 from dasknmf.data import hdf5
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
@@ -22,148 +23,151 @@ from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.export import Exported, entries, factors_for
 from dasknmf.singlecell.genes_mask import advising
 from dasknmf.stacks.geotiff_in import is_raster
+from dasknmf.store.run import Run
 
 _OF_STACKS = ("xarray", "geotiff")
 
 
-@click.command()
-@click.argument("run")
-@click.argument("target")
-@click.option(
-    "--to",
-    "kind",
-    type=click.Choice(["anndata", "h5ad", "csv", *_OF_STACKS]),
-    help="Into the AnnData TARGET, to the new file TARGET, to tables in the directory TARGET; of a stack "
-    "also to a new Zarr store for xarray, or maps to a GeoTIFF.  [default: anndata; of a stack xarray, and "
-    "geotiff where TARGET ends in .tif]",
-)
-@click.option("--xarray", "to_xarray", is_flag=True, help="The same as --to xarray.")
-@click.option(
-    "--names-from",
-    multiple=True,
-    metavar="ANNDATA",
-    help="For --to h5ad and csv: the AnnData that was fitted, whose cells have names. Where several were, "
-    "give each, in the order of the fit.",
-)
-@click.option(
-    "--cnmf",
-    type=Name(),
-    metavar="NAME",
-    help="Of a consensus: into the files TARGET/NAME/NAME.*, named as cNMF names them. With --names-from "
-    "the gene scores and TPM spectra over all its genes, and the usages that cNMF would fit to these, in "
-    "three reads of its counts.",
-)
-@click.option("--layer", metavar="LAYER", help="For --cnmf: the counts of --names-from, if they are not X.")
-@click.option(
-    "--key-added", type=Name(), metavar="NAME", help="One key for all, instead of X_nmf, NMF and nmf."
-)
-@click.option("--overwrite", is_flag=True, help="Replace what stands there.")
-@friendly
-def export(
-    run: str,
-    target: str,
-    kind: str | None,
-    to_xarray: bool,
-    names_from: tuple[str, ...],
-    cnmf: str | None,
-    layer: str | None,
-    key_added: str | None,
-    overwrite: bool,
-) -> None:
-    """Write W and H of RUN where other programs read them.
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """Arguments and options of `export`.
 
-    Into the AnnData TARGET: obsm["X_nmf"], varm["NMF"] and uns["nmf"]. Of a stack of images a Zarr store
-    with abundance, endmember and the history, on their coordinates; or a GeoTIFF of the abundances. Of a
-    consensus, with --cnmf NAME, the files that cNMF leaves.
-
-    Nothing is left half written, and W is never in memory as a whole.
+    Raises
+    ------
+    click.UsageError
+        If they do not go together.
     """
-    if cnmf is not None:
-        if kind is not None or to_xarray or key_added is not None:
-            raise click.UsageError("--cnmf is a kind of its own, with keys of its own: leave out the others.")
-        _export_cnmf(run, Path(target), cnmf, names_from, layer, overwrite)
+
+    run: str = argument()
+    target: str = argument()
+    kind: str | None = option(
+        "Write into the AnnData TARGET, to a new .h5ad file, or to CSV tables in a directory; of a stack "
+        "also to a new Zarr store for xarray, or to a GeoTIFF.  [default: anndata; of a stack geotiff if "
+        "TARGET ends in .tif, else xarray]",
+        "--to",
+        type=click.Choice(["anndata", "h5ad", "csv", *_OF_STACKS]),
+    )
+    to_xarray: bool = flag("Same as --to xarray.", "--xarray")
+    names_from: tuple[str, ...] = option(
+        "With --to h5ad, csv and --cnmf: the AnnData that was fitted, for names of cells and genes; repeat "
+        "the option for several, in the order of the fit.",
+        multiple=True,
+        metavar="ANNDATA",
+    )
+    cnmf: str | None = option(
+        "Of a consensus: write the files TARGET/NAME/NAME.* of cNMF. With --names-from also gene scores and "
+        "TPM spectra over all genes, and usages refitted to them, in three reads of the counts.",
+        type=Name(),
+    )
+    layer: str | None = option(
+        "With --cnmf: the layer of --names-from that holds counts.  [default: X]", metavar="LAYER"
+    )
+    key_added: str | None = option("One key in place of X_nmf, NMF and nmf in an AnnData.", type=Name())
+    overwrite: bool = flag("Replace an earlier export.")
+
+    def __post_init__(self) -> None:
+        if self.cnmf is not None:
+            if self.kind is not None or self.to_xarray or self.key_added is not None:
+                raise click.UsageError(
+                    "--cnmf is a kind of its own, with keys of its own: leave out the others."
+                )
+        elif self.layer is not None:
+            raise click.UsageError("--layer is for --cnmf, which needs counts: leave it out.")
+        if self.layer is not None and not self.names_from:
+            raise click.UsageError("--layer is of the AnnData that --names-from gives: give it too.")
+        if self.to_xarray and self.kind not in (None, "xarray"):
+            raise click.UsageError(f"--xarray and --to {self.kind} are two kinds: give one.")
+
+
+@command(ExportJob)
+def export(job: ExportJob) -> None:
+    """Write W and H of RUN to TARGET, for other programs.
+
+    Into an AnnData: obsm["X_nmf"], varm["NMF"] and uns["nmf"]. Of a stack of images: a Zarr store with
+    abundance, endmember and the history, on their coordinates, or a GeoTIFF of the abundances. Of a
+    consensus, with --cnmf NAME: the files of cNMF.
+
+    An export is written as a whole or not at all, and W is never in memory as a whole.
+    """
+    if job.cnmf is not None:
+        _export_cnmf(job, job.cnmf)
         return
-    if layer is not None:
-        raise click.UsageError("--layer is for --cnmf, which needs counts: leave it out.")
-    opened = open_run(run)
-    kind = _kind_of(opened, target, kind, to_xarray)
+    run = open_run(job.run)
+    kind = _kind_of(run, job)
     if kind in _OF_STACKS:
-        if names_from or key_added is not None:
+        if job.names_from or job.key_added is not None:
             raise click.UsageError(f"--names-from and --key-added are for AnnData, and not for --to {kind}.")
-        _export_stack(opened, target, kind, overwrite)
-        return
-    keys = Keys.named(key_added)
-    if kind == "anndata":
-        if names_from:
+        _export_stack(run, job.target, kind, job.overwrite)
+    elif kind == "anndata":
+        if job.names_from:
             raise click.UsageError("--names-from is for --to h5ad and csv: TARGET has names of its own.")
-        there = open_anndata(target)
-        writer = export_h5ad if hdf5.split(target) else export_zarr
-        writer.write(target, factors_for(opened, there), keys, overwrite=overwrite)
-        click.echo(f"{', '.join(entries(keys))}: {target}")
-        return
-    store = open_anndata(list(names_from)) if names_from else None
-    n, m = opened.shape
+        keys = Keys.named(job.key_added)
+        writer = export_h5ad if hdf5.split(job.target) else export_zarr
+        factors = factors_for(run, open_anndata(job.target))
+        writer.write(job.target, factors, keys, overwrite=job.overwrite)
+        click.echo(f"{', '.join(entries(keys))}: {job.target}")
+    else:
+        _export_names(run, job, kind)
+
+
+def _export_names(run: Run, job: ExportJob, kind: str) -> None:
+    """Write tables or a new .h5ad file, with names from elsewhere."""
+    store = open_anndata(list(job.names_from)) if job.names_from else None
+    n, m = run.shape
     # Checks that the names are those of this run.
-    factors = Exported(opened, None, m) if store is None else factors_for(opened, store)
-    genes = opened.feature_names
+    factors = Exported(run, None, m) if store is None else factors_for(run, store)
+    genes = run.feature_names
     if genes is None:
         genes = np.arange(m).astype(str) if store is None else store.var_names
     if kind == "csv":
         cells = None if store is None else store.obs_names
-        tables.write(Path(target), factors, cells=cells, genes=genes, overwrite=overwrite)
-        click.echo(f"usages.csv, spectra.csv: {target}")
+        tables.write(Path(job.target), factors, cells=cells, genes=genes, overwrite=job.overwrite)
+        click.echo(f"usages.csv, spectra.csv: {job.target}")
         return
-    pd = needed("pandas")
+    pd, keys = needed("pandas"), Keys.named(job.key_added)
     obs = pd.DataFrame(index=np.arange(n).astype(str)) if store is None else store.obs
     var = pd.DataFrame(index=genes) if store is None else store.var
-    export_h5ad.write_new(Path(target), factors, keys, obs=obs, var=var, overwrite=overwrite)
-    click.echo(f"{', '.join(entries(keys))}: {target}")
+    export_h5ad.write_new(Path(job.target), factors, keys, obs=obs, var=var, overwrite=job.overwrite)
+    click.echo(f"{', '.join(entries(keys))}: {job.target}")
 
 
-def _export_cnmf(
-    run: str, target: Path, name: str, counts: tuple[str, ...], layer: str | None, overwrite: bool
-) -> None:
+def _export_cnmf(job: ExportJob, name: str) -> None:
     from dasknmf.singlecell import export_cnmf
     from dasknmf.singlecell.tpm import InAllGenes, in_all_genes
 
-    agreed, opened = open_consensus(run), open_run(run)
-    genes = opened.feature_names
-    if not counts:
-        if layer is not None:
-            raise click.UsageError("--layer is of the AnnData that --names-from gives: give it too.")
-        n, m = opened.shape
+    agreed, run = open_consensus(job.run), open_run(job.run)
+    genes = run.feature_names
+    if not job.names_from:
+        n, m = run.shape
         names: dict[str, Any] = {"cells": np.arange(n).astype(str)}
         genes = np.arange(m).astype(str) if genes is None else genes
-        noted(
+        note(
             "without --names-from, the AnnData that was fitted: cells by their numbers, usages of the "
             "consensus itself, no gene_spectra_score and gene_spectra_tpm, which cNMF's load_results asks for"
         )
     else:
-        store = open_anndata(list(counts))
-        columns = factors_for(opened, store).columns
-        matrix = store.matrix(layer)
+        store = open_anndata(list(job.names_from))
+        columns = factors_for(run, store).columns
+        matrix = store.matrix(job.layer)
         genes = store.var_names if genes is None else genes
 
         def whole() -> InAllGenes:
-            noted(
-                "reading the counts of --names-from for programs over all genes: twice, and for usages once"
-            )
+            note("reading the counts of --names-from for programs over all genes: twice, and for usages once")
             return in_all_genes(matrix, columns, agreed.usages)
 
         names = {"cells": store.obs_names, "all_genes": store.var_names, "whole": whole}
-    ranks = export_cnmf.Ranks.of(opened)
+    ranks = export_cnmf.Ranks.of(run)
+    target = Path(job.target)
     with advising():
         written = export_cnmf.write(
-            target, name, agreed, genes=genes, ranks=ranks, overwrite=overwrite, **names
+            target, name, agreed, genes=genes, ranks=ranks, overwrite=job.overwrite, **names
         )
     click.echo(f"{', '.join(written)}: {target / name}")
 
 
-def _kind_of(run: Any, target: str, kind: str | None, to_xarray: bool) -> str:
-    if to_xarray and kind not in (None, "xarray"):
-        raise click.UsageError(f"--xarray and --to {kind} are two kinds: give one.")
-    kind = "xarray" if to_xarray else kind
-    if kind is None and is_raster(target):
+def _kind_of(run: Run, job: ExportJob) -> str:
+    kind = "xarray" if job.to_xarray else job.kind
+    if kind is None and is_raster(job.target):
         kind = "geotiff"
     if kind in _OF_STACKS and run.layout is None:
         raise RunMismatchError(
@@ -173,7 +177,7 @@ def _kind_of(run: Any, target: str, kind: str | None, to_xarray: bool) -> str:
     return kind or ("anndata" if run.layout is None else "xarray")
 
 
-def _export_stack(run: Any, target: str, kind: str, overwrite: bool) -> None:
+def _export_stack(run: Run, target: str, kind: str, overwrite: bool) -> None:
     path = new_path(target)
     if kind == "xarray":
         from dasknmf.stacks import export_zarr
@@ -181,20 +185,25 @@ def _export_stack(run: Any, target: str, kind: str, overwrite: bool) -> None:
         export_zarr.write_run(run, path, overwrite=overwrite)
         click.echo(f"abundance, endmember, history: {path}   open it: xarray.open_zarr({str(path)!r})")
         return
-    n_unobserved = run.n_unobserved_samples
-    write_geotiff(path, run.W, run.layout, n_unobserved, overwrite)
+    write_geotiff(path, run.W, run.layout, run.n_unobserved_samples, overwrite)
 
 
 def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, overwrite: bool = False) -> None:
-    """Write maps, and tell what of them needs telling; None: how many pixels have no W is not known."""
+    """Write maps, and note what a reader of them must know.
+
+    Parameters
+    ----------
+    n_unobserved : int or None
+        Pixels with nothing observed; None if unknown.
+    """
     from dasknmf.stacks import geotiff_out
 
     written = geotiff_out.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
     n_nan = written.n_nan
     if not written.has_crs:
-        noted("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
+        note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
     if n_unobserved is not None and n_nan > n_unobserved:
-        noted(
+        note(
             f"{n_nan - n_unobserved:,} pixels that were observed are 0 in every component, and NaN here like "
             f"the {n_unobserved:,} with nothing observed"
         )
@@ -203,7 +212,13 @@ def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, ove
 
 
 def new_path(target: str) -> Path:
-    """A place on this machine, where a store can be put in one step."""
+    """A path on this machine, where a store can be moved to in one step.
+
+    Raises
+    ------
+    SourceError
+        If it is a URL.
+    """
     if "://" in target:
         raise SourceError(
             f"{target!r} is a URL, where a store cannot be moved to in one step: write it to a path of this "

@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import click
+from dataclasses import dataclass
 
 from dasknmf import NMF, open_run
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.job import (
-    data_options,
-    holdout_option,
-    job,
-    known_options,
-    model_options,
-    places_argument,
-    run_options,
-)
-from dasknmf.cli.options import Count, with_options
-from dasknmf.cli.output import resulted
+from dasknmf.cli.job import CONFIG, ConstrainedJob
+from dasknmf.cli.options import command, flag, option
+from dasknmf.cli.output import result
+from dasknmf.cli.parameter_types import Count
 from dasknmf.cli.summary import summary
 
 
-@click.command()
-@places_argument
-@click.option("-k", "--n-components", type=Count(), required=True, help="Components to find.")
-@with_options(model_options)
-@click.option(
-    "--n-init",
-    type=int,
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Start N times, in the same reads; the lowest loss is kept.",
-)
-@click.option(
-    "--halving", is_flag=True, help="With --n-init: give up the higher half after 4, 8, 16… passes."
-)
-@with_options([*known_options, holdout_option, *data_options, *run_options])
-@friendly
-def fit(places: tuple[str, ...], holdout: float | None, **options: Any) -> None:
-    """Factorize SOURCE; commit every pass to RUN.
+@dataclass(frozen=True, kw_only=True)
+class Fit(ConstrainedJob):
+    """Arguments and options of `fit`."""
 
-    SOURCE is a Zarr array; or an AnnData on Zarr or in an .h5ad file, of several of which the cells are
-    put one below the other, with the genes that all have; or, with --sample-dims, a stack of images that
-    xarray has written to a Zarr store; or a GeoTIFF, of several of which, of one grid, time is a new dim.
+    n_components: int | str = option(
+        "Number of components.", "-k", "--n-components", type=Count(), required=True
+    )
+    n_init: int = option(
+        "Number of starts; all share each read of V, and the lowest loss is kept.", default=1, metavar="N"
+    )
+    halving: bool = flag("With --n-init: give up the worse half after 4, 8, 16… passes.")
 
-    The same command started again goes on from the last commit; with a larger --max-iter or a
-    smaller --tol a finished run is continued.
+
+@command(Fit, CONFIG)
+def fit(job: Fit) -> None:
+    """Factorize SOURCE, and commit every pass to the run store RUN.
+
+    SOURCE is a Zarr or HDF5 array, or an AnnData (a Zarr store or an .h5ad file); cells of several AnnData
+    are concatenated, with the genes that all have. With --sample-dims SOURCE is a stack of images in a Zarr
+    store that xarray has written. A GeoTIFF is a stack; several of one grid are its dates.
+
+    Started again, the same command goes on from the last commit. With a larger --max-iter or a smaller --tol
+    a finished run is continued.
     """
-    with job(places, options) as asked:
-        NMF(**asked.nmf).fit(asked.V, holdout=holdout, **asked.fit)
-    resulted(summary(open_run(asked.run)))
-    asked.tell_where()
+    with job.working() as work:
+        model = NMF(job.n_components, n_init=job.n_init, halving=job.halving, **work.parameters)
+        model.fit(work.V, holdout=job.holdout, **work.options)
+    result(summary(open_run(job.run)))
+    job.report_next_steps()

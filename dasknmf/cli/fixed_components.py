@@ -1,4 +1,4 @@
-"""Known rows of H, read from a file."""
+"""Rows of H that are known, from a file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import open_node
 
 
-def known_rows(path: str) -> np.ndarray:
+def rows_at(path: str) -> np.ndarray:
     """Rows of H from an .npy file, a .csv file, or a Zarr array.
 
-    A CSV has a row for each component, with or without a line of names above and a column of names before,
-    as in the spectra.csv of an export. Of a Zarr array of more than two dims, such as the endmember of a
-    stack, all but the first are features.
+    Parameters
+    ----------
+    path : str
+        A CSV file has one row for each component, with or without a line and a column of names, as
+        spectra.csv of an export. In a Zarr array of more than two dims, such as the endmember of a stack, all
+        dims but the first are features.
+
+    Returns
+    -------
+    ndarray of shape (n_fixed, n_features)
 
     Raises
     ------
     SourceError
-        If there is none, or it cannot be read.
+        If the file is missing or cannot be read.
     """
     try:
         if path.endswith(".npy"):

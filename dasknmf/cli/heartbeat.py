@@ -1,7 +1,7 @@
-"""A sign of life while a command works: a file that is touched, and objects on stderr.
+"""Heartbeat of a command at work: a file that is touched, and JSON objects on stderr.
 
-Both tell that the process lives and that a scheduler answers. Neither tells whether the pass at work will
-end: how long one may take nobody knows before it has, so the objects say since when nothing was committed.
+Both show that the process lives and that its scheduler answers. Neither shows that the pass at work will end,
+as nobody knows how long a pass may take: the objects hold the seconds since the last commit.
 """
 
 from __future__ import annotations
@@ -11,87 +11,81 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import click
+from distributed import Client
 
-from dasknmf.cli.output import said
+from dasknmf.cli.output import event, is_json
 
-_TOUCHED = 10.0
-_SAID = 30.0
 _ANSWER = 5.0
-"""Seconds: from one touch to the next, from one object to the next, and for the scheduler to answer."""
+"""Seconds in which a scheduler must answer."""
 
 
-def present(client: Any) -> int | None:
-    """How many worker processes there are now; None if the scheduler does not answer.
-
-    Parameters
-    ----------
-    client : distributed.Client or None
-        Without one there is this process.
-    """
-    if client is None:
-        return 1
-    if client.status == "running":
-        with suppress(Exception):  # of many kinds, which all mean that nobody answers
-            return len(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER))
-    return None
-
-
-class Pulse:
-    """What a command tells of itself between commits.
+class Heartbeat:
+    """Heartbeat between commits.
 
     Parameters
     ----------
-    file : path or None
-        Touched as long as the scheduler answers.
-    as_json : bool
-        Whether long passes are told about.
+    file : Path, optional
+        A file that is touched as long as the scheduler answers.
+    touch_every, event_every : float
+        Seconds from one touch to the next; seconds without commit or object before the next object.
     """
 
-    def __init__(self, file: Path | None, *, as_json: bool) -> None:
-        self._file, self._as_json = file, as_json
-        self.client: Any = None
-        """Of the cluster, from when it is connected."""
+    def __init__(self, file: Path | None, *, touch_every: float = 10.0, event_every: float = 30.0) -> None:
+        self._file, self._touch_every, self._event_every = file, touch_every, event_every
+        self.client: Client | None = None
+        """Client of the cluster, once it is connected."""
         self._over = threading.Event()
         self._committed = time.monotonic()
 
     def workers(self) -> int | None:
-        return present(self.client)
+        """The number of worker processes; None if the scheduler does not answer, 1 without a cluster."""
+        client = self.client
+        if client is None:
+            return 1
+        if client.status == "running":
+            with suppress(Exception):  # of many kinds, which all mean that the scheduler does not answer
+                return len(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER))
+        return None
 
     def committed(self) -> None:
+        """Begin to count seconds anew: a pass is committed."""
         self._committed = time.monotonic()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        thread = threading.Thread(target=self._beat, name="dasknmf-pulse", daemon=True)
-        thread.start()
+        """Context in which a thread beats."""
+        threading.Thread(target=self._beat, name="dasknmf-heartbeat", daemon=True).start()
         try:
             yield
         finally:
             self._over.set()
 
     def _beat(self) -> None:
-        told = time.monotonic()
-        while True:
+        last = time.monotonic()
+        while not self._over.is_set():
             workers = self.workers()
             if self._over.is_set():
                 return
             if self._file is not None and workers is not None:
-                with suppress(OSError):  # whoever looks at it sees that it is old
+                with suppress(OSError):  # a probe sees that the file is old
                     self._file.touch()
             now = time.monotonic()
-            if self._as_json and now - max(told, self._committed) >= _SAID:
-                told = now
-                since = round(now - self._committed, 1)
-                said("heartbeat", "at work", as_json=True, seconds_since_commit=since, workers=workers)
-            if self._over.wait(_TOUCHED):
-                return
+            if is_json() and now - max(last, self._committed) >= self._event_every:
+                last = now
+                seconds = round(now - self._committed, 1)
+                event("heartbeat", "at work", seconds_since_commit=seconds, workers=workers)
+            self._over.wait(self._touch_every)
 
 
-def checked(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
-    """A callback of the option."""
+def in_directory(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+    """Callback of the option: refuse a file whose directory does not exist.
+
+    Raises
+    ------
+    click.BadParameter
+    """
     if file is not None and not file.absolute().parent.is_dir():
         raise click.BadParameter(
             f"the directory of {str(file)!r} does not exist; the file is touched while the command works: "

@@ -9,7 +9,7 @@ import click
 from msgspec import to_builtins
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.exit_codes import errors_as_exit_codes
 from dasknmf.cli.summary import summary
 from dasknmf.plots.report.facts_many import is_unfinished, many_facts
 
@@ -17,7 +17,7 @@ from dasknmf.plots.report.facts_many import is_unfinished, many_facts
 @click.command()
 @click.argument("run")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@friendly
+@errors_as_exit_codes
 def info(run: str, as_json: bool) -> None:
     """Say what RUN is and how far it has come."""
     opened = open_run(run)

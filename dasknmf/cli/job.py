@@ -1,4 +1,4 @@
-"""What every command that factorizes has: its options, and the job that they describe."""
+"""The job of a command that factorizes: its options, and the work that they describe."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any, get_args
 import click
 
 from dasknmf import __version__, open_run
-from dasknmf.cli.fixed_components import known_rows
-from dasknmf.cli.heartbeat import Pulse, checked
-from dasknmf.cli.options import Beta, Bytes, configured, scheduler_options
-from dasknmf.cli.output import FORMATS, JSON, json_records, resulted, said
+from dasknmf.cli.config_file import set_defaults
+from dasknmf.cli.fixed_components import rows_at
+from dasknmf.cli.heartbeat import Heartbeat, in_directory
+from dasknmf.cli.options import EXISTING_FILE, FILE, argument, flag, option
+from dasknmf.cli.output import FORMATS, event, is_json, json_records, result
+from dasknmf.cli.parameter_types import Beta, Bytes
 from dasknmf.cli.progress import progress
-from dasknmf.cli.scheduling import Where
-from dasknmf.cli.signals import Stop, stopping
-from dasknmf.cli.signals_early import TRY_AGAIN
-from dasknmf.cli.sources import Choice, anndata_at, source_options
-from dasknmf.cli.stacks import Scene, missing_of_matrix, stack_options
+from dasknmf.cli.scheduling import SchedulerOptions
+from dasknmf.cli.signals import TRY_AGAIN, Stop
+from dasknmf.cli.sources import MatrixOptions, anndata_at
+from dasknmf.cli.stacks import StackOptions, missing_of_matrix
 from dasknmf.core.history import Record
 from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.errors import DaskNMFError
@@ -29,212 +30,236 @@ from dasknmf.plots.report.facts_many import is_unfinished
 from dasknmf.singlecell.genes_mask import advising
 from dasknmf.stacks.geotiff_in import is_raster
 
-places_argument = click.argument("places", nargs=-1, required=True, metavar="SOURCE... RUN")
-
-model_options = [
-    click.option("--beta-loss", type=Beta(), default="frobenius", show_default=True),
-    click.option("--solver", type=click.Choice(["auto", *SOLVERS]), default="auto", show_default=True),
-    click.option("--init", type=click.Choice([each for each in get_args(Init) if each != "custom"])),
-    click.option(
-        "--sample-bytes", type=Bytes(), default=SAMPLE_BYTES, help="Of --init sample.  [default: 64 MiB]"
-    ),
-    click.option("--max-iter", type=int, default=200, show_default=True, help="Most exact passes."),
-    click.option("--tol", type=float, default=1e-4, show_default=True),
-    click.option("--random-state", type=int),
-    click.option("--alpha-w", type=float, default=0.0, show_default=True),
-    click.option("--alpha-h", type=float, help="Default: as --alpha-w."),
-    click.option("--l1-ratio", type=float, default=0.0, show_default=True),
-]
-
-known_options = [
-    click.option("--sum-to-one", is_flag=True, help="Rows of W sum to one, as fractions of a pixel do."),
-    click.option(
-        "--fixed-components",
-        metavar="FILE",
-        help="Known rows of H, which stay: .npy, .csv (a row for each, also the spectra.csv of an export) "
-        "or a Zarr array.",
-    ),
-]
-
-holdout_option = click.option(
-    "--holdout",
-    type=float,
-    metavar="SHARE",
-    help="Hide this share of the entries from the fit and tell the loss over them.",
+CONFIG = click.Option(
+    ["--config"],
+    type=EXISTING_FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=set_defaults,
+    help="Read options from this TOML file; options of the command line override it.",
 )
 
-data_options = [
-    *stack_options,
-    *source_options,
-    click.option("--dtype", type=click.Choice(["float32", "float64"])),
-]
 
-run_options = [
-    *scheduler_options,
-    click.option(
-        "--stage",
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SchedulerOptions):
+    """Options of a run."""
+
+    stage: str | None = option(
+        "Keep SOURCE in memory or in a local directory once the first pass has read it.",
         metavar="memory|DIRECTORY",
-        help="Keep SOURCE in memory, or in a directory, after the first pass has read it.",
-    ),
-    click.option("--overwrite", is_flag=True, help="Start over where RUN holds a run."),
-    click.option(
-        "--max-seconds",
+    )
+    overwrite: bool = flag("Discard the run that RUN holds and start over.")
+    max_seconds: float | None = option(
+        f"Stop within this time with exit code {TRY_AGAIN}, before a pass that would not end in time; the "
+        "same command goes on.",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Stop by then, before a pass that would not end in time, as a signal does: with exit code "
-        f"{TRY_AGAIN}, to be started again.",
-    ),
-    click.option(
-        "--log-format",
+    )
+    log_format: str = option(
+        "Write lines for people to stderr, or one JSON object a line.",
         type=click.Choice(FORMATS),
         default="text",
-        show_default=True,
-        help="json: every line on stderr is an object; one for each pass.",
-    ),
-    click.option(
-        "--heartbeat",
-        type=click.Path(dir_okay=False, path_type=Path),
+    )
+    heartbeat: Path | None = option(
+        "Touch this file every 10 s while the process lives and its scheduler answers, for a liveness "
+        "probe; it does not show that a pass hangs.",
+        type=FILE,
+        callback=in_directory,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Options of the model."""
+
+    beta_loss: float | str = option(
+        "The beta-divergence D(V | WH): frobenius (2), kullback-leibler (1), itakura-saito (0), or β.",
+        type=Beta(),
+        default="frobenius",
+    )
+    solver: str = option(
+        "Coordinate descent or exact least squares (cd, bpp; Frobenius loss only), or multiplicative updates "
+        "(mu); auto: cd for the Frobenius loss, else mu.",
+        type=click.Choice(["auto", *SOLVERS]),
+        default="auto",
+    )
+    init: str | None = option(
+        "Start of W and H.  [default: chosen by shape, loss and storage of V; random for several starts]",
+        type=click.Choice([name for name in get_args(Init) if name != "custom"]),
+    )
+    sample_bytes: int = option(
+        "Size of the rows that --init sample draws.  [default: 64 MiB]",
+        type=Bytes(),
+        default=SAMPLE_BYTES,
+        show_default=False,
+    )
+    max_iter: int = option("Largest number of exact passes over V.", default=200)
+    tol: float = option(
+        "End when the gain still expected is at most this share of the objective; 0: run --max-iter passes.",
+        default=1e-4,
+    )
+    random_state: int | None = option("Seed of random numbers.  [default: drawn, and kept in RUN]", type=int)
+    alpha_W: float = option("Strength of the penalty on W.", "--alpha-w", default=0.0)
+    alpha_H: float | None = option(
+        "Strength of the penalty on H.  [default: --alpha-w]", "--alpha-h", type=float
+    )
+    l1_ratio: float = option("Share of the L1 norm in the penalties.", default=0.0)
+    dtype: str | None = option(
+        "Precision of W, H and products.  [default: float32 for float32 and integers of up to 16 bits]",
+        type=click.Choice(["float32", "float64"]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedModelOptions(ModelOptions):
+    """Options of the model that `consensus` does not take."""
+
+    sum_to_one: bool = flag("Rows of W sum to one, as fractions of a pixel do.")
+    fixed_components: str | None = option(
+        "Rows of H that are known and stay: .npy, .csv (one row for each component, such as spectra.csv of "
+        "an export) or a Zarr array.",
         metavar="FILE",
-        callback=checked,
-        help="Touch this file every 10 s while this process lives and a cluster's scheduler answers; it does "
-        "not tell of a pass that hangs.",
-    ),
-    click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=configured,
-        help="A TOML file with any of these options; the command line goes before it.",
-    ),
-]
+    )
+    holdout: float | None = option(
+        "Hide this share of the entries from the fit, and report the loss over them.",
+        type=float,
+        metavar="SHARE",
+    )
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a command is to factorize, and how.
+class Work:
+    """An opened job.
 
     Parameters
     ----------
     V : array
         As `NMF.fit` takes it.
-    sources : tuple of str
-    run : str
-        Where every pass is committed.
-    nmf : dict
-        Parameters of `NMF`, but for the number of components.
-    fit : dict
-        What `NMF.fit`, `rank_sweep` and `consensus` have in common: ``checkpoint``, ``overwrite``,
-        ``stage``, ``callbacks``.
-    stacked : bool
-        Whether V is a stack of images.
+    parameters : dict
+        Parameters of `NMF`, but for `n_components` and `n_init`.
+    options : dict
+        ``checkpoint``, ``overwrite``, ``stage`` and ``callbacks`` of `NMF.fit`, `rank_sweep` and `consensus`.
     """
 
     V: Any
-    sources: tuple[str, ...]
-    run: str
-    nmf: dict[str, Any]
-    fit: dict[str, Any]
-    stacked: bool
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The parameters without those that are left to whoever is called."""
-        return {name: value for name, value in self.nmf.items() if value is not None}
-
-    def tell_where(self) -> None:
-        """Say where W and H are, and what one may do with them."""
-        resulted(f"W and H: dasknmf.open_run({self.run!r})")
-        if self.stacked:
-            maps = "maps.tif" if is_raster(self.sources) else "maps.zarr"
-            page = f"a page to look at: dasknmf report {self.run}"
-            resulted(f"maps: dasknmf export {self.run} {maps}   {page}")
-        elif anndata_at(self.sources) is not None:
-            # Of several, none has all the cells of W.
-            export = f"dasknmf export {self.run} {self.sources[0]}"
-            into = f"   into the AnnData: {export}" if len(self.sources) == 1 else ""
-            resulted(f"genes: dasknmf top {self.run}{into}")
+    parameters: dict[str, Any]
+    options: dict[str, Any]
 
 
-@contextmanager
-def job(places: tuple[str, ...], options: dict[str, Any]) -> Iterator[Job]:
-    """The job that the options above describe, its progress told while it is done.
-
-    Parameters
-    ----------
-    places : tuple of str
-        The sources, and where the run goes.
-    options : dict
-        Values of the options above; others are taken for parameters of `NMF`.
+@dataclass(frozen=True, kw_only=True)
+class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
+    """Arguments and options that `fit`, `sweep` and `consensus` share, from the command line and a TOML file.
 
     Raises
     ------
     click.UsageError
-        If something is missing, or options do not go together.
-    SourceError, SchedulerError, UnavailableError
-        If what they name cannot be opened, or does not answer.
+        If one is missing, or some do not go together.
     """
-    *sources, run = places
-    if not sources:
-        raise click.UsageError(f"one argument is given, {run!r}, and two are needed: SOURCE and RUN.")
-    options = dict(options)
-    choice, scene, where = _taken(Choice, options), _taken(Scene, options), _taken(Where, options)
-    heartbeat = options.pop("heartbeat")
-    as_json = options.pop("log_format") == JSON
-    alpha_w, alpha_h = options.pop("alpha_w"), options.pop("alpha_h")
-    options |= {"alpha_W": alpha_w, "alpha_H": "same" if alpha_h is None else alpha_h}
-    told = {"checkpoint": run} | {name: options.pop(name) for name in ("overwrite", "stage")}
 
-    def say(line: str) -> None:
-        said("stopped", line, as_json=as_json, exit_code=TRY_AGAIN)
+    places: tuple[str, ...] = argument(nargs=-1, required=True, metavar="SOURCE... RUN")
 
-    stop = Stop(run, overwrites=told["overwrite"], say=say, max_seconds=options.pop("max_seconds"))
-    pulse = Pulse(heartbeat, as_json=as_json)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.places) < 2:
+            raise click.UsageError(
+                f"one argument is given, {self.run!r}, and two are needed: SOURCE and RUN."
+            )
+        self.check_matrix_options(is_stack=self.is_stack)
 
-    def committed(record: Record) -> None:
-        stop.committed(record)
-        pulse.committed()
-        report(record)
-        stop.before_the_limit(record, finished=lambda: _finished(run))
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return self.places[:-1]
 
-    with ExitStack() as within:
-        within.enter_context(stopping(stop))
-        if as_json:
-            within.enter_context(json_records())
-        if options.get("fixed_components") is not None:
-            options["fixed_components"] = known_rows(options["fixed_components"])
-        where.serve()
-        stop.goes_on = not told["overwrite"] and _begun(run)
-        if as_json:
-            begins = {"sources": sources, "run": run, "scheduler": where.scheduler, "version": __version__}
-            said("start", "start", as_json=True, **begins, goes_on=stop.goes_on)
-        within.enter_context(pulse.beating())
-        pulse.client = within.enter_context(where.computing())
-        stack = scene.of(sources)
-        if stack is None:
-            options["missing_values"] = missing_of_matrix(scene.missing)
-        else:
-            choice.refuse_for_stacks()
-        with progress(options["max_iter"], as_json=as_json, workers=pulse.workers) as report:
-            V = choice.of(tuple(sources)) if stack is None else stack
-            with advising():
-                told["callbacks"] = [committed]
-                yield Job(V, tuple(sources), run, options, told, stack is not None)
+    @property
+    def run(self) -> str:
+        return self.places[-1]
+
+    @property
+    def is_stack(self) -> bool:
+        return self.is_stack_at(self.sources)
+
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of `NMF` but for `n_components` and `n_init`, without those that are left to "
+        "defaults."""
+        values = {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
+        if not self.is_stack:
+            values["missing_values"] = missing_of_matrix(self.missing)
+        return {name: value for name, value in values.items() if value is not None}
+
+    @contextmanager
+    def working(self) -> Iterator[Work]:
+        """Context in which the job is done: signals, time limit, heartbeat, scheduler and progress.
+
+        Raises
+        ------
+        SourceError, SchedulerError, UnavailableError
+            If a source or scheduler cannot be opened, or does not answer.
+        """
+        stop = Stop(self.run, overwrite=self.overwrite, max_seconds=self.max_seconds)
+        heartbeat = Heartbeat(self.heartbeat)
+
+        def committed(record: Record) -> None:
+            stop.committed(record)
+            heartbeat.committed()
+            report(record)
+            if stop.is_due(record.seconds) and not _is_finished(self.run):
+                stop.exit_before_limit()
+
+        with ExitStack() as stack:
+            stack.enter_context(stop.listening())
+            if is_json():
+                stack.enter_context(json_records())
+            parameters = self.parameters()
+            stop.resumes = not self.overwrite and _has_commits(self.run)
+            if is_json():
+                facts = {"sources": self.sources, "run": self.run, "scheduler": self.scheduler}
+                event("start", "start", **facts, version=__version__, goes_on=stop.resumes)
+            stack.enter_context(heartbeat.beating())
+            heartbeat.client = stack.enter_context(self.computing())
+            report = stack.enter_context(progress(self.max_iter, workers=heartbeat.workers))
+            V = self.stack(self.sources) if self.is_stack else self.matrix(self.sources)
+            stack.enter_context(advising())
+            options = {"checkpoint": self.run, "overwrite": self.overwrite, "stage": self.stage}
+            yield Work(V, parameters, options | {"callbacks": [committed]})
+
+    def report_next_steps(self) -> None:
+        """Write where W and H are, and the commands that use them."""
+        result(f"W and H: dasknmf.open_run({self.run!r})")
+        if self.is_stack:
+            maps = "maps.tif" if is_raster(self.sources) else "maps.zarr"
+            page = f"a page to look at: dasknmf report {self.run}"
+            result(f"maps: dasknmf export {self.run} {maps}   {page}")
+        elif anndata_at(self.sources) is not None:
+            # Of several, none has all the cells of W.
+            export = f"dasknmf export {self.run} {self.sources[0]}"
+            into = f"   into the AnnData: {export}" if len(self.sources) == 1 else ""
+            result(f"genes: dasknmf top {self.run}{into}")
 
 
-def _begun(run: str) -> bool:
-    """Whether a run has commits, sound or not."""
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedJob(FitJob, ConstrainedModelOptions):
+    """Arguments and options that `fit` and `sweep` share."""
+
+    def parameters(self) -> dict[str, Any]:
+        """As of a `FitJob`, with constraints.
+
+        Raises
+        ------
+        SourceError
+            If the file of fixed components cannot be read.
+        """
+        fixed = None if self.fixed_components is None else rows_at(self.fixed_components)
+        return super().parameters() | {"sum_to_one": self.sum_to_one, "fixed_components": fixed}
+
+
+def _has_commits(run: str) -> bool:
+    """Whether a run store has commits, sound or not."""
     with suppress(DaskNMFError):
         return len(open_run(run).history) > 0
     return False
 
 
-def _finished(run: str) -> bool:
-    """Whether a run, which is sound, has no pass before it."""
+def _is_finished(run: str) -> bool:
+    """Whether a run that can be opened has no pass before it."""
     opened = open_run(run)
     return opened.status != "running" and not is_unfinished(opened)
-
-
-def _taken(kind: Any, options: dict[str, Any]) -> Any:
-    """An object of the options that have the names of its fields; they are taken out."""
-    return kind(**{each.name: options.pop(each.name) for each in fields(kind)})

@@ -1,4 +1,4 @@
-"""What a command says on stderr: lines for people, or one JSON object a line."""
+"""Output of a command on stdout and stderr: lines for people, or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -9,64 +9,79 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import dask
-from distributed import WorkerPlugin
+from distributed import Worker, WorkerPlugin
 from sklearn.exceptions import ConvergenceWarning
 
 TEXT, JSON = FORMATS = ("text", "json")
-_RESULTS = "dasknmf.results"
-"""Where click's context keeps them."""
+
+
+@dataclass
+class _Output:
+    format: str = TEXT
+    results: list[str] = field(default_factory=list)
+
+
+_output = _Output()
+"""Of the command at work: its threads write, too."""
+
+
+def begin(log_format: str | None) -> None:
+    """Set the format of the command that begins."""
+    _output.format, _output.results = log_format or TEXT, []
 
 
 def is_json() -> bool:
-    """Whether the command at work was asked for JSON."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.params.get("log_format") == JSON
+    """Whether the command at work writes JSON."""
+    return _output.format == JSON
 
 
-def said(event: str, text: str, *, as_json: bool, **values: Any) -> None:
-    """Say that something happened.
+def line_of(name: str, text: str, **values: object) -> str:
+    """One line about an event: `text`, or a JSON object with `text` as its message.
 
     Parameters
     ----------
-    event : str
+    name : str
         "start", "pass", "heartbeat", "note", "warning", "stopped", "error" or "done".
     text : str
-        The line for people.
-    as_json : bool
-        Whether it is an object instead, of which the line is the message.
     **values
-        What else the object holds.
+        Further members of the object.
     """
-    click.echo(encoded(event, message=text, **values) if as_json else text, err=True)
+    return encoded(name, message=text, **values) if is_json() else text
 
 
-def noted(text: str) -> None:
-    """Say something about what is going on."""
-    said("note", text, as_json=is_json())
+def event(name: str, text: str, **values: object) -> None:
+    """Write the line of an event to stderr."""
+    click.echo(line_of(name, text, **values), err=True)
 
 
-def resulted(text: str) -> None:
-    """Tell what came out, on stdout; or in the last object, since stdout and stderr may be one stream."""
+def note(text: str) -> None:
+    """Write a remark on the work to stderr."""
+    event("note", text)
+
+
+def result(text: str) -> None:
+    """Write a result to stdout; with JSON keep it for the last object, as stdout may be the same stream."""
     if is_json():
-        click.get_current_context().meta.setdefault(_RESULTS, []).append(text)
+        _output.results.append(text)
     else:
         click.echo(text)
 
 
 def results() -> str:
-    """What came out of the command at work, for its last object."""
-    return "\n".join(click.get_current_context().meta.get(_RESULTS, []))
+    """The results of the command at work that have been kept."""
+    return "\n".join(_output.results)
 
 
-def encoded(event: str, **values: Any) -> str:
-    """An object of one line. JSON has no NaN and no infinity: they are null."""
+def encoded(name: str, **values: object) -> str:
+    """A JSON object in one line. JSON has no NaN and no infinity: they are null."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps(_finite({"time": now, "event": event, **values}), allow_nan=False, default=str)
+    return json.dumps(_finite({"time": now, "event": name, **values}), allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:
@@ -77,95 +92,85 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class JsonFormatter(logging.Formatter):
-    """A record of a logger as an object."""
+def _short(record: logging.LogRecord) -> str:
+    """The message of a record; of a warning without the place in the source that raised it."""
+    text = record.getMessage()
+    return text.split("Warning: ", 1)[-1].strip().splitlines()[0] if record.name == "py.warnings" else text
 
+
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
-        if record.name == "py.warnings":
-            text = short(text)
-        values = {"message": text, "logger": record.name, "level": record.levelname.lower()}
+        values = {"message": _short(record), "logger": record.name, "level": record.levelname.lower()}
         if record.exc_info:
             values["traceback"] = self.formatException(record.exc_info)
         return encoded("warning", **values)
 
 
-def short(warning: str) -> str:
-    """A captured warning without the place in the source that raised it."""
-    return warning.split("Warning: ", 1)[-1].strip().splitlines()[0]
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"warning: {_short(record)}"
 
 
 @contextmanager
 def json_records() -> Iterator[None]:
-    """Warnings and records of all loggers as objects, also of those that have handlers of their own."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
-    handler.setLevel(logging.WARNING)
-    known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    own = [(each, each.handlers, each.propagate) for each in known if _is_loud(each)]
+    """Context in which warnings and records of all loggers are objects, also of loggers with own handlers."""
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    own = [
+        (each, each.handlers, each.propagate)
+        for each in loggers
+        if any(type(handler) is logging.StreamHandler for handler in each.handlers)
+    ]
     for each, _, _ in own:
         each.handlers, each.propagate = [], True
-    logging.root.addHandler(handler)
     try:
-        with captured_warnings():
+        with _handled(logging.root, _JsonFormatter()):
             yield
     finally:
-        logging.root.removeHandler(handler)
         for each, handlers, propagate in own:
             each.handlers, each.propagate = handlers, propagate
 
 
 @contextmanager
-def captured_warnings() -> Iterator[None]:
-    """Warnings go to their logger."""
+def short_warnings() -> Iterator[None]:
+    """Context in which each warning is one line."""
+    logger = logging.getLogger("py.warnings")
+    logger.propagate = False
+    try:
+        with _handled(logger, _TextFormatter()):
+            yield
+    finally:
+        logger.propagate = True
+
+
+@contextmanager
+def _handled(logger: logging.Logger, formatter: logging.Formatter) -> Iterator[None]:
+    """Context in which warnings become records, and `logger` writes its records to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
     logging.captureWarnings(True)
     warnings.simplefilter("default", ConvergenceWarning)
     try:
         yield
     finally:
         logging.captureWarnings(False)
-
-
-@contextmanager
-def short_warnings() -> Iterator[None]:
-    """Warnings as single lines."""
-    warned = logging.getLogger("py.warnings")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    warned.addHandler(handler)
-    warned.propagate = False
-    try:
-        with captured_warnings():
-            yield
-    finally:
-        warned.removeHandler(handler)
-        warned.propagate = True
-
-
-class _OneLine(logging.Formatter):
-    """A captured warning without the place in the source that raised it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "warning: " + short(record.getMessage())
+        logger.removeHandler(handler)
 
 
 class JsonWorker(WorkerPlugin):
-    """What a worker process says on the stderr that it has from the command is objects, too."""
+    """Plugin for workers that share the command's stderr: their warnings and records are objects, too."""
 
-    def setup(self, worker: Any) -> None:
-        self._told = ExitStack()
-        self._told.enter_context(json_records())
+    def setup(self, worker: Worker) -> None:
+        self._records = ExitStack()
+        self._records.enter_context(json_records())
 
-    def teardown(self, worker: Any) -> None:
-        self._told.close()
+    def teardown(self, worker: Worker) -> None:
+        self._records.close()
 
 
 @contextmanager
 def silent_workers() -> Iterator[None]:
-    """Of workers begun in here Dask itself logs nothing: it would before a plugin is there; nannies tell."""
+    """Context whose new workers log nothing of Dask's own: they begin before they have a plugin."""
     with dask.config.set({"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}):
         yield
-
-
-def _is_loud(logger: logging.Logger) -> bool:
-    return any(type(handler) is logging.StreamHandler for handler in logger.handlers)

@@ -1,4 +1,4 @@
-"""What a fit says while it runs."""
+"""Progress of a fit on stderr."""
 
 from __future__ import annotations
 
@@ -6,32 +6,54 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from dask.utils import format_bytes
 
-from dasknmf.cli.output import said, short_warnings
+from dasknmf.cli.output import event, is_json, short_warnings
 from dasknmf.core.history import Record
+
+_FIELDS = ("phase", "iteration", "loss", "objective", "change", "holdout", "seconds")
+_COUNTS = ("bytes_read", "bytes_written", "reads", "memory", "retries")
+"""Attributes of a record that are members of its JSON object."""
 
 
 @contextmanager
 def progress(
-    max_iter: int, *, as_json: bool = False, workers: Callable[[], int | None] = lambda: None
+    max_iter: int, *, workers: Callable[[], int | None] = lambda: None
 ) -> Iterator[Callable[[Record], None]]:
-    """A bar on a terminal, one log line per pass elsewhere; warnings as single lines. Or all as JSON.
+    """Context that gives a callback of fits: a bar on a terminal, elsewhere a line or JSON object a pass.
 
     Parameters
     ----------
     max_iter : int
-        The length of the bar.
-    as_json : bool
+        Length of the bar.
     workers : callable
-        How many processes work now, for JSON.
+        Gives the number of workers, for JSON.
     """
-    if as_json:
-        yield lambda record: said("pass", _line(record), as_json=True, **_values(record, workers()))
+    if is_json():
+        yield lambda record: _write_object(record, workers())
         return
+    with short_warnings():
+        if not sys.stderr.isatty():
+            with _log() as log:
+                yield lambda record: log.info("%s", _line(record))
+            return
+        with click.progressbar(
+            length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
+        ) as bar:
+
+            def show(record: Record) -> None:
+                bar.label = record.phase
+                bar.update(max(0, record.iteration - bar.pos), _brief(record))
+
+            yield show
+            bar.update(bar.length - bar.pos if bar.length else 0)
+
+
+@contextmanager
+def _log() -> Iterator[logging.Logger]:
+    """Context with a logger that writes lines with their time."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log = logging.getLogger("dasknmf.cli")
@@ -39,41 +61,14 @@ def progress(
     log.addHandler(handler)
     log.propagate = False
     try:
-        with short_warnings():
-            if sys.stderr.isatty():
-                with click.progressbar(
-                    length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
-                ) as bar:
-
-                    def show(record: Record) -> None:
-                        bar.label = record.phase
-                        bar.update(max(0, record.iteration - bar.pos), _brief(record))
-
-                    yield show
-                    bar.update(bar.length - bar.pos if bar.length else 0)
-            else:
-                yield lambda record: log.info("%s", _line(record))
+        yield log
     finally:
         log.removeHandler(handler)
 
 
-def _values(record: Record, workers: int | None) -> dict[str, Any]:
-    return {
-        "phase": record.phase,
-        "iteration": record.iteration,
-        "loss": record.loss,
-        "objective": record.objective,
-        "change": record.change,
-        "holdout": record.holdout,
-        "models": len(record.models) or 1,
-        "seconds": record.seconds,
-        "bytes_read": record.bytes_read,
-        "bytes_written": record.bytes_written,
-        "reads": record.reads,
-        "memory": record.memory,
-        "workers": workers,
-        "retries": record.retries,
-    }
+def _write_object(record: Record, workers: int | None) -> None:
+    values = {name: getattr(record, name) for name in (*_FIELDS, *_COUNTS)}
+    event("pass", _line(record), **values, models=len(record.models) or 1, workers=workers)
 
 
 def _brief(record: Record) -> str:

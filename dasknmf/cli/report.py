@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.exit_codes import errors_as_exit_codes
 from dasknmf.errors import SourceError
 from dasknmf.plots.report import write_page
 
@@ -22,7 +22,7 @@ from dasknmf.plots.report import write_page
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page to write; an older one is replaced.",
 )
-@friendly
+@errors_as_exit_codes
 def report(run: str, output: Path) -> None:
     """Write one HTML page about RUN, finished or running: loss, components, speed, memory."""
     if find_spec("matplotlib") is None:

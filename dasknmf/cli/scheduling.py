@@ -1,41 +1,69 @@
-"""The scheduler that the options name, and its workers."""
+"""The scheduler that computes a command: threads of this process, or a Dask cluster."""
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import dask
+from distributed import Client, LocalCluster
+from distributed.security import Security
 
-from dasknmf.cli import mpi_tasks
-from dasknmf.cli.output import JsonWorker, is_json, noted, silent_workers
-from dasknmf.cli.signals import Stopped, asked, unheard
+from dasknmf.cli.options import EXISTING_FILE, FILE, option
+from dasknmf.cli.output import JsonWorker, is_json, note, silent_workers
+from dasknmf.cli.signals import blocked
 from dasknmf.engine.scheduler import connected
 from dasknmf.errors import SchedulerError, UnavailableError, brief
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
-_TASKS = {"slurm": mpi_tasks.of_slurm, "mpi": mpi_tasks.of_mpi}
+_LOOK = 0.2
+"""Seconds from one look for a scheduler file to the next."""
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a command computes: the values of `scheduler_options`."""
+@dataclass(frozen=True, kw_only=True)
+class SchedulerOptions:
+    """Options of the scheduler.
 
-    scheduler: str
-    scheduler_file: Path | None
-    workers: int | None
-    wait: float
-    tls_ca: Path | None
-    tls_cert: Path | None
-    tls_key: Path | None
+    Raises
+    ------
+    click.UsageError
+        If they do not go together.
+    """
+
+    scheduler: str = option(
+        "Compute in threads of this process, in one thread, in one process for each core of this machine, "
+        "or on the Dask cluster at ADDRESS (tcp://HOST:PORT or tls://HOST:PORT).",
+        default="threads",
+        metavar="threads|sync|local|ADDRESS",
+    )
+    scheduler_file: Path | None = option(
+        "Compute on the cluster whose 'dask scheduler --scheduler-file' writes FILE.", type=FILE
+    )
+    workers: int | None = option(
+        "Start N processes (local), or wait for N workers (cluster).", type=click.IntRange(min=1), metavar="N"
+    )
+    wait: float = option(
+        "Longest wait for a scheduler file and for workers; the command then begins with those that came.",
+        type=click.FloatRange(min=0),
+        default=300.0,
+        metavar="SECONDS",
+    )
+    tls_ca: Path | None = option(
+        "Certificate of the authority that signed the cluster's certificates.", type=EXISTING_FILE
+    )
+    tls_cert: Path | None = option(
+        "Certificate of this process, for an encrypted cluster.", type=EXISTING_FILE
+    )
+    tls_key: Path | None = option("Private key of --tls-cert.", type=EXISTING_FILE)
 
     def __post_init__(self) -> None:
-        if self.scheduler_file is not None and self.scheduler not in ("threads", *_TASKS):
+        if self.scheduler_file is not None and self.scheduler != "threads":
             raise click.UsageError(
                 f"--scheduler-file names a scheduler, and so does --scheduler {self.scheduler}: give one of "
                 "them."
@@ -49,91 +77,68 @@ class Where:
             )
         if self._is_in_process and (self.workers is not None or not missing):
             raise click.UsageError(
-                f"--workers and --tls-* are for clusters, and --scheduler is {self.scheduler}: choose local, "
-                "slurm, mpi or an address, or leave them out."
+                f"--workers and --tls-* are for clusters, and --scheduler is {self.scheduler}: choose local "
+                "or an address, or leave them out."
             )
 
     @property
     def _is_in_process(self) -> bool:
         return self.scheduler in _IN_PROCESS and self.scheduler_file is None
 
-    def serve(self) -> None:
-        """Be what this task of an srun or mpirun is, and end here; the command's own goes on, as do others.
-
-        Raises
-        ------
-        SchedulerError
-            If this is no such task, and should be.
-        """
-        if self.scheduler in _TASKS:
-            mpi_tasks.serve(_TASKS[self.scheduler](), self.scheduler_file, self.wait, self._security())
-
     @contextmanager
-    def computing(self) -> Iterator[Any]:
-        """Compute there meanwhile, gives the client of a cluster, None without one.
+    def computing(self) -> Iterator[Client | None]:
+        """Context in which Dask computes there; gives the client of a cluster, None without one.
 
         Raises
         ------
         SchedulerError
             If there is no such scheduler.
         UnavailableError
-            If it does not answer, no worker comes, or it goes away.
+            If the scheduler does not answer, no worker comes, or the scheduler is lost.
         """
         if self._is_in_process:
             with dask.config.set(scheduler=_IN_PROCESS[self.scheduler]):
                 yield None
             return
-        self.serve()
         with ExitStack() as stack:
-            # A client that cannot be made leaves itself behind as the scheduler of all that follows.
+            # A client that cannot be made would leave itself behind as the scheduler of all that follows.
             stack.enter_context(dask.config.set(scheduler=None))
             try:
-                client = self._client(stack)
+                client = self._local(stack) if self.scheduler == "local" else self._remote(stack)
                 with connected(client):
                     yield client
             except UnavailableError:
-                # Whoever asked is told; what the client finds on its way out is the same again.
-                logging.getLogger("distributed").setLevel(logging.CRITICAL)
-                logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-                raise
-            except Stopped:
-                if (stop := asked()) is not None and stop.is_urgent:
-                    stack.pop_all()  # workers hold nothing, and end with this process
+                # The client reports the same loss again on its way out.
+                for name in ("distributed", "distributed.client"):
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
                 raise
 
-    def _client(self, stack: ExitStack) -> Any:
-        from distributed import Client, LocalCluster
+    def _local(self, stack: ExitStack) -> Client:
+        with blocked(), silent_workers() if is_json() else nullcontext():
+            cluster = LocalCluster(
+                n_workers=self.workers,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                security=self._security(),
+            )
+            stack.enter_context(cluster)
+            client = stack.enter_context(Client(cluster))
+        if is_json():
+            client.register_plugin(JsonWorker(), name="dasknmf-json")
+        return client
 
-        security = self._security()
-        if self.scheduler == "local" and self.scheduler_file is None:
-            with unheard(), silent_workers() if is_json() else nullcontext():
-                cluster = LocalCluster(
-                    n_workers=self.workers,
-                    threads_per_worker=1,
-                    dashboard_address="127.0.0.1:0",
-                    security=security,
-                )
-                stack.enter_context(cluster)
-                client = stack.enter_context(Client(cluster))
-            if is_json():
-                client.register_plugin(JsonWorker(), name="dasknmf-json")
-            return client
-        wanted = self.workers or 1
-        if self.scheduler in _TASKS:
-            here = _TASKS[self.scheduler]()
-            wanted = self.workers or here.workers
-            address = mpi_tasks.scheduler_of(here, self.scheduler_file, self.wait, security)
-        elif self.scheduler_file is not None:
-            address = mpi_tasks.told(self.scheduler_file, self.wait)
+    def _remote(self, stack: ExitStack) -> Client:
+        if self.scheduler_file is not None:
+            address = address_in(self.scheduler_file, self.wait)
         elif "://" in self.scheduler:
             address = self.scheduler
         else:
             raise SchedulerError(
-                f"the scheduler {self.scheduler!r} is unknown; it must be threads, sync, local, slurm, mpi "
-                "or an address such as tcp://host:8786: correct it."
+                f"the scheduler {self.scheduler!r} is unknown; it must be threads, sync, local or an address "
+                "such as tcp://host:8786: correct it."
             )
         try:
-            client = stack.enter_context(Client(address, security=security))
+            client = stack.enter_context(Client(address, security=self._security()))
         except (TypeError, ValueError) as error:
             raise SchedulerError(
                 f"the scheduler {address!r} cannot be connected to ({brief(error)}); an address is such as "
@@ -145,26 +150,21 @@ class Where:
                 "start it with 'dask scheduler', or correct the address, and start the same again."
             ) from error
         with connected(client):
-            self._await(client, wanted)
+            self._await_workers(client)
         return client
 
-    def _security(self) -> Any:
+    def _security(self) -> Security | None:
         if self.tls_ca is None:
             return None
-        from distributed.security import Security
+        files = {
+            f"tls_{role}_{name}": str(path)
+            for role in ("client", "scheduler", "worker")
+            for name, path in (("cert", self.tls_cert), ("key", self.tls_key))
+        }
+        return Security(require_encryption=True, tls_ca_file=str(self.tls_ca), **files)
 
-        key, cert = str(self.tls_key), str(self.tls_cert)
-        return Security(
-            require_encryption=True,
-            tls_ca_file=str(self.tls_ca),
-            **{
-                f"tls_{role}_{what}": path
-                for role in ("client", "scheduler", "worker")
-                for what, path in (("cert", cert), ("key", key))
-            },
-        )
-
-    def _await(self, client: Any, wanted: int) -> None:
+    def _await_workers(self, client: Client) -> None:
+        wanted = self.workers or 1
         try:
             client.wait_for_workers(wanted, timeout=max(self.wait, 0.01))
         except TimeoutError:
@@ -175,7 +175,38 @@ class Where:
                     "one is needed: start workers, and then the same again, or raise --wait."
                 ) from None
             if came < wanted:
-                noted(f"{came} of {wanted} workers came within {self.wait:g} s: going on with these")
+                note(f"{came} of {wanted} workers came within {self.wait:g} s: going on with these")
                 return
         came = len(client.nthreads())
-        noted(f"{came} workers came" if came > 1 else "1 worker came")
+        note(f"{came} workers came" if came > 1 else "1 worker came")
+
+
+def address_in(file: Path, wait: float) -> str:
+    """The address in a scheduler file, which may be written only within `wait` seconds.
+
+    Raises
+    ------
+    UnavailableError
+        If there was no such file in time.
+    SchedulerError
+        If it is no scheduler file.
+    """
+    end = time.monotonic() + wait
+    problem: UnavailableError | SchedulerError
+    while True:
+        try:
+            return str(json.loads(file.read_text())["address"])
+        except FileNotFoundError:
+            problem = UnavailableError(
+                f"the scheduler file {str(file)!r} was not there within {wait:g} s; 'dask scheduler "
+                "--scheduler-file' writes it: start one, correct the path, or raise --wait, and start the "
+                "same again."
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problem = SchedulerError(
+                f"the scheduler file {str(file)!r} cannot be read ({error}); 'dask scheduler "
+                "--scheduler-file' writes one: give its path."
+            )
+        if time.monotonic() > end:
+            raise problem
+        time.sleep(_LOOK)

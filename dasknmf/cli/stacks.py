@@ -1,115 +1,87 @@
-"""Stacks of images on the command line: what makes SOURCE one, and the stack that it is then."""
+"""V from a stack of images: the options that choose it, and how it is read."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 import numpy as np
 
-from dasknmf.cli.output import noted
+from dasknmf.cli.options import given, option
+from dasknmf.cli.output import note
+from dasknmf.cli.parameter_types import Dims, Missing
 from dasknmf.errors import SourceError
 from dasknmf.stacks.encoding import entries_of
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.stacks.stack import Stack, open_stack
 
-
-class Dims(click.ParamType):
-    """Names with commas between them; in a file of options also a list."""
-
-    name = "DIM,DIM"
-    takes_lists = True  # in a file of options
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        names = tuple(value.split(",")) if isinstance(value, str) else tuple(map(str, value))
-        names = tuple(name.strip() for name in names)
-        if not all(names):
-            self.fail(f"{value!r} names no dims: give for example y,x", param, ctx)
-        return names
+_MISSING = (
+    "Value of missing entries: error (none is missing, NaN is refused), nan, or a stored number such as a "
+    "raster's nodata; of stacks also auto: NaN, and the value that the stack itself declares."
+)
 
 
-class Missing(click.ParamType):
-    name = "error|nan|NUMBER"
+@dataclass(frozen=True, kw_only=True)
+class StackSelection:
+    """Options of a stack of images that every command on stacks has."""
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> str | float:
-        if value in ("auto", "error", "nan"):
-            return str(value)
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither error, nan nor a number", param, ctx)
-        return "nan" if math.isnan(number) else number  # TOML has a nan of its own
-
-
-def missing_option(default: str) -> Any:
-    return click.option(
-        "--missing",
-        type=Missing(),
-        help="What stands for an entry that was not observed: nothing, NaN, or a stored number such as a "
-        "raster's nodata. Of stacks also auto: what the stack says itself, and NaN.  "
-        f"[default: {default}]",
-    )
-
-
-selecting_options = [
-    click.option(
-        "--variable",
+    variable: tuple[str, ...] = option(
+        "Stack: use this variable of the store; repeat the option for more.  [default: all]",
         multiple=True,
         metavar="NAME",
-        help="Of a stack: this variable of the store; again for more.  [default: all]",
-    ),
-    click.option(
-        "--mask",
+    )
+    mask: str | None = option(
+        "Stack: use the pixels, dates or bands where this mask holds: a boolean variable of a Zarr store "
+        "that xarray has written, or a GeoTIFF of one band (neither 0 nor nodata).",
         metavar="STORE[:VARIABLE]",
-        help="Of a stack: a variable of bools in a Zarr store that xarray has written, or a GeoTIFF of one "
-        "band, over any of the dims: what is true, or neither 0 nor nodata, counts.",
-    ),
-]
+    )
+    missing: str | float | None = option(f"{_MISSING}  [default: as in the fit]", type=Missing())
 
-stack_options = [
-    click.option(
-        "--sample-dims",
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions(StackSelection):
+    """Options of a stack of images that is factorized."""
+
+    missing: str | float | None = option(f"{_MISSING}  [default: error; of stacks auto]", type=Missing())
+    sample_dims: tuple[str, ...] | None = option(
+        "SOURCE is a stack of images with these dims, such as y,x, as samples; all other dims are features.  "
+        "[default of GeoTIFFs: y,x]",
         type=Dims(),
-        help="SOURCE is a stack of images: the dims of an image, y,x for example. All others are features.  "
-        "[of GeoTIFFs: y,x]",
-    ),
-    *selecting_options,
-    missing_option("error; of stacks auto"),
-    click.option(
-        "--negatives",
+    )
+    negatives: str | None = option(
+        "Stack: refuse values below zero, take them as 0, or take them as missing.  [default: error]",
         type=click.Choice(["error", "clip", "mask"]),
-        help="Of a stack: values below zero are refused, taken as 0, or as not observed.  [default: error]",
-    ),
-]
+    )
 
+    def is_stack_at(self, sources: tuple[str, ...]) -> bool:
+        """Whether these places are read as a stack of images, and not as a matrix.
 
-@dataclass(frozen=True)
-class Scene:
-    """The options that say which stack is factorized, and how it is read."""
+        Raises
+        ------
+        click.UsageError
+            If an option that needs a stack is given for a matrix, or the other way round.
+        """
+        if self.sample_dims is not None or any(map(is_raster, sources)):
+            return True
+        if names := given(self, "variable", "mask", "negatives"):
+            raise click.UsageError(
+                f"{' and '.join(names)}: for stacks of images, and SOURCE is read as a matrix: give its "
+                "dims, --sample-dims y,x for example, or leave this out."
+            )
+        return False
 
-    sample_dims: tuple[str, ...] | None = None
-    variable: tuple[str, ...] = ()
-    mask: str | None = None
-    missing: str | float | None = None
-    negatives: str | None = None
-
-    def of(self, sources: Sequence[str]) -> Stack | None:
-        """The stack at these places; None where a matrix is meant.
+    def stack(self, sources: tuple[str, ...]) -> Stack:
+        """The stack at these places.
 
         Raises
         ------
         SourceError
             If it cannot be opened, or has no such dims.
         click.UsageError
-            If an option that needs a stack is given for something else.
+            If the sources, or options, do not go together.
         """
         rasters = [is_raster(source) for source in sources]
-        if self.sample_dims is None and not any(rasters):
-            self._refuse_without_dims()
-            return None
         if self.variable and all(rasters):
             raise click.UsageError("--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out.")
         if len(sources) > 1 and not all(rasters):
@@ -127,28 +99,16 @@ class Scene:
         nodata = None if stack.entries is None else stack.entries.nodata
         if nodata is not None and (isinstance(self.missing, str) or np.any(nodata != self.missing)):
             values = np.unique(nodata)
-            told = ", ".join(f"{value:g}" for value in values[~np.isnan(values)])
-            noted(
-                f"the stack says itself that {told} stands for nothing observed; with --missing "
+            shown = ", ".join(f"{value:g}" for value in values[~np.isnan(values)])
+            note(
+                f"the stack says itself that {shown} stands for nothing observed; with --missing "
                 f"{self.missing} it is a value like any other: leave --missing out to have it missing"
             )
         return Stack(obj, dims, mask, self.missing, self.negatives or "error")
 
-    def _refuse_without_dims(self) -> None:
-        named = {
-            "--variable": bool(self.variable),
-            "--mask": self.mask is not None,
-            "--negatives": self.negatives is not None,
-        }
-        if given := [name for name, is_given in named.items() if is_given]:
-            raise click.UsageError(
-                f"{' and '.join(given)}: for stacks of images, and SOURCE is read as a matrix: give its "
-                "dims, --sample-dims y,x for example, or leave this out."
-            )
-
 
 def mask_at(place: str) -> Any:
-    """The mask at ``STORE`` or ``STORE:VARIABLE``: an xarray.DataArray of bool, or what is refused as none.
+    """The mask at ``STORE`` or ``STORE:VARIABLE``, an xarray.DataArray, whose dtype is checked by `Stack`.
 
     Raises
     ------
@@ -174,20 +134,20 @@ def mask_at(place: str) -> Any:
     return found
 
 
-def one_or_all(names: tuple[str, ...]) -> Any:
-    """What `open_stack` takes for the names of an option."""
+def one_or_all(names: tuple[str, ...]) -> str | list[str] | None:
+    """The argument of `open_stack` for the values of --variable."""
     if not names:
         return None
     return names[0] if len(names) == 1 else list(names)
 
 
 def missing_of_matrix(missing: str | float | None) -> str | float:
-    """`missing_values` of a plain matrix.
+    """The parameter `missing_values` for a matrix.
 
     Raises
     ------
     click.UsageError
-        If what is missing is for a stack to say.
+        If --missing is auto, which only stacks take.
     """
     if missing == "auto":
         raise click.UsageError(

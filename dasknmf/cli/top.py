@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import friendly
+from dasknmf.cli.exit_codes import errors_as_exit_codes
 from dasknmf.singlecell import leading_genes
 from dasknmf.singlecell.entries import component_names
 
@@ -25,7 +25,7 @@ _WIDTHS = (60, 100)
 @click.option("-n", "--n-genes", type=click.IntRange(min=1), default=20, show_default=True, metavar="N")
 @click.option("--csv", "as_csv", is_flag=True, help="One line per component.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: the genes of each component.")
-@friendly
+@errors_as_exit_codes
 def top(run: str, n_genes: int, as_csv: bool, as_json: bool) -> None:
     """Say which genes have the largest loadings in each component of RUN."""
     if as_csv and as_json:

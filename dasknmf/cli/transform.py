@@ -3,69 +3,62 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import dask.array as da
 import zarr
 
 from dasknmf import NMF, Prepared, open_run
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.options import scheduler_options, with_options
+from dasknmf.cli.options import argument, command, option
 from dasknmf.cli.output import short_warnings
-from dasknmf.cli.scheduling import Where
+from dasknmf.cli.scheduling import SchedulerOptions
 from dasknmf.cli.sources import anndata_at
-from dasknmf.cli.stacks import missing_of_matrix, missing_option, selecting_options
+from dasknmf.cli.stacks import StackSelection, missing_of_matrix
 from dasknmf.cli.transform_stack import write_maps
 from dasknmf.data import opened
 from dasknmf.errors import RunError
 from dasknmf.singlecell import steps_to_repeat, usage
 
 
-@click.command()
-@click.argument("run")
-@click.argument("source")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--layer", metavar="NAME", help="Of an AnnData: this layer, not X.")
-@with_options([*selecting_options, missing_option("as in the fit")])
-@with_options(scheduler_options)
-@friendly
-def transform(
-    run: str,
-    source: str,
-    out: Path,
-    layer: str | None,
-    variable: tuple[str, ...],
-    mask: str | None,
-    missing: str | float | None,
-    **options: Any,
-) -> None:
-    """Write W of SOURCE, for the H of RUN, to the new Zarr array OUT.
+@dataclass(frozen=True, kw_only=True)
+class TransformJob(SchedulerOptions, StackSelection):
+    """Arguments and options of `transform`."""
 
-    SOURCE is prepared as what RUN was fitted to. In an AnnData genes are found by their names; those that
-    it lacks are taken as unobserved. Where RUN is one of a stack, SOURCE is another scene, and OUT a Zarr
-    store of its abundances for xarray, or a GeoTIFF; what is missing is what was missing in the fit.
+    run: str = argument()
+    source: str = argument()
+    out: Path = argument(type=click.Path(path_type=Path))
+    layer: str | None = option("AnnData: use this layer instead of X.", metavar="NAME")
+
+
+@command(TransformJob)
+def transform(job: TransformJob) -> None:
+    """Compute W of SOURCE for the H of RUN, and write it to the new Zarr array OUT.
+
+    SOURCE is prepared as V of RUN was. In an AnnData genes are found by their names; genes that it lacks
+    count as missing. If RUN is of a stack, SOURCE is another scene, missing values are those of the fit, and
+    OUT is a Zarr store of abundances for xarray, or a GeoTIFF (.tif).
     """
-    fitted = open_run(run)
-    with short_warnings(), Where(**options).computing():
-        if fitted.layout is not None:
-            if layer is not None:
+    run = open_run(job.run)
+    with short_warnings(), job.computing():
+        if run.layout is not None:
+            if job.layer is not None:
                 raise click.UsageError("--layer chooses a part of an AnnData, and RUN is one of a stack.")
-            write_maps(fitted, source, out, variable, mask, missing)
+            write_maps(run, job.source, job.out, job)
             return
-        if variable or mask is not None:
+        if job.variable or job.mask is not None:
             raise click.UsageError(
                 "--variable and --mask are for runs of stacks, and RUN is one of a matrix."
             )
-        model = NMF.from_run(fitted)
-        if missing is not None:
-            model.set_params(missing_values=missing_of_matrix(missing))
-        write_rows(_coded(model, source, layer), out)
-    click.echo(f"W: {out}")
+        model = NMF.from_run(run)
+        if job.missing is not None:
+            model.set_params(missing_values=missing_of_matrix(job.missing))
+        write_rows(_transformed(model, job.source, job.layer), job.out)
+    click.echo(f"W: {job.out}")
 
 
-def _coded(model: NMF, source: str, layer: str | None) -> Any:
+def _transformed(model: NMF, source: str, layer: str | None) -> da.Array:
     store = anndata_at((source,))
     if store is not None and hasattr(model, "feature_names_in_"):
         return usage(store.matrix(layer), store.var_names, model)
@@ -77,12 +70,12 @@ def _coded(model: NMF, source: str, layer: str | None) -> Any:
 
 
 def write_rows(W: da.Array, path: Path) -> None:
-    """Write W as a new Zarr array, one task per chunk; a write that fails leaves nothing behind.
+    """Write W to a new Zarr array, one task per chunk; a write that fails leaves nothing behind.
 
     Raises
     ------
     RunError
-        If something is there already.
+        If the path exists.
     """
     if path.exists():
         raise RunError(f"{str(path)!r} exists; W is only written to a new place: choose another.")

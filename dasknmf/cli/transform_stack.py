@@ -1,4 +1,4 @@
-"""Another scene for the endmembers of a run."""
+"""Abundances of another scene for the endmembers of a run."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ import click
 import numpy as np
 
 from dasknmf.cli.export import new_path, write_geotiff
-from dasknmf.cli.stacks import mask_at, one_or_all
+from dasknmf.cli.stacks import StackSelection, mask_at, one_or_all
 from dasknmf.io.atomic import refuse_existing
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.stacks.stack import Stack, open_stack
+from dasknmf.store.run import Run
 from dasknmf.store.schema import Entries
 
 
-def write_maps(
-    run: Any,
-    source: str,
-    out: Path,
-    variable: tuple[str, ...],
-    mask: str | None,
-    missing: str | float | None,
-) -> None:
+def write_maps(run: Run, source: str, out: Path, selection: StackSelection) -> None:
     """Write the abundances of a scene for the endmembers of a run.
+
+    Parameters
+    ----------
+    run : Run
+    source : str
+        The scene.
+    out : Path
+        A new Zarr store, or a GeoTIFF.
+    selection : StackSelection
 
     Raises
     ------
     SourceError
         If the scene cannot be opened, or is another kind of stack.
     ValueError
-        If its features are not those of the run, or nobody knows which of its values are missing.
+        If its features are not those of the run, or its missing values are not known.
     RunError
-        If something is at `out`.
+        If `out` exists.
     """
     from dasknmf.stacks import StackNMF, export_zarr
 
     path = new_path(str(out))
     refuse_existing(path)
-    stack = _scene(run, source, variable, mask, missing)
+    stack = _scene(run, source, selection)
     model = StackNMF.from_run(run)
     maps = model.transform(stack)  # checks the dims, too
     if is_raster(path):
@@ -50,18 +53,19 @@ def write_maps(
     click.echo(f"abundance: {path}   open it: xarray.open_zarr({str(path)!r})")
 
 
-def _scene(run: Any, source: str, variable: tuple[str, ...], mask: str | None, missing: Any) -> Stack:
-    layout = run.layout
+def _scene(run: Run, source: str, selection: StackSelection) -> Stack:
+    layout, missing = run.layout, selection.missing
+    assert layout is not None  # a run of a stack
     if is_raster(source):
-        if variable:
+        if selection.variable:
             raise click.UsageError("--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out.")
         obj = open_stack(source)
     else:
-        obj = open_stack(source, one_or_all(variable) or _variables_of(layout))
+        obj = open_stack(source, one_or_all(selection.variable) or _variables_of(layout))
     entries = run.identity.entries or Entries()
     options = {
         "sample_dims": layout.sample_dims,
-        "mask": None if mask is None else mask_at(mask),
+        "mask": None if selection.mask is None else mask_at(selection.mask),
         "negatives": entries.negatives or "error",
     }
     if missing is not None:
@@ -82,5 +86,5 @@ def _scene(run: Any, source: str, variable: tuple[str, ...], mask: str | None, m
 
 
 def _variables_of(layout: Any) -> Any:
-    """What was fitted: the variables of a dataset in their order, or the one that there was."""
+    """The fitted variables: those of a dataset in their order, or the name of the only one."""
     return layout.name if layout.variables is None else list(layout.variables)

@@ -7,15 +7,15 @@ from contextlib import suppress
 import click
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import friendly
-from dasknmf.cli.output import noted
+from dasknmf.cli.exit_codes import errors_as_exit_codes
+from dasknmf.cli.output import note
 from dasknmf.store import keys
 from dasknmf.store.lock import broken, writer
 
 
 @click.command()
 @click.argument("run")
-@friendly
+@errors_as_exit_codes
 def unlock(run: str) -> None:
     """Remove the lock of RUN, whoever holds it.
 
@@ -31,5 +31,5 @@ def unlock(run: str) -> None:
     if holder is None:
         open_run(run)  # which says so where there is none; a lock may stand before the first record
     if alive is not None:
-        noted(f"warning: {alive} was at work; it stops before its next commit, and may be started again")
+        note(f"warning: {alive} was at work; it stops before its next commit, and may be started again")
     click.echo(f"{run} was not locked" if holder is None else f"{run} was locked by {holder}: unlocked")
