@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import click
 from msgspec import to_builtins
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import errors_as_exit_codes
+from dasknmf.cli.options import argument, command, flag
 from dasknmf.cli.summary import summary
 from dasknmf.plots.report.facts_many import is_unfinished, many_facts
 
 
-@click.command()
-@click.argument("run")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@errors_as_exit_codes
-def info(run: str, as_json: bool) -> None:
-    """Say what RUN is and how far it has come."""
-    opened = open_run(run)
-    if not as_json:
+@dataclass(frozen=True, kw_only=True)
+class InfoJob:
+    """Arguments and options of `info`."""
+
+    run: str = argument()
+    as_json: bool = flag("Write one JSON object.", "--json")
+
+
+@command(InfoJob)
+def info(job: InfoJob) -> None:
+    """Show what RUN is and how far it has come."""
+    opened = open_run(job.run)
+    if not job.as_json:
         click.echo(summary(opened))
         return
     last = opened.history[-1] if len(opened.history) else None

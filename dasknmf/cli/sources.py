@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import click
@@ -56,15 +56,9 @@ class MatrixOptions:
         ------
         click.UsageError
         """
-        genes = {
-            "--mask-var": self.mask_var,
-            "--all-genes": self.all_genes,
-            "--n-top-genes": self.n_top_genes,
-        }
-        if len(names := given(genes)) > 1:
+        if len(names := given(self, "mask_var", "all_genes", "n_top_genes")) > 1:
             raise click.UsageError(f"{' and '.join(names)} choose genes in different ways: give one of them.")
-        steps = {"--normalize": self.normalize, "--log1p": self.log1p, "--scale": self.scale}
-        if is_stack and (names := given({"--layer": self.layer} | genes | steps)):
+        if is_stack and (names := given(self, *(field.name for field in fields(MatrixOptions)))):
             raise click.UsageError(
                 f"{' and '.join(names)}: for matrices and AnnData, and SOURCE is a stack of images, which is "
                 "read as it is stored: leave this out."

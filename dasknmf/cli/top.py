@@ -7,57 +7,61 @@ import io
 import json
 import shutil
 import textwrap
-from typing import Any
+from dataclasses import dataclass
 
 import click
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import errors_as_exit_codes
+from dasknmf.cli.options import argument, command, flag, option
 from dasknmf.singlecell import leading_genes
 from dasknmf.singlecell.entries import component_names
+from dasknmf.store.run import Run
 
 _WIDTHS = (60, 100)
-"""Of the table: the terminal's, between these."""
+"""Smallest and largest width of the table, which else is that of the terminal."""
 
 
-@click.command()
-@click.argument("run")
-@click.option("-n", "--n-genes", type=click.IntRange(min=1), default=20, show_default=True, metavar="N")
-@click.option("--csv", "as_csv", is_flag=True, help="One line per component.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: the genes of each component.")
-@errors_as_exit_codes
-def top(run: str, n_genes: int, as_csv: bool, as_json: bool) -> None:
-    """Say which genes have the largest loadings in each component of RUN."""
-    if as_csv and as_json:
+@dataclass(frozen=True, kw_only=True)
+class TopJob:
+    """Arguments and options of `top`."""
+
+    run: str = argument()
+    n_genes: int = option(
+        "Number of genes.", "-n", "--n-genes", type=click.IntRange(min=1), default=20, metavar="N"
+    )
+    as_csv: bool = flag("Write CSV, one line for each component.", "--csv")
+    as_json: bool = flag("Write one JSON object, a list of genes for each component.", "--json")
+
+
+@command(TopJob)
+def top(job: TopJob) -> None:
+    """List the genes with the largest loadings in each component of RUN."""
+    if job.as_csv and job.as_json:
         raise click.UsageError("--csv and --json are two formats: give one.")
-    table = leading_genes(open_run(run), n_genes).tolist()
-    named = dict(zip(component_names(len(table)), table, strict=True))
-    if as_csv:
+    run = open_run(job.run)
+    if job.as_csv:
+        table = leading_genes(run, job.n_genes).tolist()
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["", *range(1, len(table[0]) + 1)])
-        writer.writerows([name, *row] for name, row in named.items())
+        writer.writerows([name, *row] for name, row in zip(component_names(len(table)), table, strict=True))
         click.echo(file.getvalue(), nl=False)
-        return
-    genes = {name: [gene for gene in row if gene] for name, row in named.items()}
-    if as_json:
-        click.echo(json.dumps(genes, indent=2))
-        return
-    click.echo(_table(genes, _width()))
+    elif job.as_json:
+        click.echo(json.dumps(_genes(run, job.n_genes), indent=2))
+    else:
+        click.echo(leading(run, job.n_genes))
 
 
-def leading(run: Any, n: int) -> str:
-    """The leading genes of each component of a run."""
-    named: dict[str, list[str]] = {}
-    table = leading_genes(run, n).tolist()
-    for name, row in zip(component_names(len(table)), table, strict=True):
-        named[name] = [gene for gene in row if gene]
-    return _table(named, _width())
-
-
-def _width() -> int:
+def leading(run: Run, n: int) -> str:
+    """A table of the leading genes of each component of a run."""
     least, most = _WIDTHS
-    return min(most, max(least, shutil.get_terminal_size().columns))
+    return _table(_genes(run, n), min(most, max(least, shutil.get_terminal_size().columns)))
+
+
+def _genes(run: Run, n: int) -> dict[str, list[str]]:
+    table = leading_genes(run, n).tolist()
+    names = component_names(len(table))
+    return {name: [gene for gene in row if gene] for name, row in zip(names, table, strict=True)}
 
 
 def _table(genes: dict[str, list[str]], width: int) -> str:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import click
 
 from dasknmf import open_run
-from dasknmf.cli.exit_codes import errors_as_exit_codes
+from dasknmf.cli.options import argument, command
 from dasknmf.cli.output import note
 from dasknmf.store import keys
 from dasknmf.store.lock import broken, writer
 
 
-@click.command()
-@click.argument("run")
-@errors_as_exit_codes
-def unlock(run: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class UnlockJob:
+    """Arguments of `unlock`."""
+
+    run: str = argument()
+
+
+@command(UnlockJob)
+def unlock(job: UnlockJob) -> None:
     """Remove the lock of RUN, whoever holds it.
 
-    A lock of a process that has ended is taken over by itself. If its writer lives after all, it is stopped
-    before its next commit.
+    This is seldom needed: the lock of a process that has ended is taken over. A writer that is still alive
+    stops before its next commit.
     """
+    run = job.run
     holder = alive = None
     with suppress(FileNotFoundError):
         keys.opened(run, read_only=True)  # which makes no directory

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import numpy as np
-import psutil
 import pytest
 from click.testing import CliRunner
 from distributed import KilledWorker
 
 from dasknmf import NMF, open_run
-from dasknmf.cli import heartbeat, mpi_tasks, output, signals
+from dasknmf.cli import output
 from dasknmf.cli.commands import main
-from dasknmf.cli.scheduling import Where
+from dasknmf.cli.heartbeat import Heartbeat
+from dasknmf.cli.scheduling import SchedulerOptions, address_in
 from dasknmf.engine.scheduler import connected, current_scheduler
-from dasknmf.errors import SchedulerError, UnavailableError
+from dasknmf.errors import UnavailableError
 from dasknmf.store.keys import opened
 from dasknmf.store.lock import Lock
 from tests.helpers import computing, stored
@@ -96,51 +91,6 @@ def test_a_file_does_not_overwrite(V, tmp_path):
     assert "give --overwrite once, on the command line" in told.stderr
 
 
-def hears(process, number):
-    """Whether a process has a handler of its own for a signal."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
-
-
-@pytest.mark.parametrize(
-    ("command", "number", "code"),
-    [
-        (["fit", "--log-format", "text"], signal.SIGTERM, 75),
-        (["consensus", "--log-format=json"], signal.SIGUSR1, 75),
-        (["sweep"], signal.SIGINT, 75),
-        (["export"], signal.SIGTERM, 143),
-    ],
-)
-def test_signals_are_heard_while_all_is_imported(tmp_path, command, number, code):
-    line = [sys.executable, "-m", "dasknmf.cli", *command, "nowhere", "run"]
-    process = subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=PATHS)
-    end = time.monotonic() + 20
-    while not hears(process, signal.SIGUSR1):  # the last for which a handler is set
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    assert not any("numpy" in each.path for each in psutil.Process(process.pid).memory_maps())
-    process.send_signal(number)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == code
-    if "json" in " ".join(command):
-        (stopped,) = objects(told)
-        assert (stopped["event"], stopped["exit_code"]) == ("stopped", 75)
-        told = stopped["message"]
-    assert told.startswith(f"stopped by {number.name} outside of any pass" if code == 75 else "")
-    assert len(told.splitlines()) == (code == 75)
-
-
-def test_a_worker_that_has_ended_does_not_keep_the_end(monkeypatch):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait(20)
-    codes = []
-    monkeypatch.setattr(multiprocessing, "active_children", lambda: [gone])
-    monkeypatch.setattr(os, "_exit", codes.append)
-    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
-    signals._end()
-    assert codes == [75]
-
-
 @pytest.mark.parametrize("seconds", ["0", "-3", "soon"])
 def test_no_time_at_all_is_refused(V, tmp_path, seconds):
     assert call("fit", V, tmp_path / "run", *MODEL, "--max-seconds", seconds).exit_code == 2
@@ -177,10 +127,10 @@ def test_notes_are_objects(V, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_a_worker_says_is_an_object(capfd):
-    context = click.Context(click.Command("fit"))
-    context.params["log_format"] = "json"
-    with context, Where("local", None, 1, 5.0, None, None, None).computing() as client:
+def test_what_a_worker_says_is_an_object(capfd, monkeypatch):
+    monkeypatch.setattr(output._output, "format", "json")
+    nothing = dict.fromkeys(("scheduler_file", "tls_ca", "tls_cert", "tls_key"))
+    with SchedulerOptions(scheduler="local", workers=1, wait=5.0, **nothing).computing() as client:
         client.run(logging.getLogger("dasknmf").warning, "asked for again")
         client.run(warnings.warn, "too many", UserWarning)
     told = objects(capfd.readouterr().err)
@@ -237,9 +187,8 @@ def test_a_sign_of_life(V, tmp_path):
 
 
 def test_a_long_pass_is_told_about(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(heartbeat, "_SAID", 0.0)
-    monkeypatch.setattr(heartbeat, "_TOUCHED", 0.01)
-    beating = heartbeat.Pulse(tmp_path / "alive", as_json=True)
+    monkeypatch.setattr(output._output, "format", "json")
+    beating = Heartbeat(tmp_path / "alive", touch_every=0.01, event_every=0.0)
     with beating.beating():
         end = time.monotonic() + 20
         while not (told := capsys.readouterr().err):
@@ -257,13 +206,12 @@ class Silent:
     status = "connecting"
 
 
-def test_no_sign_of_life_without_a_scheduler(tmp_path, monkeypatch):
-    monkeypatch.setattr(heartbeat, "_TOUCHED", 0.01)
-    beating = heartbeat.Pulse(tmp_path / "alive", as_json=False)
+def test_no_sign_of_life_without_a_scheduler(tmp_path):
+    beating = Heartbeat(tmp_path / "alive", touch_every=0.01)
     beating.client = Silent()
     with beating.beating():
         time.sleep(0.1)
-    assert heartbeat.present(Silent()) is None
+    assert beating.workers() is None
     assert not (tmp_path / "alive").exists()
 
 
@@ -293,8 +241,7 @@ def test_unlock_tells_who_had_it(V, tmp_path):
     [
         (["--workers", 2], 2, "--workers and --tls-* are for clusters"),
         (["--scheduler", "local", "--tls-ca", __file__], 2, "--tls-cert and --tls-key is missing"),
-        (["--scheduler", "slurm"], 6, "start this command with 'srun -n 4'"),
-        (["--scheduler", "mpi"], 6, "start this command with 'mpirun -n 4'"),
+        (["--scheduler", "slurm"], 6, "the scheduler 'slurm' is unknown"),
         (["--scheduler", "tcp://"], 6, "cannot be connected to"),
         (["--scheduler-file", "nowhere.json", "--wait", 0], 75, "was not there within 0 s"),
         (["--scheduler-file", __file__, "--wait", 0], 6, "cannot be read"),
@@ -302,9 +249,7 @@ def test_unlock_tells_who_had_it(V, tmp_path):
         (["--scheduler-file", __file__, "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of them"),
     ],
 )
-def test_schedulers_that_are_none(V, tmp_path, options, code, message, monkeypatch):
-    for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"):
-        monkeypatch.delenv(name, raising=False)
+def test_schedulers_that_are_none(V, tmp_path, options, code, message):
     told = call("fit", V, tmp_path / "run", "-k", 3, *options)
     assert told.exit_code == code, told.output
     assert message in told.stderr
@@ -315,66 +260,8 @@ def test_a_scheduler_file_that_comes_later(tmp_path):
     file = tmp_path / "scheduler.json"
     later = threading.Timer(0.1, file.write_text, ['{"address": "tcp://127.0.0.1:1"}'])
     later.start()
-    assert mpi_tasks.told(file, 20) == "tcp://127.0.0.1:1"
+    assert address_in(file, 20) == "tcp://127.0.0.1:1"
     later.join()
-
-
-def test_a_task_that_is_not_the_command_does_not_act_as_it(V, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, value in {"SLURM_JOB_ID": "7", "SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}.items():
-        monkeypatch.setenv(name, value)
-    try:
-        told = call(
-            *("fit", V, tmp_path / "run", *MODEL[:-2], "--scheduler", "slurm", "--wait", 0.1),
-            *("--log-format", "json", "--heartbeat", tmp_path / "alive"),
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    assert told.exit_code == 75
-    assert [each["event"] for each in objects(told.stderr)] == ["error"]
-    assert not (tmp_path / "alive").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "launch"), [("I_MPI_HYDRA_UUID", "a:1"), ("SLURM_JOB_ID", "7"), ("PMIX_NAMESPACE", "p.2")]
-)
-def test_what_one_mpirun_is_called(monkeypatch, name, launch):
-    for each in ("OMPI_COMM_WORLD_RANK", *mpi_tasks._LAUNCHES):
-        monkeypatch.delenv(each, raising=False)
-    for each, value in {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALNRANKS": "4"}.items():
-        monkeypatch.setenv(each, value)
-    assert mpi_tasks.of_mpi().host == "127.0.0.1"
-    with pytest.raises(SchedulerError, match="name a file of its own with --scheduler-file"):
-        mpi_tasks.serve(mpi_tasks.of_mpi(), None, 0.1, None)
-    mpi_tasks.serve(mpi_tasks.of_mpi(), Path("one.json"), 0.1, None)  # it is the command, and has a place
-    monkeypatch.setenv(name, launch)
-    assert mpi_tasks.of_mpi().launch == launch.replace(":", "-").replace(".", "-")
-    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    assert mpi_tasks.of_mpi().host is None
-
-
-def test_tasks_of_slurm_and_mpi(monkeypatch):
-    for name, value in {
-        "SLURM_JOB_ID": "7",
-        "SLURM_STEP_ID": "1",
-        "SLURM_RESTART_COUNT": "2",
-        "SLURM_PROCID": "3",
-        "SLURM_STEP_NUM_TASKS": "5",
-        "SLURM_STEP_NUM_NODES": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    task = mpi_tasks.of_slurm()
-    assert task == mpi_tasks.Task(3, 5, "7-1-2", True)
-    assert (task.workers, task.host) == (3, "127.0.0.1")
-    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "2")
-    assert mpi_tasks.of_slurm().host is None
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with pytest.raises(RuntimeError, match="3 or more are needed"):
-        mpi_tasks.of_slurm()
-    monkeypatch.delenv("OMPI_COMM_WORLD_RANK", raising=False)
-    monkeypatch.setenv("PMI_RANK", "0")
-    monkeypatch.setenv("PMI_SIZE", "4")
-    assert mpi_tasks.of_mpi().n_tasks == 4
 
 
 def test_fewer_workers_than_asked_for(V, tmp_path, cluster):

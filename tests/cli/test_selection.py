@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from dasknmf import NMF, consensus, open_consensus, open_run, open_sweep, rank_sweep
 from dasknmf.cli.commands import main
-from dasknmf.cli.options import Ranks
+from dasknmf.cli.parameter_types import Ranks
 from dasknmf.fitting.results import start_losses
 from dasknmf.plots import ranks as draw_ranks
 from dasknmf.plots.report import facts_many

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from dasknmf import NMF, open_run
 from dasknmf.cli.commands import main
-from dasknmf.cli.fixed_components import known_rows
+from dasknmf.cli.fixed_components import rows_at
 from dasknmf.stacks import Stack, StackNMF, export_zarr, open_stack
 from tests.helpers import stored
 from tests.stacks.draw import UNSTABLE, scene, write
@@ -182,7 +182,7 @@ def test_tables_tell_pixels_and_planes_by_coordinates(fitted, tmp_path):
     for y, x in [(390.0, 0.0), (120.0, 410.0)]:
         np.testing.assert_allclose(usages.loc[(y, x)], maps.sel(y=y, x=x), rtol=1e-6)
     # What was written can be known to another fit.
-    np.testing.assert_allclose(known_rows(str(tmp_path / "tables" / "spectra.csv")), spectra, rtol=1e-6)
+    np.testing.assert_allclose(rows_at(str(tmp_path / "tables" / "spectra.csv")), spectra, rtol=1e-6)
 
 
 def test_transform_gives_maps_of_another_scene(fitted, tmp_path):
@@ -248,7 +248,7 @@ def test_known_rows_are_read_from_files(tmp_path):
     (tmp_path / "rows.csv").write_text("soil,0,1,2,3,4,5\nwater,6,7,8,9,10,11\n")
     stored(tmp_path / "cube.zarr", H.reshape(2, 3, 2), (1, 3, 2))
     for name in ("h.npy", "plain.csv", "numbered.csv", "named.csv", "both.csv", "rows.csv", "cube.zarr"):
-        np.testing.assert_array_equal(known_rows(str(tmp_path / name)), H, err_msg=name)
+        np.testing.assert_array_equal(rows_at(str(tmp_path / name)), H, err_msg=name)
     (tmp_path / "words.csv").write_text("a,b\n1,two\n")
     for name in ("words.csv", "nowhere.npy", "nowhere.zarr"):
         arguments = ["fit", tmp_path / "cube.zarr", tmp_path / "run", *FIT]
