@@ -63,7 +63,7 @@ def _scene(run: Run, source: str, selection: StackSelection) -> Stack:
     else:
         obj = open_stack(source, one_or_all(selection.variable) or _variables_of(layout))
     entries = run.identity.entries or Entries()
-    options = {
+    options: dict[str, Any] = {
         "sample_dims": layout.sample_dims,
         "mask": None if selection.mask is None else mask_at(selection.mask),
         "negatives": entries.negatives or "error",
