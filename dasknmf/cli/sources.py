@@ -119,7 +119,6 @@ class MatrixOptions:
         return Prepared(X, **steps, scale=scale, feature_names=names)
 
 
-
 def anndata_at(sources: tuple[str, ...]) -> AnnDataStore | None:
     """The AnnData at these places, or None where a single one holds something else.
 
