@@ -81,7 +81,7 @@ class MatrixOptions:
                     f"{' and '.join(names)} choose parts of an AnnData, and {sources[0]!r} is none: leave "
                     "them out, or give the path of an AnnData (.h5ad, or a Zarr group with obs and var)."
                 )
-            X = opened(sources[0])
+            X: Any = opened(sources[0])
             # A run stores names of features, and of their positions only a digest.
             if self.n_top_genes is not None and X.feature_names is None:
                 raise click.UsageError(
