@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -178,16 +178,6 @@ class History(Sequence[Record]):
         held = [record.holdout for record in self._records]
         more = {"holdout": held} if any(loss is not None for loss in held) else {}
         return pd.DataFrame(self.columns() | more)
-
-
-def to_json(record: Record) -> dict[str, Any]:
-    return asdict(record)
-
-
-def from_json(content: dict[str, Any]) -> Record:
-    known = {each.name for each in fields(Record)}
-    models = tuple(Advance(**advance) for advance in content.get("models", ()))
-    return Record(**{name: value for name, value in content.items() if name in known} | {"models": models})
 
 
 class Ending(Enum):

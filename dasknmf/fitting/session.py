@@ -125,7 +125,6 @@ def session(problem: Problem, inputs: Inputs, options: FitOptions) -> Iterator[S
                 target,
                 *fingerprint(problem),
                 inputs.grid,
-                inputs.model.dtype,
                 overwrite=options.overwrite,
                 features=inputs.features,
             )

@@ -14,7 +14,7 @@ from msgspec import to_builtins
 
 from dasknmf.core.feature_names import renamed
 from dasknmf.core.image_grid import Layout
-from dasknmf.errors import RunDamagedError, RunMismatchError
+from dasknmf.errors import RunMismatchError
 from dasknmf.store import arrays, keys, records
 from dasknmf.store.progress import read_run
 from dasknmf.store.schema import FeatureNames, Identity
@@ -78,21 +78,13 @@ def read_names(store: Any, identity: Identity) -> np.ndarray | None:
     known = identity.feature_names
     if known is None:
         return None
-    found = records.read_record(store, PATH, FeatureNames)
-    if found is None:
-        raise RunDamagedError(
-            f"the record {PATH!r} of the run at {str(store)!r} is missing; it holds the names of the "
-            "features: restore the store from a copy, or start over with overwrite=True."
-        )
+    found = records.needed_record(store, PATH, FeatureNames)
     if found.names is None:
         return None
     names = np.asarray(found.names, dtype=object)
     if digest(names) != known:
-        raise RunDamagedError(
-            f"the feature names of the run at {str(store)!r} have the digest {digest(names)}, and the run "
-            f"was begun with {known}; both must be of one run: restore the store from a copy, or start over "
-            "with overwrite=True."
-        )
+        reason = f"its names have the digest {digest(names)}, and the run began with {known}"
+        raise records.damaged(store, PATH, reason)
     if len(names) != identity.shape[1]:
         raise records.damaged(store, PATH, f"{len(names)} names, and V has {identity.shape[1]} features")
     return names

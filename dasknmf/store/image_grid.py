@@ -6,48 +6,17 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from msgspec.structs import asdict
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles
-from dasknmf.errors import RunDamagedError, RunMismatchError
+from dasknmf.errors import RunMismatchError
 from dasknmf.store import arrays, records
-from dasknmf.store.convert import array_of, converted
+from dasknmf.store.convert import array_of
 from dasknmf.store.schema import CoordinateRecord, Identity, LayoutRecord, StackRecord
 
 PATH = "layout"
 _INLINE = 4096  # values; longer coordinates are arrays of their own
 _MOST_TEXT_BYTES = 2**28
 """Of a coordinate: each of its values is as wide as its dtype says."""
-
-
-def described(layout: Layout) -> dict[str, Any]:
-    """A layout without its coordinates, as JSON values."""
-    variables = layout.variables
-    return {
-        "sample_dims": list(layout.sample_dims),
-        "tiles": [list(lengths) for lengths in layout.tiles.lengths],
-        "feature_dims": list(layout.feature_dims),
-        "feature_shape": list(layout.feature_shape),
-        "dims": list(layout.dims),
-        "name": layout.name,
-        "attrs": dict(layout.attrs),
-        "variables": None if variables is None else {name: dict(each) for name, each in variables.items()},
-    }
-
-
-def restored(content: dict[str, Any], coords: dict[str, Coordinate]) -> Layout:
-    """The inverse of `described`."""
-    return Layout(
-        tuple(content["sample_dims"]),
-        Tiles(tuple(map(tuple, content["tiles"]))),
-        tuple(content["feature_dims"]),
-        tuple(content["feature_shape"]),
-        tuple(content["dims"]),
-        coords,
-        content["name"],
-        content["attrs"],
-        content["variables"],
-    )
 
 
 def write_layout(store: Any, layout: Layout | None) -> None:
@@ -68,7 +37,18 @@ def write_layout(store: Any, layout: Layout | None) -> None:
             coord.dims, values.shape, values.dtype.str, dict(coord.attrs), inline, array
         )
     # The record comes last: it vouches for the arrays.
-    stack = converted(described(layout), StackRecord)
+    known = layout.variables
+    variables = None if known is None else {name: dict(each) for name, each in known.items()}
+    stack = StackRecord(
+        layout.sample_dims,
+        layout.tiles.lengths,
+        layout.feature_dims,
+        layout.feature_shape,
+        layout.dims,
+        layout.name,
+        dict(layout.attrs),
+        variables,
+    )
     records.write_record(store, PATH, LayoutRecord(stack, coords))
 
 
@@ -82,12 +62,7 @@ def read_layout(store: Any, identity: Identity) -> Layout | None:
     """
     if identity.layout is None:
         return None
-    found = records.read_record(store, PATH, LayoutRecord)
-    if found is None:
-        raise RunDamagedError(
-            f"the record {PATH!r} of the run at {str(store)!r} is missing; it says where the rows of V lie "
-            "in their stack: restore the store from a copy, or start over with overwrite=True."
-        )
+    found = records.needed_record(store, PATH, LayoutRecord)
     try:
         coords = {
             name: Coordinate(kept.dims, _values(store, kept), kept.attrs)
@@ -95,7 +70,18 @@ def read_layout(store: Any, identity: Identity) -> Layout | None:
         }
     except ValueError as error:
         raise records.damaged(store, PATH, str(error)) from error
-    layout = restored(asdict(found.layout), coords)
+    one = found.layout
+    layout = Layout(
+        one.sample_dims,
+        Tiles(one.tiles),
+        one.feature_dims,
+        one.feature_shape,
+        one.dims,
+        coords,
+        one.name,
+        one.attrs,
+        one.variables,
+    )
     if (layout.n_samples, layout.n_features) != identity.shape:
         of = f"{layout.n_samples} x {layout.n_features}"
         raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity.shape}")

@@ -206,12 +206,7 @@ def committed(store: Any, identity: Identity) -> Committed:
     for index in range(commit.progress.passes):
         writer_id = [writer_id for first, writer_id in commit.segments if first <= index][-1]
         path = f"history/{index}-{writer_id}"
-        record = records.read_record(store, path, schema.PassRecord)
-        if record is None:
-            raise RunDamagedError(
-                f"the history of pass {index} of the run at {str(store)!r} is missing; the commit names "
-                "it: restore the store from a copy, or start over with overwrite=True."
-            )
+        record = records.needed_record(store, path, schema.PassRecord)
         if identity.model["solver"] == "cd" and not record.has_violation:
             raise records.damaged(store, path, "measures of an exact pass have no 'violation'")
         passes.append(record)

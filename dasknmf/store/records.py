@@ -70,6 +70,14 @@ def read_record(store: Any, path: str, kind: type[T]) -> T | None:
     return None if raw is None else decoded(store, path, raw, kind)
 
 
+def needed_record(store: Any, path: str, kind: type[T]) -> T:
+    """The record at `path`, without which the run is damaged; see `read_record`."""
+    record = read_record(store, path, kind)
+    if record is None:
+        raise damaged(store, path, "it is missing")
+    return record
+
+
 def decoded(store: Any, path: str, raw: bytes, kind: type[T]) -> T:
     """The record in the document of a path; see `read_record`."""
     try:

@@ -26,43 +26,70 @@ from dasknmf.store.zarr_factors import ZarrFactors
 
 
 class Run:
-    """A finished or running fit, read from its store.
+    """A fit in a checkpoint, finished or running; opened by `open_run`.
+
+    A run shows the fit as it was when the run was opened: open it again to see later passes.
 
     Attributes
     ----------
     H : ndarray of shape (n_components, n_features)
     W : dask.array.Array of shape (n_samples, n_components)
-        Lazy; it reads the version that was live when the run was opened, or raises.
+        Lazy. Its chunks raise `RunDamagedError` once the fit has replaced the version that they belong to.
     history : History
+        One record for each pass.
     params : dict
-        Parameters of the model and of the run.
+        Parameters of the model, `max_iter` and `tol`.
     status : str
         ``"running"``, ``"converged"`` or ``"max_iter"``.
+    shape : tuple of int
+        n_samples and n_features.
+    n_components, n_iter : int
+        Rows of H; exact passes done.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
     layout : Layout or None
-        Where rows and columns of V lie in a stack of images, where V was one: ``layout.images(W)``,
+        Of a stack of images, the places of rows and columns of V: ``layout.images(W)``,
         ``layout.spectra(H)``.
     preparation : dict
-        What was done to V in every read, where it was `Prepared`: `target_sum`, `log1p`, and `scale`, by
-        which each column was divided.
+        Of `Prepared` data, the steps of every read: `target_sum`, `log1p`, and `scale`, the divisor of each
+        column; otherwise empty.
     feature_weight : ndarray of shape (n_features,) or None
-        How often each feature counts, where that was told.
+        The weight of each feature, where weights were given.
     sum_of_squares : float
-        Σ v², as the first read of V found it.
+        Σ v².
     n_passes : int
-        Passes that were committed, those of the start and the closing one included.
+        Passes that were committed, with those of the start and the closing one.
     writer : str or None
         The living process that writes the run; None where it is finished or was interrupted.
+    identity : Identity
+        All that must match when the fit goes on.
+    environment : dict of str
+        Versions of the libraries that wrote the run.
     plan : Plan or None
-        What V is stored as, and what the passes were given: `memory_projected` and `memory_limit`
+        How V is stored, and what the passes were given: `memory_projected` and `memory_limit`
         (bytes, of one process), `processes`, `threads`, `scheduler`; None for runs that kept none.
     shares : ndarray of shape (n_components,)
-        Of each component in Σ WH, which add to 1; all zero where WH is.
+        The share of each component in Σ WH; they add to 1, or are all zero where WH is.
     dead_components : ndarray of int
         Components whose row of H or column of W is zero throughout.
     n_unobserved_samples, n_unobserved_features : int
-        Rows and columns of V with nothing observed: theirs of W and H are zero.
+        Rows and columns of V without an observed entry; their rows of W and columns of H are zero.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from dasknmf import NMF, open_run
+    >>> V = np.random.default_rng(0).random((60, 8))
+    >>> with tempfile.TemporaryDirectory() as checkpoint:
+    ...     model = NMF(2, random_state=0, tol=0, max_iter=5).fit(V, checkpoint=checkpoint)
+    ...     run = open_run(checkpoint)
+    ...     W = run.W.compute()
+    ...     assert np.array_equal(run.H, model.components_)
+    >>> run
+    <Run 60 x 8, 2 components, 5 passes, max_iter>
+    >>> W.shape
+    (60, 2)
     """
 
     def __init__(self, target: Any) -> None:
@@ -155,7 +182,8 @@ class Run:
     @property
     def factors(self) -> ZarrFactors:
         """Where they are kept."""
-        return ZarrFactors(self.store, self._grid, self.identity.n_columns, np.dtype(self.identity.dtype))
+        one = self.identity
+        return ZarrFactors(self.store, self._grid, one.n_columns, np.dtype(one.dtype))
 
     @property
     def concluded(self) -> bool:
@@ -237,14 +265,34 @@ class Run:
 
 
 def open_run(target: Any) -> Run:
-    """The run at a path, URL or Zarr store: what ``fit(..., checkpoint=)`` has committed so far.
+    """The run at a checkpoint: W, H and history of a fit, finished or not.
+
+    Parameters
+    ----------
+    target : path, URL or Zarr store
+        The `checkpoint` of ``NMF.fit``, of `rank_sweep`, `consensus` or ``dasknmf fit``.
+
+    Returns
+    -------
+    run : Run
 
     Raises
     ------
     RunError
         If there is no run.
     RunDamagedError
-        If a record of it is not as it was written.
+        If a record is not as it was written, or was written by a version with another format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from dasknmf import NMF, open_run
+    >>> V = np.random.default_rng(0).random((60, 8))
+    >>> with tempfile.TemporaryDirectory() as checkpoint:
+    ...     model = NMF(2, random_state=0, tol=0, max_iter=5).fit(V, checkpoint=checkpoint)
+    ...     print(open_run(checkpoint).status)
+    max_iter
     """
     return Run(target)
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 from zarr.storage import LocalStore
 
-from dasknmf.core.history import History, Record, to_json
+from dasknmf.core.history import History, Record
 from dasknmf.core.image_grid import Layout
 from dasknmf.core.panels import Grid
 from dasknmf.errors import (
@@ -89,8 +90,6 @@ class StoredRun:
     identity, budget : dict
         What must match on resume, and what may change. JSON values only.
     grid : Grid
-    dtype : numpy.dtype
-        Of the factors.
     overwrite : bool
         Start over where the store holds a run.
     features : Features
@@ -112,7 +111,6 @@ class StoredRun:
         identity: dict[str, Any],
         budget: dict[str, Any],
         grid: Grid,
-        dtype: np.dtype,
         *,
         overwrite: bool,
         features: described.Features = _NO_FEATURES,
@@ -128,6 +126,7 @@ class StoredRun:
             self.writer_id = self._lock.token
             self._identity = converted(parsed(records.encoded(identity)), Identity)
             self._budget = Budget(**budget)
+            dtype = np.dtype(self._identity.dtype)
             self.factors = ZarrFactors(self.store, grid, self._identity.n_columns, dtype)
             self.progress = Progress()
             self.history = History()
@@ -138,11 +137,7 @@ class StoredRun:
             about = None if overwrite else read_run(self.store)
             if about is None:
                 if not overwrite and records.read_record(self.store, "commit", Commit) is not None:
-                    raise RunDamagedError(
-                        f"the run at {str(self.store)!r} has commits but its record 'run' is missing; "
-                        "without it nobody knows what was factorized: restore the store from a copy, or "
-                        "start over with overwrite=True."
-                    )
+                    raise records.damaged(self.store, "run", "it is missing, and there are commits")
                 self._begin(grid, features)
             else:
                 described.check(self.store, about.identity, features)
@@ -168,7 +163,7 @@ class StoredRun:
             write_sums(self.store, sums)
         if record is not None:
             name = f"{progress.passes - 1}-{self.writer_id}"
-            records.write_record(self.store, f"history/{name}", to_json(record))
+            records.write_record(self.store, f"history/{name}", asdict(record))
             if not self._segments or self._segments[-1][1] != self.writer_id:
                 self._segments.append((progress.passes - 1, self.writer_id))
         try:
@@ -270,10 +265,7 @@ class StoredRun:
         if not foreign and self._has_begun():
             if overwrite:
                 return
-            raise RunDamagedError(
-                f"the record 'zarr.json' of the run at {str(self.store)!r} is missing or damaged; it tells a "
-                "run from other stores: restore it from a copy, or start over with overwrite=True."
-            )
+            raise records.damaged(self.store, "zarr.json", "it is missing, or is not of a run")
         raise RunMismatchError(
             f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
             "of its own, and overwrite=True replaces runs only: choose another checkpoint."
@@ -286,11 +278,7 @@ class StoredRun:
 
     def _begin(self, grid: Grid, features: described.Features) -> None:
         self._clear()
-        root = {
-            "zarr_format": 3,
-            "node_type": "group",
-            "attributes": {"dasknmf": {"format": FORMAT}},
-        }
+        root = {"zarr_format": 3, "node_type": "group", "attributes": {"dasknmf": {"format": FORMAT}}}
         keys.put(self.store, "zarr.json", records.encoded(root))
         if (place := keys.local_path(self.store, "")) is not None:
             atomic.flush_names(place.parent)

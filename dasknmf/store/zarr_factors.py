@@ -17,7 +17,6 @@ from dasknmf.core.panels import Grid
 from dasknmf.core.state import FactorState, Named, State, from_named
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
-from dasknmf.store import zarr_factors as states_at
 from dasknmf.store.convert import array_of
 from dasknmf.store.factors import FactorVersion, pass_of
 
@@ -74,7 +73,7 @@ class ZarrFactors:
             firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
         found: dict[int, State] = {}
         for first, own in self._parted(firsts, set(models)):
-            states = states_at.read_states(self.store, f"{path}/{first}", [model - first for model in own])
+            states = read_part(self.store, f"{path}/{first}", [model - first for model in own])
             found |= {first + model: self._fitting(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
@@ -102,7 +101,7 @@ class ZarrFactors:
                 yield first, own
 
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
-        states_at.write_states(self.store, f"small/{name}/{first}", states)
+        write_part(self.store, f"small/{name}/{first}", states)
 
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
         """Delete those of whole passes, up to the newest of these."""
@@ -123,7 +122,7 @@ _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
 
 
-def write_states(store: Any, path: str, states: Sequence[State]) -> None:
+def write_part(store: Any, path: str, states: Sequence[State]) -> None:
     """Write the states of some models.
 
     A task that runs twice, because its worker was taken for dead, writes arrays of its own: it never touches
@@ -157,7 +156,7 @@ def write_states(store: Any, path: str, states: Sequence[State]) -> None:
     records.write_record(store, path, schema.States(tuple(models)))
 
 
-def read_states(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
+def read_part(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
     """The states of some of the models that were written there; None where nothing was.
 
     Raises

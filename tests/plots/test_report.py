@@ -6,6 +6,7 @@ import html as escaping
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from sklearn import config_context
 
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.commands import main
-from dasknmf.core.history import Record, from_json, to_json
+from dasknmf.core.history import Record
 from dasknmf.engine.accounting import PassStats, resident_bytes
 from dasknmf.plots.report import facts, maps, page, write_page
+from dasknmf.store.convert import converted
 from dasknmf.store.run import Run
+from dasknmf.store.schema import PassRecord
 from tests.helpers import fitted, stored
 
 NAMES = ["<script>alert(1)</script>", '"&quot;', "$x", *(f"gene{i}" for i in range(11))]
@@ -150,9 +153,9 @@ def test_a_run_that_kept_less(tmp_path, low_rank):
     old = open_run(tmp_path / "run")
     assert old.plan is None
     assert facts.memory_facts(old) != []
-    content = to_json(old.history[-1])
+    content = asdict(old.history[-1])
     del content["memory"]
-    assert from_json(content).memory is None
+    assert converted(content, PassRecord).record().memory is None
     assert "projected" not in Page(page(old)).text
 
 

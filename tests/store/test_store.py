@@ -506,11 +506,11 @@ def test_the_grid_of_a_run_is_the_grid_of_V(V, tmp_path):
 def test_a_task_that_runs_twice_leaves_what_stands(tmp_path):
     """A worker that was taken for dead may write again what is committed, and die at it."""
     several = [FactorState(H=np.full((2, 3), value), mean=value) for value in (1.0, 2.0)]
-    zarr_factors.write_states(LocalStore(tmp_path), "small/3-a/0", several)
+    zarr_factors.write_part(LocalStore(tmp_path), "small/3-a/0", several)
     for after in range(3):
         with pytest.raises(Killed):
-            zarr_factors.write_states(DyingStore(tmp_path, after=after), "small/3-a/0", several)
-        found = zarr_factors.read_states(LocalStore(tmp_path), "small/3-a/0", [0, 1])
+            zarr_factors.write_part(DyingStore(tmp_path, after=after), "small/3-a/0", several)
+        found = zarr_factors.read_part(LocalStore(tmp_path), "small/3-a/0", [0, 1])
         for model, state in enumerate(several):
             np.testing.assert_array_equal(found[model].H, state.H)
             assert found[model].mean == state.mean
@@ -520,9 +520,9 @@ def test_lists_of_a_state_are_no_text(tmp_path):
     """Digits take four times the room, and as JSON the time of a read of V where models are many."""
     observed = np.random.default_rng(0).random(1000)
     state = State(observed=observed, sums=np.arange(9.0))
-    zarr_factors.write_states(LocalStore(tmp_path), "small/1-a/0", [state] * 3)
+    zarr_factors.write_part(LocalStore(tmp_path), "small/1-a/0", [state] * 3)
     assert (tmp_path / "small/1-a/0/zarr.json").stat().st_size < 6000
-    for found in zarr_factors.read_states(LocalStore(tmp_path), "small/1-a/0", [0, 2]).values():
+    for found in zarr_factors.read_part(LocalStore(tmp_path), "small/1-a/0", [0, 2]).values():
         assert found.named().keys() == state.named().keys()
         for name, value in state.named().items():
             np.testing.assert_array_equal(found.named()[name], value)
