@@ -23,8 +23,8 @@ from zarr.storage import LocalStore
 from dasknmf import open_run
 from dasknmf.core import panels
 from dasknmf.core.history import Record
-from dasknmf.engine import scheduler
 from dasknmf.engine.scheduler import Scheduler
+from dasknmf.fitting import session
 from dasknmf.io import retry
 from dasknmf.store import keys, lock, records, schema
 from tests.faults.stores import Directory, Fault, Objects, Strike, Weather, death
@@ -169,7 +169,7 @@ class Bench:
             stack.enter_context(small(self.lease))
             if get is not None:
                 executor = Scheduler("synchronous", get)
-                stack.enter_context(mock.patch.object(scheduler, "current", return_value=executor))
+                stack.enter_context(mock.patch.object(session, "current_scheduler", return_value=executor))
             X = zarr.open_array(self.V, mode="r") if X is None else X
             model, W = fitted(X, "synchronous", {"checkpoint": self.store, **(run or {})}, **PLAIN | changes)
         return Result(W, model.components_, tuple(model.history_))
