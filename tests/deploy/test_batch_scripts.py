@@ -166,7 +166,7 @@ def test_the_readmes_commands_are_understood(tmp_path, venv):
     said = tmp_path / "said"
     (tmp_path / "slurm-1.out").touch()
     tell = f"printf '%s\\n' \"$*\" >>{shlex.quote(str(said))}"
-    lines = ["set -eu", *(f"{name}() {{ {tell}; }}" for name in ("sbatch", "squeue"))]
+    lines = ["set -eu", *(f"{name}() {{ {tell}; }}" for name in ("sbatch", "squeue", "srun"))]
     if venv:
         program = tmp_path / "venv" / "bin" / "dasknmf"
         program.parent.mkdir(parents=True)

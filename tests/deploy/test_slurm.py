@@ -114,7 +114,7 @@ def test_the_readmes_commands_are_accepted(slurm, tmp_path):
     done = slurm.run("bash", "-c", held + "\n".join(blocks), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = re.findall(r"^(?:Submitted batch job )?(\d+)$", done.stderr, re.MULTILINE)
-    assert len(set(jobs)) == 9
+    assert len(set(jobs)) == 8
     assert {slurm.job(job)["JobState"] for job in jobs} == {"PENDING"}
     slurm.run("scancel", *jobs)
 
@@ -243,12 +243,3 @@ def test_many_nodes_lose_workers_and_their_scheduler(slurm, data, quiet, directo
     slurm.until(job, "COMPLETED", seconds=120)
     ended_as(quiet, run, max_iter)
     assert not list(directory.glob(f"dasknmf-{job}-*"))  # the key of its certificate among them
-
-
-def test_tasks_of_one_srun_are_a_cluster(slurm, data, quiet, directory):
-    run = directory / "srun.zarr"
-    fit = f"{sys.prefix}/bin/dasknmf fit {data} {run} {' '.join(FIT)} --max-iter {FEW} --scheduler slurm"
-    job = slurm.submit("--nodes=1", "--ntasks=4", *SMALL, "--wrap", f"srun {fit}", cwd=directory)
-    slurm.until(job, "COMPLETED", seconds=120)
-    assert "2 workers came" in (directory / f"job-{job}.log").read_text()
-    ended_as(quiet, run, FEW)
