@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,9 +10,11 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from zarr.storage import StoreLike
 
 from dasknmf import data
 from dasknmf.core.history import Callback
@@ -25,7 +28,7 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
-from dasknmf.fitting.problem import FitOptions
+from dasknmf.fitting.problem import Factor, FitOptions
 from dasknmf.fitting.results import parameters_of, set_from_run, set_from_session
 from dasknmf.fitting.session import session
 from dasknmf.fitting.transform import by_rows
@@ -210,7 +213,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def __init__(
         self,
-        n_components: Any = "auto",
+        n_components: int | str | None = "auto",
         *,
         init: str | None = None,
         solver: str = "auto",
@@ -219,7 +222,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         max_iter: int = 200,
         n_init: int = 1,
         halving: bool = False,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         alpha_W: float = 0.0,
         alpha_H: float | str = "same",
         l1_ratio: float = 0.0,
@@ -227,9 +230,9 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         shuffle: bool = False,
         inner_iter: int | str = "auto",
         sample_bytes: int = SAMPLE_BYTES,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         missing_values: float | str = "error",
-        fixed_components: Any = None,
+        fixed_components: ArrayLike | None = None,
         sum_to_one: bool = False,
     ) -> None:
         self.n_components = n_components
@@ -255,18 +258,18 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: MatrixLike,
+        y: object = None,
         *,
-        W: Any = None,
-        H: Any = None,
-        sample_weight: Any = None,
-        feature_weight: Any = None,
-        weights: Any = None,
+        W: Factor | None = None,
+        H: Factor | None = None,
+        sample_weight: ArrayLike | None = None,
+        feature_weight: ArrayLike | None = None,
+        weights: MatrixLike | None = None,
         holdout: float | None = None,
-        checkpoint: Any = None,
+        checkpoint: StoreLike | None = None,
         overwrite: bool = False,
-        stage: Any = None,
+        stage: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> NMF:
         """Fit the model to X; see `fit_transform` for the parameters.
@@ -283,18 +286,18 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def fit_transform(
         self,
-        X: Any,
-        y: Any = None,
+        X: MatrixLike,
+        y: object = None,
         *,
-        W: Any = None,
-        H: Any = None,
-        sample_weight: Any = None,
-        feature_weight: Any = None,
-        weights: Any = None,
+        W: Factor | None = None,
+        H: Factor | None = None,
+        sample_weight: ArrayLike | None = None,
+        feature_weight: ArrayLike | None = None,
+        weights: MatrixLike | None = None,
         holdout: float | None = None,
-        checkpoint: Any = None,
+        checkpoint: StoreLike | None = None,
         overwrite: bool = False,
-        stage: Any = None,
+        stage: str | os.PathLike[str] | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> Any:
         """Fit the model to X and return W.
@@ -359,7 +362,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         )
         return self._fit(X, replace(options, returns_W=True))
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: MatrixLike) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
 
         Parameters
@@ -373,7 +376,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         return self._coded(X, "__call__")
 
-    def inverse_transform(self, X: Any) -> Any:
+    def inverse_transform(self, X: Matrix) -> Any:
         """WH for W = X.
 
         Parameters
@@ -387,7 +390,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self)
         return X @ self.components_
 
-    def score_samples(self, X: Any) -> Any:
+    def score_samples(self, X: MatrixLike) -> Any:
         """Error of each row: D(x | wH) with the w that `transform` finds.
 
         Parameters
@@ -402,7 +405,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return self._coded(X, "scores")
 
     @classmethod
-    def from_run(cls, run: Any) -> NMF:
+    def from_run(cls, run: Run | StoreLike) -> NMF:
         """The fitted model of a checkpoint, for `transform` and `inverse_transform`.
 
         Parameters
@@ -424,7 +427,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _fit(self, X: Any, options: FitOptions) -> Any:
+    def _fit(self, X: MatrixLike, options: FitOptions) -> Any:
         """W where `options.returns_W`."""
         if self.verbose:
             options = replace(options, callbacks=(*options.callbacks, logged))
@@ -434,7 +437,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             W = set_from_session(self, work)
             return work.returned(W, lazy=inputs.chunked) if options.returns_W else None
 
-    def _coded(self, X: Any, method: str) -> Any:
+    def _coded(self, X: MatrixLike, method: str) -> Any:
         check_is_fitted(self)
         X = validation.validated(self, X, reset=False)
         weights = getattr(self, "feature_weight_", None)  # a model may be made by hand, of H alone
@@ -454,14 +457,14 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
 
 def non_negative_factorization(
-    X: Any,
-    W: Any = None,
-    H: Any = None,
-    n_components: Any = "auto",
+    X: MatrixLike,
+    W: Factor | None = None,
+    H: Factor | None = None,
+    n_components: int | str | None = "auto",
     *,
     update_H: bool = True,
     **parameters: Any,
-) -> tuple[Any, np.ndarray, int]:
+) -> tuple[Factor, np.ndarray, int]:
     """Factorize X ≈ WH with one call; the function of the same name in scikit-learn.
 
     Parameters
@@ -495,7 +498,7 @@ def non_negative_factorization(
     if H is None:
         raise ValueError("update_H=False keeps H, but H is None: give H.")
     X = data.opened(X)
-    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
+    k = validation.chosen_k(model, X.shape, None, np.asarray(H))
     validation.check_factor(H, (k, X.shape[1]), "NMF (input H)")
     model.n_features_in_ = int(X.shape[1])
     model.components_ = np.asarray(H)

@@ -25,7 +25,10 @@ from dasknmf.fitting.fingerprint import with_stored_scale
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.problem import (
     Choices,
+    Factor,
     FitOptions,
+    Matrix,
+    MatrixLike,
     Problem,
     Roles,
     described_entries,
@@ -59,7 +62,7 @@ class Inputs:
     features : Features
     """
 
-    X: Any
+    X: Matrix
     roles: Roles
     source: data.Source
     grid: Grid
@@ -67,7 +70,7 @@ class Inputs:
     entries: EntryWeights | None
     row_weights: np.ndarray | None
     entry_weights: data.Source | None
-    start: tuple[Any, np.ndarray] | None
+    start: tuple[Factor, np.ndarray] | None
     features: features.Features
 
     @property
@@ -102,7 +105,7 @@ class Inputs:
         )
 
 
-def open_problem(nmf: BaseEstimator, X: Any, options: FitOptions) -> tuple[Problem, Inputs]:
+def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tuple[Problem, Inputs]:
     """Open X, check it against the parameters of a model and the options of a fit, and decide.
 
     Parameters
@@ -126,7 +129,7 @@ def open_problem(nmf: BaseEstimator, X: Any, options: FitOptions) -> tuple[Probl
     return problem_of(nmf, options, inputs), inputs
 
 
-def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
+def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     """Make every choice of a fit of an X that is open and checked; parameters as of `open_problem`."""
     loss = Loss.named(nmf.beta_loss)
     solver = validation.chosen_solver(nmf, loss)
@@ -192,7 +195,7 @@ def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
         variant=variant,
         rows=index,
     )
-    start = None if W is None else roles.start(W, _with_fixed(H, fixed))
+    start = None if W is None or H is None else roles.start(W, _with_fixed(H, fixed))
     names = getattr(nmf, "feature_names_in_", None)
     known = features.Features(names, data.steps_of(X).get("scale"), b, source.layout)
     return Inputs(X, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
@@ -201,7 +204,7 @@ def decide(nmf: BaseEstimator, X: Any, options: FitOptions) -> Inputs:
 def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Problem:
     """The problem that was decided. Arrays are digested where a run at a checkpoint is compared with it."""
 
-    def mark(array: Any) -> str | None:
+    def mark(array: object) -> str | None:
         if array is None:
             return None
         return digest(array) if options.checkpoint is not None else "given"
@@ -258,12 +261,12 @@ def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Probl
     )
 
 
-def entries_of(nmf: BaseEstimator, X: Any) -> EntryWeights | None:
+def entries_of(nmf: BaseEstimator, X: Matrix) -> EntryWeights | None:
     """How entries of new rows are read; None: each is observed."""
     return _read_entries(nmf, X, X.entries if isinstance(X, data.Source) else None)
 
 
-def _read_entries(nmf: BaseEstimator, X: Any, entries: EntryWeights | None) -> EntryWeights | None:
+def _read_entries(nmf: BaseEstimator, X: Matrix, entries: EntryWeights | None) -> EntryWeights | None:
     """How entries of X are read by an estimator, given how its source reads them."""
     missing = nmf.missing_values
     if missing == "error":
@@ -281,7 +284,7 @@ def _hidden_columns(entries: EntryWeights | None, source: data.Source) -> np.nda
     return entries.holdout.hidden_columns(source.shape[1])
 
 
-def _source_of_weights(weights: Any, X: Any, grid: Grid, roles: Roles) -> data.Source:
+def _source_of_weights(weights: Matrix, X: Matrix, grid: Grid, roles: Roles) -> data.Source:
     """The source of the weights of entries, cut where V is."""
     if isinstance(weights, da.Array):
         if data.is_chunked(X):
@@ -301,7 +304,7 @@ def _with_fixed(H: np.ndarray, fixed: np.ndarray | None) -> np.ndarray:
     return H
 
 
-def _drawn_seed(random_state: Any) -> int:
+def _drawn_seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, Integral):
         return int(random_state)
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

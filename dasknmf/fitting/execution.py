@@ -23,7 +23,7 @@ from dasknmf.fitting.loop import Histories, Schedule, last_objective, record_of,
 from dasknmf.fitting.memory import makes_tiles_dense, models_per_read, tile_bytes
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix, PassRunner
-from dasknmf.fitting.problem import Problem
+from dasknmf.fitting.problem import Factor, Problem
 from dasknmf.io.retry import counted
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
@@ -54,7 +54,7 @@ class Execution:
     models: Sequence[Model]
     V: OpenMatrix
     run: MemoryRun | StoredRun
-    start: tuple[Any, np.ndarray] | None = None
+    start: tuple[Factor, np.ndarray] | None = None
     callbacks: Sequence[Callback] = ()
 
     def __call__(self) -> None:
@@ -134,7 +134,7 @@ class Execution:
         at = self.run.progress
         return isinstance(self.run.factors.read_state(at.state, at.models[0].leader), FactorState)
 
-    def _place(self, W: Any, H: np.ndarray) -> None:
+    def _place(self, W: Factor, H: np.ndarray) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
         at, factors, dtype = self.run.progress, self.run.factors, self.models[0].dtype
         name = f"{at.passes}-{self.run.writer_id}"

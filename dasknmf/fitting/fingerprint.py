@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf.data.prepared import Prepared
-from dasknmf.fitting.problem import Problem
+from dasknmf.fitting.problem import Matrix, Problem
 from dasknmf.store import features
 
 MAY_CHANGE = {"max_iter", "tol"}
@@ -29,7 +30,7 @@ def _without_none(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value is not None}
 
 
-def with_stored_scale(X: Any, checkpoint: Any) -> Any:
+def with_stored_scale(X: Matrix, checkpoint: StoreLike | None) -> Matrix:
     """X divided by what the run at `checkpoint` was begun with, where that is the same but for rounding.
 
     A scale that is computed from the data anew may differ in last bits on another kind of CPU; V then is

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import dask.array as da
 import numpy as np
+import scipy.sparse
+import zarr
+from numpy.typing import ArrayLike
+from zarr.storage import StoreLike
 
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.history import Callback
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.resampled import Resampling
+from dasknmf.data.source import MatrixLike
+
+Factor: TypeAlias = np.ndarray | da.Array
+"""W or H."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,15 @@ class FitOptions:
         Ranks and starts of many factorizations in the same reads, as JSON values; None for one rank.
     """
 
-    W: Any = None
-    H: Any = None
-    sample_weight: Any = None
-    feature_weight: Any = None
-    weights: Any = None
+    W: Factor | None = None
+    H: Factor | None = None
+    sample_weight: ArrayLike | None = None
+    feature_weight: ArrayLike | None = None
+    weights: MatrixLike | None = None
     holdout: float | None = None
-    checkpoint: Any = None
+    checkpoint: StoreLike | None = None
     overwrite: bool = False
-    stage: Any = None
+    stage: str | os.PathLike[str] | None = None
     callbacks: Sequence[Callback] = ()
     returns_W: bool = False
     resampling: Resampling | None = None
@@ -53,7 +63,7 @@ class Roles:
 
     transposed: bool
 
-    def swapped(self, first: Any, second: Any) -> tuple[Any, Any]:
+    def swapped(self, first: T, second: T) -> tuple[T, T]:
         """What belongs to W and H, or to samples and features, as rows and columns of V have it; and back."""
         return (second, first) if self.transposed else (first, second)
 
@@ -61,7 +71,7 @@ class Roles:
         """Penalties of the factor with the rows of V, and of the other."""
         return Penalties(*self.swapped(penalties.W, penalties.H))
 
-    def start(self, W: Any, H: np.ndarray) -> tuple[Any, np.ndarray]:
+    def start(self, W: Factor, H: np.ndarray) -> tuple[Factor, np.ndarray]:
         """A start: the factor with a row for each row of V, and the other."""
         return (H.T, computed(W).T) if self.transposed else (W, H)
 
@@ -157,7 +167,7 @@ def described_entries(entries: EntryWeights) -> dict[str, Any]:
     return described
 
 
-def digest(array: np.ndarray | da.Array) -> str:
+def digest(array: object) -> str:
     """Of the values of an array in row order, a block of rows at a time."""
     digest = hashlib.sha256()
     blocks = array.rechunk({1: -1}).blocks if isinstance(array, da.Array) else [array]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import dask.array as da
 from msgspec import structs
@@ -21,7 +20,7 @@ from dasknmf.fitting.loop import record_of
 from dasknmf.fitting.memory import phases_per_read
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, OpenMatrix, PassRunner
-from dasknmf.fitting.problem import FitOptions, Problem, computed
+from dasknmf.fitting.problem import Factor, FitOptions, Problem, computed
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import FactorLocation, ModelStatus
 from dasknmf.store.run import rows_in_memory
@@ -90,7 +89,7 @@ class Session:
         for callback in self.options.callbacks:
             callback(record)
 
-    def returned(self, W: da.Array, *, lazy: bool) -> Any:
+    def returned(self, W: da.Array, *, lazy: bool) -> Factor:
         """W for the user, given lazily: as NumPy, or lazy over a store that stays."""
         if lazy and not self.scratch:
             return W

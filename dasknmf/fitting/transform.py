@@ -12,16 +12,17 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import scipy.sparse
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import List, Task, TaskRef
 
 from dasknmf import data
+from dasknmf.core.blocks.matrix import Matrix as Rows
 from dasknmf.core.solvers.coder import Coder, check_values
 from dasknmf.data.source import Chunks
+from dasknmf.fitting.problem import Factor
 
 
-def by_rows(coder: Coder, X: data.Matrix, method: str) -> np.ndarray | da.Array:
+def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
     """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
     steps: list[data.Preparation] = []
     base = X
@@ -83,14 +84,14 @@ def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
     )
 
 
-def _prepared(X: Any, steps: list[data.Preparation]) -> Any:
+def _prepared(X: Rows, steps: list[data.Preparation]) -> Rows:
     for prepare in steps:
         X = prepare(X)
     return X
 
 
-def _same(part: Any) -> Any:
-    return part
+def _same(coder: Coder) -> Coder:
+    return coder
 
 
 def _code_panel(
@@ -112,8 +113,8 @@ def _code(
     return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
 
 
-def _coded(X: Any, coder: Coder, method: str) -> np.ndarray:
+def _coded(X: Rows, coder: Coder, method: str) -> np.ndarray:
     """Some rows of a lazy transform: the values are checked here, where they are first seen."""
     if coder.entries is None:  # else tiles know which values count
-        check_values(X.data if scipy.sparse.issparse(X) else X)
+        check_values(X if isinstance(X, np.ndarray) else X.data)
     return np.asarray(getattr(coder, method)(X))

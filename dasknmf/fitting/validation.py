@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Real
-from typing import Any, cast
+from typing import cast
 
 import dask.array as da
 import numpy as np
 import scipy.sparse
 from dask.utils import format_bytes
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
@@ -24,7 +26,7 @@ from dasknmf.core.starts.survey import mended
 from dasknmf.data.source import check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
-from dasknmf.fitting.problem import FitOptions
+from dasknmf.fitting.problem import Factor, FitOptions, Matrix, MatrixLike
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
@@ -35,44 +37,26 @@ _SAMPLED_ROWS = 100
 """For each component, below which a sample of rows knows too little of H."""
 
 
-def validated(model: BaseEstimator, X: Any, *, reset: bool) -> Any:
-    """X as an array that can be cut into panels, checked as far as its metadata goes."""
+def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
+    """X as an array that can be cut into panels, checked as far as its metadata goes.
+
+    Parameters
+    ----------
+    model : NMF
+    X : array
+        As for `NMF.fit`.
+    reset : bool
+        Whether `model` learns the number and the names of features, or X must have those that it knows.
+
+    Raises
+    ------
+    ValueError, DataError, SourceError
+        If X is no nonnegative matrix, or has other features.
+    """
     X = data.opened(X)
-    names = data.feature_names(X)
     if not (data.is_chunked(X) or isinstance(X, data.Prepared)):
-        # What a tile can convert stays as it is: a copy would be as large as X, or larger.
-        sparse = scipy.sparse.issparse(X)
-        missing = getattr(model, "missing_values", "error")
-        keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
-        if sparse:
-            working_dtype(X.dtype)
-        try:
-            X = validate_data(
-                model,
-                X,
-                accept_sparse=("csr", "csc"),
-                dtype=X.dtype if keep else [np.float64, np.float32],
-                ensure_all_finite="allow-nan" if is_nan(missing) else True,
-                reset=reset,
-            )
-        except ValueError as refused:
-            if not str(refused).startswith("Input X contains NaN"):
-                raise
-            raise DataError(
-                "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out "
-                "their rows or columns."
-            ) from None
-        if missing != "error":
-            return X  # tiles know which values count
-        X = data.canonical(X) if sparse and X.format == "csr" else X
-        smallest = (X.data if sparse else X).min(initial=0)
-        if smallest < 0:
-            place = "NMF initialization" if reset else "X in NMF"
-            raise DataError(
-                f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
-                f"V = WH with W, H >= 0 cannot be: {mended(sparse)}."
-            )
-        return X
+        return _validated_in_memory(model, X, reset=reset)
+    names = data.feature_names(X)
     check_shape(X.shape)
     working_dtype(X.dtype)
     if reset:
@@ -87,6 +71,42 @@ def validated(model: BaseEstimator, X: Any, *, reset: bool) -> Any:
         )
     elif names is not None and hasattr(model, "feature_names_in_"):
         _check_names(model.feature_names_in_, names)
+    return X
+
+
+def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
+    sparse = scipy.sparse.issparse(X)
+    missing = getattr(model, "missing_values", "error")
+    # What a tile can convert stays as it is: a copy would be as large as X, or larger.
+    keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
+    if sparse:
+        working_dtype(X.dtype)
+    try:
+        X = validate_data(
+            model,
+            X,
+            accept_sparse=("csr", "csc"),
+            dtype=X.dtype if keep else [np.float64, np.float32],
+            ensure_all_finite="allow-nan" if is_nan(missing) else True,
+            reset=reset,
+        )
+    except ValueError as refused:
+        if not str(refused).startswith("Input X contains NaN"):
+            raise
+        raise DataError(
+            "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out "
+            "their rows or columns."
+        ) from None
+    if missing != "error":
+        return X  # tiles know which values count
+    X = data.canonical(X) if sparse and X.format == "csr" else X
+    smallest = (X.data if sparse else X).min(initial=0)
+    if smallest < 0:
+        place = "NMF initialization" if reset else "X in NMF"
+        raise DataError(
+            f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
+            f"V = WH with W, H >= 0 cannot be: {mended(sparse)}."
+        )
     return X
 
 
@@ -111,7 +131,7 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     return str(model.solver)
 
 
-def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Any, H: Any) -> int:
+def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Factor | None, H: np.ndarray | None) -> int:
     """The number of components, from a custom start or from the features where none is given."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
@@ -175,7 +195,9 @@ def chosen_init(
     return cast(Init, model.init)
 
 
-def checked_start(model: BaseEstimator, X: Any, W: Any, H: Any, dtype: np.dtype) -> tuple[Any, Any]:
+def checked_start(
+    model: BaseEstimator, X: Matrix, W: Factor | None, H: Factor | None, dtype: np.dtype
+) -> tuple[Factor | None, np.ndarray | None]:
     """A custom start that fits X, or nothing."""
     if model.init != "custom":
         if W is not None or H is not None:
@@ -201,7 +223,7 @@ def checked_start(model: BaseEstimator, X: Any, W: Any, H: Any, dtype: np.dtype)
     return W, np.asarray(H)
 
 
-def check_factor(F: Any, shape: tuple[int, int], whom: str) -> None:
+def check_factor(F: Factor, shape: tuple[int, int], whom: str) -> None:
     """Refuse a factor that cannot start or stay, in scikit-learn's words."""
     found = tuple(np.shape(F))
     if len(found) != 2:
@@ -234,12 +256,12 @@ def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
         )
 
 
-def is_nan(missing: Any) -> bool:
+def is_nan(missing: float | str) -> bool:
     """Whether NaN stands for missing entries."""
     return missing == "nan" or (isinstance(missing, Real) and bool(np.isnan(float(missing))))
 
 
-def check_missing(missing: Any, X: Any) -> None:
+def check_missing(missing: float | str, X: Matrix) -> None:
     """Refuse missing values in an X that does not take them."""
     if data.is_sparse(X):
         raise ValueError(
@@ -253,7 +275,7 @@ def check_missing(missing: Any, X: Any) -> None:
         )
 
 
-def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndarray | None:
+def checked_vector(weight: ArrayLike | None, length: int, name: str, of_what: str) -> np.ndarray | None:
     """Weights of samples or of features in float64, or None."""
     if weight is None:
         return None
@@ -274,7 +296,7 @@ def checked_vector(weight: Any, length: int, name: str, of_what: str) -> np.ndar
     return weight
 
 
-def checked_weights(weights: Any, X: Any) -> Any:
+def checked_weights(weights: MatrixLike, X: Matrix) -> Matrix:
     """Weights of entries, opened, of X's shape; their values are checked where they are read, or here."""
     weights = data.opened(weights)
     if data.is_sparse(weights):
@@ -303,7 +325,7 @@ def checked_weights(weights: Any, X: Any) -> Any:
     return weights
 
 
-def checked_holdout(share: Any) -> float | None:
+def checked_holdout(share: float | None) -> float | None:
     """The share of entries that are hidden, or None."""
     if share is None:
         return None
@@ -315,7 +337,7 @@ def checked_holdout(share: Any) -> float | None:
     return float(share)
 
 
-def checked_fixed(fixed: Any, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
+def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
     """Rows of H that are known, in the working dtype, or None."""
     if fixed is None:
         return None
@@ -362,7 +384,7 @@ def check_choices(
         )
 
 
-def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Any) -> None:
+def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Sequence[object] | None) -> None:
     """Refuse ranks that X cannot have."""
     wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
     if not ranks or wrong:
@@ -402,7 +424,7 @@ def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
         )
 
 
-def chosen_roles(X: Any, *, parity: bool, kept: bool) -> bool:
+def chosen_roles(X: Matrix, *, parity: bool, kept: bool) -> bool:
     """Whether X is worked on as Xᵀ; with `kept` it must not be."""
     transposed = data.rather_transposed(X, parity=parity)
     if not (kept and transposed):

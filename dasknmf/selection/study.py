@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.history import Callback, History
@@ -25,7 +27,7 @@ from dasknmf.fitting.decide import open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, spawned
+from dasknmf.fitting.problem import FitOptions, MatrixLike, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.store import schema
@@ -210,7 +212,7 @@ class Study:
         return Evaluated(phase.loss_of(tally), tally["usage"], rows)
 
 
-def many(X: Any, ranks: Sequence[int], n_init: int, **parameters: Any) -> Many:
+def many(X: MatrixLike, ranks: Sequence[int], n_init: int, **parameters: Any) -> Many:
     """Every rank from `n_init` starts; see `studying` for the parameters."""
     with studying(X, ranks, n_init, **parameters) as study:
         return study.many
@@ -218,16 +220,16 @@ def many(X: Any, ranks: Sequence[int], n_init: int, **parameters: Any) -> Many:
 
 @contextmanager
 def studying(
-    X: Any,
+    X: MatrixLike,
     ranks: Sequence[int],
     n_init: int,
     *,
     holdout: float | None = None,
     resampling: Resampling | None = None,
     described: dict[str, Any] | None = None,
-    checkpoint: Any = None,
+    checkpoint: StoreLike | None = None,
     overwrite: bool = False,
-    stage: Any = None,
+    stage: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (),
     **nmf: Any,
 ) -> Iterator[Study]:
