@@ -40,16 +40,19 @@ class OpenMatrix:
         The panels that V is cut into.
     scheduler : Scheduler
         Reads the panels.
+    masked : bool
+        Whether entries of V may be missing.
     """
 
     source: Source
     grid: Grid
     scheduler: Scheduler
+    masked: bool = False
 
     @classmethod
-    def of(cls, source: Source) -> OpenMatrix:
+    def of(cls, source: Source, *, masked: bool = False) -> OpenMatrix:
         """V of a source, for the scheduler that Dask uses now."""
-        return cls(source, data.grid_of(source), current_scheduler(in_process=source.in_process))
+        return cls(source, data.grid_of(source), current_scheduler(in_process=source.in_process), masked)
 
     @property
     def n_features(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -239,7 +239,7 @@ def refit(
         if entries is not None:
             source = WeightedSource(source, entries, rows=None, weights=None)
         V = OpenMatrix.of(source)
-    after, outcome = single_read(V, phase, k=k, state=state, masked=masked)
+    after, outcome = single_read(replace(V, masked=masked), phase, k=k, state=state)
     solved = _SolvedState.checked(after)
     components = solved.factor.astype(model.components_.dtype)
     return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)

@@ -53,7 +53,6 @@ def single_read(
     k: int = 0,
     state: State | None = None,
     usages: Usages | None = None,
-    masked: bool = False,
     dtype: np.dtype = DTYPE,
 ) -> tuple[State, Outcome]:
     """The state and the outcome of a phase after one read of V, whose values the same read checks.
@@ -72,8 +71,6 @@ def single_read(
         What the phase starts from; by default nothing.
     usages : array of shape (n_samples, k), optional
         The rows "W" of the phase: NumPy, Dask or Zarr.
-    masked : bool, default=False
-        Whether entries of V may be missing.
     dtype : numpy.dtype, default=float64
         Of tiles and their products; sums are float64.
 
@@ -94,8 +91,8 @@ def single_read(
         If workers do not reach a directory of this process, and usages are no Zarr array.
     """
     source, loss = V.source, Loss.named("frobenius")
-    surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, masked))
-    footprint = Footprint([surveyed], dtype, k, k, masked)
+    surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, V.masked))
+    footprint = Footprint([surveyed], dtype, k, k, V.masked)
     footprint.projection(V).check(V.scheduler.memory_limit)
     with ExitStack() as stack:
         factors = MemoryFactors()
