@@ -128,7 +128,7 @@ def test_what_is_refused_is_not_deleted_once_it_is_anothers(V, tmp_path, low_ran
         NMF(**PARAMETERS).fit(V, checkpoint=run, overwrite=True)
         raise DataError("Negative values in data")
 
-    monkeypatch.setattr("dasknmf.fitting.loop.survey.check", take_over_and_refuse)
+    monkeypatch.setattr("dasknmf.fitting.execution.survey.check", take_over_and_refuse)
     with pytest.raises(DataError):
         NMF(**PARAMETERS).fit(stored(tmp_path / "bad.zarr", bad, (9, 5)), checkpoint=run)
     assert open_run(run).status == "max_iter"
