@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import cast
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import Outcome, Phase, Rows, SampledRows, Tally, Together, Visitor
 from dasknmf.core.solvers.coder import Coder
@@ -94,11 +95,11 @@ class Evaluation(Phase):
     def together(self) -> Together:
         return _Evaluations
 
-    def tile(self, tile: Any, rows: Rows, small: None, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
         self.add(tile, rows, N, tally, self.drawn(tile))
 
-    def drawn(self, tile: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    def drawn(self, tile: Tile) -> tuple[np.ndarray, np.ndarray] | None:
         """Which rows of a tile are kept, counted within it, and their places."""
         if self.draw is None:
             return None
@@ -106,7 +107,7 @@ class Evaluation(Phase):
 
     def add(
         self,
-        tile: Any,
+        tile: Tile,
         rows: Rows,
         N: np.ndarray | None,
         tally: Tally,
@@ -122,7 +123,7 @@ class Evaluation(Phase):
             kept, places = drawn
             tally["drawn"] = tally["drawn"].plus(places, W[kept])
 
-    def _loss(self, tile: Any, W: np.ndarray, N: np.ndarray | None) -> float:
+    def _loss(self, tile: Tile, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
         if N is None:
             return float(tile.ratio(W, H, self.coder.loss.beta, self.surveyed.eps).loss())
@@ -155,8 +156,9 @@ class _Evaluations:
     """Evaluations of several H, whose products with V are one, and which keep the same rows."""
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
-        self._parts: list[tuple[Any, Visitor, Tally]] = [
-            (visitor.phase, visitor, tally) for visitor, tally in zip(visitors, tallies, strict=True)
+        self._parts: list[tuple[Evaluation, Visitor, Tally]] = [
+            (cast(Evaluation, visitor.phase), visitor, tally)
+            for visitor, tally in zip(visitors, tallies, strict=True)
         ]
         self._Ht: np.ndarray | None = None
         if self._parts[0][0].coder.loss.quadratic:
@@ -164,7 +166,7 @@ class _Evaluations:
         edges = np.cumsum([0, *(phase.k for phase, _, _ in self._parts)]).tolist()
         self._columns = [slice(*part) for part in pairwise(edges)]
 
-    def __call__(self, tile: Any) -> None:
+    def __call__(self, tile: Tile) -> None:
         N = None if self._Ht is None else tile.cross(self._Ht)
         drawn = self._parts[0][0].drawn(tile)  # once: a number for each row of V is not free
         for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):

@@ -26,6 +26,7 @@ from dasknmf.estimator import NMF
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of
 from dasknmf.fitting.passes import OpenMatrix
+from dasknmf.fitting.problem import Factor, Matrix, MatrixLike
 from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_read
 
 
@@ -98,7 +99,7 @@ class _SpectraPhase(Phase):
         return FactorState.of(state, H=finite(np.ascontiguousarray(Ht.T))), Outcome()
 
 
-def normalised(usages: Any) -> Any:
+def normalised(usages: Factor) -> Factor:
     """Usages whose rows add up to one; rows of zeros stay.
 
     Parameters
@@ -110,7 +111,7 @@ def normalised(usages: Any) -> Any:
     return usages / where(totals > 0, totals, 1)
 
 
-def spectra_of(X: Any, usages: Usages) -> np.ndarray:
+def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
     """The nonnegative spectra of another matrix of the same rows, for usages that are known, in one read.
 
     Exact least squares: min ‖X − usages H‖² over H ≥ 0. Of all genes in units of TPM, for example, where
@@ -142,7 +143,7 @@ def spectra_of(X: Any, usages: Usages) -> np.ndarray:
     return FactorState.checked(single_read(V, phase, k=k, usages=usages)[0]).factor
 
 
-def usages_of(X: Any, spectra: np.ndarray) -> Any:
+def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
     """The usages of spectra that are known: exact nonnegative least squares, row by row.
 
     cNMF's last step, for example: of TPM over the genes that vary, each divided by its standard deviation,
@@ -163,7 +164,7 @@ def usages_of(X: Any, spectra: np.ndarray) -> Any:
     return coder_of(np.asarray(spectra), X).transform(X)
 
 
-def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, **nmf: Any) -> NMF:
+def coder_of(spectra: np.ndarray, X: Matrix, mean_row_square: float | None = None, **nmf: Any) -> NMF:
     """The model whose H is these spectra: its `transform` makes usages.
 
     Parameters
@@ -185,7 +186,7 @@ def coder_of(spectra: np.ndarray, X: Any, mean_row_square: float | None = None, 
 
 
 def refit(
-    X: Any,
+    X: Matrix,
     spectra: np.ndarray,
     mean_row_square: float,
     *,
@@ -218,7 +219,7 @@ def refit(
     k, m = spectra.shape
     entries = entries_of(model, X)
     masked = (entries is not None and entries.masks) or (isinstance(X, data.Source) and X.masked)
-    penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, X.shape)
+    penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, (X.shape[0], m))
     exact = QuadraticPass(
         k,
         m,
@@ -245,7 +246,7 @@ def refit(
     return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)
 
 
-def opened(X: Any, **nmf: Any) -> tuple[Any, np.ndarray | None]:
+def opened(X: MatrixLike, **nmf: Any) -> tuple[Matrix, np.ndarray | None]:
     """X as it is read here, checked as far as its metadata goes, and the names of its features.
 
     Raises

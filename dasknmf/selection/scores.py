@@ -22,6 +22,7 @@ from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
 from dasknmf.core.state import Array1, Array2, State
 from dasknmf.data.prepared import Prepared
 from dasknmf.fitting.passes import OpenMatrix
+from dasknmf.fitting.problem import MatrixLike
 from dasknmf.selection.features import Moments
 from dasknmf.selection.single_read import Usages, checked_usages, single_read
 
@@ -65,7 +66,7 @@ class _ScoresPhase(PhaseWrapper):
         return _ScoresState.of(state, **{name: tally[name] for name in ("A", "G", "usage")}), outcome
 
 
-def scores(X: Any, usages: Usages) -> np.ndarray:
+def scores(X: MatrixLike, usages: Usages) -> np.ndarray:
     """z-scores of features for each program: by how many standard deviations a unit of usage moves them.
 
     Ordinary least squares, without an intercept, of X's columns, each less its mean and divided by its
@@ -101,7 +102,7 @@ def scores(X: Any, usages: Usages) -> np.ndarray:
     return scored(X, usages)[0]
 
 
-def scored(X: Any, usages: Usages) -> tuple[np.ndarray, Moments]:
+def scored(X: MatrixLike, usages: Usages) -> tuple[np.ndarray, Moments]:
     """The scores, and the moments of X's features, from the same read; see `scores`."""
     X = X if isinstance(X, Prepared) else Prepared(X)
     usages = checked_usages(usages, X.shape)

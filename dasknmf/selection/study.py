@@ -27,12 +27,14 @@ from dasknmf.fitting.decide import open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, MatrixLike, spawned
+from dasknmf.fitting.problem import FitOptions, Matrix, MatrixLike, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.store import schema
+from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import states_of
 from dasknmf.store.run import Run, open_run, oriented
+from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Study:
         return self.surveyed.squares
 
     @property
-    def X(self) -> Any:
+    def X(self) -> Matrix:
         """X, opened and checked."""
         return self.work.inputs.X
 
@@ -297,7 +299,7 @@ def _whole(work: Session) -> OpenMatrix:
     return replace(work.V, source=source.with_entries(replace(entries, holdout=None)))
 
 
-def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:
+def ended(target: StoreLike, kind: str, field: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:
     """The run of many factorizations at a path, how many they are, and what was found.
 
     Parameters
@@ -326,7 +328,7 @@ def ended(target: Any, kind: str, field: str, maker: str) -> tuple[Run, schema.M
     return run, many, found
 
 
-def found_in(run: Any, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:
+def found_in(run: MemoryRun | StoredRun | Run, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:
     """The factorizations of a run.
 
     Parameters
