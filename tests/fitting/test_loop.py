@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from dasknmf import NMF
 from dasknmf.core.history import History, Stop
@@ -119,7 +120,7 @@ def test_models_end_by_themselves_and_the_lowest_is_the_result():
 def test_another_budget_takes_an_end_back():
     position = Position(schedule_of(1, max_iter=1), 1)
     position.advance([5.0])
-    ended = replace(position.progress, outcome=None)  # as a run is resumed with another budget
+    ended = structs.replace(position.progress, outcome=None)  # as a run is resumed with another budget
     longer = replace(position.schedule, max_iter=5)
     resumed = longer.resumed(ended, position.histories)
     assert resumed.outcome is None
