@@ -24,6 +24,7 @@ from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.solvers.table import SOLVERS
+from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.loop import logged

@@ -18,6 +18,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.variant import Variant
+from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.staging import check_stage
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
@@ -27,8 +28,6 @@ from dasknmf.fitting.problem import (
     Choices,
     Factor,
     FitOptions,
-    Matrix,
-    MatrixLike,
     Problem,
     Roles,
     described_entries,

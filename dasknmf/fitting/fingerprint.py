@@ -9,7 +9,8 @@ import numpy as np
 from zarr.storage import StoreLike
 
 from dasknmf.data.prepared import Prepared
-from dasknmf.fitting.problem import Matrix, Problem
+from dasknmf.data.source import Matrix
+from dasknmf.fitting.problem import Problem
 from dasknmf.store import features
 
 MAY_CHANGE = {"max_iter", "tol"}

@@ -10,8 +10,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import dask.array as da
 import numpy as np
-import scipy.sparse
-import zarr
 from numpy.typing import ArrayLike
 from zarr.storage import StoreLike
 

@@ -23,10 +23,10 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
 from dasknmf.core.solvers.table import SOLVERS, default_solver
 from dasknmf.core.starts.survey import mended
-from dasknmf.data.source import check_shape
+from dasknmf.data.source import Matrix, MatrixLike, check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
-from dasknmf.fitting.problem import Factor, FitOptions, Matrix, MatrixLike
+from dasknmf.fitting.problem import Factor, FitOptions
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30

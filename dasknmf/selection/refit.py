@@ -21,12 +21,13 @@ from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
 from dasknmf.core.state import Array1, FactorState, State
 from dasknmf.data.prepared import Prepared
+from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.estimator import NMF
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import Factor, Matrix, MatrixLike
+from dasknmf.fitting.problem import Factor
 from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_read
 
 

@@ -21,8 +21,8 @@ from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally
 from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
 from dasknmf.core.state import Array1, Array2, State
 from dasknmf.data.prepared import Prepared
+from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import MatrixLike
 from dasknmf.selection.features import Moments
 from dasknmf.selection.single_read import Usages, checked_usages, single_read
 

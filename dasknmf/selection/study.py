@@ -20,6 +20,7 @@ from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.core.starts.survey import Survey
 from dasknmf.core.state import FactorState, State
+from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
@@ -27,7 +28,7 @@ from dasknmf.fitting.decide import open_problem
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, Matrix, MatrixLike, spawned
+from dasknmf.fitting.problem import FitOptions, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.store import schema
