@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import google_crc32c
 import numpy as np
 from msgspec import Meta, Struct
+from zarr.abc.store import Store
 
 from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys, schema
@@ -34,7 +35,7 @@ class _Declared(Struct):
     data_type: Annotated[str, Meta(pattern=r"\A(bool|u?int(8|16|32|64)|float(16|32|64))\Z")]
 
 
-def create(store: Any, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
+def create(store: Store, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
     """Write the document of an array whose chunks follow by `put_chunk`.
 
     To other readers of Zarr a chunk that is missing is NaN, of integers -1. All keys are in one directory.
@@ -60,14 +61,14 @@ def _document_of(shape: Shape, chunks: Shape, dtype: np.dtype) -> dict[str, Any]
     }
 
 
-def write_array(store: Any, name: str, values: np.ndarray) -> None:
+def write_array(store: Store, name: str, values: np.ndarray) -> None:
     """Write a whole array as one chunk with a CRC32C, durably."""
     create(store, name, values.shape, values.shape, values.dtype)
     put_chunk(store, _chunk(name, values.ndim), values.dtype, values.shape, values)
     keys.flush_names(store, name)
 
 
-def read_array(store: Any, name: str) -> np.ndarray:
+def read_array(store: Store, name: str) -> np.ndarray:
     """An array that `write_array` wrote.
 
     Raises
@@ -92,7 +93,7 @@ def read_array(store: Any, name: str) -> np.ndarray:
         raise damaged(store, name, str(error)) from error
 
 
-def put_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape, values: np.ndarray) -> None:
+def put_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape, values: np.ndarray) -> None:
     """Write a chunk of an array of `create`: values, little-endian, and their CRC32C.
 
     Names of chunks are on disk after `keys.flush_names` only.
@@ -125,7 +126,7 @@ def put_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape, values: np.nd
     keys.put(store, key, content, name_too=False)
 
 
-def get_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray:
+def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray:
     """What `put_chunk` wrote.
 
     Raises
@@ -147,7 +148,7 @@ def get_chunk(store: Any, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray
     return np.frombuffer(raw, dtype.newbyteorder("<"), prod(shape)).astype(dtype).reshape(shape)
 
 
-def damaged(store: Any, name: str, reason: str) -> RunDamagedError:
+def damaged(store: Store, name: str, reason: str) -> RunDamagedError:
     return RunDamagedError(
         f"{name!r} of the run at {str(store)!r} cannot be read ({reason}); it must be as it was written: "
         "restore the store from a copy, or start over with overwrite=True."

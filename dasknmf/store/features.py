@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 from msgspec import to_builtins
+from zarr.abc.store import Store
 
 from dasknmf.core.feature_names import renamed
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
 from dasknmf.store import arrays, keys, records
+from dasknmf.store.keys import Target
 from dasknmf.store.progress import read_run
 from dasknmf.store.schema import FeatureNames, Identity
 
@@ -44,7 +46,7 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
 
 
-def write_features(store: Any, features: Features) -> None:
+def write_features(store: Store, features: Features) -> None:
     """Keep scale, weight and names, if there are any; of too many names, that they are not kept."""
     if features.scale is not None:
         arrays.write_array(store, _SCALE, features.scale)
@@ -67,7 +69,7 @@ def write_features(store: Any, features: Features) -> None:
     records.write_record(store, PATH, FeatureNames(kept))
 
 
-def read_names(store: Any, identity: Identity) -> np.ndarray | None:
+def read_names(store: Store, identity: Identity) -> np.ndarray | None:
     """The names of a run, shape (n_features,), or None where it keeps none.
 
     Raises
@@ -90,7 +92,7 @@ def read_names(store: Any, identity: Identity) -> np.ndarray | None:
     return names
 
 
-def check(store: Any, identity: Identity, features: Features) -> None:
+def check(store: Store, identity: Identity, features: Features) -> None:
     """Refuse to go on with features of other names, or divided by something else.
 
     Raises
@@ -119,7 +121,7 @@ def check(store: Any, identity: Identity, features: Features) -> None:
     )
 
 
-def stored_scale(target: Any) -> np.ndarray | None:
+def stored_scale(target: Target) -> np.ndarray | None:
     """What the features of the run at a path, URL or store were divided by; None where no run tells.
 
     Raises
@@ -136,7 +138,7 @@ def stored_scale(target: Any) -> np.ndarray | None:
     return scale
 
 
-def read_preparation(store: Any, identity: Identity) -> dict[str, Any]:
+def read_preparation(store: Store, identity: Identity) -> dict[str, Any]:
     """What was done to V in every read: `target_sum`, `log1p` and `scale`; empty where nothing was.
 
     Raises
@@ -152,7 +154,7 @@ def read_preparation(store: Any, identity: Identity) -> dict[str, Any]:
     return {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": scale, **before}
 
 
-def _each(store: Any, path: str, identity: Identity) -> np.ndarray:
+def _each(store: Store, path: str, identity: Identity) -> np.ndarray:
     """An array with a number for each feature."""
     values = arrays.read_array(store, path)
     n_features = identity.shape[1]
@@ -162,7 +164,7 @@ def _each(store: Any, path: str, identity: Identity) -> np.ndarray:
     return values
 
 
-def read_weight(store: Any, identity: Identity) -> np.ndarray | None:
+def read_weight(store: Store, identity: Identity) -> np.ndarray | None:
     """How often each feature counts; None: once.
 
     Raises

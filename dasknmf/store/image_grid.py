@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
+from zarr.abc.store import Store
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles
 from dasknmf.errors import RunMismatchError
@@ -19,7 +19,7 @@ _MOST_TEXT_BYTES = 2**28
 """Of a coordinate: each of its values is as wide as its dtype says."""
 
 
-def write_layout(store: Any, layout: Layout | None) -> None:
+def write_layout(store: Store, layout: Layout | None) -> None:
     """Keep a layout, if there is one."""
     if layout is None:
         return
@@ -52,7 +52,7 @@ def write_layout(store: Any, layout: Layout | None) -> None:
     records.write_record(store, PATH, LayoutRecord(stack, coords))
 
 
-def read_layout(store: Any, identity: Identity) -> Layout | None:
+def read_layout(store: Store, identity: Identity) -> Layout | None:
     """The layout of a run; None where V was a plain matrix.
 
     Raises
@@ -88,7 +88,7 @@ def read_layout(store: Any, identity: Identity) -> Layout | None:
     return layout
 
 
-def _values(store: Any, kept: CoordinateRecord) -> np.ndarray:
+def _values(store: Store, kept: CoordinateRecord) -> np.ndarray:
     dtype, shape = np.dtype(kept.dtype), kept.shape
     if kept.array is not None:
         values = arrays.read_array(store, kept.array)
@@ -105,7 +105,7 @@ def _values(store: Any, kept: CoordinateRecord) -> np.ndarray:
     return array_of(kept.values, kept.dtype, shape)
 
 
-def check(store: Any, identity: Identity, layout: Layout | None) -> None:
+def check(store: Store, identity: Identity, layout: Layout | None) -> None:
     """Refuse to go on with rows or columns in another order, as of a stack whose tiles have other shapes.
 
     Raises

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
@@ -23,12 +23,14 @@ from dasknmf.io.credentials import refuse_credentials
 from dasknmf.io.retry import of_storage, patiently
 
 T = TypeVar("T")
+Target = str | os.PathLike[str] | Store
+"""The place of a run: a path, an fsspec URL or a Zarr store."""
 
 META = "zarr.json"
 """Zarr's own document beside what it describes."""
 
 
-def opened(target: Any, *, read_only: bool = False) -> Any:
+def opened(target: Target, *, read_only: bool = False) -> Store:
     """The Zarr store of a path, an fsspec URL or a store."""
     refuse_credentials(target, RunError)
     if isinstance(target, Store):
@@ -41,7 +43,7 @@ def opened(target: Any, *, read_only: bool = False) -> Any:
     return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
 
 
-def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
+def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
     """What `call` makes of the store of a run, asked again where the store fails for a moment.
 
     Parameters
@@ -73,7 +75,7 @@ def reached(store: Any, what: str, done: str, call: Callable[[], T]) -> T:
         ) from error
 
 
-def get(store: Any, key: str, most: int) -> bytes | None:
+def get(store: Store, key: str, most: int) -> bytes | None:
     """The value of one key; None where there is none.
 
     Raises
@@ -84,7 +86,7 @@ def get(store: Any, key: str, most: int) -> bytes | None:
     return reached(store, key, "read", lambda: glance(store, key, most))
 
 
-def glance(store: Any, key: str, most: int) -> bytes | None:
+def glance(store: Store, key: str, most: int) -> bytes | None:
     """The same, asked once, with the errors of the store: for calls that are asked again as a whole."""
     if isinstance(store, LocalStore):
         _check_file(store.root / key, key, most)
@@ -116,7 +118,7 @@ def _too_long(key: str, most: int) -> ValueError:
 
 
 def put(
-    store: Any,
+    store: Store,
     key: str,
     value: bytes | bytearray,
     *,
@@ -147,7 +149,7 @@ def put(
     reached(store, key, "written", write)
 
 
-async def _set(store: Any, key: str, value: bytes, name_too: bool) -> None:
+async def _set(store: Store, key: str, value: bytes, name_too: bool) -> None:
     buffer = default_buffer_prototype().buffer.from_bytes(value)
     path = local_path(store, key)
     if path is None:
@@ -164,12 +166,12 @@ async def _set(store: Any, key: str, value: bytes, name_too: bool) -> None:
         atomic.flush_names(path.parent)
 
 
-def put_if_absent(store: Any, key: str, value: bytes) -> None:
+def put_if_absent(store: Store, key: str, value: bytes) -> None:
     """Write one key unless it exists; who won is told by reading it back."""
     reached(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
 
 
-async def _set_if_absent(store: Any, key: str, value: bytes) -> None:
+async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
     if isinstance(store, FsspecStore) and not await store.exists(key):
         # Zarr would look once more and then write; S3, GCS and Azure create a key only where it is not. Of a
         # store that takes no notice of that, or knows it not, whoever asked reads back who was last.
@@ -183,19 +185,19 @@ async def _set_if_absent(store: Any, key: str, value: bytes) -> None:
     await store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value))
 
 
-def delete(store: Any, path: str) -> None:
+def delete(store: Store, path: str) -> None:
     """Delete everything below `path`; of a symbolic link the link alone."""
     if not _unlinked(store, path):
         reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
 
 
-def delete_key(store: Any, key: str) -> None:
+def delete_key(store: Store, key: str) -> None:
     """Delete one key."""
     _unlinked(store, key)
     reached(store, key, "deleted", lambda: sync(store.delete(key)))
 
 
-def _unlinked(store: Any, path: str) -> bool:
+def _unlinked(store: Store, path: str) -> bool:
     """Whether a path was a symbolic link, which then is gone.
 
     Raises
@@ -203,10 +205,10 @@ def _unlinked(store: Any, path: str) -> bool:
     RunAccessError
         If it lies behind one: what is there may be somebody else's.
     """
-    there = local_path(store, path)
-    if there is None:
+    root, there = local_path(store, ""), local_path(store, path)
+    if root is None or there is None:
         return False
-    behind = [each for each in there.parents if each.is_relative_to(store.root) and each != Path(store.root)]
+    behind = [each for each in there.parents if each.is_relative_to(root) and each != root]
     if links := [each for each in behind if each.is_symlink()]:
         raise RunAccessError(
             f"{path!r} of the run at {str(store)!r} is to be deleted and lies behind the symbolic link "
@@ -218,7 +220,7 @@ def _unlinked(store: Any, path: str) -> bool:
     return True
 
 
-def children(store: Any, path: str) -> list[str]:
+def children(store: Store, path: str) -> list[str]:
     """Names directly below `path`, without Zarr's own metadata."""
 
     async def listed() -> list[str]:
@@ -230,12 +232,12 @@ def children(store: Any, path: str) -> list[str]:
     return sorted({name.rstrip("/") for name in names} - {META})
 
 
-def local_path(store: Any, key: str) -> Path | None:
+def local_path(store: Store, key: str) -> Path | None:
     """Where a key lies on this machine's file system, for stores that are directories."""
     return Path(store.root) / key if isinstance(store, LocalStore) else None
 
 
-def flush_names(store: Any, path: str) -> None:
+def flush_names(store: Store, path: str) -> None:
     """Force the names of what was put below a path without them to disk, where the store is a directory."""
     directory = local_path(store, path)
     if directory is not None:

@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
@@ -58,7 +59,7 @@ class Lock:
         If another live process holds it.
     """
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
         self.token = uuid.uuid4().hex[:12]
         self._released = threading.Event()
@@ -133,7 +134,7 @@ def let_go() -> None:
             lock.release()
 
 
-def broken(store: Any) -> str | None:
+def broken(store: Store) -> str | None:
     """Remove the lock of a run, whoever has it, and tell who had; None where there was none.
 
     A writer that lives is stopped before its next commit.
@@ -145,7 +146,7 @@ def broken(store: Any) -> str | None:
     return _named(holder)
 
 
-def writer(store: Any) -> str | None:
+def writer(store: Store) -> str | None:
     """Who writes the run in a store now; None where nobody alive does.
 
     Of another host its clock tells, for whoever looks at the run; a lock is taken over for better reasons.
@@ -161,11 +162,11 @@ def _named(holder: Holder) -> str:
     return f"process {holder.pid} on {holder.host.split(' ', 1)[0]}"
 
 
-def _holder(store: Any) -> Holder:
+def _holder(store: Store) -> Holder:
     return keys.reached(store, _KEY, "read", lambda: _glanced(store))
 
 
-def _glanced(store: Any) -> Holder:
+def _glanced(store: Store) -> Holder:
     try:
         return converted(parsed(keys.glance(store, _KEY, _MOST) or b"{}"), Holder)
     except ValueError:
@@ -183,7 +184,7 @@ def _lives_here(holder: Holder) -> bool | None:
     return owner.lives
 
 
-def _outlives(store: Any, holder: Holder) -> bool:
+def _outlives(store: Store, holder: Holder) -> bool:
     """Whether the writer of a lock still lives, of another machine watched for as long as its lease."""
     alive = _lives_here(holder)
     if alive is not None:

@@ -6,13 +6,14 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import dask
 import numpy as np
 import zarr
 from msgspec import Meta
 from msgspec.structs import replace
+from zarr.abc.store import Store
 
 from dasknmf.core.history import History
 from dasknmf.core.panels import Grid
@@ -191,7 +192,7 @@ class Committed:
     segments: tuple[tuple[int, str], ...] = ()
 
 
-def committed(store: Any, identity: Identity) -> Committed:
+def committed(store: Store, identity: Identity) -> Committed:
     """What the commits of a run of that identity say.
 
     Raises
@@ -219,7 +220,7 @@ def committed(store: Any, identity: Identity) -> Committed:
     return Committed(commit.progress, history, read_sums(store) if commit.has_sums else None, commit.segments)
 
 
-def format_of(store: Any) -> int | None:
+def format_of(store: Store) -> int | None:
     """The format of the run in a store; None if there is no run."""
     try:
         about = records.document(store, "")
@@ -228,7 +229,7 @@ def format_of(store: Any) -> int | None:
         return None
 
 
-def read_run(store: Any) -> schema.RunRecord | None:
+def read_run(store: Store) -> schema.RunRecord | None:
     """The record ``run`` of a store; None if there is no run.
 
     Raises
@@ -245,18 +246,18 @@ def read_run(store: Any) -> schema.RunRecord | None:
     return None if found is None else records.read_record(store, "run", schema.RunRecord)
 
 
-def write_sums(store: Any, sums: tuple[float, ...]) -> None:
+def write_sums(store: Store, sums: tuple[float, ...]) -> None:
     arrays.write_array(store, "panels/sums", np.asarray(sums))
 
 
-def read_sums(store: Any) -> tuple[float, ...]:
+def read_sums(store: Store) -> tuple[float, ...]:
     sums = arrays.read_array(store, "panels/sums")
     if sums.ndim != 1 or sums.dtype != np.float64:
         raise arrays.damaged(store, "panels/sums", f"it is of {sums.dtype}, shape {sums.shape}")
     return tuple(sums.tolist())
 
 
-def read_grid(store: Any, identity: Identity) -> Grid:
+def read_grid(store: Store, identity: Identity) -> Grid:
     """The panels that a run was begun with.
 
     Raises

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from msgspec import Struct, to_builtins
+from zarr.abc.store import Store
 
 from dasknmf.errors import RunDamagedError, RunError
 from dasknmf.store import keys
@@ -34,7 +35,7 @@ class _Document(Struct):
 
 
 def write_record(
-    store: Any, path: str, record: Struct | dict[str, Any], *, unless: Callable[[], None] | None = None
+    store: Store, path: str, record: Struct | dict[str, Any], *, unless: Callable[[], None] | None = None
 ) -> None:
     """Replace the record at `path` by a struct of `schema`, or its fields; `unless` as of `keys.put`."""
     content = to_builtins(record) if isinstance(record, Struct) else record
@@ -48,7 +49,7 @@ def write_record(
     keys.put(store, f"{path}/{keys.META}", value, unless=unless)
 
 
-def read_record(store: Any, path: str, kind: type[T]) -> T | None:
+def read_record(store: Store, path: str, kind: type[T]) -> T | None:
     """The record at `path`, or None if there is none.
 
     Parameters
@@ -70,7 +71,7 @@ def read_record(store: Any, path: str, kind: type[T]) -> T | None:
     return None if raw is None else decoded(store, path, raw, kind)
 
 
-def needed_record(store: Any, path: str, kind: type[T]) -> T:
+def needed_record(store: Store, path: str, kind: type[T]) -> T:
     """The record at `path`, without which the run is damaged; see `read_record`."""
     record = read_record(store, path, kind)
     if record is None:
@@ -78,7 +79,7 @@ def needed_record(store: Any, path: str, kind: type[T]) -> T:
     return record
 
 
-def decoded(store: Any, path: str, raw: bytes, kind: type[T]) -> T:
+def decoded(store: Store, path: str, raw: bytes, kind: type[T]) -> T:
     """The record in the document of a path; see `read_record`."""
     try:
         attributes = converted(parsed(raw), _Document).attributes
@@ -89,7 +90,7 @@ def decoded(store: Any, path: str, raw: bytes, kind: type[T]) -> T:
         raise damaged(store, path, str(error)) from error
 
 
-def document(store: Any, path: str) -> dict[str, Any] | None:
+def document(store: Store, path: str) -> dict[str, Any] | None:
     """Zarr's document at a path, or None if there is none.
 
     Raises
@@ -101,7 +102,7 @@ def document(store: Any, path: str) -> dict[str, Any] | None:
     return None if raw is None else parsed(raw)
 
 
-def damaged(store: Any, path: str, reason: str) -> RunDamagedError:
+def damaged(store: Store, path: str, reason: str) -> RunDamagedError:
     """The error of a damaged record."""
     return RunDamagedError(
         f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a run goes on only "

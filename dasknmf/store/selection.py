@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from msgspec.structs import asdict
+from zarr.abc.store import Store
 
 from dasknmf.store import arrays, keys, records
 from dasknmf.store.progress import Progress
@@ -44,7 +45,7 @@ _OF_CONSENSUS = (
 )
 
 
-def write_findings(store: Any, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
+def write_findings(store: Store, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
     """Keep JSON values, and arrays by name, of the run after so many passes."""
     keys.delete(store, _RECORD)  # first: it vouches for arrays that go now
     keys.delete(store, _PATH)
@@ -56,7 +57,7 @@ def write_findings(store: Any, content: dict[str, Any], values: dict[str, np.nda
     records.write_record(store, _RECORD, FindingsRecord(Findings(**content), dtypes, passes))
 
 
-def concluded(store: Any, progress: Progress) -> bool:
+def concluded(store: Store, progress: Progress) -> bool:
     """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
     record = records.read_record(store, _RECORD, FindingsRecord)
     return record is not None and _concludes(progress, record.passes)
@@ -66,7 +67,7 @@ def _concludes(progress: Progress, passes: int) -> bool:
     return progress.conclusion is not None and int(progress.conclusion.state.split("-")[0]) == passes
 
 
-def read_findings(store: Any, progress: Progress, identity: Identity) -> dict[str, Any] | None:
+def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[str, Any] | None:
     """Both, by name; None where there is nothing, or models have moved since.
 
     Raises

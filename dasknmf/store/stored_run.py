@@ -50,6 +50,7 @@ from dasknmf.store import arrays, image_grid, keys, records, selection
 from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
 from dasknmf.store.factors import FactorVersion, pass_of
+from dasknmf.store.keys import Target
 from dasknmf.store.lock import Lock
 from dasknmf.store.progress import (
     Commit,
@@ -107,7 +108,7 @@ class StoredRun:
 
     def __init__(
         self,
-        target: Any,
+        target: Target,
         identity: dict[str, Any],
         budget: dict[str, Any],
         grid: Grid,
@@ -376,7 +377,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> li
     ]
 
 
-def _writable(target: Any) -> Any:
+def _writable(target: Target) -> Any:
     try:
         store = keys.opened(target)
         keys.children(store, "")

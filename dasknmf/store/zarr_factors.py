@@ -9,9 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
+from zarr.abc.store import Store
 
 from dasknmf.core.panels import Grid
 from dasknmf.core.state import FactorState, Named, State, from_named
@@ -34,7 +34,7 @@ class ZarrFactors:
         Of the rows.
     """
 
-    def __init__(self, store: Any, grid: Grid, n_columns: int, dtype: np.dtype) -> None:
+    def __init__(self, store: Store, grid: Grid, n_columns: int, dtype: np.dtype) -> None:
         self.store = store
         self._n_panels = len(grid)
         self._rows_max = grid.rows_max
@@ -122,7 +122,7 @@ _INLINE = 64
 """Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
 
 
-def write_part(store: Any, path: str, states: Sequence[State]) -> None:
+def write_part(store: Store, path: str, states: Sequence[State]) -> None:
     """Write the states of some models.
 
     A task that runs twice, because its worker was taken for dead, writes arrays of its own: it never touches
@@ -156,7 +156,7 @@ def write_part(store: Any, path: str, states: Sequence[State]) -> None:
     records.write_record(store, path, schema.States(tuple(models)))
 
 
-def read_part(store: Any, path: str, models: Collection[int]) -> dict[int, State] | None:
+def read_part(store: Store, path: str, models: Collection[int]) -> dict[int, State] | None:
     """The states of some of the models that were written there; None where nothing was.
 
     Raises
@@ -174,7 +174,7 @@ def read_part(store: Any, path: str, models: Collection[int]) -> dict[int, State
 
 
 def _states_of(
-    store: Any, path: str, stored: Sequence[schema.ModelState], models: Collection[int]
+    store: Store, path: str, stored: Sequence[schema.ModelState], models: Collection[int]
 ) -> dict[int, State]:
     read: dict[str, np.ndarray] = {}
     states: dict[int, State] = {}
