@@ -1,4 +1,4 @@
-"""Exceptions, grouped by what a handler would do about them.
+"""Exceptions, grouped by the remedy.
 
 ::
 
@@ -68,7 +68,7 @@ class RunLockedError(RunError):
 
 
 class RunAccessError(RunError):
-    """The run store does not take what a pass writes, or does not give what it has."""
+    """The run store cannot be written or read."""
 
 
 class RunDamagedError(RunError):

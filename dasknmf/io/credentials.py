@@ -15,7 +15,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _NAMES_A_PLACE = {"github", "git"}
-"""Schemes in which what stands before an @ is a place and no user."""
+"""Schemes with a place before the @, and no user."""
 _NAMES_A_USER = {
     "abfs",
     "abfss",
@@ -30,7 +30,7 @@ _NAMES_A_USER = {
     "wasbs",
     "webhdfs",
 }
-"""Schemes in which it is a user or a container; in others it may be a token."""
+"""Schemes with a user or a container before the @; in others it may be a token."""
 
 
 def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
@@ -40,7 +40,7 @@ def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
     ----------
     place : path, URL or store
     kind : type
-        What is raised; its message does not hold the URL.
+        The error to raise; its message does not hold the URL.
     """
     text = str(place)
     if "://" not in text:
@@ -63,5 +63,5 @@ def _has_secret(scheme: str, authority: str) -> bool:
     user, _, host = authority.rpartition("@")
     if user and scheme not in _NAMES_A_USER:
         return True
-    # A secret with a slash ends the authority early: what then stands behind the colon is no port.
+    # A secret with a slash ends the authority early, and its start is then no port.
     return ":" in user or not _PORT.fullmatch(host)

@@ -1,4 +1,4 @@
-"""Libraries of extras, asked for by what cannot be written without them."""
+"""Libraries of extras, which some outputs need."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dasknmf.errors import SourceError
 
 
 def needed(name: str, what: str = "tables of cells and genes", extra: str = "anndata") -> Any:
-    """The library of this name, with which `what` is written; the extra has it.
+    """The library of this name, which writes `what` and comes with the extra.
 
     Raises
     ------
     SourceError
-        If it is not installed.
+        If the library is not installed.
     """
     try:
         return import_module(name)

@@ -1,4 +1,4 @@
-"""Whose something on a disk is: the process that left it there, and whether that still lives.
+"""Owners of files: the process that left them, and whether it still lives.
 
 A process is its number on a machine since that was started, and when it began: numbers are given again.
 When it began is counted from the start of the machine, since clocks are set while processes run.
@@ -36,29 +36,29 @@ class Owner:
 
     @classmethod
     def this(cls) -> Owner:
-        """The process that asks."""
+        """This process."""
         return cls(_host(), os.getpid(), _started(os.getpid()) or 0.0)
 
     @property
     def lives(self) -> bool | None:
-        """Whether it lives on this machine; None if it is one of another."""
+        """Whether the process lives on this machine; None if it belongs to another."""
         if self.host != _host():
             return None
         try:
             started = _started(self.pid)
         except psutil.AccessDenied:
-            return True  # there is one of this number, and more is not told
+            return True  # a process of this number exists, and its start is hidden
         return started is not None and abs(started - self.started) < 1.0
 
 
 def signed() -> str:
-    """Part of a name that no other has, by which `left_behind` knows whose it is."""
+    """A unique part of a name, by which `left_behind` finds the owner."""
     owner = Owner.this()
     return f"{_short(owner.host)}-{owner.pid:x}-{int(owner.started):x}-{uuid.uuid4().hex[:8]}"
 
 
 def left_behind(names: Iterable[str]) -> list[str]:
-    """Those of some names that begin with what `signed` gave a process of this machine which is dead."""
+    """The names that begin with a signature of a dead process of this machine; see `signed`."""
     here = _host()
     left = []
     for name in names:
@@ -66,7 +66,7 @@ def left_behind(names: Iterable[str]) -> list[str]:
         try:
             pid, started = (int(each, 16) for each in rest[:2])
         except ValueError:
-            continue  # nobody has signed it
+            continue  # without a signature
         if host == _short(here) and not Owner(here, pid, started).lives:
             left.append(name)
     return left
@@ -91,7 +91,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> float | None:
-    """When a process began; None if there is none, or a dead one that nobody has waited for.
+    """When a process began; None if there is none, or only a zombie.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Storage that fails for a moment is asked again, a little later each time.
+"""Retries of reads and writes that fail for a moment, after a longer wait each time.
 
-Stores throttle, connections drop, servers restart: what helps is to ask once more, and not at once.
-What no waiting mends (a full disk, a permission, a key that is not there) is raised at once.
+Stores throttle, connections drop, servers restart: such errors are transient. Others (a full disk, a
+permission, a missing key) are raised at once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _ATTEMPTS = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
 """Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
 _LONGEST = 60.0
-"""Seconds after which nothing is asked again: clients of object stores have patience of their own."""
+"""Seconds after which there is no retry: clients of object stores retry by themselves."""
 
 
 class Retries:
-    """How often storage was asked again; safe to add to from several threads."""
+    """A count of retries; safe to add to from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class Retries:
             self.total += 1
 
     def taken(self) -> int:
-        """The number so far, from where it begins anew."""
+        """The count so far, which begins anew."""
         with self._lock:
             total, self.total = self.total, 0
         return total
@@ -56,7 +56,7 @@ _attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
 
 @contextmanager
 def counted() -> Iterator[Retries]:
-    """Count what this task asks again: the variable follows it into Zarr's event loop."""
+    """A context that counts the retries of this task: the variable follows it into Zarr's event loop."""
     retries = Retries()
     token = _retries.set(retries)
     try:
@@ -67,7 +67,7 @@ def counted() -> Iterator[Retries]:
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """Ask once only: for what may as well be left undone."""
+    """A context without retries: for what may as well be left undone."""
     token = _attempts.set(1)
     try:
         yield
@@ -76,19 +76,19 @@ def hurried() -> Iterator[None]:
 
 
 def patiently(call: Callable[[], T], what: str) -> T:
-    """What `call` returns, asked again for as long as its errors are transient.
+    """The result of `call`, which is repeated for as long as its errors are transient.
 
     Parameters
     ----------
     call : callable
-        Without arguments; asked twice it does what it does asked once.
+        Without arguments; a repetition must do no harm.
     what : str
-        What is read or written, and where: for messages.
+        The key that is read or written, and its store: for messages.
 
     Raises
     ------
     UnavailableError
-        If its errors were still transient when patience was at its end. Others are raised as they are.
+        If the errors are still transient after the last attempt. Other errors are raised as they are.
     """
     for attempt in tenacity.Retrying(**_policy(what)):
         with attempt:
@@ -104,14 +104,14 @@ async def _patiently_awaited(call: Callable[[], Awaitable[T]], what: str) -> T:
 
 
 def read_patiently(call: Callable[[], T], what: str) -> T:
-    """The same for a read of V, which may also be refused.
+    """The result of `call`, which reads V; see `patiently`.
 
     Raises
     ------
     SourceError
-        If it is: what could not be read is said.
+        If the store refuses.
     UnavailableError
-        If no answer came for a minute, and as long again as the store's own client asks.
+        If the store did not answer for a minute, and as long again as its own client retries.
     """
     with _naming(what):
         return patiently(call, what)
@@ -131,20 +131,20 @@ def _naming(what: str) -> Iterator[None]:
 
 
 class PatientStore(WrapperStore[Any]):
-    """A store of V that is asked again for what it could not return."""
+    """A store of V with retries."""
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
 
-    # From Zarr 3.3 on, parts of shards are asked for in these ways too.
+    # From Zarr 3.3 on, parts of shards are read in these ways too.
 
     async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
         ranges = list(byte_ranges)
 
-        async def asked() -> list[Any]:
+        async def groups() -> list[Any]:
             return [group async for group in self._store.get_ranges(key, ranges, **options)]
 
-        for group in await self._patiently(key, asked):
+        for group in await self._patiently(key, groups):
             yield group
 
     def get_sync(self, key: str, **options: Any) -> Any:
@@ -159,19 +159,14 @@ class PatientStore(WrapperStore[Any]):
 
 
 def _policy(what: str) -> dict[str, Any]:
-    def told(state: tenacity.RetryCallState) -> None:
-        retries = _retries.get()
-        if retries is not None:
+    def logged(state: tenacity.RetryCallState) -> None:
+        if (retries := _retries.get()) is not None:
             retries.add()
-        assert state.outcome is not None
-        assert state.next_action is not None
-        reason = brief(state.outcome.exception())
-        log.warning("%s is asked for again in %.1f s: %s", what, state.next_action.sleep, reason)
+        wait = state.next_action.sleep if state.next_action else 0.0
+        log.warning("%s is tried again in %.1f s: %s", what, wait, brief(_error(state)))
 
     def given_up(state: tenacity.RetryCallState) -> Any:
-        assert state.outcome is not None
-        error = state.outcome.exception()
-        assert error is not None
+        error = _error(state)
         raise UnavailableError(
             f"{what} could not be reached in {state.attempt_number} attempts within "
             f"{state.seconds_since_start or 0:.0f} s ({brief(error)}); what is committed stands: start the "
@@ -184,32 +179,38 @@ def _policy(what: str) -> dict[str, Any]:
         | tenacity.stop_after_delay(_LONGEST),
         "wait": tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
         + tenacity.wait_random(0, _FIRST_WAIT),
-        "before_sleep": told,
+        "before_sleep": logged,
         "retry_error_callback": given_up,
     }
 
 
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
+
+
+_REFUSALS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ssl.SSLCertVerificationError,
+)
 _PERMANENT = {
-    errno.EACCES,
     errno.EBADF,
     errno.EDQUOT,
-    errno.EEXIST,
     errno.EFBIG,
     errno.EINVAL,
-    errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.ENOENT,
     errno.ENOSPC,
     errno.ENOSYS,
-    errno.ENOTDIR,
     errno.ENOTEMPTY,
-    errno.EPERM,
     errno.EROFS,
     errno.EXDEV,
 }
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 509}
-"""Statuses with which a web server says: later."""
+"""Statuses of a web server that is busy for now."""
 _LATER = {
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
@@ -227,9 +228,9 @@ _LATER = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
-"""Codes with which S3 and its kin say it, whatever the status, often 400: botocore asks again for these."""
+"""Codes of S3 and its kin for the same, with any status, often 400: botocore retries them."""
 _IN_WORDS = ("Forbidden", "CERTIFICATE_VERIFY_FAILED")
-"""Refusals that are told in words alone: of gcsfs, and of a certificate, through any library."""
+"""Refusals without a code: of gcsfs, and of a certificate, through any library."""
 _LOST = {
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
     "azure.core.exceptions": ("ServiceRequestError", "ServiceResponseError"),
@@ -237,7 +238,7 @@ _LOST = {
         "ConnectionError",
         "HTTPClientError",
         "IncompleteReadError",
-        # What the servers of a cloud's machines tell of their roles; they are asked again as any.
+        # Of the server that gives a machine in a cloud its role.
         "CredentialRetrievalError",
     ),
     "botocore.parsers": ("ResponseParserError",),
@@ -261,27 +262,25 @@ _OF_STORAGE = {
 
 
 def transient(error: BaseException) -> bool:
-    """Whether an error may be gone when the same is asked again."""
+    """Whether an error may be gone with the next attempt."""
     if isinstance(error, DaskNMFError):
-        return False  # asked often enough
+        return False  # retried already
     if any(_code(each) in _LATER for each in _chain(error)):
         return True
     status = next(filter(None, map(_status, _chain(error))), None)
     if status is not None:
         return status in _BUSY
-    if isinstance(error, (FileNotFoundError, PermissionError, FileExistsError, ssl.SSLCertVerificationError)):
-        return False
-    if any(words in str(error) for words in _IN_WORDS):
+    if isinstance(error, _REFUSALS) or any(words in str(error) for words in _IN_WORDS):
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno not in _PERMANENT
-    # Of an OSError without a number the kind tells: codecs and readers of files raise it of what is damaged.
+    # An OSError without a number is decided by its class: codecs and readers raise it for damaged content.
     lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded(_LOST))
     return any(isinstance(each, lost) for each in _chain(error))
 
 
 def of_storage(error: BaseException) -> bool:
-    """Whether storage has raised it, and not a mistake of whoever asked."""
+    """Whether an error comes from storage, and not from a mistake of the caller."""
     return isinstance(error, (OSError, *_loaded(_OF_STORAGE)))
 
 
@@ -304,14 +303,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _code(error: BaseException) -> str | None:
-    """What S3 calls it."""
+    """The code of an error of S3."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return code if isinstance(code, str) else None
 
 
 def _status(error: BaseException) -> int | None:
-    """What a web server answered: of botocore, aiohttp, azure and gcsfs, in this order."""
+    """The status of an error of a web server: of botocore, aiohttp, azure and gcsfs, in this order."""
     response = getattr(error, "response", None)
     found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     for name in ("status", "status_code", "code"):

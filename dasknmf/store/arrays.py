@@ -136,7 +136,7 @@ def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarr
     """
     nbytes = prod(shape) * dtype.itemsize
     if nbytes > MOST_CHUNK:
-        raise ValueError(f"its chunk has {nbytes} bytes, and at most {MOST_CHUNK} may be asked for")
+        raise ValueError(f"its chunk has {nbytes} bytes, and at most {MOST_CHUNK} are read")
     raw = keys.get(store, key, nbytes + _CRC_BYTES)
     if raw is None:
         raise ValueError("its chunk is missing")

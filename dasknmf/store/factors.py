@@ -1,8 +1,8 @@
-"""What tasks read and write: versions of W, and the small states.
+"""The factors that tasks read and write: versions of W, and small states.
 
 A version is every panel's rows after one pass. It is never written twice: its name holds the
-number of the pass and a token of the client that ran it, so a task that wakes up late writes
-beside the live factors, not over them.
+number of the pass and a token of the client that ran it, so a task that wakes up late does not
+overwrite live factors.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FactorVersion(Record, frozen=True):
 
     @property
     def models(self) -> frozenset[int]:
-        """Those that left rows in it."""
+        """Models with rows in this version."""
         return frozenset(model for model, _, _ in self.widths)
 
     def of_model(self, block: np.ndarray, model: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def pass_of(name: str) -> int:
 
 
 class Factors(Protocol):
-    """Both kinds of factor store, as the engine sees them."""
+    """The interface of both kinds of factor store."""
 
     def begin(self, version: FactorVersion) -> None:
         """Make room for a version, before any task writes to it."""
@@ -106,13 +106,13 @@ class Factors(Protocol):
         """One model's small state after the pass of that name; empty before the first."""
 
     def read_states(self, name: str, models: Sequence[int]) -> list[State]:
-        """Those of several models, which may be named more than once."""
+        """The states of several models, which may be named more than once."""
 
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
         """Keep the small states of models from `first` on."""
 
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
-        """States other than those of these models, by the names of passes, are not asked for any more."""
+        """Delete states except those of these models, given by the names of passes."""
 
     def drop(self, version: str) -> None:
         """Delete a version that no commit needs any more."""

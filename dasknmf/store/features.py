@@ -1,4 +1,4 @@
-"""What a run keeps of the features, with which H is of use: written once, read back with H."""
+"""Names, scale and weight of the features of a run: written once, read with H."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _MOST_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Features:
-    """What V knows of its columns, and of a stack of images that it is."""
+    """Names, scale and weight of the columns of X, and the layout of a stack of images."""
 
     names: np.ndarray | None = None
     scale: np.ndarray | None = None
-    """What each was divided by."""
+    """The divisor of each column."""
     weight: np.ndarray | None = None
-    """How often each counts."""
+    """The weight of each column."""
     layout: Layout | None = None
 
 
 def digest(names: Sequence[str] | np.ndarray) -> str:
-    """What a run's identity keeps of its names."""
+    """The digest of names in a run's identity."""
     return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]
 
 
 def write_features(store: Store, features: Features) -> None:
-    """Keep scale, weight and names, if there are any; of too many names, that they are not kept."""
+    """Write scale, weight and names, as far as there are any, but no more than 16 MiB of names."""
     if features.scale is not None:
         arrays.write_array(store, _SCALE, features.scale)
     if features.weight is not None:
@@ -70,12 +70,12 @@ def write_features(store: Store, features: Features) -> None:
 
 
 def read_names(store: Store, identity: Identity) -> np.ndarray | None:
-    """The names of a run, shape (n_features,), or None where it keeps none.
+    """The feature names of a run, shape (n_features,); None if it has none.
 
     Raises
     ------
     RunDamagedError
-        If they are missing, or not those of the run's identity.
+        If they are missing, or differ from the run's identity.
     """
     known = identity.feature_names
     if known is None:
@@ -93,7 +93,7 @@ def read_names(store: Store, identity: Identity) -> np.ndarray | None:
 
 
 def check(store: Store, identity: Identity, features: Features) -> None:
-    """Refuse to go on with features of other names, or divided by something else.
+    """Raise if the features have other names or another scale than those of the run.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def check(store: Store, identity: Identity, features: Features) -> None:
 
 
 def stored_scale(target: Target) -> np.ndarray | None:
-    """What the features of the run at a path, URL or store were divided by; None where no run tells.
+    """The divisors of the features of the run at a path, URL or store; None if there are none.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def stored_scale(target: Target) -> np.ndarray | None:
 
 
 def read_preparation(store: Store, identity: Identity) -> dict[str, Any]:
-    """What was done to V in every read: `target_sum`, `log1p` and `scale`; empty where nothing was.
+    """The preparation of a run: `target_sum`, `log1p` and `scale`; empty where X is not `Prepared`.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def read_preparation(store: Store, identity: Identity) -> dict[str, Any]:
 
 
 def _each(store: Store, path: str, identity: Identity) -> np.ndarray:
-    """An array with a number for each feature."""
+    """An array of shape (n_features,)."""
     values = arrays.read_array(store, path)
     n_features = identity.shape[1]
     if values.shape != (n_features,) or values.dtype.kind != "f":
@@ -165,7 +165,7 @@ def _each(store: Store, path: str, identity: Identity) -> np.ndarray:
 
 
 def read_weight(store: Store, identity: Identity) -> np.ndarray | None:
-    """How often each feature counts; None: once.
+    """The weights of the features of a run; None if there are none.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Keys of the store of a run: read, written as a whole, deleted, listed; each asked again for a while.
+"""Keys of the store of a run: read, written as a whole, deleted, listed; each with retries.
 
 A directory is written so that what has a name is on disk, and without Zarr's event loop; see `io.atomic`.
 """
@@ -44,7 +44,7 @@ def opened(target: Target, *, read_only: bool = False) -> Store:
 
 
 def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
-    """What `call` makes of the store of a run, asked again where the store fails for a moment.
+    """The result of `call` on the store of a run, with retries where the store fails for a moment.
 
     Parameters
     ----------
@@ -52,15 +52,15 @@ def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
     what : str
         The key.
     done : str
-        What `call` does to it: "read" or "written".
+        What `call` does to the key: "read", "written" or "deleted".
     call : callable
 
     Raises
     ------
     RunAccessError
-        If the store refuses; that committed is not lost, and which run it was, is said.
+        If the store refuses.
     UnavailableError
-        If it did not answer for a minute, and as long again as its own client asks.
+        If the store did not answer for a minute, and as long again as its own client retries.
     FileNotFoundError
         If there is nothing to read.
     """
@@ -87,14 +87,14 @@ def get(store: Store, key: str, most: int) -> bytes | None:
 
 
 def glance(store: Store, key: str, most: int) -> bytes | None:
-    """The same, asked once, with the errors of the store: for calls that are asked again as a whole."""
+    """The value of one key, without retries and with the errors of the store; see `get`."""
     if isinstance(store, LocalStore):
         _check_file(store.root / key, key, most)
     if type(store) is LocalStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             return (store.root / key).read_bytes()
         return None
-    # One byte more than there may be tells a longer value, and needs no question of its own.
+    # One byte more than the limit reveals a longer value without another request.
     value = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, most + 1)))
     if value is not None and len(value) > most:
         raise _too_long(key, most)
@@ -102,11 +102,11 @@ def glance(store: Store, key: str, most: int) -> bytes | None:
 
 
 def _check_file(path: Path, key: str, most: int) -> None:
-    """What stands there is told without being read: a pipe would never end."""
+    """Raise if a file is too long, or is no regular file: a pipe would never end."""
     try:
         found = path.stat()
     except OSError:
-        return  # told by whoever reads it
+        return  # the read raises it
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{key} is no file")
     if found.st_size > most:
@@ -133,9 +133,9 @@ def put(
     key : str
     value : bytes or bytearray
     name_too : bool
-        Whether the key cannot be missing after a power cut either; without, not before `flush_names`.
+        Whether the key's name is flushed to disk too; otherwise `flush_names` does it later.
     unless : callable, optional
-        Called before every attempt, which it may prevent by an error.
+        Called before every attempt; its error prevents the attempt.
     """
 
     def write() -> None:
@@ -167,14 +167,14 @@ async def _set(store: Store, key: str, value: bytes, name_too: bool) -> None:
 
 
 def put_if_absent(store: Store, key: str, value: bytes) -> None:
-    """Write one key unless it exists; who won is told by reading it back."""
+    """Write one key unless it exists; the caller reads back which writer won."""
     reached(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
 
 
 async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
     if isinstance(store, FsspecStore) and not await store.exists(key):
-        # Zarr would look once more and then write; S3, GCS and Azure create a key only where it is not. Of a
-        # store that takes no notice of that, or knows it not, whoever asked reads back who was last.
+        # Zarr would look once more and then write; S3, GCS and Azure create a key only where there is none.
+        # For other stores the caller reads back which writer was last.
         try:
             await store.fs._pipe_file(f"{store.path}/{key}", value, mode="create")
         except FileExistsError:
@@ -186,7 +186,7 @@ async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
 
 
 def delete(store: Store, path: str) -> None:
-    """Delete everything below `path`; of a symbolic link the link alone."""
+    """Delete everything below `path`; a symbolic link is deleted, and not what it leads to."""
     if not _unlinked(store, path):
         reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
 
@@ -198,12 +198,12 @@ def delete_key(store: Store, key: str) -> None:
 
 
 def _unlinked(store: Store, path: str) -> bool:
-    """Whether a path was a symbolic link, which then is gone.
+    """Delete `path` if it is a symbolic link, and return whether it was.
 
     Raises
     ------
     RunAccessError
-        If it lies behind one: what is there may be somebody else's.
+        If the path lies behind a symbolic link.
     """
     root, there = local_path(store, ""), local_path(store, path)
     if root is None or there is None:
@@ -233,12 +233,12 @@ def children(store: Store, path: str) -> list[str]:
 
 
 def local_path(store: Store, key: str) -> Path | None:
-    """Where a key lies on this machine's file system, for stores that are directories."""
+    """The file of a key, if the store is a directory of this machine."""
     return Path(store.root) / key if isinstance(store, LocalStore) else None
 
 
 def flush_names(store: Store, path: str) -> None:
-    """Force the names of what was put below a path without them to disk, where the store is a directory."""
+    """Force the names of keys below a path to disk, where the store is a directory."""
     directory = local_path(store, path)
     if directory is not None:
         reached(store, path, "written", lambda: atomic.flush_names(directory))

@@ -4,7 +4,7 @@ The lock is a key that is created only where it does not exist. It names its pro
 while that lives. A lock of a dead process of this host is taken over at once; one of another host is
 watched: a writer that lives renews it meanwhile, and who has not for as long as a lease is dead. No
 clock is compared with another's. Stores without an atomic create, and writers that slept longer than
-their lease, can still let two in: whoever opens a run commits its own epoch first, and
+their lease, can still let two in: a process that opens a run commits its own writer_id first, and
 `StoredRun.check_owner` stops the other before its next commit.
 """
 
@@ -97,7 +97,7 @@ class Lock:
         return _holder(self._store).token == self.token
 
     def seems_held(self) -> bool:
-        """The same, asked once, with the errors of the store."""
+        """Whether the lock is still ours: one attempt, with the errors of the store."""
         return _glanced(self._store).token == self.token
 
     def release(self) -> None:
@@ -105,7 +105,7 @@ class Lock:
         self._released.set()
         _held.discard(self)
         self._renewing.join()
-        # Who ends because the store is out of reach does not wait for it once more.
+        # A process that ends because the store is out of reach does not wait for it once more.
         try:
             with hurried():
                 if self.is_held():
@@ -115,8 +115,8 @@ class Lock:
 
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED):
-            # Asked once: what comes late would take the lock from whoever has it by then. The lease outlasts
-            # four of these.
+            # Without retries: a late write would take the lock from its next holder. The lease outlasts four
+            # renewals.
             with suppress(RunAccessError, UnavailableError), hurried():
                 if not self.is_held():
                     return
@@ -135,9 +135,9 @@ def let_go() -> None:
 
 
 def broken(store: Store) -> str | None:
-    """Remove the lock of a run, whoever has it, and tell who had; None where there was none.
+    """Remove the lock of a run, and return its holder; None if there was none.
 
-    A writer that lives is stopped before its next commit.
+    A living writer is stopped before its next commit.
     """
     holder = _holder(store)
     if not holder.token:
@@ -147,9 +147,9 @@ def broken(store: Store) -> str | None:
 
 
 def writer(store: Store) -> str | None:
-    """Who writes the run in a store now; None where nobody alive does.
+    """The living process that writes the run in a store; None if there is none.
 
-    Of another host its clock tells, for whoever looks at the run; a lock is taken over for better reasons.
+    For a process of another host the clocks of both hosts decide: good enough to be shown.
     """
     holder = _holder(store)
     alive = _lives_here(holder)
@@ -170,7 +170,7 @@ def _glanced(store: Store) -> Holder:
     try:
         return converted(parsed(keys.glance(store, _KEY, _MOST) or b"{}"), Holder)
     except ValueError:
-        return _NOBODY  # half of a lock, or what is none, holds nothing
+        return _NOBODY  # half of a lock, or other content, holds nothing
 
 
 def _lives_here(holder: Holder) -> bool | None:
@@ -179,7 +179,7 @@ def _lives_here(holder: Holder) -> bool | None:
         return False
     owner = Owner(holder.host, holder.pid, holder.started)
     if owner == Owner.this():
-        # One that it could not release, as of a disk that was full, is held no more.
+        # A lock that could not be released, on a full disk for example, is held no more.
         return any(lock.token == holder.token for lock in list(_held))
     return owner.lives
 

@@ -31,17 +31,17 @@ class MemoryRun:
         self.sums = sums
 
     def plan(self, content: dict[str, Any]) -> None:
-        """Nobody else can look at this run."""
+        """Nothing: no other process can open this run."""
 
     found: dict[str, Any] | None = None
-    """Nothing from an earlier session."""
+    """Findings of an earlier session: none."""
 
     def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Whoever found it out has it."""
+        """Nothing: the caller has them."""
 
     @property
     def concluded(self) -> bool:
-        """Whether the models have been followed by a conclusion."""
+        """Whether there are final factors made of all models."""
         return self.progress.conclusion is not None
 
     def forget(self, versions: Iterable[FactorVersion]) -> None:
@@ -50,10 +50,10 @@ class MemoryRun:
             self.factors.drop(version.name)
 
     def discard(self) -> None:
-        """Nothing of it is anywhere else."""
+        """Nothing: there is nothing to delete."""
 
     def check_owner(self) -> None:
-        """Nobody else can reach this memory."""
+        """Nothing: the run has no other writer."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing: nothing is open."""

@@ -1,4 +1,4 @@
-"""A run read from its store: W and H of a fit, whether it has finished or not."""
+"""A run, read from its store: W, H and history of a fit."""
 
 from __future__ import annotations
 
@@ -182,18 +182,18 @@ class Run:
 
     @property
     def factors(self) -> ZarrFactors:
-        """Where they are kept."""
+        """The factor store."""
         one = self.identity
         return ZarrFactors(self.store, self._grid, one.n_columns, np.dtype(one.dtype))
 
     @property
     def concluded(self) -> bool:
-        """Whether the factors are what was made of many factorizations."""
+        """Whether the factors were made of many factorizations."""
         return self.progress.conclusion is not None
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """What was found out about many factorizations, once the factors are what followed from it."""
+        """The findings about many factorizations, once the factors were made from them."""
         if not selection.concluded(self.store, self.progress):
             return None
         return selection.read_findings(self.store, self.progress, self.identity)
@@ -322,10 +322,10 @@ def rows_in_memory(factors: Factors, location: FactorLocation, grid: Grid) -> np
 
 
 def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
-    """The same as a Dask array, one chunk per panel, pinned to the live version."""
+    """W's rows of the leading model as a Dask array, one chunk per panel, pinned to the live version."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
-    # One layer for all panels: a layer for each makes whoever takes one of them look through all.
+    # One layer for all panels: with a layer for each, taking one block looks through all of them.
     graph: dict[Any, GraphNode] = {}
     for number, panel in enumerate(grid):
         key = (name, number, 0)
@@ -345,5 +345,5 @@ def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, 
 
 
 def _rows_of(factors: Factors, location: FactorLocation, panel: int, n_rows: int) -> np.ndarray:
-    assert location.rows is not None  # asked for only once there is a pair
+    assert location.rows is not None  # there is a pair
     return location.rows.of_model(factors.read_rows(location.rows, panel, n_rows), location.phase_index)

@@ -1,4 +1,4 @@
-"""What was found out about the models of a run when they had ended: kept beside them."""
+"""Findings about the models of a run that have ended: a record and arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLUMNS = (
     "dispersion",
     "cophenetic",
 )
-"""Of what a sweep tells of each rank, in their order."""
+"""Columns of the table of ranks of a sweep, in their order."""
 _OF_SWEEP = ("rule", "best", "n_asked")
 _OF_SPECTRA = ("density", "kept", "labels")
 _OF_CONSENSUS = (
@@ -46,7 +46,7 @@ _OF_CONSENSUS = (
 
 
 def write_findings(store: Store, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
-    """Keep JSON values, and arrays by name, of the run after so many passes."""
+    """Write JSON values, and arrays by name, of the run after so many passes."""
     keys.delete(store, _RECORD)  # first: it vouches for arrays that go now
     keys.delete(store, _PATH)
     dtypes = {}
@@ -58,7 +58,7 @@ def write_findings(store: Store, content: dict[str, Any], values: dict[str, np.n
 
 
 def concluded(store: Store, progress: Progress) -> bool:
-    """Whether the conclusion of the run is what followed from it, and not from an earlier one."""
+    """Whether the conclusion of the run was made from the findings in the store."""
     record = records.read_record(store, _RECORD, FindingsRecord)
     return record is not None and _concludes(progress, record.passes)
 
@@ -68,7 +68,7 @@ def _concludes(progress: Progress, passes: int) -> bool:
 
 
 def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[str, Any] | None:
-    """Both, by name; None where there is nothing, or models have moved since.
+    """The findings by name; None if there are none, or models have moved since.
 
     Raises
     ------

@@ -1,21 +1,21 @@
-"""A run at rest: its identity, its commits, and how it is resumed, pruned and opened.
+"""A run in its store while a process writes it: begun or resumed, committed, pruned.
 
 ::
 
-    run            identity, budget, environment: written once (budget and environment: at each start)
+    run            identity, written once; budget and environment, written at each start
     panels         the panel table: edges, and Σv of each panel once the first pass has read V
-    W/<pass>-<epoch>        one version of rows, one chunk per panel
-    small/<pass>-<epoch>    H and the solver's small state of each model
-    history/<pass>-<epoch>  what the pass achieved
+    W/<pass>-<writer_id>        one version of rows, one chunk per panel
+    small/<pass>-<writer_id>    H and the solver's small state of each model
+    history/<pass>-<writer_id>  loss, time and bytes of the pass
     features       names of the features, where V has them, and their scale
     layout         where rows and columns lie in a stack of images, where V is one
-    selection      what was found out about many models
-    plan           what V is, and what the passes of this start have of memory and processes
+    selection      findings about many models
+    plan           how V is stored, and the memory and processes of the passes of this start
     commit         one record, replaced by one atomic put: where to go on from
     lock           who writes
 
-What a pass leaves is written under a name that is never used twice, and the commit after all of it.
-A process that dies at any moment leaves the previous commit with all that it names.
+A pass writes under a name that is never used twice, and its commit comes last. A process that dies at any
+moment leaves the previous commit with all that it names.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class StoredRun:
         keys.reached(self.store, "commit", "read", self._look)
 
     def _look(self) -> None:
-        """The same in one attempt, with the errors of the store."""
+        """`check_owner` in one attempt, with the errors of the store."""
         raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
         current = None if raw is None else records.decoded(self.store, "commit", raw, Commit)
         # An attempt to commit that failed may have succeeded.
@@ -216,22 +216,22 @@ class StoredRun:
         return self._identity.seed
 
     def plan(self, content: dict[str, Any]) -> None:
-        """Keep what the passes from here on are given: nothing of it has to match when the run goes on."""
+        """Write the plan of the passes from here on, which need not match when the run goes on."""
         records.write_record(self.store, "plan", content)
 
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
-        """Keep what was found out about all the models: JSON values, and arrays by name."""
+        """Write findings about all the models: JSON values, and arrays by name."""
         self.check_owner()
         selection.write_findings(self.store, content, values, self.progress.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """What was kept, if the models have not moved since."""
+        """The findings, if the models have not moved since."""
         return selection.read_findings(self.store, self.progress, self._identity)
 
     @property
     def concluded(self) -> bool:
-        """Whether the conclusion of the run follows from what was kept last."""
+        """Whether the conclusion of the run was made from the findings in the store."""
         return selection.concluded(self.store, self.progress)
 
     def forget(self, versions: Iterable[FactorVersion]) -> None:
@@ -240,7 +240,7 @@ class StoredRun:
             self.factors.drop(version.name)
 
     def discard(self) -> None:
-        """Delete a run that has committed nothing, unless it is another's by now."""
+        """Delete a run that has committed nothing, unless another process has taken it over."""
         try:
             self.check_owner()
         except RunLockedError:
@@ -250,7 +250,7 @@ class StoredRun:
         self._discarded = True
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         self._pruner.shutdown()
         self._lock.release()
         if self._discarded and isinstance(self.store, LocalStore):
@@ -258,7 +258,7 @@ class StoredRun:
                 self.store.root.rmdir()
 
     def _check_is_ours(self, *, overwrite: bool) -> None:
-        """Never write into, or clear, a store that holds something else."""
+        """Raise if the store holds something else than a run."""
         found = {name for name in keys.children(self.store, "") if not name.endswith(atomic.SPARE)}
         foreign = found - {*_PARTS, "lock"}
         if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
@@ -326,14 +326,14 @@ class StoredRun:
         self._standing = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
-        """Drop the versions of passes that are over; what is being written stays.
+        """Delete versions of passes that are over; those of the pass at work stay.
 
-        What cannot be deleted now is found again after the next pass, and costs no more than its space.
+        A version that cannot be deleted now is found again after the next pass, and costs only its space.
         """
         newest = max((pass_of(name) for name in live), default=-1)
         try:
             with hurried():
-                self.check_owner()  # what is not live for us may be for whoever has taken the run over
+                self.check_owner()  # a process that has taken the run over may need other versions
                 for name in keys.children(self.store, "W"):
                     if name not in live and pass_of(name) <= newest:
                         self.factors.drop(name)

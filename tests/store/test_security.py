@@ -208,7 +208,7 @@ def test_rows_of_any_number_take_no_memory(run):
     (generation(run) / "c.0.0.0").unlink()
 
     def use():
-        with pytest.raises(RunDamagedError, match="at most 17179869184 may be asked for"):
+        with pytest.raises(RunDamagedError, match="at most 17179869184 are read"):
             open_run(run).W.compute()
 
     assert growth(use) < 64 * 2**20

@@ -41,7 +41,7 @@ class WhenAsked(logging.Handler):
         self.done = False
 
     def emit(self, record):
-        if "is asked for again" in record.getMessage() and not self.done:
+        if "is tried again" in record.getMessage() and not self.done:
             self.done = True
             self.does()
 
