@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dask.array as da
 import numpy as np
 
 from dasknmf import open_consensus, open_run
@@ -14,6 +15,7 @@ from dasknmf.cli import tables
 from dasknmf.cli.options import argument, command, flag, option
 from dasknmf.cli.output import note
 from dasknmf.cli.parameter_types import Name
+from dasknmf.core.image_grid import Layout
 from dasknmf.data import hdf5
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
@@ -185,10 +187,13 @@ def _export_stack(run: Run, target: str, kind: str, overwrite: bool) -> None:
         export_zarr.write_run(run, path, overwrite=overwrite)
         click.echo(f"abundance, endmember, history: {path}   open it: xarray.open_zarr({str(path)!r})")
         return
+    assert run.layout is not None  # a run of a stack
     write_geotiff(path, run.W, run.layout, run.n_unobserved_samples, overwrite)
 
 
-def write_geotiff(path: Path, W: Any, layout: Any, n_unobserved: int | None, overwrite: bool = False) -> None:
+def write_geotiff(
+    path: Path, W: da.Array, layout: Layout, n_unobserved: int | None, overwrite: bool = False
+) -> None:
     """Write maps, and note what a reader of them must know.
 
     Parameters

@@ -13,6 +13,8 @@ from dask.utils import parse_bytes
 from dasknmf.core.losses import NAMES
 
 T = TypeVar("T")
+Scalar = str | int | float
+"""A value on the command line (text) or in a TOML file."""
 
 TARGET_SUM = 1e4
 """Counts of a cell after --normalize without a number: scanpy's usual target."""
@@ -39,7 +41,7 @@ class ValueType(click.ParamType, Generic[T]):
 class Beta(ValueType[float | str]):
     name = "NUMBER|NAME"
 
-    def parsed(self, value: Any) -> float | str:
+    def parsed(self, value: Scalar) -> float | str:
         if value in NAMES:
             return str(value)
         try:
@@ -51,7 +53,7 @@ class Beta(ValueType[float | str]):
 class Bytes(ValueType[int]):
     name = "BYTES"
 
-    def parsed(self, value: Any) -> int:
+    def parsed(self, value: Scalar) -> int:
         try:
             return int(parse_bytes(value))
         except ValueError:
@@ -61,7 +63,7 @@ class Bytes(ValueType[int]):
 class Count(ValueType[int | str]):
     name = "INTEGER|auto"
 
-    def parsed(self, value: Any) -> int | str:
+    def parsed(self, value: Scalar) -> int | str:
         try:
             return "auto" if value == "auto" else int(value)
         except ValueError:
@@ -74,9 +76,8 @@ class Ranks(ValueType[list[int]]):
     name = "RANKS"
     takes_lists = True
 
-    def parsed(self, value: Any) -> list[int]:
-        parts = value if isinstance(value, list) else str(value).split(",")
-        return [rank for part in parts for rank in self._range(str(part).replace(" ", ""))]
+    def parsed(self, value: Scalar | Sequence[Scalar]) -> list[int]:
+        return [rank for part in _parts(value) for rank in self._range(str(part).replace(" ", ""))]
 
     def _range(self, part: str) -> Sequence[int]:
         found = _RANGE.fullmatch(part)
@@ -94,13 +95,18 @@ class Ranks(ValueType[list[int]]):
         return range(first, last + 1, step)
 
 
+def _parts(value: Scalar | Sequence[Scalar]) -> Sequence[Scalar]:
+    """The values of a list, or of a text with commas between them."""
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else str(value).split(",")
+
+
 class Name(ValueType[str]):
     """A word that becomes part of a path."""
 
     name = "NAME"
 
-    def parsed(self, value: Any) -> str:
-        if value in ("", ".", "..") or any(each in value for each in "/\\\0"):
+    def parsed(self, value: Scalar) -> str:
+        if value in ("", ".", "..") or any(each in str(value) for each in "/\\\0"):
             raise ValueError(f"{value!r} is no name without separators, as of a file: give a word")
         return str(value)
 
@@ -110,7 +116,7 @@ class Target(ValueType[float]):
 
     name = "NUMBER"
 
-    def parsed(self, value: Any) -> float:
+    def parsed(self, value: Scalar) -> float:
         if value is True:
             return TARGET_SUM
         try:
@@ -131,9 +137,8 @@ class Dims(ValueType[tuple[str, ...]]):
     name = "DIM,DIM"
     takes_lists = True
 
-    def parsed(self, value: Any) -> tuple[str, ...]:
-        parts = value.split(",") if isinstance(value, str) else value
-        names = tuple(str(name).strip() for name in parts)
+    def parsed(self, value: Scalar | Sequence[Scalar]) -> tuple[str, ...]:
+        names = tuple(str(name).strip() for name in _parts(value))
         if not all(names):
             raise ValueError(f"{value!r} names no dims: give for example y,x")
         return names
@@ -142,7 +147,7 @@ class Dims(ValueType[tuple[str, ...]]):
 class Missing(ValueType[str | float]):
     name = "auto|error|nan|NUMBER"
 
-    def parsed(self, value: Any) -> str | float:
+    def parsed(self, value: Scalar) -> str | float:
         if value in ("auto", "error", "nan"):
             return str(value)
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dask.utils import format_bytes
 
 from dasknmf.plots.report.facts import (
@@ -27,9 +25,10 @@ from dasknmf.plots.report.facts_many import (
     rank_table,
     reason,
 )
+from dasknmf.store.run import Run
 
 
-def summary(run: Any) -> str:
+def summary(run: Run) -> str:
     n, m = run.shape
     status, advice = status_of(run)
     lines = [f"V: {n} x {m}   components: {components_told(run)}   status: {status}"]
@@ -56,7 +55,7 @@ def summary(run: Any) -> str:
     return "\n".join([*lines, advice])
 
 
-def _found(run: Any) -> list[str]:
+def _found(run: Run) -> list[str]:
     """What many factorizations tell once they have ended, and until then how far they are."""
     if is_unfinished(run):
         return _aligned(model_table(run)) if len(run.history.evaluated) else []

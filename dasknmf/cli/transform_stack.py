@@ -10,6 +10,7 @@ import numpy as np
 
 from dasknmf.cli.export import new_path, write_geotiff
 from dasknmf.cli.stacks import StackSelection, mask_at, one_or_all
+from dasknmf.core.image_grid import Layout
 from dasknmf.io.atomic import refuse_existing
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.stacks.stack import Stack, open_stack
@@ -85,6 +86,6 @@ def _scene(run: Run, source: str, selection: StackSelection) -> Stack:
     return stack
 
 
-def _variables_of(layout: Any) -> Any:
+def _variables_of(layout: Layout) -> str | list[str] | None:
     """The fitted variables: those of a dataset in their order, or the name of the only one."""
     return layout.name if layout.variables is None else list(layout.variables)
