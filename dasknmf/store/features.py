@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from msgspec import to_builtins
 from zarr.abc.store import Store
+from zarr.storage import StoreLike
 
 from dasknmf.core.feature_names import renamed
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
 from dasknmf.store import arrays, keys, records
-from dasknmf.store.keys import Target
 from dasknmf.store.progress import read_run
 from dasknmf.store.schema import FeatureNames, Identity
 
@@ -121,7 +121,7 @@ def check(store: Store, identity: Identity, features: Features) -> None:
     )
 
 
-def stored_scale(target: Target) -> np.ndarray | None:
+def stored_scale(target: StoreLike) -> np.ndarray | None:
     """The divisors of the features of the run at a path, URL or store; None if there are none.
 
     Raises

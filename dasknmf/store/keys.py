@@ -15,7 +15,7 @@ from typing import TypeVar
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, StoreLike
 
 from dasknmf.errors import RunAccessError, RunError, brief
 from dasknmf.io import atomic
@@ -23,14 +23,12 @@ from dasknmf.io.credentials import refuse_credentials
 from dasknmf.io.retry import of_storage, patiently
 
 T = TypeVar("T")
-Target = str | os.PathLike[str] | Store
-"""The place of a run: a path, an fsspec URL or a Zarr store."""
 
 META = "zarr.json"
 """Zarr's own document beside what it describes."""
 
 
-def opened(target: Target, *, read_only: bool = False) -> Store:
+def opened(target: StoreLike, *, read_only: bool = False) -> Store:
     """The Zarr store of a path, an fsspec URL or a store."""
     refuse_credentials(target, RunError)
     if isinstance(target, Store):

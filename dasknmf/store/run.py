@@ -11,6 +11,7 @@ import numpy as np
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import DataNode, GraphNode, Task, TaskRef
 from msgspec.structs import asdict
+from zarr.storage import StoreLike
 
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.image_grid import Layout
@@ -20,7 +21,6 @@ from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, selection
 from dasknmf.store import lock as locks
 from dasknmf.store.factors import Factors, MemoryFactors
-from dasknmf.store.keys import Target
 from dasknmf.store.progress import FactorLocation, committed, read_grid, read_run
 from dasknmf.store.schema import Identity, Plan
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -93,7 +93,7 @@ class Run:
     (60, 2)
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: StoreLike) -> None:
         try:
             self.store = keys.opened(target, read_only=True)
             about = read_run(self.store)
@@ -265,7 +265,7 @@ class Run:
             )
 
 
-def open_run(target: Target) -> Run:
+def open_run(target: StoreLike) -> Run:
     """The run at a checkpoint: W, H and history of a fit, finished or not.
 
     Parameters

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from msgspec import to_builtins
 from msgspec.structs import replace
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StoreLike
 
 from dasknmf.core.history import History, Record
 from dasknmf.core.image_grid import Layout
@@ -50,7 +50,6 @@ from dasknmf.store import arrays, image_grid, keys, records, selection
 from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
 from dasknmf.store.factors import FactorVersion, pass_of
-from dasknmf.store.keys import Target
 from dasknmf.store.lock import Lock
 from dasknmf.store.progress import (
     Commit,
@@ -108,7 +107,7 @@ class StoredRun:
 
     def __init__(
         self,
-        target: Target,
+        target: StoreLike,
         identity: dict[str, Any],
         budget: dict[str, Any],
         grid: Grid,
@@ -377,7 +376,7 @@ def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> li
     ]
 
 
-def _writable(target: Target) -> Any:
+def _writable(target: StoreLike) -> Any:
     try:
         store = keys.opened(target)
         keys.children(store, "")
