@@ -179,8 +179,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
         return self.is_stack_at(self.sources)
 
     def parameters(self) -> dict[str, Any]:
-        """Parameters of `NMF` but for `n_components` and `n_init`, without those that are left to "
-        "defaults."""
+        """Parameters of `NMF` but for `n_components` and `n_init`, without those that keep their defaults."""
         values = {each.name: getattr(self, each.name) for each in fields(ModelOptions)}
         if not self.is_stack:
             values["missing_values"] = missing_of_matrix(self.missing)
