@@ -20,7 +20,7 @@ import threadpoolctl
 
 from benchmarks.atlas import Atlas
 from benchmarks.runner import interleaved, ratio_of_minima, report
-from dasknmf.core.blocks import block_of
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase, Visitor, visit
@@ -37,7 +37,7 @@ DTYPE = np.dtype(np.float32)
 def blocks(V: Any) -> Any:
     """V as one panel."""
     n, m = V.shape
-    return block_of([V], n_rows=n, first=0, n_features=m, dtype=DTYPE, checked=False)
+    return block_of([V], PanelSpec(n, 0, m, DTYPE))
 
 
 def draw(V: Any, resampling: Resampling) -> None:

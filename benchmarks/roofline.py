@@ -22,7 +22,7 @@ import zarr
 from benchmarks.data import stored_counts
 from benchmarks.one_pass import OnePass
 from benchmarks.runner import interleaved, ratio_of_minima, report, summary, two_workers
-from dasknmf.core.blocks.dense import tile_rows
+from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.blocks import matrix
-from dasknmf.core.blocks.base import Block, RowsOnly
-from dasknmf.core.blocks.lowrank import LowRankBlock
+from dasknmf.core.blocks.base import Block
 from dasknmf.core.state import State
 from dasknmf.errors import NumericalError
 
@@ -264,7 +263,7 @@ def finite(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def visit(block: Block | LowRankBlock | RowsOnly, visitors: Sequence[Visitor]) -> list[Tally]:
+def visit(block: Block, visitors: Sequence[Visitor]) -> list[Tally]:
     """Walk one panel once, for every model at the same time.
 
     The order of tiles, and so of every sum, depends on the panel alone. Phases of several models that have

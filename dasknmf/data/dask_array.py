@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse
 from dask.task_spec import GraphNode
 
-from dasknmf.core.blocks import csr, dense
 from dasknmf.core.blocks.canonical import side_by_side as csr_side_by_side
 from dasknmf.core.blocks.canonical import stacked as csr_stacked
+from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Facts, InMemory, Source, check_shape
 
@@ -56,7 +56,7 @@ class DaskSource(Source):
         is_sparse = all(scipy.sparse.issparse(chunk) for row in chunks for chunk in row)
         stacked = csr_stacked if is_sparse else _stacked
         itemsize = max(4, self.dtype.itemsize)
-        least = (csr if is_sparse else dense).tile_rows(self.shape[1], itemsize)
+        least = tile_rows(self.shape[1], itemsize, sparse=is_sparse)
         waiting: list[Any] = []
         n_waiting = 0
         for row in chunks:

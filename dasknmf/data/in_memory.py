@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from dasknmf.core.blocks.canonical import bytes_before, canonical
-from dasknmf.core.blocks.dense import tile_rows
+from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.data.source import Chunks, Facts, InMemory, Slab, Source, check_shape, slab_cuts
 
 _SPARSE_STEP = 64

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
-from dasknmf.core.blocks import RowsOnly, block_of
-from dasknmf.core.blocks.entries import EntryWeights
+from dasknmf.core.blocks import EntryWeights, PanelSpec, RowsOnly, block_of
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.state import State
@@ -271,15 +270,8 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
     if work.reads_data:
         try:
             with metered() as meter:
-                block = block_of(
-                    slabs,
-                    n_rows=panel.n_rows,
-                    first=panel.start,
-                    n_features=side.n_features,
-                    dtype=work.dtype,
-                    checked=work.checked,
-                    entries=side.entries,
-                )
+                spec = PanelSpec(panel.n_rows, panel.start, side.n_features, work.dtype, work.checked)
+                block = block_of(slabs, spec, side.entries)
                 found = visit(block, visitors)
         except StageLost:
             # The pass goes on, so that one repetition makes every panel that is lost.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from dask.utils import format_bytes
 
-from dasknmf.core.blocks import csr, dense, masked
+from dasknmf.core.blocks.scratch import dense_scratch_bytes, sparse_scratch_bytes, tile_rows
 from dasknmf.core.blocks.simd import padded
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers import nnls
@@ -70,7 +70,7 @@ class Footprint:
         tallies = [phase.tally() for phase in self.phases]
         # Products that are not one have each their factors in whole vectors.
         columns = self.width + self.separate * (padded(1) - 1)
-        lines = self.lines // n_features * dense.tile_rows(n_features, itemsize)
+        lines = self.lines // n_features * tile_rows(n_features, itemsize)
         return Projection(
             baseline=scheduler.baseline,
             threads=min(scheduler.threads, len(grid)),
@@ -226,6 +226,5 @@ def makes_tiles_dense(model: Model, *, sparse: bool) -> bool:
 def tile_bytes(source: Source, dtype: np.dtype, width: int, *, dense_tiles: bool) -> int:
     """Bytes of the tiles of one walk, for so many columns of all models together."""
     if source.sparse:
-        return csr.scratch_bytes(source.shape[1], dtype, width, dense=dense_tiles)
-    kind = dense if source.entries is None else masked
-    return kind.scratch_bytes(source.shape[1], dtype)
+        return sparse_scratch_bytes(source.shape[1], dtype, width, dense=dense_tiles)
+    return dense_scratch_bytes(source.shape[1], dtype, masked=source.entries is not None)

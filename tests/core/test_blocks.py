@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dasknmf.core.blocks import DenseBlock, ratios
+from dasknmf.core.blocks import PanelSpec, block_of, ratios
 from dasknmf.core.losses import Loss
 from tests.helpers import BETAS
 
@@ -18,10 +18,7 @@ LAYOUTS = {
 
 
 def tile_of(V, dtype):
-    block = DenseBlock(
-        [V], n_rows=len(V), first=0, n_features=V.shape[1], dtype=np.dtype(dtype), checked=True
-    )
-    (tile,) = block.tiles()
+    (tile,) = block_of([V], PanelSpec(len(V), 0, V.shape[1], np.dtype(dtype), checked=True)).tiles()
     return tile
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dasknmf import NMF, data
-from dasknmf.core.blocks import CsrBlock, DenseBlock, matrix
+from dasknmf.core.blocks import PanelSpec, block_of, matrix
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.phase import Visitor, visit
 from dasknmf.data.in_memory import MemorySource
@@ -283,7 +283,7 @@ def test_without_zeros_every_loss_is_taken():
 def test_damaged_indices_are_refused():
     X = scipy.sparse.csr_array(counts())
     X.indices[5] = 4000
-    block = CsrBlock([X], n_rows=120, first=0, n_features=30, dtype=np.dtype("f8"), checked=False)
+    block = block_of([X], PanelSpec(120, 0, 30, np.dtype("f8")))
     with pytest.raises(SourceError, match="indices outside of its 30 columns"):
         list(block.tiles())
 
@@ -295,11 +295,11 @@ def test_tiles(dtype, k):
     rng = np.random.default_rng(0)
     X = counts(90, 37)
     V = scipy.sparse.csr_array(X)
-    common = {"n_rows": 90, "first": 5, "n_features": 37, "dtype": np.dtype(dtype), "checked": True}
+    spec = PanelSpec(90, 5, 37, np.dtype(dtype), checked=True)
     precision = 1e-5 if dtype == np.float32 else 1e-12
     W, H = rng.random((90, k)).astype(dtype), rng.random((k, 37)).astype(dtype)
-    (sparse,) = CsrBlock([V[:20], V[20:61], V[61:]], **common).tiles()
-    (dense,) = DenseBlock([X], **common).tiles()
+    (sparse,) = block_of([V[:20], V[20:61], V[61:]], spec).tiles()
+    (dense,) = block_of([X], spec).tiles()
     assert sparse.sums() == dense.sums()
     assert sparse.first == dense.first
     assert sparse.power_sum(1.5) == pytest.approx(dense.power_sum(1.5), rel=precision)
@@ -340,7 +340,7 @@ def test_slabs_do_not_change_a_bit():
 
     for edges in ([0, 5000], [0, 1, 2, 700, 1023, 1024, 4999, 5000], list(range(0, 5001, 50))):
         slabs = [V[a:b] for a, b in itertools.pairwise(edges)]
-        block = CsrBlock(slabs, n_rows=5000, first=0, n_features=40, dtype=np.dtype("f4"), checked=True)
+        block = block_of(slabs, PanelSpec(5000, 0, 40, np.dtype("f4"), checked=True))
         (tally,) = visit(block, [Visitor(Both(), None, {"W": W.astype("f4")})])
         found.append((tally["A"].tobytes(), block.total))
     assert found[0] == found[1] == found[2]

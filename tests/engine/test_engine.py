@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dasknmf import NMF
 from dasknmf.core import panels
-from dasknmf.core.blocks import DenseBlock
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.panels import Grid
 from dasknmf.core.phase import Tally, Visitor, add, visit
 from dasknmf.core.starts.random_start import normal_rows
@@ -63,14 +63,8 @@ def test_visit_is_the_sum_over_tiles(low_rank):
     small = phase.prepare(FactorState(H=H, eps=1e-7))
     tallies = []
     for first, stop in ((0, 40), (40, 90)):
-        block = DenseBlock(
-            [low_rank[first:stop]],
-            n_rows=stop - first,
-            first=first,
-            n_features=14,
-            dtype=np.dtype(float),
-            checked=True,
-        )
+        spec = PanelSpec(stop - first, first, 14, np.dtype(float), checked=True)
+        block = block_of([low_rank[first:stop]], spec)
         rows = {"W": W[first:stop]}
         tallies += visit(block, [Visitor(phase, small, rows)])
         assert block.total == pytest.approx(low_rank[first:stop].sum())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dasknmf import NMF, open_run
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
-from dasknmf.core.blocks.masked import MaskedBlock
 from tests.core.loops import divergence
 from tests.helpers import ALGORITHMS, fitted, stored
 
@@ -30,14 +30,10 @@ def hidden_of(shape, share, seed, *, slabs=None, first=0, transposed=False):
     columns = n if transposed else m
     edges = np.cumsum([0, *(slabs or [n])])
     values = np.ones(shape)
-    block = MaskedBlock(
+    block = block_of(
         [values[start:stop] for start, stop in itertools.pairwise(edges)],
-        entries=EntryWeights(holdout=Holdout(share, seed, columns, transposed)),
-        n_rows=n,
-        first=first,
-        n_features=m,
-        dtype=np.dtype(np.float64),
-        checked=False,
+        PanelSpec(n, first, m, np.dtype(np.float64)),
+        EntryWeights(holdout=Holdout(share, seed, columns, transposed)),
     )
     for tile in block.tiles():
         mask[tile.rows][tile.hidden.rows, tile.hidden.columns] = True

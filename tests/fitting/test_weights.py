@@ -8,8 +8,7 @@ import pytest
 import scipy.sparse
 
 from dasknmf import NMF, Prepared
-from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
-from dasknmf.core.blocks.masked import MaskedBlock
+from dasknmf.core.blocks import PanelSpec, WeightedSlab, block_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.packed_grams import packed_products
@@ -176,8 +175,7 @@ def test_weights_lower_the_loss_that_they_weigh(V, solver, beta, init):
 
 def tiles_of(V, weights, order):
     slab = WeightedSlab(np.asarray(V, order=order), np.asarray(weights, order=order))
-    walk = {"n_rows": len(V), "first": 0, "n_features": V.shape[1], "dtype": np.dtype(np.float64)}
-    return MaskedBlock([slab], entries=EntryWeights(), checked=False, **walk).tiles()
+    return block_of([slab], PanelSpec(len(V), 0, V.shape[1], np.dtype(np.float64))).tiles()
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -199,8 +197,8 @@ def test_columns_with_one_mask_are_taken_together(order, kind, groups):
     tile.add_column_grams(packed_products(W), T)
     expected = np.einsum("ij,it,ir->jtr", weights.astype(float), W, W)[:, upper[0], upper[1]]
     np.testing.assert_allclose(T, 1 + expected, rtol=1e-12)
-    np.testing.assert_allclose(tile.observations(), weights.sum(axis=0))
-    np.testing.assert_array_equal(tile.row_is_observed(), weights.any(axis=1))
+    np.testing.assert_allclose(tile.column_counts(), weights.sum(axis=0))
+    np.testing.assert_array_equal(tile.nonempty_rows(), weights.any(axis=1))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -10,7 +10,7 @@ import scipy.sparse
 from distributed import Client
 
 from dasknmf import Moments, Prepared, highly_variable, moments
-from dasknmf.core.blocks import block_of
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError
 from tests.helpers import computing, stored, stored_sparse
@@ -130,7 +130,7 @@ def test_tiles(order):
     }[order]()
     if order == "explicit zeros":
         slab.data -= 1
-    block = block_of([slab], n_rows=300, first=0, n_features=20, dtype=np.dtype("f4"), checked=False)
+    block = block_of([slab], PanelSpec(300, 0, 20, np.dtype("f4")))
     for tile in block.tiles():
         V = X[tile.rows].astype(np.float64)
         for axis, found in enumerate((tile.column_moments(), tile.row_moments())):

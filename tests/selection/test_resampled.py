@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from benchmarks import noise as benchmark
 from dasknmf import NMF
-from dasknmf.core.blocks import block_of
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.blocks.noise import Noise
 from dasknmf.core.image_grid import Tiles
@@ -67,9 +67,7 @@ class Found:
 def tiles_of(X, dtype=np.float64, **told):
     """The tiles of a block of X, each with whatever is asked of it before the next one is made."""
     slabs = told.pop("slabs", [X])
-    return block_of(
-        slabs, n_rows=X.shape[0], first=0, n_features=X.shape[1], dtype=np.dtype(dtype), checked=False, **told
-    ).tiles()
+    return block_of(slabs, PanelSpec(X.shape[0], 0, X.shape[1], np.dtype(dtype)), **told).tiles()
 
 
 def version_of(X, resampling, **told):
@@ -206,7 +204,7 @@ def test_a_fit_is_the_same_for_any_chunks(V, kind, small_panels):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array], ids=["dense", "sparse"])
 def test_sums_that_guard_v_are_of_v_itself(V, kind, make):
-    block = block_of([make(V)], n_rows=N, first=0, n_features=M, dtype=np.dtype("f8"), checked=True)
+    block = block_of([make(V)], PanelSpec(N, 0, M, np.dtype("f8"), checked=True))
     (survey,) = model_of(V, Resampling(kind, 0.5)).starts()[0]
     (tally,) = visit(block, [Visitor(survey, None, {})])
     assert block.total == pytest.approx(V.sum(), rel=1e-12)
@@ -317,13 +315,13 @@ def test_models_of_one_read_see_versions_of_their_own(V, kind):
     models = [model_of(V, Resampling(kind, 0.3), seed) for seed in (1, 2)]
     surveys = [model.starts()[0][0] for model in models]
     together = visit(
-        block_of([V], n_rows=N, first=0, n_features=M, dtype=np.dtype("f8"), checked=True),
+        block_of([V], PanelSpec(N, 0, M, np.dtype("f8"), checked=True)),
         [Visitor(survey, None, {}) for survey in surveys],
     )
     assert together[0]["sums"][1] != together[1]["sums"][1]
     for survey, tally in zip(surveys, together, strict=True):
         (alone,) = visit(
-            block_of([V], n_rows=N, first=0, n_features=M, dtype=np.dtype("f8"), checked=True),
+            block_of([V], PanelSpec(N, 0, M, np.dtype("f8"), checked=True)),
             [Visitor(survey, None, {})],
         )
         np.testing.assert_array_equal(alone["sums"], tally["sums"])

@@ -15,8 +15,8 @@ from sklearn.decomposition._nmf import _beta_divergence
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import RankSweep, consensus, open_consensus, open_run, open_sweep, rank_sweep
+from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
-from dasknmf.core.blocks.masked import MaskedBlock
 from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.errors import DataChangedError, RunError, RunMismatchError
 from dasknmf.selection.study import many, studying
@@ -124,15 +124,8 @@ def hidden_of(X, share, seed):
     holdout = Holdout(share, seed, X.shape[1])
     if sp.issparse(X):
         return np.outer(holdout.hidden_rows(0, X.shape[0]), holdout.hidden_columns(X.shape[1]))
-    block = MaskedBlock(
-        [np.ones(X.shape)],
-        entries=EntryWeights(holdout=holdout),
-        n_rows=X.shape[0],
-        first=0,
-        n_features=X.shape[1],
-        dtype=np.dtype(float),
-        checked=False,
-    )
+    spec = PanelSpec(X.shape[0], 0, X.shape[1], np.dtype(float))
+    block = block_of([np.ones(X.shape)], spec, EntryWeights(holdout=holdout))
     mask = np.zeros(X.shape, bool)
     for tile in block.tiles():
         mask[tile.rows][tile.hidden.rows, tile.hidden.columns] = True

@@ -1,20 +1,29 @@
-"""What every storage kind answers, and the block of a phase that does not read V."""
+"""The contract of blocks, tiles and ratios, with defaults that hold where every entry of V counts once.
+
+A block is one panel of V, walked in tiles; a tile is a few hundred rows; a ratio is what a multiplicative
+step needs of one tile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn
 
 import numpy as np
 
+from dasknmf.core.blocks.entries import EntryWeights, Slab
 from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.blocks.moments import LineMoments
+from dasknmf.core.blocks.noise import Noise
+from dasknmf.core.blocks.row_ratios import DenseRowRatios, RowRatios, row_floors
+from dasknmf.core.losses import Loss
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What the survey asks of a tile: all of it adds over tiles."""
+    """Sums and counts over the entries of a tile; those of several tiles add."""
 
     total: float
     squares: float
@@ -23,95 +32,268 @@ class Sums:
     n_negative: int
     n_zero: int
     n_missing: int = 0
-    """Entries that are not observed: they have no part in the others."""
+    """Entries of weight 0, which no other field includes."""
 
 
-class Tile(Protocol):
-    """A few hundred rows of V, small enough to stay in cache for every product of a visit."""
+@dataclass(frozen=True)
+class PanelSpec:
+    """Size and dtype of the panel that a block walks.
 
-    rows: slice
-    """Rows of the panel that this tile covers."""
+    Parameters
+    ----------
+    n_rows, first : int
+        Rows of the panel, and the index in V of the first one.
+    n_features : int
+    dtype : numpy.dtype
+        float32 or float64: the dtype of tiles, to which values are converted a tile at a time.
+    checked : bool
+        Whether a walk sums V, to be compared with the sum of the first pass.
+    """
+
+    n_rows: int
     first: int
-    """Index in V of the tile's first row."""
-    row_weights: np.ndarray | None
-    """How often each row counts, shape (rows,), float64; None: once."""
+    n_features: int
+    dtype: np.dtype
+    checked: bool = False
+
+
+class RowRange:
+    """A range of rows of V: the tile of a phase that does not read V.
+
+    Parameters
+    ----------
+    rows : slice
+        Rows of the panel.
+    first : int
+        Index in V of the first row.
+    """
+
+    def __init__(self, rows: slice, first: int) -> None:
+        self.rows = rows
+        self.first = first
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+
+class Tile(RowRange, ABC):
+    """A few hundred rows of V, small enough to stay in cache for every product of a visit.
+
+    Subclasses override the defaults, which are those of a tile whose entries all count once. Products with V
+    are enough for a quadratic pass; the other operations are for tiles of data.
+    """
+
+    n_features: int
+    dtype: np.dtype
+    row_weights: np.ndarray | None = None
+    """Weight of each row, shape (n_rows,), float64; None: 1."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether no entry has a weight beside those of its row and its column."""
+        return True
+
+    @abstractmethod
+    def cross(self, Ht: np.ndarray) -> np.ndarray:
+        """V Hᵀ, shape (n_rows, n_components)."""
+
+    @abstractmethod
+    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+        """Add Wᵀ V to A, float64 of shape (n_components, n_features); complete when the walk ends."""
+
+    @abstractmethod
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        """½ ‖V − WH‖² entry by entry, weighted; free of the cancellation of the Gram identity."""
+
+    def values(self) -> np.ndarray:
+        """V with its zeros, shape (n_rows, n_features), valid until the next tile is made."""
+        raise NotImplementedError
+
+    def take(self, indices: np.ndarray) -> Matrix:
+        """A copy of rows at ascending places, shape (len(indices), n_features), sparse where V is.
+
+        Missing entries of a dense tile are NaN.
+        """
+        raise NotImplementedError
 
     def sums(self) -> Sums:
-        """Sums over the entries, and counts of the values that no model takes; squares are weighted."""
+        """Sums over the entries, and counts of values that no model takes; squares are weighted."""
+        raise NotImplementedError
 
     def power_sum(self, exponent: float) -> float:
         """Σ v^exponent in float64, weighted."""
+        raise NotImplementedError
 
     def column_sums(self) -> np.ndarray:
         """Σ over rows, shape (n_features,), float64."""
+        raise NotImplementedError
 
     def column_moments(self) -> LineMoments:
         """Mean, Σ (v − mean)² and nonzeros of each column, three arrays of shape (n_features,)."""
+        raise NotImplementedError
 
     def row_moments(self) -> LineMoments:
-        """The same of each row, three arrays of shape (rows,)."""
-
-    def take(self, indices: np.ndarray) -> Matrix:
-        """A copy of rows at ascending places, shape (len(indices), n_features): sparse where V is."""
-
-    def cross(self, Ht: np.ndarray) -> np.ndarray:
-        """V Hᵀ, shape (rows, n_components)."""
-
-    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
-        """A += Wᵀ V, where A has shape (n_components, n_features) and is float64; done when the walk ends."""
-
-    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        """½ ‖V − WH‖² entry by entry, weighted; free of the cancellation that the Gram identity suffers."""
+        """Mean, Σ (v − mean)² and nonzeros of each row, three arrays of shape (n_rows,)."""
+        raise NotImplementedError
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
         """V ∘ P^{β−2} and P^{β−1} for P = WH, floored at `eps` where a negative power is taken."""
+        raise NotImplementedError
+
+    def reweighted(self, a: np.ndarray) -> Tile:
+        """The same values with row weights multiplied by `a`, shape (n_rows,), float64; this tile stays."""
+        raise NotImplementedError
+
+    def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
+        """A tile with noise in its values, in memory of its own; missing and hidden entries stay that.
+
+        `places` are those of the rows, shape (n_rows,), int64.
+        """
+        raise NotImplementedError
+
+    def mask(self) -> np.ndarray | None:
+        """Which entries have a weight, shape (n_rows, n_features), bool; None: all."""
+        return None
+
+    def nonempty_rows(self) -> np.ndarray:
+        """Whether each row has an entry of positive weight, shape (n_rows,), bool."""
+        return np.ones(self.n_rows, bool)
+
+    def column_counts(self) -> np.ndarray:
+        """Σ of the weights of each column's entries, shape (n_features,), float64."""
+        a = self.row_weights
+        return np.full(self.n_features, float(self.n_rows) if a is None else a.sum())
+
+    def row_grams(self, HH: np.ndarray) -> np.ndarray:
+        """Packed Gram matrices Σ_j Ω_ij h_j h_jᵀ of the rows, shape (n_rows, size).
+
+        `HH`, shape (n_features, size), holds the packed products of H's columns with the columns' weights.
+        """
+        return np.broadcast_to(HH.sum(axis=0), (self.n_rows, HH.shape[1]))
+
+    def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
+        """Add Σ_i Ω_ij WW_i to each line of T, float64 of shape (n_features, size).
+
+        `WW`, shape (n_rows, size), holds the packed products of W's rows with the rows' weights.
+        """
+        T += WW.sum(axis=0)
+
+    def imputed(self, W: np.ndarray, H: np.ndarray) -> Tile:
+        """A complete tile: Ω ∘ V + (1 − Ω) ∘ WH."""
+        return self
+
+    def imputed_from(self, P: np.ndarray, *, by_weight: bool = True) -> Tile:
+        """A complete tile: Ω ∘ V + (1 − Ω) ∘ P, or V wherever Ω is not 0 if not `by_weight`."""
+        return self
+
+    def hidden_counts(self) -> tuple[int, np.ndarray]:
+        """How many rows have all their entries hidden, and each column's sum of a_i over hidden entries."""
+        return 0, np.zeros(self.n_features)
+
+    def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
+        """D(V | WH) over the hidden entries, and their number."""
+        return 0.0, 0
+
+    def row_losses(
+        self, W: np.ndarray, H: np.ndarray, loss: Loss, column_weights: np.ndarray | None
+    ) -> np.ndarray:
+        """D(v_i | w_i H) of each row, shape (n_rows,), float64, with a floor of P for each row.
+
+        W and H are float64; the same H for every tile of a walk.
+        """
+        V, P, mask = self.values(), W @ H, self.mask()
+        floors = row_floors(V, mask)
+        if mask is not None:
+            P = np.where(mask, P, np.maximum(P, floors))
+            V = np.where(mask, V, P)  # a missing entry costs nothing
+        return loss.rows(V, P, floors, column_weights)
+
+    def row_ratios(self, H: np.ndarray, bHt: np.ndarray, beta: float) -> RowRatios:
+        """The multiplicative steps of single rows, for one H and (H diag(b))ᵀ, both in the tile's dtype."""
+        return DenseRowRatios(self.values(), self.mask(), H, bHt, beta)
 
 
-class Ratio(Protocol):
+class Ratio(ABC):
     """The two weighted matrices of a multiplicative step, held by the tile until its next ratio."""
 
+    @abstractmethod
     def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:
-        """(V ∘ P^{β−2}) Hᵀ, shape (rows, n_components)."""
+        """(V ∘ P^{β−2}) Hᵀ, shape (n_rows, n_components)."""
 
+    @abstractmethod
     def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
-        """P^{β−1} Hᵀ, shape (rows, n_components)."""
+        """P^{β−1} Hᵀ, shape (n_rows, n_components)."""
 
+    @abstractmethod
     def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
-        """A += Wᵀ (V ∘ P^{β−2}), done when the walk ends."""
+        """Add Wᵀ (V ∘ P^{β−2}) to A, float64; complete when the walk ends."""
 
+    @abstractmethod
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
-        """B += Wᵀ P^{β−1}."""
+        """Add Wᵀ P^{β−1} to B, float64."""
 
+    @abstractmethod
     def loss(self) -> float:
         """D(V | P) of the tile less the survey's constant of V, weighted, in float64."""
 
 
-class Block(Protocol):
+class Block(ABC):
     """One panel of V, walked in tiles. Each walk reads the panel once."""
 
     n_rows: int
+    total = 0.0
+    """Σ of V's stored values, once a walk of a `checked` panel is complete."""
+    nbytes = 0
+    """Bytes of the slabs that the last walk read."""
 
-    def tiles(self) -> Iterator[Tile]:
+    @abstractmethod
+    def tiles(self) -> Iterator[RowRange]:
         """The tiles from the first row to the last."""
+
+
+class SlabBlock(Block):
+    """A panel given as slabs of whole rows.
+
+    Parameters
+    ----------
+    slabs : iterable of Slab, each of shape (slab_rows, n_features)
+        Read one after another while the block is walked; each walk iterates it anew.
+    spec : PanelSpec
+    entries : EntryWeights or None
+        None: every entry counts once.
+    """
+
+    def __init__(self, slabs: Iterable[Slab], spec: PanelSpec, entries: EntryWeights | None = None) -> None:
+        self._slabs = slabs
+        self._spec = spec
+        self._entries = entries
+        self.n_rows = spec.n_rows
+
+    @abstractmethod
+    def tiles(self) -> Iterator[Tile]:
+        """The tiles from the first row to the last, each valid until the next is made."""
+
+    def _at(self, row: int, n_rows: int) -> RowRange:
+        """The range of a tile of `n_rows` rows that begins at a row of the panel."""
+        return RowRange(slice(row, row + n_rows), self._spec.first + row)
+
+    def _refuse(self, row: int) -> NoReturn:
+        raise ValueError(
+            f"a panel gave {row} rows; the panel table says {self.n_rows}: "
+            "V changed its shape after it was opened, open it again."
+        )
 
 
 _RANGE_ROWS = 4096
 
 
-@dataclass(frozen=True)
-class RowRange:
-    """A tile of a phase that only works on factor rows."""
-
-    rows: slice
-    first: int
-
-
-@dataclass(frozen=True)
-class RowsOnly:
+class RowsOnly(Block):
     """The block of a phase that does not read V: ranges of rows."""
 
-    n_rows: int
-    first: int
+    def __init__(self, n_rows: int, first: int) -> None:
+        self.n_rows = n_rows
+        self.first = first
 
     def tiles(self) -> Iterator[RowRange]:
         for start in range(0, self.n_rows, _RANGE_ROWS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse
@@ -13,21 +13,20 @@ from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.kernel import kernel
 from dasknmf.errors import SourceError
 
+SparseLike: TypeAlias = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
 
-def canonical(X: Any) -> scipy.sparse.csr_array:
-    """X as CSR with sorted indices and no duplicates: sharing X's memory where it is that already.
 
-    Duplicates are summed in V's working dtype, which a small integer would leave.
+def canonical(X: SparseLike) -> csr_array:
+    """X as CSR with sorted indices and no duplicates, sharing X's memory if X is that already.
+
+    Duplicates are summed in V's working dtype: their sum may not fit into a small integer.
     """
-    X = scipy.sparse.csr_array(X)
+    X = csr_array(X)
     # A new array has no flags of X's own, which may be out of date, and sets none of them.
-    slab = scipy.sparse.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    slab = csr_array((X.data, X.indices, X.indptr), shape=X.shape)
     if slab.has_canonical_format:
         return slab
-    slab = scipy.sparse.csr_array(
-        (X.data.copy(), X.indices.copy(), X.indptr.copy()),
-        shape=X.shape,
-    )
+    slab = csr_array((X.data.copy(), X.indices.copy(), X.indptr.copy()), shape=X.shape)
     slab.sort_indices()
     if not slab.has_canonical_format:
         slab = slab.astype(working_dtype(X.dtype))
@@ -35,22 +34,22 @@ def canonical(X: Any) -> scipy.sparse.csr_array:
     return slab
 
 
-def side_by_side(parts: Sequence[Any]) -> scipy.sparse.csr_array:
-    """Chunks of the same rows, from left to right, as one slab."""
+def side_by_side(parts: Sequence[SparseLike]) -> csr_array:
+    """One slab from chunks of the same rows, from left to right."""
     if len(parts) == 1:
         return canonical(parts[0])
-    return canonical(scipy.sparse.hstack([scipy.sparse.csr_array(part) for part in parts], format="csr"))
+    return canonical(scipy.sparse.hstack([csr_array(part) for part in parts], format="csr"))
 
 
-def stacked(parts: Sequence[scipy.sparse.csr_array]) -> scipy.sparse.csr_array:
-    """Slabs on top of each other, as one."""
+def stacked(parts: Sequence[csr_array]) -> csr_array:
+    """One slab from slabs on top of each other."""
     if len(parts) == 1:
         return parts[0]
-    return scipy.sparse.csr_array(scipy.sparse.vstack(parts, format="csr"))
+    return csr_array(scipy.sparse.vstack(parts, format="csr"))
 
 
 def bytes_before(indptr: np.ndarray, cuts: np.ndarray, itemsize: int) -> np.ndarray:
-    """Bytes that the rows before each cut take as CSR with indices of 32 bits."""
+    """Bytes of the rows before each cut, as CSR with indices of 32 bits."""
     return np.asarray(indptr)[cuts].astype(np.int64) * (itemsize + 4) + 4 * cuts
 
 
@@ -59,7 +58,7 @@ _INT32_MAX = 2**31 - 1
 
 @kernel
 def _disorder(offsets: np.ndarray, indices: np.ndarray, n_columns: int) -> int:
-    """How often a column is not after the one before, or not one of `n_columns`."""
+    """The number of columns that are not above the one before them in their row, or not below `n_columns`."""
     found = 0
     for row in range(len(offsets) - 1):
         start, stop = offsets[row], offsets[row + 1]
@@ -73,19 +72,19 @@ def _disorder(offsets: np.ndarray, indices: np.ndarray, n_columns: int) -> int:
 
 
 def rows_of(data: np.ndarray, indices: np.ndarray, offsets: np.ndarray, n_columns: int) -> csr_array:
-    """A canonical array from the parts of one, which are left as they are.
+    """A canonical array from the parts of a CSR matrix, which stay as they are.
 
     Parameters
     ----------
     data, indices : ndarray of shape (n_nonzeros,)
-        Native byte order.
+        In native byte order.
     offsets : ndarray of int64 of shape (n_rows + 1,)
         From 0 to n_nonzeros, never falling.
 
     Raises
     ------
     SourceError
-        If a column is outside.
+        If a column is not one of `n_columns`.
     """
     if indices.dtype not in (np.int32, np.int64):
         indices = indices.astype(np.int64)

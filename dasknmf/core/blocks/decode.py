@@ -5,9 +5,12 @@ Loops walk *lines* in the order of memory: rows of V, or its columns where a sla
 
 from __future__ import annotations
 
-import numpy as np
+from typing import NamedTuple
 
-from dasknmf.core.blocks.entries import EntryWeights
+import numpy as np
+from numpy.typing import DTypeLike
+
+from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.rng import word
 
@@ -15,47 +18,59 @@ _KEEP, _CLIP, _MASK = range(3)
 _POLICIES = {"error": _KEEP, "clip": _CLIP, "mask": _MASK}
 
 
+class _Rules(NamedTuple):
+    """`EntryWeights` as compiled loops take them: arrays of shape (n_features,) and two switches."""
+
+    nodata: np.ndarray
+    has_nodata: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+    nan: bool
+    policy: int
+
+
 class Decoder:
-    """`EntryWeights` as its loops take them.
+    """Compiled decoding of the slabs of one stored dtype.
 
     Parameters
     ----------
     entries : EntryWeights
     n_features : int
     stored : numpy.dtype
-        Of the values as they are stored.
+        Dtype of the stored values.
     dtype : numpy.dtype
-        float32 or float64: of what comes out.
+        float32 or float64: dtype of the decoded values.
     """
 
     def __init__(self, entries: EntryWeights, n_features: int, stored: np.dtype, dtype: np.dtype) -> None:
-        told = np.nan if entries.nodata is None else entries.nodata
-        nodata = np.broadcast_to(np.asarray(told, np.float64), n_features)
-        self._nodata, self._has = _as_stored(nodata, stored)
-        self._scale = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.scale, dtype), n_features))
-        self._offset = np.ascontiguousarray(np.broadcast_to(np.asarray(entries.offset, dtype), n_features))
-        self._nan = entries.nan
-        self._policy = _POLICIES[entries.negatives]
+        def of_features(value: float | np.ndarray, dtype: DTypeLike) -> np.ndarray:
+            return np.ascontiguousarray(np.broadcast_to(np.asarray(value, dtype), n_features))
 
-    def __call__(self, stored: np.ndarray, start: int, V: np.ndarray, seen: np.ndarray) -> int:
-        """Decode rows from `start` on; how many of their entries are observed.
+        nodata = of_features(np.nan if entries.nodata is None else entries.nodata, np.float64)
+        scale, offset = of_features(entries.scale, dtype), of_features(entries.offset, dtype)
+        policy = _POLICIES[entries.negatives]
+        self._rules = _Rules(*_as_stored(nodata, stored), scale, offset, entries.nan, policy)
+
+    def __call__(self, stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray) -> int:
+        """Decode rows from `start` on; the number of their entries that are not missing.
 
         Parameters
         ----------
         stored : ndarray of shape (slab_rows, n_features)
-            In one piece, by rows or by features.
+            Contiguous, by rows or by features.
         start : int
-        V, seen : ndarray of shape (n_rows, n_features), in the memory order of `stored`
-            Written: values, 0 where nothing is observed, and, as uint8, whether something is.
+        V : ndarray of shape (n_rows, n_features), float32 or float64, in the memory order of `stored`
+            Written: decoded values, 0 where missing.
+        mask : ndarray of shape (n_rows, n_features), uint8, in the memory order of `stored`
+            Written: 0 where missing, else 1.
         """
-        told = (self._nodata, self._has, self._scale, self._offset, self._nan, self._policy)
         if stored.flags.c_contiguous:
-            return int(_by_rows(stored, start, V, seen, *told))
-        return int(_by_features(stored.T, start, V.T, seen.T, *told))
+            return int(_by_rows(stored, start, V, mask, self._rules))
+        return int(_by_features(stored.T, start, V.T, mask.T, self._rules))
 
 
 def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """The values as entries hold them, and which are there: one that the dtype cannot hold is of no entry."""
+    """Nodata values in the stored dtype, and which columns have one: the dtype may not hold it."""
     if stored.kind == "f":
         with np.errstate(over="ignore"):
             values = nodata.astype(stored)
@@ -70,20 +85,10 @@ def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.nda
 
 
 @kernel
-def _by_rows(
-    stored: np.ndarray,
-    start: int,
-    V: np.ndarray,
-    seen: np.ndarray,
-    nodata: np.ndarray,
-    has: np.ndarray,
-    scale: np.ndarray,
-    offset: np.ndarray,
-    nan: bool,
-    policy: int,
-) -> int:
+def _by_rows(stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray, rules: _Rules) -> int:
     count = 0
     zero = V.dtype.type(0)
+    nodata, has, scale, offset, nan, policy = rules
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
             raw = stored[start + i, j]
@@ -93,28 +98,19 @@ def _by_rows(
             here = here and not (policy == _MASK and v < zero)
             v = zero if (policy == _CLIP and v < zero) else v
             V[i, j] = v if here else zero
-            seen[i, j] = here
+            mask[i, j] = here
             count += here
     return count
 
 
 @kernel
-def _by_features(
-    stored: np.ndarray,
-    start: int,
-    V: np.ndarray,
-    seen: np.ndarray,
-    nodata: np.ndarray,
-    has: np.ndarray,
-    scale: np.ndarray,
-    offset: np.ndarray,
-    nan: bool,
-    policy: int,
-) -> int:
+def _by_features(stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray, rules: _Rules) -> int:
     count = 0
     zero = V.dtype.type(0)
+    nan, policy = rules.nan, rules.policy
     for j in range(V.shape[0]):
-        missing, known, factor, shift = nodata[j], has[j], scale[j], offset[j]
+        missing, known = rules.nodata[j], rules.has_nodata[j]
+        factor, shift = rules.scale[j], rules.offset[j]
         for i in range(V.shape[1]):
             raw = stored[j, start + i]
             v = V.dtype.type(raw) * factor + shift
@@ -123,7 +119,7 @@ def _by_features(
             here = here and not (policy == _MASK and v < zero)
             v = zero if (policy == _CLIP and v < zero) else v
             V[j, i] = v if here else zero
-            seen[j, i] = here
+            mask[j, i] = here
             count += here
     return count
 
@@ -169,36 +165,58 @@ def weighted_total(left: np.ndarray, right: np.ndarray, lines: np.ndarray, along
     return total
 
 
-@kernel
-def hide(
-    V: np.ndarray,
-    seen: np.ndarray,
-    places: np.ndarray,
-    n_columns: int,
-    transposed: bool,
-    key: np.uint64,
-    below: np.uint64,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    values: np.ndarray,
-) -> int:
-    """Take entries whose number is below a limit out of V; how many, and what they were.
+class Draw(NamedTuple):
+    """The draw of hidden entries: those whose random word is below a limit."""
 
-    The number of an entry is that of its place in X, of which rows' places are a part: it depends on
-    nothing else.
-    """
+    n_columns: int
+    """Columns of X."""
+    transposed: bool
+    key: np.uint64
+    below: np.uint64
+
+
+class Hidden(NamedTuple):
+    """The hidden entries of a tile: their places in it and their values, each of shape (n_hidden,)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+    weights: np.ndarray | None = None
+    """Their weights; None: 1."""
+
+
+def hide(holdout: Holdout, V: np.ndarray, mask: np.ndarray, places: np.ndarray) -> Hidden:
+    """Take the hidden entries out of V and of its mask, given the places in X of the tile's rows."""
+    room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
+    hidden = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, V.dtype)
+    draw = Draw(holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
+    count = _hide(V, mask, places, draw, hidden)
+    return Hidden(*(part[:count] for part in hidden))
+
+
+@kernel
+def _hide(
+    V: np.ndarray,
+    mask: np.ndarray,
+    places: np.ndarray,
+    draw: Draw,
+    hidden: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> int:
+    """The loop of `hide`; the random word of an entry is that of its place in X, whatever the tiles."""
+    rows, columns, values = hidden
     count = 0
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
             row = np.uint64(places[i])
             column = np.uint64(j)
-            place = column * np.uint64(n_columns) + row if transposed else row * np.uint64(n_columns) + column
-            drawn = word(key, place)
-            if drawn < below and seen[i, j] != 0 and count < rows.size:
+            n_columns = np.uint64(draw.n_columns)
+            place = column * n_columns + row if draw.transposed else row * n_columns + column
+            drawn = word(draw.key, place)
+            if drawn < draw.below and mask[i, j] != 0 and count < rows.size:
                 rows[count] = i
                 columns[count] = j
                 values[count] = V[i, j]
                 V[i, j] = 0
-                seen[i, j] = 0
+                mask[i, j] = 0
                 count += 1
     return count

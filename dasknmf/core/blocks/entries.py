@@ -1,14 +1,14 @@
-"""Which entries of V count, and what its stored values stand for: told to a block, applied in its tiles."""
+"""How stored values of V are decoded, how much each entry counts, and which entries are hidden from a fit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-import scipy.sparse
 
 from dasknmf.core import rng
+from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.rng import key_of
 
@@ -17,22 +17,22 @@ Negatives = Literal["error", "clip", "mask"]
 
 @dataclass(frozen=True)
 class Holdout:
-    """Entries that are hidden from a fit, to be compared with what it makes of them.
+    """Entries that are hidden from a fit, so that its loss over them can be measured.
 
-    Which they are depends on the seed and on their place in X alone: nothing is stored. Of a sparse X it is a
-    block, some of its rows times some of its columns.
+    The seed and the place of an entry in X decide whether the entry is hidden: nothing is stored. Of a
+    sparse X the hidden entries are a block, some of its rows times some of its columns.
 
     Parameters
     ----------
     share : float
-        Of the observed entries, between 0 and 1.
+        Share of the entries with a weight, between 0 and 1.
     seed : int
     n_columns : int
         Columns of X.
     transposed : bool
         Whether V is Xᵀ.
     rows : PixelIndex
-        Of V's rows.
+        Places of V's rows in X.
     """
 
     share: float
@@ -50,15 +50,15 @@ class Holdout:
         return np.uint64(int(self.share * 2.0**64))
 
     def hidden_rows(self, first: int, n_rows: int) -> np.ndarray:
-        """Which rows of V, from `first` on, the hidden block of a sparse V has, shape (n_rows,)."""
+        """Which rows from `first` on belong to the hidden block of a sparse V, shape (n_rows,), bool."""
         return self._drawn(_COLUMNS if self.transposed else _ROWS, self.places(first, n_rows))
 
     def hidden_columns(self, n_features: int) -> np.ndarray:
-        """Which columns of V it has, shape (n_features,)."""
+        """Which columns of V belong to the hidden block of a sparse V, shape (n_features,), bool."""
         return self._drawn(_ROWS if self.transposed else _COLUMNS, np.arange(n_features))
 
     def places(self, first: int, n_rows: int) -> np.ndarray:
-        """Those of rows of V from `first` on, shape (n_rows,), int64."""
+        """Places in X of rows of V from `first` on, shape (n_rows,), int64."""
         return self.rows.places(first, first + n_rows)
 
     def _drawn(self, stream: int, places: np.ndarray) -> np.ndarray:
@@ -67,27 +67,27 @@ class Holdout:
 
 
 _STREAM, _ROWS, _COLUMNS = 77, 78, 79
-"""Beside those of starts, which draw from the same seed."""
+"""Streams of random words beside those of starts, which draw from the same seed."""
 
 
 @dataclass(frozen=True)
 class EntryWeights:
-    """How a tile reads stored values: v = stored · scale + offset, where something was observed.
+    """How a tile decodes stored values, v = stored · scale + offset, and which of them are missing.
 
     Parameters
     ----------
     nan : bool
-        Whether NaN stands for nothing observed; else it is refused where V is surveyed.
+        Whether NaN is a missing value; else the survey of V refuses NaN.
     nodata : float, ndarray of shape (n_features,) or None
-        The stored value that stands for nothing observed, before scale and offset; NaN in an array: none
+        The stored value, before scale and offset, that marks a missing value; NaN in an array: no such value
         in that column.
     scale, offset : float or ndarray of shape (n_features,)
     negatives : "error", "clip" or "mask"
-        Values below zero, after scale and offset: refused where V is surveyed, zero, or not observed.
+        What values below zero become, after scale and offset: refused by the survey of V, zero, or missing.
     weights : ndarray of shape (n_features,), float64, or None
-        Of each feature.
+        Weight of each feature; None: 1.
     groups : int or None
-        About how many groups of features there are that have one mask, dates for example; None: unknown.
+        About how many groups of features share one mask, dates for example; None: unknown.
     holdout : Holdout or None
     """
 
@@ -102,9 +102,9 @@ class EntryWeights:
 
     @property
     def masks(self) -> bool:
-        """Whether entries may be unobserved."""
-        told = self.nan or self.nodata is not None or self.holdout is not None
-        return told or self.negatives == "mask"
+        """Whether entries may be missing or hidden."""
+        missing = self.nan or self.nodata is not None or self.negatives == "mask"
+        return missing or self.holdout is not None
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ class WeightedSlab:
     Parameters
     ----------
     values : ndarray or csr_array of shape (n_rows, n_features)
-        As they are stored.
+        Stored values.
     weights : ndarray of shape (n_rows, n_features), bool or float, or None
-        Of each entry; 0 and False: not observed.
+        Weight of each entry; 0 and False: missing.
     rows : ndarray of shape (n_rows,), float64, or None
-        Of each row.
+        Weight of each row.
     """
 
-    values: np.ndarray | scipy.sparse.csr_array
+    values: Matrix
     weights: np.ndarray | None = None
     rows: np.ndarray | None = None
 
@@ -136,3 +136,7 @@ class WeightedSlab:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+Slab: TypeAlias = Matrix | WeightedSlab
+"""Some whole rows of V as a source reads them."""

@@ -1,6 +1,6 @@
-"""A matrix known by its sketch, V̂ = R Qᵀ: products through the thin factors.
+"""A matrix given by its sketch, V̂ = R Qᵀ: products through the thin factors.
 
-Only what a quadratic pass asks for: V̂ has negative entries, so there are no ratios of it.
+V̂ has negative entries, so it has no ratios: its tile has the products of a quadratic pass alone.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Block, Tile
 
-class LowRankBlock:
+
+class LowRankBlock(Block):
     """R Qᵀ as one tile: R is small.
 
     Parameters
@@ -22,25 +24,21 @@ class LowRankBlock:
 
     def __init__(self, R: np.ndarray, Q: np.ndarray) -> None:
         self.n_rows = len(R)
-        self._R = R
-        self._Q = Q
+        self._tile = LowRankTile(R, Q)
 
-    def tiles(self) -> Iterator[LowRankTile]:
-        yield LowRankTile(self._R, self._Q)
+    def tiles(self) -> Iterator[Tile]:
+        yield self._tile
 
 
-class LowRankTile:
-    """The products of a quadratic pass; see `dasknmf.core.blocks.base.Tile`."""
-
-    row_weights: np.ndarray | None = None
-
-    __slots__ = ("Q", "R", "first", "rows")
+class LowRankTile(Tile):
+    """The rows of R Qᵀ; parameters as for `LowRankBlock`."""
 
     def __init__(self, R: np.ndarray, Q: np.ndarray) -> None:
+        super().__init__(slice(0, len(R)), 0)
         self.R = R
         self.Q = Q
-        self.rows = slice(0, len(R))
-        self.first = 0
+        self.n_features = len(Q)
+        self.dtype = R.dtype
 
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self.R, self.Q.T @ Ht)
@@ -51,9 +49,9 @@ class LowRankTile:
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
         """½ ‖(R − W H Q) Qᵀ‖² + ½ ‖W H (I − Q Qᵀ)‖², both from products with the thin factors."""
         H64, Q64 = H.astype(np.float64), self.Q.astype(np.float64)
-        seen = H64 @ Q64
-        inside = self.R - W @ seen
-        unseen = H64 @ H64.T - seen @ seen.T
+        HQ = H64 @ Q64
+        inside = self.R - W @ HQ
+        gram = H64 @ H64.T - HQ @ HQ.T
         W64 = W.astype(np.float64)
-        outside = max(float(np.vdot(W64.T @ W64, unseen)), 0.0)
+        outside = max(float(np.vdot(W64.T @ W64, gram)), 0.0)
         return 0.5 * (float((inside * inside).sum()) + outside)

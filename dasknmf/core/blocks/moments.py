@@ -14,16 +14,16 @@ import numpy as np
 from dasknmf.core.kernel import kernel
 
 LineMoments = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Of each line: mean, Σ (v − mean)², and how many values are not zero; float64."""
+"""Mean, Σ (v − mean)² and the number of values that are not zero of each line, three float64 arrays."""
 
 
 def of_columns(values: np.ndarray) -> LineMoments:
     """The moments of each column of a dense tile."""
     found = _empty(values.shape[1])
     if values.flags.c_contiguous:
-        _across(values, *found)
+        _across(values, found)
     else:
-        _along(np.ascontiguousarray(values.T), *found)
+        _along(np.ascontiguousarray(values.T), found)
     return found
 
 
@@ -35,21 +35,21 @@ def of_rows(values: np.ndarray) -> LineMoments:
 def of_sparse_columns(v: np.ndarray, columns: np.ndarray, n_rows: int, n_features: int) -> LineMoments:
     """The moments of each column of a sparse tile, from its stored values and their columns."""
     found = _empty(n_features)
-    _across_sparse(v, columns, n_rows, np.zeros(n_features), *found)
+    _across_sparse(v, columns, n_rows, np.zeros(n_features), found)
     return found
 
 
 def of_sparse_rows(v: np.ndarray, pointers: np.ndarray, n_features: int) -> LineMoments:
     """The moments of each row of a sparse tile, from its stored values and where rows begin in them."""
     found = _empty(len(pointers) - 1)
-    _along_sparse(v, pointers, n_features, *found)
+    _along_sparse(v, pointers, n_features, found)
     return found
 
 
 def pooled(first: LineMoments, n_first: int, second: LineMoments, n_second: int) -> LineMoments:
     """The moments over `n_first` samples and `n_second` others together."""
     found = _empty(len(first[0]))
-    _pool(*first, float(n_first), *second, float(n_second), *found)
+    _pool(first, float(n_first), second, float(n_second), found)
     return found
 
 
@@ -58,8 +58,9 @@ def _empty(length: int) -> LineMoments:
 
 
 @kernel
-def _across(values: np.ndarray, mean: np.ndarray, squares: np.ndarray, nonzeros: np.ndarray) -> None:
+def _across(values: np.ndarray, found: LineMoments) -> None:
     """Over the rows of C-contiguous values, for each column."""
+    mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
     for i in range(n_rows):
         for j in range(n_columns):
@@ -74,8 +75,9 @@ def _across(values: np.ndarray, mean: np.ndarray, squares: np.ndarray, nonzeros:
 
 
 @kernel
-def _along(values: np.ndarray, mean: np.ndarray, squares: np.ndarray, nonzeros: np.ndarray) -> None:
+def _along(values: np.ndarray, found: LineMoments) -> None:
     """Over the columns of C-contiguous values, for each row."""
+    mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
     for i in range(n_rows):
         total = 0.0
@@ -93,14 +95,9 @@ def _along(values: np.ndarray, mean: np.ndarray, squares: np.ndarray, nonzeros: 
 
 @kernel
 def _across_sparse(
-    v: np.ndarray,
-    columns: np.ndarray,
-    n_rows: int,
-    stored: np.ndarray,
-    mean: np.ndarray,
-    squares: np.ndarray,
-    nonzeros: np.ndarray,
+    v: np.ndarray, columns: np.ndarray, n_rows: int, stored: np.ndarray, found: LineMoments
 ) -> None:
+    mean, squares, nonzeros = found
     for at in range(v.size):
         j = columns[at]
         stored[j] += 1.0
@@ -115,14 +112,8 @@ def _across_sparse(
 
 
 @kernel
-def _along_sparse(
-    v: np.ndarray,
-    pointers: np.ndarray,
-    n_features: int,
-    mean: np.ndarray,
-    squares: np.ndarray,
-    nonzeros: np.ndarray,
-) -> None:
+def _along_sparse(v: np.ndarray, pointers: np.ndarray, n_features: int, found: LineMoments) -> None:
+    mean, squares, nonzeros = found
     for i in range(mean.size):
         total = 0.0
         count = 0.0
@@ -139,21 +130,14 @@ def _along_sparse(
 
 @kernel
 def _pool(
-    mean: np.ndarray,
-    squares: np.ndarray,
-    nonzeros: np.ndarray,
-    count: float,
-    other_mean: np.ndarray,
-    other_squares: np.ndarray,
-    other_nonzeros: np.ndarray,
-    other_count: float,
-    all_mean: np.ndarray,
-    all_squares: np.ndarray,
-    all_nonzeros: np.ndarray,
+    first: LineMoments, n_first: float, second: LineMoments, n_second: float, found: LineMoments
 ) -> None:
-    share = other_count / (count + other_count)
+    mean, squares, nonzeros = first
+    other_mean, other_squares, other_nonzeros = second
+    all_mean, all_squares, all_nonzeros = found
+    share = n_second / (n_first + n_second)
     for j in range(mean.size):
         delta = other_mean[j] - mean[j]
         all_mean[j] = mean[j] + delta * share
-        all_squares[j] = squares[j] + other_squares[j] + delta * delta * count * share
+        all_squares[j] = squares[j] + other_squares[j] + delta * delta * n_first * share
         all_nonzeros[j] = nonzeros[j] + other_nonzeros[j]

@@ -14,46 +14,25 @@ fdlibm's: x = 2^e (1 + f) with 1 + f in [√½, √2), and log(1 + f) from an od
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import TypeAlias
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from dasknmf.core.kernel import inlined, kernel
 
-_generated = cast(Callable[[Any], Callable[[Any], Any]], intrinsic)
+Weights: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Weights of entries, of shape (n_rows, n_features), of rows and of columns."""
+
 _LEAST_NORMAL = float(np.finfo(np.float64).tiny)
 _MOST = float(np.finfo(np.float64).max)
-
-
-@_generated
-def _bits(_: Any, x: Any) -> Any:
-    """The bits of a float64, as an integer."""
-
-    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
-
-    return types.int64(types.float64), generated
-
-
-@_generated
-def _float(_: Any, bits: Any) -> Any:
-    """The float64 that has these bits."""
-
-    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(types.float64))
-
-    return types.float64(types.int64), generated
 
 
 @inlined
 def log(x: float) -> float:
     """log x of a positive normal number; finite for 0, where fdlibm's has branches."""
-    bits = _bits(x)
+    bits = np.float64(x).view(np.int64)
     exponent = (bits - 0x3FE6A09E667F3BCD) >> 52
-    f = _float(bits - (exponent << 52)) - 1.0
+    f = np.int64(bits - (exponent << 52)).view(np.float64) - 1.0
     s = f / (2.0 + f)
     z = s * s
     w = z * z
@@ -138,17 +117,11 @@ def weighted_loss(v: np.ndarray, p: np.ndarray, r: np.ndarray, beta: float) -> f
 
 
 @kernel
-def observed_loss(
-    v: np.ndarray,
-    p: np.ndarray,
-    q: np.ndarray,
-    r: np.ndarray,
-    weights: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    beta: float,
+def weighted_entries_loss(
+    v: np.ndarray, p: np.ndarray, q: np.ndarray, r: np.ndarray, weights: Weights, beta: float
 ) -> float:
-    """The loss above of one row after another, each entry with its weight."""
+    """The loss above row by row, with `weights` of entries, rows and columns."""
+    entries, rows, columns = weights
     total = 0.0
     for i in range(v.shape[0]):
         line = 0.0
@@ -164,6 +137,6 @@ def observed_loss(
             else:
                 linear = (beta - 1.0) * np.float64(p[i, j]) - beta * here
                 loss = np.float64(r[i, j]) * linear / (beta * (beta - 1.0))
-            line += columns[j] * np.float64(weights[i, j]) * loss
+            line += columns[j] * np.float64(entries[i, j]) * loss
         total += rows[i] * line
     return total

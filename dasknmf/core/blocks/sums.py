@@ -26,7 +26,7 @@ def product_total(left: np.ndarray, right: np.ndarray) -> float:
 
 
 @kernel
-def accumulate(total: np.ndarray, part: np.ndarray) -> None:
+def _accumulate(total: np.ndarray, part: np.ndarray) -> None:
     """total += part."""
     for i in range(total.size):
         total[i] += part[i]
@@ -50,3 +50,8 @@ def survey(values: np.ndarray) -> tuple[float, float, int, int, int, int]:
         n_negative += int(v < 0.0)
         n_zero += int(v == 0.0)
     return result, squares, n_nan, n_inf, n_negative, n_zero
+
+
+def add_to(total: np.ndarray, part: np.ndarray) -> None:
+    """total += part, of another precision: NumPy would convert it in a buffer first."""
+    _accumulate(total.reshape(-1), part.reshape(-1))

@@ -47,8 +47,7 @@ class EvaluationPhase(Phase):
         loss = tile.residual(W, H) if self.loss.quadratic else tile.ratio(W, H, beta, eps).loss()
         tally["entry"] += (loss, *totals(tile, W))
         if self.sum_to_one:
-            observed = getattr(tile, "row_is_observed", None)
-            tally["gap"] += sum_gap(tile, W, None if observed is None else observed())
+            tally["gap"] += sum_gap(tile, W, tile.nonempty_rows())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         divergence, *W_in = (float(part) for part in tally["entry"])

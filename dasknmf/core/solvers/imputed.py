@@ -95,24 +95,25 @@ class ImputedPass(Phase):
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, extra = small
         phase, W = self.phase, rows["W"]
-        observed = tile.row_is_observed()
+        observed = tile.nonempty_rows()
         if inner.needs_first_W:
             # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
             if self._by_row_once:
                 N, _ = phase.system(tile, inner)
                 gram = ByRow().of_rows(tile, extra)
             else:
-                N, gram = phase.system(tile.filled(np.broadcast_to(extra, tile.V.shape)), inner)
+                P = np.broadcast_to(extra, (tile.n_rows, tile.n_features))
+                N, gram = phase.system(tile.imputed_from(P), inner)
             first_W.solve(W, N, gram, phase.penalties.W.l1, positive=not phase.facts.moves_zeros)
         W[~observed] = 0
         told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["filled"] += told
         if not inner.needs_first_W:
             for _ in range(self.fills):
-                filled = tile.completed(W, inner.H)
+                filled = tile.imputed(W, inner.H)
                 tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
                 W[~observed] = 0
-        phase.add(tile.completed(W, inner.H), W, tally)
+        phase.add(tile.imputed(W, inner.H), W, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         loss, total, squares, gap = (float(part) for part in tally["filled"])

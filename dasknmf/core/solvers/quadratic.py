@@ -191,7 +191,7 @@ class QuadraticPass(Phase):
 
     def _rest(self, tile: Any, W: np.ndarray) -> None:
         if self.grams.by_row and not tile.complete:
-            W[~tile.row_is_observed()] = 0
+            W[~tile.nonempty_rows()] = 0
 
     def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
         """Add what a tile's rows leave for H."""
@@ -212,7 +212,7 @@ class QuadraticPass(Phase):
         if not self.sum_to_one:
             return 0.0
         if observed is None and self.grams.by_row and not tile.complete:
-            observed = tile.row_is_observed()
+            observed = tile.nonempty_rows()
         return sum_gap(tile, W, observed)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:

@@ -38,7 +38,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dasknmf.core.blocks import resampled
 from dasknmf.core.blocks.noise import Noise, exponential
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import PhaseWrapper, Rows, Tally, Together
@@ -96,9 +95,9 @@ class Resampling:
         """A tile of this version, from that of V."""
         n_rows = tile.rows.stop - tile.rows.start
         if self.kind == "rows":
-            return resampled.weighted(tile, self.row_weights(tile.first, n_rows))
+            return tile.reweighted(self.row_weights(tile.first, n_rows))
         noise = Noise(self._key, self.epsilon if self.kind == "uniform" else None)
-        return resampled.noisy(tile, noise, self.rows.places(tile.first, tile.first + n_rows))
+        return tile.noisy(noise, self.rows.places(tile.first, tile.first + n_rows))
 
 
 @dataclass(frozen=True)

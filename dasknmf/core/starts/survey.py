@@ -57,10 +57,10 @@ class Survey(Phase):
         a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
         tally["sums"] += (sums.total, sums.squares, *counts, powers, a.sum())
         if self.masked:
-            tally["observed"] += tile.observations()
+            tally["observed"] += tile.column_counts()
             tile.add_cross(a[:, None].astype(tile.dtype), tally["column totals"])
-            tally["empty rows"] += np.count_nonzero(~tile.row_is_observed())
-            n_rows, of_columns = tile.hidden_whole()
+            tally["empty rows"] += np.count_nonzero(~tile.nonempty_rows())
+            n_rows, of_columns = tile.hidden_counts()
             tally["hidden rows"] += n_rows
             tally["hidden"] += of_columns
 
@@ -233,6 +233,6 @@ class MeanFilled(PhaseWrapper):
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
         # Whatever is observed tells a start where to look, if it counts little or more than once.
-        shape = tile.rows.stop - tile.rows.start, len(fill)
-        filled = tile.filled(np.broadcast_to(fill.astype(tile.dtype), shape), by_weight=False)
+        P = np.broadcast_to(fill.astype(tile.dtype), (tile.n_rows, tile.n_features))
+        filled = tile.imputed_from(P, by_weight=False)
         self.phase.tile(filled, rows, inner, tally)

@@ -14,20 +14,14 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import joblib
 import numpy as np
 
-from dasknmf.core.blocks import matrix
+from dasknmf.core.blocks import EntryWeights, PanelSpec, block_of, matrix
 from dasknmf.core.blocks.base import Block
-from dasknmf.core.blocks.csr import CsrBlock
-from dasknmf.core.blocks.csr_masked import MaskedCsrBlock
-from dasknmf.core.blocks.dense import DenseBlock
-from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.blocks.lowrank import LowRankBlock
-from dasknmf.core.blocks.masked import MaskedBlock
 from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
@@ -263,20 +257,13 @@ class Trial:
         n_rows, n_features = V.shape
         height = max(1, n_rows * max(_BLOCK_BYTES, tally_bytes) // max(1, matrix.nbytes(V)))
         variant = self.variant
-        kind: Any = DenseBlock if isinstance(V, np.ndarray) else CsrBlock
+        entries = None
         if variant.masked or variant.column_weights is not None:
             entries = EntryWeights(nan=variant.masked, weights=variant.column_weights)
-            kind = partial(MaskedBlock if kind is DenseBlock else MaskedCsrBlock, entries=entries)
+        parts = [V[first : first + height] for first in range(0, n_rows, height)]
         return [
-            kind(
-                [V[first : first + height]],
-                n_rows=min(height, n_rows - first),
-                first=first,
-                n_features=n_features,
-                dtype=self.dtype,
-                checked=False,
-            )
-            for first in range(0, n_rows, height)
+            block_of([part], PanelSpec(part.shape[0], index * height, n_features, self.dtype), entries)
+            for index, part in enumerate(parts)
         ]
 
 

@@ -1,0 +1,388 @@
+"""Tiles of sparse panels, at the cost of their nonzeros.
+
+::
+
+    N = V Hᵀ         one pass over the nonzeros, a row of Hᵀ for each
+    A += Wᵀ V        the same with rows of Aᵀ, m × k in V's dtype, added to A every few thousand rows
+    Q = V ∘ P^{−1}   β = 1: P is needed only where V is not zero, and Σ P = Σ_i w_i · Σ_j h_j
+    V − WH           needs every entry: tile by tile, P dense. The identity through Grams would cancel
+                     on fits that are nearly exact
+    other β          zeros of V have their part in P^{β−1}: tile by tile, V dense
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dasknmf.core.blocks import moments, nonzeros, ratios, sums
+from dasknmf.core.blocks.base import Ratio, RowRange, Sums, Tile
+from dasknmf.core.blocks.csr_walk import CsrRows, CsrWalk
+from dasknmf.core.blocks.decode import weighted_total
+from dasknmf.core.blocks.dense_ratio import TileWeights
+from dasknmf.core.blocks.dense_tile import DenseTile, MaskedTile
+from dasknmf.core.blocks.entries import EntryWeights
+from dasknmf.core.blocks.noise import Noise
+from dasknmf.core.blocks.row_ratios import RowRatios, mean_floors
+from dasknmf.core.blocks.simd import filled, padded
+from dasknmf.core.losses import Loss
+
+
+class CsrTile(Tile):
+    """A sparse tile whose entries all count once.
+
+    Parameters
+    ----------
+    rows : CsrRows
+        Values in the dtype of the walk, columns as int32.
+    at : RowRange
+    walk : CsrWalk
+    """
+
+    def __init__(self, rows: CsrRows, at: RowRange, walk: CsrWalk) -> None:
+        super().__init__(at.rows, at.first)
+        self.v, self.columns, self.pointers, _ = rows
+        self.n_features = walk.n_features
+        self.dtype = walk.dtype
+        self._walk = walk
+
+    @property
+    def _rows(self) -> CsrRows:
+        return CsrRows(self.v, self.columns, self.pointers)
+
+    @property
+    def _n_absent(self) -> int:
+        return self.n_rows * self.n_features - self.v.size
+
+    @property
+    def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows and which columns make the hidden block, bool."""
+        return np.zeros(self.n_rows, bool), np.zeros(self.n_features, bool)
+
+    def values(self) -> np.ndarray:
+        V = self._walk.dense.get("values", self.n_rows)
+        V[:] = 0
+        nonzeros.spread(self.pointers, self.columns, self.v, V, 1.0)
+        return V
+
+    def take(self, indices: np.ndarray) -> csr_array:
+        return csr_array(self._rows.select(indices)[:3], shape=(len(indices), self.n_features))
+
+    def sums(self) -> Sums:
+        total, squares, n_nan, n_inf, n_negative, n_zero = sums.survey(self.v)
+        return Sums(total, squares, n_nan, n_inf, n_negative, n_zero + self._n_absent)
+
+    def power_sum(self, exponent: float) -> float:
+        if exponent < 0 and (self._n_absent or (self.v == 0).any()):
+            return float("inf")
+        return self._power_sum(exponent)
+
+    def _power_sum(self, exponent: float) -> float:
+        return float(sums.total(self.v) if exponent == 1 else nonzeros.power_sum(self.v, exponent))
+
+    def column_sums(self) -> np.ndarray:
+        result = np.zeros(self.n_features)
+        nonzeros.column_sums(self.columns, self.v, result)
+        return result
+
+    def column_moments(self) -> moments.LineMoments:
+        return moments.of_sparse_columns(self.v, self.columns, self.n_rows, self.n_features)
+
+    def row_moments(self) -> moments.LineMoments:
+        return moments.of_sparse_rows(self.v, self.pointers, self.n_features)
+
+    def cross(self, Ht: np.ndarray) -> np.ndarray:
+        return self.gathered(self.v, Ht)
+
+    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+        self.scattered(self.v, W, A)
+
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        P = self._differences(W, H).reshape(-1)
+        return 0.5 * float(sums.product_total(P, P))
+
+    def _differences(self, W: np.ndarray, H: np.ndarray) -> np.ndarray:
+        """WH − V, in a buffer of the walk."""
+        P = np.matmul(W, H, out=self._walk.dense.get("P", self.n_rows))
+        nonzeros.spread(self.pointers, self.columns, self.v, P, -1.0)
+        return P
+
+    def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
+        if beta != 1:
+            return self.dense().ratio(W, H, beta, eps)
+        q = self.products(W, H, self._walk.buffer(self.v.size))
+        ratios.kullback_leibler(self.v, q, q, eps)
+        return CsrRatio(self, q, self.product_total(W, H))
+
+    def product_total(self, W: np.ndarray, H: np.ndarray) -> float:
+        """Σ P over every entry, zeros of V included, weighted."""
+        return float(W.sum(axis=0, dtype=np.float64) @ self._walk.totals(H))
+
+    def dense(self) -> Tile:
+        """The same tile with its zeros."""
+        return DenseTile(self.values(), self, self._walk.dense)
+
+    def reweighted(self, a: np.ndarray) -> Tile:
+        return MaskedCsrTile(self._rows._replace(weights=a), self, self._walk, EntryWeights())
+
+    def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
+        tile = copy(self)
+        tile.v = noise.of_nonzeros(self.v, self.columns, self.pointers, places, self.n_features)
+        return tile
+
+    def select(self, indices: np.ndarray) -> CsrTile:
+        """A tile of some rows without their weights, at ascending places in this one."""
+        rows = self._rows.select(indices)
+        return CsrTile(rows, RowRange(slice(0, len(indices)), self.first), self._walk)
+
+    def row_losses(
+        self, W: np.ndarray, H: np.ndarray, loss: Loss, column_weights: np.ndarray | None
+    ) -> np.ndarray:
+        if loss.beta != 1 or column_weights is not None:
+            return super().row_losses(W, H, loss, column_weights)
+        losses = np.asarray(W @ H.sum(axis=1))
+        nonzeros.kullback_leibler_rows(self.pointers, self.v, self.quotients(W, H, self.floors()), losses)
+        return losses
+
+    def row_ratios(self, H: np.ndarray, bHt: np.ndarray, beta: float) -> RowRatios:
+        return CsrRowRatios(self, H, bHt) if beta == 1 else super().row_ratios(H, bHt, beta)
+
+    def floors(self) -> np.ndarray:
+        """The floor of P of each row, shape (n_rows,), float64."""
+        return mean_floors(self.row_moments()[0])
+
+    def products(self, W: np.ndarray, H: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """`p`, overwritten with WH where V is not zero."""
+        Ht = self._walk.by_features(H, turned=False)
+        nonzeros.products(self.pointers, self.columns, filled(W, self.dtype), Ht, p)
+        return p
+
+    def quotients(self, W: np.ndarray, H: np.ndarray, floors: np.ndarray) -> np.ndarray:
+        """V / max(WH, floor) where V is not zero, with a floor for each row."""
+        q = self.products(W, H, np.empty_like(self.v))
+        nonzeros.quotients(self.pointers, self.v, q, floors.astype(self.dtype))
+        return q
+
+    def gathered(self, q: np.ndarray, Ht: np.ndarray) -> np.ndarray:
+        """Q Hᵀ, with values q in place of V's."""
+        k = Ht.shape[1]
+        Ht = self._walk.by_features(Ht, turned=True)
+        N = np.zeros((self.n_rows, padded(k)), self.dtype)
+        nonzeros.gather(self.pointers, self.columns, q, Ht, N)
+        return N if k == N.shape[1] else np.ascontiguousarray(N[:, :k])
+
+    def scattered(self, q: np.ndarray, W: np.ndarray, A: np.ndarray) -> None:
+        """A += Wᵀ Q, with values q in place of V's."""
+        At = self._walk.turned_sums(A)
+        nonzeros.scatter(self.pointers, self.columns, q, filled(W, self.dtype), At)
+        self._walk.added()
+
+    def log_total(self, q: np.ndarray) -> float:
+        """Σ v (log q − 1), weighted."""
+        return float(nonzeros.kullback_leibler_loss(self.v, q))
+
+
+class MaskedCsrTile(CsrTile):
+    """A sparse tile with weights of rows and of columns, and with a block of entries hidden.
+
+    Single hidden entries would each need their place in a matrix of zeros. A hidden block, rows R
+    times columns C, keeps every product at the cost of the nonzeros, since all of R have the same columns::
+
+        S_i = S − [i ∈ R] S_C            T_j = G − [j ∈ C] G_R
+
+    so `row_grams` takes two lines, that of all columns and that of the columns outside of C, and
+    `add_column_grams` adds to two, that of all rows and that of the rows outside of R. For β other than 1
+    and 2 tiles are made dense, and the block is part of their mask.
+
+    References
+    ----------
+    Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix
+    factorization. The Annals of Applied Statistics, 3(2).
+    """
+
+    def __init__(self, rows: CsrRows, at: RowRange, walk: CsrWalk, entries: EntryWeights) -> None:
+        super().__init__(rows, at, walk)
+        self.row_weights = rows.weights
+        self.column_weights = entries.weights
+        self._in_R, self._in_C = super().hidden_block
+        self._places = np.zeros(0, np.intp)
+        self._hidden_v = np.zeros(0, self.dtype)
+        if entries.holdout is not None:
+            self._in_C = walk.hidden_columns(entries.holdout)
+            self._in_R = entries.holdout.hidden_rows(self.first, self.n_rows)
+            inside = np.repeat(self._in_R, np.diff(self.pointers)) & self._in_C[self.columns]
+            self._places = np.flatnonzero(inside)
+            self._hidden_v = self.v[self._places]
+            self.v = self.v.copy()
+            self.v[self._places] = 0
+
+    @property
+    def complete(self) -> bool:
+        return not self._in_R.any()
+
+    @property
+    def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._in_R, self._in_C
+
+    @property
+    def _a(self) -> np.ndarray:
+        return np.ones(self.n_rows) if self.row_weights is None else self.row_weights
+
+    @property
+    def _b(self) -> np.ndarray:
+        return np.ones(self.n_features) if self.column_weights is None else self.column_weights
+
+    @property
+    def _n_hidden(self) -> int:
+        return int(self._in_R.sum()) * int(self._in_C.sum())
+
+    def _row_of(self) -> np.ndarray:
+        return np.repeat(np.arange(self.n_rows), np.diff(self.pointers))
+
+    def _entry_weights(self) -> np.ndarray:
+        """a_i b_j of each stored entry."""
+        return self._a[self._row_of()] * self._b[self.columns]
+
+    def sums(self) -> Sums:
+        found, n_hidden = super().sums(), self._n_hidden
+        squares = float(self._entry_weights() @ self.v.astype(np.float64) ** 2)
+        # Hidden places that are stored count among the zeros of v, others among the absent ones.
+        return replace(found, squares=squares, n_zero=found.n_zero - n_hidden, n_missing=n_hidden)
+
+    def _power_sum(self, exponent: float) -> float:
+        return float(self._entry_weights() @ np.power(self.v, exponent, dtype=np.float64))
+
+    def column_counts(self) -> np.ndarray:
+        return np.asarray(self._a.sum() - self._hidden_weights())
+
+    def _hidden_weights(self) -> np.ndarray:
+        """Σ a_i over the hidden entries of each column, shape (n_features,), float64."""
+        return np.asarray(self._in_C * self._a[self._in_R].sum(), np.float64)
+
+    def nonempty_rows(self) -> np.ndarray:
+        return ~self._in_R | bool((~self._in_C).any())
+
+    def hidden_counts(self) -> tuple[int, np.ndarray]:
+        return int(np.count_nonzero(~self.nonempty_rows())), self._hidden_weights()
+
+    def row_grams(self, HH: np.ndarray) -> np.ndarray:
+        return np.asarray(HH[self._in_R.astype(np.intp)])
+
+    def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
+        whole = WW.sum(axis=0, dtype=np.float64)
+        T[0] += whole
+        T[1] += whole - WW[self._in_R].sum(axis=0, dtype=np.float64)
+
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        P = self._differences(W, H)
+        P[np.ix_(self._in_R, self._in_C)] = 0
+        return 0.5 * float(weighted_total(P, P, self._a, self._b))
+
+    def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
+        n_hidden = self._n_hidden
+        if not n_hidden:
+            return 0.0, 0
+        a, b = self._a[self._in_R], self._b[self._in_C]
+        W_R, H_C = W[self._in_R].astype(np.float64), H[:, self._in_C].astype(np.float64)
+        rows, columns = self._row_of()[self._places], self.columns[self._places]
+        v = self._hidden_v.astype(np.float64)
+        if beta not in (1, 2):
+            V = np.zeros((len(a), len(b)))
+            V[(np.cumsum(self._in_R) - 1)[rows], (np.cumsum(self._in_C) - 1)[columns]] = v
+            return float(a @ Loss(beta).rows(V, W_R @ H_C, eps, b)), n_hidden
+        p = np.einsum("et,te->e", W[rows].astype(np.float64), H[:, columns])
+        weights = self._a[rows] * self._b[columns]
+        if beta == 2:
+            gram = (H_C * b) @ H_C.T
+            squares = float(a @ np.einsum("it,tr,ir->i", W_R, gram, W_R))
+            return 0.5 * (float(weights @ (v * v - 2.0 * v * p)) + squares), n_hidden
+        p = np.maximum(p, eps)
+        stored = np.where(v > 0, v * np.log(np.where(v > 0, v / p, 1.0)), 0.0) - v
+        return float(weights @ stored + a @ W_R @ (H_C @ b)), n_hidden
+
+    def mask(self) -> np.ndarray | None:
+        if self.complete:
+            return None
+        mask = np.ones((self.n_rows, self.n_features), bool)
+        mask[np.ix_(self._in_R, self._in_C)] = False
+        return mask
+
+    def dense(self) -> Tile:
+        mask = self.mask()
+        entries = None if mask is None else mask.view(np.uint8)
+        weights = TileWeights(entries, self.row_weights, self.column_weights)
+        return MaskedTile(self.values(), self, self._walk.dense, weights)
+
+    def product_total(self, W: np.ndarray, H: np.ndarray) -> float:
+        W64 = W.astype(np.float64)
+        of_rows = W64 @ (self._walk.totals(H) if self.column_weights is None else H @ self._b)
+        if not self.complete:
+            H_C = H[:, self._in_C].astype(np.float64)
+            of_rows -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
+        return float(self._a @ of_rows)
+
+    def reweighted(self, a: np.ndarray) -> Tile:
+        tile = copy(self)
+        tile.row_weights = a if self.row_weights is None else a * self.row_weights
+        return tile
+
+    def log_total(self, q: np.ndarray) -> float:
+        if self.column_weights is None:
+            losses = np.zeros(self.n_rows)
+            nonzeros.kullback_leibler_rows(self.pointers, self.v, q, losses)
+            return float(self._a @ losses)
+        v = self.v.astype(np.float64)
+        logs = np.log(np.where(v > 0, q, 1.0), dtype=np.float64)
+        return float((self._entry_weights() * v) @ (logs - 1.0))
+
+
+class CsrRatio(Ratio):
+    """q = v / p where V is not zero, for β = 1.
+
+    Denominators are needed only where a block is hidden; those of a tile without one are ΣH and ΣW.
+    """
+
+    def __init__(self, tile: CsrTile, q: np.ndarray, product_total: float) -> None:
+        self._tile = tile
+        self._q = q
+        self._product_total = product_total
+
+    def numerator_rows(self, Ht: np.ndarray) -> np.ndarray:
+        return self._tile.gathered(self._q, Ht)
+
+    def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
+        in_R, in_C = self._tile.hidden_block
+        totals = Ht.sum(axis=0, dtype=np.float64) - in_R[:, None] * Ht[in_C].sum(axis=0, dtype=np.float64)
+        return np.asarray(totals.astype(Ht.dtype))
+
+    def add_numerator(self, W: np.ndarray, A: np.ndarray) -> None:
+        self._tile.scattered(self._q, W, A)
+
+    def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
+        in_R, in_C = self._tile.hidden_block
+        B += W.sum(axis=0, dtype=np.float64)[:, None]
+        B[:, in_C] -= W[in_R].sum(axis=0, dtype=np.float64)[:, None]
+
+    def loss(self) -> float:
+        return self._tile.log_total(self._q) + self._product_total
+
+
+class CsrRowRatios(RowRatios):
+    """Steps at the cost of the nonzeros, for β = 1."""
+
+    def __init__(self, tile: CsrTile, H: np.ndarray, bHt: np.ndarray) -> None:
+        self._tile = tile
+        self._rows = np.arange(tile.n_rows)
+        self._floors = tile.floors()
+        self._H, self._bHt = H, bHt
+        self._sums = bHt.sum(axis=0, dtype=np.float64)
+
+    def __call__(self, rows: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if len(rows) < len(self._rows):
+            self._tile = self._tile.select(np.searchsorted(self._rows, rows))
+            self._rows = rows
+        q = self._tile.quotients(W, self._H, self._floors[rows])
+        return self._tile.gathered(q, self._bHt).astype(np.float64), self._sums, self._floors[rows, None]

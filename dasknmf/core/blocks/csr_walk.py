@@ -1,0 +1,126 @@
+"""Rows of sparse slabs, and what the tiles of one walk over them share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from dasknmf.core.blocks import nonzeros
+from dasknmf.core.blocks.entries import Holdout
+from dasknmf.core.blocks.scratch import Scratch
+from dasknmf.core.blocks.simd import filled, padded
+
+_FLUSH_ROWS = 2048
+"""Rows whose products are added in V's dtype, before they go on in float64."""
+
+
+class CsrRows(NamedTuple):
+    """Rows of a slab, as views of its values: SciPy's own objects cost as much as a product of theirs."""
+
+    values: np.ndarray
+    columns: np.ndarray
+    pointers: np.ndarray
+    """Where rows begin in `values`, from 0, shape (n_rows + 1,), int64."""
+    weights: np.ndarray | None = None
+    """Weights of the rows, shape (n_rows,), float64; None: 1."""
+
+    @classmethod
+    def of(cls, slab: csr_array, start: int, stop: int, weights: np.ndarray | None = None) -> CsrRows:
+        pointers = slab.indptr[start : stop + 1].astype(np.int64)
+        low, high = int(pointers[0]), int(pointers[-1])
+        rows = None if weights is None else weights[start:stop]
+        return cls(slab.data[low:high], slab.indices[low:high], pointers - low, rows)
+
+    @classmethod
+    def joined(cls, pieces: list[CsrRows]) -> CsrRows:
+        values, columns, pointers, weights = zip(*pieces, strict=True)
+        lengths = np.concatenate([np.diff(each) for each in pointers])
+        return cls(
+            np.concatenate(values),
+            np.concatenate(columns),
+            np.append(0, np.cumsum(lengths)),
+            None if weights[0] is None else np.concatenate(weights),
+        )
+
+    def copy(self) -> CsrRows:
+        weights = None if self.weights is None else self.weights.copy()
+        return CsrRows(self.values.copy(), self.columns.copy(), self.pointers.copy(), weights)
+
+    def select(self, indices: np.ndarray) -> CsrRows:
+        """Rows at ascending places, without weights."""
+        lengths = np.diff(self.pointers)
+        kept = np.zeros(lengths.size, bool)
+        kept[indices] = True
+        values = np.repeat(kept, lengths)
+        pointers = np.append(0, np.cumsum(lengths[kept]))
+        return CsrRows(self.values[values], self.columns[values], pointers)
+
+
+class CsrWalk:
+    """Buffers of one walk, Hᵀ in whole vectors, and Aᵀ on its way to A."""
+
+    def __init__(self, height: int, n_features: int, dtype: np.dtype) -> None:
+        self.n_features = n_features
+        self.dtype = dtype
+        self.dense = Scratch(height, n_features, dtype)
+        self._buffer = np.empty(0, dtype)
+        self._turned: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = {}
+        self._totals: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._flushed = 0
+        self._ended = False
+        self._hidden: np.ndarray | None = None
+
+    def buffer(self, size: int) -> np.ndarray:
+        """A buffer for a value of each nonzero."""
+        if self._buffer.size < size:
+            self._buffer = np.empty(size + size // 4, self.dtype)
+        return self._buffer[:size]
+
+    def by_features(self, H: np.ndarray, *, turned: bool) -> np.ndarray:
+        """Hᵀ in whole vectors, from H or, where `turned`, from Hᵀ.
+
+        Made once for each array, which is kept until the walk ends: give the same ones for every tile.
+        """
+        key = (id(H), turned)
+        if key not in self._turned:
+            self._turned[key] = (H, filled(H if turned else H.T, self.dtype))
+        return self._turned[key][1]
+
+    def hidden_columns(self, holdout: Holdout) -> np.ndarray:
+        """Which columns belong to the hidden block, shape (n_features,), bool."""
+        if self._hidden is None:
+            self._hidden = holdout.hidden_columns(self.n_features)
+        return self._hidden
+
+    def totals(self, H: np.ndarray) -> np.ndarray:
+        """ΣH over features, shape (n_components,), float64."""
+        if id(H) not in self._totals:
+            self._totals[id(H)] = (H, H.sum(axis=1, dtype=np.float64))
+        return self._totals[id(H)][1]
+
+    def turned_sums(self, A: np.ndarray) -> np.ndarray:
+        """The sum that the next flush adds to Aᵀ."""
+        if id(A) not in self._sums:
+            self._sums[id(A)] = (A, np.zeros((A.shape[1], padded(A.shape[0])), self.dtype))
+        return self._sums[id(A)][1]
+
+    def added(self) -> None:
+        """Flush a sum that was added to after the walk."""
+        if self._ended:
+            self._flush()
+
+    def rows_done(self, row: int) -> None:
+        if row - self._flushed >= _FLUSH_ROWS:
+            self._flushed = row
+            self._flush()
+
+    def end(self) -> None:
+        self._ended = True
+        self._flush()
+
+    def _flush(self) -> None:
+        for A, At in self._sums.values():
+            nonzeros.add_turned(A, At)

@@ -1,0 +1,330 @@
+"""Tiles of dense panels: plain, and with entries that are missing, hidden or weighted.
+
+With Ω ≥ 0 the weight of each entry, V is kept as 0 where Ω is, so that V Hᵀ and Wᵀ V are the products
+of a tile without missing values. A least-squares solver also needs a Gram matrix for each row
+and for each column, their upper triangles packed into lines::
+
+    S_i = Σ_j Ω_ij b_j h_j h_jᵀ = (Ω · [b_j h_j ⊗ h_j])_i          T_j = Σ_i a_i Ω_ij w_i w_iᵀ
+
+one product each. Columns with the same weights throughout a tile (the bands of a date, under a cloud)
+enter them as one: most masks have far fewer columns than V.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+
+from dasknmf.core.blocks import moments, sums
+from dasknmf.core.blocks.base import RowRange, Sums, Tile
+from dasknmf.core.blocks.decode import Hidden, along_keys, line_keys, weighted_total
+from dasknmf.core.blocks.dense_ratio import DenseRatio, MaskedRatio, TileWeights
+from dasknmf.core.blocks.noise import Noise
+from dasknmf.core.blocks.scratch import Scratch
+from dasknmf.core.losses import Loss
+from dasknmf.errors import DataError
+
+_NUMBERS = np.random.default_rng(20).integers(0, 2**64, 1024, np.uint64, endpoint=False) | np.uint64(1)
+"""One for each row of a tile: two columns that differ have the same key once in 2⁶⁴ draws of them."""
+
+_HIDDEN = 2**16
+"""Hidden entries at a time: products of all of them would be as large as k of them."""
+
+
+class DenseTile(Tile):
+    """A dense tile whose entries all count once.
+
+    Parameters
+    ----------
+    V : ndarray of shape (n_rows, n_features), float32 or float64
+    at : RowRange
+    scratch : Scratch
+        Buffers of the walk.
+    row_weights : ndarray of shape (n_rows,), float64, or None
+    """
+
+    def __init__(
+        self, V: np.ndarray, at: RowRange, scratch: Scratch, row_weights: np.ndarray | None = None
+    ) -> None:
+        super().__init__(at.rows, at.first)
+        self.V = V
+        self.n_features = V.shape[1]
+        self.dtype = V.dtype
+        self.row_weights = row_weights
+        self._scratch = scratch
+
+    def values(self) -> np.ndarray:
+        return self.V
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self.V[indices])
+
+    def sums(self) -> Sums:
+        return Sums(*sums.survey(flat(self.V)))
+
+    def power_sum(self, exponent: float) -> float:
+        if exponent in (0, 1):
+            return float(self.V.size if exponent == 0 else sums.total(flat(self.V)))
+        return float((self.V.astype(np.float64) ** exponent).sum())
+
+    def column_sums(self) -> np.ndarray:
+        return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
+
+    def column_moments(self) -> moments.LineMoments:
+        return moments.of_columns(self.V)
+
+    def row_moments(self) -> moments.LineMoments:
+        return moments.of_rows(self.V)
+
+    def cross(self, Ht: np.ndarray) -> np.ndarray:
+        return np.matmul(self.V, Ht)
+
+    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+        sums.add_to(A, np.matmul(W.T, self.V))
+
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
+        np.subtract(self.V, P, out=P)
+        return 0.5 * sums.product_total(flat(P), flat(P))
+
+    def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
+        self._turn_by_rows()
+        P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
+        return DenseRatio(self.V, P, beta, eps, self._scratch)
+
+    def reweighted(self, a: np.ndarray) -> Tile:
+        rows = a if self.row_weights is None else a * self.row_weights
+        return MaskedTile(self.V, self, self._scratch, TileWeights(rows=rows))
+
+    def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
+        tile = copy(self)
+        tile.V = noise.of_dense(self.V, places)
+        return tile
+
+    def _turn_by_rows(self) -> None:
+        """Make V C-contiguous, as element-wise loops walk it."""
+        if not self.V.flags.c_contiguous:
+            self._scratch = self._scratch.by_rows
+            V, self.V = self.V, self._scratch.get("values", len(self.V))
+            np.copyto(self.V, V)
+
+
+class MaskedTile(DenseTile):
+    """A dense tile with weights.
+
+    Parameters
+    ----------
+    V : ndarray of shape (n_rows, n_features), float32 or float64
+        0 where the weight of an entry is.
+    at : RowRange
+    scratch : Scratch
+        Buffers of the walk, in the memory order of V.
+    weights : TileWeights
+    hidden : Hidden or None
+        Hidden entries, which are missing in V.
+    """
+
+    def __init__(
+        self,
+        V: np.ndarray,
+        at: RowRange,
+        scratch: Scratch,
+        weights: TileWeights,
+        hidden: Hidden | None = None,
+    ) -> None:
+        super().__init__(V, at, scratch, weights.rows)
+        self.weights = weights.entries
+        self.column_weights = weights.columns
+        self.hidden = hidden
+        self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.weights is None
+
+    def mask(self) -> np.ndarray | None:
+        return None if self.weights is None else np.asarray(self.weights != 0)
+
+    def sums(self) -> Sums:
+        found = super().sums()
+        n_missing = 0 if self.weights is None else self.weights.size - int(np.count_nonzero(self.weights))
+        squares = found.squares
+        weighted = not self.complete or self.row_weights is not None or self.column_weights is not None
+        if weighted and np.isfinite(squares):
+            squares = self._total(self.V, self._weighted(self.V))
+        return replace(found, squares=squares, n_zero=found.n_zero - n_missing, n_missing=n_missing)
+
+    def power_sum(self, exponent: float) -> float:
+        powers = np.zeros(self.V.shape)
+        mask = self.mask()
+        where = np.ones(self.V.shape, bool) if mask is None else mask
+        np.power(self.V, exponent, out=powers, where=where, dtype=np.float64)
+        return self._total(powers, np.ones_like(self.V) if self.weights is None else self.weights)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        taken = super().take(indices)
+        if self.weights is not None:
+            taken[self.weights[indices] == 0] = np.nan
+        return taken
+
+    def cross(self, Ht: np.ndarray) -> np.ndarray:
+        return np.matmul(self._weighted(self.V), Ht)
+
+    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+        sums.add_to(A, np.matmul(W.T, self._weighted(self.V)))
+
+    def row_grams(self, HH: np.ndarray) -> np.ndarray:
+        groups, group_of = self._grouped()
+        if group_of is not None:
+            # Sums over sorted features: a matrix of groups and features may be larger than V.
+            order = np.argsort(group_of, kind="stable")
+            first = np.searchsorted(group_of[order], np.arange(groups.shape[1]))
+            HH = np.add.reduceat(HH[order], first, axis=0, dtype=np.float64).astype(HH.dtype)
+        # In Fortran's order, in which rows move side by side.
+        return np.matmul(HH.T, groups.T).T
+
+    def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
+        groups, group_of = self._grouped()
+        part = np.matmul(groups.T, WW)
+        T += part if group_of is None else part[group_of]
+
+    def nonempty_rows(self) -> np.ndarray:
+        return np.asarray(self._grouped()[0].any(axis=1))
+
+    def column_counts(self) -> np.ndarray:
+        groups, group_of = self._grouped()
+        a = np.ones(len(self.V)) if self.row_weights is None else self.row_weights
+        counts = a @ groups.astype(np.float64)
+        return counts if group_of is None else counts[group_of]
+
+    def hidden_counts(self) -> tuple[int, np.ndarray]:
+        if self.hidden is None:
+            return super().hidden_counts()
+        hides = np.zeros(self.n_rows, bool)
+        hides[self.hidden.rows] = True
+        a = None if self.row_weights is None else self.row_weights[self.hidden.rows]
+        of_columns = np.bincount(self.hidden.columns, a, self.n_features).astype(np.float64)
+        return int(np.count_nonzero(hides & ~self.nonempty_rows())), of_columns
+
+    def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
+        hidden = self.hidden
+        if hidden is None or not len(hidden.values):
+            return 0.0, 0
+        p = np.empty(len(hidden.values))
+        for start in range(0, len(p), _HIDDEN):
+            some = slice(start, start + _HIDDEN)
+            products = W[hidden.rows[some]].astype(np.float64) * H.T[hidden.columns[some]]
+            p[some] = products.sum(axis=1)
+        losses = Loss(beta).rows(hidden.values[:, None], p[:, None], eps)
+        if hidden.weights is not None:
+            losses *= hidden.weights
+        if self.row_weights is not None:
+            losses *= self.row_weights[hidden.rows]
+        if self.column_weights is not None:
+            losses *= self.column_weights[hidden.columns]
+        return float(losses.sum()), len(p)
+
+    def imputed(self, W: np.ndarray, H: np.ndarray) -> Tile:
+        return self.imputed_from(self._product(W, H))
+
+    def imputed_from(self, P: np.ndarray, *, by_weight: bool = True) -> Tile:
+        V = self._scratch.get("imputed", len(self.V))
+        if self.weights is None:
+            np.copyto(V, self.V)
+        elif self.weights.dtype == np.uint8 or not by_weight:
+            # V is 0 where an entry is missing.
+            np.multiply(P, self.weights == 0, out=V)
+            np.add(V, self.V, out=V)
+        else:
+            most = float(self.weights.max())
+            if most > 1:
+                raise DataError(
+                    f"weights hold {most:g}; with so many components entries are filled in by their weight, "
+                    "which is at most 1 then: divide the weights by the largest."
+                )
+            np.subtract(self.V, P, out=V)
+            np.multiply(V, self.weights, out=V)
+            np.add(V, P, out=V)
+        return DenseTile(V, self, self._scratch, self.row_weights)
+
+    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
+        P = self._product(W, H)
+        np.subtract(self.V, P, out=P)
+        return 0.5 * self._total(P, self._weighted(P))
+
+    def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
+        self._turn_by_rows()
+        V = self.V
+        if self.weights is not None:
+            # Any positive value will do where an entry is missing: its weight is 0.
+            V = self._scratch.get("positive", len(self.V))
+            np.copyto(V, self.V)
+            V[self.weights == 0] = eps
+        plain = DenseTile(V, self, self._scratch).ratio(W, H, beta, eps)
+        return MaskedRatio(plain, TileWeights(self.weights, self.row_weights, self.column_weights))
+
+    def reweighted(self, a: np.ndarray) -> Tile:
+        tile = copy(self)
+        tile.row_weights = a if self.row_weights is None else a * self.row_weights
+        return tile
+
+    def _product(self, W: np.ndarray, H: np.ndarray) -> np.ndarray:
+        """WH in a buffer of V's memory order."""
+        P = self._scratch.get("P", len(self.V))
+        if P.flags.c_contiguous:
+            return np.matmul(W, H, out=P)
+        np.matmul(H.T, W.T, out=P.T)
+        return P
+
+    def _weighted(self, X: np.ndarray) -> np.ndarray:
+        """Ω ∘ X, where X is 0 wherever Ω is not: itself if weights are 0 and 1 and X is V."""
+        if self.weights is None or (X is self.V and self.weights.dtype == np.uint8):
+            return X
+        return np.multiply(X, self.weights, out=self._scratch.get("weighted", len(self.V)))
+
+    def _total(self, left: np.ndarray, right: np.ndarray) -> float:
+        """Σ a_i b_j u_ij v_ij in float64."""
+        n_rows, n_features = left.shape
+        a = np.ones(n_rows) if self.row_weights is None else self.row_weights.astype(np.float64)
+        b = np.ones(n_features) if self.column_weights is None else self.column_weights
+        if left.flags.c_contiguous and right.flags.c_contiguous:
+            return float(weighted_total(left, right, a, b))
+        if left.flags.f_contiguous and right.flags.f_contiguous:
+            return float(weighted_total(left.T, right.T, b, a))
+        return float(weighted_total(np.ascontiguousarray(left), np.ascontiguousarray(right), a, b))
+
+    def _turn_by_rows(self) -> None:
+        turned = not self.V.flags.c_contiguous
+        super()._turn_by_rows()
+        if turned and self.weights is not None:
+            weights = self.weights
+            self.weights = self._scratch.get(f"weights {weights.dtype}", len(weights), weights.dtype)
+            np.copyto(self.weights, weights)
+
+    def _grouped(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Columns of Ω of which none equals another, in V's dtype, and which of them each feature has."""
+        if self._groups is None:
+            self._groups = self._found_groups()
+        return self._groups
+
+    def _found_groups(self) -> tuple[np.ndarray, np.ndarray | None]:
+        n_rows, n_features = self.V.shape
+        if self.weights is None:
+            return np.ones((n_rows, 1), self.V.dtype), np.zeros(n_features, np.intp)
+        bits = self.weights.view(np.dtype(f"u{self.weights.itemsize}"))
+        keys = np.empty(n_features, np.uint64)
+        if bits.flags.c_contiguous:
+            line_keys(bits, _NUMBERS, keys)
+        else:
+            along_keys(bits.T, _NUMBERS, keys)
+        _, first, group_of = np.unique(keys, return_index=True, return_inverse=True)
+        if 2 * len(first) > n_features:
+            return self.weights.astype(self.V.dtype), None
+        return self.weights[:, first].astype(self.V.dtype), group_of
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    """The values in one contiguous row: a view where the memory is in one piece."""
+    return values.reshape(-1) if values.flags.c_contiguous else values.T.reshape(-1)
