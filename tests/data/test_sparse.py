@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dasknmf import NMF, data
 from dasknmf.core.blocks import PanelSpec, block_of, matrix
 from dasknmf.core.blocks.canonical import canonical
-from dasknmf.core.phase import Visitor, visit
+from dasknmf.core.phase import Phase, Tally, Visitor, visit
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.staging.packed import Packed
 from dasknmf.errors import DataError, SourceError
@@ -328,15 +328,18 @@ def test_slabs_do_not_change_a_bit():
     W = np.random.default_rng(1).random((5000, 3))
     found = []
 
-    class Both:
-        def tally(self):
-            from dasknmf.core.phase import Tally
+    class Both(Phase):
+        name = "both"
 
+        def tally(self):
             return Tally.zeros({"A": (3, 40)})
 
         def tile(self, tile, rows, small, tally):
             tile.add_cross(rows["W"], tally["A"])
             tile.ratio(rows["W"], H, 1, 1e-9).add_numerator(rows["W"], tally["A"])
+
+        def update(self, tally, state):
+            raise NotImplementedError
 
     for edges in ([0, 5000], [0, 1, 2, 700, 1023, 1024, 4999, 5000], list(range(0, 5001, 50))):
         slabs = [V[a:b] for a, b in itertools.pairwise(edges)]
