@@ -34,7 +34,7 @@ class FactorVersion(Record, frozen=True):
     name: PassName
     widths: Annotated[
         tuple[tuple[ModelNumber, Text, Annotated[int, Meta(ge=0, le=MOST_COMPONENTS)]], ...],
-        Meta(max_length=4 * MOST_MODELS),
+        Meta(min_length=1, max_length=4 * MOST_MODELS),
     ]
 
     @property

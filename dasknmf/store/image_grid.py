@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+from msgspec.structs import asdict
 from zarr.abc.store import Store
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles
@@ -70,18 +71,8 @@ def read_layout(store: Store, identity: Identity) -> Layout | None:
         }
     except ValueError as error:
         raise records.damaged(store, PATH, str(error)) from error
-    one = found.layout
-    layout = Layout(
-        one.sample_dims,
-        Tiles(one.tiles),
-        one.feature_dims,
-        one.feature_shape,
-        one.dims,
-        coords,
-        one.name,
-        one.attrs,
-        one.variables,
-    )
+    stack = asdict(found.layout)
+    layout = Layout(**stack | {"tiles": Tiles(found.layout.tiles), "coords": coords})
     if (layout.n_samples, layout.n_features) != identity.shape:
         of = f"{layout.n_samples} x {layout.n_features}"
         raise records.damaged(store, PATH, f"it is of {of} values, and V has the shape {identity.shape}")

@@ -46,6 +46,8 @@ class Run:
         n_samples and n_features.
     n_components, n_iter : int
         Rows of H; exact passes done.
+    concluded : bool
+        Whether the factors were made of many factorizations.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
     layout : Layout or None
@@ -110,6 +112,8 @@ class Run:
         self.progress, self.history, self.sums = found.progress, found.history, found.sums
         self.status: str = found.progress.outcome or "running"
         self.shape = about.identity.shape
+        self.n_iter, self.n_passes = found.progress.iteration, found.progress.passes
+        self.concluded = found.progress.conclusion is not None
         self._grid = read_grid(self.store, about.identity)
 
     def __repr__(self) -> str:
@@ -137,11 +141,6 @@ class Run:
         if concluded is None or concluded.rows is None:
             return int(self.params["n_components"])
         return concluded.rows.widths[0][2]
-
-    @property
-    def n_iter(self) -> int:
-        """Exact passes done."""
-        return self.progress.iteration
 
     @property
     def W(self) -> Any:
@@ -177,19 +176,10 @@ class Run:
         return self._state.sum_to_one_weight
 
     @property
-    def n_passes(self) -> int:
-        return self.progress.passes
-
-    @property
     def factors(self) -> ZarrFactors:
         """The factor store."""
         one = self.identity
         return ZarrFactors(self.store, self._grid, one.n_columns, np.dtype(one.dtype))
-
-    @property
-    def concluded(self) -> bool:
-        """Whether the factors were made of many factorizations."""
-        return self.progress.conclusion is not None
 
     @property
     def found(self) -> dict[str, Any] | None:

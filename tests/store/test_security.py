@@ -159,7 +159,15 @@ def test_a_record_that_is_too_long_is_not_fetched():
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 10**5, '{"attributes":' + '{"a":' * 5000 + "1" + "}" * 5001, "1e999", "1" * 5000, "NaN", "{}"],
+    [
+        "[" * 10**5,
+        '{"attributes":' + '{"a":' * 5000 + "1" + "}" * 5001,
+        "1e999",
+        "1" * 5000,
+        "NaN",
+        "{}",
+        '{"attributes": {"record": {}, "crc32": 1}, "attributes": {}}',
+    ],
 )
 @pytest.mark.parametrize("record", ["commit", "run"])
 def test_a_document_of_any_text_is_told(run, record, text):
@@ -177,6 +185,10 @@ def test_a_document_of_any_text_is_told(run, record, text):
         ("run", lambda r: r["identity"].update(many={"ranks": [3] * 1000, "n_init": 2**16})),
         ("run", lambda r: r["identity"].update(other=10**400)),
         ("run", lambda r: r["identity"].update(dtype="|O")),
+        ("run", lambda r: r.update(other=1)),
+        ("commit", lambda r: r["progress"].update(other=1)),
+        ("commit", lambda r: r["progress"].update(passes=True)),
+        ("commit", lambda r: r["progress"]["models"][0].update(objective="nan")),
         ("commit", lambda r: r["progress"].update(passes=10**18)),
         ("commit", lambda r: r["progress"]["models"][0].update(leader=10**9)),
     ],
