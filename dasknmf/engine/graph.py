@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
-from dasknmf.core.blocks import EntryWeights, PanelSpec, RowsOnly, block_of
+from dasknmf.core.blocks import PanelSpec, RowsOnly, block_of
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.state import State
@@ -95,8 +95,7 @@ class Pass:
         return None if self.sums is None else [self.sums[panel.index] for panel in panels]
 
     def worker_side(self) -> WorkerSide:
-        source = self.source
-        return WorkerSide(self.work, source.for_tasks(), source.shape[1], source.entries)
+        return WorkerSide(self.work, self.source.for_tasks())
 
 
 Get = Callable[[dict[Hashable, GraphNode], list[Hashable]], Any]
@@ -204,9 +203,7 @@ class WorkerSide:
     """What the tasks of a pass share: it travels once, as the argument of one task."""
 
     work: Work
-    reader: Source
-    n_features: int
-    entries: EntryWeights | None = None
+    source: Source
     states: tuple[State, ...] = ()
     """The state that each phase starts from."""
     smalls: tuple[Any, ...] = ()
@@ -241,8 +238,8 @@ def _load(side: WorkerSide) -> WorkerSide:
     with counted() as retries:
         states = tuple(work.factors.read_states(work.state, work.starts_from))
     smalls = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
-    reader = side.reader.renewed(of_a_fit=True)
-    return replace(side, states=states, smalls=smalls, reader=reader, retries=retries.total)
+    source = side.source.renewed(of_a_fit=True)
+    return replace(side, states=states, smalls=smalls, source=source, retries=retries.total)
 
 
 def _visit_run(
@@ -266,12 +263,12 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
     ]
     bytes_written = 0
     sums: tuple[tuple[int, float], ...] = ()
-    slabs = Watched(PanelSlabs(side.reader, panel.start, panel.stop, chunks))
+    slabs = Watched(PanelSlabs(side.source, panel.start, panel.stop, chunks))
     if work.reads_data:
         try:
             with metered() as meter:
-                spec = PanelSpec(panel.n_rows, panel.start, side.n_features, work.dtype, work.checked)
-                block = block_of(slabs, spec, side.entries)
+                spec = PanelSpec(panel.n_rows, panel.start, side.source.shape[1], work.dtype, work.checked)
+                block = block_of(slabs, spec, side.source.entries)
                 found = visit(block, visitors)
         except StageLost:
             # The pass goes on, so that one repetition makes every panel that is lost.
