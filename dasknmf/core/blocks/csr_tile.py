@@ -157,7 +157,7 @@ class CsrTile(Tile):
     def products(self, W: np.ndarray, H: np.ndarray, p: np.ndarray) -> np.ndarray:
         """`p`, overwritten with WH where V is not zero."""
         Ht = self._walk.by_features(H, turned=False)
-        nonzeros.products(self.pointers, self.columns, filled(W, self.dtype), Ht, p)
+        nonzeros.products(self.pointers, self.columns, p, filled(W, self.dtype), Ht)
         return p
 
     def quotients(self, W: np.ndarray, H: np.ndarray, floors: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ class CsrTile(Tile):
         k = Ht.shape[1]
         Ht = self._walk.by_features(Ht, turned=True)
         N = np.zeros((self.n_rows, padded(k)), self.dtype)
-        nonzeros.gather(self.pointers, self.columns, q, Ht, N)
+        nonzeros.gather(self.pointers, self.columns, q, N, Ht)
         return N if k == N.shape[1] else np.ascontiguousarray(N[:, :k])
 
     def scattered(self, q: np.ndarray, W: np.ndarray, A: np.ndarray) -> None:

@@ -1,76 +1,119 @@
 """Compiled loops over the nonzeros of a tile: rows `pointers[i]` to `pointers[i + 1]` of `columns`.
 
 Factors come as rows of whole vectors (see `dasknmf.core.blocks.simd`), H as Hᵀ, so that what a nonzero
-needs of either lies in one piece.
+needs of either lies in one piece. Three of the loops have plain twins, which run where the vector code does
+not compile; their last bits differ.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import numpy as np
+from numba.core.errors import NumbaError
 
 from dasknmf.core.blocks.ratios import log
 from dasknmf.core.blocks.simd import LANES, MOST, dots, gathers, scatters
 from dasknmf.core.kernel import inlined, kernel
 
+_log = logging.getLogger("dasknmf")
 _MOST = float(np.finfo(np.float64).max)
 
+Loop = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
-_dot_1, _dot_2, _dot_3, _dot_4 = dots
-_gather_1, _gather_2, _gather_3, _gather_4 = gathers
-_scatter_1, _scatter_2, _scatter_3, _scatter_4 = scatters
+
+def or_plain(fast: Loop, plain: Loop) -> Loop:
+    """`fast`, or `plain` where this version of numba or LLVM does not compile `fast`."""
+
+    def loop(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, F: np.ndarray, G: np.ndarray) -> None:
+        nonlocal fast
+        try:
+            fast(pointers, columns, q, F, G)
+        except (NumbaError, RuntimeError) as error:  # before any work: kernels themselves raise nothing
+            _log.warning("vector code does not compile, sparse products are slower: %s", error)
+            fast = plain
+            plain(pointers, columns, q, F, G)
+
+    return loop
 
 
 @kernel
-def products(pointers: np.ndarray, columns: np.ndarray, W: np.ndarray, Ht: np.ndarray, p: np.ndarray) -> None:
-    """p ← WH where V is not zero."""
+def fast_products(
+    pointers: np.ndarray, columns: np.ndarray, p: np.ndarray, W: np.ndarray, Ht: np.ndarray
+) -> None:
     blocks = W.shape[1] // LANES
     for i in range(pointers.size - 1):
         start, stop = pointers[i], pointers[i + 1]
         for e in range(start, stop):
             p[e] = 0
         for block in range(0, blocks, MOST):
-            if blocks - block >= 4:
-                _dot_4(W, i, block, p, columns, start, stop, Ht)
-            elif blocks - block == 3:
-                _dot_3(W, i, block, p, columns, start, stop, Ht)
-            elif blocks - block == 2:
-                _dot_2(W, i, block, p, columns, start, stop, Ht)
-            else:
-                _dot_1(W, i, block, p, columns, start, stop, Ht)
+            dots(W, (i, block, blocks - block), (p, columns, start, stop), Ht)
 
 
 @kernel
-def gather(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, Ht: np.ndarray, N: np.ndarray) -> None:
-    """N += Q Hᵀ, Q the sparse matrix with values q."""
+def plain_products(
+    pointers: np.ndarray, columns: np.ndarray, p: np.ndarray, W: np.ndarray, Ht: np.ndarray
+) -> None:
+    for i in range(pointers.size - 1):
+        for e in range(pointers[i], pointers[i + 1]):
+            p[e] = 0
+            for t in range(W.shape[1]):
+                p[e] += W[i, t] * Ht[columns[e], t]
+
+
+products = or_plain(fast_products, plain_products)
+"""p ← WH where V is not zero, from (pointers, columns, p, W, Ht)."""
+
+
+@kernel
+def fast_gather(
+    pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, N: np.ndarray, Ht: np.ndarray
+) -> None:
     blocks = N.shape[1] // LANES
     for i in range(pointers.size - 1):
-        start, stop = pointers[i], pointers[i + 1]
+        nonzeros = q, columns, pointers[i], pointers[i + 1]
         for block in range(0, blocks, MOST):
-            if blocks - block >= 4:
-                _gather_4(N, i, block, q, columns, start, stop, Ht)
-            elif blocks - block == 3:
-                _gather_3(N, i, block, q, columns, start, stop, Ht)
-            elif blocks - block == 2:
-                _gather_2(N, i, block, q, columns, start, stop, Ht)
-            else:
-                _gather_1(N, i, block, q, columns, start, stop, Ht)
+            gathers(N, (i, block, blocks - block), nonzeros, Ht)
 
 
 @kernel
-def scatter(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, W: np.ndarray, At: np.ndarray) -> None:
-    """At += Qᵀ W, Q the sparse matrix with values q."""
+def plain_gather(
+    pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, N: np.ndarray, Ht: np.ndarray
+) -> None:
+    for i in range(pointers.size - 1):
+        for e in range(pointers[i], pointers[i + 1]):
+            for t in range(N.shape[1]):
+                N[i, t] += q[e] * Ht[columns[e], t]
+
+
+gather = or_plain(fast_gather, plain_gather)
+"""N += Q Hᵀ, Q the sparse matrix with values q, from (pointers, columns, q, N, Ht)."""
+
+
+@kernel
+def fast_scatter(
+    pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, W: np.ndarray, At: np.ndarray
+) -> None:
     blocks = W.shape[1] // LANES
     for i in range(pointers.size - 1):
-        start, stop = pointers[i], pointers[i + 1]
+        nonzeros = q, columns, pointers[i], pointers[i + 1]
         for block in range(0, blocks, MOST):
-            if blocks - block >= 4:
-                _scatter_4(W, i, block, q, columns, start, stop, At)
-            elif blocks - block == 3:
-                _scatter_3(W, i, block, q, columns, start, stop, At)
-            elif blocks - block == 2:
-                _scatter_2(W, i, block, q, columns, start, stop, At)
-            else:
-                _scatter_1(W, i, block, q, columns, start, stop, At)
+            scatters(W, (i, block, blocks - block), nonzeros, At)
+
+
+@kernel
+def plain_scatter(
+    pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, W: np.ndarray, At: np.ndarray
+) -> None:
+    for i in range(pointers.size - 1):
+        for e in range(pointers[i], pointers[i + 1]):
+            for t in range(W.shape[1]):
+                At[columns[e], t] += q[e] * W[i, t]
+
+
+scatter = or_plain(fast_scatter, plain_scatter)
+"""At += Qᵀ W, Q the sparse matrix with values q, from (pointers, columns, q, W, At)."""
 
 
 @kernel

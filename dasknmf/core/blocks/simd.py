@@ -3,13 +3,13 @@
 A loop over n_components is too short for the compiler's own vector code: its sums run in strides of 32 and
 more and leave the rest to scalars, measured at ten times the cost. Here rows are padded to whole vectors,
 `padded`, and the vectors are written down, two blocks of 8 columns in one as long as there are two: the
-compiler maps them to what the CPU has.
+compiler maps them to what the CPU has. `dasknmf.core.blocks.nonzeros` has the same loops in plain code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from llvmlite import ir
@@ -21,8 +21,13 @@ LANES = 8
 MOST = 4
 """Blocks of `LANES` columns that are worked on together: their sums fit into registers."""
 
-cgutils: Any = _cgutils  # without types
-_generated = cast(Callable[[Any], Callable[..., Any]], intrinsic)
+Untyped: TypeAlias = Any
+"""An object of numba's code generation, which has no types of its own."""
+Held: TypeAlias = list[tuple[ir.Value, ir.Value]]
+"""The first blocks of the vectors of a row, each with its vector or where its vector is."""
+
+cgutils: Untyped = _cgutils
+_generated = cast(Callable[[Callable[..., Untyped]], Callable[..., None]], intrinsic)
 _INDEX = ir.IntType(32)
 _FLAGS = ("reassoc", "contract", "nsz")
 
@@ -45,7 +50,9 @@ def filled(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
 class _Row:
     """A row of a C-contiguous matrix, as vectors."""
 
-    def __init__(self, context: Any, builder: Any, kind: Any, matrix: Any, row: Any) -> None:
+    def __init__(
+        self, context: Untyped, builder: ir.IRBuilder, kind: Untyped, matrix: ir.Value, row: ir.Value
+    ) -> None:
         array = context.make_array(kind)(context, builder, matrix)
         stride = cgutils.unpack_tuple(builder, array.strides, 2)[0]
         start = builder.ptrtoint(array.data, row.type)
@@ -54,81 +61,80 @@ class _Row:
         self._size = kind.dtype.bitwidth // 8
         self.element = context.get_value_type(kind.dtype)
 
-    def _at(self, block: Any, width: int) -> Any:
+    def _at(self, block: ir.Value, width: int) -> ir.Value:
         step = ir.Constant(self._first.type, self._size * LANES)
         address = self._builder.add(self._first, self._builder.mul(block, step))
         return self._builder.inttoptr(address, ir.VectorType(self.element, width).as_pointer())
 
-    def load(self, block: Any, width: int) -> Any:
+    def load(self, block: ir.Value, width: int) -> ir.Value:
         value = self._builder.load(self._at(block, width))
         value.align = self._size
         return value
 
-    def store(self, block: Any, value: Any) -> None:
+    def store(self, block: ir.Value, value: ir.Value) -> None:
         self._builder.store(value, self._at(block, value.type.count)).align = self._size
 
 
-def _zeros(element: Any, width: int) -> Any:
-    return ir.Constant(ir.VectorType(element, width), [0.0] * width)
-
-
-def _every(builder: Any, value: Any, width: int) -> Any:
+def _every(builder: ir.IRBuilder, value: ir.Value, width: int) -> ir.Value:
     """A vector of one value."""
     undefined = ir.Constant(ir.VectorType(value.type, width), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INDEX, 0))
     return builder.shuffle_vector(first, undefined, _indices([0] * width))
 
 
-def _indices(lanes: list[int]) -> Any:
+def _indices(lanes: list[int]) -> ir.Constant:
     return ir.Constant(ir.VectorType(_INDEX, len(lanes)), lanes)
 
 
 def _walk(
-    prepare: Callable[[Any, Any, list[Any]], Any], visit: Callable[..., None], finish: Callable[..., None]
-) -> Callable[[int], Callable[..., Any]]:
-    """Intrinsics that walk the nonzeros of one row for so many blocks of columns, up to `MOST`.
+    prepare: Callable[[ir.IRBuilder, _Row, list[tuple[ir.Value, int]]], Held],
+    visit: Callable[[ir.IRBuilder, _Row, Held, ir.Value], None],
+    finish: Callable[[ir.IRBuilder, _Row, Held], None],
+) -> Callable[..., None]:
+    """An intrinsic that walks the nonzeros of one row for the next blocks of columns, at most `MOST`.
 
-    Each is called as (F, i, block, q, columns, start, stop, G): row i of F, from `block` on, meets rows
-    columns[e] of G, start ≤ e < stop, with the values q[e] between them.
+    It is called as (F, (i, block, left), (q, columns, start, stop), G): row i of F, from `block` on, of which
+    `left` are left, meets rows columns[e] of G, start ≤ e < stop, with the values q[e] between them.
     """
 
-    def made(count: int) -> Callable[..., Any]:
-        def typed(
-            _: Any, F: Any, i: Any, block: Any, q: Any, columns: Any, start: Any, stop: Any, G: Any
-        ) -> Any:
-            def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                matrix, row, first, values, indices, low, high, others = arguments
-                f = _Row(context, builder, signature.args[0], matrix, row)
-                values = context.make_array(signature.args[3])(context, builder, values).data
-                indices = context.make_array(signature.args[4])(context, builder, indices).data
-                widths = [2 * LANES] * (count // 2) + [LANES] * (count % 2)
-                places = [builder.add(first, ir.Constant(first.type, 2 * n)) for n in range(len(widths))]
-                held = prepare(builder, f, list(zip(places, widths, strict=True)))
-                one = ir.Constant(low.type, 1)
-                with cgutils.for_range_slice(builder, low, high, one, low.type) as (e, _n):
-                    column = builder.sext(builder.load(builder.gep(indices, [e])), low.type)
-                    g = _Row(context, builder, signature.args[7], others, column)
-                    visit(builder, g, held, builder.gep(values, [e]))
-                finish(builder, f, held)
-                return context.get_dummy_value()
+    def typed(_: Untyped, F: Untyped, place: Untyped, nonzeros: Untyped, G: Untyped) -> Untyped:
+        def generated(
+            context: Untyped, builder: ir.IRBuilder, signature: Untyped, arguments: list[ir.Value]
+        ) -> ir.Value:
+            matrix, where, held, others = arguments
+            row, first, left = cgutils.unpack_tuple(builder, where, 3)
+            values, indices, low, high = cgutils.unpack_tuple(builder, held, 4)
+            values = context.make_array(nonzeros[0])(context, builder, values).data
+            indices = context.make_array(nonzeros[1])(context, builder, indices).data
+            f = _Row(context, builder, F, matrix, row)
+            one = ir.Constant(low.type, 1)
+            for count in range(1, MOST + 1):
+                sign = ">=" if count == MOST else "=="
+                with builder.if_then(builder.icmp_signed(sign, left, ir.Constant(left.type, count))):
+                    widths = [2 * LANES] * (count // 2) + [LANES] * (count % 2)
+                    places = [builder.add(first, ir.Constant(first.type, 2 * n)) for n in range(len(widths))]
+                    vectors = prepare(builder, f, list(zip(places, widths, strict=True)))
+                    with cgutils.for_range_slice(builder, low, high, one, low.type) as (e, _n):
+                        column = builder.sext(builder.load(builder.gep(indices, [e])), low.type)
+                        g = _Row(context, builder, G, others, column)
+                        visit(builder, g, vectors, builder.gep(values, [e]))
+                    finish(builder, f, vectors)
+            return context.get_dummy_value()
 
-            whole = types.int64
-            return types.void(F, whole, whole, q, columns, whole, whole, G), generated
+        return types.void(F, place, nonzeros, G), generated
 
-        return _generated(typed)
-
-    return made
+    return _generated(typed)
 
 
-def _loaded(builder: Any, f: _Row, places: list[Any]) -> Any:
+def _loaded(builder: ir.IRBuilder, f: _Row, places: list[tuple[ir.Value, int]]) -> Held:
     return [(place, f.load(place, width)) for place, width in places]
 
 
-def _summing(builder: Any, f: _Row, places: list[Any]) -> Any:
+def _summing(builder: ir.IRBuilder, f: _Row, places: list[tuple[ir.Value, int]]) -> Held:
     return [(place, cgutils.alloca_once_value(builder, f.load(place, width))) for place, width in places]
 
 
-def _add_row(builder: Any, g: _Row, held: Any, value: Any) -> None:
+def _add_row(builder: ir.IRBuilder, g: _Row, held: Held, value: ir.Value) -> None:
     q = builder.load(value)
     for place, total in held:
         here = builder.load(total)
@@ -137,19 +143,19 @@ def _add_row(builder: Any, g: _Row, held: Any, value: Any) -> None:
         builder.store(builder.fadd(here, product, flags=_FLAGS), total)
 
 
-def _store_sums(builder: Any, f: _Row, held: Any) -> None:
+def _store_sums(builder: ir.IRBuilder, f: _Row, held: Held) -> None:
     for place, total in held:
         f.store(place, builder.load(total))
 
 
-def _add_to_row(builder: Any, g: _Row, held: Any, value: Any) -> None:
+def _add_to_row(builder: ir.IRBuilder, g: _Row, held: Held, value: ir.Value) -> None:
     q = builder.load(value)
     for place, w in held:
         product = builder.fmul(_every(builder, q, w.type.count), w, flags=_FLAGS)
         g.store(place, builder.fadd(g.load(place, w.type.count), product, flags=_FLAGS))
 
 
-def _add_dot(builder: Any, g: _Row, held: Any, value: Any) -> None:
+def _add_dot(builder: ir.IRBuilder, g: _Row, held: Held, value: ir.Value) -> None:
     halves = []
     for place, w in held:
         product = builder.fmul(w, g.load(place, w.type.count), flags=_FLAGS)
@@ -169,14 +175,13 @@ def _add_dot(builder: Any, g: _Row, held: Any, value: Any) -> None:
     builder.store(builder.call(reduce, [builder.load(value), total], fastmath=_FLAGS), value)
 
 
-def _nothing(builder: Any, f: _Row, held: Any) -> None:
+def _nothing(builder: ir.IRBuilder, f: _Row, held: Held) -> None:
     pass
 
 
-_COUNTS = range(1, MOST + 1)
-dots = tuple(map(_walk(_loaded, _add_dot, _nothing), _COUNTS))
+dots = _walk(_loaded, _add_dot, _nothing)
 """q[e] += F[i] · G[columns[e]]."""
-gathers = tuple(map(_walk(_summing, _add_row, _store_sums), _COUNTS))
+gathers = _walk(_summing, _add_row, _store_sums)
 """F[i] += Σ_e q[e] G[columns[e]]: the sums stay in registers, where stores would wait for each other."""
-scatters = tuple(map(_walk(_loaded, _add_to_row, _nothing), _COUNTS))
+scatters = _walk(_loaded, _add_to_row, _nothing)
 """G[columns[e]] += q[e] F[i]."""
