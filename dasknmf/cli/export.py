@@ -106,7 +106,7 @@ def export(job: ExportJob) -> None:
         keys = Keys.named(job.key_added)
         writer = export_h5ad if hdf5.split(job.target) else export_zarr
         factors = factors_for(run, open_anndata(job.target))
-        writer.write(job.target, factors, keys, overwrite=job.overwrite)
+        writer.write_entries(job.target, factors, keys, overwrite=job.overwrite)
         click.echo(f"{', '.join(entries(keys))}: {job.target}")
     else:
         _export_names(run, job, kind)
@@ -123,7 +123,7 @@ def _export_names(run: Run, job: ExportJob, kind: str) -> None:
         genes = np.arange(m).astype(str) if store is None else store.var_names
     if kind == "csv":
         cells = None if store is None else store.obs_names
-        tables.write(Path(job.target), factors, cells=cells, genes=genes, overwrite=job.overwrite)
+        tables.write_tables(Path(job.target), factors, cells=cells, genes=genes, overwrite=job.overwrite)
         click.echo(f"usages.csv, spectra.csv: {job.target}")
         return
     pd, keys = needed("pandas"), Keys.named(job.key_added)
@@ -161,7 +161,7 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
     ranks = export_cnmf.Ranks.of(run)
     target = Path(job.target)
     with advising():
-        written = export_cnmf.write(
+        written = export_cnmf.write_cnmf(
             target, name, agreed, genes=genes, ranks=ranks, overwrite=job.overwrite, **names
         )
     click.echo(f"{', '.join(written)}: {target / name}")
@@ -203,7 +203,9 @@ def write_geotiff(
     """
     from dasknmf.stacks import geotiff_out
 
-    written = geotiff_out.write(path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite)
+    written = geotiff_out.write_geotiff(
+        path, W, layout, may_be_unobserved=n_unobserved != 0, overwrite=overwrite
+    )
     n_nan = written.n_nan
     if not written.has_crs:
         note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")

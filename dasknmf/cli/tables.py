@@ -19,7 +19,7 @@ from dasknmf.stacks.pixels import places_of, tiles_of
 _TABLES = ("usages.csv", "spectra.csv")
 
 
-def write(
+def write_tables(
     directory: Path, factors: Exported, *, cells: np.ndarray | None, genes: np.ndarray, overwrite: bool
 ) -> None:
     """Write both tables to a directory, or none of them.

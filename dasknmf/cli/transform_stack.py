@@ -50,7 +50,7 @@ def write_maps(run: Run, source: str, out: Path, selection: StackSelection) -> N
         masks = stack.masked or (stack.entries is not None and stack.entries.masks)
         write_geotiff(path, model.model_.transform(stack), stack.layout, None if masks else 0)
         return
-    export_zarr.write(maps.to_dataset(name="abundance"), path)
+    export_zarr.write_dataset(maps.to_dataset(name="abundance"), path)
     click.echo(f"abundance: {path}   open it: xarray.open_zarr({str(path)!r})")
 
 

@@ -92,7 +92,7 @@ class Ranks:
         return cls(np.asarray(several.ranks), found["silhouette_mean"], errors)
 
 
-def write(
+def write_cnmf(
     directory: Path,
     name: str,
     agreed: Consensus,

@@ -15,7 +15,7 @@ from dasknmf.singlecell.export import Exported, entries, refuse_existing
 _ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 
-def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
+def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """Write the three entries into an .h5ad file, or into an AnnData inside of an HDF5 file.
 
     They are written to a group of another name in `uns`, then what stood there is moved aside, then they are

@@ -24,7 +24,7 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup")
 """Keys that make an array or a group of what is below a path, in either format."""
 
 
-def write(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
+def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """Write the three entries into an AnnData, in its own Zarr format.
 
     They are written in a spare place first, then what stood there is moved aside, then they are moved in. An

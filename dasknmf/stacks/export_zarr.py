@@ -21,10 +21,10 @@ def write_run(run: Any, path: Path, *, overwrite: bool) -> None:
     RunError
         If something stands there that is not replaced.
     """
-    write(StackNMF.from_run(run).to_dataset(), path, overwrite=overwrite)
+    write_dataset(StackNMF.from_run(run).to_dataset(), path, overwrite=overwrite)
 
 
-def write(dataset: Any, path: Path, *, overwrite: bool = False) -> None:
+def write_dataset(dataset: Any, path: Path, *, overwrite: bool = False) -> None:
     """Write a dataset to a Zarr store, in one step.
 
     Parameters

@@ -41,7 +41,9 @@ _OFF = 0.05
 _TAG = "TIFFTAG_SOFTWARE"
 
 
-def write(path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False) -> Written:
+def write_geotiff(
+    path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False
+) -> Written:
     """Write W as float32, with the CRS and the transform of its stack.
 
     Parameters

@@ -267,7 +267,7 @@ def test_the_name_of_the_crs_may_be_in_an_attribute_only(tmp_path):
 
 
 def test_a_dataset_is_written_at_once(tmp_path):
-    export_zarr.write(scene().to_dataset(), tmp_path / "deep" / "a.zarr")
+    export_zarr.write_dataset(scene().to_dataset(), tmp_path / "deep" / "a.zarr")
     xr.testing.assert_equal(
         xr.open_zarr(tmp_path / "deep" / "a.zarr", consolidated=False), scene().to_dataset()
     )

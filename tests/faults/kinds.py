@@ -211,7 +211,7 @@ def _export(bench: Bench, store: Any) -> dict[str, bytes]:
     directory = bench.root / "tables"
     run = open_run(store)
     with computing("synchronous"):
-        tables.write(
+        tables.write_tables(
             directory,
             Exported(run, None, M),
             cells=None,

@@ -127,7 +127,7 @@ def test_an_error_between_two_moves_takes_all_back(fitted, tmp_path, at, monkeyp
     """Usages and spectra are moved aside and in, scores of before are moved aside: five moves."""
     agreed = open_consensus(fitted[2])
     names = {"cells": np.arange(N_CELLS).astype(str), "genes": agreed.feature_names}
-    export_cnmf.write(tmp_path, "pbmc", agreed, **names)
+    export_cnmf.write_cnmf(tmp_path, "pbmc", agreed, **names)
     (tmp_path / "pbmc" / FILES[0]).write_text("scores of before")
     before = {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()}
     calls, rename = [], Path.rename
@@ -140,7 +140,7 @@ def test_an_error_between_two_moves_takes_all_back(fitted, tmp_path, at, monkeyp
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(OSError, match="No space left"):
-        export_cnmf.write(tmp_path, "pbmc", agreed, **names, overwrite=True)
+        export_cnmf.write_cnmf(tmp_path, "pbmc", agreed, **names, overwrite=True)
     assert {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()} == before
 
 
@@ -152,11 +152,11 @@ def test_an_error_before_the_first_file_leaves_no_directory(fitted, tmp_path):
 
     names = {"cells": np.arange(N_CELLS).astype(str), "genes": agreed.feature_names}
     with pytest.raises(MemoryError):
-        export_cnmf.write(tmp_path / "out", "pbmc", agreed, **names, whole=whole)
+        export_cnmf.write_cnmf(tmp_path / "out", "pbmc", agreed, **names, whole=whole)
     assert not os.listdir(tmp_path)
     for name in ("", "..", "a/b"):
         with pytest.raises(SourceError, match="is no name of an analysis"):
-            export_cnmf.write(tmp_path / "out", name, agreed, **names)
+            export_cnmf.write_cnmf(tmp_path / "out", name, agreed, **names)
 
 
 def test_what_is_refused(fitted, tmp_path):

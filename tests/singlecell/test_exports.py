@@ -46,7 +46,7 @@ def exported_before() -> anndata.AnnData:
 def export(run, place, *, overwrite=True):
     factors = factors_for(run, open_anndata(place))
     writer = export_h5ad if str(place).endswith(".h5ad") else export_zarr
-    writer.write(place, factors, Keys(), overwrite=overwrite)
+    writer.write_entries(place, factors, Keys(), overwrite=overwrite)
 
 
 def files(path: Path) -> dict[str, bytes]:
