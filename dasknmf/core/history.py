@@ -85,7 +85,7 @@ class Record:
     @property
     def closed(self) -> bool:
         """Whether the loss is that of the W and H that are returned."""
-        return self.phase in ("closing", "evaluation")
+        return self.phase in ("evaluation", "final")
 
     @property
     def holdout(self) -> float | None:

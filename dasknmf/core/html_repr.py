@@ -35,7 +35,7 @@ def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
 def curve(history: Sequence[Record]) -> str:
     """The loss of each pass as a line of SVG, on a logarithmic scale; empty for fewer than two."""
     # What is concluded from many factorizations is no step of any of them.
-    steps = [record.loss for record in history if record.phase != "evaluation"]
+    steps = [record.loss for record in history if record.phase != "final"]
     known = [loss for loss in steps if loss is not None and loss >= 0]
     logs = np.log(np.maximum(known, _FLOOR)) if known else np.zeros(0)
     logs = logs[np.isfinite(logs)]

@@ -157,7 +157,7 @@ class Execution:
         self._commit(after, record, self.run.sums)
 
     def _advance(self, schedule: Schedule, histories: Histories) -> Histories:
-        """Run and commit one pass: exact for the models that go on, closing for those that have ended."""
+        """Run and commit one pass: exact for models that go on, an evaluation for those that ended."""
         progress = self.run.progress
         result = self._runner(schedule.passes(progress))
         step = schedule.advanced(progress, histories, self.run.history, result)

@@ -61,7 +61,7 @@ class Schedule:
     halving: bool = False
 
     def passes(self, progress: Progress) -> list[ModelPass]:
-        """The next pass: exact for models that go on, closing for those that ended with the last."""
+        """The next pass: exact for models that go on, an evaluation for those that ended with the last."""
         passes = []
         for status in progress.models:
             model = self.models[status.model]
@@ -69,7 +69,7 @@ class Schedule:
                 passes.append(ModelPass(status, model.lineup(status.iteration)))
             elif status.location is None:
                 passes.append(
-                    ModelPass(structs.replace(status, phase_indices=(status.leader,)), (model.closing(),))
+                    ModelPass(structs.replace(status, phase_indices=(status.leader,)), (model.evaluation(),))
                 )
         return passes
 
@@ -149,7 +149,7 @@ class Schedule:
         stop = None if rivalry else self.rules[status.model].decide(history.plus(record))
         if stop is not None and stop.at == "entry":
             # The pair that entered is the result, and this pass has evaluated it.
-            record = replace(record, phase="closing", iteration=status.iteration)
+            record = replace(record, phase="evaluation", iteration=status.iteration)
             status = structs.replace(
                 status, leader=own.part.starts_from[own.leader], objective=record.objective
             )
@@ -179,7 +179,7 @@ class Schedule:
 
     def _evaluates(self, record: Record) -> bool:
         """Whether the loss of a record is that of the pair which stands after it."""
-        if record.phase == "closing":
+        if record.phase == "evaluation":
             return True
         known = record.loss_at == "end" and not record.measures.get("imprecise")
         # Of hidden entries a pass knows only the loss of the pair that entered.
@@ -261,7 +261,7 @@ def _shared_record(
     best: Record, iteration: int, advances: Sequence[Advance], result: PassResult, shared: History
 ) -> Record:
     """The record of a pass of several models: the lowest of them, whether it took part or not."""
-    phase = "exact" if any(advance.phase == "exact" for advance in advances) else "closing"
+    phase = "exact" if any(advance.phase == "exact" for advance in advances) else "evaluation"
     outcome = Outcome(best.loss, best.objective, best.loss_at, best.measures)
     record = record_of(result, phase, iteration, outcome, shared.reads, last_objective(shared))
     return replace(record, models=tuple(advances))

@@ -136,7 +136,7 @@ def projections_of(
     kinds = [
         *zip(*(model.starts() for model in widest), strict=True),
         [model.lineup(0) for model in widest],
-        [(model.closing(),) for model in widest],
+        [(model.evaluation(),) for model in widest],
     ]
     projections = []
     for lineups in kinds:

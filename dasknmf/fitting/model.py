@@ -14,6 +14,7 @@ from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass
+from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
@@ -39,7 +40,7 @@ _FILLS: dict[str, Fill] = {"nndsvd": "zeros", "nndsvda": "mean", "nndsvdar": "ra
 
 @dataclass(frozen=True)
 class Model:
-    """One factorization to be made, every choice settled.
+    """One factorization to be made, with every choice decided.
 
     Shape, penalties and factors are those of the roles that are worked on: V's own, or Vᵀ's where
     the roles are transposed.
@@ -153,7 +154,7 @@ class Model:
             return (exact,)
         if iteration == 0 and self.init == "sample" and self._draw().share < 1:
             audited = Audited(self._exact(), self._draw())
-            return (self.variant.told(audited, self.loss), exact)
+            return (self.variant.with_holdout(audited, self.loss), exact)
         return (exact, exact)
 
     def _draw(self) -> Draw:
@@ -175,7 +176,7 @@ class Model:
 
     def exact(self) -> Phase:
         """The pass that is repeated."""
-        return self.variant.told(self._exact(), self.loss)
+        return self.variant.with_holdout(self._exact(), self.loss)
 
     def _exact(self) -> Phase:
         n_features = self.shape[1]
@@ -183,29 +184,17 @@ class Model:
             # What an exact solve leaves, another one cannot lower.
             steps = 1 if self.facts.exact else self.inner_iter
             inner = Inner.chosen(steps, eagerness=self.facts.eagerness, shape=self.shape, k=self.k)
-            return self.variant.quadratic(
-                self.k,
-                n_features,
-                self.dtype,
-                self.solver,
-                inner,
-                self.penalties,
-                self.seed if self.shuffle else None,
-                n_rows=self.shape[0],
-                recomputed=self.recomputed,
+            quadratic = QuadraticPass(
+                self.k, n_features, self.dtype, self.solver, inner, self.penalties, recomputed=self.recomputed
             )
+            if self.shuffle:
+                quadratic = replace(quadratic, shuffle_seed=self.seed)
+            return self.variant.quadratic(quadratic, self.shape[0])
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
         )
-        return self.variant.ratio(
-            self.k,
-            n_features,
-            self.dtype,
-            self.loss,
-            inner,
-            self.penalties,
-            exact_l2=not self.parity,
-        )
+        ratio = RatioPass(self.k, n_features, self.dtype, self.loss, inner, self.penalties, not self.parity)
+        return self.variant.ratio(ratio)
 
     @property
     def lines_bytes(self) -> int:
@@ -213,11 +202,11 @@ class Model:
         always = self.loss.quadratic and self.variant.by_rows(self.k, self.shape[1])
         return self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
 
-    def closing(self) -> Phase:
+    def evaluation(self) -> Phase:
         """The read that evaluates the returned pair."""
         exact = self._exact()
         solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
-        return self.variant.closing(self.dtype, self.loss, self.penalties, solver)
+        return self.variant.evaluation(self.dtype, self.loss, self.penalties, solver)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """When to end, given what the survey found."""

@@ -79,7 +79,7 @@ def start_losses(history: History, n_init: int) -> np.ndarray:
     """The last known D(V | WH) of each start, shape (n_init,)."""
     losses = np.full(n_init, np.nan)
     for record in history:
-        if record.phase == "evaluation":
+        if record.phase == "final":
             continue  # of a final pass, which belongs to none of the starts
         if not record.models and record.loss is not None:
             losses[0] = record.loss

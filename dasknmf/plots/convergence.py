@@ -17,7 +17,7 @@ _FLAT = 1e-4
 """Relative changes of a loss below which a curve is a line, and its ticks would be rows of digits."""
 _POINTS = 60
 """Of the line of one start of several, at most."""
-_CONCLUDING = "evaluation"
+_CONCLUDING = "final"
 _AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
 
 
@@ -105,7 +105,7 @@ def _ends(records: Sequence[Record], against: str) -> np.ndarray:
 def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
     """Where each loss belongs: at the end of the pass that made its pair."""
     begins = np.concatenate([[0.0], ends[:-1]])
-    entered = [record.loss_at in ("entry", "solved") or record.phase == "closing" for record in records]
+    entered = [record.loss_at in ("entry", "solved") or record.phase == "evaluation" for record in records]
     return np.where(entered, begins, ends)
 
 
@@ -114,7 +114,7 @@ def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray, *, named: bool
     begin = 0.0
     if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
         begin = float(2 * ends[0] - ends[1])
-    shades = {"closing": 0.08}
+    shades = {"evaluation": 0.08}
     told = set()
     for index, record in enumerate(records):
         last = index + 1 == len(records) or records[index + 1].phase != record.phase

@@ -69,7 +69,7 @@ class Evaluation(Phase):
     draw: Draw | None = None
     sparse: bool = False
 
-    name = "evaluation"
+    name = "final"
 
     @property
     def k(self) -> int:

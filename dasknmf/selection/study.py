@@ -344,7 +344,7 @@ def found_in(run: MemoryRun | StoredRun | Run, made: Sequence[tuple[int, int]]) 
     for status, state in zip(statuses, states, strict=True):
         own = histories[status.model] if len(made) > 1 else run.history
         # Beside the passes of a fit stands that of a conclusion.
-        last = next(each for each in reversed(own) if each.phase in ("exact", "closing"))
+        last = next(each for each in reversed(own) if each.phase in ("exact", "evaluation"))
         hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
         rank, seed = made[status.model]
         found.append(

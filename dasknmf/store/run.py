@@ -61,7 +61,7 @@ class Run:
     sum_of_squares : float
         Σ v².
     n_passes : int
-        Passes that were committed, with those of the start and the closing one.
+        Passes that were committed, with those of the start and the evaluation.
     writer : str or None
         The living process that writes the run; None where it is finished or was interrupted.
     identity : Identity

@@ -39,7 +39,7 @@ PLAIN: dict[str, Any] = {
     "max_iter": 3,
     "tol": 0,
 }
-"""Six passes: 0 survey, 1 start, which reads no V, 2 to 4 exact, 5 closing."""
+"""Six passes: 0 survey, 1 start, which reads no V, 2 to 4 exact, 5 evaluation."""
 _READING = (0, 2, 3, 4, 5)
 PASSES = 6
 
@@ -76,7 +76,7 @@ PLACES = (
     Place("between H and commit", "run", Strike("write", "history/3"), 3),
     Place("during commit", "run", Strike("write", "commit", 4), 3, when="half"),
     Place("after commit", "run", Strike("delete", "W/1"), 4, counted=False),
-    Place("closing", "V", Strike("read", "c/1/0", 5), 5),
+    Place("evaluation", "V", Strike("read", "c/1/0", 5), 5),
     Place("last commit", "run", Strike("write", "commit", 6), 5, counted=False, when="half"),
     Place("export", "run", Strike("read", "W/4/c.1", 2), 6, counted=False),
 )

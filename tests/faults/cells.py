@@ -14,7 +14,7 @@ class Cell:
     """What goes wrong."""
     strikes: str
     """Where in a run: survey, start, before read, after W write, between H and commit, during commit,
-    closing, export."""
+    evaluation, export."""
     holds: str
     """What must hold after."""
     check: Callable[..., None]

@@ -33,7 +33,7 @@ PARAMETERS: dict[str, Any] = {
     "max_iter": 4,
     "tol": 0,
 }
-"""Six passes: survey, start (which reads no V), four exact and the closing one."""
+"""Six passes: survey, start (which reads no V), four exact and the evaluation."""
 N, M, PANELS = 90, 14, 6
 
 

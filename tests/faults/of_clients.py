@@ -198,7 +198,7 @@ MOMENTS = {
     "after W write": ("W/3-", 4, "after"),
     "between H and its commit": ("small/4-", 3, "after"),
     "half way through a commit": ("commit/", 4, "half"),
-    "closing": ("small/6-", 1, "before"),
+    "evaluation": ("small/6-", 1, "before"),
 }
 """The writes of a client at which it is killed: how a key begins, the which-th of these, before or after.
 

@@ -99,7 +99,7 @@ def none_repeated(log: Log) -> None:
     """No pass was begun again, and no panel was visited more than twice in one."""
     visits = log.visits()
     reading = {name for name, _ in visits}
-    assert len(reading) == 6  # survey, four exact, closing
+    assert len(reading) == 6  # survey, four exact, evaluation
     assert len(visits) == 6 * PANELS
     assert max(map(len, visits.values())) <= 2
 

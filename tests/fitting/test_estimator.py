@@ -114,7 +114,7 @@ def test_history(low_rank):
         "memory",
         "retries",
     ]
-    assert frame.phase.iloc[-1] == "closing"
+    assert frame.phase.iloc[-1] == "evaluation"
     assert frame.reads.iloc[-1] == model.n_reads_ == 3 + 8 + 1
     assert (frame.bytes_read[frame.phase == "exact"] >= low_rank.nbytes).all()
     # At the entry of pass t + 1 stands the pair of pass t.

@@ -93,7 +93,7 @@ def test_what_is_told_is_the_loss_over_them(V, solver, beta, missing):
         a[i] * b[j] * omega[i, j] * divergence(V[i, j], P[i, j], beta)
         for i, j in zip(*np.nonzero(mask), strict=True)
     )
-    assert model.history_[-1].phase == "closing"
+    assert model.history_[-1].phase == "evaluation"
     assert told_of(model.history_[-1]) == (pytest.approx(expected, rel=1e-8), mask.sum())
     inside = (omega > 0) & ~mask
     expected = sum(

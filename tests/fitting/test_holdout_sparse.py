@@ -53,7 +53,7 @@ def test_a_hidden_block_is_missing(counts, solver, beta, penalty, weighted):
     # Floored as the losses floor it: a block may hold what nothing outside tells of.
     P = np.maximum(W @ ours.components_, np.finfo(np.float32).eps * counts[~mask].mean())
     told = ours.history_[-1]
-    assert told.phase == "closing"
+    assert told.phase == "evaluation"
     for entries, found in ((mask, told.measures["holdout"]), (~mask, told.loss)):
         expected = sum(
             a[i] * b[j] * _divergence(counts[i, j], P[i, j], beta)

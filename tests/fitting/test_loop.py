@@ -71,16 +71,16 @@ def test_a_fit_ends_with_its_budget():
     assert not step.undone
 
 
-def test_a_loss_of_the_pair_that_entered_asks_for_a_closing_pass():
+def test_a_loss_of_the_pair_that_entered_asks_for_an_evaluation():
     position = Position(schedule_of(1, max_iter=1, beta_loss=1, solver="mu"), 1)
     step = position.advance([5.0], loss_at="entry")
     assert step.progress.outcome is None
     assert step.progress.models[0].outcome == "max_iter"
-    (closing,) = position.schedule.passes(position.progress)
-    assert closing.phases[0].name == "closing"
+    (evaluation,) = position.schedule.passes(position.progress)
+    assert evaluation.phases[0].name == "evaluation"
     step = position.advance([4.0])
     assert step.progress.outcome == "max_iter"
-    assert step.progress.location.state == "2-x"  # a closing pass leaves the pair as it is
+    assert step.progress.location.state == "2-x"  # an evaluation leaves the pair as it is
     assert step.undone
 
 
@@ -91,7 +91,7 @@ def test_a_pair_that_entered_may_be_the_result():
     assert step.progress.outcome == "converged"
     assert step.progress.iteration == 1
     assert step.progress.location.state == "2-x"
-    assert step.record.phase == "closing"
+    assert step.record.phase == "evaluation"
     assert step.undone
 
 

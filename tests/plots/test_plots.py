@@ -63,7 +63,7 @@ def test_of_two_losses_of_one_pair_the_later_is_drawn():
     losses = [
         record(1, loss=9.0),
         record(2, loss=5.0, at="entry"),
-        record(2, "closing", loss=4.0, at="entry"),
+        record(2, "evaluation", loss=4.0, at="entry"),
     ]
     ax = plots.convergence(History(losses))
     assert line(ax, "loss").get_ydata() == pytest.approx([5.0, 4.0])
@@ -83,7 +83,7 @@ def test_losses_at_entry_stand_where_the_pass_before_ended():
             record(0, "start", reads=1),
             record(1, loss=9.0, at="entry", reads=2),
             record(2, loss=5.0, at="entry", reads=3),
-            record(2, "closing", loss=4.0, at="entry", reads=4),
+            record(2, "evaluation", loss=4.0, at="entry", reads=4),
         ]
     )
     ax = plots.convergence(history)
@@ -92,7 +92,7 @@ def test_losses_at_entry_stand_where_the_pass_before_ended():
     ax = plots.convergence(history, against="reads")
     assert line(ax, "loss").get_xdata() == pytest.approx([1, 2, 3])
     labels = ax.get_legend_handles_labels()[1]
-    assert {"survey", "closing"} <= set(labels)  # the start read nothing: it has no width in reads
+    assert {"survey", "evaluation"} <= set(labels)  # the start read nothing: it has no width in reads
 
 
 def test_rivals_and_held_out_entries():

@@ -81,7 +81,7 @@ def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
 
     def look(record):
         pages.append((record, Page(page(run)).text))
-        if record.phase == "evaluation" or (record.iteration == 3 and len(pages) > 6):
+        if record.phase == "final" or (record.iteration == 3 and len(pages) > 6):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -89,7 +89,7 @@ def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
     assert "0 of 4 have ended" in pages[2][1]
     assert "components ended passes lowest loss highest 2 0 of 2 1 " in pages[2][1]
     assert re.search(r"running process \d+ on \S+ writes it", pages[2][1])
-    before = next(text for record, text in reversed(pages) if record.phase != "evaluation")
+    before = next(text for record, text in reversed(pages) if record.phase != "final")
     assert "4 of 4 have ended: 4 max_iter" in before
     assert "Number of components" not in before
     assert "whose W is written at the end" in before
@@ -126,7 +126,7 @@ def test_the_conclusion_is_no_step_of_the_curve(swept):
     ax = plots.convergence(sweep.history)
     lines = {line.get_label(): line for line in ax.get_lines()}
     last = sweep.history[-1]
-    assert last.phase == "evaluation"
+    assert last.phase == "final"
     assert lines["returned pair"].get_ydata().tolist() == [last.loss]
     assert last.loss not in lines["lowest"].get_ydata()
 

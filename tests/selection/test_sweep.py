@@ -375,7 +375,7 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         open_sweep(tmp_path / "run")
     sweep = swept(V, [2, 3], **parameters)
     assert seen[-1][1] == "max_iter"
-    assert {phase for phase, _ in seen} >= {"survey", "start", "exact", "evaluation"}
+    assert {phase for phase, _ in seen} >= {"survey", "start", "exact", "final"}
     run = open_run(tmp_path / "run")
     np.testing.assert_array_equal(run.H, sweep.components)
     np.testing.assert_array_equal(run.W.compute(), np.asarray(sweep.W))

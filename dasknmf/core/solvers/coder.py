@@ -1,4 +1,4 @@
-"""coder."""
+"""The coder: rows of W for an H that is given, exact for the quadratic loss."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Coder:
     max_iter : int
         Most multiplicative steps.
     entries : EntryWeights or None
-        What is told of entries; only those that are observed count.
-    pull : float
+        Masks and weights of entries; only observed entries count.
+    sum_to_one_weight : float
         δ² with which rows of W are held to a sum of one; 0: not at all.
     weights : ndarray of shape (n_features,), float64, or None
         How often each feature counts.
@@ -114,11 +114,12 @@ class Coder:
         """Multiplicative steps from W until each row rests."""
         ratios = tile.row_ratios(self.H, Ht, self.loss.beta)
         going = np.flatnonzero(W.any(axis=1))
+        objective = mu.Objective(self.loss, self.penalty)
         for _ in range(self.max_iter):
             if not len(going):
                 break
             numerators, denominators, floors = ratios(going, W[going])
-            there = mu.step(W[going], numerators, denominators, self.loss, self.penalty, floors, exact=True)
+            there = mu.step(W[going], numerators, denominators, objective, floors)
             moved = np.linalg.norm(there - W[going], axis=1)
             W[going] = there
             going = going[moved > self.tol * np.linalg.norm(there, axis=1)]
@@ -126,7 +127,7 @@ class Coder:
 
 
 def check_values(values: np.ndarray) -> None:
-    """Refuse new rows that no W is for.
+    """Refuse new rows for which no W can be solved.
 
     Raises
     ------

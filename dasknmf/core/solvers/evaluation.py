@@ -1,4 +1,4 @@
-"""The closing read: the loss of the pair that a fit returns, where the last pass could not know it."""
+"""The evaluation: one read for the loss of the returned pair, where the last pass could not know it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally
@@ -28,7 +27,7 @@ class EvaluationPhase(Phase):
     exact: QuadraticPass | None = None
     """What solves the rows of W, where they are kept nowhere."""
 
-    name = "closing"
+    name = "evaluation"
 
     def prepare(self, state: State) -> tuple[np.ndarray, float, Any]:
         small = None if self.exact is None else self.exact.prepare(state)
@@ -38,7 +37,7 @@ class EvaluationPhase(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"entry": (3,), "gap": ()})
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
         H, eps, exact = small
         if self.exact is not None:
             rows["W"] = self.exact.solved(tile, exact)

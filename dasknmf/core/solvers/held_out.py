@@ -28,7 +28,7 @@ class HeldOutInputs:
 
 @dataclass(frozen=True)
 class HeldOut(PhaseWrapper):
-    """An exact or closing pass, with the loss over hidden entries."""
+    """An exact pass, or an evaluation, with the loss over hidden entries."""
 
     loss: Loss
 

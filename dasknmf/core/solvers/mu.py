@@ -22,6 +22,8 @@ References
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dasknmf.core.kernel import kernel
@@ -141,15 +143,26 @@ def _root(a: np.ndarray, b: np.ndarray, w: np.ndarray, l1: float, l2: float, pow
     return result
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The objective that a multiplicative step lowers.
+
+    Parameters
+    ----------
+    loss : Loss
+    penalty : Penalty
+    exact : bool
+        Whether an l2 penalty with 1 ≤ β < 2 takes the majoriser's minimum, which never raises the
+        objective, instead of scikit-learn's form.
+    """
+
+    loss: Loss
+    penalty: Penalty
+    exact: bool = True
+
+
 def step(
-    W: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    loss: Loss,
-    penalty: Penalty,
-    eps: float | np.ndarray,
-    *,
-    exact: bool,
+    W: np.ndarray, a: np.ndarray, b: np.ndarray, objective: Objective, eps: float | np.ndarray
 ) -> np.ndarray:
     """The factor after one multiplicative step from W.
 
@@ -157,15 +170,12 @@ def step(
     ----------
     W, a, b : ndarray
         The factor and the two sums of the module's formula, of one shape (b may broadcast).
-    loss : Loss
-    penalty : Penalty
+    objective : Objective
     eps : float or ndarray
         Replaces a denominator of zero.
-    exact : bool
-        Whether an l2 penalty with 1 ≤ β < 2 takes the majoriser's minimum, which never raises the
-        objective, instead of scikit-learn's form.
     """
-    if exact and penalty.l2 and 1 <= loss.beta < 2:
+    loss, penalty = objective.loss, objective.penalty
+    if objective.exact and penalty.l2 and 1 <= loss.beta < 2:
         b = np.broadcast_to(b, W.shape)
         if loss.beta == 1:
             # l2 w x² + (b + l1) x − a = 0, in the form that does not cancel.

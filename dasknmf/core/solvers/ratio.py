@@ -39,7 +39,7 @@ class PassInputs:
     eps: float
     tiny: float
     guess: first_W.Guess | None
-    """What a cold W is guessed with."""
+    """What a first W is guessed with."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RatioPass(Phase):
     n_fixed: int = 0
     """So many rows of H, the first, stay what they are."""
     grams: Grams = Shared()
-    """Of the quadratic guess of a cold W."""
+    """Of the quadratic guess of a first W."""
 
     name = "exact"
 
@@ -127,7 +127,7 @@ class RatioPass(Phase):
         """The rows of W after one step."""
         a = ratio.numerator_rows(small.Ht)
         b = small.sums if self._summed else ratio.denominator_rows(small.Ht)
-        there = mu.step(W, a, b, self.loss, self.penalties.W, small.eps, exact=self.exact_l2)
+        there = mu.step(W, a, b, mu.Objective(self.loss, self.penalties.W, self.exact_l2), small.eps)
         if self.loss.beta < 1:
             there[there < small.tiny] = 0
         return there
@@ -137,15 +137,8 @@ class RatioPass(Phase):
         state = FactorState.checked(state)
         H_in = state.entering_H.astype(np.float64)
         B = tally["B"][:, None] if self._summed else tally["B"]
-        H = mu.step(
-            H_in,
-            tally["A"],
-            B,
-            self.loss,
-            self.penalties.H,
-            state.eps,
-            exact=self.exact_l2,
-        )
+        objective = mu.Objective(self.loss, self.penalties.H, self.exact_l2)
+        H = mu.step(H_in, tally["A"], B, objective, state.eps)
         if beta <= 1:
             H[state.tiny > H] = 0
         H[: self.n_fixed] = H_in[: self.n_fixed]
@@ -153,6 +146,6 @@ class RatioPass(Phase):
             H[self.n_fixed :, state.observed == 0] = 0
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + state.constant
-        objective = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
+        value = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
         after = FactorState.of(state, H=finite(H.astype(self.dtype)), pending_H=None, usage=tally["usage"])
-        return after, Outcome(loss, objective, "solved" if state.needs_first_W else "entry")
+        return after, Outcome(loss, value, "solved" if state.needs_first_W else "entry")

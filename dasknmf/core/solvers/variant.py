@@ -1,4 +1,4 @@
-"""What a fit asks beside its loss and its penalties: weights, rows of H that are known, sums of one."""
+"""The variant of a fit beside its loss: masks, weights, known rows of H, sums of one, hidden entries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dasknmf.core.solvers.evaluation import EvaluationPhase
 from dasknmf.core.solvers.grams import ByGroup, ByRow, Grams, Shared
 from dasknmf.core.solvers.held_out import HeldOut
 from dasknmf.core.solvers.imputed import ImputedPass, by_rows_pays
-from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
 from dasknmf.core.solvers.quadratic import QuadraticPass
 from dasknmf.core.solvers.ratio import RatioPass
@@ -31,7 +30,7 @@ _IN_MEMORY = 2
 
 @dataclass(frozen=True)
 class Variant:
-    """Settled for one fit; the passes that follow from it.
+    """Properties of one fit that change its passes.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ class Variant:
     groups : int or None
         About how many groups of features have one mask; None: unknown.
     hidden : bool
-        Whether entries are hidden, whose loss is told.
+        Whether entries are hidden from the fit, which then has the loss over them.
     hidden_columns : ndarray of bool of shape (n_features,) or None
         Of the block that is hidden, where V is sparse.
     column_weights : ndarray of shape (n_features,) or None
@@ -48,9 +47,9 @@ class Variant:
         The first rows of H, which are known.
     sum_to_one : bool
     in_memory : bool
-        Whether these are terms for a sample of V's rows.
-    perturbation : Resampling or None
-        What V is met with before anything is made of it.
+        Whether rows are those of a sample, in memory.
+    resampling : Resampling or None
+        The version of V that the fit sees.
     """
 
     masked: bool = False
@@ -69,9 +68,9 @@ class Variant:
 
     @property
     def of_sample(self) -> Variant:
-        """Those of rows in memory: entries are NaN where they are missing or hidden, 0 in sparse rows.
+        """The variant for rows in memory, with NaN where entries are missing or hidden, 0 in sparse rows.
 
-        Perturbed entries are so already, and rows of a sample count once, whatever their weights.
+        Noise is in the entries already, and rows of a sample count once, whatever their weights.
         """
         sparse = self.hidden_columns is not None
         masked = self.masked and not sparse
@@ -91,36 +90,16 @@ class Variant:
         nbytes = lines_bytes(n_features, k)
         return nbytes if self.masked and self.hidden_columns is None and nbytes <= MOST_BYTES else 0
 
-    def quadratic(
-        self,
-        k: int,
-        n_features: int,
-        dtype: np.dtype,
-        solver: str,
-        inner: Inner,
-        penalties: Penalties,
-        shuffle_seed: int | None = None,
-        *,
-        n_rows: int,
-        recomputed: bool = False,
-    ) -> QuadraticPass | ImputedPass:
-        """The exact pass for the Frobenius loss; of V, or of so many of its rows."""
-        by_rows = self.by_rows(k, n_features)
-        grams = self._grams(by_row=by_rows)
-        phase = QuadraticPass(
-            k,
-            n_features,
-            dtype,
-            solver,
-            inner,
-            penalties,
-            shuffle_seed,
-            grams,
-            self.column_weights,
-            self.n_fixed,
-            self.sum_to_one,
-            precise=n_rows * n_features <= _FEW,
-            recomputed=recomputed,
+    def quadratic(self, phase: QuadraticPass, n_rows: int) -> QuadraticPass | ImputedPass:
+        """The exact pass for the Frobenius loss, as it is for this variant of `n_rows` rows."""
+        by_rows = self.by_rows(phase.k, phase.n_features)
+        phase = replace(
+            phase,
+            grams=self._grams(by_row=by_rows),
+            column_weights=self.column_weights,
+            n_fixed=self.n_fixed,
+            sum_to_one=self.sum_to_one,
+            precise=n_rows * phase.n_features <= _FEW,
         )
         return ImputedPass(phase, _FILLS) if self.masked and not by_rows else phase
 
@@ -129,42 +108,25 @@ class Variant:
             return ByGroup(self.hidden_columns)
         return ByRow() if by_row else Shared()
 
-    def ratio(
-        self,
-        k: int,
-        n_features: int,
-        dtype: np.dtype,
-        loss: Loss,
-        inner: Inner,
-        penalties: Penalties,
-        *,
-        exact_l2: bool = True,
-    ) -> RatioPass:
-        """The exact pass for any other loss."""
-        return RatioPass(
-            k,
-            n_features,
-            dtype,
-            loss,
-            inner,
-            penalties,
-            exact_l2,
-            self.masked,
-            self.column_weights,
-            self.n_fixed,
-            self._grams(by_row=self.lines_bytes(k, n_features) > 0),
+    def ratio(self, phase: RatioPass) -> RatioPass:
+        """The exact pass for any other loss, as it is for this variant of V."""
+        return replace(
+            phase,
+            by_row=self.masked,
+            column_weights=self.column_weights,
+            n_fixed=self.n_fixed,
+            grams=self._grams(by_row=self.lines_bytes(phase.k, phase.n_features) > 0),
         )
 
-    def closing(
+    def evaluation(
         self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
     ) -> Phase:
         """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
-        return self.told(
-            EvaluationPhase(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact), loss
-        )
+        phase = EvaluationPhase(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
+        return self.with_holdout(phase, loss)
 
-    def told(self, phase: Phase, loss: Loss) -> Phase:
-        """A pass over V as the model sees it, with the loss over V's own values where they are hidden."""
+    def with_holdout(self, phase: Phase, loss: Loss) -> Phase:
+        """A pass over V as the model sees it, which also has the loss over hidden entries."""
         phase = self.seen(phase)
         return HeldOut(phase, loss) if self.hidden else phase
 

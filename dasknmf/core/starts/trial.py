@@ -29,7 +29,8 @@ from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.solvers import cd, first_W
 from dasknmf.core.solvers.inner_steps import Inner
-from dasknmf.core.solvers.quadratic import SUM_WEIGHT
+from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
+from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts import random_start
 from dasknmf.core.starts.survey import Survey
@@ -51,6 +52,15 @@ LINES_AT_ONCE = 4 * _DRAWS
 """Copies of packed products of all features while draws are compared: each has its H, two tallies, a step."""
 _LEAST_MEAN = 1e-2
 """Row and column means below this share of V's mean are taken for it: their weights would be all."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows V, or those of V Qᵀ where Q is given, and the mean that H is scaled by."""
+
+    V: Matrix
+    mean: float
+    Q: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,8 @@ class Trial:
         Rows of all of V.
     positive : bool
         Whether a multiplicative solver goes on from H, which could not move its zeros.
-    terms : Variant
-        Rows that are missing entries have NaN for them.
+    variant : Variant
+        Missing entries of the rows are NaN.
     """
 
     k: int
@@ -96,7 +106,7 @@ class Trial:
         """From rows in the model's dtype; `columns` are the column means of all of V."""
         try:
             if self.loss.quadratic:
-                found = self._by_descent(V, None, matrix.mean(V))
+                found = self._by_descent(_Rows(V, matrix.mean(V)))
             else:
                 found = self._by_scaled_descent(V)
         except NumericalError:
@@ -107,7 +117,7 @@ class Trial:
         """From rows of R = V Q, Q with orthonormal columns; `mean` is that of V. Quadratic loss only."""
         columns = np.maximum(Q @ R.mean(axis=0, dtype=np.float64), 0.0)
         try:
-            found = self._by_descent(R, Q, mean)
+            found = self._by_descent(_Rows(R, mean, Q))
         except NumericalError:
             found = self._hopeless(columns)
         return self._floored(found, columns)
@@ -116,19 +126,20 @@ class Trial:
         """An H that a plain start beside it will leave behind: a trial out of range ends no fit."""
         return Fitted(np.tile(columns, (self.k, 1)).astype(self.dtype), math.inf, math.inf)
 
-    def _by_descent(self, V: Matrix, Q: np.ndarray | None, mean: float) -> Fitted:
-        """Quadratic loss; V stands for V Qᵀ where Q is given."""
-        part = self._part(V)
-        n_features = V.shape[1] if Q is None else len(Q)
-        penalties = self._penalties(part.shape[0])
+    def _by_descent(self, rows: _Rows) -> Fitted:
+        """Quadratic loss."""
+        part = replace(rows, V=self._part(rows.V))
+        n_features = rows.V.shape[1] if rows.Q is None else len(rows.Q)
+        penalties = self._penalties(part.V.shape[0])
 
         def drawn(draw: int) -> Fitted:
-            H = self._drawn(draw, n_features, mean)
-            return self._descended(map, part, Q, H, mean, penalties, _DRAW_PASSES)
+            H = self._drawn(draw, n_features, rows.mean)
+            return self._descended(map, part, H, penalties, _DRAW_PASSES)
 
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             best = min(pool.map(drawn, range(_DRAWS)), key=lambda fitted: fitted.objective)
-            return self._descended(pool.map, V, Q, best.H, mean, self._penalties(V.shape[0]), _MOST_PASSES)
+            penalties = self._penalties(rows.V.shape[0])
+            return self._descended(pool.map, rows, best.H, penalties, _MOST_PASSES)
 
     def _by_scaled_descent(self, V: Matrix) -> Fitted:
         """Any other loss: descent on the scaled rows, then multiplicative passes on the rows."""
@@ -148,14 +159,14 @@ class Trial:
 
         def drawn(draw: int) -> tuple[Fitted, np.ndarray]:
             H = self._drawn(draw, V.shape[1], matrix.mean(X), columns)
-            H = self._descended(map, X, None, H, matrix.mean(X), Penalties(), _SCALED_PASSES).H
+            H = self._descended(map, _Rows(X, matrix.mean(X)), H, Penalties(), _SCALED_PASSES).H
             return self._polished(map, part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H
 
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             found, H = min(pool.map(drawn, range(_DRAWS)), key=lambda pair: pair[0].objective)
             if part.shape[0] < V.shape[0]:
                 X = scaled(V)
-                H = self._descended(pool.map, X, None, H, matrix.mean(X), Penalties(), _SCALED_PASSES).H
+                H = self._descended(pool.map, _Rows(X, matrix.mean(X)), H, Penalties(), _SCALED_PASSES).H
                 found = replace(found, H=(H / columns).astype(self.dtype))
             return self._polished(pool.map, V, found.H, _POLISHING_PASSES)
 
@@ -176,19 +187,11 @@ class Trial:
             H[: self.variant.n_fixed] = self.variant.fixed * columns
         return H
 
-    def _descended(
-        self,
-        each: Map,
-        V: Matrix,
-        Q: np.ndarray | None,
-        H: np.ndarray,
-        mean: float,
-        penalties: Penalties,
-        most: int,
-    ) -> Fitted:
+    def _descended(self, each: Map, rows: _Rows, H: np.ndarray, penalties: Penalties, most: int) -> Fitted:
+        V, Q, mean = rows.V, rows.Q, rows.mean
         inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.variant.quadratic(
-            self.k, H.shape[1], self.dtype, "cd", inner, penalties, n_rows=V.shape[0]
+            QuadraticPass(self.k, H.shape[1], self.dtype, "cd", inner, penalties), V.shape[0]
         )
         blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
         blocks = blocks or self._blocks(V, phase.tally().nbytes)
@@ -211,7 +214,7 @@ class Trial:
         state, _ = survey.update(_walked(each, survey, State(), blocks, [{} for _ in blocks]), State())
         H = first_W.floored(H, matrix.column_means(V))
         phase = self.variant.ratio(
-            self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
+            RatioPass(self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows))
         )
         return self._repeated(each, phase, blocks, FactorState.of(state, pending_H=H), most)
 
