@@ -1,4 +1,4 @@
-"""dask_graph."""
+"""Graphs of Dask arrays, cut to the tasks of one visit, with the tasks that only it needs inside of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dask.task_spec import Alias, GraphNode, Task
 
 
 class Upstream:
-    """The graph that makes V's chunks; what only one visit needs becomes part of that visit."""
+    """The graph that makes V's chunks; tasks that only one visit needs become part of that visit."""
 
     def __init__(self, graph: dict[Hashable, GraphNode]) -> None:
         self._graph = graph
@@ -20,7 +20,7 @@ class Upstream:
         private: dict[Hashable, GraphNode] = {}
         shared: dict[Hashable, GraphNode] = {}
         uses = Counter(needed)
-        asked = set(needed)
+        wanted = set(needed)
         waiting = list(uses)
         while waiting:
             key = waiting.pop()
@@ -30,7 +30,7 @@ class Upstream:
             if node is None:
                 continue  # persisted on a cluster, whose scheduler knows it by this key
             # Data is used in place; only tasks are worth running inside the visit.
-            if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in asked):
+            if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in wanted):
                 shared[key] = node
                 continue
             shared.pop(key, None)
