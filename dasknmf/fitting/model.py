@@ -198,7 +198,7 @@ class Model:
 
     @property
     def lines_bytes(self) -> int:
-        """Of packed products of all features, where a pass makes them: always, or for a cold W."""
+        """Of packed products of all features, where a pass makes them: always, or for a first W."""
         always = self.loss.quadratic and self.variant.by_rows(self.k, self.shape[1])
         return self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.phase import Tally, Visitor
 
 
@@ -40,7 +40,7 @@ class Batched:
         for tally, part in zip(tallies, self._parts, strict=True):
             tally["A"] = self._A[part]
 
-    def __call__(self, tile: Any) -> None:
+    def __call__(self, tile: Tile) -> None:
         N = tile.cross(self._Ht)
         walked = []
         for visitor, tally, part in zip(self._visitors, self._tallies, self._parts, strict=True):

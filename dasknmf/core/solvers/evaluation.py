@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally
@@ -37,7 +38,7 @@ class EvaluationPhase(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"entry": (3,), "gap": ()})
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         H, eps, exact = small
         if self.exact is not None:
             rows["W"] = self.exact.solved(tile, exact)

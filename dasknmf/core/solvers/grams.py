@@ -13,10 +13,11 @@ move of row i, nor b_j in that of column j.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals, packed, packed_products, unpacked
 
 Gram = np.ndarray | Packed
@@ -39,10 +40,10 @@ class Grams(Protocol):
         To every entry of a Gram `around` is added, and to those of its diagonal l2.
         """
 
-    def of_rows(self, tile: Any, prepared: np.ndarray) -> Gram:
+    def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
         """The Grams of a tile's rows of W."""
 
-    def add(self, tile: Any, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
+    def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
         """Add what a tile's rows leave for the Grams of H's columns."""
 
     def of_columns(self, G: np.ndarray, l2: float) -> Parts:
@@ -67,10 +68,10 @@ class Shared:
             S += around
         return S
 
-    def of_rows(self, tile: Any, prepared: np.ndarray) -> Gram:
+    def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
         return prepared
 
-    def add(self, tile: Any, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
+    def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
         G += aW.T @ W
 
     def of_columns(self, G: np.ndarray, l2: float) -> Parts:
@@ -96,7 +97,7 @@ class ByRow:
         last = packed(np.full((len(H), len(H)), around) + l2 * np.eye(len(H)))
         return np.vstack([HH, last])
 
-    def of_rows(self, tile: Any, prepared: np.ndarray) -> Gram:
+    def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
         HH, last = prepared[:-1], prepared[-1]
         if tile.complete:
             return unpacked(HH.sum(axis=0, dtype=np.float64) + last).astype(prepared.dtype)
@@ -104,7 +105,7 @@ class ByRow:
         lines += last
         return Packed(lines)
 
-    def add(self, tile: Any, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
+    def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
         WW = packed_products(W)
         if tile.row_weights is not None:
             WW *= tile.row_weights[:, None].astype(WW.dtype)
@@ -149,7 +150,7 @@ class ByGroup(ByRow):
         S = np.stack([bH @ H.T, bH[:, seen] @ H[:, seen].T]) + around
         return packed(S + l2 * np.eye(len(H)))
 
-    def of_rows(self, tile: Any, prepared: np.ndarray) -> Gram:
+    def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
         if tile.complete:
             return unpacked(prepared[0])
         return Packed(tile.row_grams(prepared))
@@ -166,13 +167,13 @@ class ByGroup(ByRow):
         return float(sum(np.vdot(S, bH[:, columns] @ H[:, columns].T) for columns, S in parts))
 
 
-def weighted_rows(tile: Any, W: np.ndarray) -> np.ndarray:
+def weighted_rows(tile: Tile, W: np.ndarray) -> np.ndarray:
     """diag(a) W for the rows of a tile."""
     a = tile.row_weights
     return W if a is None else W * a[:, None].astype(W.dtype)
 
 
-def totals(tile: Any, W: np.ndarray) -> tuple[float, float]:
+def totals(tile: Tile, W: np.ndarray) -> tuple[float, float]:
     """Σ a_i w_it and Σ a_i w_it², in float64."""
     W64 = W.astype(np.float64)
     if tile.row_weights is None:
@@ -181,7 +182,7 @@ def totals(tile: Any, W: np.ndarray) -> tuple[float, float]:
     return float(a @ W64.sum(axis=1)), float(a @ (W64 * W64).sum(axis=1))
 
 
-def sum_gap(tile: Any, W: np.ndarray, observed: np.ndarray | None) -> float:
+def sum_gap(tile: Tile, W: np.ndarray, observed: np.ndarray | None) -> float:
     """Σ a_i (1 − Σ_t w_it)², over the rows with something observed; None: all."""
     gaps = (1.0 - W.sum(axis=1, dtype=np.float64)) ** 2
     if observed is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally, Together
 from dasknmf.core.state import FactorState, State
@@ -44,7 +45,7 @@ class HeldOut(PhaseWrapper):
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
 
-    def tile(self, tile: Any, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         solved = "W" not in rows
         if not solved:
             self._tell(tile, rows, small, tally)
@@ -52,7 +53,7 @@ class HeldOut(PhaseWrapper):
         if solved:
             self._tell(tile, rows, small, tally)
 
-    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
+    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
         solved = "W" not in rows
         if not solved:
             self._tell(tile, rows, small, tally)
@@ -61,7 +62,7 @@ class HeldOut(PhaseWrapper):
             self._tell(tile, rows, small, tally)
         return left
 
-    def _tell(self, tile: Any, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
+    def _tell(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         """Of the pair that entered: where rows are kept nowhere, once they are solved for its H."""
         if small.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)

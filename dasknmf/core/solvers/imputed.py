@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.grams import ByRow, totals
@@ -92,7 +93,7 @@ class ImputedPass(Phase):
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, extra = small
         phase, W = self.phase, rows["W"]
         observed = tile.nonempty_rows()

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -189,7 +188,7 @@ class QuadraticPass(Phase):
         first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
         self._rest(tile, W)
 
-    def _rest(self, tile: Any, W: np.ndarray) -> None:
+    def _rest(self, tile: Tile, W: np.ndarray) -> None:
         if self.grams.by_row and not tile.complete:
             W[~tile.nonempty_rows()] = 0
 
@@ -207,7 +206,7 @@ class QuadraticPass(Phase):
             tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
         return aW
 
-    def gap(self, tile: Any, W: np.ndarray, observed: np.ndarray | None = None) -> float:
+    def gap(self, tile: Tile, W: np.ndarray, observed: np.ndarray | None = None) -> float:
         """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""
         if not self.sum_to_one:
             return 0.0

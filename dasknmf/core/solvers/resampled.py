@@ -38,6 +38,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dasknmf.core.blocks.base import Tile
 from dasknmf.core.blocks.noise import Noise, exponential
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import PhaseWrapper, Rows, Tally, Together
@@ -91,7 +92,7 @@ class Resampling:
         """a of rows of V from `first` on, shape (n_rows,), float64; of ``"rows"``."""
         return exponential(self._key, self.rows.places(first, first + n_rows))
 
-    def seen(self, tile: Any) -> Any:
+    def seen(self, tile: Tile) -> Tile:
         """A tile of this version, from that of V."""
         n_rows = tile.rows.stop - tile.rows.start
         if self.kind == "rows":
@@ -113,10 +114,10 @@ class ResampledPhase(PhaseWrapper):
 
     resampling: Resampling
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         self.phase.tile(self.seen(tile), rows, small, tally)
 
-    def seen(self, tile: Any) -> Any:
+    def seen(self, tile: Tile) -> Tile:
         """The tile as the phase sees it."""
         return self.resampling.seen(tile)
 
@@ -124,5 +125,5 @@ class ResampledPhase(PhaseWrapper):
     def together(self) -> Together | None:
         return self.phase.together if self.resampling.shares_products else None
 
-    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
+    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
         return self.phase.walked(self.seen(tile), rows, N, small, tally)  # N is that of the plain tile

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.core.blocks.base import Sums
+from dasknmf.core.blocks.base import Sums, Tile
 from dasknmf.core.losses import Loss
 from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, Tally
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
@@ -28,7 +28,7 @@ class Survey(Phase):
 
     name = "survey"
 
-    def _powers(self, tile: Any, sums: Sums) -> float:
+    def _powers(self, tile: Tile, sums: Sums) -> float:
         """Σ v^β, weighted, where V has only what the loss takes; of squares the sums tell."""
         beta = self.loss.beta
         if beta == 2 or sums.n_nan or sums.n_negative or (beta < 0 and sums.n_zero):
@@ -49,7 +49,7 @@ class Survey(Phase):
         }
         return Tally(sums.values | Tally.zeros(more).values)
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         sums = tile.sums()
         powers = self._powers(tile, sums)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
@@ -191,7 +191,7 @@ class Surveyed(PhaseWrapper):
     def tally(self) -> Tally:
         return Tally(self.survey.tally().values | self.phase.tally().values)
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         self.survey.tile(tile, rows, None, tally)
         self.phase.tile(tile, rows, small, tally)
 
@@ -230,7 +230,7 @@ class MeanFilled(PhaseWrapper):
     def prepare(self, state: State) -> Any:
         return self.phase.prepare(state), state.fill
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
         # Whatever is observed tells a start where to look, if it counts little or more than once.
         P = np.broadcast_to(fill.astype(tile.dtype), (tile.n_rows, tile.n_features))
