@@ -343,7 +343,7 @@ class Findings(Record, frozen=True, omit_defaults=True):
     n_reads: float | None = None
     silhouette: float | None = None
     consensus_loss: float | None = None
-    density_threshold: float | None = None
+    density_threshold: int | float | None = None
     local_neighborhood_size: float | None = None
 
 
