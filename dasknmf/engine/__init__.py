@@ -1,1 +1,1 @@
-"""One pass over V as a Dask graph; knows nothing of factorization."""
+"""Passes over V as Dask graphs, and the schedulers that run them."""

@@ -1,4 +1,4 @@
-"""Statistics of the visits of a pass: bytes moved, sums, and memory of their processes."""
+"""Statistics of a pass: bytes moved, sums of panels, resident memory."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Any
 import psutil
 
 _MOMENT = 0.005
-"""Seconds for which a measurement counts as current; one takes 10 µs."""
+"""Seconds for which a measurement of resident memory is reused; a measurement takes 10 µs."""
 _lately = (-math.inf, 0)
-"""Time and result of the last measurement in this process."""
+"""Time in seconds and resident bytes of this process's last measurement."""
 
 
 @dataclass(frozen=True)
 class PassStats:
-    """Statistics of some visits of a pass; they add."""
+    """Statistics of the visits to some panels; those of disjoint sets of panels add up with ``+``."""
 
     bytes_read: int = 0
     bytes_written: int = 0
     sums: tuple[tuple[int, float], ...] = ()
-    """Panel and Σv, where the pass read V."""
+    """Pairs of a panel's index and the sum of its entries Σv; empty if the pass does not sum V."""
     lost: tuple[int, ...] = ()
-    """Panels that a stage no longer had."""
+    """Indices of the panels that a stage has lost."""
     memory: int = 0
-    """Resident bytes of the largest process, as its visits saw it."""
+    """Largest resident memory of a process, in bytes, measured during visits."""
     retries: int = 0
-    """Repeated requests to storage."""
+    """Number of repeated requests to storage."""
 
     def __add__(self, other: PassStats) -> PassStats:
         return PassStats(
@@ -45,9 +45,9 @@ class PassStats:
 
 
 class Watched:
-    """Slabs of a panel, with the peak memory of the process at the end of the work on each of them.
+    """Slabs of a panel, with the resident memory of the process measured after the work on each slab.
 
-    A peak between two such moments, in a process with one thread, is not seen.
+    `peak` is the largest measurement, in bytes; memory between two measurements is not observed.
     """
 
     def __init__(self, slabs: Iterable[Any]) -> None:
@@ -58,11 +58,11 @@ class Watched:
         for slab in self._slabs:
             yield slab
             self.peak = max(self.peak, lately_resident())
-            del slab  # nobody keeps it while the next one is read
+            del slab  # frees the slab before the next one is read
 
 
 def lately_resident() -> int:
-    """Resident bytes of this process a moment ago: to watch a pass over little data costs nothing."""
+    """Resident bytes of this process, at most `_MOMENT` old: passes over little data measure rarely."""
     global _lately
     now = time.perf_counter()
     if now - _lately[0] > _MOMENT:
@@ -77,5 +77,5 @@ def resident_bytes() -> int:
 
 @lru_cache(1)
 def _process(pid: int) -> psutil.Process:
-    """The process of this id: found once, which takes longer than to measure it."""
+    """The process of this id, cached: creating the object takes longer than a measurement."""
     return psutil.Process(pid)

@@ -1,4 +1,4 @@
-"""One pass as a Dask graph: the same graph for the synchronous scheduler, threads and clusters.
+"""The Dask graph of a pass: the same for the synchronous scheduler, threads and clusters.
 
 ::
 
@@ -7,11 +7,10 @@
        └───► visit …   ┘        ├─► update (one per model) ─► keep ─► outcomes
                         … add ──┘
 
-A visit reads its panel of V and its rows of W, writes the new rows to the factor store, and
-returns only a tally. The tree of additions is fixed by the panel table, so the sums, and with them
-every later number, do not depend on the scheduler. Nothing but the outcome returns to the client,
-and no result outlives the pass, panels of V in a stage aside: the graph of the hundredth pass is as
-large as that of the first.
+A visit reads a panel of V and the same rows of W, writes the new rows to the factor store, and
+returns a tally: the panel's share of the sums that an update needs. The panels fix the tree of
+additions, so results do not depend on the scheduler. Only outcomes return to the client, and workers
+keep nothing after a pass but staged panels of V: all passes have graphs of the same size.
 """
 
 from __future__ import annotations
@@ -39,32 +38,32 @@ from dasknmf.store.factors import Factors, FactorVersion
 FAN_IN = 8
 
 _SUM_TOLERANCE = 1e-12
-"""Relative: two CPUs may add the same numbers in another order."""
+"""Relative difference allowed between two sums of a panel: CPUs add in different orders."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The part of a pass that every task of it needs, whichever panel it visits."""
+    """Parameters of a pass that its tasks share."""
 
     name: str
-    """``"<pass>-<writer>"``: names what the pass leaves behind."""
+    """``"<pass>-<writer>"``: the name of the rows and states that the pass writes."""
     phases: tuple[Phase, ...]
     dtype: np.dtype
     factors: Factors
     state: str = ""
-    """Name of the pass that left the state which this one starts from; empty for none."""
+    """Name of the pass that wrote the states to start from; empty if there is none."""
     rows: tuple[FactorVersion, ...] = ()
-    """The rows that enter."""
+    """The stored factor rows to read."""
     starts_from: tuple[int, ...] = (0,)
-    """For each phase, the number of the phase in that state and in those rows which it continues."""
+    """For each phase, the number in `state` and `rows` of the phase that it continues."""
     first: int = 0
-    """Number of the first phase among those of all reads that make one pass."""
+    """Number of the first phase; more than 0 where a pass needs several reads of V and this is a later one."""
     checked: bool = True
-    """Whether panels are summed, and compared with `Pass.sums`."""
+    """Whether the entries of each panel are summed, and the sum compared with `Pass.sums`."""
 
     @property
     def leaves(self) -> FactorVersion | None:
-        """The rows that the pass leaves behind; None where it changes none."""
+        """The factor rows that the pass writes; None if it writes none."""
         name = f"{self.name}-{self.first}" if self.first else self.name
         version = FactorVersion.of(name, [phase.widths for phase in self.phases], self.first)
         return version if version.widths else None
@@ -76,22 +75,22 @@ class Work:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of a list of phases over V: all of them share its read."""
+    """One read of V, shared by a list of phases."""
 
     work: Work
     source: Source
     grid: Grid
     sums: Sequence[float] | None = None
-    """Σv of each panel, as the first read found it; None until then."""
+    """Sum of each panel's entries in the first read; None before the first read."""
     lost: frozenset[int] = frozenset()
-    """Panels that are made from their chunks again, because a stage has lost them."""
+    """Indices of panels that a stage has lost, to be computed from their chunks again."""
 
     def without(self, panels: Iterable[int]) -> Pass:
-        """The same pass after a stage has lost more panels."""
+        """The same pass with more panels marked as lost."""
         return replace(self, lost=self.lost.union(panels))
 
     def expected(self, panels: list[Panel]) -> list[float] | None:
-        """Σv of some panels, where it is known."""
+        """Expected sums of the entries of some panels; None before the first read."""
         return None if self.sums is None else [self.sums[panel.index] for panel in panels]
 
     def worker_side(self) -> WorkerSide:
@@ -99,22 +98,22 @@ class Pass:
 
 
 Get = Callable[[dict[Hashable, GraphNode], list[Hashable]], Any]
-"""A scheduler: computes some keys of a graph."""
+"""A function of a graph and a list of keys, which returns the keys' values: a Dask scheduler."""
 Total = tuple[list[Tally], PassStats]
-"""The tally of each phase, and the statistics of the visits that are in it."""
+"""The tally of each phase, and the statistics of the visits that the tallies add up."""
 
 
 def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]:
-    """Run a pass to its end. Afterwards its rows and states are in the factor store.
+    """Outcomes and statistics of a pass, which this function runs; rows and states go to the factor store.
 
     Parameters
     ----------
     one : Pass
     get : callable
-        The scheduler, where V is not in this process.
+        The scheduler; used if V is not in this process's memory.
     each : callable
-        Spreads the visits over threads where V is: the same calls in the same order, without a graph. A
-        scheduler costs little beside a read from a store, and half of a pass over 10 MB in memory.
+        A `map`, possibly over threads; used instead of a graph if V is in this process's memory, where
+        a scheduler would take half of the time of a pass over 10 MB.
     """
     work = one.work
     if work.leaves:
@@ -129,14 +128,14 @@ def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]
         try:
             outcomes, stats = get(graph, [root])[0]
         except StageLost as error:
-            # The rows of the other panels are then written again, with the same values.
+            # The repetition writes the rows of all panels again, with the same values.
             one = one.without(error.panels)
         else:
             return outcomes, stats
 
 
 def tallies(one: Pass, get: Get, each: Map = map) -> list[Tally]:
-    """The whole tally of each phase, where phases leave neither rows nor states; parameters as of `run`."""
+    """Summed tally of each phase, for phases that write neither rows nor states; parameters as in `run`."""
     if one.source.in_process:
         return _total_here(one, _load(one.worker_side()), each)[0]
     while True:
@@ -170,8 +169,8 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
 
 
 def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
-    """The visits of a pass and their sum: the graph, and the keys of what is loaded and of the sum."""
-    # Names that group well on the dashboard: the name of the phase, then a token of this very pass.
+    """Graph of the visits of a pass and of their sum, with the keys of the load task and of the sum."""
+    # The dashboard groups tasks by the name before the token.
     label = one.work.phases[0].name.replace(" ", "-")
     load = f"load-{token}"
     graph: dict[Hashable, GraphNode] = {load: Task(load, _load, one.worker_side())}
@@ -200,18 +199,19 @@ def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hash
 
 @dataclass(frozen=True)
 class WorkerSide:
-    """What the tasks of a pass share: it travels once, as the argument of one task."""
+    """Inputs that all tasks of a pass share: the result of the graph's load task."""
 
     work: Work
     source: Source
     states: tuple[State, ...] = ()
     """The state that each phase starts from."""
     smalls: tuple[Any, ...] = ()
+    """The result of each phase's `prepare`."""
     retries: int = 0
-    """Repeated requests to storage for states."""
+    """Number of repeated requests to storage while states were read."""
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
-        """Each phase's own rows of a panel, with room for what it will leave, and the bytes read."""
+        """For each phase, factor rows of a panel (zeros where none is stored), and the number of bytes read."""
         work = self.work
         entering: dict[int, Rows] = {}
         nbytes = 0
@@ -245,7 +245,7 @@ def _load(side: WorkerSide) -> WorkerSide:
 def _visit_run(
     side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
 ) -> Total:
-    """Visit consecutive panels one after another."""
+    """Tallies and statistics of consecutive panels, visited one after another."""
     visited = []
     for i, panel in enumerate(panels):
         with counted() as retries:
@@ -271,7 +271,7 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
                 block = block_of(slabs, spec, side.source.entries)
                 found = visit(block, visitors)
         except StageLost:
-            # The pass goes on, so that one repetition makes every panel that is lost.
+            # The pass goes on to find all lost panels, so that it is repeated only once.
             return [phase.tally() for phase in work.phases], PassStats(lost=(panel.index,))
         bytes_read += meter.total(block.nbytes)
         if work.checked:
@@ -311,14 +311,14 @@ def _update(side: WorkerSide, number: int, total: Total) -> tuple[State, Outcome
         raise StageLost(total[1].lost)
     with np.errstate(all="ignore"):  # as in `visit`
         state, outcome = side.work.phases[number].update(total[0][number], side.states[number])
-    # One memory layout, whichever store the state comes back from: BLAS sums by layout.
+    # The order of sums in BLAS depends on the memory layout, so states always have the same one.
     return state.contiguous(), outcome
 
 
 def _write_states(
     side: WorkerSide, updated: list[tuple[State, Outcome]], total: Total
 ) -> tuple[list[Outcome], PassStats]:
-    """Write the states of all phases; their outcomes, and the statistics of the pass."""
+    """Outcomes and statistics of a pass, after its states are written."""
     work = side.work
     with counted() as retries:
         work.factors.write_states(work.name, work.first, [state for state, _ in updated])

@@ -1,4 +1,4 @@
-"""Memory of a pass in one process."""
+"""Projected peak memory of a pass in one process."""
 
 from __future__ import annotations
 
@@ -9,35 +9,42 @@ from dask.utils import format_bytes
 from dasknmf.errors import MemoryLimitError
 
 _DRAWN_COPIES = 4
-"""Rows that a start draws are held as they come, in one piece, scaled, and a part of them again."""
+"""Copies of a start's sampled rows: parts, their concatenation, the scaled rows, and a subset."""
 
 
 _RUNTIME_BYTES = 192 * 2**20
-"""What a process has only once it has run: compiled kernels, the threads of the store, and freed
-slabs that the allocator keeps for the next."""
+"""Bytes that a process gains while it works: compiled kernels, threads of the store, freed slabs that
+the allocator keeps."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Bytes that one process will hold at the peak of a pass.
+    """Parts of the memory of one process during a pass, in bytes unless stated otherwise.
 
     Parameters
     ----------
     baseline : int
-        What the process holds before the pass.
+        Resident memory before the pass.
     threads : int
-        Tasks that run in it at once.
-    slab, tiles, rows, tally, small : int
-        Bytes of a slab and of its copies while it is read, of the buffers of a tile, of a panel's factor
-        rows, of a tally, and of what every panel needs.
+        Number of tasks that run at once.
+    slab : int
+        A slab and its copies while it is read.
+    tiles : int
+        Buffers of the tiles of one task.
+    rows : int
+        Factor rows of a panel.
+    tally : int
+        A tally.
+    small : int
+        Inputs that all tasks share.
     drawn : int
-        Bytes of the rows of V that a start gathers in one task.
+        Rows of V that a start samples, gathered in one task.
     held : int
-        Bytes of all factor rows that are in the process at once: none with a factor store.
+        All factor rows, if they are kept in memory; 0 with a factor store.
     fan_in : int
-        Tallies that one addition holds.
+        Number of tallies that one task adds.
     staged : int
-        Bytes of V that stay in the process between passes: none without ``stage="memory"``.
+        Staged panels of V; 0 without ``stage="memory"``.
     """
 
     baseline: int
@@ -54,14 +61,14 @@ class Projection:
 
     @property
     def peak(self) -> int:
-        # Rows are held as they were read and as they are written.
+        # Three copies of the rows: as read, as updated, and as written.
         each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
         shared = (self.fan_in + 2) * self.tally + self.small + self.held + self.staged
         shared += _DRAWN_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
     def check(self, limit: int) -> None:
-        """Refuse a pass that cannot fit.
+        """Raise an error if the projected peak exceeds `limit` bytes.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Schedulers of passes: this process, its threads or a cluster, and their memory."""
+"""Schedulers of passes (this process, its threads, or a cluster) and the memory of their processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from dasknmf.engine.worker import TunedWorker
 from dasknmf.errors import DaskNMFError, SchedulerError, UnavailableError, brief
 
 _PAUSED_AT = 0.8
-"""Share of its memory at which Dask pauses a worker."""
+"""Fraction of its memory limit at which Dask pauses a worker."""
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """A way to compute a graph, with the memory of the processes that do it."""
+    """A Dask scheduler, with the threads and memory of its processes."""
 
     name: str
     get: Get
@@ -43,14 +43,14 @@ class Scheduler:
 
     @property
     def threads(self) -> int:
-        """Tasks that run at once in one process."""
+        """Number of tasks that run at once in one process."""
         if self.client is not None:
             return max((worker["nthreads"] for worker in self._workers()), default=1)
         return 1 if self.name == "synchronous" else int(dask.config.get("num_workers", CPU_COUNT))
 
     @property
     def memory_limit(self) -> int:
-        """Bytes that one process may hold."""
+        """Memory that one process may use, in bytes."""
         if self.client is None:
             return int(min(MEMORY_LIMIT, self.baseline + psutil.virtual_memory().available))
         limits = [worker["memory_limit"] for worker in self._workers()]
@@ -58,7 +58,7 @@ class Scheduler:
 
     @property
     def baseline(self) -> int:
-        """Bytes that one process holds already."""
+        """Resident memory of a process before a pass, in bytes: the largest of all workers."""
         return resident_bytes() if self.client is None else self._workers_hold
 
     @cached_property
@@ -68,7 +68,7 @@ class Scheduler:
 
     @property
     def processes(self) -> int:
-        """Processes that share the work."""
+        """Number of processes."""
         return 1 if self.client is None else max(1, len(self._workers()))
 
     def _workers(self) -> list[dict[str, Any]]:
@@ -77,10 +77,9 @@ class Scheduler:
 
     @contextmanager
     def tuned(self) -> Iterator[None]:
-        """One BLAS thread per task while a fit runs, in every process that works for it.
+        """A context in which every process of the fit has one BLAS thread per task.
 
-        Set around the run and not inside tasks, where limits that threads set and restore at
-        different moments would race.
+        Tasks do not set the limit themselves: threads that set and restore it at different times would race.
         """
         if self.client is None:
             with threadpoolctl.threadpool_limits(1, user_api="blas"):
@@ -91,14 +90,14 @@ class Scheduler:
         try:
             yield
         finally:
-            # A cluster that is going down takes its workers' settings with it, and must not hide why.
+            # On a cluster that shuts down this fails, and must not hide the error of the fit.
             with suppress(Exception):
                 if self.client.status == "running":
                     self.client.unregister_worker_plugin(name)
 
     @contextmanager
     def mapping(self) -> Iterator[Map]:
-        """How visits of a V in this process are spread over its threads, which outlive a pass."""
+        """A context with a `map` over this process's threads, which all passes of a fit share."""
         if self.client is not None or self.threads == 1:
             yield map
             return
@@ -107,7 +106,7 @@ class Scheduler:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A directory that this process and every worker reach, removed afterwards.
+        """A context with a temporary directory that this process and all workers can read.
 
         Raises
         ------
@@ -119,7 +118,8 @@ class Scheduler:
             token = uuid.uuid4().hex
             probe = Path(directory) / "probe"
             probe.write_text(token)
-            answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")  # who leaves
+            # Workers that leave during the call are not counted.
+            answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")
             blind = sorted(worker for worker, answer in answers.items() if answer != token)
             if blind or not answers:
                 raise SchedulerError(
@@ -134,11 +134,11 @@ class Scheduler:
 
 @contextmanager
 def connected(client: Client | None) -> Iterator[None]:
-    """A context in which a scheduler that is gone raises one error, whichever its client raises.
+    """A context that turns all errors of a client with a lost scheduler into `UnavailableError`.
 
-    A client whose scheduler died cancels what it waits for; each later call takes up to Dask's
-    ``distributed.comm.timeouts.connect``, and fails in one of several ways. A scheduler that is out of reach
-    counts as dead after ``distributed.comm.timeouts.tcp``.
+    A client whose scheduler died cancels its futures; later calls fail after at most
+    ``distributed.comm.timeouts.connect``. A scheduler that does not answer counts as dead after
+    ``distributed.comm.timeouts.tcp``.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def connected(client: Client | None) -> Iterator[None]:
 
 
 def _is_lost(client: Client, error: Exception) -> bool:
-    # A client that has lost its scheduler may have found another at the same address by now.
+    # A client that lost its scheduler may be connected to a new one at the same address by now.
     reason = str(getattr(error, "reason", ""))
     return client.status != "running" or isinstance(error, CommClosedError) or "scheduler" in reason
 
@@ -174,7 +174,7 @@ def _computing(client: Client) -> Get:
 
 
 def _resident_at_work() -> int:
-    """Resident bytes of this process with the imports of a fit, which a fresh worker still lacks."""
+    """Resident bytes of this process after the imports of a fit, which a new worker has not done yet."""
     for name in ("numba", "scipy.special", "sklearn.utils.validation", "zarr"):
         import_module(name)
     return resident_bytes()
@@ -193,12 +193,12 @@ def current_scheduler(*, in_process: bool) -> Scheduler:
     Parameters
     ----------
     in_process : bool
-        V is in this process's memory, so a cluster would only be sent copies of it.
+        Whether V is in this process's memory; a cluster is not used then, as it would need copies of V.
 
     Raises
     ------
     SchedulerError
-        If it is one whose tasks share neither memory nor a factor store.
+        If the scheduler is none of threads, synchronous and distributed.
     """
     get = get_scheduler()
     owner = getattr(get, "__self__", None)

@@ -1,4 +1,4 @@
-"""Settings of a worker process while a fit works in it."""
+"""Settings of a worker process during a fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import threadpoolctl
 from distributed import WorkerPlugin
 
-# Of malloc.h. glibc never maps more than 32 MiB of one allocation from its heap.
+# Constants of malloc.h. 32 MiB is the largest value of M_MMAP_THRESHOLD that glibc accepts.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 64 * 2**20
 _MAPPED_FROM_BYTES = 32 * 2**20
@@ -19,22 +19,20 @@ _GLIBC_DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 2**10, _M_MMAP_THRESHOLD: 128 * 2**1
 
 
 _PROFILE_DEADLOCKS = sys.version_info < (3, 12, 3)
-"""Until then Python's `sys._current_frames`, with which Dask's workers look at their threads every 10 ms, may
-wait for the garbage collector, and that for it (gh-106883): a worker then stands still for good. Seen in 3 of
-some 13 fits in processes of Python 3.11.7."""
+"""Before Python 3.12.3 `sys._current_frames`, which the profiler of Dask's workers calls every 10 ms, may
+deadlock with the garbage collector (python/cpython gh-106883): 3 of 13 fits with Python 3.11.7 hung."""
 
 _lock = threading.Lock()
 _working: list[Any] = []
-"""One entry for each fit that works in this process, with the limits that it found."""
+"""For each fit that runs in this process, the BLAS limits in force when the fit began."""
 
 
 class TunedWorker(WorkerPlugin):
-    """One BLAS thread, and slabs that reuse the memory of the slab before.
+    """A worker plugin that sets one BLAS thread and lets slabs reuse the memory of earlier slabs.
 
-    Dask's nannies start workers with ``MALLOC_TRIM_THRESHOLD_``, which makes glibc return every
-    slab to the system at once, to be zeroed and mapped again page by page for the next one: measured
-    on 16 MB chunks, a read took three times as long. And where Python may deadlock over it, Dask's profile of
-    the worker rests.
+    Dask's nannies set ``MALLOC_TRIM_THRESHOLD_``, with which glibc returns every freed slab to the
+    system; the pages of the next slab are then mapped and zeroed anew: reads of 16 MB chunks took three
+    times as long. The plugin also stops Dask's profiler where it may deadlock (`_PROFILE_DEADLOCKS`).
     """
 
     def setup(self, worker: Any) -> None:
@@ -56,7 +54,7 @@ class TunedWorker(WorkerPlugin):
         with _lock:
             limits = _working.pop()
             if _working:
-                return  # another fit still works here; the first one's limits are restored last
+                return  # another fit still runs here; the last one to end restores the settings
         if profile := _profile(worker):
             profile.start()
         limits.restore_original_limits()
@@ -65,12 +63,12 @@ class TunedWorker(WorkerPlugin):
 
 
 def _profile(worker: Any) -> Any:
-    """The callback that profiles the threads of a worker, where it may deadlock."""
+    """The callback that profiles the threads of a worker; None where it cannot deadlock."""
     return worker.periodic_callbacks.get("profile") if _PROFILE_DEADLOCKS else None
 
 
 def _mallopt(options: dict[int, int]) -> None:
-    """Set options of glibc's allocator; other C libraries have none and need none."""
+    """Set options of glibc's allocator; other C libraries do not need them."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         for option, value in options.items():

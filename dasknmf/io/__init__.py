@@ -1,1 +1,1 @@
-"""Storage that fails, is replaced, is counted, and belongs to someone."""
+"""Reads and writes of storage: retries, atomic replacement, byte counts, credentials, owners of files."""

@@ -1,7 +1,7 @@
-"""Files, directories and groups of entries that appear under their names once they are whole.
+"""Atomic writes of files, directories and groups of entries.
 
-What is written goes to a spare place first and is renamed when all of it is on disk. An error, a kill or a
-power cut leaves what stood there before; an error leaves nothing else behind.
+Content is written under a spare name and renamed when all of it is on disk. After an error, a kill or a
+power cut the target has its old content; after an error the spare file is removed too.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from dasknmf.errors import RunAccessError, RunError
 from dasknmf.io.process_owner import left_behind, signed
 
 SPARE = ".spare"
-"""Ends the name of a file whose content is not on disk yet."""
+"""Suffix of files whose content is not on disk yet."""
 
 
 def spare_name(name: str) -> str:
-    """A new name beside `name` for its next content."""
+    """A unique name, in the same directory, for the new content of `name`."""
     return f"{name}.{uuid.uuid4().hex}{SPARE}"
 
 
 def write_file(path: Path, content: bytes | bytearray, *, name_too: bool = True) -> None:
-    """Write a file as a whole: after a power cut it has the old content or the new one.
+    """Write a file atomically: after a power cut it has the old content or the new one.
 
-    The calling thread writes. Zarr's own way goes through an event loop in another thread, which waits for a
-    core beside threads that compute: with two of two cores at work a chunk of 230 kB took 5.4 ms to write,
-    and 0.7 ms here.
+    The calling thread writes. Zarr writes in an event loop of another thread, which waits for a core while
+    others compute: with both of two cores busy a chunk of 230 kB took 5.4 ms there and 0.7 ms here.
 
     Parameters
     ----------
     path : Path
-        Missing parent directories are made.
+        The file; missing parent directories are made.
     content : bytes or bytearray
     name_too : bool
-        Whether the file's name is flushed to disk too; otherwise `flush_names` does it later.
+        Whether to flush the file's name to disk too; if not, the caller calls `flush_names` later.
     """
     spare = path.with_name(spare_name(path.name))
     try:
@@ -64,7 +63,7 @@ def write_file(path: Path, content: bytes | bytearray, *, name_too: bool = True)
 
 
 def _make(directory: Path) -> None:
-    """Make a directory and those above it, with their names on disk."""
+    """Make a directory and its missing parents, and flush their names to disk."""
     if not directory.parent.exists():
         _make(directory.parent)
     directory.mkdir(exist_ok=True)
@@ -72,7 +71,7 @@ def _make(directory: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Force a file's content, or all that is in a directory, to disk."""
+    """Force a file, or a directory with all files below it, to disk."""
     if not path.is_dir():
         _fsync(path, os.O_RDONLY)
         return
@@ -100,19 +99,18 @@ def _fsync(path: Path, flags: int) -> None:
 
 @contextmanager
 def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Path]:
-    """A spare path, for a file or a directory, which replaces the target when the block ends.
+    """A context with a spare path; the file or directory made there replaces the target at the end.
 
     Parameters
     ----------
     target : Path
     is_ours : callable or None
-        Whether the file or directory at the target came from an export, and so may be replaced; None:
-        nothing is replaced.
+        Whether an existing target was written by an export, and so may be replaced. None: never.
 
     Raises
     ------
     RunError
-        If the target exists and is not replaced.
+        If the target exists and may not be replaced.
     """
     if target.exists():
         if is_ours is None:
@@ -124,7 +122,7 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     token = signed()
-    # The ending stays: some writers choose the format by it.
+    # The spare name keeps the suffix: some writers choose the format by it.
     spare, old = (
         target.with_name(f".{target.stem}.{token}.{what}{target.suffix}") for what in ("new", "old")
     )
@@ -142,7 +140,7 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
                 raise
             remove(old)
         flush_names(target.parent)
-        # Only now: the spare directory of a killed process may have been the only copy.
+        # Last, because the spare directory of a killed process may have been the only copy.
         forget_the_dead(target.parent, f".{target.stem}.", target.suffix)
     finally:
         remove(spare)
@@ -151,15 +149,15 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
 def forget_the_dead(
     directory: Path, prefix: str, ending: str = "", *, keeps: Callable[[Path], bool] = lambda _: False
 ) -> None:
-    """Remove spare files and directories of processes that were killed.
+    """Remove spare files and directories that killed processes left behind.
 
     Parameters
     ----------
     directory : Path
     prefix, ending : str
-        Around the signature in their names; see `process_owner.signed`.
+        Parts of their names before and after the signature; see `process_owner.signed`.
     keeps : callable
-        Whether one of them holds what is nowhere else.
+        Whether to keep one of them, because it holds the only copy of something.
     """
     names = [path.name.removeprefix(prefix) for path in directory.glob(f"{escape(prefix)}*{escape(ending)}")]
     for name in left_behind(names):
@@ -185,12 +183,12 @@ def remove(path: Path) -> None:
 
 
 class Room(Protocol):
-    """A place with entries, and a spare place between which and it entries can be moved.
+    """A place with named entries, and a spare place; entries can be moved between the two.
 
     Attributes
     ----------
     new, old : str
-        Before the name of an entry: where it is filled, and where it is kept while it is replaced.
+        Path prefixes in the spare place: of new entries, and of the entries that they replace.
     """
 
     new: str
@@ -200,26 +198,26 @@ class Room(Protocol):
         """Whether the entry exists as a whole."""
 
     def move(self, was: str, now: str) -> None:
-        """Move an entry to a name that is free; after an error it still exists at one of the two."""
+        """Move an entry to a free name; after an error the entry exists under one of the two names."""
 
     def clear(self) -> None:
         """Remove the spare place, if there is one."""
 
 
 class Directory:
-    """A directory whose entries are renamed: the `Room` of files.
+    """The `Room` of a directory, whose entries are files and directories.
 
     Parameters
     ----------
     place : Path
-        Made when the first entry is moved in, and removed again if none stays.
+        The directory: made when the first entry is moved in, and removed if it is empty at the end.
     spare : Path
         The spare place, on the same file system.
     """
 
     def __init__(self, place: Path, spare: Path) -> None:
         self.place, self.spare = place.absolute(), spare.absolute()
-        # Absolute, so that joining them to the place gives themselves.
+        # Absolute paths: ``place / path`` is then the path itself.
         self.new, self.old = str(self.spare / "new"), str(self.spare / "old")
         self._made = [each for each in (self.place, self.place.parent) if not each.exists()]
 
@@ -234,12 +232,12 @@ class Directory:
 
     def clear(self) -> None:
         remove(self.spare)
-        with suppress(OSError):  # entries are in it
+        with suppress(OSError):  # the directory is not empty
             for each in self._made:
                 each.rmdir()
 
     def forget(self, prefix: str, names: Sequence[str]) -> None:
-        """Remove spare places of killed processes, of which these entries replace all that they hold."""
+        """Remove spare places of killed processes, if the named entries replace all that a place holds."""
 
         def holds_others(spare: Path) -> bool:
             old = spare / "old"
@@ -253,20 +251,21 @@ class Directory:
 
 
 def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
-    """Fill the spare place, then move the entries from there to where they belong: all of them or none.
+    """Write entries to the spare place, then move all of them, or none, to their own places.
 
     Parameters
     ----------
     names : list of str
         Paths of the entries.
     room : Room
+        Where the entries belong.
     fill : callable
         Writes the entries below ``room.new``.
 
     Raises
     ------
     RunAccessError
-        If after an error the old entries cannot be moved back either; they stay in the spare place then.
+        If, after an error, the old entries cannot be moved back; they stay in the spare place.
     """
     begun: list[tuple[str, str]] = []
     try:

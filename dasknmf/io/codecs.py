@@ -1,4 +1,4 @@
-"""What is run to decode V: anything that Zarr and numcodecs know, but for what would run its own program."""
+"""A check that no codec of V's arrays runs code from the data: pickles are refused."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dasknmf.errors import SourceError
 
 
 def refuse_pickles(node: zarr.Array | zarr.Group) -> None:
-    """Raise if an array, or one in a group, is decoded by a codec that runs what the chunks say.
+    """Raise an error if an array, or an array in a group, is stored as pickles.
 
-    Looks at metadata alone. Pickles are filters of Zarr format 2; numbers may be behind them, too.
+    Only metadata is read. Pickles are filters of Zarr format 2, and may hold numbers, too.
 
     Raises
     ------
@@ -37,5 +37,5 @@ def _arrays_in(node: zarr.Array | zarr.Group) -> Iterator[zarr.Array]:
 def _codecs_of(array: zarr.Array) -> list[Any]:
     metadata = array.metadata
     if metadata.zarr_format == 3:
-        return []  # knows no pickles
+        return []  # format 3 has no codec for pickles
     return [*(metadata.filters or ()), metadata.compressor]

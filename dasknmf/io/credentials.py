@@ -1,4 +1,4 @@
-"""URLs that hold credentials are refused: what names a place is written into logs, messages and reports."""
+"""Refusal of URLs with credentials: names of places are written into logs, messages and reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _NAMES_A_PLACE = {"github", "git"}
-"""Schemes with a place before the @, and no user."""
+"""Schemes in which the text before the @ names a place, not a user."""
 _NAMES_A_USER = {
     "abfs",
     "abfss",
@@ -30,17 +30,17 @@ _NAMES_A_USER = {
     "wasbs",
     "webhdfs",
 }
-"""Schemes with a user or a container before the @; in others it may be a token."""
+"""Schemes in which the text before the @ is a user or a container; in others it may be a token."""
 
 
 def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
-    """Raise if a URL, or the name of a store, holds a user's secret.
+    """Raise an error if a URL, or the name of a store, holds credentials.
 
     Parameters
     ----------
     place : path, URL or store
     kind : type
-        The error to raise; its message does not hold the URL.
+        The class of the error; its message does not repeat the URL.
     """
     text = str(place)
     if "://" not in text:
@@ -63,5 +63,5 @@ def _has_secret(scheme: str, authority: str) -> bool:
     user, _, host = authority.rpartition("@")
     if user and scheme not in _NAMES_A_USER:
         return True
-    # A secret with a slash ends the authority early, and its start is then no port.
+    # A slash in a secret ends the authority early: the part after the colon is then no port.
     return ":" in user or not _PORT.fullmatch(host)

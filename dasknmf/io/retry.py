@@ -1,7 +1,7 @@
-"""Retries of reads and writes that fail for a moment, after a longer wait each time.
+"""Retries of reads and writes after transient errors, with increasing waits.
 
-Stores throttle, connections drop, servers restart: such errors are transient. Others (a full disk, a
-permission, a missing key) are raised at once.
+Throttled requests, lost connections and restarts of servers are transient; other errors (a full disk, a
+missing permission or key) are raised at once.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 _ATTEMPTS = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
-"""Seconds; each wait is twice the one before and up to `_FIRST_WAIT` more: some 45 s in all."""
+"""Seconds; waits double and have up to `_FIRST_WAIT` of random time added: some 45 s in all."""
 _LONGEST = 60.0
-"""Seconds after which there is no retry: clients of object stores retry by themselves."""
+"""Seconds after which there is no further retry: clients of object stores retry by themselves."""
 
 
 class Retries:
@@ -44,7 +44,7 @@ class Retries:
             self.total += 1
 
     def taken(self) -> int:
-        """The count so far, which begins anew."""
+        """The count since the last call, which this call resets."""
         with self._lock:
             total, self.total = self.total, 0
         return total
@@ -56,7 +56,7 @@ _attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
 
 @contextmanager
 def counted() -> Iterator[Retries]:
-    """A context that counts the retries of this task: the variable follows it into Zarr's event loop."""
+    """A context that counts the retries of this task, in Zarr's event loop too."""
     retries = Retries()
     token = _retries.set(retries)
     try:
@@ -67,7 +67,7 @@ def counted() -> Iterator[Retries]:
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """A context without retries: for what may as well be left undone."""
+    """A context without retries, for work that may fail without harm."""
     token = _attempts.set(1)
     try:
         yield
@@ -81,9 +81,9 @@ def patiently(call: Callable[[], T], what: str) -> T:
     Parameters
     ----------
     call : callable
-        Without arguments; a repetition must do no harm.
+        A function without arguments, which may be called repeatedly.
     what : str
-        The key that is read or written, and its store: for messages.
+        For messages: the key that is read or written, and its store.
 
     Raises
     ------
@@ -109,9 +109,9 @@ def read_patiently(call: Callable[[], T], what: str) -> T:
     Raises
     ------
     SourceError
-        If the store refuses.
+        If the store refuses the read.
     UnavailableError
-        If the store did not answer for a minute, and as long again as its own client retries.
+        If errors are still transient after a minute; retries of the store's own client come on top.
     """
     with _naming(what):
         return patiently(call, what)
@@ -136,7 +136,7 @@ class PatientStore(WrapperStore[Any]):
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
 
-    # From Zarr 3.3 on, parts of shards are read in these ways too.
+    # Zarr 3.3 and later read parts of shards by these methods.
 
     async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
         ranges = list(byte_ranges)
@@ -210,7 +210,7 @@ _PERMANENT = {
     errno.EXDEV,
 }
 _BUSY = {408, 425, 429, 500, 502, 503, 504, 509}
-"""Statuses of a web server that is busy for now."""
+"""HTTP statuses of transient errors."""
 _LATER = {
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
@@ -228,9 +228,9 @@ _LATER = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
-"""Codes of S3 and its kin for the same, with any status, often 400: botocore retries them."""
+"""Codes of transient errors of S3 and compatible stores, whatever the HTTP status: botocore's list."""
 _IN_WORDS = ("Forbidden", "CERTIFICATE_VERIFY_FAILED")
-"""Refusals without a code: of gcsfs, and of a certificate, through any library."""
+"""Texts of permanent errors without a code: of gcsfs, and of refused certificates."""
 _LOST = {
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
     "azure.core.exceptions": ("ServiceRequestError", "ServiceResponseError"),
@@ -238,7 +238,7 @@ _LOST = {
         "ConnectionError",
         "HTTPClientError",
         "IncompleteReadError",
-        # Of the server that gives a machine in a cloud its role.
+        # From the metadata server that gives a cloud machine its role.
         "CredentialRetrievalError",
     ),
     "botocore.parsers": ("ResponseParserError",),
@@ -247,7 +247,7 @@ _LOST = {
     "http.client": ("IncompleteRead", "RemoteDisconnected"),
     "urllib3.exceptions": ("TimeoutError", "ProtocolError"),
 }
-"""Lost connections and halves of answers, for which libraries have classes beside OSError."""
+"""Exceptions for lost connections and incomplete answers that are not subclasses of OSError."""
 _OF_STORAGE = {
     "aiohttp": ("ClientError",),
     "azure.core.exceptions": ("AzureError",),
@@ -258,11 +258,11 @@ _OF_STORAGE = {
     "http.client": ("HTTPException",),
     "urllib3.exceptions": ("HTTPError",),
 }
-"""All that storage may raise beside OSError."""
+"""Exceptions of storage libraries that are not subclasses of OSError."""
 
 
 def transient(error: BaseException) -> bool:
-    """Whether an error may be gone with the next attempt."""
+    """Whether another attempt may succeed after this error."""
     if isinstance(error, DaskNMFError):
         return False  # retried already
     if any(_code(each) in _LATER for each in _chain(error)):
@@ -280,12 +280,12 @@ def transient(error: BaseException) -> bool:
 
 
 def of_storage(error: BaseException) -> bool:
-    """Whether an error comes from storage, and not from a mistake of the caller."""
+    """Whether an error comes from storage."""
     return isinstance(error, (OSError, *_loaded(_OF_STORAGE)))
 
 
 def _loaded(names: dict[str, tuple[str, ...]]) -> tuple[type[BaseException], ...]:
-    """The classes of these names, as far as their modules are imported."""
+    """The named classes whose modules are imported."""
     found = (
         getattr(sys.modules[module], name, None)
         for module, own in names.items()
@@ -296,25 +296,25 @@ def _loaded(names: dict[str, tuple[str, ...]]) -> tuple[type[BaseException], ...
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from: s3fs raises OSErrors from botocore's."""
+    """An error and its direct cause: s3fs raises OSErrors from botocore's exceptions."""
     yield error
     if error.__cause__ is not None:
         yield error.__cause__
 
 
 def _code(error: BaseException) -> str | None:
-    """The code of an error of S3."""
+    """The S3 error code; None for other errors."""
     response = getattr(error, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return code if isinstance(code, str) else None
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of an error of a web server: of botocore, aiohttp, azure and gcsfs, in this order."""
+    """The HTTP status of an error of botocore, aiohttp, azure or gcsfs; None for other errors."""
     response = getattr(error, "response", None)
     found = response.get("ResponseMetadata", {}).get("HTTPStatusCode") if isinstance(response, dict) else None
     for name in ("status", "status_code", "code"):
         found = getattr(error, name, None) if found is None else found
-    if isinstance(found, str) and found.isdecimal():  # in gcsfs, at times
+    if isinstance(found, str) and found.isdecimal():  # gcsfs has strings in some errors
         found = int(found)
     return found if isinstance(found, int) and 400 <= found < 600 else None

@@ -1,8 +1,8 @@
-"""Chunks of local files decoded by `zarrs`, where it is installed: the ``fast`` extra.
+"""Faster decoding of local chunks with `zarrs`, if it is installed (the ``fast`` extra).
 
-Zarr's own pipeline copies every decoded chunk on the one thread of its event loop; `zarrs` decodes into
-place with threads of its own. Measured on LZ4-bitshuffle chunks of 16 MB, two cores: reads alone 4.2 GB/s
-of V against 2.1 to 2.9; passes, whose products want the same cores, 1.08 times as fast.
+Zarr copies every decoded chunk in the thread of its event loop; `zarrs` decodes in place with its own
+threads. For LZ4-bitshuffle chunks of 16 MB on two cores, reads ran at 4.2 instead of 2.1 to 2.9 GB/s, and
+passes, which need the cores for products, were 1.08 times as fast.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _PIPELINE = "zarrs.ZarrsCodecPipeline"
 
 
 def decoded_fast(array: zarr.Array) -> zarr.Array | None:
-    """The same array read through `zarrs`; None where it is not installed or does not take it.
+    """The same array read through `zarrs`; None if `zarrs` is not installed or does not support the array.
 
-    Shards are left to Zarr, which reads parts of them: how much, only its store could tell.
+    Sharded arrays stay with Zarr, which reads parts of shards: only its store can count their bytes.
     """
     if find_spec("zarrs") is None or not isinstance(array.store, LocalStore) or array.shards:
         return None
     try:
         with zarr.config.set({"codec_pipeline.path": _PIPELINE, "codec_pipeline.strict": True}):
             return reopened(array, array.store)
-    except Exception:  # a codec, dtype or fill value that it does not know: its own exceptions differ
+    except Exception:  # an unsupported codec, dtype or fill value: the exception's class varies
         return None
 
 
 def reopened(array: zarr.Array, store: Store) -> zarr.Array:
-    """The same array, read through another store or by the codec pipeline that is configured now."""
+    """The same array, read through the given store by the codec pipeline that is configured now."""
     return zarr.open_array(store=store, path=array.path, mode="r", zarr_format=array.metadata.zarr_format)
 
 
 def stored_bytes(array: zarr.Array, part: slice, axis: int) -> int:
-    """Bytes of the chunk files that hold this part of an axis, whole along the others."""
+    """Size in bytes of the chunk files that hold a slice along `axis`, whole along the other axes."""
     assert isinstance(array.store, LocalStore)
     root = Path(array.store.root) / array.path
     numbers = [range(-(-length // chunk)) for length, chunk in zip(array.shape, array.chunks, strict=True)]
@@ -50,5 +50,5 @@ def stored_bytes(array: zarr.Array, part: slice, axis: int) -> int:
         try:
             total += os.path.getsize(root / array.metadata.encode_chunk_key(coordinates))
         except FileNotFoundError:
-            continue  # a chunk that was never written reads as fill value
+            continue  # a chunk that was never written: read as the fill value
     return total
