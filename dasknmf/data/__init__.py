@@ -1,4 +1,4 @@
-"""Inputs: everything that V can be given as, turned into rows of panels."""
+"""Inputs: every kind of V, read as rows of panels."""
 
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.feature_names import feature_names, renamed

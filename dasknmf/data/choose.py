@@ -1,4 +1,4 @@
-"""The kinds of input: how X is recognised, and how it is opened. A new kind is one row of `OPENERS`."""
+"""The kinds of input: how each is recognised and opened. A new kind is one entry of `OPENERS`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from dasknmf.io.metered import open_node
 
 
 def opened(X: MatrixLike) -> Matrix:
-    """X with paths, URLs, and objects of zarr, anndata and h5py opened; an AnnData stands for its X.
+    """The matrix or source of X: paths, URLs and objects of zarr, anndata and h5py are opened.
 
-    Arrays in memory and Dask arrays stay as they are.
+    Arrays in memory and Dask arrays are returned as they are.
 
     Raises
     ------
     SourceError
-        If nothing can be read there, X is a Dask DataFrame, whose rows nobody has counted, or an AnnData,
-        which has several matrices.
+        If X cannot be opened, is a Dask DataFrame (its number of rows is unknown), or an AnnData object
+        (it has several matrices).
     DataError
-        If X is masked.
+        If X is a masked array.
     """
     if isinstance(X, Source):
         return X
@@ -49,7 +49,7 @@ def opened(X: MatrixLike) -> Matrix:
             f"X is a {type(X).__name__}; V must be one matrix: give adata.X or a layer, or call "
             "dasknmf.singlecell.nmf(adata, n_components)."
         )
-    array: Any = X  # whose library may have no types
+    array: Any = X  # the library of X may have no types
     if isinstance(getattr(array, "_meta", array), np.ma.MaskedArray):
         raise DataError(
             f"X is a masked array of shape {array.shape}; NMF takes every entry as observed: fill the masked "
@@ -60,7 +60,7 @@ def opened(X: MatrixLike) -> Matrix:
 
 
 def as_source(X: MatrixLike) -> Source:
-    """The source of X in a new walk; its rows may be unreadable, where X is stored by columns."""
+    """A source of X for a new walk; if X is stored by columns, only its transpose can be read."""
     X = opened(X)
     if isinstance(X, Source):
         return X.renewed()
@@ -75,7 +75,7 @@ def source_of(X: MatrixLike, *, transposed: bool = False) -> Source:
     SourceError
         If X cannot be read in that direction.
     ValueError, TypeError
-        If X is no matrix of real numbers.
+        If X is not a matrix of real numbers.
     """
     source = as_source(X)
     check_shape(source.shape)
@@ -91,7 +91,7 @@ def source_of(X: MatrixLike, *, transposed: bool = False) -> Source:
 
 
 def is_chunked(X: Matrix) -> bool:
-    """Whether the scheduler reads X in chunks, and W is a Dask array."""
+    """Whether X is read in chunks by the Dask scheduler; W is then a Dask array."""
     return X.is_chunked if isinstance(X, Source) else isinstance(X, da.Array)
 
 
@@ -101,7 +101,7 @@ def is_sparse(X: Matrix) -> bool:
 
 
 def rather_transposed(X: Matrix, *, parity: bool) -> bool:
-    """Whether Xᵀ is cut into better panels than X: see `Source.rather_transposed`."""
+    """Whether panels of Xᵀ are better than panels of X: see `Source.rather_transposed`."""
     return as_source(X).rather_transposed(parity=parity)
 
 
@@ -141,5 +141,5 @@ def _content(group: zarr.Group) -> str:
 
 
 OPENERS: tuple[Callable[[MatrixLike], Source | None], ...] = (open_backed, _open_hdf5, _open_zarr)
-"""One for each kind of stored input: its source, or None where X is of another kind. The first that knows X
-opens it."""
+"""Functions, one for each kind of stored input, that return the source of X, or None if X is of another
+kind. They are tried in this order."""

@@ -1,13 +1,11 @@
-"""Stored 1-D arrays read by whole chunks, each chunk once: the parts of sparse matrices.
+"""Stored 1-D arrays, the parts of sparse matrices, read by whole chunks, each chunk once.
 
-Panels begin and end with rows, chunks end anywhere, so every edge of a panel lies inside a chunk, which the
-panels on both sides need. In a process, whichever comes first leaves the other its part of the chunk.
-Chunks of vectors that span many panels stay for all of them. What is left belongs to one walk over V and
-is forgotten with it, so that no walk takes values that were read before V was rewritten. One exception:
-of the chunk at the end of a panel, the panel needs less than a row (where values and indices are cut
-alike). That part stays for all walks of one fit: whichever process visits the panel later, nobody reads a
-chunk for the sake of a row in every pass. A V that is rewritten during a fit is recognised by the sums of
-its other rows.
+An edge between two panels may lie inside a chunk, which both panels need. Within a process, the panel that
+is visited first caches the other panel's part of the chunk. Chunks that span many panels are cached for all
+of them. The cache of a walk over V is cleared at the end of the walk, as V may be rewritten between walks.
+Ends of panels are kept longer: a panel's part of its last chunk is less than a row (where values and
+indices have the same chunks), and is cached for all walks of a fit, so that no pass reads a chunk for part
+of a row. A V that is rewritten during a fit is recognised by the sums of its other rows.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ import zarr
 from dasknmf.io.metered import MeteredArray
 
 _LEFT_BYTES = 64 * 2**20
-"""Most that a process keeps for panels to come."""
+"""Largest size of a process's cache of parts of chunks, in bytes."""
 _ENDS_BYTES = 16 * 2**20
-"""Most that it keeps of the ends of panels; those of fits that are over go first."""
+"""Largest size of a process's cache of ends of panels, in bytes; the oldest are dropped first."""
 
 Key = tuple[str | int, ...]
 
@@ -38,11 +36,11 @@ class Vector(Protocol):
 
     length: int
     chunk: int
-    """Elements that can only be read together."""
+    """Number of elements in a chunk, which is read as a whole."""
     dtype: np.dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop); the bytes that are fetched for them are counted."""
+        """Elements [start, stop); counts the bytes that the read fetches."""
 
 
 class ZarrVector:
@@ -61,14 +59,14 @@ class ZarrVector:
 
 
 class Left:
-    """Parts of chunks that wait in this process, up to a number of bytes; the oldest go first.
+    """A cache of parts of chunks in this process, of at most `limit` bytes; the oldest are dropped first.
 
     Keys are tuples that begin with the name of a walk over V.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.RLock()  # the collector may end a walk while this thread is in here
+        self._lock = threading.RLock()  # garbage collection may call `clear` while this thread holds the lock
         self._arrays: OrderedDict[Key, np.ndarray] = OrderedDict()
         self._nbytes = 0
 
@@ -95,7 +93,7 @@ class Left:
             return self._forget(key)
 
     def clear(self, walk: str) -> None:
-        """Forget all that belongs to a walk."""
+        """Remove all entries of a walk."""
         with self._lock:
             for key in list(self._arrays):
                 if key[0] == walk:
@@ -118,12 +116,12 @@ _making = threading.Lock()
 
 
 class Walk:
-    """One read of V by many tasks. What they leave for each other in a process is forgotten with it.
+    """One read of V by many tasks; what they cache for each other is removed at its end.
 
     Parameters
     ----------
     fit : str, optional
-        Name of the fit for whose walks the ends of panels stay; None: they do not stay.
+        Name of the fit whose walks share the ends of panels; None: ends are not kept.
     """
 
     def __init__(self, fit: str | None = None) -> None:
@@ -154,7 +152,7 @@ class Stream:
         Edges of a panel, in elements.
     walk : Walk
     name : str
-        Of the vector.
+        Name of the vector.
     """
 
     def __init__(self, vector: Vector, start: int, stop: int, walk: Walk, name: str) -> None:
@@ -166,7 +164,7 @@ class Stream:
         self._at = start  # elements before are here, or were given
 
     def until(self, given: int, position: int) -> np.ndarray:
-        """The elements from `given`, where the last call ended, to `position`."""
+        """Elements [given, position); `given` is the position of the last call."""
         while self._at < position:
             self._fetch(position)
         parts = self._parts or [np.empty(0, self._vector.dtype)]
@@ -179,7 +177,7 @@ class Stream:
         chunk = self._vector.chunk
         with ExitStack() as locks:
             if self._at == self._start and self._start % chunk:
-                # Waits where the panel before is just reading the chunk that both share.
+                # Waits if the task of the panel before is reading the chunk that both panels share.
                 locks.enter_context(_lock((*self._name, self._start)))
                 after = _left.pop((*self._name, self._start, "after"))
                 if after is not None:
@@ -187,7 +185,7 @@ class Stream:
                     return
             begin = self._at // chunk * chunk
             end = min(-(-position // chunk) * chunk, self._vector.length)
-            last = self._stop // chunk * chunk  # there begins the chunk that the panel after shares
+            last = self._stop // chunk * chunk  # start of the chunk shared with the next panel
             if end <= last or self._stop in (last, self._vector.length):
                 self._read(begin, end)
                 return
@@ -231,7 +229,7 @@ class Stream:
 
 
 def blocks_of(vector: Vector, start: int, stop: int, walk: Walk) -> np.ndarray:
-    """Elements [start, stop) of a vector whose chunks span many panels and stay for them."""
+    """Elements [start, stop) of a vector whose chunks span many panels and are cached for them."""
     name, chunk = (walk.name, "blocks"), vector.chunk
     if chunk == 1:
         return vector.read(start, stop)

@@ -1,4 +1,4 @@
-"""Several matrices as one V, one below the other, their columns brought into one order."""
+"""Several stored matrices stacked into one V, with their columns in a common order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dasknmf.errors import SourceError
 
 
 class Concatenated(Source):
-    """Matrices that are stored apart, as one. Where one of them is sparse, all slabs are.
+    """A vertical stack of stored matrices. All slabs are sparse if one of the matrices is.
 
     Parameters
     ----------
     parts : sequence of Source
-        From the first rows to the last.
+        The matrices, from the first rows to the last.
     columns : sequence of ndarray of int of shape (n_features,)
-        For each part, which of its columns are the columns of V, each at most once.
+        For each part, indices of its columns in V's order, without repetition.
     feature_names : ndarray of str of shape (n_features,), optional
 
     Raises
@@ -98,7 +98,7 @@ class Concatenated(Source):
             return rows.astype(self.dtype, copy=False)
         rows = csr_array(rows)
         rows.sort_indices()
-        rows.has_canonical_format = True  # of a canonical slab, each column was taken once
+        rows.has_canonical_format = True  # the slab was canonical, and each column is selected once
         return rows.astype(self.dtype, copy=False)
 
 
@@ -121,7 +121,7 @@ def _check(part: Source, columns: np.ndarray, n_features: int) -> None:
 
 
 def _distinct(parts: Sequence[Source], columns: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Each part's columns, None where they are all in order; equal ones are one array, sent once."""
+    """Each part's columns; None for all columns in order. Equal arrays are made one, to be sent once."""
     known: dict[bytes, np.ndarray] = {}
     found: list[np.ndarray | None] = []
     for part, chosen in zip(parts, columns, strict=True):

@@ -19,14 +19,14 @@ from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Facts, InMemory, Source, check_shape
 
 _DENSITY = 0.1
-"""Assumed of sparse chunks, whose nonzeros are unknown before they are made: that of counts of genes."""
+"""Density assumed for sparse chunks, whose nonzeros are unknown until computed: typical for gene counts."""
 _LARGE = 128 * 2**20
 
 Rows: TypeAlias = np.ndarray | scipy.sparse.csr_array
 
 
 class DaskSource(Source):
-    """A Dask array whose chunks become tasks of the same graph as the visits."""
+    """A Dask array, whose chunks are computed in the same graph as the visits."""
 
     def __init__(self, X: da.Array) -> None:
         check_shape(X.shape)
@@ -52,7 +52,7 @@ class DaskSource(Source):
         return Facts(cuts, cuts * row_bytes if self.sparse else None)
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
-        # A graph may not say what its chunks are, or say it wrongly: only here it is certain.
+        # The metadata of a Dask array may be wrong: only computed chunks show whether they are sparse.
         is_sparse = all(scipy.sparse.issparse(chunk) for row in chunks for chunk in row)
         stacked = csr_stacked if is_sparse else _stacked
         itemsize = max(4, self.dtype.itemsize)
@@ -62,7 +62,7 @@ class DaskSource(Source):
         for row in chunks:
             waiting.append(side_by_side(row) if is_sparse else _dense(row))
             n_waiting += waiting[-1].shape[0]
-            # Rows wait until they fill a tile, so that chunks of single rows are not single tiles.
+            # Rows are collected until they fill a tile, so that chunks of one row do not become tiles of one.
             if n_waiting >= least:
                 yield stacked(waiting)
                 waiting, n_waiting = [], 0
@@ -94,7 +94,7 @@ class DaskSource(Source):
 
 
 def rather_by_columns(source: Source, n_chunks: tuple[int, ...], *, parity: bool) -> bool:
-    """Whether a chunked matrix is read by columns: all of its chunks have all rows."""
+    """Whether a chunked matrix is better read by columns, as each chunk holds all rows."""
     rows, columns = n_chunks
     n, m = source.shape
     if parity:
@@ -103,7 +103,7 @@ def rather_by_columns(source: Source, n_chunks: tuple[int, ...], *, parity: bool
 
 
 def side_by_side(row: Sequence[InMemory]) -> Rows:
-    """Chunks of the same rows, from left to right: sparse if all of them are."""
+    """The concatenation of chunks of the same rows, from left to right: sparse if all chunks are."""
     if all(map(scipy.sparse.issparse, row)):
         return csr_side_by_side(row)
     return _dense(row)

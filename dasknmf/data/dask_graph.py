@@ -1,4 +1,4 @@
-"""Graphs of Dask arrays, cut to the tasks of one visit, with the tasks that only it needs inside of it."""
+"""Graphs of Dask arrays, with tasks that only one visit needs fused into the visit's task."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dask.task_spec import Alias, GraphNode, Task
 
 
 class Upstream:
-    """The graph that makes V's chunks; tasks that only one visit needs become part of that visit."""
+    """The graph that computes V's chunks."""
 
     def __init__(self, graph: dict[Hashable, GraphNode]) -> None:
         self._graph = graph
         self._uses = Counter(dependency for node in graph.values() for dependency in node.dependencies)
 
     def fused(self, task: Task, needed: Sequence[Hashable]) -> dict[Hashable, GraphNode]:
-        """The visit with its private ancestors in one task, beside the ancestors it shares."""
+        """The tasks of a visit: the visit fused with ancestors that no other visit needs; and all others."""
         private: dict[Hashable, GraphNode] = {}
         shared: dict[Hashable, GraphNode] = {}
         uses = Counter(needed)
@@ -28,7 +28,7 @@ class Upstream:
                 continue
             node = self._graph.get(key)
             if node is None:
-                continue  # persisted on a cluster, whose scheduler knows it by this key
+                continue  # persisted on a cluster: the scheduler holds the result under this key
             # Data is used in place; only tasks are worth running inside the visit.
             if not isinstance(node, (Task, Alias)) or uses[key] < self._uses[key] + (key in wanted):
                 shared[key] = node

@@ -1,4 +1,4 @@
-"""HDF5 files, AnnData's .h5ad among them: opened anew by every read, so that any process may do it."""
+"""Matrices in HDF5 files, such as AnnData's .h5ad; every read opens the file, so any process can read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def split(source: object) -> tuple[str, str] | None:
-    """The HDF5 file of a path and the name inside it; None where no part of the path is one."""
+    """The HDF5 file that a path leads through, and the name inside the file; None if there is no such file."""
     if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
         return None
     path = Path(source).expanduser()
@@ -38,7 +38,7 @@ def split(source: object) -> tuple[str, str] | None:
 
 @contextmanager
 def reading(path: str) -> Iterator[Any]:
-    """The open file.
+    """A context with the open file.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def reading(path: str) -> Iterator[Any]:
 
     def opened() -> Any:
         try:
-            # No lock is taken: V is only read, and file systems of clusters often have none.
+            # Without a lock: V is only read, and file systems of clusters often do not support locks.
             return h5py.File(path, "r", locking=False)
         except OSError:
-            # Open in this process already, with a lock: HDF5 wants both alike.
+            # This process has the file open with a lock; HDF5 then requires a lock here too.
             return h5py.File(path, "r")
 
     try:
@@ -77,7 +77,7 @@ def node_in(file: Any, name: str) -> Any:
     Raises
     ------
     SourceError
-        If nothing is there.
+        If there is no such node.
     """
     if not name:
         return file
@@ -89,13 +89,13 @@ def node_in(file: Any, name: str) -> Any:
 
 
 def is_anndata(path: str, name: str) -> bool:
-    """Whether a group of a file is a whole AnnData, as each modality of MuData is."""
+    """Whether a group is an AnnData, such as a modality of MuData."""
     with reading(path) as file:
         return bool(node_in(file, name).attrs.get("encoding-type") == "anndata")
 
 
 def fetched_bytes(dataset: Any, *parts: slice) -> int:
-    """Bytes in the file of the chunks that hold a part of a dataset."""
+    """Size in the file, in bytes, of the chunks that hold a part of a dataset."""
     if dataset.chunks is None:
         return int(np.prod([part.stop - part.start for part in parts])) * dataset.dtype.itemsize
     corners = (
@@ -121,12 +121,14 @@ class Hdf5Vector:
 
 
 class Hdf5Place:
-    """A group of a file that holds a sparse matrix.
+    """The place of a sparse matrix in a group of an HDF5 file.
 
     Parameters
     ----------
-    path, name : str
-        Of the file, and of the group in it.
+    path : str
+        Path of the file.
+    name : str
+        Name of the group in the file.
     """
 
     in_process = False
@@ -145,12 +147,14 @@ class Hdf5Place:
 
 
 class Hdf5Source(Source):
-    """A matrix of a file, as whole rows.
+    """A dense matrix in an HDF5 file, read by rows.
 
     Parameters
     ----------
-    path, name : str
-        Of the file, and of the dataset in it.
+    path : str
+        Path of the file.
+    name : str
+        Name of the dataset in the file.
     feature_names : ndarray of str of shape (n_features,), optional
     """
 
@@ -182,7 +186,7 @@ class Hdf5Source(Source):
 
 
 def _read(dataset: Any, start: int, stop: int, unit: str) -> np.ndarray:
-    """A part of a dataset's first axis, whole along the others; the bytes that are fetched are counted."""
+    """Rows [start, stop) of a dataset; counts the bytes that the read fetches."""
     fetched(fetched_bytes(dataset, slice(start, stop), *(slice(0, length) for length in dataset.shape[1:])))
     what = f"{unit} {start} to {stop - 1} of {dataset.file.filename}{dataset.name}"
     return read_patiently(lambda: np.asarray(dataset[start:stop]), what)
@@ -194,7 +198,7 @@ def open_hdf5(path: str, name: str, feature_names: np.ndarray | None = None) -> 
     Raises
     ------
     SourceError
-        If none is there.
+        If there is no matrix of that name.
     """
     with reading(path) as file:
         node = node_in(file, name)

@@ -13,7 +13,7 @@ from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.data.source import Chunks, Facts, InMemory, Slab, Source, check_shape, slab_cuts
 
 _SPARSE_STEP = 64
-"""Rows of a sparse matrix between two cuts: panels then hold the same number of nonzeros."""
+"""Number of rows of a sparse matrix between two cuts: panels then have about equal numbers of nonzeros."""
 
 
 class MemorySource(Source):
@@ -34,7 +34,7 @@ class MemorySource(Source):
         return canonical(self._X) if self.sparse else self._X
 
     def find_facts(self) -> Facts:
-        # Finer than tiles, so that a few panels take a few threads the same time.
+        # Finer than tiles, so that panels can be balanced between threads.
         height = tile_rows(self.shape[1], max(4, self.dtype.itemsize))
         if isinstance(self._rows, np.ndarray):
             return Facts(slab_cuts(self.shape[0], max(16, height // 8)))

@@ -1,4 +1,4 @@
-"""The steps on rows of X as they are read: normalised, log1p, chosen columns, scaled."""
+"""Preprocessing of rows of X as they are read: normalization, log1p, selection of columns, scaling."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dasknmf.errors import DataError
 
 @dataclass(frozen=True)
 class Preparation:
-    """The steps that turn rows of X into rows of V; small, and sent to every worker.
+    """The preprocessing that turns rows of X into rows of V; sent to every worker.
 
     Parameters
     ----------
     dtype : numpy.dtype
-        Of the result.
+        Dtype of V.
     n_columns : int
-        Columns of X.
+        Number of columns of X.
     columns : ndarray of int64 or None
-        The columns of X that V has, in V's order; None: all.
+        Indices of the columns of X that are V's columns, in V's order; None: all.
     target_sum : float or None
         The sum that each row of X is scaled to, over all columns of X; rows of zeros stay.
     log1p : bool
@@ -45,7 +45,7 @@ class Preparation:
 
     @property
     def changes_values(self) -> bool:
-        """Whether entries change, beside columns being chosen."""
+        """Whether a step other than the selection of columns changes values."""
         return self.target_sum is not None or self.log1p or self.scale is not None
 
     @property
@@ -54,7 +54,7 @@ class Preparation:
         return self.n_columns if self.columns is None else len(self.columns)
 
     def described(self) -> dict[str, Any]:
-        """The steps as JSON values, columns and scale as digests: equal where V is."""
+        """The steps as JSON values, with digests of columns and scale, to compare preparations."""
         return {
             "target_sum": self.target_sum,
             "log1p": self.log1p,
@@ -72,10 +72,9 @@ class Preparation:
         Returns
         -------
         prepared : ndarray or csr_array of shape (n_rows, width)
-            Sparse where the rows are, with sorted indices; never the memory of `rows` where values
-            change.
+            Sparse if `rows` is, with sorted indices; `rows` itself is never modified.
         """
-        with np.errstate(all="ignore"):  # NaN and infinities stay, and are refused where V is surveyed
+        with np.errstate(all="ignore"):  # the survey of V refuses NaN and infinities
             rows = _canonical(rows) if scipy.sparse.issparse(rows) else np.asarray(rows)
             factors = None if self.target_sum is None else self._row_factors(rows)
             scale = None if self.scale is None else self.scale.astype(self.dtype)
@@ -93,14 +92,14 @@ class Preparation:
         return prepared
 
     def across(self, columns: InMemory, where: np.ndarray) -> Rows:
-        """Rows of Vᵀ from rows of Xᵀ, for steps that need no totals.
+        """Rows of Vᵀ from rows of Xᵀ, for preparations without `target_sum`.
 
         Parameters
         ----------
         columns : ndarray or SciPy sparse matrix of shape (n_rows, n_samples)
-            Columns of X that V has, as rows.
+            Selected columns of X, as rows.
         where : ndarray of int of shape (n_rows,)
-            The columns of V that they are.
+            Their indices as columns of V.
         """
         scale = None if self.scale is None else self.scale[where].astype(self.dtype)
         with np.errstate(all="ignore"):
@@ -113,7 +112,7 @@ class Preparation:
             return _csr(data, rows.indices, rows.indptr, rows.shape)
 
     def _chosen(self, rows: scipy.sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The parts of the chosen columns, values in the dtype of V."""
+        """Data (in V's dtype), indices and indptr of the selected columns."""
         data, indices, indptr = rows.data, rows.indices, rows.indptr
         if self.columns is None:
             return self._owned(data, shared=True), indices, indptr
@@ -124,17 +123,17 @@ class Preparation:
         return kept[: starts[-1]].copy(), into[: starts[-1]].copy(), starts
 
     def _owned(self, values: np.ndarray, *, shared: bool) -> np.ndarray:
-        """The values in the dtype of V, copied where they would be changed in the memory of X."""
+        """The values in the dtype of V, copied if later steps would modify X."""
         return values.astype(self.dtype, copy=shared and self.changes_values)
 
     def _changed(
         self, values: np.ndarray, factors: np.ndarray | None, divisors: np.ndarray | None
     ) -> np.ndarray:
-        """Values times factors, their log(1 + v), over divisors: in place."""
+        """Values after multiplication by factors, log(1 + v) and division by divisors, computed in place."""
         if factors is not None:
             values *= factors
         if self.log1p:
-            # Negative values stay, to be refused as negative and not as the NaN of their logarithm.
+            # Negative values are kept, so that the survey refuses them as negative, not as NaN.
             where = ~(values < 0) if values.min(initial=0) < 0 else True
             np.log1p(values, out=values, where=where)
         if divisors is not None:
@@ -149,13 +148,13 @@ class Preparation:
             totals = np.empty(rows.shape[0])
             _row_totals(rows.data, rows.indptr, totals)
         self._check_unchosen(rows, totals)
-        # Rows with negative entries keep their signs, so that they are still refused for them.
+        # Absolute totals keep the signs of negative entries, which the survey then refuses.
         totals = np.abs(totals)
         factors = np.divide(self.target_sum, totals, out=np.ones_like(totals), where=totals != 0)
         return factors.astype(self.dtype)
 
     def _check_unchosen(self, rows: Rows, totals: np.ndarray) -> None:
-        """Refuse values that spoil totals in columns that V does not have, where no survey sees them."""
+        """Raise an error for negative values and NaN in columns that are not selected but add to totals."""
         if self.columns is None:
             return
         if float(np.min(_values(rows), initial=0)) >= 0 and np.isfinite(totals).all():
@@ -187,7 +186,7 @@ def _csr(
     data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, ...]
 ) -> scipy.sparse.csr_array:
     matrix = scipy.sparse.csr_array((data, indices, indptr), shape=shape)
-    matrix.has_canonical_format = True  # known, and dear to find out
+    matrix.has_canonical_format = True  # known, and expensive to check
     return matrix
 
 
@@ -215,13 +214,13 @@ def _keep(
     kept: np.ndarray,
     into: np.ndarray,
 ) -> np.ndarray:
-    """Move the entries whose column has a place to the front, in their order; the indptr of the result."""
+    """The indptr of a matrix with the selected columns, whose entries are moved to the front, in order."""
     starts = np.empty_like(indptr)
     to = 0
     starts[0] = 0
     for row in range(indptr.size - 1):
         for at in range(indptr[row], indptr[row + 1]):
-            # Written in any case and overwritten by the next: a branch would be guessed wrong too often.
+            # Written without a branch, which would be mispredicted often; the next entry overwrites it.
             place = places[indices[at]]
             kept[to] = data[at]
             into[to] = place

@@ -92,7 +92,7 @@ class Source(ABC):
 
     @cached_property
     def facts(self) -> Facts:
-        """The cuts and sizes of V, found at the first call."""
+        """The cuts and sizes of V, computed at the first access."""
         return self.find_facts()
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""Sparse matrices as AnnData stores them, read by tasks in rows: CSR, or the columns of CSC.
+"""Sparse matrices stored in AnnData's format: CSR, read by rows, or CSC, read by columns.
 
-Three 1-D arrays in chunks of nonzeros: ``data``, ``indices`` and ``indptr``. The client reads indptr once
-and cuts panels of about equal nonzeros at rows that begin just behind an edge of a chunk; a task reads
-its panel's part of all three.
+A matrix is three chunked 1-D arrays: ``data``, ``indices`` and ``indptr``. The client reads indptr once and
+cuts panels with about equal numbers of nonzeros, at the first row after an edge of a chunk; a task reads
+its panel's part of the three arrays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dasknmf.data.source import Chunks, Facts, Source, check_shape
 from dasknmf.errors import DataChangedError, SourceError
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
-"""By the encoding-type of their group."""
+"""Format of each encoding-type of a group."""
 PARTS = ("data", "indices", "indptr")
 _MOST_CUTS = 2**20
 _SCANNED = 2**21
@@ -33,7 +33,7 @@ _SCANNED = 2**21
 
 @dataclass(frozen=True)
 class Vectors:
-    """The three parts of a sparse matrix."""
+    """The three arrays of a sparse matrix."""
 
     data: Vector
     indices: Vector
@@ -41,14 +41,14 @@ class Vectors:
 
 
 class Place(Protocol):
-    """Where a sparse matrix is stored. Picklable; holds no open file."""
+    """The place where a sparse matrix is stored. Picklable; holds no open file."""
 
     label: str
     """Path or URL, for messages."""
     in_process: bool
 
     def opened(self) -> AbstractContextManager[Vectors]:
-        """The parts, for as long as they are read."""
+        """A context with the arrays, open for reads."""
 
 
 class ZarrPlace:
@@ -72,20 +72,20 @@ class SparseSource(Source):
     ----------
     place : Place
     attributes : mapping
-        Of its group: encoding and shape.
+        Attributes of the group: encoding and shape.
     feature_names : ndarray of str of shape (n_features,), optional
 
     Attributes
     ----------
     dtype : numpy.dtype
-        Of the nonzeros.
+        Dtype of the nonzeros.
     nnz : int
         Number of stored nonzeros.
 
     Raises
     ------
     SourceError
-        If the parts do not make a matrix of that shape.
+        If the arrays do not fit the shape.
     """
 
     sparse = True
@@ -114,7 +114,7 @@ class SparseSource(Source):
         Raises
         ------
         SourceError
-            If the group holds none.
+            If the group holds no sparse matrix.
         """
         label = label or str(group.store_path)
         encoding_of(group.attrs, label)
@@ -141,7 +141,7 @@ class SparseSource(Source):
         return self.changed(shape=self.shape[::-1], by_columns=False, feature_names=None)
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:
-        # Nothing stays from a V that was rewritten between two fits.
+        # A new name for each fit, as V may be rewritten between two fits.
         fit = self._fit if of_a_fit else uuid.uuid4().hex
         return self.changed(_walk=Walk(fit if of_a_fit else None), _fit=fit)
 
@@ -170,12 +170,12 @@ class SparseSource(Source):
             chunk = max(vectors.data.chunk, vectors.indices.chunk)
             each = self.dtype.itemsize + vectors.indices.dtype.itemsize
             before = counts * each + cuts * vectors.indptr.dtype.itemsize
-        # A slab, and what of its last chunk belongs to the next one.
+        # A slab, and the rest of its last chunk, which belongs to the next slab.
         slab = min(self.nnz, max(slab_rows(1, each), longest) + chunk) * each
         return Facts(cuts, before, slab_bytes=slab)
 
     def _scanned(self, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, int]:
-        """Read indptr: rows where panels may be cut, the nonzeros before each, the longest row's."""
+        """From indptr: rows where panels may be cut, nonzeros before each, and nonzeros of the longest row."""
         chunk = max(vectors.data.chunk, vectors.indices.chunk)
         step = chunk * max(1, -(-self.nnz // chunk // _MOST_CUTS))
         rows, counts, longest, last = [0], [0], 0, 0
@@ -245,7 +245,7 @@ def encoding_of(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[i
     Raises
     ------
     SourceError
-        If they describe none.
+        If the attributes do not describe a sparse matrix.
     """
     kind = attributes.get("encoding-type")
     if kind not in FORMATS or len(attributes.get("shape", ())) != 2:
@@ -258,7 +258,7 @@ def encoding_of(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[i
 
 
 def check_parts(found: Mapping[str, Any], label: str) -> None:
-    """Refuse a group that lacks a part.
+    """Raise an error if a group lacks one of the three arrays.
 
     Raises
     ------

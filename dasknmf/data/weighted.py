@@ -1,4 +1,4 @@
-"""V with weights of its entries and rows, and with what its stored values stand for."""
+"""V with weights of entries and rows."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from dasknmf.errors import SourceError
 
 
 class WeightedSource(Wrapper):
-    """V with how much its entries count.
+    """A source of V with weights.
 
     Parameters
     ----------
     source : Source
-        Of V.
+        The source of V.
     entries : EntryWeights
     rows : ndarray of shape (n_rows,), float64, or None
-        Weights of V's rows.
+        Weights of V's rows; None: all 1.
     weights : Source or None
-        Of the weights of entries, of V's shape; its chunks are cut where V's are.
+        The source of weights of entries, of V's shape; its chunks are cut where V's are.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class WeightedSource(Wrapper):
         V, weights = self.source, self._weights
         slab_bytes = V.facts.slab_bytes
         if weights is not None and not weights.in_process:
-            # A slab of weights, and the rows of it that belong to one of V's: in memory V's is a panel.
+            # A slab of weights, and those of its rows that belong to a slab of V (a panel, if V is in memory).
             grid = grid_of(V)
             of_V = slab_bytes_of(V, grid)
             n_rows = of_V // row_size(V) or grid.rows_max
@@ -60,7 +60,7 @@ class WeightedSource(Wrapper):
         return replace(V.facts, slab_bytes=slab_bytes, total_bytes=nbytes_of(V))
 
     def with_entries(self, entries: EntryWeights) -> Self:
-        """The same V, whose stored values are read in another way."""
+        """The same V with another meaning of its stored values."""
         return self.changed(entries=entries)
 
     def for_tasks(self) -> Self:
@@ -100,7 +100,7 @@ class WeightedSource(Wrapper):
 
 
 class _Pieces:
-    """Rows of slabs of any height, a given number at a time."""
+    """Rows from slabs of any height, taken in pieces of a given height."""
 
     def __init__(self, slabs: Iterator[Slab]) -> None:
         self._slabs = slabs

@@ -1,4 +1,4 @@
-"""Zarr arrays, read by the tasks themselves: no graph, and every byte that is fetched is counted."""
+"""Zarr arrays, which visits read without a Dask graph; the bytes that reads fetch are counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dasknmf.io.metered import MeteredArray
 
 
 class ZarrSource(Source):
-    """A Zarr array in chunks.
+    """The source of a Zarr array.
 
     Parameters
     ----------
@@ -25,9 +25,9 @@ class ZarrSource(Source):
     Raises
     ------
     SourceError
-        If it is stored as pickles, or a URL holds credentials.
+        If the array is stored as pickles, or its URL holds credentials.
     ValueError
-        If it is no matrix.
+        If the array is not a matrix.
     """
 
     def __init__(self, array: zarr.Array, feature_names: np.ndarray | None = None) -> None:
@@ -47,7 +47,7 @@ class ZarrSource(Source):
         return slab_rows(int(self._array.chunks[self._axis]), row_size(self))
 
     def find_facts(self) -> Facts:
-        # Inner chunks of a shard can be read on their own; panels begin and end with shards.
+        # Chunks of a shard can be read separately, but panels begin and end with shards.
         cuts = slab_cuts(self.shape[0], int(self._array.shards[self._axis]))
         return Facts(cuts, slab_bytes=min(self._height, self.shape[0]) * row_size(self))
 

@@ -211,7 +211,7 @@ class WorkerSide:
     """Number of repeated requests to storage while states were read."""
 
     def rows_of(self, panel: Panel) -> tuple[list[Rows], int]:
-        """For each phase, factor rows of a panel (zeros where none is stored), and the number of bytes read."""
+        """For each phase, factor rows of a panel (zeros where none is stored); and the bytes read."""
         work = self.work
         entering: dict[int, Rows] = {}
         nbytes = 0

@@ -22,7 +22,7 @@ from dasknmf.io.zarrs import decoded_fast, reopened, stored_bytes
 
 
 class Meter:
-    """Counts bytes; safe to add to from several threads."""
+    """A thread-safe count of bytes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class Meter:
             self._nbytes = nbytes + (self._nbytes or 0)
 
     def total(self, unmetered: int) -> int:
-        """What was counted, or `unmetered` where nothing that counts was read."""
+        """The number of bytes; `unmetered` if nothing was added."""
         return unmetered if self._nbytes is None else self._nbytes
 
 
@@ -42,7 +42,7 @@ _meter: ContextVar[Meter | None] = ContextVar("dasknmf_bytes_fetched", default=N
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Count what this task fetches from stores: the variable follows it into Zarr's event loop."""
+    """A context that counts the bytes that this task fetches, in Zarr's event loop too."""
     meter = Meter()
     token = _meter.set(meter)
     try:
@@ -52,7 +52,7 @@ def metered() -> Iterator[Meter]:
 
 
 def fetched(nbytes: int) -> None:
-    """Report what a read took, to whoever counts."""
+    """Add bytes that a read fetched to the meter of this task, if there is one."""
     meter = _meter.get()
     if meter is not None:
         meter.add(nbytes)
@@ -71,7 +71,7 @@ class MeteredStore(WrapperStore[Any]):
     ) -> list[Buffer | None]:
         return list(map(_counted, await super().get_partial_values(prototype, key_ranges)))
 
-    # From Zarr 3.3 on, parts of shards are read in these ways too.
+    # Zarr 3.3 and later read parts of shards by these methods.
 
     async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
         async for group in self._store.get_ranges(key, byte_ranges, **options):
@@ -90,12 +90,12 @@ def _counted(value: Buffer | None) -> Buffer | None:
 
 
 class MeteredArray:
-    """A Zarr array whose reads are counted, and repeated where storage fails for a moment. Picklable.
+    """A Zarr array whose reads are counted, and repeated after transient errors. Picklable.
 
     Raises
     ------
     SourceError
-        If it is stored as pickles, or its URL holds credentials.
+        If the array is stored as pickles, or its URL holds credentials.
     """
 
     def __init__(self, array: zarr.Array) -> None:
@@ -111,7 +111,7 @@ class MeteredArray:
         self.shards: tuple[int, ...] = array.shards or array.chunks
 
     def read(self, part: slice, axis: int, what: str) -> np.ndarray:
-        """A part of an axis, whole along the others; `what` names it in messages."""
+        """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
         if self._is_fast:
             fetched(stored_bytes(self._array, part, axis))
         along = (*(slice(None),) * axis, part)
@@ -126,7 +126,7 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
     SourceError
         If nothing can be read there.
     UnavailableError
-        If no answer came for a minute.
+        If errors are still transient after a minute.
     """
     refuse_credentials(source, SourceError)
     try:

@@ -1,4 +1,4 @@
-"""Libraries of extras, which some outputs need."""
+"""Imports of optional libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dasknmf.errors import SourceError
 
 
 def needed(name: str, what: str = "tables of cells and genes", extra: str = "anndata") -> Any:
-    """The library of this name, which writes `what` and comes with the extra.
+    """The module `name`, which is needed to write `what` and is installed by the extra.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Owners of files: the process that left them, and whether it still lives.
+"""Owners of files: the process that wrote a file, and whether that process still runs.
 
-A process is its number on a machine since that was started, and when it began: numbers are given again.
-When it began is counted from the start of the machine, since clocks are set while processes run.
+A process is identified by machine, boot, process id and start time, as process ids are reused. The start
+time counts from the boot, as clocks may be set while a process runs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import psutil
 
 @dataclass(frozen=True)
 class Owner:
-    """A process.
+    """The identity of a process.
 
     Parameters
     ----------
     host : str
-        Its machine since that was started, and the space in which its number counts.
+        Host name, boot and PID namespace.
     pid : int
+        Process id.
     started : float
-        When it began, in units of this kind of machine.
+        Start time: clock ticks since boot on Linux, seconds elsewhere.
     """
 
     host: str
@@ -41,24 +42,24 @@ class Owner:
 
     @property
     def lives(self) -> bool | None:
-        """Whether the process lives on this machine; None if it belongs to another."""
+        """Whether the process runs; None if it belongs to another machine."""
         if self.host != _host():
             return None
         try:
             started = _started(self.pid)
         except psutil.AccessDenied:
-            return True  # a process of this number exists, and its start is hidden
+            return True  # the process exists, and its start time may not be read
         return started is not None and abs(started - self.started) < 1.0
 
 
 def signed() -> str:
-    """A unique part of a name, by which `left_behind` finds the owner."""
+    """A unique part of a file name, from which `left_behind` identifies the owner."""
     owner = Owner.this()
     return f"{_short(owner.host)}-{owner.pid:x}-{int(owner.started):x}-{uuid.uuid4().hex[:8]}"
 
 
 def left_behind(names: Iterable[str]) -> list[str]:
-    """The names that begin with a signature of a dead process of this machine; see `signed`."""
+    """The names that begin with the signature (see `signed`) of an ended process of this machine."""
     here = _host()
     left = []
     for name in names:
@@ -77,10 +78,7 @@ def _short(host: str) -> str:
 
 
 def _host() -> str:
-    """This machine since it was started, and the space in which its process numbers count.
-
-    Containers may share a host's name, and hosts a name in their images.
-    """
+    """The host name, boot and PID namespace of this process: host names alone need not be unique."""
     parts = [socket.gethostname()]
     try:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -91,7 +89,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> float | None:
-    """When a process began; None if there is none, or only a zombie.
+    """The start time of a process; None if the process does not exist or is a zombie.
 
     Raises
     ------
@@ -99,7 +97,7 @@ def _started(pid: int) -> float | None:
     """
     if Path("/proc/self/stat").exists():
         try:
-            # The name before it, in parentheses, may hold anything.
+            # The process name, in parentheses, may contain spaces and parentheses.
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError as error:
             if psutil.pid_exists(pid):

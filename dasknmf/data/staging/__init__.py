@@ -1,8 +1,7 @@
-"""Staging: the first pass keeps V's panels near the workers, and later passes read those.
+"""Staging: a cache of V's panels near the workers, filled by the first pass and read by later ones.
 
-A panel is kept as it is stored, dtype and memory order included, so a fit gives the same bits with
-a stage and without. A panel that a stage has lost is read from V again, alone; where a Dask graph makes V,
-the pass is repeated with that panel's chunks.
+Panels keep their dtype and memory order, so a fit gives the same bits with and without a stage. A panel that
+a stage has lost is read from V again; if V is a Dask array, the pass is repeated with that panel's chunks.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Stage: TypeAlias = str | os.PathLike
 
 
 def check_stage(stage: Stage | None, checkpoint: object) -> None:
-    """Refuse a stage that is no directory, or that is the place of the run.
+    """Raise an error if the stage is not a directory, or is the place of the run.
 
     Raises
     ------
@@ -66,17 +65,17 @@ def _path(stage: Stage) -> Path:
 
 @contextmanager
 def staged(source: Source, grid: Grid, stage: Stage | None, client: Client | None) -> Iterator[Source]:
-    """The source behind a stage, which is cleared afterwards.
+    """A context with the source behind a stage, which is cleared at the end.
 
     Parameters
     ----------
     source, grid
         V and its panels.
     stage : "memory", path or None
-        Where panels are kept. In memory: each by the worker that read it, or by this process. In a
-        directory: in files of its own below it, on every machine that reads panels.
+        Where panels are kept. ``"memory"``: in the worker that read them, or in this process. A path: in
+        files in a new subdirectory, on every machine that reads panels.
     client : distributed.Client or None
-        Whose workers read V.
+        Client of the cluster whose workers read V.
 
     Raises
     ------
@@ -86,7 +85,7 @@ def staged(source: Source, grid: Grid, stage: Stage | None, client: Client | Non
     if stage is None or isinstance(source, MemorySource):
         yield source
     elif stage != "memory":
-        # A panel that is made by the scheduler's tasks can be made again by them alone.
+        # Panels of a Dask array can only be computed again by the scheduler, not by a visit.
         unaided = not source.chunk_keys(grid[0])
         if client is not None and not unaided:
             _check_machines(client, stage)
@@ -103,7 +102,10 @@ def staged(source: Source, grid: Grid, stage: Stage | None, client: Client | Non
 
 
 def _check_machines(client: Client, stage: Stage) -> None:
-    """Refuse files of chunks that would be made again whenever a panel is visited on another machine."""
+    """Raise an error for a Dask array staged in files of several machines.
+
+    Its chunks would be computed again whenever a panel is visited on another machine.
+    """
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     machines = {worker["host"] for worker in workers}
     if len(machines) > 1:

@@ -1,4 +1,4 @@
-"""A source behind a stage, the interface of the caches where panels stay, and the cache of this process."""
+"""The interface of caches of panels, a source that reads from a cache, and the cache in this process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Write = Callable[[Packed], None]
 
 
 class Cache(ABC):
-    """A place where the panels of V stay between passes."""
+    """A cache of V's panels between passes."""
 
     in_memory = True
-    """Whether panels take memory of the processes that read V."""
+    """Whether panels are kept in the memory of the processes that read V."""
 
     def __init__(self, source: Source) -> None:
         self._source: Source | None = source
 
     @property
     def source(self) -> Source:
-        """V; unknown to tasks."""
+        """The source of V; only the client has it."""
         assert self._source is not None
         return self._source
 
@@ -37,31 +37,31 @@ class Cache(ABC):
         """Keys of the chunks that a visit of the panel needs."""
 
     def upstream(self) -> dict[Hashable, GraphNode]:
-        """The graph that makes the chunks."""
+        """The graph that computes the chunks."""
         return self.source.upstream()
 
     @abstractmethod
     def for_tasks(self) -> Cache:
-        """The part of the cache that tasks need."""
+        """A copy for tasks, without what only the client needs."""
 
     @abstractmethod
     def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
-        """The slabs of a panel up to the first that is lost."""
+        """The slabs of a panel before the first lost slab."""
 
     @abstractmethod
     def writing(self, start: int, stop: int) -> AbstractContextManager[Write]:
-        """A function that takes the slabs of a panel one after another; all of them stay, or none."""
+        """A context with a function that stores one slab of a panel; all slabs are kept, or none."""
 
 
 class Staged(Wrapper):
-    """A source whose panels are read once, and stay in a cache.
+    """A source whose panels are read once and then kept in a cache.
 
     Parameters
     ----------
     source : Source
     cache : Cache
     unaided : bool
-        Whether a task can read a panel that the cache has lost: `source` needs no chunks.
+        Whether a visit can read a lost panel itself, because `source` needs no chunks of a Dask array.
     """
 
     def __init__(self, source: Source, cache: Cache, *, unaided: bool) -> None:
@@ -82,7 +82,7 @@ class Staged(Wrapper):
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
         row, n_slabs = start, 0
         for kept in self._cache.read(start, stop, chunks):
-            fetched(0)  # the stage is no store: what it reads is not counted
+            fetched(0)  # bytes that a stage reads are not counted
             slab = kept.slab()
             row += slab.shape[0]
             n_slabs += 1
@@ -95,17 +95,17 @@ class Staged(Wrapper):
             for number, slab in enumerate(self.source.slabs(start, stop, chunks)):
                 kept = Packed.of(slab)
                 write(kept)
-                if number >= n_slabs:  # those before came out of the cache whole
+                if number >= n_slabs:  # earlier slabs came from the cache
                     yield kept.slab()
 
 
 class MemoryCache(Cache):
-    """Panels in this process, which all of its tasks share."""
+    """A cache of panels in the memory of this process."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.panels: dict[int, list[Packed]] = {}
-        """Slabs of the panels by first row."""
+        """Slabs of each panel, by the panel's first row."""
 
     def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
         return [] if panel.start in self.panels else self.source.chunk_keys(panel)

@@ -1,8 +1,8 @@
 """Panels in files of a directory, on every machine that reads them.
 
-A file is a sequence of slabs, each piece of them behind a header with checksums of the header and of the
-values. It is written beside its name and renamed; a panel that is missing, cut or altered is read from V and
-written again. Files are read and not mapped: one that is cut while it is read must not end the process.
+A file is a sequence of slabs; each array of a slab follows a header with checksums of the header and of the
+values. Files are written under a spare name and renamed. A panel whose file is missing, truncated or altered
+is read from V and written again. Files are not memory-mapped, as truncation would then kill the process.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from dasknmf.errors import StageError
 from dasknmf.io.process_owner import left_behind, signed
 
 _HEADER = struct.Struct("<24s8sQQI")
-"""Kind of the slab; dtype and shape of the piece, checksum of its values; the checksum of these follows."""
+"""Kind of the slab; dtype, shape and checksum of the array. A checksum of the header follows."""
 _CHECKSUM = struct.Struct("<I")
 _PREFIX = "dasknmf-stage-"
 
 
 class FileCache(Cache):
-    """Panels in files of a directory.
+    """A cache of panels in files.
 
     Parameters
     ----------
     source : Source
     path : Path
-        The directory of this fit; where it has gone, the fit has ended and nothing is kept.
+        The directory of this fit; removed at the end of the fit, after which nothing is written.
     """
 
     in_memory = False
@@ -81,7 +81,7 @@ class FileCache(Cache):
 
 
 def _read_slab(file: BufferedReader) -> Packed | None:
-    """The next slab; None where the file ends, or is not as it was written."""
+    """The next slab; None at the end of the file, or if the file is damaged."""
     kind, pieces = "", list[np.ndarray]()
     while not pieces or len(pieces) < Packed.n_pieces(kind):
         found = _read_piece(file)
@@ -113,7 +113,7 @@ def _text(field: bytes) -> str:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Write]:
-    """Write a file, slab by slab; it appears under its name when all of them were written."""
+    """A context with a function that writes one slab; the file gets its name when all are written."""
     temporary = path.with_name(f"{path.name}-{uuid.uuid4().hex}.partial")
     try:
         file = temporary.open("xb")
@@ -155,17 +155,17 @@ def _refused(path: Path, error: OSError) -> StageError:
 
 @contextmanager
 def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Path]:
-    """A new directory below `stage`, on every machine that reads panels, removed afterwards.
+    """A context with a new subdirectory of `stage` on every machine that reads panels, removed at the end.
 
-    Those that fits of this machine left there when they were killed are removed before.
+    Subdirectories that killed fits of this machine left behind are removed first.
 
     Raises
     ------
     StageError
-        If it cannot be made somewhere, or has no room for V there.
+        If a machine cannot make the directory, or has no room for V.
     """
     path = stage / f"{_PREFIX}{signed()}"
-    # Which worker reads which panel is the scheduler's choice: each machine may come to hold all.
+    # The scheduler assigns panels to workers: a machine may get all panels.
     needed = nbytes_of(source)
     maker = _Maker(path)
     try:
@@ -173,7 +173,7 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
             _forget(left_behind(_others(stage)), stage)
             _check({"this process": _made(path)}, stage, needed)
         else:
-            # This machine knows the owners of the directories, which lie on the machines of the workers.
+            # The directories are on the workers' machines; their owners are processes of this machine.
             names = set().union(*client.run(_others, stage, on_error="ignore").values())
             client.run(_forget, left_behind(names), stage, on_error="ignore")
             client.register_plugin(maker, name=path.name)  # for workers that come later
@@ -202,7 +202,7 @@ def _check(answers: dict[str, int | str], stage: Path, needed: int) -> None:
 
 
 def _others(stage: Path) -> list[str]:
-    """The names of the directories of all fits, without their prefix."""
+    """Names of the directories of all fits, without their prefix."""
     return [path.name.removeprefix(_PREFIX) for path in stage.glob(f"{_PREFIX}*")]
 
 
@@ -213,7 +213,7 @@ def _forget(names: list[str], stage: Path) -> None:
 
 
 class _Maker(WorkerPlugin):
-    """Makes the directory on the machines of workers that join during the fit."""
+    """A worker plugin that makes the directory on machines of workers that join during the fit."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -223,7 +223,7 @@ class _Maker(WorkerPlugin):
 
 
 def _made(path: Path) -> int | str:
-    """Bytes that are free there, or why it cannot be made."""
+    """Free bytes in the directory, which is made; or the reason why it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(path).free
@@ -232,7 +232,7 @@ def _made(path: Path) -> int | str:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first: a task that still runs finds no directory, and leaves no file behind.
+    # Renamed first, so that a task that still runs cannot write another file.
     ended = path.with_name(f"{path.name}-ended")
     with suppress(OSError):
         path.rename(ended)

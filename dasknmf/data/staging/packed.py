@@ -1,4 +1,4 @@
-"""Slabs as a stage keeps them: values, dtype and memory order as they were read, in memory of their own."""
+"""Slabs as a stage keeps them: in their own memory, with unchanged values, dtype and memory order."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dasknmf.data.source import Slab
 
 @dataclass(frozen=True)
 class Packed:
-    """A slab in pieces of memory that hold nothing else.
+    """A slab as C-contiguous arrays, which pickles and files preserve.
 
     Parameters
     ----------
     kind : str
-        "C", "F" or "P" for a dense slab: as it is, transposed, or padded by a column. Sums run in memory
-        order, and a copy in another one would differ in last bits. Two such letters for a slab with the
-        weights of its entries. "S" and the number of columns for a sparse one.
+        "C", "F" or "P" for a dense slab stored as it is, transposed, or padded by a column: sums run in
+        memory order, and another order would change the last bits. Two such letters for a slab with
+        weights of its entries. "S" and the number of columns for a sparse slab.
     pieces : tuple of ndarray
-        C-contiguous, so that they come back from pickles and files as they went.
+        The arrays.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Packed:
 
     @classmethod
     def of(cls, slab: Slab) -> Packed:
-        """The slab in as much memory as its values take."""
+        """The packed form of a slab, without unused memory."""
         if isinstance(slab, WeightedSlab):
             assert slab.weights is not None
             values, weights = cls.of(slab.values), cls.of(slab.weights)
@@ -38,7 +38,7 @@ class Packed:
         if not isinstance(slab, np.ndarray):
             return cls(f"S{slab.shape[1]}", tuple(map(_compact, (slab.data, slab.indices, slab.indptr))))
         unit = slab.itemsize
-        # Where no axis is contiguous, tiles are copied in C order before anything is computed.
+        # If no axis is contiguous, tiles are copied to C order before any computation.
         if slab.flags.c_contiguous or unit not in slab.strides:
             return cls("C", (_compact(slab),))
         if slab.strides[0] == unit:
@@ -49,11 +49,11 @@ class Packed:
 
     @staticmethod
     def n_pieces(kind: str) -> int:
-        """The number of pieces of a kind of slab."""
+        """Number of arrays of a kind of slab."""
         return 3 if kind.startswith("S") else len(kind)
 
     def slab(self) -> Slab:
-        """The slab, over the memory of the pieces."""
+        """The slab, as views of the arrays."""
         if self.kind.startswith("S"):
             shape = (self.pieces[2].size - 1, int(self.kind[1:]))
             return scipy.sparse.csr_array(self.pieces, shape=shape)
@@ -72,7 +72,7 @@ def _laid_out(piece: np.ndarray, order: str) -> np.ndarray:
 
 
 def _compact(array: np.ndarray) -> np.ndarray:
-    """The array in C order, copied where it would keep more memory alive than its own."""
+    """The array in C order, copied if it is a view of a larger array."""
     root = array
     while isinstance(root.base, np.ndarray):
         root = root.base

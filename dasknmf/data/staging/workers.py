@@ -1,8 +1,8 @@
-"""Panels in the workers of a cluster: one task each, whose result outlives the pass.
+"""Panels in the memory of a cluster's workers: one task for each panel, whose result is kept between passes.
 
-The client holds the futures, so the scheduler sends visits to where the data lies, counts its
-memory, and where a worker is lost has that panel read again. The task depends on V alone: the
-scheduler's memory does not grow from pass to pass.
+The client holds the futures of these tasks, so the scheduler sends visits to the workers that hold the data,
+counts the memory, and computes the panels of a lost worker again. All passes use the same tasks, so the
+scheduler's memory does not grow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dasknmf.io.metered import fetched, metered
 
 
 class WorkerCache(Cache):
-    """Panels that become tasks of a cluster when the first pass needs them."""
+    """A cache of panels as tasks of a cluster, submitted when the first pass needs them."""
 
     def __init__(self, source: Source, grid: Grid, client: Client) -> None:
         super().__init__(source)
@@ -61,7 +61,7 @@ class WorkerCache(Cache):
         return graph
 
     def release(self) -> None:
-        """Let the workers forget the panels."""
+        """Release the panels that the workers hold."""
         for future in self._futures:
             future.release()
         self._futures = []
@@ -87,7 +87,7 @@ class _HeldPanel:
         self._unreported = nbytes_fetched
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy on its way to another worker takes the report along, so that it is made once.
+        # Only one of the copies reports the bytes.
         state = self.__dict__.copy()
         self._unreported = 0
         return state
@@ -96,7 +96,7 @@ class _HeldPanel:
         return sum(slab.nbytes for slab in self._slabs)
 
     def slabs(self) -> Iterator[Packed]:
-        # The first visit reports the bytes that reading the panel took: the task belongs to no pass.
+        # The first visit counts the bytes of the panel's read, as the task that read it belongs to no pass.
         fetched(self._unreported)
         self._unreported = 0
         yield from self._slabs
