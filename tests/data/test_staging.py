@@ -590,7 +590,7 @@ def test_places_that_are_no_stage(small_panels, low_rank, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
     with pytest.raises(ValueError, match="stage"):
-        fitted(V, run={"checkpoint": tmp_path / "run", "stage": staging}, n_components=2)
+        fitted(V, run={"checkpoint": tmp_path / "run", "stage": stage}, n_components=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v.zarr"]
 
 
