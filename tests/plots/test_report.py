@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from dataclasses import asdict
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,8 @@ from sklearn import config_context
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.cli.commands import main
 from dasknmf.core.history import Record
-from dasknmf.engine.accounting import PassStats, resident_bytes
+from dasknmf.engine import accounting
+from dasknmf.engine.accounting import PassStats
 from dasknmf.plots.report import facts, maps, page, write_page
 from dasknmf.store.convert import converted
 from dasknmf.store.run import Run
@@ -159,15 +159,19 @@ def test_a_run_that_kept_less(tmp_path, low_rank):
     assert "projected" not in Page(page(old)).text
 
 
-def test_memory_is_that_of_the_process(low_rank):
-    """What it holds already, and no more than its own peak, which the kernel counts in batches of pages."""
-    ballast = np.ones(2**24)
-    held = resident_bytes()
-    model, _ = fitted(low_rank, n_components=2, max_iter=2, init="random")
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    for record in model.history_:
-        assert ballast.nbytes < 0.8 * held <= record.memory
-        assert record.memory <= 1.05 * int(status["VmHWM"].split()[0]) * 1024
+def test_memory_of_a_pass_is_the_largest_measurement(low_rank, monkeypatch):
+    """Measured by a stand-in: what a process really holds depends on the kernel, which may reclaim pages."""
+    measured = []
+
+    def measure():
+        measured.append(10**8 + 1000 * (7 * len(measured) % 5))
+        return measured[-1]
+
+    monkeypatch.setattr(accounting, "resident_bytes", measure)
+    monkeypatch.setattr(accounting, "_MOMENT", -1.0)
+    model, _ = fitted(low_rank, "synchronous", n_components=2, max_iter=2, init="random")
+    assert {record.memory for record in model.history_} <= set(measured)
+    assert max(record.memory for record in model.history_) == max(measured)
 
 
 def test_the_largest_process_is_kept():
