@@ -1,1 +1,1 @@
-"""The numerics of one panel and one pass: NumPy, SciPy and numba only, no Dask, no Zarr, no I/O."""
+"""The numerics of panels and passes, with NumPy, SciPy and numba only: no Dask, no Zarr, no I/O."""

@@ -1,4 +1,4 @@
-"""Names of the features, where V knows them."""
+"""Names of the features."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ _SHOWN = 5
 
 
 def feature_names(X: Any) -> np.ndarray | None:
-    """The names that X has for its columns, as scikit-learn keeps them: an object array of str.
-
-    None where X has none: ``X.feature_names`` is not there or None.
+    """Names of X's columns, an object array of str as in scikit-learn; None if X has no names.
 
     Raises
     ------
     ValueError
-        If there is not one name for each column.
+        If the number of names is not the number of columns.
     """
     given = getattr(X, "feature_names", None)
     if given is None:
@@ -33,7 +31,7 @@ def feature_names(X: Any) -> np.ndarray | None:
 
 
 def renamed(known: Sequence[str] | np.ndarray, found: Sequence[str] | np.ndarray) -> str | None:
-    """What tells two lists of names apart, in words; None where they are the same."""
+    """The difference between two lists of names, as text; None if they are equal."""
     if len(known) != len(found):
         return f"{len(found)} names instead of {len(known)}"
     other = [i for i, (a, b) in enumerate(zip(known, found, strict=True)) if a != b]

@@ -1,4 +1,4 @@
-"""What each pass achieved, and when to stop."""
+"""Records of passes, and rules that stop a fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PUBLIC = (
 
 @dataclass(frozen=True)
 class Advance:
-    """What one of the models that share a pass achieved in it; see `Record`."""
+    """The results of one model in a pass that several models share; fields as in `Record`."""
 
     model: int
     iteration: int
@@ -50,37 +50,37 @@ class Advance:
 
 @dataclass(frozen=True)
 class Record:
-    """One pass; of several models that share it, what the lowest has achieved so far."""
+    """The results of one pass; if several models share it, those of the model with the lowest loss."""
 
     iteration: int
     """Exact passes so far; 0 during survey and start."""
     phase: str
     """Name of the phase."""
     loss: float | None
-    """The divergence D(V | WH), without penalties; None in phases before there is a pair."""
+    """The divergence D(V | WH), without penalties; None in phases before W and H exist."""
     objective: float | None
-    """The loss with penalties: what the solver lowers."""
+    """The loss plus penalties, which the solver minimizes."""
     loss_at: str | None
-    """``"end"``: the loss of the pair that the pass made; ``"entry"``: of the pair that entered;
-    ``"solved"``: of the H that entered with the W that the pass solved for it."""
+    """The pair of which `loss` is the loss. ``"end"``: W and H at the end of the pass; ``"entry"``: W and H at
+    its start; ``"solved"``: H at its start, with the W that the pass solved for this H."""
     change: float | None
     """Relative decrease of the objective since the last record that has one."""
     seconds: float
     """Wall time of the pass."""
     bytes_read: int
-    """Bytes of V, as fetched from its store, and of factors; not what a stage gave back."""
+    """Bytes of V as fetched from its store, and of factors; reads from a stage do not count."""
     bytes_written: int
     """Bytes of factors."""
     reads: float
-    """Walks over the whole of V so far, from its store or from a stage."""
+    """Number of reads of the whole of V so far, from its store or from a stage."""
     measures: dict[str, float] = field(default_factory=dict, repr=False)
-    """What the solver's own stop rule needs."""
+    """Numbers for the solver's stop rule."""
     memory: int | None = None
-    """Bytes that the largest process held while it worked on V; None where nobody looked."""
+    """Largest resident memory of a process during the pass, in bytes; None if it was not measured."""
     models: tuple[Advance, ...] = field(default=(), repr=False)
-    """Of each model that took part, where there are several."""
+    """The results of each model, if several share the pass."""
     retries: int = 0
-    """How often storage that failed for a moment was asked again, for V and for factors."""
+    """Number of retries of reads and writes, of V and of factors, after transient errors."""
 
     @property
     def closed(self) -> bool:
@@ -89,12 +89,12 @@ class Record:
 
     @property
     def holdout(self) -> float | None:
-        """The divergence over the entries that ``fit(holdout=)`` hides, of the pair that entered the pass."""
+        """Divergence over the entries hidden by ``fit(holdout=)``, of W and H at the start of the pass."""
         return self.measures.get("holdout")
 
     @property
     def hidden(self) -> int | None:
-        """How many entries these are."""
+        """Number of hidden entries."""
         return int(self.measures["hidden"]) if "hidden" in self.measures else None
 
 
@@ -126,11 +126,11 @@ class History(Sequence[Record]):
         return History((*self._records, record))
 
     def of_model(self, model: int) -> History:
-        """The passes in which one of several models took part, with what it achieved itself."""
+        """The passes of one of several models, with its own results."""
         return self.by_model().get(model, History())
 
     def by_model(self) -> dict[int, History]:
-        """The same of each model that took part in a pass."""
+        """The passes of each model, with its own results."""
         own: dict[int, list[Record]] = {}
         for record in self._records:
             for advance in record.models:
@@ -154,7 +154,7 @@ class History(Sequence[Record]):
 
     @property
     def evaluated(self) -> list[Record]:
-        """The passes that told a loss."""
+        """The passes that have a loss."""
         return [record for record in self._records if record.loss is not None]
 
     @property
@@ -164,7 +164,7 @@ class History(Sequence[Record]):
 
     @property
     def retries(self) -> int:
-        """How often storage was asked again so far."""
+        """Number of retries of reads and writes so far."""
         return sum(record.retries for record in self._records)
 
     def columns(self) -> dict[str, list[Any]]:
@@ -172,7 +172,7 @@ class History(Sequence[Record]):
         return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per pass, with the loss over hidden entries where there are any. Needs pandas."""
+        """A pandas data frame with one row per pass, and with the loss over hidden entries if there are any."""
         import pandas as pd
 
         held = [record.holdout for record in self._records]
@@ -181,7 +181,7 @@ class History(Sequence[Record]):
 
 
 class Ending(Enum):
-    """How a fit ended; each value says what one may do about it."""
+    """The reason for the end of a fit, with advice to the user."""
 
     CONVERGED = "converged"
     MAX_ITER = "max_iter"
@@ -195,31 +195,31 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Stop:
-    """The decision to end."""
+    """The decision of a stop rule to end the fit."""
 
     at: str
-    """``"end"``: keep the pair that the last pass made; ``"entry"``: the pair that entered it."""
+    """The pair to keep. ``"end"``: W and H at the end of the last pass; ``"entry"``: those at its start."""
 
 
 class StopRule(Protocol):
-    """Decides from the history alone, so a resumed run decides as an uninterrupted one."""
+    """A rule that ends a fit. It uses the history only, so a resumed run ends like an uninterrupted one."""
 
     def decide(self, history: History) -> Stop | None:
-        """Whether to end after the last record."""
+        """The decision to end after the last record; None to go on."""
 
 
 @dataclass(frozen=True)
 class RemainingGain:
-    """Stop when what is left to gain is small.
+    """A rule that stops when the estimated remaining decrease of the objective is small.
 
-    With Δ_t the decrease of the objective in pass t and ρ = Δ_t / Δ_{t−1}, taken no larger than
-    0.99, a geometric decrease has Δ_t ρ / (1 − ρ) left to go. The fit ends when that is at most
-    `tol` times the objective for two passes running, or when the loss is below `floor`.
+    Let Δ_t be the decrease in pass t, and ρ = min(Δ_t / Δ_{t−1}, 0.99). If the decrease goes on
+    geometrically, Δ_t ρ / (1 − ρ) remains. The fit ends when this is at most `tol` times the objective in
+    two successive passes, or when the loss is below `floor`.
     """
 
     tol: float
     floor: float
-    """Ten roundings of V's own size: less cannot be told from an exact fit."""
+    """Ten rounding errors of V's norm: a smaller loss counts as an exact fit."""
 
     def decide(self, history: History) -> Stop | None:
         passes = history.exact
@@ -229,7 +229,7 @@ class RemainingGain:
         assert last.loss is not None
         assert last.loss_at is not None
         if last.loss_at == "solved":
-            return None  # H has moved since, and the pair of this loss is kept nowhere
+            return None  # H was updated since, and the pair with this loss is not stored
         known = last.loss_at == "entry" or not last.measures.get("imprecise")
         if known and last.loss <= self.floor:
             return Stop(last.loss_at)
@@ -258,12 +258,12 @@ def _remaining_gain(first: float, second: float, third: float) -> float:
 
 
 def rivals(objectives: Iterable[float]) -> dict[str, float]:
-    """Measures of a pass on which several models are compared."""
+    """The objectives of several models, as measures of a pass."""
     return {f"rival {model}": objective for model, objective in enumerate(objectives)}
 
 
 def own_objectives(passes: Sequence[Record]) -> list[float]:
-    """The objectives of the model that goes on, also from passes in which it was behind a rival."""
+    """The objectives of the winning model, also in passes in which another model was better."""
     compared = [record for record in passes if "rival 0" in record.measures]
     if not compared:
         return [float(record.objective or 0.0) for record in passes]
@@ -274,7 +274,7 @@ def own_objectives(passes: Sequence[Record]) -> list[float]:
 
 @dataclass(frozen=True)
 class Violation:
-    """scikit-learn's rule for ``solver="cd"``: the projected gradient against that of the first pass."""
+    """scikit-learn's rule for ``solver="cd"``: the projected gradient relative to that of the first pass."""
 
     tol: float
 
@@ -306,7 +306,7 @@ class EveryTenth:
 
     @staticmethod
     def _errors(passes: Sequence[Record]) -> list[float]:
-        """√(2D) of the start and after each iteration, as far as it is known."""
+        """√(2D) at the start and after each iteration of known loss."""
         losses: dict[int, float] = {}
         for record in passes:
             if "loss_at_start" in record.measures:

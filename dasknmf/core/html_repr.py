@@ -1,4 +1,4 @@
-"""What a notebook shows of a run and of a fitted model: a few facts and the curve of the loss."""
+"""HTML representation of runs and fitted models in notebooks: facts and the curve of the loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dasknmf.core.history import History, Record
 
 _WIDTH, _HEIGHT, _MARGIN = 240, 64, 4
 _FLOOR = 1e-300
-"""Below every loss that is not zero: the logarithm of an exact fit."""
+"""Lower bound of losses before the logarithm is taken: an exact fit has loss 0."""
 
 
 def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
@@ -34,7 +34,7 @@ def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
 
 def curve(history: Sequence[Record]) -> str:
     """The loss of each pass as a line of SVG, on a logarithmic scale; empty for fewer than two."""
-    # What is concluded from many factorizations is no step of any of them.
+    # The final pass evaluates a consensus of many factorizations, and is not a step of one of them.
     steps = [record.loss for record in history if record.phase != "final"]
     known = [loss for loss in steps if loss is not None and loss >= 0]
     logs = np.log(np.maximum(known, _FLOOR)) if known else np.zeros(0)
@@ -55,7 +55,7 @@ def curve(history: Sequence[Record]) -> str:
 
 
 def progress_facts(history: History, n_iter: int) -> list[tuple[str, str]]:
-    """Loss, passes, reads and time, for people."""
+    """Loss, passes, reads and time, as text."""
     last = next((record.loss for record in reversed(history) if record.loss is not None), None)
     seconds = math.fsum(record.seconds for record in history)
     return [
@@ -66,9 +66,9 @@ def progress_facts(history: History, n_iter: int) -> list[tuple[str, str]]:
 
 
 class FittedCard:
-    """For an estimator: scikit-learn's own HTML until it is fitted, then the card.
+    """A mixin for estimators: scikit-learn's HTML before a fit, the card after it.
 
-    scikit-learn asks in two ways, and in both only where ``set_config(display=...)`` wants a diagram.
+    scikit-learn calls both methods only if ``set_config(display=...)`` enables diagrams.
     """
 
     def _repr_html_inner(self) -> str:
@@ -84,7 +84,7 @@ class FittedCard:
 
 
 def card_of_model(model: Any, title: str = "", facts: Sequence[tuple[str, str]] = ()) -> str:
-    """The card of a fitted `NMF`, under its own name or that of what it is a part of, and with its facts."""
+    """The card of a fitted `NMF`, with an optional title and further facts."""
     facts = [
         *facts,
         ("components", f"{model.n_components_} × {model.n_features_in_} features"),

@@ -1,8 +1,8 @@
-"""Where the rows and columns of V lie in a stack of images: geometry, and the coordinates along it.
+"""The layout of V's rows and columns in a stack of images: geometry and coordinates.
 
-A row of V is a pixel, a column is one combination of the other dims. Rows go tile by tile, as a stack is
-stored, and in raster order inside of a tile, so that a panel is some whole tiles and nothing is shuffled.
-What is drawn at random for a row goes by its place in the raster, which no tiling changes.
+A row of V is a pixel, a column is a combination of the other dims. Rows are ordered by tile, as the stack is
+stored, and in raster order within a tile, so that a panel is a number of whole tiles. Random numbers of a
+row depend on its place in the raster, and so not on the tiles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 
 class PixelIndex(Protocol):
-    """Where rows of V are in X, or in the raster that X is: in one order, however X is cut."""
+    """Places of V's rows in X, or in the raster of a stack of images; they do not depend on chunks of X."""
 
     def places(self, start: int, stop: int) -> np.ndarray:
         """The place of each of rows [start, stop) of V, shape (stop - start,), int64."""
@@ -26,7 +26,7 @@ class PixelIndex(Protocol):
 
 @dataclass(frozen=True)
 class InOrder:
-    """Those of a matrix: a row's place is its index."""
+    """The index of a matrix: a row's place is its row number."""
 
     def places(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop)
@@ -59,7 +59,7 @@ class Tiles:
     Parameters
     ----------
     lengths : tuple of tuple of int
-        Of the tiles along each sample dim.
+        Lengths of the tiles along each sample dim.
     """
 
     lengths: tuple[tuple[int, ...], ...]
@@ -83,7 +83,7 @@ class Tiles:
         return [np.append(0, np.cumsum(each)) for each in self.lengths]
 
     def between(self, start: int, stop: int) -> Iterator[Tile]:
-        """The tiles of rows [start, stop), which begin and end with tiles."""
+        """The tiles of rows [start, stop); both are edges of tiles."""
         cuts = self.cuts
         first, last = np.searchsorted(cuts, (start, stop))
         for index in range(int(first), int(last)):
@@ -101,7 +101,7 @@ class Tiles:
         return all(length == 1 for each in self.lengths[:cut] for length in each)
 
     def places(self, start: int, stop: int) -> np.ndarray:
-        """The place in the raster of each of rows [start, stop), which may begin and end anywhere."""
+        """Places in the raster of rows [start, stop), shape (stop - start,), int64."""
         if self.in_order:
             return np.arange(start, stop)
         first = int(np.searchsorted(self.cuts, start, side="right")) - 1
@@ -154,7 +154,7 @@ class Coordinate:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How rows and columns of V lie in a stack.
+    """The layout of V's rows and columns in a stack of images.
 
     Parameters
     ----------
@@ -165,16 +165,16 @@ class Layout:
         Dims whose combinations are the columns of V, the last one the fastest.
     feature_shape : tuple of int
     dims : tuple of str
-        All of them, in the order of the stack; without the level of variables.
+        All dims, in the order of the stack, without the dim of variables.
     coords : mapping of str to Coordinate
-        Over any of these dims, or none.
+        Coordinates over any of these dims, or none.
     name : str or None
-        Of the stack.
+        Name of the stack.
     attrs : mapping
-        Of the stack, JSON values.
+        Attributes of the stack, JSON values.
     variables : mapping of str to mapping, or None
-        The attrs of each variable, where the stack is a dataset of several: their names are then the
-        coordinate of the first feature dim.
+        The attributes of each variable, if the stack is a dataset of several; names of variables are then
+        the coordinate of the first feature dim.
     """
 
     sample_dims: tuple[str, ...]
@@ -212,7 +212,7 @@ class Layout:
         return H.reshape(len(H), *self.feature_shape)
 
     def coords_over(self, dims: Sequence[str]) -> dict[str, Coordinate]:
-        """The coordinates that these dims can carry: those over some of them, and over none."""
+        """The coordinates over a subset of these dims, scalar coordinates included."""
         return {name: coord for name, coord in self.coords.items() if set(coord.dims) <= set(dims)}
 
     @property
@@ -241,17 +241,18 @@ def _labels(coord: Coordinate | None, length: int) -> list[str]:
 
 
 def merged(lengths: Sequence[Sequence[int]], row_bytes: int, least: int) -> Tiles:
-    """Tiles of whole stored tiles, which neighbours join while all of it takes at most `least` bytes.
+    """Tiles made by merging stored tiles as long as the result takes at most `least` bytes.
 
-    Neighbours along the last dim come first, those along the dim before it once the last one is whole.
+    Tiles are merged along the last dim first, and along the dim before it when the last one is complete.
 
     Parameters
     ----------
     lengths : sequence of sequence of int
-        Of the stored tiles along each dim.
+        Lengths of the stored tiles along each dim.
     row_bytes : int
-        Of all features of a pixel.
+        Bytes of all features of a pixel.
     least : int
+        Largest size of a merged tile, in bytes.
     """
     found = [tuple(map(int, each)) for each in lengths]
     for dim in reversed(range(len(found))):
@@ -270,7 +271,7 @@ def merged(lengths: Sequence[Sequence[int]], row_bytes: int, least: int) -> Tile
 
 
 def common(cuts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Of several cuts of one length, as lengths of their parts: the finest that cuts none of these parts."""
+    """Lengths of the parts of the finest partition whose edges are edges of all given partitions."""
     edges = [set(np.cumsum(each).tolist()) for each in cuts]
     shared = sorted(set.intersection(*edges))
     return tuple(int(length) for length in np.diff([0, *shared]))

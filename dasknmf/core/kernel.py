@@ -1,4 +1,4 @@
-"""One decorator for compiled kernels, so that every kernel is compiled under the same rules."""
+"""Decorators for compiled kernels, so that all kernels are compiled with the same options."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Sums may be reordered and multiply-adds fused so that inner loops vectorise; the order is fixed
 # at compile time, so a kernel gives the same bits whenever it runs on the same kind of CPU.
-# NaN and infinities keep their meaning, and a division by zero gives them: a test for it in every
-# division would keep its loop from becoming vector code.
+# NaN and infinities follow IEEE 754, also for division by zero: a check of every division would keep
+# the loop from being vectorised.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 
 
@@ -22,11 +22,11 @@ def kernel(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """Compile `function` for other kernels, each of which gets the code of the function itself.
+    """Compile `function` to be inlined in other kernels.
 
-    A call from one kernel to another may run two codes: in the process that compiles both, the
-    callee's own; in a process that loads the caller from the cache, the caller's copy. Sums that may
-    be reordered differ between the two in last bits.
+    Without inlining, a call runs the callee's own code in the process that compiles both kernels, but the
+    caller's copy in a process that loads the caller from the cache. Sums in the two codes may be ordered
+    differently, and so differ in the last bits.
     """
     return _compiled(function, forceinline=True)
 

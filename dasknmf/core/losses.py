@@ -34,7 +34,7 @@ class Loss:
 
     @classmethod
     def named(cls, beta_loss: str | float) -> Loss:
-        """The loss that scikit-learn's ``beta_loss`` means: a name or any real number."""
+        """The loss of scikit-learn's parameter ``beta_loss``: a name or any real number."""
         if isinstance(beta_loss, str):
             if beta_loss not in NAMES:
                 raise ValueError(
@@ -56,7 +56,7 @@ class Loss:
 
     @property
     def gamma(self) -> float:
-        """Exponent of the multiplicative step that never raises the loss [1]_, eq. 4.10."""
+        """Exponent with which the multiplicative update never increases the loss ([1]_, eq. 4.10)."""
         if self.beta < 1:
             return 1.0 / (2.0 - self.beta)
         if self.beta > 2:
@@ -89,7 +89,7 @@ class Loss:
         eps : float or ndarray of shape (n_rows, 1)
             Floor of P where a negative power of it is taken.
         weights : ndarray of shape (n_features,), optional
-            Of the features.
+            Weights of the features.
 
         Returns
         -------

@@ -1,8 +1,7 @@
-"""The grid of panels, and what a pass over it will need of memory.
+"""The grid of panels.
 
-The grid depends on V alone (its shape, dtype and stored chunks): the same V gives the same panels,
-and so the same sums in the same order, on a laptop and on a cluster. What differs between machines
-is met inside a panel, by reading it in slabs.
+The grid depends only on V (its shape, dtype and stored chunks), so that the same V has the same panels, and
+the same sums in the same order, on a laptop and on a cluster.
 """
 
 from __future__ import annotations
@@ -81,16 +80,16 @@ class Grid:
 
     @property
     def rows_max(self) -> int:
-        """Rows of the largest panel."""
+        """Number of rows of the largest panel."""
         return int(np.diff(self.edges).max())
 
     def runs(self) -> list[list[Panel]]:
-        """Consecutive panels that one task visits in turn."""
+        """Groups of consecutive panels, each of which is visited by one task."""
         length = -(-len(self) // _MOST_TASKS)
         panels = list(self)
         return [panels[i : i + length] for i in range(0, len(panels), length)]
 
 
 def slab_rows(chunk_rows: int, row_bytes: int) -> int:
-    """Rows read at a time: whole chunks, about 16 MiB, never less than one chunk."""
+    """Number of rows in a slab: whole chunks of about 16 MiB together, at least one chunk."""
     return chunk_rows * max(1, int(_SLAB_BYTES // max(1, chunk_rows * row_bytes)))

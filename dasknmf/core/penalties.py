@@ -39,7 +39,7 @@ class Penalties:
     def scaled(
         cls, alpha_W: float, alpha_H: float | str, l1_ratio: float, shape: tuple[float, float]
     ) -> Penalties:
-        """The penalties that scikit-learn's parameters mean for V of `shape`, of weights where it has any."""
+        """The penalties of scikit-learn's parameters, for V of the given shape and weights."""
         if isinstance(alpha_H, str):  # 'same', the only string that validation lets through
             alpha_H = alpha_W
         n_samples, n_features = shape
@@ -52,7 +52,7 @@ class Penalties:
     def value(
         self, W_sums: tuple[float, float], H: np.ndarray, column_weights: np.ndarray | None = None
     ) -> float:
-        """Both penalties, from ΣW and ΣW² and from H itself, each of its columns by its weight."""
+        """Sum of both penalties, from (ΣW, ΣW²) and from H with weights of its columns."""
         H = H.astype(np.float64, copy=False)
         b = 1.0 if column_weights is None else column_weights
         return self.W.value(*W_sums) + self.H.value(float((b * H).sum()), float((b * H * H).sum()))

@@ -2,12 +2,12 @@
 
 A phase reads V (or only factor rows) in passes. In one pass
 
-1. every panel is *visited*: its rows of W move, and what the small factor needs is tallied;
+1. every panel is *visited*: its rows of W are updated, and its share of the sums that the update of H
+   needs is returned as a tally;
 2. the tallies are *added*;
-3. the total *updates* the small factor and says what the pass achieved.
+3. the total *updates* H and gives the outcome of the pass, such as the loss.
 
-The engine knows these three and nothing of nonnegative matrix factorization; the phases know
-nothing of Dask or Zarr.
+The engine does not depend on the algorithm; phases do not depend on Dask or Zarr.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ Rows = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class SampledRows:
-    """Some rows of V, or a value of each, which add by standing one below the other."""
+    """A sample of V's rows, or of values of rows; ``+`` stacks two samples."""
 
     width: int
     dtype: np.dtype
     capacity: int
-    """Bytes that the rows of all panels are expected to take together."""
+    """Expected bytes of the sampled rows of all panels."""
     parts: tuple[tuple[np.ndarray, matrix.Matrix], ...] = ()
 
     def plus(self, indices: np.ndarray, values: matrix.Matrix) -> SampledRows:
-        """With more rows, whose places are given."""
+        """The sample with more rows, whose row numbers in V are `indices`."""
         return self + replace(self, parts=((indices, values),)) if len(indices) else self
 
     def __add__(self, other: SampledRows) -> SampledRows:
@@ -52,13 +52,13 @@ class SampledRows:
 
     @property
     def values(self) -> matrix.Matrix:
-        """The rows, shape (drawn, width): sparse where V is, dense where there are none."""
+        """The rows, shape (n_sampled, width): sparse if V is, dense if the sample is empty."""
         if not self.parts:
             return np.zeros((0, self.width), self.dtype)
         return matrix.stacked([values for _, values in self.parts])
 
     def in_order(self) -> SampledRows:
-        """With its rows by their places: panels and tiles may come in another order."""
+        """The sample with rows in V's order; panels and tiles may come in another order."""
         indices = self.indices
         if (indices[1:] > indices[:-1]).all():
             return self
@@ -66,7 +66,7 @@ class SampledRows:
         return replace(self, parts=((indices[order], self.values[order]),))
 
     def packed(self) -> SampledRows:
-        """With its rows in one piece."""
+        """The sample with its rows in one matrix."""
         return replace(self, parts=((self.indices, self.values),) if self.parts else ())
 
     @property
@@ -75,7 +75,7 @@ class SampledRows:
 
 
 class Tally:
-    """Named float64 arrays, and rows drawn from V, that add: what a panel leaves behind."""
+    """A panel's share of the sums of a pass: named float64 arrays and sampled rows, added with ``+``."""
 
     __slots__ = ("values",)
 
@@ -100,7 +100,7 @@ class Tally:
         return sum(value.nbytes for value in self.values.values())
 
     def packed(self) -> Tally:
-        """With the rows drawn from the tiles of a panel in one piece, to travel as one."""
+        """The tally with each sample of rows in one matrix, to be sent as one."""
         whole = {
             name: value.packed() for name, value in self.values.items() if isinstance(value, SampledRows)
         }
@@ -108,58 +108,57 @@ class Tally:
 
     @property
     def capacity(self) -> int:
-        """Bytes that drawn rows will take in the whole tally."""
+        """Expected bytes of the sampled rows in the sum of all tallies."""
         return sum(value.capacity for value in self.values.values() if isinstance(value, SampledRows))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pass achieved, for the history and the stop rule. Only plain numbers."""
+    """The results of a pass, for the history and the stop rule: plain numbers only."""
 
     loss: float | None = None
     """The divergence D(V | WH), without penalties."""
     objective: float | None = None
-    """The loss with penalties: what the solver lowers."""
+    """The loss plus penalties, which the solver minimizes."""
     loss_at: str | None = None
-    """``"end"``: of the pair that the pass made; ``"entry"``: of the pair that entered it; ``"solved"``:
-    of the H that entered with the W that the pass solved for it."""
+    """The pair of which `loss` is the loss; see `dasknmf.core.history.Record`."""
     measures: dict[str, float] = field(default_factory=dict)
-    """What the solver's own stop rule needs."""
+    """Numbers for the solver's stop rule."""
 
 
 class Phase(ABC):
-    """One kind of pass. Frozen and small: it is sent to every worker.
+    """The algorithm of one pass. A phase is frozen and small, as it is sent to every worker.
 
-    `name` and `update` are every phase's own; all else has a default, which leaves things as they are.
+    Subclasses define `name` and `update`; the other members have defaults.
     """
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What history and the dashboard call it."""
+        """Name of the phase in the history and on the dashboard."""
 
     @property
     def reads_data(self) -> bool:
-        """Whether a visit walks V; if not, it sees row ranges only."""
+        """Whether visits read V; if not, they get ranges of rows only."""
         return True
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """Columns of each row array that the phase leaves behind."""
+        """Number of columns of each array of rows that the phase writes."""
         return {}
 
     @property
     def lines_bytes(self) -> int | None:
-        """Bytes of the packed products of all features that the phase holds; None: as its model does."""
+        """Bytes of the packed products of all features that the phase holds; None: those of its model."""
         return None
 
     @property
     def together(self) -> Together | None:
-        """Maker of the walk of several models, for phases whose products with V can be one."""
+        """Function that makes one walk for several models, if their products with V can be combined."""
         return None
 
     def prepare(self, state: State) -> Any:
-        """What every tile needs, made once per pass."""
+        """Inputs that all visits share, computed once per pass."""
         return None
 
     def tally(self) -> Tally:
@@ -167,28 +166,28 @@ class Phase(ABC):
         return Tally({})
 
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027
-        """Visit one tile: change its rows in place and add to the tally."""
+        """Visit one tile: update `rows` and add to `tally`, both in place."""
 
     def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
-        """Visit one tile, given N = V Hᵀ, and leave A to the caller.
+        """Visit one tile, given N = V Hᵀ; the caller adds Wᵀ diag(a) V to the tally.
 
         Returns
         -------
         ndarray of shape (n_rows, n_components)
-            diag(a) W, of which A = Wᵀ diag(a) V is made. Only phases with a walk `together` have it.
+            diag(a) W. Only phases that define `together` implement this method.
         """
         raise NotImplementedError
 
     @abstractmethod
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        """The next state from the whole tally."""
+        """The next state and the outcome of the pass, from the sum of all tallies."""
 
 
 @dataclass(frozen=True)
 class PhaseWrapper(Phase):
-    """A phase around another one, which it equals in all that it does not define itself.
+    """A phase that delegates to another phase all members that a subclass does not override.
 
-    Products that several models share are those of the phase within, and so are not the wrapper's.
+    `together` is not delegated.
 
     Parameters
     ----------
@@ -223,31 +222,31 @@ class PhaseWrapper(Phase):
 
 
 Map = Callable[..., Iterable[Any]]
-"""``map``, or that of a pool of threads: how blocks are spread over the cores of this process."""
+"""The function ``map``, or that of a pool of threads."""
 Walk = Callable[[Any], None]
-"""What is done at each tile of a panel."""
+"""A function that is called for each tile of a panel."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """A phase with what its visit of one panel needs."""
+    """A phase with the inputs of its visit to one panel."""
 
     phase: Phase
     small: Any
     rows: Rows
-    """Changed in place by the visit: the caller hands over a copy of its own."""
+    """The rows of the panel, which the visit updates in place."""
 
     def rows_of(self, tile: Any) -> Rows:
-        """Views of a tile's rows."""
+        """Views of the rows of a tile."""
         return {name: array[tile.rows] for name, array in self.rows.items()}
 
 
 Together = Callable[[Sequence[Visitor], Sequence[Tally]], Walk]
-"""Maker of one walk for the visits of several models."""
+"""A function that makes one walk for the visits of several models."""
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """The values, if every step that made them stayed in range: called before they are kept.
+    """The values, after a check that all of them are finite.
 
     Raises
     ------
@@ -296,7 +295,7 @@ def _alone(visitor: Visitor, tally: Tally, tile: Any) -> None:
 
 
 def add(parts: Iterable[Tally]) -> Tally:
-    """Sum from the first to the last: the order is part of the result."""
+    """The sum of tallies, added in the given order, which rounding errors depend on."""
     first, *rest = parts
     for part in rest:
         first = first + part

@@ -1,6 +1,6 @@
-"""Random words by counter: those of a place depend on a seed, a stream and the place alone.
+"""Random words of 64 bits by counter: a word depends only on a seed, a stream and a place (an index).
 
-So they are the same for any panels, tiles, scheduler or order of tasks.
+They are the same for any panels, tiles, scheduler or order of tasks.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def words(seed: int, stream: int, places: np.ndarray, each: int = 1) -> np.ndarr
     seed, stream : int
         Together the key of the generator: streams of one seed are independent.
     places : ndarray of int of shape (n_places,)
-        At least one; those that ascend by little are drawn at once.
+        Indices, at least one; close ascending indices are fastest.
     each : int
-        Words of each place.
+        Number of words of each place.
 
     Returns
     -------
@@ -49,13 +49,13 @@ def words(seed: int, stream: int, places: np.ndarray, each: int = 1) -> np.ndarr
 
 
 def key_of(seed: int, stream: int) -> np.uint64:
-    """Where the sequence of a seed begins; those of other streams begin elsewhere."""
+    """The key of the sequence of words of a seed and a stream."""
     return np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
 
 
 @inlined
 def word(key: np.uint64, place: Any) -> np.uint64:
-    """64 bits, of a place in the sequence that begins at the key."""
+    """The random word of a place in the sequence of a key."""
     z = key + (np.uint64(place) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -64,11 +64,11 @@ def word(key: np.uint64, place: Any) -> np.uint64:
 
 @inlined
 def centred(bits: np.uint64) -> float:
-    """A number in (−½, ½) of its upper 53 bits, in the middle of its cell: the mean of all is 0, exactly."""
+    """A number in (−½, ½) from the upper 53 bits of a word; the mean over all words is exactly 0."""
     return (np.float64(np.int64(bits) >> np.int64(11)) + 0.5) * 2.0**-53
 
 
 @inlined
 def unit(bits: np.uint64) -> float:
-    """A number in (0, 1): neither 0 nor 1, where logarithms end."""
+    """A number in the open interval (0, 1), so that logarithms of it and of its complement are finite."""
     return (np.float64(np.int64(bits >> np.uint64(12))) + 0.5) * 2.0**-52

@@ -1,8 +1,7 @@
-"""States: small arrays and numbers that one pass leaves for the next, one class for each family of phases.
+"""States: small arrays and numbers that one pass hands to the next, a class for each family of phases.
 
-Every class holds what the survey has found, and adds what its own phases make. A state lies in a run as
-named numbers and arrays: `State.named` and `from_named` are the one conversion, defined by annotations of
-fields.
+Every class has the results of the survey, and adds results of its own phases. A run stores states as named
+numbers and arrays; `State.named` and `from_named` convert by the annotations of fields.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Array1 = Annotated[np.ndarray, 1]
 Array2 = Annotated[np.ndarray, 2]
 """Arrays of one and of two dimensions."""
 Named = np.ndarray | float
-"""What a field may hold: an array, or a number (an integer or a truth value among them)."""
+"""The value of a field: an array or a number (also int or bool)."""
 
 
 def _nothing() -> np.ndarray:
@@ -29,32 +28,32 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
-    """Facts of V, as the survey finds them; zeros before.
+    """Facts about V that the survey measures; zeros before the survey.
 
     Parameters
     ----------
     sums : ndarray of shape (9,), float64
         Sums and counts over V: `dasknmf.core.starts.survey.FIELDS`.
     mean : float
-        Of what is observed.
+        Mean of the observed entries.
     squares : float
         Σ v², weighted.
     constant : float
         The part of the divergence that depends on V alone.
     scale : float
-        Σ v^β: the size that the divergence of a useless fit has.
+        Σ v^β, the order of magnitude of the divergence of a bad fit.
     eps, tiny : float
-        Floors of products and of factors, in units of V and of √V.
+        Lower bounds of entries of WH, in units of V, and of the factors, in units of √V.
     sum_to_one_weight : float
-        δ² with which rows of W are held to a sum of one.
+        Weight δ² of the penalty that draws sums of rows of W to one.
     observed : ndarray of shape (n_features,), float64, or None
-        Weight of what is observed in each column; None where nothing is masked.
+        Weight of the observed entries of each column; None if V has no mask.
     fill : ndarray of shape (n_features,), float64, or (0,)
-        Means of what is observed in each column, where V is masked.
+        Mean of the observed entries of each column, if V has a mask.
     empty_rows : int
-        Rows with nothing observed.
+        Number of rows without observed entries.
     hidden_rows, hidden_columns : int
-        Rows and columns of which everything that is observed is hidden.
+        Numbers of rows and columns whose observed entries are all hidden.
     """
 
     kind: ClassVar[str] = "survey"
@@ -75,7 +74,7 @@ class State:
 
     @classmethod
     def of(cls, state: State, **own: Any) -> Self:
-        """A state of this class: `own` fields, and from another state those that both classes have."""
+        """A state of this class, with the fields `own`, and other fields copied from `state`."""
         shared = {each.name for each in fields(cls)} & {each.name for each in fields(state)} - own.keys()
         return cls(**{name: getattr(state, name) for name in shared}, **own)
 
@@ -100,7 +99,7 @@ class State:
         return {name: value for name, value in values if value is not None}
 
     def contiguous(self) -> Self:
-        """A copy with every array in C order: BLAS sums by layout, which no store may change."""
+        """A copy with all arrays in C order: the order of sums in BLAS depends on the memory layout."""
         arrays = {name: value for name, value in self.named().items() if isinstance(value, np.ndarray)}
         copies: dict[str, Any] = {name: np.array(value, order="C") for name, value in arrays.items()}
         return replace(self, **copies)
@@ -131,7 +130,7 @@ class ProjectionState(State):
     S : ndarray of shape (n_components,), float64
     Vt : ndarray of shape (n_components, n_features), float64
     chosen : ndarray of shape (n_components, n_features) or None
-        H that was fitted to the sketch.
+        H fitted to the sketch.
     """
 
     kind: ClassVar[str] = "projection"
@@ -144,7 +143,7 @@ class ProjectionState(State):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SingularState(State):
-    """The nonnegative parts of singular vectors that a start keeps.
+    """The nonnegative parts of singular vectors that a start selects.
 
     Parameters
     ----------
@@ -167,16 +166,16 @@ class SingularState(State):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampleState(State):
-    """What a sample of rows tells.
+    """Results of the fit to a sample of rows.
 
     Parameters
     ----------
     chosen : ndarray of shape (n_components, n_features), V's dtype
-        H that was fitted to the sample.
+        H fitted to the sample.
     columns : ndarray of shape (n_features,), float64
         Column means of V.
     expected : float
-        Loss of a row of the sample.
+        Mean loss of a row of the sample.
     """
 
     kind: ClassVar[str] = "sample"
@@ -188,20 +187,20 @@ class SampleState(State):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FactorState(State):
-    """H, and what an exact pass needs of those before.
+    """H and further results of exact passes.
 
     Parameters
     ----------
     H : ndarray of shape (n_components, n_features), V's dtype, or None
-        Of the pair that stands; None where only `pending_H` is known.
+        H of the current pair W, H; None if there is only a `pending_H`.
     pending_H : ndarray of shape (n_components, n_features), V's dtype, or None
-        H for which the next pass solves W first.
+        A new H, for which the next pass first solves W.
     usage : ndarray of shape (n_components,), float64, or None
-        Sums of the columns of W, weighted.
+        Weighted sums of the columns of W.
     iteration : int
-        Exact passes of the quadratic loss.
+        Number of exact passes with the quadratic loss.
     residual : bool
-        Whether the loss is so small that it has to be summed entry by entry.
+        Whether the loss is so small that it must be summed entry by entry.
     """
 
     kind: ClassVar[str] = "factors"
@@ -214,7 +213,7 @@ class FactorState(State):
 
     @property
     def factor(self) -> np.ndarray:
-        """H of the pair that stands."""
+        """H of the current pair."""
         if self.H is None:
             raise RunDamagedError(
                 "the last pass left no H: restore the store from a copy, or start over with overwrite=True."
@@ -223,7 +222,7 @@ class FactorState(State):
 
     @property
     def entering_H(self) -> np.ndarray:
-        """H with which the next pass begins: one that is pending goes before that of the pair."""
+        """H at the start of the next pass: `pending_H` if there is one, else that of the current pair."""
         return self.factor if self.pending_H is None else self.pending_H
 
     @property
@@ -234,7 +233,7 @@ class FactorState(State):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledFactorState(FactorState):
-    """A pending H, with what the audit of its sample needs: see `SampleState`."""
+    """A pending H, with the results of its sample for the audit; see `SampleState`."""
 
     kind: ClassVar[str] = "sampled factors"
 
@@ -252,11 +251,11 @@ _CLASSES: tuple[type[State], ...] = (
     SampledFactorState,
 )
 KINDS: dict[str, type[State]] = {each.kind: each for each in _CLASSES}
-"""Classes of the states that a run may hold, by name."""
+"""Classes of states by name."""
 
 
 def _schema(cls: type[State]) -> dict[str, tuple[type | int, bool]]:
-    """Type of a number, or dimensions of an array, and whether it may be None, of each field."""
+    """For each field: the type of a number or the dimensions of an array, and whether it may be None."""
     hints = get_type_hints(cls, include_extras=True)
     found: dict[str, tuple[type | int, bool]] = {}
     for each in fields(cls):

@@ -175,7 +175,7 @@ def _values(rows: Rows) -> np.ndarray:
 
 
 def _canonical(rows: InMemory) -> scipy.sparse.csr_array:
-    """Rows whose indices are sorted and without duplicates, in a dtype that kernels take."""
+    """Rows with sorted indices without duplicates, in a dtype that kernels support."""
     if not (isinstance(rows, scipy.sparse.csr_array) and rows.has_canonical_format):
         rows = canonical(rows)
     # SciPy takes native dtypes only; of these, kernels do not take the longest floats.

@@ -1,4 +1,4 @@
-"""A matrix whose rows are prepared as they are read: raw counts on disk are enough."""
+"""A matrix that is preprocessed as it is read, from raw counts on disk for example."""
 
 from __future__ import annotations
 
@@ -37,41 +37,41 @@ from dasknmf.errors import DataError, SourceError
 
 
 class Prepared(Wrapper):
-    """X with preprocessing in every read of it, so that nothing has to be written beforehand.
+    """A matrix X that is preprocessed in every read, so that no preprocessed copy has to be stored.
 
-    Steps, in this order: each row times ``target_sum / total``, where `total` is that of the row over
-    all columns of X; log(1 + v); the chosen columns; each of them divided by its `scale`. Rows that add
-    up to 0 stay as they are. Sparse rows stay sparse.
+    The steps, in this order: each row is multiplied by ``target_sum / total``, where `total` is the sum of
+    the row over all columns of X; log(1 + v); selection of columns; division of each selected column by its
+    `scale`. Rows of sum 0 are not changed. Sparse rows stay sparse.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_columns)
-        Whatever `NMF.fit` takes. What is in memory must be finite and nonnegative already; other
-        input is checked when it is read.
+        Any input of `NMF.fit`. A matrix in memory must be finite and nonnegative; other input is checked when
+        it is read.
     columns : array of bool of shape (n_columns,) or of int, optional
-        The columns of V: a mask, or indices in the order in which V has them, none twice.
+        The columns of V: a mask, or indices in V's order, without repetition.
     target_sum : float, optional
         The sum that each row is scaled to (scanpy's `normalize_total`; 1e4 and 1e6 are common).
     log1p : bool, default=False
     scale : array of shape (n_features,), optional
-        A positive divisor of each chosen column, in V's order: its standard deviation, for columns of
-        unit variance (without centring, as V is nonnegative). A run goes on with its own where this one
-        is within 1e-6 of it, as when it was computed anew on another CPU.
+        Positive divisors of the selected columns, in V's order, such as their standard deviations (columns
+        are not centred, as V is nonnegative). A resumed run keeps its own scale if this one differs by at
+        most 1e-6 (relative), as it may if computed on another CPU.
     feature_names : array of str of shape (n_features,), optional
-        Names of the chosen columns, in V's order; by default those that X carries.
+        Names of the selected columns, in V's order; default: those of X.
 
     Attributes
     ----------
     shape : tuple of int
-        n_samples, n_features: of the result.
+        n_samples and n_features of the preprocessed matrix.
     dtype : numpy.dtype
-        Of the result: that of X where columns are chosen only; else float64 where X is of 64-bit (or
-        wider) floats, and float32 for everything else, integers included.
+        Dtype of the preprocessed matrix: that of X if columns are only selected; otherwise float64 if X has
+        floats of 64 bits or more, and float32 for all other dtypes, integers included.
     feature_names : ndarray of str or None
     is_chunked : bool
-        Whether X is read in chunks, by the scheduler.
+        Whether X is read in chunks by the Dask scheduler.
     X : array
-        The matrix that is prepared, opened where a path was given.
+        The original matrix, opened if a path was given.
     preparation : Preparation
         The steps.
 
@@ -82,13 +82,13 @@ class Prepared(Wrapper):
     DataError
         If X is in memory and holds negative values.
     SourceError
-        If X cannot be opened; or is stored by columns (CSC), and `target_sum` needs its rows or `columns`
-        are in another order.
+        If X cannot be opened; or if X is stored by columns (CSC) and `target_sum` is given or `columns` are
+        not in X's order.
 
     Notes
     -----
-    A run recognises an X that has changed since its first read by sums of the result. With `target_sum`
-    alone these are the same for any counts in the same rows; logarithms, or a selection of columns, differ.
+    A run detects changes of X by sums of preprocessed rows. With `target_sum` as the only step all these sums
+    are equal to it, and changes are not detected.
 
     Examples
     --------
@@ -148,7 +148,7 @@ class Prepared(Wrapper):
         return f"<Prepared {self.shape[0]} x {self.shape[1]} {self.dtype}: {what}>"
 
     def rescaled(self, scale: np.ndarray) -> Self:
-        """The same with other divisors of its columns."""
+        """A copy with other divisors of the columns."""
         return self.changed(preparation=replace(self.preparation, scale=scale))
 
     def described(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Prepared(Wrapper):
         return self.preparation.described() | before
 
     def find_facts(self) -> Facts:
-        # Panels are cut by the bytes that are read for them, whatever is left of these.
+        # Panels are cut by the bytes read from X, however few columns are selected.
         return _facts(self, self.source.facts.cuts, bytes_before(self.source))
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
@@ -174,7 +174,7 @@ class Prepared(Wrapper):
 
     @property
     def can_be_transposed(self) -> bool:
-        """Whether X may be read by columns: without totals of rows, and with columns in X's order."""
+        """Whether X may be read by columns: without `target_sum`, and with columns in X's order."""
         columns = self.preparation.columns
         ordered = columns is None or bool((np.diff(columns) > 0).all())
         return ordered and self.preparation.target_sum is None
@@ -189,7 +189,7 @@ class Prepared(Wrapper):
         return _PreparedColumns(self.source.transposed(), self.preparation)
 
     def check_columns(self) -> None:
-        """Refuse steps that X read by columns does not allow.
+        """Raise an error if the steps need rows and X can only be read by columns.
 
         Raises
         ------
@@ -204,12 +204,12 @@ class Prepared(Wrapper):
 
 
 class _PreparedColumns(Wrapper):
-    """The transpose of a prepared X: the chosen rows of Xᵀ, prepared.
+    """The transpose of a preprocessed X: the selected rows of Xᵀ, preprocessed.
 
     Parameters
     ----------
     source : Source
-        Of Xᵀ.
+        The source of Xᵀ.
     preparation : Preparation
     """
 
@@ -257,7 +257,7 @@ def _facts(V: Wrapper, cuts: np.ndarray, before: np.ndarray) -> Facts:
 
 
 class _ChosenRows:
-    """Rows of Xᵀ that Vᵀ has, and where X is cut for them."""
+    """The rows of Xᵀ that are rows of Vᵀ, and the cuts of Xᵀ."""
 
     def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
         self._read_cuts = cuts
@@ -272,7 +272,7 @@ class _ChosenRows:
             self.before = before[first] - before[first[0]]
 
     def read_for(self, start: int, stop: int) -> tuple[int, int]:
-        """The rows of Xᵀ that are read for rows [start, stop) of Vᵀ: from cut to cut."""
+        """The range of rows of Xᵀ, from cut to cut, that is read for rows [start, stop) of Vᵀ."""
         if self._chosen is None:
             return start, stop
         first = np.searchsorted(self._read_cuts, self._chosen[start], side="right") - 1
@@ -280,7 +280,7 @@ class _ChosenRows:
         return int(self._read_cuts[first]), int(self._read_cuts[last])
 
     def among(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of rows [first, last) of Xᵀ: those that are chosen, counted from `first`, and as rows of Vᵀ."""
+        """Selected rows among [first, last) of Xᵀ: their indices from `first` on, and those in Vᵀ."""
         if self._chosen is None:
             return np.arange(last - first), np.arange(first, last)
         where = np.arange(*np.searchsorted(self._chosen, (first, last)))
@@ -288,12 +288,12 @@ class _ChosenRows:
 
 
 def steps_of(X: Matrix) -> dict[str, Any]:
-    """The steps on values of X, to be repeated on new rows; empty where X is not `Prepared`.
+    """The steps on values of X, to be repeated on new rows; empty if X is not `Prepared`.
 
     Returns
     -------
     dict
-        ``target_sum``, ``log1p``, ``scale``; and ``before``, where X prepares what was prepared already.
+        ``target_sum``, ``log1p``, ``scale``; and ``before``, the steps of an inner `Prepared`, if any.
     """
     if not isinstance(X, Prepared):
         return {}

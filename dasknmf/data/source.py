@@ -25,31 +25,32 @@ from dasknmf.errors import SourceError
 Slab: TypeAlias = np.ndarray | scipy.sparse.csr_array | WeightedSlab
 """Whole rows of V. A sparse slab has sorted indices without duplicates; zeros may be stored."""
 Chunks = Sequence[Sequence[Any]]
-"""Chunks of one panel as the scheduler delivers them: rows of chunks, each from left to right."""
+"""Computed chunks of one panel: rows of chunks, each from left to right."""
 InMemory: TypeAlias = np.ndarray | scipy.sparse.spmatrix | scipy.sparse.sparray
 """A matrix in the memory of this process."""
 Matrix: TypeAlias = "InMemory | da.Array | Source"
-"""X once it was opened."""
+"""X after it is opened."""
 MatrixLike: TypeAlias = "Matrix | zarr.Array | zarr.Group | Store | str | os.PathLike"
 """X as users may give it; also a data frame in memory, and objects of anndata and h5py."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The cuts and sizes of V, which decide on its panels and on the memory that reading them takes.
+    """The cuts and sizes of V, which determine its panels and the memory of a read.
 
     Parameters
     ----------
     cuts : ndarray of int
         Rows at which a panel may begin or end, from 0 to the number of rows.
     cut_bytes : ndarray of int or None
-        Decoded bytes of V before each cut; None where all rows have the same size.
+        Decoded bytes of V before each cut; None if all rows have the same size.
     slab_bytes : int
-        Decoded size of the largest slab; 0 where a slab is the whole panel.
+        Decoded bytes of the largest slab; 0 if a slab is the whole panel.
     slab_copies : float
-        Peak of reading a slab over its size: the slab, its chunks decoded, and as they were stored.
+        Peak memory of the read of a slab, divided by the slab's size: the slab and its chunks, decoded and
+        encoded.
     total_bytes : int or None
-        Bytes of V, decoded, where they do not follow from the above.
+        Decoded bytes of V; None if `cut_bytes` or the shape gives them.
     """
 
     cuts: np.ndarray
@@ -62,33 +63,32 @@ class Facts:
 class Source(ABC):
     """V as rows, read in slabs of whole rows.
 
-    A source is its own reader: tasks call `slabs` of the copy that `for_tasks` makes. All that is optional
-    has its default here.
+    Tasks call `slabs` of the copy that `for_tasks` makes. Optional members have defaults here.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype
-    """Of the stored values."""
+    """Dtype of the stored values."""
     in_process: bool = False
-    """Whether V is in the memory of this process: it is never sent to workers, and nobody else changes it."""
+    """Whether V is in the memory of this process; it is then never sent to workers."""
     is_chunked: bool = True
-    """Whether the scheduler reads V in chunks, and W is a Dask array."""
+    """Whether V is read in chunks by the Dask scheduler; W is then a Dask array."""
     sparse: bool = False
     """Whether slabs are sparse."""
     by_columns: bool = False
     """Whether only the transpose can be read."""
     masked: bool = False
-    """Whether V comes with a mask: its slabs are `WeightedSlab`."""
+    """Whether V has a mask; its slabs are then `WeightedSlab`."""
     entries: EntryWeights | None = None
-    """How stored values are read; None: each is observed, counts once and stands for itself."""
+    """Decoding and weights of the stored values; None: each has weight 1 and is used as stored."""
     feature_names: np.ndarray | None = None
-    """Names of the columns, an array of str, where they are known."""
+    """Names of the columns, an array of str; None if unknown."""
     layout: Layout | None = None
-    """The place of rows and columns in a stack of images, where V is one."""
+    """The place of rows and columns in a stack of images; None if V is not a stack of images."""
     negatives_advice: str | None = None
-    """The remedy for values below zero, where it differs from that for any matrix."""
+    """Advice on negative values for the error message, if this kind of input has its own."""
     staged_bytes: int = 0
-    """Bytes of V that stay in the memory of all processes together: none without a stage."""
+    """Bytes of V that are kept in memory between passes, in all processes together; 0 without a stage."""
 
     @cached_property
     def facts(self) -> Facts:
@@ -107,25 +107,25 @@ class Source(ABC):
 
     @abstractmethod
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
-        """Rows [start, stop) of V in slabs, from the first to the last: all of one kind."""
+        """Rows [start, stop) of V as slabs in ascending order, all sparse or all dense."""
 
     @property
     def pixel_index(self) -> PixelIndex:
-        """The numbers by which random draws know the rows: of pixels, their place in the raster."""
+        """Places of V's rows in X (in the raster, for pixels), which determine random numbers of rows."""
         return InOrder() if self.layout is None else self.layout.tiles
 
     def described_mask(self) -> str | None:
-        """A digest of the mask, where there is one."""
+        """A digest of the mask; None if there is no mask."""
         return None
 
     def rather_transposed(self, *, parity: bool) -> bool:
-        """Whether the transpose is cut into better panels.
+        """Whether panels of the transpose are better.
 
         Parameters
         ----------
         parity : bool
-            Keep scikit-learn's order of updates, W before H, unless V is large and its chunks leave no
-            choice: in transposed roles H moves first.
+            Whether to keep scikit-learn's order of updates, W before H, unless V is large and has chunks that
+            can only be read by columns. With the transpose H is updated first.
         """
         return self.by_columns
 
@@ -140,30 +140,30 @@ class Source(ABC):
         raise SourceError(f"{self!r} can be read by rows only, not by columns: store its transpose.")
 
     def for_tasks(self) -> Self:
-        """A copy to be sent with each pass, without what only the client needs."""
+        """A copy that is sent with each pass, without members that only the client needs."""
         return self.changed()
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:
-        """The source of another walk over V, which takes nothing that an earlier walk has left behind.
+        """A source for a new walk over V, without values that an earlier walk cached.
 
-        Made once where a pass begins, and then sent to all of its tasks. With `of_a_fit`, the walks of
-        one fit share what the first of them read.
+        Made at the start of a pass, and sent to all of its tasks. With `of_a_fit`, the walks of one fit share
+        cached ends of panels.
         """
         return self
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        """Keys of the panel's chunks in `upstream`; empty where `slabs` needs none.
+        """Keys of the panel's chunks in `upstream`; empty if `slabs` needs no chunks.
 
-        With `lost`, a stage that should have the panel does not.
+        With `lost`, a stage has lost the panel.
         """
         return []
 
     def upstream(self) -> dict[Hashable, GraphNode]:
-        """The graph that makes the chunks."""
+        """The graph that computes the chunks."""
         return {}
 
     def changed(self, **attributes: Any) -> Self:
-        """A copy with other attributes, whose facts are not known yet."""
+        """A copy with other attributes, without cached facts."""
         other = copy.copy(self)
         vars(other).pop("facts", None)
         vars(other).update(attributes)
@@ -171,11 +171,12 @@ class Source(ABC):
 
 
 class Wrapper(Source):
-    """A source that gives the slabs of another one in another form.
+    """A source that transforms the slabs of another source.
 
     Parameters
     ----------
     source : Source
+        The other source.
     """
 
     def __init__(self, source: Source) -> None:
@@ -210,7 +211,7 @@ class Wrapper(Source):
 
 
 class StageLost(Exception):
-    """A stage has lost panels that only their chunks can make again."""
+    """A stage has lost panels that only the scheduler can compute again."""
 
     def __init__(self, panels: tuple[int, ...] = ()) -> None:
         super().__init__(panels)
@@ -231,12 +232,12 @@ class PanelSlabs:
 
 
 def grid_of(source: Source) -> Grid:
-    """The panels of V, which depend on its shape, dtype, stored chunks and nonzeros alone."""
+    """The panels of V, which depend only on V's shape, dtype, stored chunks and nonzeros."""
     return Grid.of(source.facts.cuts, row_size(source), source.facts.cut_bytes)
 
 
 def row_size(source: Source) -> int:
-    """Bytes of a dense row, decoded."""
+    """Decoded bytes of a dense row."""
     return source.shape[1] * source.dtype.itemsize
 
 
@@ -247,13 +248,13 @@ def bytes_before(source: Source) -> np.ndarray:
 
 
 def nbytes_of(source: Source) -> int:
-    """Bytes of V, decoded."""
+    """Decoded bytes of V."""
     total = source.facts.total_bytes
     return int(bytes_before(source)[-1]) if total is None else total
 
 
 def row_bytes_of(source: Source, dtype: np.dtype) -> float:
-    """Mean bytes of a row in tiles of a dtype; of a sparse one, at most."""
+    """Mean bytes of a row in tiles of a dtype; an upper bound for sparse rows."""
     if source.sparse:
         entries = nbytes_of(source) / (source.dtype.itemsize + 4) / source.shape[0]
         return entries * (dtype.itemsize + 4) + 8
@@ -268,7 +269,7 @@ def panel_bytes(source: Source, grid: Grid) -> int:
 
 
 def slab_bytes_of(source: Source, grid: Grid) -> int:
-    """Decoded bytes of the largest slab that one visit reads; 0 where it is a view of V."""
+    """Decoded bytes of the largest slab that a visit reads; 0 if slabs are views of V."""
     return source.facts.slab_bytes or (0 if source.in_process else panel_bytes(source, grid))
 
 
@@ -278,14 +279,14 @@ def slab_cuts(n_rows: int, chunk: int) -> np.ndarray:
 
 
 def check_shape(shape: tuple[float, ...]) -> None:
-    """Refuse an array that is no matrix of known size.
+    """Raise an error if a shape is not that of a matrix of known size.
 
     Raises
     ------
     ValueError
-        If it is not two-dimensional or is empty, in scikit-learn's words.
+        If the array is not two-dimensional or is empty (scikit-learn's messages).
     SourceError
-        If its number of rows is unknown.
+        If the number of rows is unknown.
     """
     if any(np.isnan(length) for length in shape):
         raise SourceError(

@@ -57,7 +57,7 @@ class Work:
     starts_from: tuple[int, ...] = (0,)
     """For each phase, the number in `state` and `rows` of the phase that it continues."""
     first: int = 0
-    """Number of the first phase; more than 0 where a pass needs several reads of V and this is a later one."""
+    """Number of the first phase; above 0 in later reads of a pass that needs several reads of V."""
     checked: bool = True
     """Whether the entries of each panel are summed, and the sum compared with `Pass.sums`."""
 
