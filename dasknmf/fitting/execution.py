@@ -108,8 +108,7 @@ class Execution:
             result = self._runner(passes[:1] if alike else passes)
             survey.check(
                 self.run.factors.read_state(result.name, 0),
-                model.loss,
-                model.shape,
+                survey.Survey(model.shape, model.loss),
                 model.dtype,
                 sparse=source.sparse,
                 advice=source.negatives_advice,

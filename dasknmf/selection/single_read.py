@@ -90,8 +90,9 @@ def single_read(
     SchedulerError
         If workers do not reach a directory of this process, and usages are no Zarr array.
     """
-    source, loss = V.source, Loss.named("frobenius")
-    surveyed = survey.Surveyed(phase, survey.Survey(source.shape, loss, V.masked))
+    source = V.source
+    V_survey = survey.Survey(source.shape, Loss.named("frobenius"), V.masked)
+    surveyed = survey.Surveyed(phase, V_survey)
     footprint = Footprint([surveyed], dtype, k, k, V.masked)
     footprint.projection(V).check(V.scheduler.memory_limit)
     with ExitStack() as stack:
@@ -104,7 +105,7 @@ def single_read(
         (tally,) = V.tallies([surveyed], dtype, factors, rows)
     with np.errstate(all="ignore"):  # `finite` refuses what left its range
         after, outcome = surveyed.update(tally, state or State())
-    survey.check(after, loss, source.shape, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
+    survey.check(after, V_survey, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
     return after, outcome
 
 

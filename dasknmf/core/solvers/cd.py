@@ -42,12 +42,11 @@ def _move(
     N: np.ndarray,
     s: np.ndarray,
     lines: np.ndarray | None,
-    l1: float,
     order: np.ndarray,
-    count: int,
-    delta_squared: float,
+    limits: tuple[float, int, float, float],
 ) -> float:
     n_rows, k = W.shape
+    l1, count, delta_squared, _ = limits
     zero = W.dtype.type(0)
     penalty = W.dtype.type(l1)
     tolerance = W.dtype.type(delta_squared)
@@ -110,6 +109,4 @@ def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> 
     float
         Sum of the absolute projected gradients met during the first sweep.
     """
-    return float(
-        _move(W, N, *grams(S, W.dtype), steps.l1, steps.order, steps.count, steps.delta * steps.delta)
-    )
+    return float(_move(W, N, *grams(S, W.dtype), steps.order, steps.limits))

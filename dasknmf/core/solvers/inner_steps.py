@@ -59,6 +59,11 @@ class Steps:
     delta: float = 0.0
     eps: float = 0.0
 
+    @property
+    def limits(self) -> tuple[float, int, float, float]:
+        """l1, the most steps, δ² and eps, as kernels take them."""
+        return float(self.l1), self.count, self.delta * self.delta, self.eps
+
 
 @dataclass(frozen=True)
 class Inner:

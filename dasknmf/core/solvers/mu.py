@@ -51,12 +51,10 @@ def _move(
     N: np.ndarray,
     s: np.ndarray,
     lines: np.ndarray | None,
-    l1: float,
-    count: int,
-    delta_squared: float,
-    eps: float,
+    limits: tuple[float, int, float, float],
 ) -> None:
     n_rows, k = W.shape
+    l1, count, delta_squared, eps = limits
     zero = W.dtype.type(0)
     penalty = W.dtype.type(l1)
     tolerance = W.dtype.type(delta_squared)
@@ -102,7 +100,7 @@ def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> 
     float
         0: the violation is not measured.
     """
-    _move(W, N, *grams(S, W.dtype), steps.l1, steps.count, steps.delta * steps.delta, steps.eps)
+    _move(W, N, *grams(S, W.dtype), steps.limits)
     return 0.0
 
 

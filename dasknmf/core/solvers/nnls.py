@@ -32,6 +32,8 @@ References
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from dasknmf.core.kernel import inlined, kernel
@@ -86,7 +88,7 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
             solved = W[finite]
             solve(solved, N[finite], S.at(np.flatnonzero(finite)), l1)
             W[finite] = solved
-            W[~finite] = np.nan  # out of range, to be told where factors are kept
+            W[~finite] = np.nan  # out of range: refused where factors are kept
             return
     elif not np.isfinite(S).all():
         W[...] = np.nan
@@ -122,17 +124,17 @@ def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> 
 
 
 def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, lost: float) -> np.ndarray:
-    """Replace the rows of W whose minimiser is found, and tell which."""
+    """Whether each row's minimiser is found; those that are replace the rows of W."""
     k = W.shape[1]
     # One row and column of zeros more: where the padding of a packed set points.
     if isinstance(S, Packed):
         room = np.zeros((k + 1, k + 1, LANES))
-        return _solve_rows(W, N, S.lines, room, np.zeros((k, LANES)), l1, lost)
+        return _solve_rows(W, N, S.lines, (room, np.zeros((k, LANES))), l1, lost)
     norms = np.sqrt(S.diagonal())
     units = np.divide(1.0, norms, out=np.zeros(k), where=norms > 0)
     unit_S = np.zeros((k + 1, k + 1))
     unit_S[:k, :k] = S * units * units[:, None]
-    return _solve_rows(W, N, None, unit_S, units, l1, lost)
+    return _solve_rows(W, N, None, (unit_S, units), l1, lost)
 
 
 def _approached(
@@ -166,37 +168,60 @@ def _approached(
     return W, stuck
 
 
+class _Search(NamedTuple):
+    """The search for the zeros of 64 rows, one in each lane."""
+
+    row: np.ndarray
+    """Number of the row in a lane; -1: none."""
+    target: np.ndarray
+    limit: np.ndarray
+    """Below it a number is negative by more than rounding."""
+    passive: np.ndarray
+    """Whether an entry is in F."""
+    w: np.ndarray
+    y: np.ndarray
+    wrong: np.ndarray
+    """Whether an entry violates the optimality conditions."""
+    n_wrong: np.ndarray
+    """Number of entries that are wrong."""
+    first: np.ndarray
+    """Index from where all entries that are wrong change sides: 0, or the largest of them."""
+    least: np.ndarray
+    chances: np.ndarray
+    rounds: np.ndarray
+
+
 @kernel
 def _solve_rows(
     W: np.ndarray,
     N: np.ndarray,
     lines: np.ndarray | None,
-    S: np.ndarray,
-    units: np.ndarray,
+    scaled: tuple[np.ndarray, np.ndarray],
     l1: float,
     lost: float,
 ) -> np.ndarray:
-    """`S` and `units` are those of all rows, or where there are lines room for those of 64."""
+    """Whether each row is certified; `scaled` is S and units of all rows, or room for those of lines."""
     n_rows, k = W.shape
+    S, units = scaled
     certified = np.zeros(n_rows, np.bool_)
-    L = np.zeros((k, k, LANES))
-    inverse = np.zeros((k, LANES))
-    g = np.zeros(LANES)
-    x = np.zeros((k, LANES))
-    w = np.zeros((k + 1, LANES))
-    y = np.zeros((k, LANES))
-    target = np.zeros((k + 1, LANES))
-    limit = np.zeros(LANES)
-    passive = np.zeros((k, LANES), np.bool_)
-    wrong = np.zeros((k, LANES), np.bool_)
+    factors = (np.zeros((k, LANES)), np.zeros((k, k, LANES)), np.zeros((k, LANES)), np.zeros(LANES))
     packed = np.zeros((k + 1, LANES), np.uintp)
     size = np.zeros(LANES, np.uintp)
-    count = np.zeros(LANES, np.int64)
-    first = np.zeros(LANES, np.int64)
-    row = np.full(LANES, -1)
-    least = np.zeros(LANES, np.int64)
-    chances = np.zeros(LANES, np.int64)
-    rounds = np.zeros(LANES, np.int64)
+    search = _Search(
+        row=np.full(LANES, -1),
+        target=np.zeros((k + 1, LANES)),
+        limit=np.zeros(LANES),
+        passive=np.zeros((k, LANES), np.bool_),
+        w=np.zeros((k + 1, LANES)),
+        y=np.zeros((k, LANES)),
+        wrong=np.zeros((k, LANES), np.bool_),
+        n_wrong=np.zeros(LANES, np.int64),
+        first=np.zeros(LANES, np.int64),
+        least=np.zeros(LANES, np.int64),
+        chances=np.zeros(LANES, np.int64),
+        rounds=np.zeros(LANES, np.int64),
+    )
+    row, first, least, chances = search.row, search.first, search.least, search.chances
     coming = 0
     done = 0
     while done < n_rows:
@@ -206,71 +231,92 @@ def _solve_rows(
             row[lane] = coming
             if lines is not None:
                 _scale_in(S, units, lines[coming], lane)
-            scale = 0.0
-            for t in range(k):
-                unit = at(units[t], lane)
-                target[t, lane] = (np.float64(N[coming, t]) - l1) * unit
-                scale = max(scale, abs(target[t, lane]))
-                passive[t, lane] = W[coming, t] > 0 and unit > 0
-            limit[lane] = -_TOLERANCE * scale
-            least[lane] = k + 1
-            chances[lane] = _CHANCES
-            rounds[lane] = 0
+            _enter(search, W[coming], N[coming], units, l1, lane)
             coming += 1
-        most = _pack(packed, size, passive)
-        _factorized(x, L, inverse, g, S, target, packed, most, lost)
-        for t in range(k):
-            for lane in range(LANES):
-                w[t, lane] = 0.0
-        for i in range(most):
-            for lane in range(LANES):
-                w[packed[i, lane], lane] = x[i, lane]
-        for lane in range(LANES):
-            count[lane] = 0
-            first[lane] = k
-        for t in range(k):
-            for lane in range(LANES):
-                y[t, lane] = -target[t, lane]
-            add_product(y[t], S[t, :k], w)
-            for lane in range(LANES):
-                bad = (w[t, lane] if passive[t, lane] else y[t, lane]) < limit[lane]
-                wrong[t, lane] = bad
-                count[lane] += bad
-                first[lane] = t if bad else first[lane]
+        most = _pack(packed, size, search.passive)
+        _factorized(factors, S, search.target, packed, most, lost)
+        _unpack(search.w, factors[0], packed, most)
+        _find_wrong(search, S)
         for lane in range(LANES):
             if row[lane] < 0:
                 continue
-            rounds[lane] += 1
-            if count[lane] == 0 or rounds[lane] == 20 * k + 20:
-                sure = count[lane] == 0
-                # An entry that rests at zero for its lost pivot needs a multiplier as well.
-                for t in range(k):
-                    sure = sure and (w[t, lane] > 0.0 or y[t, lane] >= limit[lane])
-                certified[row[lane]] = sure
-                if sure or (count[lane] == 0 and not _worse(W[row[lane]], w, y, S, target, units, lane)):
-                    for t in range(k):
-                        unit = at(units[t], lane)
-                        value = 0.0 if w[t, lane] < 0.0 else w[t, lane] * unit
-                        # Where nothing depends on an entry, what it was may matter later.
-                        if unit > 0 or l1 > 0:
-                            W[row[lane], t] = value
-                for t in range(k):
-                    passive[t, lane] = False
+            search.rounds[lane] += 1
+            if search.n_wrong[lane] == 0 or search.rounds[lane] == 20 * k + 20:
+                certified[row[lane]] = _leave(search, W[row[lane]], scaled, l1, lane)
                 row[lane] = -1
                 first[lane] = k
                 done += 1
-            elif count[lane] < least[lane]:
-                least[lane] = count[lane]
+            elif search.n_wrong[lane] < least[lane]:
+                least[lane] = search.n_wrong[lane]
                 chances[lane] = _CHANCES
                 first[lane] = 0
             elif chances[lane] > 0:
                 chances[lane] -= 1
                 first[lane] = 0
-        # `first`: 0, or the largest index that is wrong, from where all that is wrong changes sides.
         for t in range(k):
             for lane in range(LANES):
-                passive[t, lane] ^= wrong[t, lane] and first[lane] <= t
+                search.passive[t, lane] ^= search.wrong[t, lane] and first[lane] <= t
     return certified
+
+
+@inlined
+def _enter(
+    search: _Search, entered: np.ndarray, cross: np.ndarray, units: np.ndarray, l1: float, lane: int
+) -> None:
+    """Begin the search for a row of W, whose row of N is `cross`, in a lane."""
+    k = len(entered)
+    scale = 0.0
+    for t in range(k):
+        unit = at(units[t], lane)
+        search.target[t, lane] = (np.float64(cross[t]) - l1) * unit
+        scale = max(scale, abs(search.target[t, lane]))
+        search.passive[t, lane] = entered[t] > 0 and unit > 0
+    search.limit[lane] = -_TOLERANCE * scale
+    search.least[lane] = k + 1
+    search.chances[lane] = _CHANCES
+    search.rounds[lane] = 0
+
+
+@inlined
+def _find_wrong(search: _Search, S: np.ndarray) -> None:
+    """The gradients y of all lanes, and the entries that violate the optimality conditions."""
+    w, y = search.w, search.y
+    k = len(y)
+    for lane in range(LANES):
+        search.n_wrong[lane] = 0
+        search.first[lane] = k
+    for t in range(k):
+        for lane in range(LANES):
+            y[t, lane] = -search.target[t, lane]
+        add_product(y[t], S[t, :k], w)
+        for lane in range(LANES):
+            bad = (w[t, lane] if search.passive[t, lane] else y[t, lane]) < search.limit[lane]
+            search.wrong[t, lane] = bad
+            search.n_wrong[lane] += bad
+            search.first[lane] = t if bad else search.first[lane]
+
+
+@inlined
+def _leave(
+    search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], l1: float, lane: int
+) -> bool:
+    """End a lane's search: put its solution in W, unless that is worse; whether it is certified."""
+    units = scaled[1]
+    k = len(entered)
+    sure = search.n_wrong[lane] == 0
+    # An entry that rests at zero for its lost pivot needs a multiplier as well.
+    for t in range(k):
+        sure = sure and (search.w[t, lane] > 0.0 or search.y[t, lane] >= search.limit[lane])
+    if sure or (search.n_wrong[lane] == 0 and not _worse(search, entered, scaled, lane)):
+        for t in range(k):
+            unit = at(units[t], lane)
+            value = 0.0 if search.w[t, lane] < 0.0 else search.w[t, lane] * unit
+            # Where nothing depends on an entry, what it was may matter later.
+            if unit > 0 or l1 > 0:
+                entered[t] = value
+    for t in range(k):
+        search.passive[t, lane] = False
+    return sure
 
 
 @inlined
@@ -311,18 +357,30 @@ def _pack(packed: np.ndarray, size: np.ndarray, passive: np.ndarray) -> int:
 
 
 @inlined
+def _unpack(w: np.ndarray, x: np.ndarray, packed: np.ndarray, most: int) -> None:
+    """w with x in the passive set of each lane, and zeros elsewhere."""
+    for t in range(len(w) - 1):
+        for lane in range(LANES):
+            w[t, lane] = 0.0
+    for i in range(most):
+        for lane in range(LANES):
+            w[packed[i, lane], lane] = x[i, lane]
+
+
+@inlined
 def _factorized(
-    x: np.ndarray,
-    L: np.ndarray,
-    inverse: np.ndarray,
-    g: np.ndarray,
+    factors: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     S: np.ndarray,
     target: np.ndarray,
     packed: np.ndarray,
     most: int,
     lost: float,
 ) -> None:
-    """x with S_FF x = target_F in every lane, by L Lᵀ; `inverse` holds 1 / L_ii, 0 where it is lost."""
+    """x with S_FF x = target_F in every lane, by L Lᵀ.
+
+    `factors`: x, L, the inverse diagonal 1 / L_ii, which is 0 where a pivot is lost, and a line of lanes.
+    """
+    x, L, inverse, g = factors
     for i in range(most):
         for j in range(i):
             for lane in range(LANES):
@@ -350,16 +408,10 @@ def _factorized(
 
 
 @inlined
-def _worse(
-    entered: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
-    S: np.ndarray,
-    target: np.ndarray,
-    units: np.ndarray,
-    lane: int,
-) -> bool:
+def _worse(search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], lane: int) -> bool:
     """Whether a lane's solution has a larger objective than the row that entered: after lost pivots."""
+    S, units = scaled
+    target = search.target
     k = len(entered)
     before = 0.0
     after = 0.0
@@ -370,5 +422,5 @@ def _worse(
             slope += at(S[t, r], lane) * (np.float64(entered[r]) / unit if unit > 0 else 0.0)
         unit = at(units[t], lane)
         before += (np.float64(entered[t]) / unit if unit > 0 else 0.0) * slope
-        after += w[t, lane] * (y[t, lane] - target[t, lane])
+        after += search.w[t, lane] * (search.y[t, lane] - target[t, lane])
     return after > before

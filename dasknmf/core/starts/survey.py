@@ -29,7 +29,7 @@ class Survey(Phase):
     name = "survey"
 
     def _powers(self, tile: Tile, sums: Sums) -> float:
-        """Σ v^β, weighted, where V has only what the loss takes; of squares the sums tell."""
+        """Σ v^β, weighted, where V has only what the loss takes; 0 for β = 2, whose sum is `sums.squares`."""
         beta = self.loss.beta
         if beta == 2 or sums.n_nan or sums.n_negative or (beta < 0 and sums.n_zero):
             return 0.0
@@ -109,25 +109,35 @@ _SCALES = {4: (1e-12, 1e12), 8: (1e-100, 1e100)}
 
 def check(
     state: State,
-    loss: Loss,
-    shape: tuple[int, int],
+    survey: Survey,
     dtype: np.dtype,
     *,
     sparse: bool = False,
     advice: str | None = None,
     transposed: bool = False,
 ) -> None:
-    """Refuse what the survey found, before anything is committed.
+    """Refuse a V that cannot be factorized, before anything is committed.
 
-    `advice` is what the source knows to do about negative values; `transposed` tells whether V's rows are
-    the columns of X.
+    Parameters
+    ----------
+    state : State
+        After the survey.
+    survey : Survey
+    dtype : numpy.dtype
+        Of the factors.
+    sparse : bool
+    advice : str or None
+        The remedy of the source for negative values.
+    transposed : bool
+        Whether V's rows are the columns of X.
 
     Raises
     ------
     DataError
-        If V holds NaN, infinities or negative values, or zeros that the loss does not take, or a row or a
-        column of it has all that is observed hidden.
+        If V holds NaN, infinities or negative values, or zeros that the loss does not take; if every observed
+        entry of a row or a column is hidden; or if the mean of V is out of range.
     """
+    shape = survey.shape
     found = dict(zip(FIELDS, state.sums, strict=True))
     size = shape[0] * shape[1] - found["n_missing"]
     if not size:
@@ -152,7 +162,7 @@ def check(
             f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
             f"cannot be: {advice or mended(sparse)}."
         )
-    loss.check_zeros(found["n_zero"])
+    survey.loss.check_zeros(found["n_zero"])
     hidden = state.hidden_rows, state.hidden_columns
     if any(hidden):
         n_rows, n_columns = reversed(hidden) if transposed else hidden
