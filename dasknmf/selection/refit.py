@@ -19,6 +19,7 @@ from dasknmf.core.solvers import nnls
 from dasknmf.core.solvers.grams import ByRow, Shared
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
+from dasknmf.core.solvers.table import exact_solver
 from dasknmf.core.state import Array1, FactorState, State
 from dasknmf.data.prepared import Prepared
 from dasknmf.data.source import Matrix, MatrixLike
@@ -225,7 +226,7 @@ def refit(
         k,
         m,
         DTYPE,
-        "bpp",
+        exact_solver(),
         Inner(1, 1),
         penalties,
         grams=ByRow() if masked else Shared(),

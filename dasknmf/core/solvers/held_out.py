@@ -1,4 +1,4 @@
-"""A pass that also tells what the pair which entered makes of the entries that are hidden from the fit."""
+"""A pass that also sums the loss of the entering pair over the entries that are hidden from the fit."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ class HeldOut(PhaseWrapper):
     def tile(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         solved = "W" not in rows
         if not solved:
-            self._tell(tile, rows, small, tally)
+            self._add_hidden_loss(tile, rows, small, tally)
         self.phase.tile(tile, rows, small.small, tally)
         if solved:
-            self._tell(tile, rows, small, tally)
+            self._add_hidden_loss(tile, rows, small, tally)
 
     def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
         solved = "W" not in rows
         if not solved:
-            self._tell(tile, rows, small, tally)
+            self._add_hidden_loss(tile, rows, small, tally)
         left = self.phase.walked(tile, rows, N, small.small, tally)
         if solved:
-            self._tell(tile, rows, small, tally)
+            self._add_hidden_loss(tile, rows, small, tally)
         return left
 
-    def _tell(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
-        """Of the pair that entered: where rows are kept nowhere, once they are solved for its H."""
+    def _add_hidden_loss(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
+        """Add the loss of the entering pair over hidden entries."""
         if small.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)
 

@@ -1,4 +1,4 @@
-"""The exact pass for the quadratic loss where entries are missing, filled in by what the factors say of them.
+"""The exact pass for the quadratic loss where missing entries are imputed from the factors.
 
 With Ω the weights of entries, at most 1, and W, H the pair that stands::
 
@@ -91,7 +91,7 @@ class ImputedPass(Phase):
         return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | {"filled": np.zeros(4)})
+        return Tally(self.phase.tally().values | {"imputed": np.zeros(4)})
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, extra = small
@@ -107,8 +107,8 @@ class ImputedPass(Phase):
                 N, gram = phase.system(tile.imputed_from(P), inner)
             first_W.solve(W, N, gram, phase.penalties.W.l1, positive=not phase.facts.moves_zeros)
         W[~observed] = 0
-        told = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
-        tally["filled"] += told
+        entered = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
+        tally["imputed"] += entered
         if not inner.needs_first_W:
             for _ in range(self.fills):
                 filled = tile.imputed(W, inner.H)
@@ -117,7 +117,7 @@ class ImputedPass(Phase):
         phase.add(tile.imputed(W, inner.H), W, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        loss, total, squares, gap = (float(part) for part in tally["filled"])
+        loss, total, squares, gap = (float(part) for part in tally["imputed"])
         after, surrogate = self.phase.update(tally, state)
         state = FactorState.checked(state)
         H = state.entering_H.astype(np.float64)

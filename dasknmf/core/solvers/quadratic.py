@@ -119,7 +119,7 @@ class QuadraticPass(Phase):
             S=S if self._exact_rows or state.needs_first_W else S.astype(self.dtype),
             order=self._order(state.iteration, _W_STREAM),
             eps=state.eps,
-            residual=state.residual or self._told_at_start(state),
+            residual=state.residual or self._needs_start_loss(state),
             needs_first_W=state.needs_first_W,
             sum_to_one_weight=sum_to_one_weight,
         )
@@ -238,9 +238,9 @@ class QuadraticPass(Phase):
             loss, loss_at = gram, "end"
             H_in = H64
             end, gap = (float(part) for part in tally["end"])
-            told = self.grams.by_row or self.sum_to_one
-            W_in = (float(tally["usage"].sum()), end if told else float(np.trace(G)))
-        if self._told_at_start(state):
+            summed = self.grams.by_row or self.sum_to_one
+            W_in = (float(tally["usage"].sum()), end if summed else float(np.trace(G)))
+        if self._needs_start_loss(state):
             measures["loss_at_start"] = entered
         objective = loss + self.penalties.value(W_in, H_in, b)
         if self.sum_to_one:
@@ -255,7 +255,7 @@ class QuadraticPass(Phase):
         )
         return after, Outcome(loss, objective, loss_at, measures)
 
-    def _told_at_start(self, state: FactorState) -> bool:
+    def _needs_start_loss(self, state: FactorState) -> bool:
         """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
         return self.facts.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
 

@@ -81,7 +81,7 @@ class Resampling:
 
     @property
     def described(self) -> dict[str, Any]:
-        """What tells it from others of its seed, as JSON values."""
+        """Its parameters beside the seed, as JSON values."""
         return {"kind": self.kind} | ({"epsilon": self.epsilon} if self.kind == "uniform" else {})
 
     @cached_property
@@ -103,27 +103,24 @@ class Resampling:
 
 @dataclass(frozen=True)
 class ResampledPhase(PhaseWrapper):
-    """A pass over a version of V. What the panels of V sum to is not its concern, and stays V's own.
+    """A pass over a version of V; checksums of panels stay those of V itself.
 
     Parameters
     ----------
     phase : Phase
         One that reads data.
-    perturbation : Resampling
+    resampling : Resampling
     """
 
     resampling: Resampling
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(self.seen(tile), rows, small, tally)
-
-    def seen(self, tile: Tile) -> Tile:
-        """The tile as the phase sees it."""
-        return self.resampling.seen(tile)
+        self.phase.tile(self.resampling.seen(tile), rows, small, tally)
 
     @property
     def together(self) -> Together | None:
         return self.phase.together if self.resampling.shares_products else None
 
     def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
-        return self.phase.walked(self.seen(tile), rows, N, small, tally)  # N is that of the plain tile
+        # N is the product of V itself.
+        return self.phase.walked(self.resampling.seen(tile), rows, N, small, tally)

@@ -99,6 +99,11 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
+def exact_solver() -> str:
+    """The solver whose one step is the minimum."""
+    return next(each.name for each in SOLVERS.values() if each.exact)
+
+
 def default_solver(loss: Loss) -> str:
     """The solver that ``"auto"`` stands for."""
     return "cd" if loss.quadratic else "mu"

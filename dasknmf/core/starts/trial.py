@@ -27,16 +27,18 @@ from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
-from dasknmf.core.solvers import cd, first_W
+from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
 from dasknmf.core.solvers.ratio import RatioPass
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts import random_start
 from dasknmf.core.starts.survey import Survey
 from dasknmf.core.state import FactorState, State
 from dasknmf.errors import NumericalError
 
+_DESCENT = SOLVERS["cd"]
 _DRAWS, _DRAW_PASSES = 4, 10
 _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
 """Draws are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
@@ -189,9 +191,9 @@ class Trial:
 
     def _descended(self, each: Map, rows: _Rows, H: np.ndarray, penalties: Penalties, most: int) -> Fitted:
         V, Q, mean = rows.V, rows.Q, rows.mean
-        inner = Inner.chosen("auto", eagerness=cd.EAGERNESS, shape=(V.shape[0], H.shape[1]), k=self.k)
+        inner = Inner.chosen("auto", eagerness=_DESCENT.eagerness, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.variant.quadratic(
-            QuadraticPass(self.k, H.shape[1], self.dtype, "cd", inner, penalties), V.shape[0]
+            QuadraticPass(self.k, H.shape[1], self.dtype, _DESCENT.name, inner, penalties), V.shape[0]
         )
         blocks: list[Any] = [LowRankBlock(V, Q.astype(self.dtype))] if Q is not None else []
         blocks = blocks or self._blocks(V, phase.tally().nbytes)
