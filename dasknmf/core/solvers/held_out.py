@@ -63,7 +63,10 @@ class HeldOut(PhaseWrapper):
         return left
 
     def _add_hidden_loss(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
-        """Add the loss of the entering pair over hidden entries."""
+        """Add the loss of the entering pair over hidden entries.
+
+        Rows of W that no read stores are there once the phase within has solved them for the H that entered.
+        """
         if small.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)
 
