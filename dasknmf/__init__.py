@@ -1,7 +1,7 @@
 """Nonnegative matrix factorization on Dask and Zarr: one read of V per iteration.
 
-`NMF` is scikit-learn's class for matrices that do not fit in memory; `open_run` opens a checkpointed
-fit. `Prepared` prepares a matrix in every read; `moments` and `highly_variable` choose features.
+`NMF` follows scikit-learn's class, for matrices that do not fit in memory; `open_run` opens a checkpointed
+fit. `Prepared` normalizes a matrix whenever it is read; `moments` and `highly_variable` choose features.
 `rank_sweep` chooses the number of components, `consensus` finds the components that many
 factorizations share.
 """
@@ -48,7 +48,8 @@ _NAMES = {
     "store.run": ["open_run"],
 }
 _MODULES = {name: f"dasknmf.{module}" for module, names in _NAMES.items() for name in names}
-"""Imported at first use: that takes seconds, in which the command line hears signals already."""
+"""Module of each public name. Imports take seconds and wait for the first use: the command line must handle
+signals before them."""
 
 
 def __getattr__(name: str) -> Any:

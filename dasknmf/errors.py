@@ -7,10 +7,10 @@
     ├── SourceError (ValueError)       give a source that can be opened and read
     ├── NumericalError (ArithmeticError)  rescale V, or work in float64
     ├── MemoryLimitError (MemoryError) give more memory, or fewer components
-    ├── StageError (OSError)           make room on the stage's disk, or do without
+    ├── StageError (OSError)           make room on the stage's disk, or give no stage
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
-    ├── UnavailableError (RuntimeError)  start the same again, later: a scheduler or a store is out of reach
-    └── RunError (RuntimeError)        something about the run store
+    ├── UnavailableError (RuntimeError)  start the same fit again later
+    └── RunError (RuntimeError)        see the subclasses
         ├── RunMismatchError           repeat the arguments, or overwrite the run
         ├── RunLockedError             wait for the other process, or stop it
         ├── RunAccessError             make room or give permission, and start again
@@ -28,7 +28,7 @@ class DaskNMFError(Exception):
 
 
 class DataError(DaskNMFError, ValueError):
-    """V holds values that the model does not take."""
+    """V holds values that the model does not accept."""
 
 
 class SourceError(DaskNMFError, ValueError):
@@ -36,11 +36,11 @@ class SourceError(DaskNMFError, ValueError):
 
 
 class NumericalError(DaskNMFError, ArithmeticError):
-    """A step left the range of its floating-point type."""
+    """A step gave values outside the range of its floating-point type."""
 
 
 class MemoryLimitError(DaskNMFError, MemoryError):
-    """The projected peak exceeds what a worker has."""
+    """The projected peak exceeds the memory of a worker."""
 
 
 class StageError(DaskNMFError, OSError):
@@ -76,7 +76,7 @@ class RunDamagedError(RunError):
 
 
 class DataChangedError(RunError):
-    """A panel of V no longer holds what the first pass read there."""
+    """A panel of V (a block of rows) no longer holds the values that the first pass read."""
 
 
 def brief(error: BaseException | None) -> str:

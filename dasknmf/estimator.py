@@ -1,4 +1,4 @@
-"""`NMF`: parameters describe the model, `fit` receives the run."""
+"""The estimator `NMF`, and `non_negative_factorization`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     """Nonnegative matrix factorization of a matrix that need not fit in memory.
 
     Nonnegative W (n_samples, n_components) and H (n_components, n_features) minimise the objective of
-    scikit-learn's class::
+    `sklearn.decomposition.NMF`::
 
         D(X | WH) + α_W l1_ratio n_features ‖W‖₁ + ½ α_W (1 − l1_ratio) n_features ‖W‖²
                   + α_H l1_ratio n_samples  ‖H‖₁ + ½ α_H (1 − l1_ratio) n_samples  ‖H‖²
@@ -50,14 +50,15 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     Parameters
     ----------
     n_components : int, None or "auto", default="auto"
-        Number of components. ``None`` and ``"auto"`` mean that of a custom W or H or else, up to 512, the
-        number of features.
+        Number of components. ``None`` and ``"auto"``: the number in a custom W or H, else the number of
+        features, at most 512.
     init : {"sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
         Start of W and H.
 
         ``"sample"`` fits H to rows drawn from all over X, in one read. ``"sketch"`` fits H to a low-rank
         sketch of X [3]_, in three reads, for the Frobenius loss only. Both then compete for two passes with a
-        plain start (``"random"``, or ``"nndsvda"`` from the same reads), and the lower one goes on.
+        plain start (``"random"``, or ``"nndsvda"`` from the same reads); the fit goes on from the start with
+        the lower objective.
 
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
         replaces zeros, which multiplicative updates cannot move, by a hundredth of the mean of X.
@@ -80,12 +81,12 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         pass t, and ρ = Δ_t / Δ_{t−1} is taken no larger than 0.99. With ``inner_iter=1`` the rule is that of
         scikit-learn. 0: run `max_iter` passes.
     max_iter : int, default=200
-        Most exact passes. Reads of the start do not count.
+        Largest number of exact passes: passes over all of X after the start.
     n_init : int, default=1
         Number of starts, which share the reads of X; the lowest final objective wins. `random_state` seeds
         the first start and, through it, the others. With more than one, ``init=None`` is ``"random"``.
     halving : bool, default=False
-        Whether the higher half of the starts is given up after 4, 8, 16, … exact passes.
+        Whether the half of the starts with the higher objectives is dropped after 4, 8, 16, … exact passes.
     random_state : int, RandomState instance or None, default=None
         Seed of the starts and of `shuffle`. With None, a run that goes on keeps the seed it began with.
     alpha_W, alpha_H : float or "same" (alpha_H only), default=0.0, "same"
@@ -97,8 +98,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     shuffle : bool, default=False
         Whether ``solver="cd"`` visits coordinates in random order.
     inner_iter : int or "auto", default="auto"
-        Most steps on a factor between two reads of X. For the Frobenius loss such steps need no read, and
-        ``"auto"`` takes as many as pay [2]_. For other losses ``"auto"`` takes as many steps on W as fit into
+        Largest number of steps on a factor between two reads of X. For the Frobenius loss such steps need no
+        read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses ``"auto"`` takes as many steps on W as fit into
         the time of a read, and one where X is in memory. With ``inner_iter=1`` and any start but ``"sketch"``
         and ``"sample"``, iterates and stop rule are those of scikit-learn (``solver="bpp"`` aside).
     sample_bytes : int, default=64 MiB
@@ -137,17 +138,18 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     mean_row_square_ : float
         Mean squared norm of a row of X, weighted by `sample_weight`.
     feature_weight_ : ndarray of shape (n_features,) or None
-        As given to `fit`: `transform` weighs features alike.
+        `feature_weight` of `fit`; `transform` uses the same weights.
     preparation_ : dict
         `target_sum`, `log1p` and `scale` of a `Prepared` X; empty for any other.
     n_iter_ : int
         Exact passes of the start that won.
     start_seeds_, start_losses_ : ndarray of shape (n_init,)
-        For each start, the `random_state` that makes it alone, and its last known D(X | WH).
+        For each start, the `random_state` that reproduces it with ``n_init=1``, and its last known
+        D(X | WH).
     best_start_ : int
         Index of the start that won.
     n_reads_ : float
-        Reads of X, those of the start included, from its store or from a stage.
+        Number of reads of X, from its store or from a stage; reads of the start count.
     history_ : History
         One record per pass.
     dead_components_ : ndarray of int
@@ -162,8 +164,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     Notes
     -----
-    Of a wide X (more features than samples, or chunks that are cut by columns only) Xᵀ is factorized, with
-    the roles of W and H exchanged: H then moves before W.
+    Where X is wide (more features than samples, or chunked along columns only), Xᵀ is factorized with the
+    roles of W and H exchanged: H is then updated before W.
 
     References
     ----------
@@ -312,22 +314,22 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             Start for ``init="custom"``. W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
-            How often a row or a column of X counts: one of weight 2 is as two equal ones, penalties included.
-            Rows of weight 0 do not influence H; their W is still computed. Sparse X takes both.
+            Weight of each row or column of X: a row of weight 2 counts like two equal rows, penalties included.
+            Rows of weight 0 do not influence H; their rows of W are still computed. X may be sparse.
         weights : array of shape (n_samples, n_features), optional
-            How often each entry counts, for a dense X: NumPy, Dask or Zarr. Entries of weight 0 are missing.
+            Weight of each entry of a dense X: NumPy, Dask or Zarr array. Entries of weight 0 are missing.
         holdout : float, optional
             Share of the observed entries that are hidden from the fit; `history_` holds the loss over them.
-            `random_state` and their place in X decide which entries these are.
+            `random_state` and the position in X decide which entries are hidden.
         checkpoint : path, URL or Zarr store, optional
-            Store to which every pass is committed. An interrupted run in the store goes on; a finished run
-            goes on if `max_iter` or `tol` differ, of several starts those that ended with its last pass.
+            Store to which every pass is committed. An interrupted run in the store is resumed; so is a finished
+            run if `max_iter` or `tol` differ (of several starts, those that ended with its last pass).
         overwrite : bool, default=False
             Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional
-            Place where the first pass keeps X as it is stored, so that later passes need not fetch and decode
-            it: the memory of the workers or a directory, best on a disk of each machine. It is cleared at the
-            end. The stage does not change the numbers; a run may go on with another or without. Ignored for
+            Cache for X, filled by the first pass so that later passes need not fetch and decode X: the memory
+            of the workers or a directory, best on a local disk of each machine. The stage is cleared at the
+            end and does not change W and H; a run may be resumed with another stage or none. Ignored for
             NumPy and SciPy input.
         callbacks : sequence of callable
             Called after each pass with its `Record`.
@@ -340,21 +342,21 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Raises
         ------
         ValueError, TypeError
-            If parameters and arguments do not go together, or not with X.
+            If parameters, arguments or X contradict each other.
         DataError
             If X holds NaN, infinities or negative values, or zeros with β ≤ 0.
         SourceError
-            If X cannot be opened, or not be read by rows.
+            If X cannot be opened or cannot be read by rows.
         MemoryLimitError
             If a pass, or W without a checkpoint, does not fit in memory.
         StageError
             If the directory of a stage cannot be written, or has no room for X.
         RunMismatchError
-            If the checkpoint holds a run of another problem.
+            If the checkpoint holds a run with another X or other parameters.
         RunLockedError
-            If another process writes the checkpoint.
+            If another process is writing the checkpoint.
         RunDamagedError
-            If the checkpoint is not as it was written.
+            If a file of the checkpoint is missing or altered.
         DataChangedError
             If X changed since the run began.
         """
@@ -429,7 +431,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return tags
 
     def _fit(self, X: MatrixLike, options: FitOptions) -> Any:
-        """W where `options.returns_W`."""
+        """W if `options.returns_W`, else None."""
         if self.verbose:
             options = replace(options, callbacks=(*options.callbacks, logged))
         problem, inputs = open_problem(self, X, options)
@@ -466,26 +468,26 @@ def non_negative_factorization(
     update_H: bool = True,
     **parameters: Any,
 ) -> tuple[Factor, np.ndarray, int]:
-    """Factorize X ≈ WH with one call; the function of the same name in scikit-learn.
+    """Factorize X ≈ WH in one call, like the scikit-learn function of the same name.
 
     Parameters
     ----------
     X : as for `NMF.fit_transform`
     W, H : array, optional
-        The start for ``init="custom"``. With ``update_H=False``, H is kept and W is solved for; a
-        given W is ignored.
+        Start for ``init="custom"``. With ``update_H=False``, H is kept and W is computed; an argument W
+        is ignored.
     n_components : int, None or "auto"
     update_H : bool
-        Whether H moves.
+        Whether H is updated.
     **parameters
-        Of `NMF`.
+        Further parameters of `NMF`.
 
     Returns
     -------
     W : ndarray or dask.array.Array of shape (n_samples, n_components)
     H : ndarray of shape (n_components, n_features)
     n_iter : int
-        Exact passes; 1 with ``update_H=False``, which solves W in one read.
+        Number of exact passes; 1 with ``update_H=False``, which computes W in one read.
     """
     model = NMF(n_components, **parameters)
     if update_H:

@@ -39,7 +39,7 @@ from dasknmf.store import features
 
 @dataclass(frozen=True)
 class Inputs:
-    """The live objects of a fit, in the roles that are worked on.
+    """The live objects of a fit, in the roles of V.
 
     Parameters
     ----------
@@ -47,15 +47,15 @@ class Inputs:
         Open and checked.
     roles : Roles
     source : Source
-        Of V; weights come to it by `weighted`, once it is staged.
+        Source of V, without weights; `weighted` adds them after staging.
     grid : Grid
     model : Model
     entries : EntryWeights or None
-        How stored values are read; None: each is observed, and counts once.
-    row_weights : ndarray or None
-        Of rows of V.
+        How stored values are read; None: every entry is observed and has weight 1.
+    row_weights : ndarray of shape (n_rows,) or None
+        Weights of rows of V.
     entry_weights : Source or None
-        Of entries of V.
+        Weights of entries of V.
     start : tuple of arrays or None
         A custom start.
     features : Features
@@ -74,16 +74,16 @@ class Inputs:
 
     @property
     def chunked(self) -> bool:
-        """Whether X is worked on in chunks, so that W is a Dask array."""
+        """Whether X is chunked, so that W is a Dask array."""
         return data.is_chunked(self.X)
 
     @property
     def preparation(self) -> dict[str, Any]:
-        """Steps that prepare X in every read."""
+        """Preparation steps of X, applied at every read."""
         return data.steps_of(self.X)
 
     def seeded(self, seed: int) -> Inputs:
-        """The same with the seed of the run: of its start, its order and its hidden entries."""
+        """The same inputs with the seed of the run, for start, coordinate order and hidden entries."""
         entries = self.entries
         if entries is not None and entries.holdout is not None:
             entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
@@ -92,7 +92,7 @@ class Inputs:
         return replace(self, model=replace(model, variant=variant), entries=entries)
 
     def restarted(self, n_init: int) -> tuple[Model, ...]:
-        """The model from so many starts, the first of them its own."""
+        """The model with each of `n_init` seeds, the first of them its own."""
         return tuple(self.model.reseeded(seed) for seed in spawned(self.model.seed, n_init))
 
     def weighted(self, source: data.Source) -> data.Source:

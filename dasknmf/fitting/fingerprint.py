@@ -16,7 +16,7 @@ from dasknmf.store import features
 MAY_CHANGE = {"max_iter", "tol"}
 """Fields of `Problem` that may differ when a run goes on."""
 _ROUNDING = 1e-6
-"""Between two scales of the same data: far above any rounding, far below what another X would give."""
+"""Relative tolerance between two scales of the same data: far above rounding, far below another X."""
 
 
 def fingerprint(problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -32,10 +32,10 @@ def _without_none(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def with_stored_scale(X: Matrix, checkpoint: StoreLike | None) -> Matrix:
-    """X divided by what the run at `checkpoint` was begun with, where that is the same but for rounding.
+    """X with the scale stored in the run at `checkpoint`, where both scales are equal up to rounding.
 
-    A scale that is computed from the data anew may differ in last bits on another kind of CPU; V then is
-    still that of the run, bit for bit.
+    A scale computed again may differ in the last bits on another kind of CPU; with the stored scale, V is
+    bit for bit that of the run.
     """
     if checkpoint is None or not isinstance(X, Prepared) or X.preparation.scale is None:
         return X

@@ -1,4 +1,4 @@
-"""Memory that passes over V need in one process."""
+"""Projected memory of passes over V in one process, in bytes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from dasknmf.fitting.passes import OpenMatrix
 log = logging.getLogger("dasknmf")
 
 _LINES_AT_ONCE = 3
-"""Copies of packed Gram matrices at the peak of their use: made, put together, scaled."""
+"""Copies of packed Gram matrices at the peak: computed, joined, scaled."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The size of the phases of one pass, beside V.
+    """The sizes that decide the memory of one pass, besides V.
 
     Parameters
     ----------
@@ -41,15 +41,15 @@ class Footprint:
     k : int
         The largest number of components for which rows are solved.
     masked : bool
-        Whether rows are solved with a Gram matrix each.
+        Whether each row is solved with its own Gram matrix.
     dense_tiles : bool
         Whether tiles of a sparse V are made dense.
     held : int
-        Columns, of the height of V, that stay in this process.
+        Columns of length n_rows that stay in this process.
     lines, packed : int
         Bytes of packed products of all features: of one phase, of all phases at the peak.
     separate : int
-        Phases whose products with V are not one.
+        Number of phases that multiply V separately.
     """
 
     phases: Sequence[Phase]
@@ -64,11 +64,11 @@ class Footprint:
     separate: int = 0
 
     def projection(self, V: OpenMatrix) -> Projection:
-        """What a process holds at the peak of the pass."""
+        """The projected peak of a process in the pass."""
         source, grid, scheduler = V.source, V.grid, V.scheduler
         n_features, itemsize = V.n_features, self.dtype.itemsize
         tallies = [phase.tally() for phase in self.phases]
-        # Products that are not one have each their factors in whole vectors.
+        # Each separate product pads its factors to whole SIMD vectors.
         columns = self.width + self.separate * (padded(1) - 1)
         lines = self.lines // n_features * tile_rows(n_features, itemsize)
         return Projection(
@@ -91,7 +91,7 @@ class Footprint:
 def footprint(
     phases: Sequence[Phase], models: Sequence[Model], width: int, held: int, *, sparse: bool
 ) -> Footprint:
-    """Of phases of models that leave `width` columns, beside `held` columns that stay."""
+    """The footprint of phases that write `width` columns, while `held` columns stay in memory."""
     if own := [phase.lines_bytes for phase in phases if phase.lines_bytes is not None]:
         lines = max(own)
         packed = sum(own) + _LINES_AT_ONCE * lines
@@ -125,9 +125,9 @@ def projections_of(
     V : OpenMatrix
     models : sequence of Model
     per_read : int
-        How many of them share a read.
+        Number of models that share a read.
     in_memory : bool
-        Whether the rows of all of them stay in this process.
+        Whether W of every model stays in this process.
     """
     widest = sorted(models, key=lambda model: model.k)[-per_read:]
     everywhere = sum(model.k for model in models if not model.recomputed)
@@ -155,7 +155,7 @@ def projections_of(
 
 
 def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Model]) -> int:
-    """The number of phases, one of each model, that can share a read without rows that stay.
+    """The number of phases, one of each model, that can share a read when no rows stay in memory.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Mod
 def models_per_read(
     V: OpenMatrix, models: Sequence[Model], *, in_memory: bool
 ) -> tuple[int, list[Projection]]:
-    """The number of models that can share a read in the memory that there is, and the peaks of their passes.
+    """The number of models that can share a read within the memory limit, and the peaks of their passes.
 
     Raises
     ------
@@ -219,12 +219,12 @@ def _most(
 
 
 def makes_tiles_dense(model: Model, *, sparse: bool) -> bool:
-    """Whether every entry of WH is needed, though V is sparse."""
+    """Whether tiles of a sparse V are made dense, since the loss needs every entry of WH."""
     return sparse and model.loss.beta not in (1, 2)
 
 
 def tile_bytes(source: Source, dtype: np.dtype, width: int, *, dense_tiles: bool) -> int:
-    """Bytes of the tiles of one walk, for so many columns of all models together."""
+    """Bytes of the tiles of one walk over V, for `width` columns of all models together."""
     if source.sparse:
         return sparse_scratch_bytes(source.shape[1], dtype, width, dense=dense_tiles)
     return dense_scratch_bytes(source.shape[1], dtype, masked=source.entries is not None)

@@ -1,4 +1,4 @@
-"""From the model's parameters to its phases."""
+"""A `Model` with every parameter decided, and the phases of its passes."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ Lineup = tuple[Phase, ...]
 """Phases of several models that share the reads of one pass."""
 
 SAMPLE_BYTES = 2**26
-"""Rows of ``init="sample"`` unless asked otherwise."""
+"""Default size in bytes of the rows that ``init="sample"`` draws."""
 
 _RIVALRY = 2
-"""Exact passes in which a fitted start and a plain one both advance; the lower goes on."""
+"""Number of exact passes in which a fitted start and a plain start both advance; then the one with the lower
+objective goes on."""
 
 _FILLS: dict[str, Fill] = {"nndsvd": "zeros", "nndsvda": "mean", "nndsvdar": "random"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One factorization to be made, with every choice decided.
+    """One factorization, with every choice decided.
 
-    Shape, penalties and factors are those of the roles that are worked on: V's own, or Vᵀ's where
-    the roles are transposed.
+    Shape, penalties and factors are those of V, the matrix as it is read: X, or Xᵀ where roles are
+    transposed.
     """
 
     shape: tuple[int, int]
@@ -56,19 +57,19 @@ class Model:
     penalties: Penalties
     inner_iter: int | str
     row_bytes: float
-    """Of a row of V in memory, on average: dense, or its nonzeros."""
+    """Mean bytes of a row of V in memory: dense, or its nonzeros."""
     shuffle: bool = False
     sample_bytes: int = SAMPLE_BYTES
     streamed: bool = True
     """Whether V is read from outside this process's memory."""
     variant: Variant = Variant()
     rows: PixelIndex = InOrder()
-    """Of V's rows, by which they are drawn and are given random numbers."""
+    """Index of each row of V, by which rows are drawn and seeded."""
     forgetful: bool = False
-    """Whether rows of W need not be kept between passes: of many models they would be the traffic."""
+    """Whether W need not be kept between passes: with many models, moving W would dominate the traffic."""
 
     def reseeded(self, seed: int) -> Model:
-        """The same model from another start and, where it sees a version of V, of another version."""
+        """The same model with another seed, of its start and of its perturbation of V, if it has one."""
         version = self.variant.resampling
         if version is None:
             return replace(self, seed=seed)
@@ -82,7 +83,7 @@ class Model:
 
     @property
     def parity(self) -> bool:
-        """Whether iterates, and the rule that ends them, are scikit-learn's own."""
+        """Whether iterates and stop rule are those of scikit-learn."""
         return self.inner_iter == 1 and self.facts.stop_rule is not None and not self.fitted_start
 
     @property
@@ -92,19 +93,19 @@ class Model:
 
     @property
     def recomputed(self) -> bool:
-        """Whether each pass solves W for the H that enters: where that is exact, and needs no W itself."""
+        """Whether each pass solves W anew from H: where W is forgotten and the solve is exact without an earlier W."""
         masked_beyond = self.variant.masked and not self.variant.by_rows(self.k, self.shape[1])
         return self.forgetful and self.loss.quadratic and not masked_beyond
 
     @property
     def surveyed_alone(self) -> bool:
-        """Whether the first pass is the survey and nothing else, and so the same for other models of V."""
+        """Whether the first pass is only the survey of V, so that one read serves all models."""
         # A sample is drawn in the same read, and each model fits an H of its own to it.
         alone = self.variant.masked and self.init != "sample"
         return (alone or self.init in ("random", "custom")) and self.variant.resampling is None
 
     def starts(self) -> list[Lineup]:
-        """The passes before the first exact one. A custom start is placed by the fit itself."""
+        """The passes before the first exact pass. The fit itself writes a custom start."""
         fixed = self.variant.fixed
         starts = [tuple(map(self.variant.seen, lineup)) for lineup in self._starts()]
         if fixed is None:
@@ -148,7 +149,7 @@ class Model:
         ]
 
     def lineup(self, iteration: int) -> Lineup:
-        """Who takes part in the exact pass after so many: a fitted start has a plain one beside it."""
+        """The phases of the exact pass after `iteration` passes: two while a fitted and a plain start compete."""
         exact = self.exact()
         if not self.fitted_start or iteration >= _RIVALRY:
             return (exact,)
@@ -175,13 +176,13 @@ class Model:
         )
 
     def exact(self) -> Phase:
-        """The pass that is repeated."""
+        """The phase of the exact passes."""
         return self.variant.with_holdout(self._exact(), self.loss)
 
     def _exact(self) -> Phase:
         n_features = self.shape[1]
         if self.loss.quadratic:
-            # What an exact solve leaves, another one cannot lower.
+            # Repeating an exact solve does not lower the objective.
             steps = 1 if self.facts.exact else self.inner_iter
             inner = Inner.chosen(steps, eagerness=self.facts.eagerness, shape=self.shape, k=self.k)
             quadratic = QuadraticPass(
@@ -198,18 +199,18 @@ class Model:
 
     @property
     def lines_bytes(self) -> int:
-        """Of packed products of all features, where a pass makes them: always, or for a first W."""
+        """Bytes of the packed Gram matrices of all features; 0 where no pass makes any."""
         always = self.loss.quadratic and self.variant.by_rows(self.k, self.shape[1])
         return self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
 
     def evaluation(self) -> Phase:
-        """The read that evaluates the returned pair."""
+        """The phase that evaluates the loss of the returned W and H."""
         exact = self._exact()
         solver = exact if self.recomputed and isinstance(exact, QuadraticPass) else None
         return self.variant.evaluation(self.dtype, self.loss, self.penalties, solver)
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
-        """When to end, given what the survey found."""
+        """The stop rule, scaled by the state of V after the survey."""
         if self.parity and self.facts.stop_rule is not None:
             return self.facts.stop_rule(tol)
         eps = float(np.finfo(self.dtype).eps)

@@ -1,4 +1,4 @@
-"""The statement of a fit: its options, the roles of W and H, and a `Problem` of plain values."""
+"""The options of a fit, the roles of W and H, and the `Problem` in plain values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FitOptions:
     returns_W : bool
         Whether W is returned: without a checkpoint it then lives in this process.
     resampling : Resampling or None
-        Makes the version of X that each start sees; its seed and its row index are those of the model.
+        Perturbation of X for each start; seed and row index are those of the model.
     many : dict or None
         Ranks and starts of many factorizations in the same reads, as JSON values; None for one rank.
     """
@@ -62,21 +62,21 @@ class Roles:
     transposed: bool
 
     def swapped(self, first: T, second: T) -> tuple[T, T]:
-        """What belongs to W and H, or to samples and features, as rows and columns of V have it; and back."""
+        """A pair (of W and H, or samples and features) in the order of rows and columns of V; its own inverse."""
         return (second, first) if self.transposed else (first, second)
 
     def penalties(self, penalties: Penalties) -> Penalties:
-        """Penalties of the factor with the rows of V, and of the other."""
+        """Penalties of the left and the right factor of V."""
         return Penalties(*self.swapped(penalties.W, penalties.H))
 
     def start(self, W: Factor, H: np.ndarray) -> tuple[Factor, np.ndarray]:
-        """A start: the factor with a row for each row of V, and the other."""
+        """The left and the right factor of V at the start."""
         return (H.T, computed(W).T) if self.transposed else (W, H)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The parameters of `NMF`, every choice made. None: without effect on this fit."""
+    """The parameters of `NMF`, with every choice decided; None: without effect on this fit."""
 
     n_components: int
     init: str
@@ -93,7 +93,7 @@ class Choices:
     halving: bool | None = None
     sample_bytes: int | None = None
     X_in_memory: bool | None = None
-    """Decides how often W moves between two reads, for losses other than Frobenius."""
+    """For losses other than Frobenius: decides the number of steps on W between two reads."""
     fixed_components: str | None = None
     """Digest."""
     sum_to_one: bool | None = None
@@ -150,7 +150,7 @@ class Problem:
 
 
 def described_entries(entries: EntryWeights) -> dict[str, Any]:
-    """How stored values are read, as plain values: what differs from values that all count, as they are."""
+    """How stored values are read, as plain values; defaults are left out."""
     described: dict[str, Any] = {"nan": "missing"} if entries.nan else {}
     for name, plain in (("nodata", None), ("scale", 1.0), ("offset", 0.0)):
         value = getattr(entries, name)
@@ -166,7 +166,7 @@ def described_entries(entries: EntryWeights) -> dict[str, Any]:
 
 
 def digest(array: object) -> str:
-    """Of the values of an array in row order, a block of rows at a time."""
+    """Digest (16 hex digits of SHA-256) of the values of an array in row order, block by block."""
     digest = hashlib.sha256()
     blocks = array.rechunk({1: -1}).blocks if isinstance(array, da.Array) else [array]
     for block in blocks:
@@ -175,10 +175,10 @@ def digest(array: object) -> str:
 
 
 def computed(F: np.ndarray | da.Array) -> np.ndarray:
-    """A factor as NumPy."""
+    """A factor as a NumPy array."""
     return np.asarray(F.compute() if isinstance(F, da.Array) else F)
 
 
 def spawned(seed: int, count: int) -> list[int]:
-    """Seeds of so many starts: the first is the given one, the others follow from it."""
+    """Seeds of `count` starts: first `seed` itself, then seeds derived from it."""
     return [seed, *np.random.SeedSequence(seed).generate_state(count - 1).tolist()]

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
-    """Set the attributes of a fit that has just ended, and warn where it needs attention.
+    """Set the attributes of a fit that has just ended, and warn of problems.
 
     Returns
     -------
     W : dask.array.Array of shape (n_samples, n_components)
-        Lazily over the factors of the run.
+        Lazy, backed by the factors of the run.
     """
     run, problem, inputs = session.run, session.problem, session.inputs
     progress, history, location = run.progress, run.history, run.progress.location
@@ -49,7 +49,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.preparation_ = inputs.preparation
     nmf.feature_weight_ = inputs.features.weight
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = unobserved(state, transposed=transposed)
-    usage = np.ones(len(H)) if state.usage is None else state.usage  # a start has not counted it
+    usage = np.ones(len(H)) if state.usage is None else state.usage  # unknown after a start
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))
     for message, category in _warnings(nmf, progress.outcome):
         warnings.warn(message, category, stacklevel=4)
@@ -57,7 +57,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
 
 
 def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
-    """What a user should know of a fit."""
+    """Messages and categories of the warnings about a fit."""
     if nmf.n_unobserved_samples_ or nmf.n_unobserved_features_:
         message = (
             f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
@@ -89,7 +89,7 @@ def start_losses(history: History, n_init: int) -> np.ndarray:
 
 
 def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
-    """The parameters of `NMF` with which a run was made, as far as the run knows them."""
+    """The parameters of `NMF` that a run stores."""
     parameters = {name: value for name, value in run.params.items() if name in known}
     parameters["n_components"] = run.n_components
     parameters.pop("fixed_components", None)  # a digest: the rows are among those of H
@@ -102,7 +102,7 @@ def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
 
 
 def set_from_run(nmf: BaseEstimator, run: Run) -> Any:
-    """Set the attributes that a run knows; `nmf` itself."""
+    """Set the attributes that a run stores, and return `nmf`."""
     nmf.components_ = run.H
     nmf.n_components_ = len(run.H)
     nmf.n_features_in_ = run.shape[1]

@@ -43,25 +43,25 @@ def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
         "ij",
         # H is one task of the graph, not an argument of every one.
         da.from_array(coder.H, chunks=-1, name=False),
-        "hf",  # not cut as X's columns are
+        "hf",  # an index of its own: H is not chunked like the columns of X
         coder=replace(coder, H=np.empty((0, 0), dtype)),
         steps=steps,
         method=method,
         new_axes=columns,
-        concatenate=False,  # Dask's own way has none for some sparse chunks
+        concatenate=False,  # Dask cannot concatenate some sparse chunks
         dtype=dtype if columns else np.float64,
         meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
     )
 
 
 def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
-    """One task for each panel, which reads its slabs itself."""
+    """The lazy result, with one task for each panel, which reads its slabs."""
     source = data.source_of(X)
     grid = data.grid_of(source)
     token = uuid.uuid4().hex
     name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
     graph: dict[Any, Any] = {
-        # Each time that it is computed is another walk.
+        # Every computation of the graph is a new walk over X.
         load: Task(load, methodcaller("renewed"), source.for_tasks()),
         whole: Task(whole, _same, coder),
         **source.upstream(),
@@ -114,7 +114,7 @@ def _code(
 
 
 def _coded(X: Rows, coder: Coder, method: str) -> np.ndarray:
-    """Some rows of a lazy transform: the values are checked here, where they are first seen."""
+    """The result of some rows of a lazy transform, after a check of their values."""
     if coder.entries is None:  # else tiles know which values count
         check_values(X if isinstance(X, np.ndarray) else X.data)
     return np.asarray(getattr(coder, method)(X))

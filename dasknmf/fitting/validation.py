@@ -224,7 +224,7 @@ def checked_start(
 
 
 def check_factor(F: Factor, shape: tuple[int, int], whom: str) -> None:
-    """Refuse a factor that cannot start or stay, in scikit-learn's words."""
+    """Refuse an invalid W or H, with the messages of scikit-learn."""
     found = tuple(np.shape(F))
     if len(found) != 2:
         raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {whom} has shape {found}.")
@@ -262,7 +262,7 @@ def is_nan(missing: float | str) -> bool:
 
 
 def check_missing(missing: float | str, X: Matrix) -> None:
-    """Refuse missing values in an X that does not take them."""
+    """Refuse `missing_values` for a sparse or prepared X."""
     if data.is_sparse(X):
         raise ValueError(
             f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
@@ -276,7 +276,7 @@ def check_missing(missing: float | str, X: Matrix) -> None:
 
 
 def checked_vector(weight: ArrayLike | None, length: int, name: str, of_what: str) -> np.ndarray | None:
-    """Weights of samples or of features in float64, or None."""
+    """Weights of samples or features, float64 of shape (length,), or None."""
     if weight is None:
         return None
     weight = np.asarray(weight, dtype=np.float64)
@@ -297,7 +297,7 @@ def checked_vector(weight: ArrayLike | None, length: int, name: str, of_what: st
 
 
 def checked_weights(weights: MatrixLike, X: Matrix) -> Matrix:
-    """Weights of entries, opened, of X's shape; their values are checked where they are read, or here."""
+    """Weights of entries, opened, of the shape of X; values of chunked weights are checked when read."""
     weights = data.opened(weights)
     if data.is_sparse(weights):
         raise ValueError("weights are sparse; each entry of X has one: give them dense.")
@@ -338,7 +338,7 @@ def checked_holdout(share: float | None) -> float | None:
 
 
 def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
-    """Rows of H that are known, in the working dtype, or None."""
+    """Fixed rows of H, shape (n_fixed, n_features), in the working dtype, or None."""
     if fixed is None:
         return None
     fixed = np.asarray(fixed)
@@ -363,7 +363,7 @@ def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dt
 def check_choices(
     model: BaseEstimator, options: FitOptions, shape: tuple[int, int], loss: Loss, solver: str
 ) -> None:
-    """Refuse parameters and options that do not go together, or not with an X of that shape."""
+    """Refuse parameters and options that contradict each other or the shape of X."""
     if options.many is not None:
         _check_ranks(options.many["ranks"], shape, model.fixed_components)
     if model.sum_to_one and not (loss.quadratic and SOLVERS[solver].sum_to_one):
@@ -404,7 +404,7 @@ def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Sequence[objec
 
 
 def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
-    """Refuse a perturbation that is none, or whose V the loss does not take."""
+    """Refuse an unknown or useless perturbation, or one that the loss does not allow."""
     if resampling is None:
         return
     kind, epsilon = resampling.kind, resampling.epsilon
@@ -425,7 +425,7 @@ def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
 
 
 def chosen_roles(X: Matrix, *, parity: bool, kept: bool) -> bool:
-    """Whether X is worked on as Xᵀ; with `kept` it must not be."""
+    """Whether Xᵀ is factorized; never where `kept` asks for the rows of X."""
     transposed = data.rather_transposed(X, parity=parity)
     if not (kept and transposed):
         return transposed
