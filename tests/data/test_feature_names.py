@@ -60,7 +60,7 @@ def test_names_that_are_not_the_runs_are_damage(tmp_path, low_rank):
         fitted(Named(low_rank, NAMES[::order]), n_components=3, run={"checkpoint": tmp_path / name})
     shutil.rmtree(tmp_path / "a" / "features")
     shutil.copytree(tmp_path / "b" / "features", tmp_path / "a" / "features")
-    with pytest.raises(RunDamagedError, match="'features'.*its names have the digest"):
+    with pytest.raises(RunDamagedError, match=r"'features'.*its names have the digest"):
         open_run(tmp_path / "a").feature_names  # noqa: B018
 
 
@@ -77,5 +77,5 @@ def test_names_too_many_to_keep_are_still_compared(tmp_path, low_rank, monkeypat
 def test_a_lost_record_of_names_is_damage(tmp_path, low_rank):
     fitted(Named(low_rank, NAMES), n_components=3, run={"checkpoint": tmp_path / "run"})
     shutil.rmtree(tmp_path / "run" / "features")
-    with pytest.raises(RunDamagedError, match="'features'.*it is missing"):
+    with pytest.raises(RunDamagedError, match=r"'features'.*it is missing"):
         open_run(tmp_path / "run").feature_names  # noqa: B018

@@ -153,15 +153,15 @@ def _approached(
     stuck = np.zeros(len(W), np.bool_)
     going = np.arange(len(W))
     for _ in range(_STEPS):
-        before, sum_to_one_weight = W[going], pulls[going]
+        before, proximal_weight = W[going], pulls[going]
         there = before.copy()
         own = S.at(going) if isinstance(S, Packed) else S
-        certified = _certified(there, N[going] + sum_to_one_weight * before, own, l1, _COLLINEAR)
+        certified = _certified(there, N[going] + proximal_weight * before, own, l1, _COLLINEAR)
         W[going] = there
         stuck[going] = ~certified
         size = np.abs(N[going] - l1).max(axis=1, keepdims=True)
         going = going[
-            certified & (sum_to_one_weight * np.abs(there - before) > _TOLERANCE * size).any(axis=1)
+            certified & (proximal_weight * np.abs(there - before) > _TOLERANCE * size).any(axis=1)
         ]
         if not going.size:
             break
