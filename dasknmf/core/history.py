@@ -50,7 +50,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class Record:
-    """The results of one pass; if several models share it, those of the model with the lowest loss."""
+    """The results of one pass; if several models share it, those of the best model so far."""
 
     iteration: int
     """Exact passes so far; 0 during survey and start."""
@@ -61,8 +61,8 @@ class Record:
     objective: float | None
     """The loss plus penalties, which the solver minimizes."""
     loss_at: str | None
-    """The pair of which `loss` is the loss. ``"end"``: W and H at the end of the pass; ``"entry"``: W and H at
-    its start; ``"solved"``: H at its start, with the W that the pass solved for this H."""
+    """The pair of which `loss` is the loss. ``"end"``: W and H at the end of the pass; ``"entry"``: those
+    at its start; ``"solved"``: H at its start, with the W that the pass solved for this H."""
     change: float | None
     """Relative decrease of the objective since the last record that has one."""
     seconds: float
@@ -172,7 +172,7 @@ class History(Sequence[Record]):
         return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A pandas data frame with one row per pass, and with the loss over hidden entries if there are any."""
+        """A pandas data frame with a row per pass, with the loss over hidden entries if there are any."""
         import pandas as pd
 
         held = [record.holdout for record in self._records]

@@ -263,14 +263,14 @@ def finite(values: np.ndarray) -> np.ndarray:
 
 
 def visit(block: Block, visitors: Sequence[Visitor]) -> list[Tally]:
-    """Walk one panel once, for every model at the same time.
+    """The tally of each visitor, after one walk over a panel that all visitors share.
 
-    The order of tiles, and so of every sum, depends on the panel alone. Phases of several models that have
-    the same `together` are visited by the one walk which that makes for them.
+    The order of tiles, and so of sums, depends only on the panel. Phases with the same `together` share the
+    walk function that it makes.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
     walks = _walks(visitors, tallies)
-    with np.errstate(all="ignore"):  # `finite` tells what left its range, once and in words
+    with np.errstate(all="ignore"):  # `finite` raises an error for overflows
         for tile in block.tiles():
             for walk in walks:
                 walk(tile)

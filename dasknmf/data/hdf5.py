@@ -22,7 +22,7 @@ _MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def split(source: object) -> tuple[str, str] | None:
-    """The HDF5 file that a path leads through, and the name inside the file; None if there is no such file."""
+    """The HDF5 file on a path, and the name inside the file; None if no part of the path is one."""
     if not isinstance(source, (str, os.PathLike)) or "://" in os.fspath(source):
         return None
     path = Path(source).expanduser()

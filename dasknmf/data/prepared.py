@@ -87,8 +87,8 @@ class Prepared(Wrapper):
 
     Notes
     -----
-    A run detects changes of X by sums of preprocessed rows. With `target_sum` as the only step all these sums
-    are equal to it, and changes are not detected.
+    A run detects changes of X by sums of preprocessed rows. With `target_sum` as the only step the sum of
+    every nonzero row is `target_sum`, so other counts in the same rows are not detected.
 
     Examples
     --------
@@ -240,13 +240,13 @@ class _PreparedColumns(Wrapper):
 
 
 def _facts(V: Wrapper, cuts: np.ndarray, before: np.ndarray) -> Facts:
-    """The facts of a prepared matrix, from its cuts and from the bytes of X that are read before each."""
+    """The facts of a preprocessed matrix, from its cuts and the bytes of X before each cut."""
     X = V.source
     grid = Grid.of(cuts, row_size(V), before)
     panel = int(np.diff(np.interp(grid.edges, cuts, before)).max())
     read = X.facts.slab_bytes or (0 if X.in_process else panel)
     if X.sparse:
-        # Each value beside its column: all of them may be in chosen ones.
+        # A value and its 4-byte column index; all values may be in selected columns.
         wider = max(1.0, (V.dtype.itemsize + 4) / (X.dtype.itemsize + 4))
         total = int(nbytes_of(X) * wider)
         made = int((read or panel) * wider)

@@ -175,7 +175,7 @@ class SparseSource(Source):
         return Facts(cuts, before, slab_bytes=slab)
 
     def _scanned(self, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, int]:
-        """From indptr: rows where panels may be cut, nonzeros before each, and nonzeros of the longest row."""
+        """Rows where panels may be cut, nonzeros before each, and nonzeros of the longest row."""
         chunk = max(vectors.data.chunk, vectors.indices.chunk)
         step = chunk * max(1, -(-self.nnz // chunk // _MOST_CUTS))
         rows, counts, longest, last = [0], [0], 0, 0

@@ -51,7 +51,7 @@ class WeightedSource(Wrapper):
         V, weights = self.source, self._weights
         slab_bytes = V.facts.slab_bytes
         if weights is not None and not weights.in_process:
-            # A slab of weights, and those of its rows that belong to a slab of V (a panel, if V is in memory).
+            # A slab of weights, and its rows that belong to a slab of V (a panel, if V is in memory).
             grid = grid_of(V)
             of_V = slab_bytes_of(V, grid)
             n_rows = of_V // row_size(V) or grid.rows_max

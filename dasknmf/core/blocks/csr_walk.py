@@ -1,4 +1,4 @@
-"""Rows of sparse slabs, and what the tiles of one walk over them share."""
+"""Rows of sparse slabs, and the buffers that tiles of one walk share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dasknmf.core.blocks.scratch import Scratch
 from dasknmf.core.blocks.simd import filled, padded
 
 _FLUSH_ROWS = 2048
-"""Rows whose products are added in V's dtype, before they go on in float64."""
+"""Number of rows whose products are summed in V's dtype before the sum is added in float64."""
 
 
 class CsrRows(NamedTuple):
-    """Rows of a slab, as views of its values: SciPy's own objects cost as much as a product of theirs."""
+    """Rows of a slab, as views: creating a SciPy array takes as long as a product with one."""
 
     values: np.ndarray
     columns: np.ndarray
@@ -59,7 +59,7 @@ class CsrRows(NamedTuple):
 
 
 class CsrWalk:
-    """Buffers of one walk, Hᵀ in whole vectors, and Aᵀ on its way to A."""
+    """Buffers of one walk, Hᵀ padded to whole vectors, and the part of Aᵀ not yet added to A."""
 
     def __init__(self, height: int, n_features: int, dtype: np.dtype) -> None:
         self.n_features = n_features

@@ -43,7 +43,7 @@ class DenseBlock(SlabBlock):
             self._refuse(row)
 
     def _maker(self, slab: Slab) -> Callable[[int, RowRange], DenseTile]:
-        """What makes the tile of a slab's rows from `start` on."""
+        """A function that makes the tile of a slab's rows from `start` on."""
         if self._entries is None and isinstance(slab, np.ndarray):
             return partial(self._plain, slab)
         entries = self._entries or EntryWeights()

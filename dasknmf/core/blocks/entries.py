@@ -1,4 +1,4 @@
-"""How stored values of V are decoded, how much each entry counts, and which entries are hidden from a fit."""
+"""Decoding of stored values of V, weights of entries, and entries hidden from a fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Holdout:
     Parameters
     ----------
     share : float
-        Share of the entries with a weight, between 0 and 1.
+        Share of the entries of positive weight that is hidden, between 0 and 1.
     seed : int
     n_columns : int
         Columns of X.
@@ -67,12 +67,12 @@ class Holdout:
 
 
 _STREAM, _ROWS, _COLUMNS = 77, 78, 79
-"""Streams of random words beside those of starts, which draw from the same seed."""
+"""Streams of random words; starts use other streams of the same seed."""
 
 
 @dataclass(frozen=True)
 class EntryWeights:
-    """How a tile decodes stored values, v = stored · scale + offset, and which of them are missing.
+    """The decoding of stored values, v = stored · scale + offset, and their masks and weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A matrix in memory, dense or CSR: what starts do with the rows of V that they drew."""
+"""Operations on a matrix in memory, dense or CSR: the rows of V that a start has sampled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Matrix: TypeAlias = np.ndarray | scipy.sparse.csr_array
 
 
 def stacked(parts: Sequence[Matrix]) -> Matrix:
-    """One below the other, sparse if any is: at least one part."""
+    """The vertical stack of one or more matrices, sparse if any of them is."""
     if len(parts) == 1:
         return parts[0]
     if any(map(scipy.sparse.issparse, parts)):
@@ -34,21 +34,21 @@ def nbytes(V: Matrix) -> int:
 
 
 def mean(V: Matrix) -> float:
-    """Over every entry that is not NaN, zeros that are not stored included."""
+    """Mean of all entries that are not NaN, with zeros that are not stored."""
     if isinstance(V, np.ndarray):
         return float(_means(V, None))
     return float(V.data.sum(dtype=np.float64) / (V.shape[0] * V.shape[1]))
 
 
 def column_means(V: Matrix) -> np.ndarray:
-    """Shape (n_features,), float64."""
+    """Means of the columns, shape (n_features,), float64."""
     if isinstance(V, np.ndarray):
         return _means(V, 0)
     return np.bincount(V.indices, V.data, minlength=V.shape[1]) / V.shape[0]
 
 
 def row_means(V: Matrix) -> np.ndarray:
-    """Shape (n_rows,), float64."""
+    """Means of the rows, shape (n_rows,), float64."""
     if isinstance(V, np.ndarray):
         return _means(V, 1)
     return np.bincount(_row_of(V), V.data, minlength=V.shape[0]) / V.shape[1]
@@ -75,7 +75,7 @@ def scaled(V: Matrix, by_rows: np.ndarray, by_columns: np.ndarray) -> Matrix:
 
 
 def _means(V: np.ndarray, axis: int | None) -> np.ndarray:
-    """Over what is not NaN; 0 where nothing is."""
+    """Means along an axis of the values that are not NaN; 0 if there are none."""
     means = np.asarray(V.mean(axis=axis, dtype=np.float64))
     if not np.isnan(means).any():
         return means

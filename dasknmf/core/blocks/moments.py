@@ -59,7 +59,7 @@ def _empty(length: int) -> LineMoments:
 
 @kernel
 def _across(values: np.ndarray, found: LineMoments) -> None:
-    """Over the rows of C-contiguous values, for each column."""
+    """Write to `found` the moments of each column of C-contiguous values."""
     mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
     for i in range(n_rows):
@@ -76,7 +76,7 @@ def _across(values: np.ndarray, found: LineMoments) -> None:
 
 @kernel
 def _along(values: np.ndarray, found: LineMoments) -> None:
-    """Over the columns of C-contiguous values, for each row."""
+    """Write to `found` the moments of each row of C-contiguous values."""
     mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
     for i in range(n_rows):

@@ -32,7 +32,7 @@ from dasknmf.core.rng import centred, unit, word
 
 _INVERTED = 10.0
 _CERTAIN = 2.0**40
-"""A count of this mean differs from it by a millionth: no noise, and beyond what its acceptance can tell."""
+"""Mean from which on counts get no noise: it would be a millionth, and the acceptance test is inexact."""
 
 
 _TABLED, _COUNTS = 32, 128
@@ -57,14 +57,14 @@ def _aliases(mean: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Noise:
-    """What single entries of one V are met with.
+    """The noise of the entries of one V.
 
     Parameters
     ----------
     key : int
-        Where its random words begin: see `dasknmf.core.rng.key_of`.
+        Key of its random words: see `dasknmf.core.rng.key_of`.
     epsilon : float or None
-        Half the width of the uniform noise, in units of an entry; None: counts.
+        Half the width of the uniform noise, relative to an entry; None: Poisson noise.
     """
 
     key: np.uint64

@@ -1,4 +1,4 @@
-"""Heights of tiles, the buffers that the tiles of a walk share, and what they take."""
+"""Heights of tiles, and the buffers that the tiles of a walk share, with their sizes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from dasknmf.core.blocks.simd import padded
 
 _TILE_BYTES = {False: 2**21, True: 2**23}
-"""Bytes of a dense tile, and of a sparse one if it were dense."""
+"""Target size of a dense tile (False), and of a sparse tile made dense (True), in bytes."""
 _TILE_ROWS = (64, 1024)  # between the fixed cost of a call and the size of the caches
 
 
 def tile_rows(n_features: int, itemsize: int, *, sparse: bool = False) -> int:
-    """Rows of a tile: the width and dtype of V alone decide, so tile edges are absolute."""
+    """Number of rows of a tile. It depends only on V's width and dtype, not on the machine."""
     least, most = _TILE_ROWS
     rows = _TILE_BYTES[sparse] // max(1, n_features * itemsize)
     return int(min(most, max(least, rows // 16 * 16)))

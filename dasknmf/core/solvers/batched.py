@@ -20,14 +20,14 @@ from dasknmf.core.phase import Tally, Visitor
 
 
 class Batched:
-    """What visits each tile for all of the models.
+    """The visit of a tile for several models at once.
 
     Parameters
     ----------
     visitors : sequence of Visitor
         With quadratic passes over the same features, in one dtype.
     tallies : sequence of Tally
-        Their A becomes a part of one for all.
+        Their arrays A become views of one array.
     """
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:

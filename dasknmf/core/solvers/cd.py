@@ -77,7 +77,7 @@ def _move(
                     g[lane] = penalty - n[t, lane]
                 add_product(g, s[t], w)
                 if step == 0:
-                    # scikit-learn's measure of optimality: the projected gradient met on the way.
+                    # scikit-learn's measure of optimality: the projected gradient before each step.
                     for lane in range(LANES):
                         slope = min(zero, g[lane]) if w[t, lane] == zero else g[lane]
                         violation += abs(np.float64(slope)) if free[lane] else 0.0

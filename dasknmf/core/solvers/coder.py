@@ -1,4 +1,4 @@
-"""The coder: rows of W for an H that is given, exact for the quadratic loss."""
+"""The coder: rows of W for a given H; for the quadratic loss the exact minimum."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from dasknmf.errors import DataError
 
 @dataclass(frozen=True)
 class Coder:
-    """Solves rows of W for one H.
+    """The solver of rows of W for one H.
 
     Parameters
     ----------
     H : ndarray of shape (n_components, n_features)
     loss : Loss
     penalty : Penalty
-        Of W.
+        Penalty of W.
     tol : float
-        A row of a multiplicative solve rests once a step moves it by less than this share of itself.
+        Multiplicative steps on a row end when a step changes it by less than this share of its norm.
     max_iter : int
-        Most multiplicative steps.
+        Largest number of multiplicative steps.
     entries : EntryWeights or None
         Masks and weights of entries; only observed entries count.
     sum_to_one_weight : float
-        δ² with which rows of W are held to a sum of one; 0: not at all.
+        Weight δ² of the penalty that draws sums of rows of W to one; 0: no penalty.
     weights : ndarray of shape (n_features,), float64, or None
-        How often each feature counts.
+        Weights of the features; None: 1.
     """
 
     H: np.ndarray
@@ -74,7 +74,7 @@ class Coder:
         return first_W.Guess.of(self.H, self.loss, self._grams[0], self.weights)
 
     def __call__(self, X: Matrix) -> np.ndarray:
-        """W of these rows, in the dtype of H."""
+        """W of some rows of V, in the dtype of H."""
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
         for tile in self._block(X).tiles():
             if self.entries is not None:
@@ -111,7 +111,7 @@ class Coder:
         return block_of([X], PanelSpec(X.shape[0], 0, X.shape[1], self.H.dtype), self.entries)
 
     def _multiplied(self, tile: Tile, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
-        """Multiplicative steps from W until each row rests."""
+        """W after multiplicative steps until every row has converged."""
         ratios = tile.row_ratios(self.H, Ht, self.loss.beta)
         going = np.flatnonzero(W.any(axis=1))
         objective = mu.Objective(self.loss, self.penalty)
@@ -127,7 +127,7 @@ class Coder:
 
 
 def check_values(values: np.ndarray) -> None:
-    """Refuse new rows for which no W can be solved.
+    """Raise an error for new rows that have no W.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The evaluation: one read for the loss of the returned pair, where the last pass could not know it."""
+"""The evaluation: one read of V for the loss of the returned W and H, if the last pass did not compute it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dasknmf.core.state import FactorState, State
 
 @dataclass(frozen=True)
 class EvaluationPhase(Phase):
-    """One read of V that changes nothing."""
+    """The phase that computes the loss and changes no factor."""
 
     dtype: np.dtype
     loss: Loss
@@ -26,7 +26,7 @@ class EvaluationPhase(Phase):
     column_weights: np.ndarray | None = None
     sum_to_one: bool = False
     exact: QuadraticPass | None = None
-    """What solves the rows of W, where they are kept nowhere."""
+    """The pass that solves rows of W, if W is not stored."""
 
     name = "evaluation"
 

@@ -22,14 +22,14 @@ from dasknmf.core.solvers.grams import Gram, Grams
 from dasknmf.core.solvers.packed_grams import Packed
 
 STEPS = 4
-"""Multiplicative steps from the guess, before W counts as solved."""
+"""Number of multiplicative steps from the guess to the first W."""
 
 _SHARE = 1e-2
-"""Least entry that a multiplicative solver is given, in units of a fair share: zeros could not move."""
+"""Smallest entry given to a multiplicative solver, under which zeros stay zero, in units of a fair share."""
 
 
 def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool) -> None:
-    """Replace W by the exact solution, where `positive` with no entry below a hundredth of a fair share.
+    """Replace W by the exact solution; if `positive`, with entries of at least `_SHARE` of a fair share.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool
 
 
 def floored(H: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """H for a multiplicative solver: a feature that a sample missed must not stay locked at zero.
+    """H without zeros for a multiplicative solver, under which zeros would stay zero.
 
     Parameters
     ----------
@@ -75,13 +75,13 @@ def weights_of(H: np.ndarray, loss: Loss) -> np.ndarray:
     shares = H.sum(axis=0, dtype=np.float64)
     mean = float(shares.mean()) or 1.0
     powers = (loss.beta - 2.0) * np.log(np.maximum(shares / mean, _SHARE))
-    # Only their ratios matter: none overflows, and the least may vanish.
+    # Only ratios matter: scaled so that none overflows; the smallest may underflow.
     return np.asarray(np.exp(powers - powers.max()))
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What a first W is guessed with, made once for all rows.
+    """Matrices for the guess of the first W, computed once for all rows.
 
     Parameters
     ----------

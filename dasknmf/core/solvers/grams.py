@@ -1,4 +1,4 @@
-"""The Gram matrices of a least-squares step: one for all rows, or one for each where entries have weights.
+"""The Gram matrices of a least-squares step: one for all rows, or one for each row if entries have weights.
 
 ::
 
@@ -21,18 +21,18 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals, packed, packed_products, unpacked
 
 Gram = np.ndarray | Packed
-"""Of all rows of a factor, or of each."""
+"""A Gram matrix that all rows of a factor share, or one for each row."""
 Parts = Sequence[tuple[slice | np.ndarray, Gram]]
-"""Some of H's columns and their Gram, until all columns have one."""
+"""Pairs of a subset of H's columns and their Gram matrix; the subsets cover all columns."""
 
 
 class Grams(Protocol):
-    """How a quadratic pass makes, adds and uses its Gram matrices."""
+    """The Gram matrices of a quadratic pass: their computation, sums and use."""
 
     by_row: bool
 
     def shape(self, k: int, n_features: int) -> tuple[int, ...]:
-        """Of what the tally holds."""
+        """Shapes of the Gram arrays of a tally."""
 
     def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
         """What tiles need for the Grams of W's rows, from H in float64.
@@ -54,7 +54,7 @@ class Grams(Protocol):
 
 
 class Shared:
-    """One matrix for all rows."""
+    """One Gram matrix for all rows."""
 
     by_row = False
 
@@ -82,7 +82,7 @@ class Shared:
 
 
 class ByRow:
-    """A matrix for each row of either factor, packed: what masks and weights of entries ask for."""
+    """A packed Gram matrix for each row of either factor, for V with masks or weights of entries."""
 
     by_row = True
 

@@ -23,7 +23,7 @@ class HeldOutInputs:
 
     @property
     def Ht(self) -> np.ndarray:
-        """What V is multiplied by for the phase within."""
+        """The matrix by which the wrapped phase multiplies V."""
         return np.asarray(self.small.Ht)
 
 

@@ -38,7 +38,7 @@ MOST_COMPONENTS = 17
 
 
 def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
-    """Whether a Gram matrix for each row is the cheaper way.
+    """Whether a Gram matrix for each row is cheaper than imputation.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ class ImputedPass(Phase):
     Parameters
     ----------
     phase : QuadraticPass
-        What is done with V̂.
+        The pass over V̂.
     fills : int
-        Moves of W, with a V̂ for each.
+        Number of updates of W, before each of which V̂ is computed.
     """
 
     phase: QuadraticPass

@@ -1,4 +1,4 @@
-"""How often a step is repeated while V rests: count limits and the δ rule.
+"""Repeated steps without another read of V: limits of their number, and the δ rule.
 
 For a quadratic loss the cross product N = V Hᵀ and the Gram S = H Hᵀ stay valid while W moves, so
 more steps cost no read [1]_. A row stops after `count` steps, or when a step moves it by less than
@@ -27,10 +27,9 @@ import numpy as np
 
 _DELTA = 0.1
 _FLOPS_PER_BYTE = 30
-"""What a core computes in the time that it reads a byte of a compressed V: measured, 1.6 GB/s of V and
-50 GFLOP/s in tiles."""
+"""Flops of a core in the time of reading a byte of a compressed V: measured 50 GFLOP/s in tiles, 1.6 GB/s."""
 _STEP_FLOPS = (4, 40)
-"""Of one more step for β ≠ 2, for each entry of V: per component, and of its quotients and powers."""
+"""Flops of a further step for β ≠ 2, per entry of V: for each component, and for quotients and powers."""
 _MOST = 10
 """More steps helped on one of four real data sets and hurt on the others."""
 
@@ -46,9 +45,9 @@ class Steps:
     order : ndarray of int of shape (n_components,)
         Order in which a sweep visits the entries of a row, for solvers that take them in turn.
     count : int
-        Most steps on a row.
+        Largest number of steps on a row.
     delta : float
-        A row rests once a step moves it less than `delta` times the first; 0: it never rests.
+        Steps on a row end when one changes it by less than `delta` times the first step; 0: no such rule.
     eps : float
         Replaces a denominator of zero.
     """
@@ -70,9 +69,9 @@ class Inner:
     """Limits of the repeated steps on both factors."""
 
     rows: int
-    """Most steps on each row of W in one visit."""
+    """Largest number of steps on each row of W in one visit."""
     columns: int
-    """Most steps on H in one update."""
+    """Largest number of steps on H in one update."""
     delta: float = _DELTA
 
     @classmethod

@@ -44,9 +44,9 @@ from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals
 
 _CHANCES = 3
 _TOLERANCE = 1e-12
-"""Of a violation, in units of the row's largest target."""
+"""Tolerance of violations of optimality, in units of the row's largest target."""
 _COLLINEAR = 1e-13
-"""A pivot below this share of its diagonal is rounding."""
+"""A pivot below this share of its diagonal entry counts as a rounding error."""
 _COLLINEAR_32 = 2e-6
 """The same where the Gram matrices were summed in float32: some of its units in the last place."""
 _NEAR, _NEAR_32 = 1e-6, 1e-4

@@ -1,4 +1,4 @@
-"""Gram matrices that differ from row to row, as where values are missing: each kept as its upper triangle.
+"""Gram matrices that differ from row to row, as with missing values, stored as their upper triangles.
 
 With weights M, row i of W meets its own S_i = Σ_j M_ij h_j h_jᵀ. Each is symmetric, so the k (k + 1) / 2
 entries on and above its diagonal, row by row as ``np.triu_indices(k)`` has them, are one line of an
@@ -17,7 +17,7 @@ from dasknmf.core.kernel import kernel
 
 @dataclass(frozen=True)
 class Packed:
-    """A Gram matrix for each row of a factor: what a solver takes in place of one S for all rows.
+    """A Gram matrix for each row of a factor.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def _size(lines: np.ndarray) -> int:
 
 
 MOST_BYTES = 2**27
-"""Of the lines of all features at once: beyond, entries are filled in instead."""
+"""Largest size of the lines of all features, in bytes; above it, missing entries are imputed instead."""
 
 
 def lines_bytes(n_rows: int, k: int) -> int:

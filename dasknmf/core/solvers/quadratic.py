@@ -54,7 +54,7 @@ _W_STREAM, _H_STREAM = 0, 1
 
 @dataclass(frozen=True)
 class PassInputs:
-    """What every tile of one pass needs."""
+    """Inputs that all tiles of a pass share."""
 
     H: np.ndarray
     Ht: np.ndarray
@@ -64,12 +64,12 @@ class PassInputs:
     residual: bool
     needs_first_W: bool
     sum_to_one_weight: float
-    """δ² of the sum to one; 0: rows may sum to anything."""
+    """Weight δ² of the penalty that draws sums of rows of W to one; 0: no penalty."""
 
 
 @dataclass(frozen=True)
 class QuadraticPass(Phase):
-    """One read of V: W moves row by row, then H."""
+    """The exact pass: one read of V, in which W is updated row by row, then H."""
 
     k: int
     n_features: int
@@ -82,12 +82,12 @@ class QuadraticPass(Phase):
     grams: Grams = Shared()
     column_weights: np.ndarray | None = None
     n_fixed: int = 0
-    """So many rows of H, the first, stay what they are."""
+    """Number of first rows of H that are not updated."""
     sum_to_one: bool = False
     precise: bool = False
     """Whether tallies are products in float64, whatever V's dtype."""
     recomputed: bool = False
-    """Whether W is kept nowhere: each pass solves it for the H that enters."""
+    """Whether W is not stored, and each pass solves it for its initial H."""
 
     name = "exact"
 
@@ -97,7 +97,7 @@ class QuadraticPass(Phase):
 
     @property
     def facts(self) -> Solver:
-        """The row of the solver in the table."""
+        """Properties of the solver, from the table of solvers."""
         return SOLVERS[self.solver]
 
     @property
@@ -280,7 +280,7 @@ class QuadraticPass(Phase):
                 some = Ht[columns]
                 met += self._moved_columns(some, At[columns], S, steps)
                 Ht[columns] = some
-            if before is None:  # one step has nobody to be compared with
+            if before is None:  # the first step
                 violation = met
                 break
             moved = float(((Ht - before) ** 2).sum())

@@ -30,7 +30,7 @@ from dasknmf.core.state import FactorState, State
 
 @dataclass(frozen=True)
 class PassInputs:
-    """What every tile of one pass needs."""
+    """Inputs that all tiles of a pass share."""
 
     H: np.ndarray
     Ht: np.ndarray
@@ -39,12 +39,12 @@ class PassInputs:
     eps: float
     tiny: float
     guess: first_W.Guess | None
-    """What a first W is guessed with."""
+    """Matrices for the guess of the first W; None if W exists."""
 
 
 @dataclass(frozen=True)
 class RatioPass(Phase):
-    """One read of V: W moves row by row, then H."""
+    """The exact pass: one read of V, in which W is updated row by row, then H."""
 
     k: int
     n_features: int
@@ -53,14 +53,14 @@ class RatioPass(Phase):
     inner: Inner
     penalties: Penalties = Penalties()
     exact_l2: bool = True
-    """Whether an l2 penalty keeps the objective from rising (False: scikit-learn's form)."""
+    """Whether updates with an l2 penalty never increase the objective (False: scikit-learn's form)."""
     by_row: bool = False
-    """Whether entries have weights of their own."""
+    """Whether entries have weights."""
     column_weights: np.ndarray | None = None
     n_fixed: int = 0
-    """So many rows of H, the first, stay what they are."""
+    """Number of first rows of H that are not updated."""
     grams: Grams = Shared()
-    """Of the quadratic guess of a first W."""
+    """The Gram matrices of the quadratic guess of the first W."""
 
     name = "exact"
 

@@ -1,4 +1,4 @@
-"""The moments of V's features, in one read: pooled over tiles and panels, without a second walk over V."""
+"""The moments of V's features in one read of V, pooled over tiles and panels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dasknmf.core.state import Array1, State
 
 @dataclass(frozen=True)
 class Pooled:
-    """Moments of each feature over some samples, which add by being pooled."""
+    """Moments of each feature over a set of samples; ``+`` pools those of two disjoint sets."""
 
     count: int
     moments: lines.LineMoments
@@ -59,9 +59,9 @@ class MomentsPhase(Phase):
     Parameters
     ----------
     shape : tuple of int
-        Rows and columns of what is read.
+        Numbers of rows and columns of the matrix that is read.
     transposed : bool
-        Whether its rows are features, as where V is stored by columns.
+        Whether rows of the matrix are features, because V is stored by columns.
     """
 
     shape: tuple[int, int]

@@ -27,14 +27,14 @@ from dasknmf.core.starts import random_start
 from dasknmf.core.state import BasisState, FactorState, ProjectionState, SingularState, State
 
 Fill = Literal["zeros", "mean", "random", "floor"]
-"""What becomes of zeros: they stay (nndsvd), V's mean (nndsvda), small random numbers (nndsvdar),
-or a hundredth of the mean (nndsvd for multiplicative updates, which cannot move a zero)."""
+"""The replacement of zeros: none (nndsvd), V's mean (nndsvda), small random numbers (nndsvdar), or a
+hundredth of the mean (nndsvd for multiplicative updates, under which zeros stay zero)."""
 
 _CUTOFF = 1e-6  # scikit-learn's: smaller entries are zeros
 
 
 def sketch_width(k: int, shape: tuple[int, int]) -> int:
-    """Columns of the sketch: twice the rank and twenty more, as far as V has them."""
+    """Number of columns of the sketch: twice the rank plus twenty, at most as V has."""
     return min(2 * k + 20, *shape)
 
 
@@ -139,7 +139,7 @@ class SignNorms(Phase):
         scale = np.sqrt(S * weights[kept, each])
         u_norm, v_norm = u_norms[kept, each], v_norms[kept, each]
         H = v_parts[kept, each] * _over(scale, v_norm)[:, None]
-        # The first pair has one sign only: its absolute values are kept whole.
+        # The first pair has one sign only, so absolute values are used.
         H[0] = np.sqrt(S[0]) * np.abs(Vt[0])
         H = filled(H, self.fill, state.mean, self.seed, random_start.FILL_H_STREAM, np.arange(self.k))
         after = SingularState.of(
@@ -182,7 +182,7 @@ class Lift(Phase):
 
 
 def filled(F: np.ndarray, fill: Fill, mean: float, seed: int, stream: int, places: np.ndarray) -> np.ndarray:
-    """F with entries below scikit-learn's cutoff replaced as `fill` says; `places` are those of its rows."""
+    """F with entries below scikit-learn's cutoff replaced as `fill` says; `places` are those of F's rows."""
     F[F < _CUTOFF] = 0.0
     zeros = F == 0.0
     if fill == "mean":

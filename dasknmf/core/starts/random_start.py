@@ -21,9 +21,9 @@ from dasknmf.core.state import FactorState, State
 
 W_STREAM, H_STREAM, OMEGA_STREAM, FILL_W_STREAM, FILL_H_STREAM, DRAW_STREAM = range(6)
 TRIAL_STREAM = 16
-"""The first of as many streams as a start tries."""
+"""The first stream of the trials of a start, each of which has its own stream."""
 _ALIGNED = 4
-"""Rows begin at multiples of so many words."""
+"""Rows begin at multiples of this number of words."""
 
 
 def normal_rows(seed: int, stream: int, places: np.ndarray, k: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def normal_rows(seed: int, stream: int, places: np.ndarray, k: int) -> np.ndarra
     ndarray of shape (n_rows, k), float64
     """
     words = rng.words(seed, stream, places, -(-k // _ALIGNED) * _ALIGNED)[:, :k]
-    # The upper 53 bits, centred in their cells: never 0 or 1, where the inverse is infinite.
+    # The upper 53 bits plus ½: never 0 or 1, where the inverse is infinite.
     return np.asarray(ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53))
 
 
@@ -53,7 +53,7 @@ def uniform_rows(seed: int, stream: int, places: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RandomStart(Phase):
-    """Draws W by rows and H at once. Needs the survey, not V."""
+    """The phase that draws W, by rows, and H. It needs the survey, and does not read V."""
 
     seed: int
     k: int

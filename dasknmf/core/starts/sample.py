@@ -23,13 +23,13 @@ from dasknmf.core.starts.trial import Trial
 from dasknmf.core.state import FactorState, SampledFactorState, SampleState, SingularState, State
 
 _AUDITED = 0.25
-"""Rows of the audit, in units of those of the sample."""
+"""Number of rows of the audit, relative to the sample."""
 _STRETCHES = 256
-"""Equal parts of V's rows by their places, whatever its panels are."""
+"""Number of stretches: equal parts of V's rows by place, independent of panels."""
 _FAR = 3.0
-"""A stretch is unlike the sample where its rows cost this many times what the sample's do."""
+"""A stretch is unlike the sample if its rows' mean loss is this many times the sample's."""
 _MUCH = 0.05
-"""H is fitted again where such stretches hold this share of the loss."""
+"""H is fitted again if such stretches have at least this share of the loss."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Draw(Phase):
     trial: Trial
     n_features: int
     share: float
-    """Expected part of V's rows."""
+    """Expected fraction of V's rows that is sampled."""
     row_bytes: float
-    """Of a row in memory, as V is stored: dense, or its nonzeros."""
+    """Bytes of a row in memory: dense, or its nonzeros."""
     rows: PixelIndex = InOrder()
 
     name = "sample"
@@ -50,7 +50,7 @@ class Draw(Phase):
         return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
 
     def nothing(self, share: float | None = None) -> SampledRows:
-        """No rows yet, of an expected share of V's: by default that of the sample."""
+        """An empty sample, of an expected share of V's rows: by default that of the sample."""
         n_rows = (self.share if share is None else share) * self.trial.n_rows
         return SampledRows(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
 
@@ -58,7 +58,7 @@ class Draw(Phase):
         """The sample with the rows of one more tile."""
         drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self.share)
         if tile.row_weights is not None:
-            counts = tile.row_weights[drawn] > 0  # a row that has no say shapes no H
+            counts = tile.row_weights[drawn] > 0  # rows of weight 0 do not influence H
             drawn, places = drawn[counts], places[counts]
         return sample.plus(places, tile.take(drawn))
 
@@ -88,7 +88,7 @@ def drawn_from(
 
 @dataclass(frozen=True)
 class Audited(PhaseWrapper):
-    """The first exact pass after a sample: it also looks for rows that the sample did not stand for."""
+    """The first exact pass after a sample, which also looks for rows that are unlike the sample."""
 
     draw: Draw
 
@@ -113,7 +113,7 @@ class Audited(PhaseWrapper):
         if len(seen):
             V = tile.take(seen)
             P = rows["W"][seen].astype(np.float64) @ H
-            # What is missing costs nothing.
+            # Missing entries have no loss.
             values = matrix.dense(V)
             values = np.where(np.isnan(values), np.maximum(P, eps), values)
             losses = trial.loss.rows(values, P, eps, trial.variant.column_weights)
@@ -123,7 +123,7 @@ class Audited(PhaseWrapper):
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state = SampledFactorState.checked(state)
         after, outcome = self.phase.update(tally, state)
-        # On an exact fit every loss is rounding, and none is far.
+        # In an exact fit all losses are rounding errors, and no stretch is unlike the sample.
         rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
         expected = state.expected + rounding * state.scale / self.draw.trial.n_rows
         far = self._far(tally["losses"].in_order(), expected)
@@ -136,7 +136,7 @@ class Audited(PhaseWrapper):
         return after, outcome
 
     def _far(self, audited: SampledRows, expected: float) -> np.ndarray:
-        """Which audited rows are of stretches unlike the sample, by their losses; none that hold little."""
+        """Which audited rows are in stretches unlike the sample; none if their share of the loss is small."""
         losses = audited.values[:, 0]
         stretch = audited.indices * _STRETCHES // self.draw.trial.n_rows
         counts = np.bincount(stretch, minlength=_STRETCHES)
@@ -149,7 +149,7 @@ class Audited(PhaseWrapper):
 
 @dataclass(frozen=True)
 class Chosen(Phase):
-    """Hands the H that a start has fitted to the first exact pass, which solves W for it."""
+    """The phase that passes the H that a start has fitted to the first exact pass, which solves W."""
 
     name = "start"
     reads_data = False

@@ -1,4 +1,4 @@
-"""The survey: what the first read of V must know before anything is fitted."""
+"""The survey: statistics and checks of V in the first read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FIELDS = ("total", "squares", "n_nan", "n_inf", "n_negative", "n_zero", "n_missi
 
 @dataclass(frozen=True)
 class Survey(Phase):
-    """Sums and counts over V, and the scales that follow from them."""
+    """The phase that measures sums and counts over V, and the scales that follow from them."""
 
     shape: tuple[int, int]
     loss: Loss
     masked: bool = False
-    """Whether entries may be missing, or have weights of their own."""
+    """Whether entries may be missing or have weights."""
 
     name = "survey"
 
@@ -182,10 +182,10 @@ def check(
 
 
 def mended(sparse: bool) -> str:
-    """What to do about negative values."""
+    """Advice on negative values."""
     if not sparse:
         return "shift or clip the values, or give them as they were before they were centred"
-    # Shifted, V would no longer be sparse, which shows what it once was.
+    # A sparse V is unlikely to be a shifted one, as a shift removes zeros.
     return (
         "log-ratio, scaled or centred values are the wrong input: give the counts, as a layer or `.raw` "
         "may keep them, or what normalizing and log1p make of them"
@@ -194,7 +194,7 @@ def mended(sparse: bool) -> str:
 
 @dataclass(frozen=True)
 class Surveyed(PhaseWrapper):
-    """Another phase with the survey in the same read."""
+    """A phase with the survey in the same read of V."""
 
     survey: Survey
 
@@ -214,7 +214,7 @@ class Surveyed(PhaseWrapper):
 
 @dataclass(frozen=True)
 class Pinned(PhaseWrapper):
-    """A phase that makes an H, whose first rows become those that are known.
+    """A phase that makes an H, whose first rows are replaced by fixed rows.
 
     Parameters
     ----------
@@ -235,14 +235,14 @@ class Pinned(PhaseWrapper):
 
 @dataclass(frozen=True)
 class MeanFilled(PhaseWrapper):
-    """A phase over V with its missing entries filled in; needs what the survey of a masked V found."""
+    """A phase over V with missing entries replaced by column means, which the survey has found."""
 
     def prepare(self, state: State) -> Any:
         return self.phase.prepare(state), state.fill
 
     def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
         inner, fill = small
-        # Whatever is observed tells a start where to look, if it counts little or more than once.
+        # A start uses every observed entry as it is, whatever its weight.
         P = np.broadcast_to(fill.astype(tile.dtype), (tile.n_rows, tile.n_features))
         filled = tile.imputed_from(P, by_weight=False)
         self.phase.tile(filled, rows, inner, tally)

@@ -1,4 +1,4 @@
-"""H from rows of V that are in memory, fitted until it stops: then V itself is read a few times only.
+"""The fit of H to rows of V in memory, until convergence, so that V itself is read only a few times.
 
 Several draws are fitted to a part of the rows, and the lowest goes on, on all of them. A quadratic loss
 runs exact alternation by coordinate descent. Any other is first made quadratic: with v near r_i c_j, the
@@ -44,16 +44,16 @@ _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
 """Draws are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
 _MOST_PASSES = 100
 _SCALED_PASSES = 15
-"""More fit the scaled rows better and, on gene counts, the loss itself worse."""
+"""More passes fit the scaled rows better, but made the loss worse on gene counts."""
 _COMPARED_PASSES, _POLISHING_PASSES = 4, 20
-"""Multiplicative passes of a draw and of the lowest: V's own passes polish further."""
+"""Multiplicative passes of each draw, and of the best draw; passes over V then improve H further."""
 _TOL = 1e-4
 _BLOCK_BYTES = 2**22
-"""Of rows that one thread walks."""
+"""Bytes of the rows that one thread walks."""
 LINES_AT_ONCE = 4 * _DRAWS
 """Copies of packed products of all features while draws are compared: each has its H, two tallies, a step."""
 _LEAST_MEAN = 1e-2
-"""Row and column means below this share of V's mean are taken for it: their weights would be all."""
+"""Row and column means are at least this share of V's mean: weights of smaller ones would dominate."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,17 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a trial found."""
+    """The result of a trial."""
 
     H: np.ndarray
     objective: float
     loss: float
-    """Of the rows, with the best W that was found for them."""
+    """Loss of the rows with the best W found."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How H is fitted to rows in memory.
+    """The fit of H to rows in memory.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Trial:
     dtype : numpy.dtype
     loss : Loss
     penalties : Penalties
-        Those of all of V.
+        Penalties of the fit to all of V.
     seed : int
     n_rows : int
         Rows of all of V.
@@ -125,7 +125,7 @@ class Trial:
         return self._floored(found, columns)
 
     def _hopeless(self, columns: np.ndarray) -> Fitted:
-        """An H that a plain start beside it will leave behind: a trial out of range ends no fit."""
+        """An H of infinite loss, in place of a trial with overflows, so that another start is chosen."""
         return Fitted(np.tile(columns, (self.k, 1)).astype(self.dtype), math.inf, math.inf)
 
     def _by_descent(self, rows: _Rows) -> Fitted:
@@ -173,7 +173,7 @@ class Trial:
             return self._polished(pool.map, V, found.H, _POLISHING_PASSES)
 
     def _part(self, V: Matrix) -> Matrix:
-        """The rows that draws are compared on."""
+        """The rows on which draws are compared."""
         least = V.shape[0] // (_PART_ROWS * self.k)
         return matrix.every(V, max(1, min(round(matrix.nbytes(V) / _PART_BYTES), least)))
 
@@ -209,7 +209,7 @@ class Trial:
         return self._repeated(each, phase, blocks, state, most)
 
     def _polished(self, each: Map, V: Matrix, H: np.ndarray, most: int) -> Fitted:
-        """By multiplicative passes."""
+        """The fit by multiplicative passes."""
         n_rows, n_features = V.shape
         survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
         blocks = self._blocks(V)
@@ -223,13 +223,13 @@ class Trial:
     def _repeated(
         self, each: Map, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
     ) -> Fitted:
-        """Passes until the gains end."""
+        """The result of passes until the stop rule is met."""
         rows = [{"W": np.zeros((block.n_rows, self.k), self.dtype)} for block in blocks]
         objectives: list[float] = []
         loss = 0.0
         while len(objectives) < most and not gains_end(objectives, _TOL):
             tally = _walked(each, phase, state, blocks, rows)
-            with np.errstate(all="ignore"):  # draws run in threads, to which the engine's does not reach
+            with np.errstate(all="ignore"):  # the engine's setting does not apply to the threads of draws
                 state, outcome = phase.update(tally, state)
             objectives.append(float(outcome.objective or 0.0))
             loss = float(outcome.loss or 0.0)
@@ -252,13 +252,13 @@ class Trial:
         return float(np.vdot(V.T @ V, (Q64.T * b) @ Q64))
 
     def _penalties(self, n_rows: int) -> Penalties:
-        """H's penalty belongs to all rows: these bear their share of it."""
+        """Penalties for these rows: H's penalty is scaled by their share of all rows."""
         share = n_rows / self.n_rows
         penalty = self.penalties.H
         return replace(self.penalties, H=Penalty(penalty.l1 * share, penalty.l2 * share))
 
     def _blocks(self, V: Matrix, tally_bytes: int = 0) -> list[Block]:
-        """V in parts for several threads: their tallies together are no larger than V."""
+        """Blocks of rows for several threads, so few that their tallies take no more memory than V."""
         n_rows, n_features = V.shape
         height = max(1, n_rows * max(_BLOCK_BYTES, tally_bytes) // max(1, matrix.nbytes(V)))
         variant = self.variant
