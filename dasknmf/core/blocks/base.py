@@ -118,7 +118,7 @@ class Tile(RowRange, ABC):
         raise NotImplementedError
 
     def sums(self) -> Sums:
-        """Sums over the entries, and counts of values that no model takes; squares are weighted."""
+        """Sums over the entries (of squares, weighted), and counts of values that models do not support."""
         raise NotImplementedError
 
     def power_sum(self, exponent: float) -> float:
@@ -206,7 +206,7 @@ class Tile(RowRange, ABC):
         floors = row_floors(V, mask)
         if mask is not None:
             P = np.where(mask, P, np.maximum(P, floors))
-            V = np.where(mask, V, P)  # a missing entry costs nothing
+            V = np.where(mask, V, P)  # a missing entry has no loss
         return loss.rows(V, P, floors, column_weights)
 
     def row_ratios(self, H: np.ndarray, bHt: np.ndarray, beta: float) -> RowRatios:

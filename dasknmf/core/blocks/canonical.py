@@ -22,7 +22,7 @@ def canonical(X: SparseLike) -> csr_array:
     Duplicates are summed in V's working dtype: their sum may not fit into a small integer.
     """
     X = csr_array(X)
-    # A new array has no flags of X's own, which may be out of date, and sets none of them.
+    # A new array does not copy X's flags, which may be wrong, and does not modify them.
     slab = csr_array((X.data, X.indices, X.indptr), shape=X.shape)
     if slab.has_canonical_format:
         return slab
@@ -35,14 +35,14 @@ def canonical(X: SparseLike) -> csr_array:
 
 
 def side_by_side(parts: Sequence[SparseLike]) -> csr_array:
-    """One slab from chunks of the same rows, from left to right."""
+    """The horizontal concatenation of chunks of the same rows."""
     if len(parts) == 1:
         return canonical(parts[0])
     return canonical(scipy.sparse.hstack([csr_array(part) for part in parts], format="csr"))
 
 
 def stacked(parts: Sequence[csr_array]) -> csr_array:
-    """One slab from slabs on top of each other."""
+    """The vertical concatenation of slabs."""
     if len(parts) == 1:
         return parts[0]
     return csr_array(scipy.sparse.vstack(parts, format="csr"))

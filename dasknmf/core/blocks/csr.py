@@ -54,7 +54,7 @@ class CsrBlock(SlabBlock):
             left -= n_rows
             if start < n_rows:
                 rest = CsrRows.of(V, start, n_rows, weights)
-                # A copy, lest the whole slab stays while the next one is read.
+                # A copy, as a view would keep the whole slab in memory during the next read.
                 waiting.append(rest.copy() if left else rest)
                 missing -= n_rows - start
             self.nbytes += V.data.nbytes + V.indices.nbytes + V.indptr.nbytes
@@ -65,7 +65,7 @@ class CsrBlock(SlabBlock):
         joined = pieces[0] if len(pieces) == 1 else CsrRows.joined(pieces)
         columns = np.ascontiguousarray(joined.columns, np.int32)
         at = self._at(row, joined.pointers.size - 1)
-        # A kernel would write wherever a damaged index points.
+        # Kernels do not check bounds: a damaged index would be written outside of the array.
         if columns.size and int(columns.view(np.uint32).max()) >= walk.n_features:
             raise SourceError(
                 f"rows {at.first} to {at.first + at.n_rows - 1} of V have column indices outside of "

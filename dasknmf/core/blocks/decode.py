@@ -19,7 +19,7 @@ _POLICIES = {"error": _KEEP, "clip": _CLIP, "mask": _MASK}
 
 
 class _Rules(NamedTuple):
-    """`EntryWeights` as compiled loops take them: arrays of shape (n_features,) and two switches."""
+    """`EntryWeights` for compiled loops: arrays of shape (n_features,) and two switches."""
 
     nodata: np.ndarray
     has_nodata: np.ndarray
@@ -77,7 +77,7 @@ def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.nda
         return values, ~np.isnan(values) & (np.isfinite(values) | np.isinf(nodata))
     least, most = (0, 1) if stored.kind == "b" else (np.iinfo(stored).min, np.iinfo(stored).max)
     has = (nodata >= least) & (nodata <= np.float64(most)) & (nodata == np.round(nodata))
-    # The largest of 64 bits is no float64; the next one stands for it.
+    # The largest integer of 64 bits is not a float64; the next float64 represents it.
     largest = has & (nodata == np.float64(most))
     values = np.where(has & ~largest, nodata, 0).astype(stored)
     values[largest] = most

@@ -59,7 +59,7 @@ class DenseBlock(SlabBlock):
         V = slab[start : start + at.n_rows]
         unit = V.itemsize
         if V.dtype != self._spec.dtype or unit not in V.strides:
-            # A slab that is stored by features stays so: products take either order, and turning it is dear.
+            # Slabs keep their memory order: products support both, and a change of order is expensive.
             scratch = self._by_features if V.strides[0] == unit else self._by_rows
             values, V = V, scratch.get("values", at.n_rows)
             np.copyto(V, values, casting="unsafe")

@@ -30,7 +30,7 @@ _NUMBERS = np.random.default_rng(20).integers(0, 2**64, 1024, np.uint64, endpoin
 """One for each row of a tile: two columns that differ have the same key once in 2⁶⁴ draws of them."""
 
 _HIDDEN = 2**16
-"""Hidden entries at a time: products of all of them would be as large as k of them."""
+"""Number of hidden entries handled at a time, which bounds the memory of their products."""
 
 
 class DenseTile(Tile):

@@ -21,20 +21,20 @@ def tile_rows(n_features: int, itemsize: int, *, sparse: bool = False) -> int:
 
 
 def dense_scratch_bytes(n_features: int, dtype: np.dtype, *, masked: bool) -> int:
-    """Most bytes of tile-sized buffers of a walk over dense slabs, those of a resampled model included."""
+    """Upper bound of the bytes of a walk's buffers for dense slabs, with those of a resampled model."""
     buffers = 10 if masked else 6
     return buffers * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 
 def sparse_scratch_bytes(n_features: int, dtype: np.dtype, k: int, *, dense: bool) -> int:
-    """Most bytes of buffers of a walk over sparse slabs.
+    """Upper bound of the bytes of a walk's buffers for sparse slabs.
 
     Parameters
     ----------
     n_features : int
     dtype : numpy.dtype
     k : int
-        Components, of all models together.
+        Number of components of all models together.
     dense : bool
         Whether tiles are made dense, as every β but 1 and 2 needs.
     """

@@ -19,12 +19,12 @@ from numba.extending import intrinsic
 
 LANES = 8
 MOST = 4
-"""Blocks of `LANES` columns that are worked on together: their sums fit into registers."""
+"""Largest number of blocks of `LANES` columns that are summed together, in registers."""
 
 Untyped: TypeAlias = Any
 """An object of numba's code generation, which has no types of its own."""
 Held: TypeAlias = list[tuple[ir.Value, ir.Value]]
-"""The first blocks of the vectors of a row, each with its vector or where its vector is."""
+"""Vectors of a row: pairs of the vector's first block, and the vector or a pointer to it."""
 
 cgutils: Untyped = _cgutils
 _generated = cast(Callable[[Callable[..., Untyped]], Callable[..., None]], intrinsic)
@@ -33,12 +33,12 @@ _FLAGS = ("reassoc", "contract", "nsz")
 
 
 def padded(k: int) -> int:
-    """Columns of a row of k values in whole vectors."""
+    """Number of columns of a row of k values, padded to whole vectors."""
     return -(-k // LANES) * LANES
 
 
 def filled(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Rows with zeros up to whole vectors, C-contiguous: themselves where they are that already."""
+    """C-contiguous rows padded with zeros to whole vectors; the same array if no change is needed."""
     n, k = rows.shape
     if rows.dtype == dtype and k == padded(k) and rows.flags.c_contiguous:
         return rows

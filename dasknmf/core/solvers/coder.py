@@ -29,7 +29,7 @@ class Coder:
     penalty : Penalty
         Penalty of W.
     tol : float
-        Multiplicative steps on a row end when a step changes it by less than this share of its norm.
+        Multiplicative steps on a row end when a step changes it by less than this share of the row's 2-norm.
     max_iter : int
         Largest number of multiplicative steps.
     entries : EntryWeights or None

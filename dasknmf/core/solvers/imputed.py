@@ -46,7 +46,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
     groups : int or None
         Of features that have one mask; None: each may have its own.
     patience : int
-        How many times as dear they may be.
+        Factor by which Gram matrices by row may cost more.
     """
     pays = (k + 1) * (groups or n_features) <= patience * MOST_COMPONENTS * n_features
     return pays and lines_bytes(n_features, k) <= MOST_BYTES

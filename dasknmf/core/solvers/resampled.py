@@ -1,4 +1,4 @@
-"""Perturbations of V: how much of what a model finds is V's, and how much is chance.
+"""Random versions of V, which show whether components depend on chance.
 
 NMFk factorizes many versions of V that differ by chance, and believes the components that all of them
 have [1]_ [2]_. A version is made in the tile, by counter, in every read anew: nothing is stored, and it is
@@ -48,25 +48,25 @@ Kind = Literal["rows", "uniform", "poisson"]
 KINDS: tuple[Kind, ...] = ("rows", "uniform", "poisson")
 
 EPSILON = 0.015
-"""T-ELF's."""
+"""The default of T-ELF."""
 
 _ROWS_STREAM, _ENTRIES_STREAM = 80, 81
-"""Beside those of starts and of what is hidden, which draw from the same seed."""
+"""Streams of random words; starts and hidden entries use other streams of the same seed."""
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """One version of V.
+    """A random version of V.
 
     Parameters
     ----------
     kind : "rows", "uniform" or "poisson"
     epsilon : float
-        Of ``"uniform"``: half its width, in units of an entry.
+        Half the width of the noise ``"uniform"``, relative to an entry.
     seed : int
         Versions of different seeds are independent.
     rows : PixelIndex
-        Of V's rows.
+        Places of V's rows in X.
     """
 
     kind: Kind = "rows"

@@ -1,4 +1,4 @@
-"""The table of solvers: one row of facts each, which everything that depends on the choice reads.
+"""The table of solvers and their properties.
 
 A new solver is one file, with its derivation and its step, and one row here. Every step takes the Gram
 matrices of `dasknmf.core.solvers.grams`, shared or by row: so every solver takes dense and sparse V, masks,
@@ -28,24 +28,24 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class Solver:
-    """Facts of one solver.
+    """Properties of a solver.
 
     Parameters
     ----------
     name : str
     step : Step
     quadratic_only : bool
-        Whether it takes the Frobenius loss alone; else every beta-divergence.
+        Whether the solver supports the Frobenius loss only, not every beta-divergence.
     exact : bool
-        Whether one step is the minimum: repeating it gains nothing.
+        Whether one step gives the minimum, so that steps are not repeated.
     moves_zeros : bool
-        Whether an entry of zero may leave it; else starts have floors.
+        Whether a step can change an entry that is zero; if not, starts have no zeros.
     eagerness : float
-        α of Gillis & Glineur (2012): how much more steps are worth beside a read.
+        α of Gillis & Glineur (2012): larger values allow more steps in a pass.
     sum_to_one : bool
         Whether rows of W may be held to a sum of one.
     stop_rule : type or None
-        scikit-learn's rule for this solver; None where scikit-learn has no such solver.
+        scikit-learn's stop rule of this solver; None if scikit-learn lacks the solver.
     """
 
     name: str

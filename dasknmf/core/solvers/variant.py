@@ -1,4 +1,4 @@
-"""The variant of a fit beside its loss: masks, weights, known rows of H, sums of one, hidden entries."""
+"""Variants of a fit: masks, weights, fixed rows of H, rows of W that sum to one, hidden entries."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ _FEW = 2**20
 """Entries of V up to which rounding in products does not average out: in float32 the Gram identity is off by
 0.36 eps ‖V‖² for 2400 x 48, 7e-4 of the smallest loss that it tells, and by 0.03 for 21 025 x 200."""
 _IN_MEMORY = 2
-"""How many times as dear Grams by row may be where rows are in memory: no read pays for lesser gains."""
+"""Factor by which Grams by row may cost more than imputation if rows are in memory: there further passes
+need no read of V, but imputed passes gain less."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Properties of one fit that change its passes.
+    """Properties of a fit, beside its loss, that its passes depend on.
 
     Parameters
     ----------
     masked : bool
-        Whether entries have weights of their own: values that are missing, or hidden.
+        Whether entries have weights, or are missing or hidden.
     groups : int or None
-        About how many groups of features have one mask; None: unknown.
+        Approximate number of groups of features with a common mask; None: unknown.
     hidden : bool
         Whether entries are hidden from the fit, which then has the loss over them.
     hidden_columns : ndarray of bool of shape (n_features,) or None
-        Of the block that is hidden, where V is sparse.
+        Columns of the hidden block of a sparse V.
     column_weights : ndarray of shape (n_features,) or None
     fixed : ndarray of shape (n_fixed, n_features) or None
-        The first rows of H, which are known.
+        The first rows of H, which are not updated.
     sum_to_one : bool
     in_memory : bool
-        Whether rows are those of a sample, in memory.
+        Whether the rows are a sample in memory.
     resampling : Resampling or None
         The version of V that the fit sees.
     """
@@ -91,7 +92,7 @@ class Variant:
         return nbytes if self.masked and self.hidden_columns is None and nbytes <= MOST_BYTES else 0
 
     def quadratic(self, phase: QuadraticPass, n_rows: int) -> QuadraticPass | ImputedPass:
-        """The exact pass for the Frobenius loss, as it is for this variant of `n_rows` rows."""
+        """The exact pass of this variant for the Frobenius loss and a V of `n_rows` rows."""
         by_rows = self.by_rows(phase.k, phase.n_features)
         phase = replace(
             phase,
@@ -109,7 +110,7 @@ class Variant:
         return ByRow() if by_row else Shared()
 
     def ratio(self, phase: RatioPass) -> RatioPass:
-        """The exact pass for any other loss, as it is for this variant of V."""
+        """The exact pass of this variant for any other loss."""
         return replace(
             phase,
             by_row=self.masked,

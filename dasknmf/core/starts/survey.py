@@ -185,7 +185,7 @@ def mended(sparse: bool) -> str:
     """Advice on negative values."""
     if not sparse:
         return "shift or clip the values, or give them as they were before they were centred"
-    # A sparse V is unlikely to be a shifted one, as a shift removes zeros.
+    # No advice to shift: a shifted V would not be sparse. A sparse V with negatives was transformed before.
     return (
         "log-ratio, scaled or centred values are the wrong input: give the counts, as a layer or `.raw` "
         "may keep them, or what normalizing and log1p make of them"
