@@ -1,4 +1,4 @@
-"""AnnData in stores: its matrices to be read in panels, the names and tables beside them."""
+"""AnnData in stores: matrices that are read in panels, names and tables."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ _logger = logging.getLogger(__name__)
 
 
 def open_anndata(path: Any) -> AnnDataStore:
-    """Open AnnData in a store, without reading its matrices.
+    """AnnData in a store, opened without a read of its matrices.
 
     Parameters
     ----------
     path : str, path, zarr Store or zarr.Group, or a list of these
         A Zarr directory or URL, or an .h5ad file, or a place inside one of these ("cells.h5mu/mod/rna").
-        Of a list, the cells of all are one below the other, with the genes that all have, in the first
-        one's order.
+        The stores of a list are stacked by cells, with the genes that all have, in the order of the first.
 
     Returns
     -------
@@ -45,7 +44,7 @@ def open_anndata(path: Any) -> AnnDataStore:
     Raises
     ------
     SourceError
-        If no AnnData is there, or several have no gene in common or a common one twice.
+        If there is no AnnData, or several have no gene in common, or a common gene twice.
     """
     paths = list(path) if isinstance(path, (list, tuple)) else [path]
     if not paths:
@@ -63,10 +62,10 @@ class AnnDataStore:
         Cells, genes.
     obs_names, var_names : ndarray of str
     obs, var : pandas.DataFrame
-        Read at the first use. Of several stores, obs has the columns that all have, var is that of the
-        first.
+        Tables, read at the first use. With several stores, obs has the columns that all have, and var is that
+        of the first.
     layers : list of str
-        Names of the layers, of several stores those that all have.
+        Names of the layers that all stores have.
     """
 
     def __init__(self, files: Sequence[_File]) -> None:
@@ -107,7 +106,7 @@ class AnnDataStore:
         return [name for name in first if all(name in other for other in others)]
 
     def matrix(self, layer: str | None = None) -> Source:
-        """X, or a layer, to be given to ``NMF.fit``.
+        """X or a layer, as input of ``NMF.fit``.
 
         Returns
         -------
@@ -132,7 +131,7 @@ class AnnDataStore:
 
     @cached_property
     def _columns(self) -> list[np.ndarray]:
-        """For each file, where the genes that all have are in it."""
+        """For each file, the column numbers of the genes that all files have."""
         names = [file.names("var") for file in self._files]
         if len(names) == 1:
             return [np.arange(len(names[0]))]
@@ -186,7 +185,7 @@ class _File:
     def names(self, table: str) -> np.ndarray:
         """The index of obs or var."""
         with self._root() as root:
-            # Anndata before 0.7 kept tables in another way; its readers know it.
+            # Anndata before 0.7 stored tables in another format, which its readers support.
             index = root[table].attrs.get("_index") if hasattr(root[table], "keys") else None
             values = _read(root[table][index]) if index else _read(root[table]).index
         return np.asarray(values, dtype=object).astype(str)
@@ -235,14 +234,14 @@ def _read(element: Any) -> Any:
 
 
 def matrix_of(adata: AnnData, layer: str | None = None, obsm: str | None = None) -> MatrixLike:
-    """X, a layer or an entry of obsm of an AnnData object, as ``NMF.fit`` reads it best.
+    """X, a layer or an entry of obsm of an AnnData object, in the best form for ``NMF.fit``.
 
     Parameters
     ----------
     adata : anndata.AnnData
         In memory, backed by a file, or lazy.
     layer, obsm : str, optional
-        One of them; X where none is given.
+        Name of a layer or of an entry of obsm; X if neither is given.
 
     Returns
     -------
@@ -285,7 +284,7 @@ def matrix_of(adata: AnnData, layer: str | None = None, obsm: str | None = None)
 
 
 def open_backed(X: Any, feature_names: np.ndarray | None = None) -> Source | None:
-    """The source of a matrix of anndata or h5py that lies in a store; None of anything else."""
+    """The source of a matrix of anndata or h5py that is backed by a store; None for other matrices."""
     is_backed = type(X).__module__.startswith("anndata.") and hasattr(X, "group")
     node = X.group if is_backed else X
     if is_backed and isinstance(node, zarr.Group):

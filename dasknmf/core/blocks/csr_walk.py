@@ -22,7 +22,7 @@ class CsrRows(NamedTuple):
     values: np.ndarray
     columns: np.ndarray
     pointers: np.ndarray
-    """Where rows begin in `values`, from 0, shape (n_rows + 1,), int64."""
+    """Offsets of the rows in `values`, from 0 on, shape (n_rows + 1,), int64."""
     weights: np.ndarray | None = None
     """Weights of the rows, shape (n_rows,), float64; None: 1."""
 

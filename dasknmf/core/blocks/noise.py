@@ -5,11 +5,11 @@
     uniform    v (1 + ε u),   u uniform in (−1, 1)
     Poisson    a count of mean v
 
-Zeros stay zeros under both, so that a sparse V is as sparse as it was, and its draws are those of the same V
-with its zeros. What no model takes, negative, infinite or not a number, stays what it is: the survey shall
-meet it. The count of a small whole number, which most are where V is counts, is looked up by the method of
-aliases [1]_; that of another mean below 10 is the inverse of its distribution at one number; any other is
-accepted from a transformed one, in 1.2 trials [2]_.
+Zeros stay zeros under both, so a sparse V stays sparse, and has the same noise as its dense form. Negative
+and infinite values and NaN are not changed: the survey refuses them. The count of a small whole number,
+which most are where V is counts, is looked up by the method of aliases [1]_; that of another mean below 10
+is the inverse of its distribution at one number; any other is accepted from a transformed one, in 1.2 trials
+[2]_.
 
 References
 ----------
@@ -40,7 +40,7 @@ _TABLED, _COUNTS = 32, 128
 
 
 def _aliases(mean: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of as many equal columns, the share that is its own count's, and whose the rest is."""
+    """The alias table of a mean: for each count, the share of its cell, and the count of the cell's rest."""
     counts = np.arange(_COUNTS)
     heights = (_COUNTS * np.exp(xlogy(counts, mean) - mean - gammaln(counts + 1))).tolist()
     shares, aliases = np.ones(_COUNTS), counts.copy()

@@ -127,7 +127,7 @@ class ByRow:
 
 
 class ByGroup(ByRow):
-    """By row, where each has one of two matrices: those of a sparse V, of which a block is hidden.
+    """One of two Gram matrices for each row: for a sparse V with a hidden block.
 
     No line is made for each feature, of which a sparse V has many.
 

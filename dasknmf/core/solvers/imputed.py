@@ -44,7 +44,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
     ----------
     k, n_features : int
     groups : int or None
-        Of features that have one mask; None: each may have its own.
+        Number of groups of features with a common mask; None: each feature may have its own.
     patience : int
         Factor by which Gram matrices by row may cost more.
     """

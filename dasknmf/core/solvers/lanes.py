@@ -1,9 +1,8 @@
-"""Rows that move side by side, one per vector lane: how they get there and back, and their products.
+"""Rows of W that are updated side by side, one per vector lane: transposition and products.
 
 A row of W is too short to fill a vector, and its sums are chains that wait for each other. So 64
 rows are turned, entry t of all of them in one line, and every loop over lanes is a vector loop
-without remainder. A row's numbers come from its own lane alone: which rows move together cannot
-change a bit of them.
+without remainder. A row's result comes from its own lane only, so it does not depend on the other rows.
 
 A Gram matrix that all rows share stays as it is, and its entries are numbers. Where each row has its
 own, every entry is a line of lanes, (k, k, LANES), and `at` lets one text be compiled for both.

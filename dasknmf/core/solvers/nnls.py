@@ -160,9 +160,7 @@ def _approached(
         W[going] = there
         stuck[going] = ~certified
         size = np.abs(N[going] - l1).max(axis=1, keepdims=True)
-        going = going[
-            certified & (proximal_weight * np.abs(there - before) > _TOLERANCE * size).any(axis=1)
-        ]
+        going = going[certified & (proximal_weight * np.abs(there - before) > _TOLERANCE * size).any(axis=1)]
         if not going.size:
             break
     return W, stuck

@@ -53,7 +53,7 @@ MOST_BYTES = 2**27
 
 
 def lines_bytes(n_rows: int, k: int) -> int:
-    """Of lines in float64, one for each row."""
+    """Bytes of one line in float64 for each row."""
     return n_rows * (k * (k + 1) // 2) * 8
 
 

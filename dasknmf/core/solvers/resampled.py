@@ -81,7 +81,7 @@ class Resampling:
 
     @property
     def described(self) -> dict[str, Any]:
-        """Its parameters beside the seed, as JSON values."""
+        """The parameters without the seed, as JSON values."""
         return {"kind": self.kind} | ({"epsilon": self.epsilon} if self.kind == "uniform" else {})
 
     @cached_property

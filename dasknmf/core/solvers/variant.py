@@ -87,7 +87,7 @@ class Variant:
         return self.masked and by_rows_pays(k, n_features, self.groups, patience)
 
     def lines_bytes(self, k: int, n_features: int) -> int:
-        """Of packed products of all features, where Grams by row may be made of them."""
+        """Bytes of the packed products of all features, if Grams by row may be computed from them."""
         nbytes = lines_bytes(n_features, k)
         return nbytes if self.masked and self.hidden_columns is None and nbytes <= MOST_BYTES else 0
 

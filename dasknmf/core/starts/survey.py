@@ -124,7 +124,7 @@ def check(
         After the survey.
     survey : Survey
     dtype : numpy.dtype
-        Of the factors.
+        Penalties of the factors.
     sparse : bool
     advice : str or None
         The remedy of the source for negative values.

@@ -105,7 +105,7 @@ class Trial:
     variant: Variant = Variant()
 
     def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
-        """From rows in the model's dtype; `columns` are the column means of all of V."""
+        """The fit to rows of V in the model's dtype; `columns` are the column means of all of V."""
         try:
             if self.loss.quadratic:
                 found = self._by_descent(_Rows(V, matrix.mean(V)))
@@ -116,7 +116,7 @@ class Trial:
         return self._floored(found, columns)
 
     def of_sketch(self, R: np.ndarray, Q: np.ndarray, mean: float) -> Fitted:
-        """From rows of R = V Q, Q with orthonormal columns; `mean` is that of V. Quadratic loss only."""
+        """The fit to rows of R = V Q, Q with orthonormal columns and `mean` V's mean; quadratic loss only."""
         columns = np.maximum(Q @ R.mean(axis=0, dtype=np.float64), 0.0)
         try:
             found = self._by_descent(_Rows(R, mean, Q))
