@@ -15,7 +15,7 @@ from dasknmf.core.state import FactorState, State
 
 @dataclass(frozen=True)
 class HeldOutInputs:
-    """What the phase within needs, beside the H that entered; None: there is no pair yet."""
+    """Inputs of the wrapped phase, and H at the start of the pass; None if there is no W yet."""
 
     small: Any
     H: np.ndarray | None

@@ -5,11 +5,11 @@ With Ω the weights of entries, at most 1, and W, H the pair that stands::
     V̂ = Ω ∘ V + (1 − Ω) ∘ W H
 
 makes ½ ‖V̂ − W' H'‖² an upper bound of the weighted loss of any W', H', and equal to it at W, H: a step
-that lowers the one lowers the other [1]_. Of V̂ a step needs one Gram matrix for all rows, where missing
-values ask for one for each: the more components, the dearer. What it gains is less, by the share of
-what is missing; V̂ is made again after each move of W, while V is in cache.
+that lowers the bound lowers the loss [1]_. With V̂ a step needs one Gram matrix for all rows; without
+imputation it needs one for each row, whose cost grows with k². A step on V̂ gains less, the more entries are
+missing; V̂ is computed again after each update of W, while V is in cache.
 
-The loss of the pair that entered comes from the first WH; that of the pair which leaves would need V again.
+The loss at the start of the pass comes from the first WH; the loss at its end would need another read of V.
 
 References
 ----------

@@ -1,8 +1,8 @@
 """Random versions of V, which show whether components depend on chance.
 
-NMFk factorizes many versions of V that differ by chance, and believes the components that all of them
-have [1]_ [2]_. A version is made in the tile, by counter, in every read anew: nothing is stored, and it is
-the same for any panels, tiles, scheduler or order of tasks.
+NMFk factorizes many random versions of V, and accepts the components that all of them have [1]_ [2]_. A
+version is computed tile by tile in every read, from random numbers by counter: nothing is stored, and a
+version is the same for any panels, tiles, scheduler or order of tasks.
 
 ::
 

@@ -1,1 +1,1 @@
-"""Phases before the first exact pass: the survey of V, and the starts of W and H."""
+"""Phases before the first exact pass: the survey of V, and the initial W and H."""

@@ -1,10 +1,10 @@
-"""The sample start: H is fitted to rows drawn from all over V in one read, and V's own passes finish.
+"""The sample start: H is fitted to a random sample of V's rows, gathered in one read; exact passes follow.
 
-A row is drawn if a number that depends on the seed and on its place alone is below the share that fits into
-`sample_bytes`: rows of real data are ordered by donor, date or place, so rows of a few chunks would be
-no sample. The first exact pass audits: it brings back fresh rows with their losses, and where stretches
-of V that cost far more than the sample hold much of the loss, H is fitted once more, to both, without
-another read.
+A row is sampled if its random number, which depends on the seed and the row's place, is below the share of
+rows that fits into `sample_bytes`. Rows of a few chunks would not be a fair sample, as real data are ordered
+by donor, date or place. The first exact pass audits the sample: it gathers other rows with their losses. If
+stretches of V whose rows have far larger losses than the sample hold much of the total loss, H is fitted
+again, to both sets of rows, without another read.
 """
 
 from __future__ import annotations
