@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from dasknmf import open_run
 from dasknmf.cli.options import argument, command, flag
 from dasknmf.cli.summary import summary
-from dasknmf.plots.report.facts_many import is_unfinished, many_facts
+from dasknmf.plots.report.models import is_unfinished, models_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def info(job: InfoJob) -> None:
         "n_unobserved_samples": opened.n_unobserved_samples,
         "n_unobserved_features": opened.n_unobserved_features,
         "many": to_builtins(opened.identity.many),
-        "models": dict(many_facts(opened)).get("models"),
+        "models": dict(models_facts(opened)).get("models"),
         "best": (opened.found or {}).get("best"),
         "last": None if last is None else asdict(last),
     }

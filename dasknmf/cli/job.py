@@ -26,7 +26,7 @@ from dasknmf.core.history import Record
 from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.errors import DaskNMFError
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
-from dasknmf.plots.report.facts_many import is_unfinished
+from dasknmf.plots.report.models import is_unfinished
 from dasknmf.singlecell.genes_mask import advising
 from dasknmf.stacks.geotiff_in import is_raster
 

@@ -13,15 +13,15 @@ from dasknmf.plots.report.facts import (
     status_of,
     warnings_of,
 )
-from dasknmf.plots.report.facts_many import (
+from dasknmf.plots.report.models import (
     Table,
-    components_told,
+    components_text,
     consensus_facts,
     is_consensus,
     is_sweep,
     is_unfinished,
-    many_facts,
     model_table,
+    models_facts,
     rank_table,
     reason,
 )
@@ -31,12 +31,12 @@ from dasknmf.store.run import Run
 def summary(run: Run) -> str:
     n, m = run.shape
     status, advice = status_of(run)
-    lines = [f"V: {n} x {m}   components: {components_told(run)}   status: {status}"]
+    lines = [f"V: {n} x {m}   components: {components_text(run)}   status: {status}"]
     lines.append(
         f"loss: {loss_named(run.params['beta_loss'])}   solver: {run.params['solver']}   "
         f"init: {run.params['init']}"
     )
-    facts = many_facts(run) + layout_facts(run) + preparation_facts(run)
+    facts = models_facts(run) + layout_facts(run) + preparation_facts(run)
     lines += [f"{name}: {value}" for name, value in facts]
     if len(run.history):
         seconds = sum(record.seconds for record in run.history)

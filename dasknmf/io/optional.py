@@ -9,7 +9,7 @@ from dasknmf.errors import SourceError
 
 
 def needed(name: str, what: str = "tables of cells and genes", extra: str = "anndata") -> Any:
-    """The module `name`, which is needed to write `what` and is installed by the extra.
+    """The module `name`, which is needed to read or write `what` and is installed by the extra.
 
     Raises
     ------
@@ -20,5 +20,5 @@ def needed(name: str, what: str = "tables of cells and genes", extra: str = "ann
         return import_module(name)
     except ImportError as error:
         raise SourceError(
-            f"{what} are written with {name}, which is not installed: install dasknmf[{extra}]."
+            f"{what} are read and written with {name}, which is not installed: install dasknmf[{extra}]."
         ) from error

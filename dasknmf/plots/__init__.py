@@ -1,7 +1,7 @@
 """Pictures of a factorization. Needs matplotlib: ``pip install 'dasknmf[plot]'``.
 
-Every function takes a fitted model, a run (or its path), what was found of many, or plain arrays, draws into
-`ax` where it is given, and returns the Axes: one, or an array of them where there are several panels.
+Every function takes a fitted model, a run or its path, the result of a selection, or plain arrays. It draws
+into `ax` where that is given, else into a new figure, and returns the Axes: one, or an array of several.
 """
 
 from dasknmf.plots.abundances import abundances

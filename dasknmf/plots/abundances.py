@@ -2,53 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dasknmf.core.image_grid import Layout
 from dasknmf.plots import style
-from dasknmf.plots.sources import images_of, titles_of
+from dasknmf.plots.sources import Factorization, images_of, titles_of
+
+if TYPE_CHECKING:
+    from xarray import DataArray
 
 
 def abundances(
-    W: Any,
-    layout: Any = None,
+    W: Factorization | DataArray,
+    layout: tuple[int, int] | Layout | None = None,
     *,
     scale: Literal["shared", "own"] = "shared",
-    labels: Any = None,
+    labels: Sequence[str] | None = None,
     colorbar: bool = True,
-    ax: Any = None,
+    ax: style.GivenAxes = None,
 ) -> np.ndarray:
-    """One map for each component.
+    """Abundance maps: the columns of W as images, one for each component.
 
-    W is only known up to a factor per component, which is in H: multiply W by ``H.mean(axis=1)`` before
-    maps with a shared scale, or let each have its own.
+    The scale of a component is arbitrary: a factor of its column of W may as well be in its row of H.
+    Multiply W by ``H.mean(axis=1)`` to compare maps on a shared scale, or give each map its own scale.
 
     Parameters
     ----------
     W : array of shape (n_pixels, n_components), DataArray, StackNMF, Run, or path of a run
-        Held in memory whole: a Dask array is computed. A DataArray has the dims component, rows, columns.
+        The abundances, which must fit in memory: a Dask array is computed. A DataArray has the dims
+        component, rows and columns.
     layout : tuple of int, or Layout, optional
-        Rows and columns of the image, in the order of W's rows; or how W's rows lie in it. Models and runs
-        of stacks know.
+        The image of an array: its numbers of rows and columns, with the pixels in raster order, or its
+        Layout. Models and runs of stacks have a layout.
     scale : {"shared", "own"}, default="shared"
-        Whether all maps have one colour scale, with a bar beside them, or each goes from zero to its own
-        maximum (its 99.5 % quantile).
+        The colour scales: one of all maps, or one of each map. A scale goes from 0 to the 99.5 % quantile.
     labels : sequence of str, optional
         A title for each component.
     colorbar : bool, default=True
-        Whether a shared scale has a bar.
+        Whether a shared scale has a colour bar.
     ax : Axes or array of Axes, optional
         One for each component.
 
     Returns
     -------
-    ndarray of Axes
+    axes : ndarray of Axes, of shape (n_components,)
 
     Raises
     ------
     ValueError
         If the scale is unknown, or a shape or a length does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import plots
+    >>> W = np.random.default_rng(0).random((12, 2))
+    >>> [ax.get_title() for ax in plots.abundances(W, (3, 4))]
+    ['component 0', 'component 1']
     """
     if scale not in ("shared", "own"):
         raise ValueError(f"scale is {scale!r}; it must be 'shared' or 'own': choose one.")
@@ -57,15 +70,11 @@ def abundances(
     height = 2.2 * min(2.0, max(0.4, maps.shape[1] / maps.shape[2])) + 0.25
     axes = style.panels(len(maps), ax, size=(2.5, height))
     shared = style.top_of(maps) if scale == "shared" else None
-    drawn = None
     for component, panel in enumerate(axes):
         top = style.top_of(maps[component]) if shared is None else shared
         drawn = style.image(panel, maps[component], style.MAPS, 0.0, top)
         style.title(panel, titles[component])
     if shared is not None and colorbar:
-        bar = axes[0].figure.colorbar(
-            drawn, ax=list(axes), shrink=max(0.25, 0.9 / -(-len(maps) // 4)), pad=0.02, extend="max"
-        )
-        bar.ax.tick_params(labelsize=8)
-        bar.outline.set_visible(False)
+        shrink = max(0.25, 0.9 / -(-len(maps) // 4))
+        style.colorbar(drawn, list(axes), shrink=shrink, pad=0.02, extend="max").ax.tick_params(labelsize=8)
     return axes

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import abscissa_of, check_image, factor_of, names_of, titles_of
+from dasknmf.plots.sources import Factorization, abscissa_of, check_image, factor_of, names_of, titled_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _KINDS = ("bars", "spectra", "images")
 _NAMED = 16
@@ -15,50 +20,58 @@ _NAMED = 16
 
 
 def components(
-    source: Any,
+    source: Factorization,
     *,
     kind: Literal["bars", "spectra", "images"] = "bars",
     image_shape: tuple[int, int] | None = None,
-    coordinate: Any = None,
-    labels: Any = None,
-    feature_names: Any = None,
+    coordinate: npt.ArrayLike | None = None,
+    labels: Sequence[str] | None = None,
+    feature_names: Sequence[str] | None = None,
     n_components: int | None = None,
-    ax: Any = None,
+    ax: style.GivenAxes = None,
 ) -> np.ndarray:
-    """One panel for each component, each from zero to its own maximum.
+    """The rows of H, one panel for each component, each on a scale from 0 to its own maximum.
 
     Parameters
     ----------
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
+        H, or what has it.
     kind : {"bars", "spectra", "images"}, default="bars"
-    image_shape : tuple of int
-        Rows and columns, for images: their product is n_features.
+    image_shape : tuple of int, optional
+        Rows and columns of ``kind="images"``, which needs them: their product is n_features.
     coordinate : array of shape (n_features,), optional
-        The abscissa of spectra, such as wavelengths or dates; that of the stack if not given, where the
-        source is a run of one.
+        The abscissa of ``kind="spectra"``: wavelengths or dates, for example. By default the coordinate of
+        the stack, where the source is the run of a stack with one feature dim; else the feature's index.
     labels : sequence of str, optional
         A title for each component of `source`.
     feature_names : sequence of str, optional
-        For bars; those that the source knows if not given. Shown for up to 16 features.
+        The names below the bars, shown for up to 16 features. By default those of the source.
     n_components : int, optional
-        Only so many, the first; all if not given.
+        The number of components that are drawn, from the first on. By default all.
     ax : Axes or array of Axes, optional
         One for each panel.
 
     Returns
     -------
-    ndarray of Axes
+    axes : ndarray of Axes, of shape (n_components,)
 
     Raises
     ------
     ValueError
         If the kind is unknown, or a shape or a length does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import plots
+    >>> H = np.array([[0.1, 0.4, 0.9], [0.8, 0.3, 0.1]])
+    >>> (ax, _) = plots.components(H, kind="spectra", coordinate=[490, 560, 665])
+    >>> ax.get_lines()[0].get_xdata()
+    array([490, 560, 665])
     """
     if kind not in _KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {list(_KINDS)}: choose one.")
     H = factor_of(source)
-    titles = titles_of(labels, len(H))
-    shown = len(H) if n_components is None else min(n_components, len(H))
     n_features = H.shape[1]
     if kind == "images":
         if image_shape is None:
@@ -72,10 +85,10 @@ def components(
     names = names_of(source, feature_names, n_features) if kind == "bars" else None
     if kind == "spectra" and coordinate is None:
         coordinate = abscissa_of(source)
-    axes = style.panels(shown, ax, size=(2.2, 2.4) if kind == "images" else (2.8, 1.9))
-    for component, panel in enumerate(axes):
-        style.title(panel, titles[component])
-        row = H[component]
+    shown = titled_rows(H, labels, n_components)
+    axes = style.panels(len(shown), ax, size=(2.2, 2.4) if kind == "images" else (2.8, 1.9))
+    for panel, (title, row) in zip(axes, shown, strict=True):
+        style.title(panel, title)
         if kind == "images":
             style.image(panel, row.reshape(image_shape), style.FACES, 0.0, style.top_of(row))
             continue
@@ -83,18 +96,13 @@ def components(
             style.curve(panel, coordinate, row, color=style.BLUE, lw=1.3)
         else:
             _bars(panel, row, names)
-        panel.set_ylim(0, float(row.max(initial=0)) * 1.06 or 1.0)
-        style.plain(panel)
-        panel.locator_params(axis="y", nbins=3)
-        panel.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
-        panel.yaxis.offsetText.set_fontsize(7)
+        style.from_zero(panel, row)
     return axes
 
 
-def _bars(panel: Any, row: np.ndarray, names: np.ndarray | None) -> None:
-    few = len(row) <= 60
-    # One shape for all of them: thousands of bars are thousands of objects.
-    if few:
+def _bars(panel: Axes, row: np.ndarray, names: np.ndarray | None) -> None:
+    # One shape for many bars: thousands of bars are thousands of objects.
+    if len(row) <= 60:
         panel.bar(np.arange(len(row)), row, width=0.8, color=style.BLUE)
     else:
         panel.stairs(row, np.arange(len(row) + 1) - 0.5, fill=True, color=style.BLUE)

@@ -1,64 +1,73 @@
-"""What many starts agree on: their spectra beside each other, and how dense they lie."""
+"""The agreement of many starts: the distances of their spectra, and the local densities."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import found_of
+from dasknmf.plots.sources import selection_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from dasknmf.selection.result import Consensus
+    from dasknmf.store.run import Run
 
 _NAMED = 24
 """Clusters that are numbered beside the strip."""
-
-
 _FAR = 4.0
-"""A threshold that many times the largest density is named and not drawn."""
+"""The ratio of the threshold to the largest density above which the threshold is not drawn, only named."""
 
 
-def consensus(source: Any, *, ax: Any = None) -> np.ndarray:
+def consensus(source: Consensus | Run | str | os.PathLike[str], *, ax: style.GivenAxes = None) -> np.ndarray:
     """The clustergram of the spectra of all starts, and the histogram of their local densities.
 
-    The clustergram has the distances of the spectra that were kept, at length one, by cluster and within each
-    by hierarchy (average linkage), with a strip of the clusters. The histogram is of all of them, with the
-    density threshold. Both as cNMF draws them: sharp dark blocks, and a threshold in the tail, are a
-    consensus.
+    Both are drawn as in cNMF [1]_. The clustergram shows the Euclidean distances between the spectra that the
+    density filter kept, each scaled to length 1; a strip marks their clusters, and within a cluster they are
+    in the order of hierarchical clustering (average linkage). The histogram has the densities of all spectra
+    and the threshold of the filter. Starts agree where dark blocks are sharp and only a tail of the
+    histogram lies above the threshold.
 
     Parameters
     ----------
-    source : Consensus, its Run or the path of that
-        Or what has its attributes `stack`, `kept`, `labels`, `density`, `density_threshold`.
+    source : Consensus, Run of a consensus, or path of the run
+        Or any object with the attributes `stack`, of shape (n_spectra, n_features), and, of length
+        n_spectra, `kept`, `labels` and `density`, and the number `density_threshold`.
     ax : array of Axes, optional
         Two.
 
     Returns
     -------
-    ndarray of two Axes
+    axes : ndarray of Axes, of shape (2,)
         The clustergram and the histogram.
 
     Raises
     ------
     ValueError
-        If fewer Axes are given.
+        If fewer Axes are given, or the run has no consensus yet.
+
+    References
+    ----------
+    .. [1] Kotliar, D. et al. "Identifying gene expression programs of cell-type identity and cellular
+       activity with single-cell RNA-Seq." eLife 8 (2019), e43803.
     """
-    source = found_of(source)
+    found = selection_of(source)
     wide, narrow = style.panels(2, ax, across=2, size=(4.2, 3.5))
     if ax is None:
         narrow.set_box_aspect(0.9)  # beside a square that has a strip and a bar
-    kept = np.asarray(source.kept, dtype=bool)
-    labels = np.asarray(source.labels)[kept]
-    rows = np.asarray(source.stack)[kept]
+    kept = np.asarray(found.kept, dtype=bool)
+    labels = np.asarray(found.labels)[kept]
+    rows = np.asarray(found.stack)[kept]
     order = _order(rows, labels)
     distances = _distances(rows[order])
     drawn = style.image(wide, distances, style.MAPS, 0.0, style.top_of(distances))
     drawn.set_interpolation("antialiased")  # a thousand starts are more rows than there are dots
     _strips(wide, labels[order])
-    bar = wide.figure.colorbar(drawn, ax=wide, shrink=0.6, pad=0.03)
-    bar.set_label("Euclidean distance", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
-    _histogram(narrow, np.asarray(source.density, dtype=float), kept, float(source.density_threshold))
+    style.colorbar(drawn, wide, shrink=0.6, pad=0.03).set_label("Euclidean distance", fontsize=8)
+    _histogram(narrow, np.asarray(found.density, dtype=float), kept, float(found.density_threshold))
     return np.asarray([wide, narrow], dtype=object)
 
 
@@ -82,7 +91,7 @@ def _order(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.concatenate(order) if order else np.empty(0, dtype=int)
 
 
-def _strips(ax: Any, labels: np.ndarray) -> None:
+def _strips(ax: Axes, labels: np.ndarray) -> None:
     """Colours of the clusters, in turn, left of the image and above it; their numbers on the left."""
     from matplotlib.colors import to_rgb
 
@@ -94,27 +103,26 @@ def _strips(ax: Any, labels: np.ndarray) -> None:
     left.imshow(strip[:, None], aspect="auto", interpolation="nearest")
     above.imshow(strip[None], aspect="auto", interpolation="nearest")
     for each in (left, above):
-        style.without_ticks(each)
-        each.spines[:].set_visible(False)
+        style.without_frame(each)
     step = -(-len(clusters) // _NAMED)
     middles = first + (counts - 1) / 2
     style.named_ticks(left.yaxis, middles[::step], clusters[::step], fontsize=7)
     left.tick_params(axis="y", length=0, pad=2)
 
 
-def _histogram(ax: Any, density: np.ndarray, kept: np.ndarray, threshold: float) -> None:
+def _histogram(ax: Axes, density: np.ndarray, kept: np.ndarray, threshold: float) -> None:
     known = np.isfinite(density)
-    edges = np.histogram_bin_edges(density[known], bins=40) if known.any() else 10
+    edges = np.histogram_bin_edges(density[known], bins=40).tolist() if known.any() else 10
     parts = [density[known & kept], density[known & ~kept]]
     names = [f"kept: {int(kept.sum())}", f"filtered: {int((~kept).sum())}"]
     ax.hist(parts, bins=edges, stacked=True, color=[style.BLUE, style.ORANGE], label=names)
-    # From 2 on nothing is filtered: no two spectra are as far apart.
+    # Spectra of length 1 are less than 2 apart: a threshold from 2 on filters none.
     if threshold < 2:
         farthest = float(density[known].max(initial=0.0))
         beyond = 0 < _FAR * farthest < threshold
         label = f"threshold: {threshold:g}" + (", beyond the right edge" if beyond else "")
         ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=label)
-        if beyond:  # else what there is to be seen would be a hair at the left one
+        if beyond:  # else the densities would be a hair at the left edge
             ax.set_xlim(0, 1.1 * farthest)
     style.plain(ax)
     ax.locator_params(axis="both", nbins=5)

@@ -3,75 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dasknmf.core.history import Record
+from dasknmf.core.history import History, Record
 from dasknmf.plots import style
-from dasknmf.plots.sources import records_of
+from dasknmf.plots.sources import Factorization, records_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _WIDE = 5.0
-"""The largest over the smallest loss, above which a scale is logarithmic."""
+"""The ratio of the largest to the smallest loss above which the scale is logarithmic."""
 _FLAT = 1e-4
-"""Relative changes of a loss below which a curve is a line, and its ticks would be rows of digits."""
+"""The relative range of a curve below which the axis zooms in no further: ticks would be rows of digits."""
 _POINTS = 60
-"""Of the line of one start of several, at most."""
-_CONCLUDING = "final"
+"""The most points of the line of one of several starts."""
 _AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
 
 
 def convergence(
-    source: Any, *, against: Literal["iteration", "reads", "seconds"] = "iteration", ax: Any = None
-) -> Any:
-    """The loss, with the phases behind it, and below it the loss of held-out entries where there are any.
+    source: History | Factorization,
+    *,
+    against: Literal["iteration", "reads", "seconds"] = "iteration",
+    ax: style.GivenAxes = None,
+) -> Axes:
+    """The loss D(V | WH) of each pass, and in a second panel that of held-out entries, where there are any.
 
-    Of several starts each is a thin line, and the lowest of them, pass by pass, the thick one. Each panel has
-    the range of its own values, on a logarithmic scale where that is wide. A pass with β ≠ 2 tells the loss
-    of the pair that entered it: that stands where the pass before ended.
+    Bands in grey mark the phases that are no exact passes. Of several starts each is a thin line, and the
+    lowest of them, pass by pass, the thick one. A panel has the range of its own values, on a logarithmic
+    scale where the range is wide. A pass that measures the loss of the pair (W, H) with which it began, as
+    passes with β ≠ 2 do, has its point at the end of the pass before.
 
     Parameters
     ----------
     source : History, fitted model, Run, or path of a run
     against : {"iteration", "reads", "seconds"}, default="iteration"
-        The abscissa: exact passes (passes of the start stand narrowly left of 0), reads of V, or wall time.
+        The abscissa: exact passes (with the passes of the start left of 0), reads of V, or wall time in
+        seconds.
     ax : Axes, optional
-        Both panels share what it covers.
+        Two panels divide the area of these Axes.
 
     Returns
     -------
-    Axes
-        Of the loss; the panel of held-out entries is the last of its figure's.
+    ax : Axes
+        The panel of the loss; that of held-out entries is ``ax.figure.axes[-1]``.
 
     Raises
     ------
     ValueError
-        If `against` is something else.
+        If `against` is none of these.
+    TypeError
+        If the source has no history.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import NMF, plots
+    >>> V = np.random.default_rng(0).random((60, 8))
+    >>> model = NMF(2, random_state=0, tol=0, max_iter=5).fit(V)
+    >>> ax = plots.convergence(model)
+    >>> ax.get_ylabel()
+    'D(V | WH)'
     """
     if against not in _AXES:
         raise ValueError(f"against is {against!r}; it must be one of {list(_AXES)}: choose one.")
     records = records_of(source)
     held = [record.measures.get("holdout") for record in records]
     parted = any(value is not None for value in held)
-    ax = style.panels(1, ax, size=(6.0, 4.6 if parted else 3.6))[0]
+    panel: Axes = style.panels(1, ax, size=(6.0, 4.6 if parted else 3.6))[0]
     ends = _ends(records, against)
     at = _places(records, ends)
-    _phases(ax, records, ends, named=True)
-    # A conclusion of many factorizations is a pair of its own, and no step of any of them.
-    losses = [None if record.phase == _CONCLUDING else record.loss for record in records]
-    others = _starts(ax, records, ends)
-    drawn = _line(ax, at, losses, style.BLUE, "lowest" if others else "loss")
-    closed = _close(ax, records, at)
+    _phases(panel, records, ends, named=True)
+    # The final pass of many factorizations makes a pair of its own, and is a step of none of them.
+    losses = [None if record.phase == "final" else record.loss for record in records]
+    others = _starts(panel, records, ends)
+    drawn = _line(panel, at, losses, style.BLUE, "lowest" if others else "loss")
+    closed = _close(panel, records, at)
     if drawn:
-        _range(ax, drawn + others + closed)
-        _rivals(ax, records, ends)
-        _few_ticks(ax)
-    style.plain(ax)
-    ax.set_ylabel("D(V | WH)", fontsize=9)
-    lowest = ax
+        _range(panel, drawn + others + closed)
+        _rivals(panel, records, ends)
+        _few_ticks(panel)
+    style.plain(panel)
+    panel.set_ylabel("D(V | WH)", fontsize=9)
+    lowest = panel
     if parted:
-        # The values are of another number of entries: on one axis neither curve would have a shape.
-        lowest = style.below(ax)
+        # These are sums over fewer entries: on one axis both curves would be flat.
+        lowest = style.below(panel)
         _phases(lowest, records, ends, named=False)
         drawn = _line(lowest, at, held, style.ORANGE, "held out")
         if drawn:
@@ -79,15 +98,15 @@ def convergence(
             _few_ticks(lowest)
         style.plain(lowest)
         lowest.set_ylabel("held out", fontsize=9, color=style.ORANGE)
-        ax.tick_params(axis="x", labelbottom=False)
+        panel.tick_params(axis="x", labelbottom=False)
     lowest.set_xlabel(_AXES[against], fontsize=9)
     if against == "iteration" and len(ends):
         last = max(int(ends[-1]), 1)
         step = max(1, -(-last // 8))
         step = next(nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 10**9) if nice >= step)
-        ax.set_xticks(np.arange(0, last + 1, step))
-    style.legend_above(ax)
-    return ax
+        panel.set_xticks(np.arange(0, last + 1, step))
+    style.legend_above(panel)
+    return panel
 
 
 def _ends(records: Sequence[Record], against: str) -> np.ndarray:
@@ -109,28 +128,28 @@ def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
     return np.where(entered, begins, ends)
 
 
-def _phases(ax: Any, records: Sequence[Record], ends: np.ndarray, *, named: bool) -> None:
-    """Bands of what is not an exact pass, one for each phase that follows another."""
+def _phases(ax: Axes, records: Sequence[Record], ends: np.ndarray, *, named: bool) -> None:
+    """Grey bands, one for each sequence of passes of one phase other than "exact"."""
     begin = 0.0
     if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
         begin = float(2 * ends[0] - ends[1])
     shades = {"evaluation": 0.08}
-    told = set()
+    labelled: set[str] = set()
     for index, record in enumerate(records):
         last = index + 1 == len(records) or records[index + 1].phase != record.phase
         if not last:
             continue
         if record.phase != "exact" and ends[index] > begin:
             shade = shades.setdefault(record.phase, 0.06 + 0.10 * (len(shades) % 3))
-            label = record.phase if named and record.phase not in told else None
+            label = record.phase if named and record.phase not in labelled else None
             ax.axvspan(begin, ends[index], color="0.5", alpha=shade, lw=0, label=label)
-            told.add(record.phase)
+            labelled.add(record.phase)
         begin = float(ends[index])
 
 
-def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> list[float]:
-    """A curve of the values that are known; these."""
-    # Of two losses of one pair, that of the pass which it entered is the one without rounding.
+def _line(ax: Axes, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> list[float]:
+    """Draw a curve of the known values, and return these."""
+    # Of two losses of one pair the later one, of the pass that began with the pair, has no rounding.
     known = list({x: y for x, y in zip(at, values, strict=True) if y is not None and y > 0}.items())
     if known:
         marker = "o" if len(known) <= 30 else None
@@ -138,8 +157,8 @@ def _line(ax: Any, at: np.ndarray, values: Sequence[float | None], colour: str, 
     return [y for _, y in known]
 
 
-def _range(ax: Any, values: Sequence[float]) -> None:
-    """From the smallest to the largest of the values, and a little more; what is below notice is flat."""
+def _range(ax: Axes, values: Sequence[float]) -> None:
+    """Set the range of the values with a margin; a change too small to matter looks flat."""
     low, high = min(values), max(values)
     if high / low > _WIDE:
         ax.set_yscale("log")
@@ -150,10 +169,10 @@ def _range(ax: Any, values: Sequence[float]) -> None:
         ax.set_ylim(middle - half, middle + half)
 
 
-def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
-    """Objectives of the models that were given up, while they advanced beside the one that went on.
+def _rivals(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> None:
+    """Draw the objectives of the starts that were given up.
 
-    As far as they are near: a start that is far behind would flatten the curve that matters.
+    A start far above the others is named only: its line would flatten the curve of the lowest.
     """
     compared = [index for index, record in enumerate(records) if "rival 0" in record.measures]
     if not compared:
@@ -172,8 +191,8 @@ def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
             continue
         lowest = min(y for _, y in points)
         if lowest > limit:
-            told = f"other start: {lowest:.3g}, far above"
-            ax.plot([], [], color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=told)
+            far = f"other start: {lowest:.3g}, far above"
+            ax.plot([], [], color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=far)
             continue
         ax.plot(*zip(*points, strict=True), color=style.PINK, lw=1.2, ls="--", marker="s", ms=3, label=label)
         top = max(top, min(limit, max(y for _, y in points) * 1.02))
@@ -181,8 +200,8 @@ def _rivals(ax: Any, records: Sequence[Record], ends: np.ndarray) -> None:
     ax.set_ylim(low, top)
 
 
-def _starts(ax: Any, records: Sequence[Record], ends: np.ndarray) -> list[float]:
-    """A thin line for each model that shares the passes with others; the losses that are drawn."""
+def _starts(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> list[float]:
+    """Draw a thin line for each of several models that share passes, and return the losses in them."""
     lines: dict[int, dict[float, float]] = {}
     before = 0.0
     for record, end in zip(records, ends.tolist(), strict=True):
@@ -204,8 +223,8 @@ def _starts(ax: Any, records: Sequence[Record], ends: np.ndarray) -> list[float]
     return [loss for loss in losses if np.isfinite(loss)]
 
 
-def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> list[float]:
-    """The loss of the returned pair, where a pass of its own has evaluated it."""
+def _close(ax: Axes, records: Sequence[Record], at: np.ndarray) -> list[float]:
+    """Mark the loss of the returned pair, where a pass has evaluated it, and return it."""
     last = records[-1] if records else None
     if last is None or not last.closed or last.loss is None or last.loss <= 0:
         return []
@@ -213,8 +232,8 @@ def _close(ax: Any, records: Sequence[Record], at: np.ndarray) -> list[float]:
     return [last.loss]
 
 
-def _few_ticks(ax: Any) -> None:
-    """Numbers also where the loss spans less than a decade, and never on top of each other."""
+def _few_ticks(ax: Axes) -> None:
+    """A few ticks with numbers, also where the loss spans less than a decade."""
     from matplotlib.ticker import (
         LogFormatterSciNotation,
         LogLocator,

@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import factor_of, names_of, titles_of
+from dasknmf.plots.sources import Factorization, factor_of, names_of, titled_rows
 
 
 def top_features(
-    source: Any,
+    source: Factorization,
     n: int = 10,
-    feature_names: Any = None,
+    feature_names: Sequence[str] | None = None,
     *,
-    labels: Any = None,
+    labels: Sequence[str] | None = None,
     n_components: int | None = None,
-    ax: Any = None,
+    ax: style.GivenAxes = None,
 ) -> np.ndarray:
-    """Horizontal bars of the leading features, one panel for each component.
+    """The leading features of each component: horizontal bars of the largest entries of its row of H.
 
     Parameters
     ----------
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
+        H, or what has it.
     n : int, default=10
-        Features in each panel; fewer where fewer are above zero.
+        The number of features in a panel; fewer where fewer entries are above zero.
     feature_names : sequence of str, optional
-        Those that the source knows if not given, else numbers.
+        By default the names of the source, or else the indices of the features.
     labels : sequence of str, optional
         A title for each component of `source`.
     n_components : int, optional
-        Only so many, the first; all if not given.
+        The number of components that are drawn, from the first on. By default all.
     ax : Axes or array of Axes, optional
         One for each panel.
 
     Returns
     -------
-    ndarray of Axes
+    axes : ndarray of Axes, of shape (n_components,)
 
     Raises
     ------
     ValueError
         If n is below 1, or a length does not fit.
+
+    Examples
+    --------
+    >>> from dasknmf import plots
+    >>> (ax,) = plots.top_features([[0.1, 0.4, 0.9]], 2, ["blue", "green", "red"])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['red', 'green']
     """
     if n < 1:
         raise ValueError(f"n is {n}; a panel needs one feature or more: give at least 1.")
     H = factor_of(source)
     names = names_of(source, feature_names, H.shape[1])
     names = np.arange(H.shape[1]) if names is None else names
-    titles = titles_of(labels, len(H))
-    shown = len(H) if n_components is None else min(n_components, len(H))
-    axes = style.panels(shown, ax, size=(2.8, 0.5 + 0.19 * n))
-    for component, panel in enumerate(axes):
-        leading = leading_of(H[component], n)
-        panel.barh(np.arange(len(leading)), H[component][leading], color=style.BLUE, height=0.7)
+    shown = titled_rows(H, labels, n_components)
+    axes = style.panels(len(shown), ax, size=(2.8, 0.5 + 0.19 * n))
+    for panel, (title, row) in zip(axes, shown, strict=True):
+        leading = leading_of(row, n)
+        panel.barh(np.arange(len(leading)), row[leading], color=style.BLUE, height=0.7)
         style.named_ticks(panel.yaxis, np.arange(len(leading)), names[leading])
         # As many places in every panel, so that bars are equally thick; the largest on top.
         panel.set_ylim(min(n, H.shape[1]) - 0.4, -0.6)
-        style.title(panel, titles[component])
+        style.title(panel, title)
         style.plain(panel)
         panel.spines["left"].set_visible(False)
         panel.tick_params(axis="y", length=0)
-        panel.locator_params(axis="x", nbins=3)
-        panel.ticklabel_format(axis="x", scilimits=(-2, 4), useMathText=True)
-        panel.xaxis.offsetText.set_fontsize(7)
+        style.short_numbers(panel, "x")
     return axes
 
 

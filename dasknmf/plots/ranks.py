@@ -1,115 +1,140 @@
-"""Stability and error of each number of components."""
+"""Stability and error over the number of components."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import found_of
+from dasknmf.plots.sources import selection_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+    from dasknmf.selection.sweep import RankSweep
+    from dasknmf.store.run import Run
+
+Sweep: TypeAlias = "RankSweep | Run | str | os.PathLike[str] | DataFrame | Mapping[str, npt.ArrayLike]"
 
 _STEEP = 30.0
-"""Losses over hidden entries that differ by more than so many times stand on a logarithmic axis."""
+"""The ratio of held-out losses above which their axis is logarithmic."""
 _STABILITY = {
     "silhouette": ("silhouette_mean", "silhouette"),
     "instability": ("instability", "instability"),
     "dispersion": ("dispersion", "dispersion"),
     "cophenetic": ("cophenetic", "cophenetic correlation"),
 }
+_LINE: dict[str, Any] = {"lw": 1.6, "ms": 4}
+_DASHED: dict[str, Any] = {"lw": 1.2, "ms": 4, "ls": "--", "mfc": "none"}
 _ERRORS = {"relative_error": "relative error", "loss": "D(V | WH)"}
 
 
 def ranks(
-    source: Any,
+    source: Sweep,
     *,
     stability: Literal["silhouette", "instability", "dispersion", "cophenetic"] = "silhouette",
     best: int | None = None,
-    ax: Any = None,
-) -> Any:
-    """How stable each rank is, and how near to V, over the number of components.
+    ax: style.GivenAxes = None,
+) -> Axes:
+    """Stability and error over the number of components, as cNMF draws them.
 
-    Stability on the left axis, the error of the best start on the right one, as cNMF draws them; below them
-    the loss over hidden entries where it is known, with the standard deviation over starts.
+    The left axis has the stability, the right axis the error of the best start. A second panel has the loss
+    of held-out entries, where it is known: mean and standard deviation over the starts.
 
     Parameters
     ----------
-    source : RankSweep, its Run or the path of that, DataFrame, or mapping of str to sequence
-        With the columns of ``RankSweep.to_dataframe()``; of a mapping "n_components" is one of them. NaN
-        where a value is not known.
+    source : RankSweep, Run of a sweep, path of the run, DataFrame, or mapping of str to sequence
+        The columns of ``RankSweep.to_dataframe()``, NaN where a value is unknown; a mapping has
+        "n_components" among them.
     stability : {"silhouette", "instability", "dispersion", "cophenetic"}, default="silhouette"
-        What is drawn on the left; of silhouettes the mean and that of the worst component.
+        The measure on the left axis. Two curves show the silhouette: the mean, and that of the worst
+        component.
     best : int, optional
-        The rank that is marked; that of the sweep if not given.
+        The number of components that is marked. By default the choice of the sweep.
     ax : Axes, optional
-        All panels share what it covers.
+        All panels divide the area of these Axes.
 
     Returns
     -------
-    Axes
-        Of the stability; those of the error and of hidden entries are in its figure.
+    ax : Axes
+        The panel of the stability; ``ax.figure.axes`` has the others.
 
     Raises
     ------
     ValueError
-        If `stability` is something else, `best` is none of the ranks, or there is nothing to draw.
+        If `stability` is unknown, `best` is none of the numbers of components, or nothing is known of them.
+
+    Examples
+    --------
+    >>> from dasknmf import plots
+    >>> table = {"n_components": [2, 3, 4], "silhouette_mean": [0.9, 0.95, 0.4], "loss": [9.0, 5.0, 4.8]}
+    >>> ax = plots.ranks(table, best=3)
+    >>> ax.get_xlabel()
+    'number of components'
     """
     if stability not in _STABILITY:
         raise ValueError(f"stability is {stability!r}; it must be one of {list(_STABILITY)}: choose one.")
-    source = found_of(source)
-    table = _Table(source)
+    found = selection_of(source)
+    table = _Table(found)
     name, label = _STABILITY[stability]
     error = next((each for each in _ERRORS if table.knows(each)), None)
     if error is None and not table.knows(name) and not table.knows("holdout"):
         raise ValueError(
-            f"of {len(table.at)} ranks neither {name} nor an error is known; the picture is drawn of these: "
-            "give the table of a sweep."
+            f"of {len(table.at)} ranks neither {name} nor an error is known; there is nothing to draw: give "
+            "the table of a sweep."
         )
-    best = getattr(source, "best", None) if best is None else best
+    best = getattr(found, "best", None) if best is None else best
     if best is not None and best not in table.at:
         raise ValueError(f"best is {best}; the ranks are {table.at.tolist()}: give one of these.")
     held = table.knows("holdout")
-    ax = style.panels(1, ax, size=(5.6, 4.6 if held else 3.4))[0]
-    lowest = style.below(ax) if held else ax
-    style.plain(ax)
+    panel: Axes = style.panels(1, ax, size=(5.6, 4.6 if held else 3.4))[0]
+    lowest = style.below(panel) if held else panel
+    style.plain(panel)
     if table.knows(name):
         mean = "mean silhouette" if stability == "silhouette" else label
-        _curve(ax, *table.known(name), style.BLUE, "o", mean)
+        panel.plot(*table.known(name), color=style.BLUE, marker="o", label=mean, **_LINE)
         if stability == "silhouette" and table.knows("silhouette_min"):
-            _curve(ax, *table.known("silhouette_min"), style.BLUE, "v", "smallest silhouette", dashed=True)
-    _coloured(ax, label, style.BLUE, drawn=table.knows(name))
+            smallest = table.known("silhouette_min")
+            panel.plot(*smallest, color=style.BLUE, marker="v", label="smallest silhouette", **_DASHED)
+    _coloured(panel, label, style.BLUE, drawn=table.knows(name))
     if error is not None:
-        other = ax.twinx()
+        other = panel.twinx()
         style.plain(other)
         other.spines["right"].set_visible(True)
         other.spines["left"].set_visible(False)
-        # The stability in front: where curves cross it is what is looked at.
-        ax.set_zorder(other.get_zorder() + 1)
-        ax.patch.set_visible(False)
-        _curve(other, *table.known(error), style.ORANGE, "s", _ERRORS[error])
+        # The stability is drawn in front of the error.
+        panel.set_zorder(other.get_zorder() + 1)
+        panel.patch.set_visible(False)
+        shown: dict[str, Any] = {"color": style.ORANGE, "marker": "s", "label": _ERRORS[error], **_LINE}
+        other.plot(*table.known(error), **shown)
         _coloured(other, _ERRORS[error], style.ORANGE)
-        ax.plot([], [], color=style.ORANGE, marker="s", ms=4, lw=1.6, label=_ERRORS[error])
+        panel.plot([], [], **shown)
     if held:
         at, losses = table.known("holdout")
         spread = dict(zip(table.at.tolist(), table.column("holdout_std"), strict=True))
         bars = np.nan_to_num([spread[rank] for rank in at.tolist()])
-        _curve(lowest, at, losses, style.GREEN, "D", "held out")
+        lowest.plot(at, losses, color=style.GREEN, marker="D", label="held out", **_LINE)
         if bars.any():
             lowest.errorbar(at, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
         style.plain(lowest)
         _coloured(lowest, "held out", style.GREEN)
         if (losses > 0).all() and losses.max() > _STEEP * losses.min():
             lowest.set_yscale("log")  # too many components cost more by powers of ten
-        ax.tick_params(axis="x", labelbottom=False)
+        panel.tick_params(axis="x", labelbottom=False)
     if best is not None:
-        rule = getattr(source, "rule", None)
-        told = f"chosen: {best}" + (f" ({rule})" if rule else "")
-        ax.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0, label=told)
+        rule = getattr(found, "rule", None)
+        label = f"chosen: {best}" + (f" ({rule})" if rule else "")
+        panel.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0, label=label)
         if held:
             lowest.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0)
     _abscissa(lowest, table.at)
-    style.legend_above(ax)
-    return ax
+    style.legend_above(panel)
+    return panel
 
 
 class _Table:
@@ -117,7 +142,7 @@ class _Table:
 
     def __init__(self, source: Any) -> None:
         columns = source.to_dataframe() if hasattr(source, "to_dataframe") else source
-        if hasattr(source, "ranks"):  # as a run keeps them
+        if hasattr(source, "ranks"):  # the findings of a run
             columns = vars(source) | {"n_components": source.ranks}
         at = np.asarray(_ranks_of(columns), dtype=int)
         self._order = np.argsort(at, kind="stable")
@@ -133,7 +158,7 @@ class _Table:
         return bool(np.isfinite(self.column(name)).any())
 
     def known(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks of which it is known, and the values."""
+        """The ranks for which the column has a value, and these values."""
         values = self.column(name)
         there = np.isfinite(values)
         return self.at[there], values[there]
@@ -144,30 +169,14 @@ def _ranks_of(columns: Any) -> Any:
         return columns.index
     if not hasattr(columns, "keys") or "n_components" not in columns:
         raise ValueError(
-            f"a {type(columns).__name__} tells no ranks; the picture is drawn over n_components: give a "
-            "sweep, its table, or a mapping with that column."
+            f"a {type(columns).__name__} has no ranks; the abscissa is n_components: give a sweep, its "
+            "table, or a mapping with that column."
         )
     return columns["n_components"]
 
 
-def _curve(
-    ax: Any, at: np.ndarray, values: np.ndarray, colour: str, marker: str, label: str, dashed: bool = False
-) -> None:
-    ax.plot(
-        at,
-        values,
-        color=colour,
-        lw=1.2 if dashed else 1.6,
-        ls="--" if dashed else "-",
-        marker=marker,
-        ms=4,
-        mfc="none" if dashed else colour,
-        label=label,
-    )
-
-
-def _coloured(ax: Any, label: str, colour: str, *, drawn: bool = True) -> None:
-    """An axis in the colour of its curve; without numbers where there is no curve."""
+def _coloured(ax: Axes, label: str, colour: str, *, drawn: bool = True) -> None:
+    """Give an axis the colour of its curve, and no numbers where there is no curve."""
     if not drawn:
         ax.set_yticks([])
         ax.spines["left"].set_visible(False)
@@ -180,7 +189,7 @@ def _coloured(ax: Any, label: str, colour: str, *, drawn: bool = True) -> None:
     ax.yaxis.offsetText.set_fontsize(7)
 
 
-def _abscissa(ax: Any, at: np.ndarray) -> None:
+def _abscissa(ax: Axes, at: np.ndarray) -> None:
     from matplotlib.ticker import MaxNLocator
 
     if len(at) <= 12:

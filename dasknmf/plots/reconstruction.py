@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import check_image, factor_of
+from dasknmf.plots.sources import Factorization, check_image, factor_of
 
 
 def reconstruction(
-    original: Any,
-    W: Any,
-    source: Any,
+    original: npt.ArrayLike,
+    W: npt.ArrayLike,
+    source: Factorization,
     *,
     image_shape: tuple[int, int] | None = None,
-    coordinate: Any = None,
-    ax: Any = None,
+    coordinate: npt.ArrayLike | None = None,
+    ax: style.GivenAxes = None,
 ) -> np.ndarray:
-    """The original, WH and the residual, a line of panels for each row.
+    """Rows of V, their reconstruction WH and the residual V - WH, side by side.
 
     Parameters
     ----------
     original : array of shape (n_features,) or (n_rows, n_features)
-        Rows of V. NaN where a value is missing.
+        Rows of V, NaN where a value is missing.
     W : array of shape (n_components,) or (n_rows, n_components)
-        Their rows of W.
+        The rows of W that belong to them.
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
-        What H is taken from.
+        H, or what has it.
     image_shape : tuple of int, optional
-        Rows and columns of each row of V, where it is an image.
+        The numbers of rows and columns, where each row of V is an image. By default rows of V are curves.
     coordinate : array of shape (n_features,), optional
-        The abscissa where it is none.
+        The abscissa of curves. By default the feature's index.
     ax : Axes or array of Axes, optional
         One for each panel.
 
     Returns
     -------
-    ndarray of Axes, of shape (n_rows, 3) for images: original, WH, residual; else of shape (n_rows, 2):
-    original and WH, residual.
+    axes : ndarray of Axes
+        Of images, of shape (n_rows, 3): original, WH, residual. Of curves, of shape (n_rows, 2): original
+        and WH together, residual.
 
     Raises
     ------
     ValueError
         If shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import plots
+    >>> H = np.array([[0.1, 0.4, 0.9], [0.8, 0.3, 0.1]])
+    >>> plots.reconstruction([0.5, 0.4, 0.5], [0.5, 0.5], H).shape
+    (1, 2)
     """
     H = factor_of(source)
     V, W = np.atleast_2d(np.asarray(original, dtype=float)), np.atleast_2d(np.asarray(W))
@@ -65,15 +73,15 @@ def reconstruction(
         rest = (V[row] - made[row]).reshape(image_shape)
         most = style.top_of(np.abs(rest))
         drawn = style.image(panels[2], rest, style.RESIDUALS, -most, most)
-        bar = panels[2].figure.colorbar(drawn, ax=panels[2], shrink=0.7, pad=0.03)
-        bar.ax.tick_params(labelsize=7)
-        bar.outline.set_visible(False)
+        style.colorbar(drawn, panels[2], shrink=0.7, pad=0.03)
         for panel, text in zip(panels, ("original", "WH", "residual"), strict=True):
             style.title(panel, text if row == 0 else "")
     return axes
 
 
-def _lines(V: np.ndarray, made: np.ndarray, coordinate: Any, ax: Any) -> np.ndarray:
+def _lines(
+    V: np.ndarray, made: np.ndarray, coordinate: npt.ArrayLike | None, ax: style.GivenAxes
+) -> np.ndarray:
     axes = style.panels(2 * len(V), ax, across=2, size=(3.6, 2.2)).reshape(len(V), 2)
     x = np.arange(V.shape[1]) if coordinate is None else np.asarray(coordinate)
     for row, (both, rest) in enumerate(axes):

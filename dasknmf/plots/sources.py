@@ -1,17 +1,32 @@
-"""What a picture is drawn of: taken from a model, a run or arrays."""
+"""W, H, names and passes for a picture, taken from a model, a run or arrays."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from msgspec.structs import asdict
 
 from dasknmf.core.history import Record
+from dasknmf.core.image_grid import Layout
 from dasknmf.store.run import Run, open_run
+
+if TYPE_CHECKING:
+    from dasknmf.estimator import NMF
+
+
+class StackModel(Protocol):
+    """A fitted model of a stack, such as `StackNMF`."""
+
+    model_: NMF
+
+
+Factorization: TypeAlias = "NMF | StackModel | Run | os.PathLike[str] | npt.ArrayLike"
+"""A fitted model, a run or the path of a run, or the array that a picture shows."""
 
 
 def opened(source: Any) -> Any:
@@ -19,13 +34,13 @@ def opened(source: Any) -> Any:
     return open_run(source) if isinstance(source, (str, os.PathLike)) else source
 
 
-def found_of(source: Any) -> Any:
-    """What a run, or the run at a path, keeps of many factorizations; anything else as it is.
+def selection_of(source: Any) -> Any:
+    """The findings of a sweep or a consensus, from its run or the path of the run; anything else as it is.
 
     Raises
     ------
     ValueError
-        If it keeps nothing.
+        If the run has none.
     """
     source = opened(source)
     if not isinstance(source, Run):
@@ -33,28 +48,28 @@ def found_of(source: Any) -> Any:
     found, many = source.found, source.identity.many
     if found is None or many is None:
         raise ValueError(
-            f"the run at {str(source.store)!r} keeps nothing that many factorizations tell; the picture is "
-            "drawn of that: give one of rank_sweep or consensus that has ended."
+            f"the run at {str(source.store)!r} has no findings about many factorizations; this picture needs "
+            "them: give the run of a rank_sweep or a consensus that has ended."
         )
     return SimpleNamespace(**asdict(many) | found)
 
 
 def fitted(source: Any) -> Any:
-    """The run at a path, the model inside of a model of a stack; anything else as it is."""
+    """The run at a path, the NMF of a model of a stack; anything else as it is."""
     source = opened(source)
     return getattr(source, "model_", source)
 
 
-def images_of(source: Any, layout: Any) -> np.ndarray:
-    """Maps of each component, shape (n_components, rows, columns), of W and where its rows lie.
+def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarray:
+    """The map of each component, shape (n_components, rows, columns).
 
     Raises
     ------
     ValueError
-        If rows do not lie in an image of two dimensions, or nobody says where they lie.
+        If the places of W's rows are unknown, or no image of two dimensions.
     """
     source = opened(source)
-    # What a model of a stack gives, and what it has: (component, y, x), whatever these are called.
+    # A DataArray or that of a model of a stack: (component, y, x), whatever the names of y and x.
     images = getattr(source, "abundance", source)
     if getattr(images, "dims", ())[:1] == ("component",):
         maps = images.to_numpy()
@@ -62,11 +77,11 @@ def images_of(source: Any, layout: Any) -> np.ndarray:
         layout = getattr(source, "layout", None) if layout is None else layout
         if layout is None:
             raise ValueError(
-                "nobody says where the rows of W lie; they are pixels of an image: give its rows and columns."
+                "the rows of W have no layout; maps need the place of each pixel: give (rows, columns)."
             )
         W = getattr(source, "W", source)
         W = matrix(W.compute() if hasattr(W, "compute") else W, "W")
-        if not hasattr(layout, "images"):
+        if not isinstance(layout, Layout):
             return np.asarray(W.T.reshape(-1, *check_image(layout, len(W), "pixels")))
         maps = np.asarray(layout.images(W))
     if maps.ndim != 3:
@@ -82,15 +97,15 @@ def records_of(source: Any) -> Sequence[Record]:
     Raises
     ------
     TypeError
-        If it has none.
+        If the source has no history.
     """
     source = fitted(source)
     for name in ("history_", "history"):
         source = getattr(source, name, source)
     if not isinstance(source, Sequence) or not all(isinstance(each, Record) for each in source):
         raise TypeError(
-            f"{type(source).__name__} has no history; a picture of convergence is drawn of a History, a "
-            "fitted model or a run: give one of these."
+            f"{type(source).__name__} has no history; convergence needs the passes of a fit: give a History, "
+            "a fitted model or a run."
         )
     return source
 
@@ -110,8 +125,8 @@ def factor_of(source: Any) -> np.ndarray:
     return matrix(source, "H")
 
 
-def coordinate_of(layout: Any, dim: str) -> np.ndarray | None:
-    """Numbers or dates along a feature dim of a layout, where it has them: an abscissa."""
+def coordinate_of(layout: Layout, dim: str) -> np.ndarray | None:
+    """The numbers or dates along a feature dim, all finite, as an abscissa; None where there are none."""
     coordinate = layout.coords.get(dim)
     if coordinate is None or coordinate.dims != (dim,) or coordinate.values.dtype.kind not in "iufM":
         return None
@@ -121,15 +136,15 @@ def coordinate_of(layout: Any, dim: str) -> np.ndarray | None:
 
 
 def abscissa_of(source: Any) -> np.ndarray | None:
-    """The coordinate of the features of a run of a stack, where they lie along one dim."""
+    """The coordinate of the features of a stack's run, where the stack has one feature dim."""
     layout = getattr(opened(source), "layout", None)
     if layout is None or len(layout.feature_dims) != 1:
         return None
     return coordinate_of(layout, layout.feature_dims[0])
 
 
-def names_of(source: Any, given: Any, n_features: int) -> np.ndarray | None:
-    """Names of the features, as they are given or else as the source knows them.
+def names_of(source: Any, given: Sequence[str] | None, n_features: int) -> np.ndarray | None:
+    """Names of the features: those that are given, or else those of the source.
 
     Raises
     ------
@@ -150,12 +165,13 @@ def names_of(source: Any, given: Any, n_features: int) -> np.ndarray | None:
     return names
 
 
-def matrix(values: Any, what: str) -> np.ndarray:
+def matrix(values: npt.ArrayLike, what: str) -> np.ndarray:
     """An array of two dimensions.
 
     Raises
     ------
     ValueError
+        If the array has another number of dimensions.
     """
     array = np.asarray(values)
     if array.ndim != 2:
@@ -163,7 +179,14 @@ def matrix(values: Any, what: str) -> np.ndarray:
     return array
 
 
-def titles_of(labels: Any, count: int) -> list[str]:
+def titled_rows(
+    H: np.ndarray, labels: Sequence[str] | None, n_components: int | None
+) -> list[tuple[str, np.ndarray]]:
+    """The title and the row of each of the first components."""
+    return list(zip(titles_of(labels, len(H)), H, strict=True))[:n_components]
+
+
+def titles_of(labels: Sequence[str] | None, count: int) -> list[str]:
     """A title for each component.
 
     Raises
@@ -181,12 +204,13 @@ def titles_of(labels: Any, count: int) -> list[str]:
     return titles
 
 
-def check_image(shape: Any, size: int, what: str) -> tuple[int, int]:
+def check_image(shape: Sequence[int], size: int, what: str) -> tuple[int, int]:
     """Rows and columns of an image of `size` values.
 
     Raises
     ------
     ValueError
+        If their product is another number.
     """
     sides = tuple(int(side) for side in shape)
     if len(sides) != 2 or sides[0] * sides[1] != size:

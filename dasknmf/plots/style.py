@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import Colormap
+    from matplotlib.image import AxesImage
+
+GivenAxes: TypeAlias = "Axes | Sequence[Axes] | np.ndarray | None"
+"""The Axes to draw into; None: those of a new figure."""
 
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-"""Of Okabe and Ito: told apart by colour-blind readers, and in grey."""
+"""Colours of Okabe and Ito, which colour-blind readers can distinguish; also distinct in grey."""
 PALE = "0.55"
-"""Of what stands behind the data; visible on white and on black."""
+"""The grey of lines behind the data, visible on white and on black."""
 LINES = (BLUE, ORANGE, GREEN, PINK, "#e69f00", PALE)
-"""Of curves in one panel."""
+"""The colours of curves in one panel, in turn."""
 MAPS, FACES, RESIDUALS = "viridis", "gray", "PuOr"
-_NOT_THERE = "0.75"
-"""Pixels without a value."""
+_MISSING = "0.75"
+"""The grey of pixels without a value."""
 
 
-def panels(count: int, ax: Any, *, across: int = 4, size: tuple[float, float] = (2.6, 2.0)) -> np.ndarray:
-    """So many Axes: those given, or of a new figure.
+def panels(
+    count: int, ax: GivenAxes, *, across: int = 4, size: tuple[float, float] = (2.6, 2.0)
+) -> np.ndarray:
+    """`count` Axes: the first of those given, or a grid in a new figure.
 
     Raises
     ------
     ValueError
-        If fewer are given.
+        If fewer Axes are given.
     """
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
@@ -47,25 +61,25 @@ def panels(count: int, ax: Any, *, across: int = 4, size: tuple[float, float] = 
     return flat[:count]
 
 
-def below(ax: Any) -> Any:
-    """New Axes in the lower part of what these cover, with their abscissa."""
+def below(ax: Axes) -> Axes:
+    """New Axes in the lower part of the area of `ax`, with the same abscissa."""
     place = ax.get_subplotspec()
     if place is not None:
-        upper, lower = place.subgridspec(2, 1, height_ratios=(3, 2))
-        ax.set_subplotspec(upper)
-        return ax.figure.add_subplot(lower, sharex=ax)
+        grid = place.subgridspec(2, 1, height_ratios=(3, 2))
+        ax.set_subplotspec(grid[0])
+        return ax.figure.add_subplot(grid[1], sharex=ax)
     left, bottom, width, height = ax.get_position().bounds
     ax.set_position((left, bottom + 0.48 * height, width, 0.52 * height))
     return ax.figure.add_axes((left, bottom, width, 0.36 * height), sharex=ax)
 
 
-def title(ax: Any, text: str) -> None:
-    """Above a panel; a "$" is a dollar, whoever named it."""
+def title(ax: Axes, text: str) -> None:
+    """The title above a panel; a "$" is a dollar, no formula."""
     ax.set_title(text, fontsize=9, parse_math=False)
 
 
-def legend_above(ax: Any) -> None:
-    """Above the panel, where it covers nothing: there also the power of ten of the axis has its place."""
+def legend_above(ax: Axes) -> None:
+    """The legend above the panel, where it covers no data; the axis' power of ten fits in between."""
     from matplotlib.transforms import ScaledTranslation
 
     handles, labels = ax.get_legend_handles_labels()
@@ -85,26 +99,42 @@ def legend_above(ax: Any) -> None:
         )
 
 
-def plain(ax: Any) -> None:
-    """Only the axes that carry numbers."""
+def plain(ax: Axes) -> None:
+    """Axes without the spines that carry no numbers."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
 
 
-def without_ticks(ax: Any) -> None:
+def short_numbers(ax: Axes, axis: Literal["x", "y"]) -> None:
+    """A few ticks on an axis, with a common power of ten where numbers are long."""
+    ax.locator_params(axis=axis, nbins=3)
+    ax.ticklabel_format(axis=axis, scilimits=(-2, 4), useMathText=True)
+    (ax.xaxis if axis == "x" else ax.yaxis).get_offset_text().set_fontsize(7)
+
+
+def from_zero(ax: Axes, values: np.ndarray) -> None:
+    """An ordinate from zero to a little above the largest value."""
+    ax.set_ylim(0, float(values.max(initial=0)) * 1.06 or 1.0)
+    plain(ax)
+    short_numbers(ax, "y")
+
+
+def without_frame(ax: Axes) -> None:
+    """Axes without ticks and spines."""
     ax.set_xticks([])
     ax.set_yticks([])
+    ax.spines[:].set_visible(False)
 
 
-def named_ticks(axis: Any, at: Any, names: Any, **options: Any) -> None:
-    """Ticks with names as they are: strangers' names are no mathematics."""
-    axis.set_ticks(at)
+def named_ticks(axis: Axis, at: npt.ArrayLike, names: Sequence[str] | np.ndarray, **options: Any) -> None:
+    """Ticks with names, which are never read as formulas."""
+    axis.set_ticks(np.asarray(at).tolist())
     for label in axis.set_ticklabels([str(name) for name in names], **options):
         label.set_parse_math(False)
 
 
-def curve(ax: Any, coordinate: Any, values: np.ndarray, **options: Any) -> None:
-    """Values along a coordinate, in its order; along their numbers where there is none."""
+def curve(ax: Axes, coordinate: npt.ArrayLike | None, values: np.ndarray, **options: Any) -> None:
+    """Values over an ascending coordinate; without a coordinate over their indices."""
     x = np.arange(len(values)) if coordinate is None else np.asarray(coordinate)
     order = np.argsort(x, kind="stable")
     ax.plot(x[order], values[order], **options)
@@ -113,8 +143,8 @@ def curve(ax: Any, coordinate: Any, values: np.ndarray, **options: Any) -> None:
         dated(ax)
 
 
-def dated(ax: Any) -> None:
-    """Few ticks on an axis of dates, each as short as it can be told."""
+def dated(ax: Axes) -> None:
+    """Few ticks on an axis of dates, with short labels."""
     from matplotlib import dates
 
     locator = dates.AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
@@ -123,23 +153,29 @@ def dated(ax: Any) -> None:
     ax.xaxis.get_offset_text().set_fontsize(7)
 
 
-def colours(name: str) -> Any:
+def colours(name: str) -> Colormap:
     """A colour map in which pixels without a value are grey."""
     import matplotlib
 
-    return matplotlib.colormaps[name].with_extremes(bad=_NOT_THERE)
+    return matplotlib.colormaps[name].with_extremes(bad=_MISSING)
 
 
-def image(ax: Any, values: np.ndarray, cmap: str, low: float, high: float) -> Any:
-    """An image without ticks; returns what a colour bar is made of."""
+def image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
+    """An image without ticks."""
     drawn = ax.imshow(values, cmap=colours(cmap), vmin=low, vmax=high, interpolation="nearest")
-    without_ticks(ax)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    without_frame(ax)
     return drawn
 
 
+def colorbar(drawn: AxesImage, beside: Axes | list[Axes], **options: Any) -> Colorbar:
+    """A colour bar without a frame, beside one or several panels."""
+    bar = drawn.axes.figure.colorbar(drawn, ax=beside, **options)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    return bar
+
+
 def top_of(values: np.ndarray) -> float:
-    """The end of a colour scale: a few bright pixels would leave the rest of a map dark."""
+    """The end of a colour scale: the 99.5 % quantile, as a few bright pixels would leave a map dark."""
     seen = values[np.isfinite(values)]
     return (float(np.quantile(seen, 0.995)) or float(seen.max(initial=0)) or 1.0) if seen.size else 1.0

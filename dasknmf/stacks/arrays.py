@@ -1,4 +1,4 @@
-"""Factors as xarray's objects: W as images, H as spectra, on the coordinates of their stack."""
+"""Factors as arrays of xarray: W as images, H as spectra, on the coordinates of their stack."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dasknmf.core.image_grid import Coordinate, Layout
 
 COMPONENT = "component"
 _OF_VALUES = frozenset({"units", "long_name", "standard_name", "valid_range", "valid_min", "valid_max"})
-"""Attributes that hold for the values of a stack, and not for shares of its components."""
+"""Attributes of the values of a stack that do not hold for abundances."""
 
 
-def abundance(W: Any, layout: Layout, n_components: int) -> xr.DataArray:
+def abundance(W: np.ndarray | da.Array, layout: Layout, n_components: int) -> xr.DataArray:
     """W, NumPy or Dask of shape (n_samples, n_components), as (component, *sample_dims)."""
     images = _images(W, layout) if isinstance(W, da.Array) else layout.images(W)
     attrs = {name: value for name, value in layout.attrs.items() if name not in _OF_VALUES}
@@ -35,13 +35,13 @@ def endmember(H: np.ndarray, layout: Layout) -> xr.DataArray:
 
 
 def rows_of(images: xr.DataArray, layout: Layout) -> np.ndarray:
-    """The inverse of `abundance`, or values of one image as a vector: in the order of V's rows."""
+    """The inverse of `abundance`, or the values of one image as a vector, in the order of V's rows."""
     if COMPONENT in images.dims:
         return layout.rows(images.transpose(COMPONENT, *layout.sample_dims).to_numpy())
     return layout.rows(images.transpose(*layout.sample_dims).to_numpy()[None])[:, 0]
 
 
-def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> Any:
+def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> np.ndarray | da.Array:
     """Values over any dims of a stack, repeated along the others, as a matrix like V: NumPy or Dask.
 
     Parameters
@@ -107,7 +107,12 @@ def reconstruction(images: xr.DataArray, spectra: xr.DataArray, layout: Layout) 
 
 
 def _array(
-    values: Any, name: str, dims: tuple[str, ...], layout: Layout, k: int, attrs: dict[str, Any]
+    values: np.ndarray | da.Array,
+    name: str,
+    dims: tuple[str, ...],
+    layout: Layout,
+    k: int,
+    attrs: dict[str, Any],
 ) -> xr.DataArray:
     coords = variables(layout.coords_over(dims))
     coords[COMPONENT] = xr.Variable((COMPONENT,), np.arange(k))

@@ -1,51 +1,41 @@
-"""What a stack must be like, told from its dims, dtypes and coordinates before anything is read."""
+"""Checks of the dims, dtypes and coordinates of a stack, before its values are read."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from dasknmf.core.history import History
 from dasknmf.core.image_grid import Coordinate
 from dasknmf.errors import SourceError
+from dasknmf.io.optional import needed
 from dasknmf.stacks.encoding import STORED
+
+if TYPE_CHECKING:
+    from xarray import DataArray, Dataset, Variable
+
+StackLike: TypeAlias = "DataArray | Dataset"
+"""A stack as xarray has it."""
 
 VARIABLE = "variable"
 """The dim along which the variables of a dataset lie."""
 _RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History().columns())
-"""Names of what a fit writes beside the coordinates of its stack."""
+"""Names in the dataset of a fitted model, beside the coordinates of the stack."""
 _MASK_BYTES = 64 * 2**20
-"""A mask up to this size is read once more before a fit, to tell it from others."""
+"""The largest mask of which a digest is made, which takes one more read before a fit."""
 _LOOKED_AT = 1000
-"""Values of a coordinate whose types are told."""
+"""The number of values of a coordinate whose types a message names."""
 _SLACK = 0.01
-"""Share of a pixel by which coordinates may differ that were computed in two ways."""
+"""The share of a pixel by which equal coordinates may differ after rounding."""
 
 
-def xarray_module() -> Any:
-    """xarray, which is an extra.
-
-    Raises
-    ------
-    SourceError
-        If it is not installed.
-    """
-    try:
-        import xarray
-    except ImportError as error:
-        raise SourceError(
-            "stacks are read by xarray, which is not installed: install dasknmf[xarray], or give a matrix."
-        ) from error
-    return xarray
-
-
-def variables_of(obj: Any) -> dict[str, Any]:
+def variables_of(obj: StackLike) -> dict[str, Variable]:
     """The variables of a stack by their names."""
-    xarray = xarray_module()
+    xarray = needed("xarray", "stacks", "xarray")
     if isinstance(obj, xarray.DataArray):
         return {str(obj.name): obj.variable}
     if not isinstance(obj, xarray.Dataset):
@@ -60,7 +50,7 @@ def variables_of(obj: Any) -> dict[str, Any]:
     return {str(name): array.variable for name, array in obj.data_vars.items()}
 
 
-def check_dims(variables: Mapping[str, Any], samples: tuple[str, ...], is_dataset: bool) -> None:
+def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_dataset: bool) -> None:
     first_name, first = next(iter(variables.items()))
     for name, variable in variables.items():
         what = f"variable {name!r}" if is_dataset else "the stack"
@@ -79,7 +69,7 @@ def check_dims(variables: Mapping[str, Any], samples: tuple[str, ...], is_datase
             )
     if not samples or len(set(samples)) != len(samples):
         raise SourceError(
-            f"sample_dims is {list(samples)}; it must name one dim or more, each once: mend it."
+            f"sample_dims is {list(samples)}; it must name one dim or more, each once: correct it."
         )
     if not is_dataset and len(samples) == len(first.dims):
         raise SourceError(
@@ -93,7 +83,7 @@ def check_dims(variables: Mapping[str, Any], samples: tuple[str, ...], is_datase
         )
 
 
-def check_dtypes(variables: Mapping[str, Any]) -> None:
+def check_dtypes(variables: Mapping[str, Variable]) -> None:
     first_name, first = next(iter(variables.items()))
     for name, variable in variables.items():
         if variable.dtype.kind not in "biuf":
@@ -115,9 +105,9 @@ def check_dtypes(variables: Mapping[str, Any]) -> None:
             )
 
 
-def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate]) -> Any:
-    """The variable of a mask that fits the stack, of these lengths and coordinates."""
-    if not isinstance(mask, xarray_module().DataArray):
+def mask_of(mask: DataArray, sizes: Mapping[Hashable, int], coords: Mapping[str, Coordinate]) -> Variable:
+    """The variable of a mask, which must fit the lengths and coordinates of the stack."""
+    if not isinstance(mask, needed("xarray", "stacks", "xarray").DataArray):
         raise SourceError(
             f"mask is a {type(mask).__name__}; its dims say which pixels it is about: give an "
             "xarray.DataArray of bool."
@@ -140,11 +130,11 @@ def mask_of(mask: Any, sizes: Mapping[Any, int], coords: Mapping[str, Coordinate
     return mask.variable
 
 
-def described_mask(mask: Any, order: Sequence[str], variables: Sequence[Any]) -> str:
-    """The variable of a mask in a few characters: the same for the same values, in any order of its dims.
+def described_mask(mask: Variable, order: Sequence[str], variables: Sequence[Variable]) -> str:
+    """A digest of a mask, the same for any order of its dims.
 
-    Its values are not looked at where they are many, or computed from those of the stack: only its dims are
-    told then.
+    The digest is that of the values and the lengths; of the lengths alone where the mask is large or is
+    computed from the stack.
     """
     lengths = " ".join(f"{dim}={mask.sizes[dim]}" for dim in order if dim in mask.dims)
     if mask.size > _MASK_BYTES or _computed_from(mask, variables):
@@ -153,7 +143,7 @@ def described_mask(mask: Any, order: Sequence[str], variables: Sequence[Any]) ->
     return f"{hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]} of {lengths}"
 
 
-def _computed_from(mask: Any, variables: Sequence[Any]) -> bool:
+def _computed_from(mask: Variable, variables: Sequence[Variable]) -> bool:
     """Whether computing a mask would read the stack."""
     if mask.chunks is None:
         return False
@@ -162,9 +152,9 @@ def _computed_from(mask: Any, variables: Sequence[Any]) -> bool:
     return any(key in tasks for graph in graphs for key in graph)
 
 
-def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> None:
-    """Refuse an array whose coordinates are others than those of the stack: upside down, for example."""
-    for dim in array.dims:
+def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate]) -> None:
+    """Refuse an array whose coordinates differ from those of the stack: one upside down, for example."""
+    for dim in map(str, array.dims):
         if dim not in coords or dim not in array.coords:
             continue
         here, there = np.asarray(array.coords[dim].values), coords[dim].values
@@ -177,7 +167,7 @@ def check_aligned(what: str, array: Any, coords: Mapping[str, Coordinate]) -> No
 
 
 def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
-    """Whether coordinates are the same, numbers but for a small part of their steps."""
+    """Whether coordinates are the same; numbers may differ by a small part of a step."""
     if here.shape != there.shape or here.dtype.kind not in "iuf" or there.dtype.kind not in "iuf":
         return np.array_equal(here, there)
     steps = np.abs(np.diff(there.astype(np.float64)))
@@ -187,7 +177,7 @@ def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
 
 
 def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
-    """Refuse two features that a coordinate does not tell apart."""
+    """Refuse two features with the same coordinate."""
     for dim in dims:
         if dim not in coords:
             continue
@@ -200,11 +190,16 @@ def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
             )
 
 
-def coords_of(obj: Any) -> dict[str, Coordinate]:
+def coords_of(obj: StackLike) -> dict[str, Coordinate]:
     """The coordinates of a stack, in memory.
 
-    Those that no store of a run can hold are left out with a warning, as of lists and None among the
-    metadata of a catalogue; dims need theirs, which tell features and pixels apart.
+    Coordinates that a run cannot store, such as lists and None in the metadata of a catalogue, are left out
+    with a warning; along a dim they are refused.
+
+    Raises
+    ------
+    SourceError
+        If a name is reserved, or the coordinate of a dim cannot be stored.
     """
     found: dict[str, Coordinate] = {}
     dropped: dict[str, str] = {}
@@ -216,6 +211,7 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
                 "those of what a fit returns: rename it."
             )
     for name, coord in obj.coords.items():
+        assert isinstance(name, str)  # others were refused above
         if getattr(coord.dtype, "tz", None) is not None:
             # Its values would be those of another zone, and pandas warns of that.
             (refused if name in obj.dims else dropped)[name] = f"{name!r} ({coord.dtype})"
@@ -225,9 +221,9 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
             values = np.array(values.tolist(), dtype=str).reshape(values.shape)
         if values.dtype.kind not in "biufMmU":
             kinds = sorted({type(each).__name__ for each in values.reshape(-1).tolist()[:_LOOKED_AT]})
-            told = refused if name in obj.dims else dropped
             what = f"object of {' and '.join(kinds) or 'nothing'}"
-            told[name] = f"{name!r} ({what if coord.dtype == object else coord.dtype})"
+            kind = what if coord.dtype == object else coord.dtype
+            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({kind})"
             continue
         found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
     if refused:
@@ -248,17 +244,18 @@ def coords_of(obj: Any) -> dict[str, Coordinate]:
 
 
 def described(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Attributes as JSON values, without those that tell how values are stored."""
-    return {str(name): _json(value) for name, value in attrs.items() if name not in STORED}
+    """Attributes as JSON values, without those of the encoding."""
+    return {str(name): json_value(value) for name, value in attrs.items() if name not in STORED}
 
 
-def _json(value: Any) -> Any:
+def json_value(value: object) -> Any:
+    """A parameter or an attribute as JSON."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(name): _json(each) for name, each in value.items()}
+        return {str(name): json_value(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json(each) for each in value]
+        return [json_value(each) for each in value]
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)

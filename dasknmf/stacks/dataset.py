@@ -1,4 +1,4 @@
-"""A fitted model of a stack as one dataset, and back: what `save` writes and `load` reads."""
+"""A fitted model of a stack as one dataset."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dasknmf import NMF
 from dasknmf.core.history import History
 from dasknmf.core.image_grid import Layout
 from dasknmf.stacks.arrays import variables
+from dasknmf.stacks.checks import json_value
 
 PASS = "pass"
 _FORMAT = 1
@@ -39,13 +40,13 @@ def dataset_of(
     Parameters
     ----------
     model : NMF
-        Fitted.
+        The fitted model.
     parameters : mapping
-        With which it was made.
+        Its parameters by name.
     layout : Layout
-        Of the stack that it was fitted to.
+        The layout of the stack that the model was fitted to.
     maps, spectra : xarray.DataArray
-        Of abundances and endmembers.
+        Abundances and endmembers.
     """
     found = xr.Dataset({"abundance": maps, "endmember": spectra})
     found = found.assign_coords(variables(layout.coords))
@@ -53,14 +54,14 @@ def dataset_of(
     facts = {name: getattr(model, name) for name in _FACTS if hasattr(model, name)}
     found.attrs = {
         "dasknmf": _FORMAT,
-        "parameters": json.dumps({name: _json(value) for name, value in parameters.items()}),
-        "fit": json.dumps({name: _json(value) for name, value in facts.items()}),
+        "parameters": json.dumps({name: json_value(value) for name, value in parameters.items()}),
+        "fit": json.dumps({name: json_value(value) for name, value in facts.items()}),
     }
     return found
 
 
 def is_model(path: Path) -> bool:
-    """Whether a dataset of a fitted model stands there; a run, which names itself alike, is none."""
+    """Whether there is a dataset of a fitted model at the path; a run has another format number."""
     try:
         return bool(zarr.open_group(path, mode="r").attrs.get("dasknmf") == _FORMAT)
     except (OSError, ValueError):
@@ -75,14 +76,3 @@ def _history(history: History) -> dict[str, np.ndarray]:
     held = [record.measures.get(HELD_OUT, np.nan) for record in history]
     hidden = {} if np.isnan(held).all() else {HELD_OUT: np.array(held, dtype=np.float64)}
     return texts | whole | floats | hidden
-
-
-def _json(value: Any) -> Any:
-    """A parameter or an attribute as JSON."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (type, np.dtype)):
-        return np.dtype(value).name
-    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)

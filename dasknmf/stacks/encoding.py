@@ -1,44 +1,48 @@
-"""What the stored values of a stack stand for, as the stack itself says: nodata, scale and offset."""
+"""Nodata, scale and offset of a stack, taken from its attributes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from dasknmf.core.blocks.entries import EntryWeights, Negatives
 from dasknmf.errors import SourceError
 
+if TYPE_CHECKING:
+    from xarray import Variable
+
+Missing: TypeAlias = str | float
+"""The stored value for missing values, or a rule: "auto", "error" or "nan"."""
 _NODATA = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
-"""Names that CF, rioxarray, odc-stac and rasterio give to one thing."""
+"""The names of nodata in CF, rioxarray, odc-stac and rasterio."""
 STORED = frozenset((*_NODATA, "scale_factor", "add_offset", "_Unsigned"))
-"""Attributes that tell how values are stored, and so hold for no array that is computed from them."""
+"""Attributes of the encoding, which no array computed from the stack has."""
 
 NEGATIVES = (
     "such values are common in reflectances, Sentinel-2 L2A since baseline 04.00 has an offset of -1000, so "
     "that dark valid pixels are below zero; give negatives='clip' to take them as 0, or negatives='mask' as "
     "not observed, or, where the offset was applied twice, delete add_offset from the attrs"
 )
-"""What to do about values below zero in a stack."""
+"""The remedy for values below zero in a stack."""
 
 
 def entries_of(
-    variables: Sequence[Any], n_planes: Sequence[int], missing: Any, negatives: Any
+    variables: Sequence[Variable], n_planes: Sequence[int], missing: Missing, negatives: str
 ) -> EntryWeights:
-    """How a tile reads the values of a stack.
+    """The encoding of a stack's values.
 
-    What was decoded when the stack was opened has left its attributes in `encoding`, and is not applied
-    again; attributes that still stand in `attrs` are. Floats with a scale in `attrs` are refused, unless they
-    are what was opened lazily and never computed with: xarray keeps attributes through arithmetic, so that
-    they may have been scaled already.
+    Attributes in `attrs` are applied; those in `encoding` are not, as xarray has applied them when it decoded
+    the stack. Floats with a scale in `attrs` are refused, unless they are opened lazily and no computation
+    was made with them: xarray keeps attributes through arithmetic, so that the values may be scaled already.
 
     Parameters
     ----------
     variables : sequence of xarray.Variable
     n_planes : sequence of int
-        Columns of V that each of them gives.
+        The number of columns of V of each variable.
     missing : "auto", "error", "nan" or float
     negatives : "error", "clip" or "mask"
 
@@ -63,8 +67,8 @@ def entries_of(
     floats = any(variable.dtype.kind == "f" for variable in variables)
     if is_number:
         nodata = [float(missing)] * len(variables)
-        told = {_nodata(variable) for variable in variables}
-        if other := sorted(value for value in told if value != float(missing) and not np.isnan(value)):
+        stated = {_nodata(variable) for variable in variables}
+        if other := sorted(value for value in stated if value != float(missing) and not np.isnan(value)):
             warnings.warn(
                 f"the stack says that {other[0]:g} stands for nothing observed, and missing is {missing}: "
                 f"{other[0]:g} is taken as a value; leave missing out to go by the stack.",
@@ -88,24 +92,24 @@ def entries_of(
 
 
 def is_plain(entries: EntryWeights) -> bool:
-    """Whether values are what is stored, and all of them count."""
+    """Whether the stored values are the values of V, and none is missing."""
     unscaled = np.all(entries.scale == 1) and np.all(entries.offset == 0)
     return bool(unscaled and not entries.masks and entries.negatives == "error")
 
 
-def _nodata(variable: Any) -> float:
-    """The stored value for nothing observed; NaN where there is none, or it is NaN itself."""
+def _nodata(variable: Variable) -> float:
+    """The stored value for missing ones; NaN where there is none, or where it is NaN."""
     for name in _NODATA:
         if variable.attrs.get(name) is not None:
             return _number(variable.attrs, name, np.nan)
-    # Decoding makes floats: what is an integer has not been decoded, however it was opened.
+    # Decoding makes floats: integers have not been decoded.
     if variable.dtype.kind in "iu" and variable.encoding.get("_FillValue") is not None:
         return _number(variable.encoding, "_FillValue", np.nan)
     return float(np.nan)
 
 
-def _check_unscaled(variable: Any) -> None:
-    """Refuse floats that say how they are scaled, and may have been."""
+def _check_unscaled(variable: Variable) -> None:
+    """Refuse floats with a scale that may have been applied already."""
     lazily_opened = variable.chunks is None and not variable._in_memory
     if variable.dtype.kind != "f" or lazily_opened:
         return
@@ -113,11 +117,11 @@ def _check_unscaled(variable: Any) -> None:
     left = {name: _number(variable.attrs, name, default) for name, default in plain.items()}
     left = {name: value for name, value in left.items() if value != plain[name]}
     if left:
-        told = " and ".join(f"{name}={value:g}" for name, value in left.items())
+        scaling = " and ".join(f"{name}={value:g}" for name, value in left.items())
         raise SourceError(
-            f"the stack is {variable.dtype} with {told} in its attrs, which xarray keeps through arithmetic: "
-            "it cannot be told whether these floats are scaled already; where they are, give obj.drop_attrs()"
-            ", or delete them; where they are not, decode them with xarray.decode_cf."
+            f"the stack is {variable.dtype} with {scaling} in its attrs, which xarray keeps through "
+            "arithmetic: these floats may be scaled already; where they are, give obj.drop_attrs(), or "
+            "delete the attributes; where they are not, decode them with xarray.decode_cf."
         )
 
 
@@ -128,14 +132,14 @@ def _number(attrs: Mapping[Any, Any], name: str, default: float) -> float:
     numbers = np.unique(np.asarray(value).reshape(-1))  # rasterio gives one for each band
     if numbers.dtype.kind not in "iuf" or len(numbers) != 1:
         raise SourceError(
-            f"the attribute {name!r} is {value!r}; it must be one number: mend it with "
+            f"the attribute {name!r} is {value!r}; it must be one number: correct it with "
             f"obj.attrs[{name!r}] = ..., or delete it."
         )
     return float(numbers[0])
 
 
-def _by_column(values: Sequence[float], n_planes: Sequence[int]) -> Any:
-    """One number where all variables have the same, else one for each column of V."""
+def _by_column(values: Sequence[float], n_planes: Sequence[int]) -> float | np.ndarray:
+    """One number where all variables have the same one, else one for each column of V."""
     if len(np.unique(values)) == 1:  # of NaNs too
         return values[0]
     return np.repeat(np.asarray(values, np.float64), n_planes)

@@ -6,30 +6,36 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from dasknmf.core.image_grid import merged
 from dasknmf.errors import SourceError
+from dasknmf.io.optional import needed
 
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+RasterPath: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""The path or URL of a GeoTIFF, or those of several."""
 TIME = "time"
 _BAND = "band"
 _CHUNK_BYTES = 4 * 2**20
-"""Blocks of a file are read together up to this size."""
+"""The size in bytes up to which blocks of a file are read together."""
 _DATE = re.compile(r"(?<!\d)(\d{4})-?(\d{2})-?(\d{2})(?!\d)")
 
 
-def is_raster(path: Any) -> bool:
-    """Whether a path or URL, or each of several, is one of a GeoTIFF, by its name."""
+def is_raster(path: object) -> TypeGuard[RasterPath]:
+    """Whether a path or URL, or each of several, names a GeoTIFF: it ends in .tif or .tiff."""
     if isinstance(path, (list, tuple)):
         return bool(path) and all(map(is_raster, path))
     return isinstance(path, (str, os.PathLike)) and _file(path).lower().endswith((".tif", ".tiff"))
 
 
-def open_raster(path: Any) -> Any:
+def open_raster(path: RasterPath) -> DataArray:
     """Open a GeoTIFF, or several of one grid, without reading values.
 
     Parameters
@@ -40,10 +46,10 @@ def open_raster(path: Any) -> Any:
     Returns
     -------
     xarray.DataArray
-        Of dims (band, y, x), or (time, band, y, x): labelled by the dates in the names of the files, where
-        each has another one, else by these names. Bands are labelled by their descriptions, where each has
-        another one, else by numbers. Nodata, scale and offset are in the attrs, where `Stack` finds them;
-        CRS and transform in the coordinate ``spatial_ref``.
+        The dims are (band, y, x), of several files (time, band, y, x). Times are the dates in the names of
+        the files where they all differ, else these names; bands are their descriptions where they all
+        differ, else numbers. Nodata, scale and offset are in the attrs, where `Stack` finds them; CRS and
+        transform are in the coordinate ``spatial_ref``.
 
     Raises
     ------
@@ -67,8 +73,8 @@ def open_raster(path: Any) -> Any:
 _OF_VALUES = ("_FillValue", "scale_factor", "add_offset")
 
 
-def _opened(path: str, *, chunked: bool) -> Any:
-    rioxarray = _rioxarray()
+def _opened(path: str, *, chunked: bool) -> DataArray:
+    rioxarray = needed("rioxarray", "GeoTIFFs", "raster")
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
@@ -96,19 +102,9 @@ def _opened(path: str, *, chunked: bool) -> Any:
     return found
 
 
-def _rioxarray() -> Any:
-    try:
-        import rioxarray
-    except ImportError as error:
-        raise SourceError(
-            "GeoTIFFs are read by rioxarray, which is not installed: install dasknmf[raster]."
-        ) from error
-    return rioxarray
-
-
-def _chunks(array: Any) -> dict[str, Any]:
-    """Whole blocks of the file, as many together as are worth a read."""
-    blocks: Mapping[str, int] = array.encoding["preferred_chunks"]
+def _chunks(array: DataArray) -> dict[Hashable, Any]:
+    """Chunks of whole blocks of the file, large enough for one read each."""
+    blocks: Mapping[Hashable, int] = array.encoding["preferred_chunks"]
     *bands, y, x = array.dims
     lengths = []
     for dim in (y, x):
@@ -119,8 +115,8 @@ def _chunks(array: Any) -> dict[str, Any]:
     return {**dict.fromkeys(bands, -1), y: tiles[0], x: tiles[1]}
 
 
-def _check_alike(first: str, a: Any, path: str, b: Any) -> None:
-    told = [
+def _check_alike(first: str, a: DataArray, path: str, b: DataArray) -> None:
+    pairs = [
         ("dims", dict(a.sizes), dict(b.sizes)),
         ("dtype", a.dtype, b.dtype),
         ("CRS", _crs(a), _crs(b)),
@@ -128,7 +124,7 @@ def _check_alike(first: str, a: Any, path: str, b: Any) -> None:
         ("bands", a[_BAND].values.tolist(), b[_BAND].values.tolist()),
         *((name, a.attrs.get(name), b.attrs.get(name)) for name in _OF_VALUES),
     ]
-    for what, one, other in told:
+    for what, one, other in pairs:
         # NaN, a usual nodata, is not equal to itself.
         if not (one == other or (what in _OF_VALUES and str(one) == str(other))):
             raise SourceError(
@@ -138,13 +134,13 @@ def _check_alike(first: str, a: Any, path: str, b: Any) -> None:
             )
 
 
-def _crs(array: Any) -> str:
+def _crs(array: DataArray) -> str:
     crs = array.rio.crs
     return "none" if crs is None else str(crs.to_string())
 
 
 def _labels(paths: Sequence[str]) -> np.ndarray:
-    """Dates, where each name has one that no other has; else the names."""
+    """The dates in the names, where each has a date of its own; else the names."""
     names = [re.sub(r"\.tiff?$", "", _file(path), flags=re.IGNORECASE) for path in paths]
     dates = [_date(name) for name in names]
     if None not in dates and len(set(dates)) == len(dates):
@@ -169,5 +165,5 @@ def _date(name: str) -> str | None:
     return None
 
 
-def _file(path: Any) -> str:
+def _file(path: str | os.PathLike[str]) -> str:
     return PurePosixPath(os.fspath(path).replace(os.sep, "/")).name

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
 from dasknmf.core.image_grid import Layout
@@ -19,13 +20,14 @@ from dasknmf.stacks.pixels import tiles_of
 
 @dataclass(frozen=True)
 class Written:
-    """What of a file that was written is worth telling.
+    """Facts about a written GeoTIFF.
 
     Parameters
     ----------
     n_nan : int
-        Pixels that are NaN.
+        The number of pixels that are NaN.
     has_crs : bool
+        Whether the file has a coordinate reference system.
     """
 
     n_nan: int
@@ -35,14 +37,14 @@ class Written:
 _BLOCK = 256
 _ACROSS = {"x", "lon", "long", "longitude", "easting", "eastings"}
 _DOWN = {"y", "lat", "latitude", "northing", "northings"}
-"""Dims that go to the right and down in a picture, whatever their order; others go as they come."""
+"""Names of dims that go right and down in a picture, in any order; by default the first dim goes down."""
 _OFF = 0.05
-"""Share of a pixel by which centres may lie beside an even grid: coordinates in float32 do."""
+"""The share of a pixel by which centres may lie off an even grid, as those in float32 do."""
 _TAG = "TIFFTAG_SOFTWARE"
 
 
 def write_geotiff(
-    path: Path, W: Any, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False
+    path: Path, W: da.Array, layout: Layout, *, may_be_unobserved: bool, overwrite: bool = False
 ) -> Written:
     """Write W as float32, with the CRS and the transform of its stack.
 
@@ -53,9 +55,9 @@ def write_geotiff(
         In chunks of whole tiles; no more than one is in memory.
     layout : Layout
     may_be_unobserved : bool
-        Whether a pixel whose row of W is zero throughout is one of nothing observed, and so NaN.
+        Whether pixels with zeros in all components are written as NaN, as they may be unobserved.
     overwrite : bool
-        Replace an export that stands there.
+        Whether to replace an export of dasknmf at the path.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def write_geotiff(
     SourceError
         If images do not have two dims, or their coordinates are not evenly spaced.
     RunError
-        If something stands there that is not replaced.
+        If there is something else at the path, or an export and `overwrite` is False.
     """
     rasterio = needed("rasterio", "GeoTIFFs", "raster")
     grid = _grid(W, layout)
@@ -106,8 +108,8 @@ def write_geotiff(
     return Written(n_nan, grid["crs"] is not None)
 
 
-def _grid(W: Any, layout: Layout) -> dict[str, Any]:
-    """Which dim goes down, and the CRS and the transform, which are those of the coordinates."""
+def _grid(W: da.Array, layout: Layout) -> dict[str, Any]:
+    """The dim that goes down, the CRS and the transform, from the coordinates."""
     needed("rioxarray", "GeoTIFFs", "raster")
     if len(layout.sample_dims) != 2:
         raise SourceError(
@@ -134,7 +136,7 @@ def _of_one_line(x: str, y: str, layout: Layout) -> Any:
         return None
     if max(len(across), len(down)) == 1:
         raise SourceError(
-            f"the image is one pixel at {x}={across[0]:g}, {y}={down[0]:g}, whose size no neighbour tells: "
+            f"the image is one pixel at {x}={across[0]:g}, {y}={down[0]:g}, whose size is unknown: "
             "export to Zarr (--to xarray)."
         )
     steps = [(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 0.0 for axis in (across, down)]

@@ -1,59 +1,70 @@
-"""`StackNMF`: the factorization of a stack of images, on the coordinates of its pixels and planes."""
+"""`StackNMF`: the factorization of a stack of images."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from sklearn.exceptions import NotFittedError
+from zarr.storage import StoreLike
 
 from dasknmf import NMF, open_run
+from dasknmf.core.history import Callback
 from dasknmf.core.html_repr import card_of_model
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
 from dasknmf.stacks import arrays, dataset
+from dasknmf.stacks.encoding import Missing
 from dasknmf.stacks.reorder import known_rows, ordered
 from dasknmf.stacks.stack import Stack, open_stack
 from dasknmf.store.run import Run
 
-_OWN = ("negatives", "missing_values")
+AnyStack: TypeAlias = xr.DataArray | xr.Dataset | Stack | str | os.PathLike[str]
+"""A stack, or its path or URL."""
+_OF_STACKS = ("negatives", "missing_values")
 
 
 class StackNMF:
-    """Nonnegative matrix factorization of a stack of images: spectra, or time courses, and their maps.
+    """Nonnegative matrix factorization of a stack of images: V ≈ WH, with W as maps and H as spectra.
 
-    A row of V is a pixel, a column a combination of the other dims: W becomes `abundance`, with an image
-    for each component, H becomes `endmember`. Stacks need not fit in memory: panels are tiles as they are
-    stored, each read once per iteration.
+    A row of V is a pixel, a column of V is a combination of the other dims: a band, or a band and a date. W
+    becomes `abundance`, with an image for each component; H becomes `endmember`, with a spectrum or a time
+    course for each. Stacks need not fit in memory: they are read tile by tile as they are stored, once per
+    iteration.
 
     Parameters
     ----------
-    n_components : int
-    negatives : "error", "clip" or "mask", default="error"
-        What becomes of values below zero, after scale and offset: they are refused, taken as 0, or as not
-        observed.
-    missing_values : "auto", "error", "nan" or float, default="auto"
-        Which stored values were not observed: as the stack says in `_FillValue`, `missing_value` or
-        `nodata`, and NaN; none; NaN; this value.
+    n_components : int or "auto", default="auto"
+        The number of components, as for `NMF`.
+    negatives : {"error", "clip", "mask"}, default="error"
+        The treatment of values below zero, after scale and offset: an error, replacement by 0, or exclusion
+        as missing.
+    missing_values : {"auto", "error", "nan"} or float, default="auto"
+        The stored values that stand for missing ones. "auto": NaN and those in the attributes `_FillValue`,
+        `missing_value` and `nodata`; "nan": NaN; "error": none, NaN is an error; a number: this stored value
+        and NaN.
     **parameters
         Those of `NMF`: `beta_loss`, `solver`, `init`, `max_iter`, `tol`, `random_state`, …
 
     Attributes
     ----------
-    abundance : xarray.DataArray
-        W, with the dims component and those of a pixel. In memory where the stack is; else lazy: over the
-        checkpoint, where there is one. 0 in pixels with nothing observed.
-    endmember : xarray.DataArray
-        H, with the dims component and those of the features, in the units of the stack.
+    abundance : xarray.DataArray of dims (component, *sample_dims)
+        W, 0 in pixels without an observed value. In memory where the stack is in memory; else lazy, read from
+        the checkpoint if the fit has one.
+    endmember : xarray.DataArray of dims (component, *feature_dims)
+        H, in the units of the stack.
     layout : Layout
+        The places of pixels and features of the stack in V.
     model_ : NMF
         The fitted model, with `history_`, `reconstruction_err_`, `n_iter_`, ….
 
     See Also
     --------
-    dasknmf.NMF : the same for a matrix; its other attributes are those of `model_`.
+    dasknmf.NMF : The factorization of a matrix, with the parameters and the attributes of `model_`.
 
     Examples
     --------
@@ -73,10 +84,10 @@ class StackNMF:
 
     def __init__(
         self,
-        n_components: Any = "auto",
+        n_components: int | Literal["auto"] = "auto",
         *,
         negatives: str = "error",
-        missing_values: Any = "auto",
+        missing_values: Missing = "auto",
         **parameters: Any,
     ) -> None:
         known = NMF().get_params()
@@ -84,7 +95,7 @@ class StackNMF:
         if unknown:
             raise TypeError(
                 f"StackNMF has no parameter {unknown[0]!r}; it takes those of NMF, {sorted(known)}, and "
-                "negatives: mend the name."
+                "negatives: correct the name."
             )
         self.negatives = negatives
         self.missing_values = missing_values
@@ -103,8 +114,9 @@ class StackNMF:
         return card_of_model(self.model_, repr(self), [("stack", stack)])
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters, by name, as scikit-learn's ``clone`` asks for them."""
-        return {**NMF().get_params(), **self._parameters, **{name: getattr(self, name) for name in _OWN}}
+        """The parameters by name, for scikit-learn's ``clone``."""
+        of_stacks = {name: getattr(self, name) for name in _OF_STACKS}
+        return {**NMF().get_params(), **self._parameters, **of_stacks}
 
     def set_params(self, **parameters: Any) -> StackNMF:
         """Change parameters.
@@ -128,14 +140,14 @@ class StackNMF:
 
     def fit(
         self,
-        obj: Any,
+        obj: AnyStack,
         sample_dims: str | tuple[str, ...] = ("y", "x"),
-        mask: Any = None,
+        mask: xr.DataArray | None = None,
         *,
-        checkpoint: Any = None,
+        checkpoint: StoreLike | None = None,
         overwrite: bool = False,
-        stage: Any = None,
-        callbacks: Any = (),
+        stage: str | os.PathLike[str] | None = None,
+        callbacks: Sequence[Callback] = (),
         **options: Any,
     ) -> StackNMF:
         """Fit the model to a stack.
@@ -145,16 +157,17 @@ class StackNMF:
         obj : xarray.DataArray, xarray.Dataset, Stack, or path or URL
             The stack: see `dasknmf.stacks.Stack`; a path as for `open_stack`.
         sample_dims : str or tuple of str, default=("y", "x")
-            The dims of an image. All others are features; the variables of a dataset are one more.
+            The dims of an image. All other dims are features, and so are the variables of a dataset.
         mask : xarray.DataArray of bool, optional
             True where the stack counts, over any of its dims.
         checkpoint, overwrite, stage, callbacks
-            As for `NMF.fit`: where every pass is committed, where the stack is kept near the workers.
+            As for `NMF.fit`: the store in which each pass is committed, and the place where the stack is
+            kept near the workers.
         **options
-            Others of `NMF.fit`. `sample_weight` and `feature_weight` may be DataArrays over the sample dims
-            and the feature dims, `weights` one over any of the dims, along the others alike. Arrays, NumPy or
-            Dask, have a row for each pixel in raster order, as in
-            ``stack.transpose(*sample_dims, *feature_dims)`` reshaped, however the stack is chunked.
+            Other options of `NMF.fit`. A DataArray as `sample_weight` is over the sample dims, as
+            `feature_weight` over the feature dims, and as `weights` over any dims, repeated along the others.
+            A NumPy or Dask array has one row for each pixel in raster order, however the stack is chunked:
+            the rows of ``stack.transpose(*sample_dims, *feature_dims)`` after a reshape.
 
         Returns
         -------
@@ -165,7 +178,7 @@ class StackNMF:
         SourceError
             If the object is no stack, or has no such dims.
         DataError
-            If it holds negative values, or missing ones that are refused.
+            If the stack has negative values, or missing values, and these are errors.
         """
         stack = self._stack(obj, sample_dims, mask)
         fixed = known_rows(self._parameters.get("fixed_components"), stack.layout)
@@ -181,32 +194,33 @@ class StackNMF:
                 for name, value in options.items()
             },
         )
-        return self._take(model, stack.layout, W.compute() if stack.is_in_memory else W)
+        return self._set_fit(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
     def fit_transform(
-        self, obj: Any, sample_dims: str | tuple[str, ...] = ("y", "x"), **options: Any
+        self, obj: AnyStack, sample_dims: str | tuple[str, ...] = ("y", "x"), **options: Any
     ) -> xr.DataArray:
         """Fit the model and return `abundance`; parameters as for `fit`."""
         return self.fit(obj, sample_dims, **options).abundance
 
-    def transform(self, obj: Any, mask: Any = None) -> xr.DataArray:
-        """The abundances of another scene for the fitted endmembers.
+    def transform(self, obj: AnyStack, mask: xr.DataArray | None = None) -> xr.DataArray:
+        """The abundances of another scene, with the endmembers of the fit.
 
         Parameters
         ----------
-        obj : as for `fit`
-            With the sample dims and the features of the stack that the model was fitted to.
+        obj : xarray.DataArray, xarray.Dataset, Stack, or path or URL
+            The scene, with the sample dims and the features of the stack of the fit.
         mask : xarray.DataArray of bool, optional
+            True where the scene counts.
 
         Returns
         -------
         abundance : xarray.DataArray
-            Lazy where the scene is not in memory; computing it reads the scene once.
+            W of the scene. Lazy where the scene is not in memory; computing the abundances reads it once.
 
         Raises
         ------
         ValueError
-            If its features are others.
+            If the features differ from those of the fit.
         """
         layout = self._fitted()
         stack = self._stack(obj, layout.sample_dims, mask)
@@ -220,67 +234,72 @@ class StackNMF:
         return arrays.abundance(W, stack.layout, len(self.endmember))
 
     def inverse_transform(self, abundance: xr.DataArray) -> xr.DataArray | xr.Dataset:
-        """WH like the stack that the model was fitted to, in every entry, observed or not.
+        """The reconstruction WH, with the dims of the stack; missing entries have values too.
 
         Parameters
         ----------
-        abundance : xarray.DataArray
-            Of this model, or of `transform`.
+        abundance : xarray.DataArray of dims (component, *sample_dims)
+            The abundances of this model, or from `transform`.
 
         Returns
         -------
         stack : xarray.DataArray or xarray.Dataset
-            Lazy where the abundances are. In the units of V: scale and offset are applied.
+            WH, lazy where the abundances are lazy, in the units of V after scale and offset.
         """
         return arrays.reconstruction(abundance, self.endmember, self._fitted())
 
     def to_dataset(self) -> xr.Dataset:
-        """All of the fit as one dataset.
+        """The fit as one dataset: factors, history and parameters.
 
         Returns
         -------
         dataset : xarray.Dataset
             `abundance`, `endmember`; `loss`, `seconds`, `bytes_read`, `reads` and the other columns of the
-            history over a dim ``pass``, and `holdout`, the loss of hidden entries, where some were; all
+            history over a dim ``pass``; `holdout`, the loss of held-out entries, if there are any; the
             coordinates of the stack; parameters as JSON in the attrs.
         """
         layout = self._fitted()
         return dataset.dataset_of(self.model_, self.get_params(), layout, self.abundance, self.endmember)
 
     @classmethod
-    def from_run(cls, run: Any) -> StackNMF:
+    def from_run(cls, run: Run | StoreLike) -> StackNMF:
         """The model of a checkpoint, whether its fit has finished or not.
 
-        A value that was given as `missing_values` is not kept in a run: `set_params` before `transform`.
+        A run does not keep the parameter `missing_values`: where it was not "auto", set it with `set_params`
+        before `transform`.
 
         Parameters
         ----------
-        run : Run, or the path, URL or Zarr store of one
+        run : Run, or the path, URL or Zarr store of a run
+
+        Returns
+        -------
+        model : StackNMF
 
         Raises
         ------
         RunMismatchError
-            If the run is one of a plain matrix.
+            If the run is that of a plain matrix.
         """
         run = run if isinstance(run, Run) else open_run(run)
         if run.layout is None:
             raise RunMismatchError(
-                f"the run at {str(run.store)!r} is one of a matrix of shape {run.shape}, whose rows have no "
+                f"the run at {str(run.store)!r} is that of a matrix of shape {run.shape}, whose rows have no "
                 "place in an image: give NMF.from_run."
             )
         fitted = NMF.from_run(run)
-        fitted.set_params(missing_values="error")  # what is missing is for the stack of a transform to say
+        fitted.set_params(missing_values="error")  # the stack of a transform marks missing values itself
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
         negatives = None if run.identity.entries is None else run.identity.entries.negatives
-        return cls(negatives=negatives or "error", **parameters)._take(fitted, run.layout, run.W)
+        return cls(negatives=negatives or "error", **parameters)._set_fit(fitted, run.layout, run.W)
 
     def _given(self) -> dict[str, Any]:
-        """The parameters that are not NMF's defaults."""
+        """The parameters that differ from their defaults, `n_components` first."""
         defaults = {**NMF().get_params(), "negatives": "error", "missing_values": "auto"}
-        found = {**self._parameters, **{name: getattr(self, name) for name in _OWN}}
+        found = {**self._parameters, **{name: getattr(self, name) for name in _OF_STACKS}}
         return {name: value for name, value in found.items() if repr(value) != repr(defaults[name])}
 
-    def _stack(self, obj: Any, sample_dims: Any, mask: Any) -> Stack:
+    def _stack(self, obj: AnyStack, sample_dims: str | tuple[str, ...], mask: xr.DataArray | None) -> Stack:
         if isinstance(obj, Stack):
             if mask is not None:
                 raise ValueError(
@@ -290,7 +309,7 @@ class StackNMF:
         obj = open_stack(obj) if isinstance(obj, (str, os.PathLike)) else obj
         return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
 
-    def _take(self, model: NMF, layout: Layout, W: Any) -> StackNMF:
+    def _set_fit(self, model: NMF, layout: Layout, W: np.ndarray | da.Array) -> StackNMF:
         self.model_, self.layout = model, layout
         self.abundance = arrays.abundance(W, layout, model.n_components_)
         self.endmember = arrays.endmember(np.asarray(model.components_), layout)

@@ -1,11 +1,11 @@
-"""W of a stack, tile by tile: some panels of it are in memory, never all of it."""
+"""W of a stack, tile by tile: a few panels of W are in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 
 from dasknmf.core.image_grid import Layout, Tile
@@ -14,7 +14,7 @@ _AT_ONCE = 4
 """Panels that are computed together: a transform keeps as many cores busy."""
 
 
-def tiles_of(W: Any, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
+def tiles_of(W: da.Array, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
     """Each tile with its rows of W, shape (pixels, n_components); each panel is computed once.
 
     Parameters
@@ -32,7 +32,7 @@ def tiles_of(W: Any, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
 
 
 def places_of(tile: Tile, layout: Layout) -> list[np.ndarray]:
-    """Where the pixels of a tile lie along each sample dim: by coordinates, where there are any."""
+    """The place of each pixel of a tile along each sample dim: its coordinate, or else its index."""
     along = []
     for dim, part in zip(layout.sample_dims, tile.slices, strict=True):
         coord = layout.coords.get(dim)

@@ -1,4 +1,4 @@
-"""Weights and starts that a user gives on a stack, as rows and columns of V."""
+"""Weights and starts on the dims of a stack, in the order of V's rows and columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
 
 
 def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> Any:
-    """An option of a fit, on the dims of the stack or in raster order, in the order of V."""
+    """An option of a fit in the order of V's rows or columns, from the dims of the stack or raster order."""
     if not isinstance(value, xr.DataArray):
         return _by_rows(name, value, layout) if name in _OF_PIXELS else value
     check_aligned(name, value, layout.coords)
@@ -57,7 +57,7 @@ def known_rows(fixed: Any, layout: Layout) -> Any:
 
 
 def _by_rows(name: str, value: Any, layout: Layout) -> Any:
-    """Rows in raster order as those of V."""
+    """Rows in raster order, put in the order of V's rows."""
     if value is None or layout.tiles.in_order:
         return value
     value = np.asarray(value) if name == "sample_weight" else value

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles, common, merged
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import MeteredStore, open_node
+from dasknmf.io.optional import needed
 from dasknmf.io.retry import PatientStore
 from dasknmf.stacks.checks import (
     VARIABLE,
+    StackLike,
     check_dims,
     check_dtypes,
     check_unique,
@@ -24,56 +27,63 @@ from dasknmf.stacks.checks import (
     described_mask,
     mask_of,
     variables_of,
-    xarray_module,
 )
-from dasknmf.stacks.encoding import NEGATIVES, entries_of, is_plain
-from dasknmf.stacks.geotiff_in import is_raster, open_raster
+from dasknmf.stacks.encoding import NEGATIVES, Missing, entries_of, is_plain
+from dasknmf.stacks.geotiff_in import RasterPath, is_raster, open_raster
 from dasknmf.stacks.source import TileSource, by_points, in_memory
 
+if TYPE_CHECKING:
+    from xarray import DataArray, Variable
+
+StackPath: TypeAlias = RasterPath | Store | zarr.Group
+"""The place of a Zarr store, or of one or several GeoTIFFs."""
 _TILE_BYTES = 4 * 2**20
-"""Stored tiles are read together up to this size."""
+"""The size in bytes up to which stored tiles are read together."""
 
 
 class Stack(TileSource):
-    """A stack of images as a matrix V: a row for each pixel, a column for each combination of other dims.
+    """A stack of images as a matrix V: a row for each pixel, a column for each combination of the other dims.
 
-    Nothing is stacked or rechunked. Rows go tile by tile over the sample dims, in raster order inside of a
-    tile; a tile is one or several of the chunks that the stack has (of a dataset whose variables have
-    different chunks, along the sample dims as many as it takes for all to end in the same place). What is
-    drawn for a pixel (its start, whether it is in a sample, what of it is held out) goes by its place in the
-    raster, so results are the same but for rounding however the stack is cut.
+    The stack is neither copied nor rechunked. Rows go tile by tile over the sample dims, in raster order
+    within a tile; a tile is one or several chunks of the stack. Where the variables of a dataset have
+    different chunks, tiles end where the chunks of all variables end. Random numbers (starts, samples,
+    held-out entries) belong to the place of a pixel in the raster, so that the chunks change results by no
+    more than rounding.
 
-    Columns go through the feature dims in the order of the stack, the last one the fastest; of a dataset the
-    variables come first.
+    Columns go through the feature dims in the order of the stack, the last dim fastest; the variables of a
+    dataset are the first of these dims.
 
     Parameters
     ----------
     obj : xarray.DataArray or xarray.Dataset
-        With any order of dims and any chunks: of Dask arrays, which become part of the graph of a pass; in
-        memory; or lazily indexed, as of ``open_stack(path)`` or ``xarray.open_zarr(path, chunks=None)``,
-        which tasks read by themselves. A part of a lazily indexed stack should begin where a chunk begins.
-        All variables of a dataset have the same dims and the same dtype.
-    sample_dims : str or sequence of str
+        Any order of dims and any chunks. In memory; of Dask arrays, whose tasks become part of each pass; or
+        lazily indexed, as ``open_stack(path)`` and ``xarray.open_zarr(path, chunks=None)`` return it. A part
+        of a lazily indexed stack should begin where a chunk begins. All variables of a dataset have the same
+        dims and the same dtype.
+    sample_dims : str or sequence of str, default=("y", "x")
         The dims of an image.
     mask : xarray.DataArray of bool, optional
-        True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud. In any
-        chunks, on the coordinates of the stack where it has some.
-    missing : "auto", "error", "nan" or float, default="auto"
-        Which stored values stand for nothing observed: as the stack says in `_FillValue`, `missing_value`,
-        `nodata` (and NaN, of floats); none; NaN; this value, before scale and offset (and NaN).
-    negatives : "error", "clip" or "mask", default="error"
-        What becomes of values below zero: they are refused, taken as 0, or as not observed.
+        True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud. Its
+        coordinates, where it has some, are those of the stack; its chunks may differ.
+    missing : {"auto", "error", "nan"} or float, default="auto"
+        The stored values, before scale and offset, that stand for missing ones. "auto": those in the
+        attributes `_FillValue`, `missing_value` and `nodata`, and NaN; "nan": NaN; "error": none; a number:
+        this value and NaN.
+    negatives : {"error", "clip", "mask"}, default="error"
+        The treatment of values below zero, after scale and offset: an error, replacement by 0, or exclusion
+        as missing.
 
     Attributes
     ----------
     layout : Layout
+        The places of pixels and features in V.
     entries : EntryWeights or None
-        How a tile reads the stored values; None: as they are.
+        Missing values, scale and offset; None where the stored values are those of V and all count.
     shape : tuple of int
-        Pixels, features.
+        The numbers of pixels and features.
     dtype : numpy.dtype
-        As stored.
-    feature_names : ndarray of str
+        The dtype of the stored values.
+    feature_names : ndarray of str, of shape (n_features,)
     is_in_memory : bool
 
     Raises
@@ -82,19 +92,28 @@ class Stack(TileSource):
         If dims, dtypes or coordinates are not those of a stack.
     ValueError
         If `missing` or `negatives` is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np, xarray as xr
+    >>> from dasknmf.stacks import Stack
+    >>> scene = xr.DataArray(np.ones((3, 40, 60)), dims=("band", "y", "x"), coords={"band": ["b", "g", "r"]})
+    >>> stack = Stack(scene)
+    >>> stack.shape, stack.feature_names.tolist()
+    ((2400, 3), ['b', 'g', 'r'])
     """
 
     def __init__(
         self,
-        obj: Any,
+        obj: StackLike,
         sample_dims: str | Sequence[str] = ("y", "x"),
-        mask: Any = None,
-        missing: Any = "auto",
+        mask: DataArray | None = None,
+        missing: Missing = "auto",
         negatives: str = "error",
     ) -> None:
         variables = variables_of(obj)
         first = next(iter(variables.values()))
-        dims = tuple(first.dims)
+        dims = cast("tuple[str, ...]", first.dims)  # `coords_of` refuses names of other types
         samples = (sample_dims,) if isinstance(sample_dims, str) else tuple(sample_dims)
         is_dataset = hasattr(obj, "data_vars")
         check_dims(variables, samples, is_dataset)
@@ -152,7 +171,7 @@ class Stack(TileSource):
 
 
 def _dates(layout: Layout) -> int | None:
-    """How many dates there are among the features: clouds cover the bands of a date alike."""
+    """The number of dates among the features: a cloud covers all bands of a date."""
     lengths = [
         length
         for dim, length in zip(layout.feature_dims, layout.feature_shape, strict=True)
@@ -161,31 +180,43 @@ def _dates(layout: Layout) -> int | None:
     return lengths[0] if lengths else None
 
 
-def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
-    """Open a Zarr store that xarray has written, formats 2 and 3, or GeoTIFFs, to be factorized as stored.
+def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> StackLike:
+    """A stack from a Zarr store of xarray, in format 2 or 3, or from GeoTIFFs, opened lazily.
 
     Values are neither read nor decoded; scale, offset and `_FillValue` stay in the attrs, where `Stack`
-    finds them, and tasks read tiles by themselves.
+    finds them, and workers read the tiles.
 
     Parameters
     ----------
     path : str, path, zarr Store or zarr.Group; or sequence of paths
-        A name that ends in .tif or .tiff is one of a GeoTIFF (``raster`` extra); several of one grid lie
-        along a new dim ``time``, which the dates in their names label.
+        A name that ends in .tif or .tiff is that of a GeoTIFF, which needs the ``raster`` extra. Several
+        GeoTIFFs of one grid lie along a new dim ``time``, with the dates in their names as coordinates.
     variable : str or sequence of str, optional
-        Of a Zarr store: a variable, or several; where None all, in the order of their names.
+        One or several variables of a Zarr store. By default all, in the order of their names.
 
     Returns
     -------
-    xarray.DataArray or xarray.Dataset
-        An array of one variable, where one is asked for or the store has no other.
+    stack : xarray.DataArray or xarray.Dataset
+        A DataArray where `variable` is a str or the store has a single variable.
 
     Raises
     ------
     SourceError
-        If nothing can be opened there, or it has no such variable.
+        If nothing can be opened at the path, or there is no such variable.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, xarray as xr
+    >>> from dasknmf.stacks import open_stack
+    >>> scene = xr.DataArray(np.ones((3, 4, 6)), dims=("band", "y", "x"), name="reflectance")
+    >>> with tempfile.TemporaryDirectory() as path:
+    ...     _ = scene.to_zarr(path, mode="w", consolidated=False)
+    ...     stack = open_stack(path)
+    >>> stack.dims
+    ('band', 'y', 'x')
     """
-    xarray = xarray_module()
+    xarray = needed("xarray", "stacks", "xarray")
     if is_raster(path):
         if variable is not None:
             raise SourceError(f"{path!r} has bands and no variables: leave out variable={variable!r}.")
@@ -214,9 +245,9 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
     # Some writers name the CRS in an attribute only.
     named = {each.attrs.get("grid_mapping") for each in found.data_vars.values()}
     found = found.set_coords([name for name in found.data_vars if name in named])
-    # Coordinates are values and no data: they are decoded like in any other opening.
+    # Coordinates are decoded, unlike the values.
     found = found.assign_coords(xarray.decode_cf(found.coords.to_dataset(), decode_timedelta=False).coords)
-    wanted = sorted(found.data_vars) if variable is None else variable  # a directory tells them in any order
+    wanted = sorted(found.data_vars) if variable is None else variable  # a directory lists them in any order
     names = [wanted] if isinstance(wanted, str) else list(wanted)
     missing = [name for name in names if name not in found.data_vars]
     if missing or not names:
@@ -228,8 +259,8 @@ def open_stack(path: Any, variable: str | Sequence[str] | None = None) -> Any:
     return found[names[0]] if single else found[names]
 
 
-def _cut(mask: Any, samples: Sequence[str], tiles: Tiles) -> Any:
-    """A mask whose chunks end where tiles do: tiles follow the stack alone, which is far larger."""
+def _cut(mask: Variable, samples: Sequence[str], tiles: Tiles) -> Variable:
+    """A mask whose chunks end where tiles end; tiles depend on the stack alone, which is far larger."""
     if mask.chunks is None:
         return mask
     wanted = {dim: each for dim, each in zip(samples, tiles.lengths, strict=True) if dim in mask.dims}
@@ -237,8 +268,8 @@ def _cut(mask: Any, samples: Sequence[str], tiles: Tiles) -> Any:
     return mask.chunk(cut) if cut else mask
 
 
-def _lengths(variable: Any, dim: str) -> Sequence[int]:
-    """How a variable is cut along a dim: by its Dask chunks, or as it is stored."""
+def _lengths(variable: Variable, dim: str) -> Sequence[int]:
+    """Lengths of the chunks of a variable along a dim: of Dask, or as stored."""
     length = int(variable.sizes[dim])
     if variable.chunks is not None:
         return tuple(map(int, variable.chunksizes[dim]))

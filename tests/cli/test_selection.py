@@ -17,7 +17,7 @@ from dasknmf.cli.commands import main
 from dasknmf.cli.parameter_types import Ranks
 from dasknmf.fitting.results import start_losses
 from dasknmf.plots import ranks as draw_ranks
-from dasknmf.plots.report import facts_many
+from dasknmf.plots.report.models import ranges
 from tests.helpers import stored
 from tests.singlecell.cells import N_CELLS, K, cells, written
 from tests.stacks.draw import UNSTABLE, scene, write
@@ -92,7 +92,7 @@ def test_what_is_no_rank_is_refused(told):
 
 
 def test_ranks_are_told_again_in_short():
-    assert facts_many.ranges([2, 3, 4, 6, 8, 9]) == "2–4, 6, 8–9"
+    assert ranges([2, 3, 4, 6, 8, 9]) == "2–4, 6, 8–9"
 
 
 def test_a_sweep_says_what_python_finds(V, tmp_path, low_rank):
@@ -234,7 +234,7 @@ def test_info_of_a_sweep_that_runs(V, tmp_path):
     assert "components: 2, 4   status: interrupted" in said
     assert "models: 0 of 4 have ended" in said
     assert row_of(said, 2)[1:5] == ["0", "of", "2", "2"]
-    with pytest.raises(ValueError, match="keeps nothing that many factorizations tell"):
+    with pytest.raises(ValueError, match="has no findings about many factorizations"):
         draw_ranks(run)
     content = json.loads(done("info", run, "--json").stdout)
     assert content["many"] == {"ranks": [2, 4], "n_init": 2, "method": "restarts"}

@@ -343,8 +343,8 @@ def test_axes_that_are_given_are_used():
         (lambda: plots.ranks({"n_components": [2], "loss": [1]}, stability="elbow"), "stability is 'elbow'"),
         (lambda: plots.ranks({"n_components": [2], "loss": [1]}, best=3), r"best is 3; the ranks are \[2\]"),
         (lambda: plots.ranks({"n_components": [2, 3]}), "of 2 ranks neither silhouette_mean nor"),
-        (lambda: plots.ranks(np.ones(3)), "a ndarray tells no ranks"),
-        (lambda: plots.ranks({"loss": [1.0]}), "a dict tells no ranks"),
+        (lambda: plots.ranks(np.ones(3)), "a ndarray has no ranks"),
+        (lambda: plots.ranks({"loss": [1.0]}), "a dict has no ranks"),
     ],
 )
 def test_mistakes(call, message):

@@ -136,14 +136,14 @@ def test_a_running_job(tmp_path, low_rank, small_panels):
         fitted(str(tmp_path / "v"), n_components=3, init="nndsvda", max_iter=9, tol=0, run=callbacks)
     first, last = pages[0], pages[-1]
     assert first[0].phase != "exact"
-    assert "There are none yet" in first[1]
+    assert "No components yet" in first[1]
     assert "The loss of no pass is known yet" in first[1]
-    assert re.search(r"running process \d+ on \S+ writes it", last[1])
+    assert re.search(r"running process \d+ on \S+ writes this run", last[1])
     assert f"{last[0].loss:.8g}" in last[1]
     assert "at most 7 passes" in last[1]
     assert "component 2" in last[1]
     left = Page(page(tmp_path / "run")).text
-    assert "interrupted No living process writes it" in left
+    assert "interrupted No living process writes this run" in left
 
 
 def test_a_run_that_kept_less(tmp_path, low_rank):

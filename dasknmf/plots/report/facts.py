@@ -1,4 +1,4 @@
-"""A run in words and numbers, for whoever looks at it: the command line and the report."""
+"""A run in words and numbers, for the command line and the report."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from msgspec.structs import asdict
 from dasknmf.core.history import Ending, Record
 from dasknmf.core.losses import NAMES
 from dasknmf.errors import RunError
-from dasknmf.plots.report.facts_many import components_told, is_unfinished
+from dasknmf.plots.report.models import components_text, is_unfinished
+from dasknmf.store.run import Run
 from dasknmf.store.schema import Entries, Preparation
 
 Facts = list[tuple[str, str]]
-"""Names and values, in the order in which they are told."""
+"""Names and values, in the order in which they are shown."""
 
-_TOLD = {
+_SHOWN_APART = {
     "shape",
     "dtype",
     "transposed",
@@ -30,35 +31,39 @@ _TOLD = {
     "entries",
     "many",
 }
-"""What of a run's identity is told in words of its own."""
+"""Fields of a run's identity that other lines show."""
 
 _WEIGHTS = {"sample_weight", "feature_weight", "weights"}
-"""Kept as digests."""
+"""Fields of which a run keeps a digest only."""
 
 
-def status_of(run: Any) -> tuple[str, str]:
-    """How a run stands, in a word, and what one may do about it."""
+def status_of(run: Run) -> tuple[str, str]:
+    """The status of a run in a word, and advice."""
     if run.status != "running" and not is_unfinished(run):
         if run.identity.many is None:
             return run.status, Ending(run.status).advice
         outcomes = [member.outcome for member in run.progress.models]
         if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
             return Ending.CONVERGED.value, Ending.CONVERGED.advice
-        told = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met: "
-        return Ending.MAX_ITER.value, told + "raise max_iter, or tol."
+        reached = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met"
+        return Ending.MAX_ITER.value, f"{reached}: raise max_iter, or tol."
     writer = run.writer
     if writer:
-        return "running", f"{writer} writes it."
+        return "running", f"{writer} writes this run."
     what = "fit" if run.identity.many is None else "command"
-    return "interrupted", f"No living process writes it: start the same {what} again, it goes on from here."
+    return (
+        "interrupted",
+        f"No living process writes this run: start the same {what} again to go on from here.",
+    )
 
 
 def loss_named(beta: float) -> str:
+    """The name of a β-divergence."""
     return next((name for name, value in NAMES.items() if value == beta), f"β = {beta:g}")
 
 
-def data_facts(run: Any) -> Facts:
-    """What was factorized."""
+def data_facts(run: Run) -> Facts:
+    """The shape, storage and names of V."""
     n, m = run.shape
     facts = [("shape", f"{n:,} samples × {m:,} features")]
     plan = run.plan
@@ -76,9 +81,9 @@ def data_facts(run: Any) -> Facts:
     return facts + preparation_facts(run)
 
 
-def layout_facts(run: Any) -> Facts:
+def layout_facts(run: Run) -> Facts:
     """The dims of a stack of images."""
-    layout = getattr(run, "layout", None)
+    layout = run.layout
     if layout is None:
         return []
     return [
@@ -87,8 +92,8 @@ def layout_facts(run: Any) -> Facts:
     ]
 
 
-def preparation_facts(run: Any) -> Facts:
-    """What was done to V in every read, and the rest of what a run must be given again to go on."""
+def preparation_facts(run: Run) -> Facts:
+    """The steps of preparation, and the other inputs that must be the same when a run goes on."""
     facts: Facts = []
     steps = run.identity.preparation
     while steps is not None:
@@ -96,7 +101,7 @@ def preparation_facts(run: Any) -> Facts:
         steps = steps.before
     if run.identity.entries is not None:
         facts += _entries_facts(run.identity.entries)
-    rest = {name: value for name, value in asdict(run.identity).items() if name not in _TOLD}
+    rest = {name: value for name, value in asdict(run.identity).items() if name not in _SHOWN_APART}
     for name, value in sorted(rest.items()):
         if value is not None:
             plain = f"given ({value})" if name in _WEIGHTS else _plain(value)
@@ -105,7 +110,7 @@ def preparation_facts(run: Any) -> Facts:
 
 
 def _entries_facts(entries: Entries) -> Facts:
-    """Which stored values count, and how they are read; a str is a digest of one value for each feature."""
+    """The missing values, scale and offset of V; a str is the digest of one value for each feature."""
     facts: Facts = []
     missing = []
     if entries.nodata is not None:
@@ -127,10 +132,10 @@ def _entries_facts(entries: Entries) -> Facts:
     return facts
 
 
-def model_facts(run: Any) -> Facts:
-    """The parameters."""
+def model_facts(run: Run) -> Facts:
+    """The parameters of the model."""
     shown = {name: value for name, value in run.params.items() if name not in ("W", "H", "beta_loss")}
-    shown["n_components"] = components_told(run)
+    shown["n_components"] = components_text(run)
     facts = [("loss", loss_named(run.params["beta_loss"]))]
     facts += [(name, _plain(value)) for name, value in shown.items() if value is not None]
     if run.params.get("random_state") is None:
@@ -139,8 +144,8 @@ def model_facts(run: Any) -> Facts:
     return facts
 
 
-def loss_facts(run: Any) -> Facts:
-    """The loss, as far as it is known, and of which pair."""
+def loss_facts(run: Run) -> Facts:
+    """The last known loss and the pair (W, H) that it belongs to."""
     last = last_with_loss(run)
     if last is None or last.loss is None:
         return []
@@ -153,7 +158,7 @@ def loss_facts(run: Any) -> Facts:
 
 
 def loss_place(record: Record) -> str:
-    """Of which pair a record tells the loss."""
+    """The pair (W, H) that the loss of a record belongs to."""
     if record.closed:
         return "of these W and H"
     if record.models:
@@ -161,19 +166,20 @@ def loss_place(record: Record) -> str:
     return f"at the {record.loss_at} of the last pass"
 
 
-def last_with_loss(run: Any) -> Record | None:
+def last_with_loss(run: Run) -> Record | None:
+    """The last pass with a known loss."""
     return next((record for record in reversed(run.history) if record.loss is not None), None)
 
 
-def relative_error(run: Any) -> float:
-    """‖V − WH‖ / ‖V‖ of a Frobenius loss, as the last pass that knows tells it."""
+def relative_error(run: Run) -> float:
+    """‖V − WH‖ / ‖V‖ of the last known Frobenius loss."""
     last = last_with_loss(run)
     squares = run.sum_of_squares
     return math.sqrt(2 * max(last.loss or 0.0, 0.0) / squares) if last is not None and squares else math.nan
 
 
-def throughput_facts(run: Any) -> Facts:
-    """What passes took, and what they are expected to take yet."""
+def throughput_facts(run: Run) -> Facts:
+    """The time and bytes of the passes, and an estimate of what is left."""
     records = list(run.history)
     if not records:
         return []
@@ -186,7 +192,7 @@ def throughput_facts(run: Any) -> Facts:
         ("written in all", format_bytes(sum(record.bytes_written for record in records))),
     ]
     if run.history.retries:
-        facts.append(("storage asked again", f"{run.history.retries} times"))
+        facts.append(("retries of storage", f"{run.history.retries} times"))
     exact = run.history.exact
     if exact:
         typical = float(np.median([record.seconds for record in exact]))
@@ -201,8 +207,8 @@ def throughput_facts(run: Any) -> Facts:
     return facts
 
 
-def memory_facts(run: Any) -> Facts:
-    """What a process was projected to hold at most, and what was seen."""
+def memory_facts(run: Run) -> Facts:
+    """The projected and the largest measured memory of a process."""
     facts: Facts = []
     plan = run.plan
     if plan is not None:
@@ -217,14 +223,14 @@ def memory_facts(run: Any) -> Facts:
     return facts
 
 
-def memory_seen(run: Any) -> int | None:
-    """Bytes of the largest process of any pass, where passes looked."""
+def memory_seen(run: Run) -> int | None:
+    """Bytes of the largest process in any pass; None where no pass has measured them."""
     seen = [record.memory for record in run.history if record.memory]
     return max(seen) if seen else None
 
 
-def warnings_of(run: Any) -> list[str]:
-    """What one ought to know before the factors are used."""
+def warnings_of(run: Run) -> list[str]:
+    """Warnings to read before the factors are used."""
     found = []
     status, advice = status_of(run)
     if status in ("max_iter", "interrupted"):
@@ -235,7 +241,7 @@ def warnings_of(run: Any) -> list[str]:
         dead = []
     if dead:
         found.append(
-            f"components {', '.join(map(str, dead))} are zero throughout: they add nothing to WH; ask for "
+            f"components {', '.join(map(str, dead))} are zero throughout: they add nothing to WH; set "
             "fewer components, or give another init or random_state."
         )
     n, m = run.shape
@@ -245,8 +251,8 @@ def warnings_of(run: Any) -> list[str]:
     ):
         if count:
             found.append(
-                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave them "
-                "out, or see what is missing."
+                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave these "
+                "{name} out, or check the missing values."
             )
     seen, plan = memory_seen(run), run.plan
     if plan is not None and seen is not None and seen > plan.memory_projected:
@@ -258,7 +264,7 @@ def warnings_of(run: Any) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people tell them."""
+    """Seconds as hours, minutes or seconds."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -267,16 +273,16 @@ def duration(seconds: float) -> str:
 
 
 def _steps(steps: Preparation) -> str:
-    told = []
+    found = []
     if steps.columns is not None:
-        told.append("chosen columns")
+        found.append("chosen columns")
     if steps.target_sum is not None:
-        told.append(f"rows scaled to a sum of {steps.target_sum:g}")
+        found.append(f"rows scaled to a sum of {steps.target_sum:g}")
     if steps.log1p:
-        told.append("log(1 + x)")
+        found.append("log(1 + x)")
     if steps.scale is not None:
-        told.append("columns divided by their scale")
-    return ", ".join(told) or "none"
+        found.append("columns divided by their scale")
+    return ", ".join(found) or "none"
 
 
 def _along(dims: Any, shape: Any) -> str:

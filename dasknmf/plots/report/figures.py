@@ -7,24 +7,30 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
 from dasknmf import plots
+from dasknmf.core.image_grid import Layout
 from dasknmf.plots import style
+from dasknmf.plots.report.models import findings_of
 from dasknmf.plots.sources import coordinate_of
+from dasknmf.store.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 _INK = "#010203"
-"""Stands for the colour of the text around a picture, in light and in dark pages."""
-
-
+"""A placeholder for the colour of the page's text, in light and in dark pages."""
 _CHARACTERS = 22
-"""Of names, so many fit below a small panel."""
+"""The characters of names that fit below a small panel."""
 
 
-def loss_curve(run: Any) -> Markup:
+def loss_curve(run: Run) -> Markup:
     """The loss against exact passes, and that of held-out entries."""
     parted = any("holdout" in record.measures for record in run.history)
     with _canvas((4.4, 4.2 if parted else 2.9)) as (figure, ax):
@@ -32,24 +38,24 @@ def loss_curve(run: Any) -> Markup:
         return _svg(figure, "loss of each pass")
 
 
-def rank_curves(run: Any) -> Markup:
-    """Stability and error of each rank of a sweep."""
-    parted = bool(np.isfinite(run.found["holdout"]).any())
+def rank_curves(run: Run) -> Markup:
+    """Stability and error over the ranks of a sweep."""
+    parted = bool(np.isfinite(findings_of(run)["holdout"]).any())
     with _canvas((4.8, 4.4 if parted else 3.2)) as (figure, ax):
         plots.ranks(run, ax=ax)
         return _svg(figure, "stability and error of each number of components")
 
 
-def agreement(run: Any) -> tuple[Markup, ...]:
-    """The clustergram of a consensus, and how dense its spectra lie."""
+def agreement(run: Run) -> tuple[Markup, ...]:
+    """The clustergram of a consensus, and the local densities of its spectra."""
     # A figure for each: side by side on a wide page, one below the other on a narrow one.
     with _canvas((4.4, 3.7)) as (left, wide), _canvas((3.8, 3.2)) as (right, narrow):
         plots.consensus(run, ax=[wide, narrow])
         return _svg(left, "distances of spectra"), _svg(right, "densities of spectra")
 
 
-def spectrum(row: np.ndarray, layout: Any) -> Markup:
-    """One row of H as curves over the features of a stack, or as an image of them; as one curve without."""
+def spectrum(row: np.ndarray, layout: Layout | None) -> Markup:
+    """One row of H over the features of a stack, as curves or as an image; without a layout as one curve."""
     if layout is None or len(layout.feature_dims) > 2:
         with _canvas((3.0, 1.5)) as (figure, ax):
             plots.components(row[np.newaxis], kind="spectra", labels=[""], ax=ax)
@@ -70,18 +76,14 @@ def spectrum(row: np.ndarray, layout: Any) -> Markup:
         return _svg(figure, " × ".join(map(str, layout.feature_dims)))
 
 
-def _curves(ax: Any, values: np.ndarray, layout: Any, lines: str, dim: str) -> None:
+def _curves(ax: Axes, values: np.ndarray, layout: Layout, lines: str, dim: str) -> None:
     """A line for each row of the values, along `dim`."""
     coordinate = coordinate_of(layout, dim)
     names = _names(layout, lines) if lines else [""]
     for index, (name, line) in enumerate(zip(names, values, strict=True)):
         # A name that begins with an underscore would not be in the legend.
         style.curve(ax, coordinate, line, color=style.LINES[index], lw=1.3, label=f" {name}")
-    ax.set_ylim(0, float(values.max(initial=0)) * 1.06 or 1.0)
-    style.plain(ax)
-    ax.locator_params(axis="y", nbins=3)
-    ax.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
-    ax.yaxis.offsetText.set_fontsize(7)
+    style.from_zero(ax, values)
     ax.set_xlabel(_titled(layout, dim), fontsize=8, parse_math=False)
     if coordinate is None:
         _named(ax.xaxis, layout, dim)
@@ -100,8 +102,8 @@ def _curves(ax: Any, values: np.ndarray, layout: Any, lines: str, dim: str) -> N
             text.set_parse_math(False)
 
 
-def _matrix(ax: Any, values: np.ndarray, layout: Any) -> None:
-    """An image with a row for each place along the first feature dim."""
+def _matrix(ax: Axes, values: np.ndarray, layout: Layout) -> None:
+    """An image with a row for each element of the first feature dim."""
     ax.imshow(
         values,
         cmap=style.colours(style.FACES),
@@ -115,16 +117,16 @@ def _matrix(ax: Any, values: np.ndarray, layout: Any) -> None:
         _named(axis, layout, dim)
 
 
-def _named(axis: Any, layout: Any, dim: str) -> None:
-    """Names below places that are numbered: each, or the first of every so many."""
+def _named(axis: Axis, layout: Layout, dim: str) -> None:
+    """Names at the ticks of an axis: all, or every few where they do not fit."""
     names = _names(layout, dim)
     longest = max(map(len, names)) + 1
-    most = 8 if axis.axis_name == "y" else max(1, _CHARACTERS // longest)
+    most = 8 if axis is axis.axes.yaxis else max(1, _CHARACTERS // longest)
     at = np.arange(0, len(names), -(-len(names) // most))
     style.named_ticks(axis, at, [names[index] for index in at])
 
 
-def _names(layout: Any, dim: str) -> list[str]:
+def _names(layout: Layout, dim: str) -> list[str]:
     coordinate = layout.coords.get(dim)
     if coordinate is None or coordinate.dims != (dim,):
         return [str(index) for index in range(layout.feature_shape[layout.feature_dims.index(dim)])]
@@ -134,7 +136,7 @@ def _names(layout: Any, dim: str) -> list[str]:
     return [f"{each:g}" if isinstance(each, float) else str(each) for each in values.tolist()]
 
 
-def _titled(layout: Any, dim: str) -> str:
+def _titled(layout: Layout, dim: str) -> str:
     """A dim with its unit."""
     coordinate = layout.coords.get(dim)
     unit = coordinate.attrs.get("units") if coordinate is not None else None
@@ -154,8 +156,8 @@ def picture(values: np.ndarray, cmap: str, label: str) -> Markup:
 
 
 @contextmanager
-def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
-    """A figure of no window and of no session, and its Axes, in the colour of the text around."""
+def _canvas(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """A figure without a window, and its Axes, with text in the colour of the page."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -168,7 +170,7 @@ def _canvas(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
-def _svg(figure: Any, label: str) -> Markup:
+def _svg(figure: Figure, label: str) -> Markup:
     for ax in figure.axes:
         ax.patch.set_alpha(0)
     file = io.StringIO()

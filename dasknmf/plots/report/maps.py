@@ -1,35 +1,39 @@
-"""Columns of W as small maps, read panel by panel: a part of W is in memory, never all of it."""
+"""Columns of W as small maps, read panel by panel: W is never in memory as a whole."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import dask
+import dask.array as da
 import numpy as np
 
+from dasknmf.core.image_grid import Tiles
 from dasknmf.errors import RunDamagedError
-from dasknmf.store.run import open_run
+from dasknmf.store.run import Run, open_run
 
 _SIDE = 256
-"""Pixels of a map's longer side, at most twice as many."""
+"""The least pixels of a map's longer side, where the image has as many; the most are twice as many."""
 _TRIES = 3
-"""A running fit may drop the generation that is being read; the next one is then opened."""
+"""Tries to read W: a running fit may replace the version that is being read."""
 
 
-def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
-    """Every so many pixels of some components' maps, shape (chosen, rows, columns).
+def maps_of(run: Run, chosen: np.ndarray) -> np.ndarray | None:
+    """Thinned abundance maps of some components, with a longer side of 256 to 512 pixels.
 
-    NaN in pixels with nothing observed. A run keeps how many these are, not where: they are among those
-    with zeros in all components, and nothing else tells them apart from the rest of these. None where W's
-    rows are no pixels of one image, or a running fit was faster than the reading.
+    A run keeps the number of pixels without an observed entry, not their places. Where there are such pixels,
+    those with zeros in all components are NaN.
 
     Parameters
     ----------
     run : Run
-    chosen : ndarray of int
+    chosen : ndarray of int, of shape (n_chosen,)
         Components.
+
+    Returns
+    -------
+    maps : ndarray of shape (n_chosen, rows, columns), or None
+        None where W's rows are not the pixels of an image, or a running fit has replaced W during each try.
     """
-    layout = getattr(run, "layout", None)
+    layout = run.layout
     if layout is None or len(layout.sample_shape) != 2:
         return None
     for _ in range(_TRIES):
@@ -42,7 +46,7 @@ def maps_of(run: Any, chosen: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _read(W: Any, tiles: Any, chosen: np.ndarray, *, masked: bool = False) -> np.ndarray:
+def _read(W: da.Array, tiles: Tiles, chosen: np.ndarray, *, masked: bool = False) -> np.ndarray:
     step = max(1, max(tiles.shape) // _SIDE)
     shape = tuple(-(-length // step) for length in tiles.shape)
     maps = np.full((len(chosen), *shape), np.nan, W.dtype)

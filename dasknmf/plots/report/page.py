@@ -1,6 +1,6 @@
-"""The report: one HTML page about a run, its status, its factors and its passes.
+"""The HTML page about a run: its status, factors and passes.
 
-The page is a template of Jinja2, which escapes whatever text a run holds.
+The template is one of Jinja2, which escapes the texts of a run.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dasknmf.errors import RunError
 from dasknmf.io.atomic import write_file
 from dasknmf.plots import style
 from dasknmf.plots.features import leading_of
-from dasknmf.plots.report import facts, facts_many, figures
+from dasknmf.plots.report import facts, figures, models
 from dasknmf.plots.report.maps import maps_of
 from dasknmf.store.run import Run, open_run
 
 _MOST = 60
-"""Components with a card."""
+"""The most components with a card."""
 _LEADING = 10
-"""Features named in a card."""
+"""The most features named in a card."""
 _FEW = 12
-"""Starts whose table is not folded."""
+"""The most starts whose table is not folded."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ModelsPart:
     facts: facts.Facts
     pictures: tuple[Markup, ...] = ()
     reason: str = ""
-    table: facts_many.Table | None = None
+    table: models.Table | None = None
     chosen: int | None = None
     folded: bool = False
 
@@ -56,12 +56,22 @@ class Component:
 
 
 def write_page(run: Run | str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
-    """Write the page of a run in one step: a reader of the file sees the old page or the new one.
+    """Write the page of a run to a file in one step: a reader sees the old page or the new one.
 
     Parameters
     ----------
-    run : Run, or the path, URL or Zarr store of one
+    run : Run, or the path, URL or Zarr store of a run
     path : path
+        A file at the path is replaced.
+
+    Returns
+    -------
+    path : Path
+
+    Raises
+    ------
+    RunError
+        If there is no run.
     """
     path = Path(path)
     write_file(path, page(run).encode())
@@ -73,12 +83,12 @@ def page(run: Run | str | os.PathLike[str]) -> str:
 
     Parameters
     ----------
-    run : Run, or the path, URL or Zarr store of one
+    run : Run, or the path, URL or Zarr store of a run
 
     Returns
     -------
     html : str
-        A document that loads nothing and runs nothing.
+        A document without scripts and without references to other files.
 
     Raises
     ------
@@ -118,8 +128,8 @@ def _template() -> Template:
 
 def _headline(run: Run) -> facts.Facts:
     n, m = run.shape
-    headline = [("samples × features", f"{n:,} × {m:,}"), ("components", facts_many.components_told(run))]
-    ranks = facts_many.ranks_of(run)
+    headline = [("samples × features", f"{n:,} × {m:,}"), ("components", models.components_text(run))]
+    ranks = models.ranks_of(run)
     if len(ranks) > 1:
         headline.append(("models", f"{len(ranks):,}"))
     last = facts.last_with_loss(run)
@@ -137,35 +147,35 @@ def _headline(run: Run) -> facts.Facts:
 
 def _models(run: Run) -> list[ModelsPart]:
     """Sections about several models; none for a run of one model."""
-    if len(facts_many.ranks_of(run)) == 1:
+    if len(models.ranks_of(run)) == 1:
         return []
-    several = facts_many.many_facts(run)
-    if facts_many.is_unfinished(run):
-        table = facts_many.model_table(run) if len(run.history.evaluated) else None
+    several = models.models_facts(run)
+    if models.is_unfinished(run):
+        table = models.model_table(run) if len(run.history.evaluated) else None
         return [ModelsPart("Models", several, table=table)]
-    if not facts_many.is_study(run):
-        table = facts_many.start_table(run)
+    if not models.is_study(run):
+        table = models.start_table(run)
         return [ModelsPart("Starts", several, table=table, folded=len(table[1]) > _FEW)]
     parts = []
-    if facts_many.is_sweep(run):
+    if models.is_sweep(run):
         parts.append(
             ModelsPart(
                 "Number of components",
                 several,
                 (figures.rank_curves(run),),
-                facts_many.reason(run),
-                facts_many.rank_table(run),
-                facts_many.chosen_row(run),
+                models.reason(run),
+                models.rank_table(run),
+                models.chosen_row(run),
             )
         )
         several = []
-    if facts_many.is_consensus(run):
-        found = [*several, *facts_many.consensus_facts(run)]
+    if models.is_consensus(run):
+        found = [*several, *models.consensus_facts(run)]
         parts.append(ModelsPart("Consensus", found, figures.agreement(run)))
     return parts
 
 
-def _passes(run: Run) -> facts_many.Table:
+def _passes(run: Run) -> models.Table:
     header = ["pass", "phase", "loss", "at", "change", "seconds", "read", "largest process"]
     rows = [
         [
@@ -184,13 +194,13 @@ def _passes(run: Run) -> facts_many.Table:
 
 
 def _components(run: Run) -> tuple[list[Component], str]:
-    """The cards, those of the largest share of WH first, and a note about what is not shown."""
+    """The cards, the largest share of WH first, and a note about components without a card."""
     try:
         H, shares = run.H, run.shares
     except RunError as error:
-        if run.status != "running" and not facts_many.is_unfinished(run):
+        if run.status != "running" and not models.is_unfinished(run):
             raise
-        return [], f"There are none yet: {error}"
+        return [], f"No components yet: {error}"
     order = np.argsort(-shares, kind="stable")[:_MOST]
     maps = maps_of(run, order)
     images = [None] * len(order) if maps is None else list(maps)
