@@ -51,7 +51,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     ----------
     n_components : int, None or "auto", default="auto"
         Number of components. ``None`` and ``"auto"``: the number in a custom W or H, else the number of
-        features, at most 512.
+        features, which must then be at most 512.
     init : {"sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
         Start of W and H.
 
@@ -99,8 +99,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Whether ``solver="cd"`` visits coordinates in random order.
     inner_iter : int or "auto", default="auto"
         Largest number of steps on a factor between two reads of X. For the Frobenius loss such steps need no
-        read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses ``"auto"`` takes as many steps on W as fit into
-        the time of a read, and one where X is in memory. With ``inner_iter=1`` and any start but ``"sketch"``
+        read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses
+        ``"auto"`` takes as many steps on W as fit into the time of a read, and one where X is in memory. With ``inner_iter=1`` and any start but ``"sketch"``
         and ``"sample"``, iterates and stop rule are those of scikit-learn (``solver="bpp"`` aside).
     sample_bytes : int, default=64 MiB
         Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
@@ -314,7 +314,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             Start for ``init="custom"``. W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
-            Weight of each row or column of X: a row of weight 2 counts like two equal rows, penalties included.
+            Weight of each row or column of X: a row of weight 2 counts like two rows, penalties included.
             Rows of weight 0 do not influence H; their rows of W are still computed. X may be sparse.
         weights : array of shape (n_samples, n_features), optional
             Weight of each entry of a dense X: NumPy, Dask or Zarr array. Entries of weight 0 are missing.
@@ -322,8 +322,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Share of the observed entries that are hidden from the fit; `history_` holds the loss over them.
             `random_state` and the position in X decide which entries are hidden.
         checkpoint : path, URL or Zarr store, optional
-            Store to which every pass is committed. An interrupted run in the store is resumed; so is a finished
-            run if `max_iter` or `tol` differ (of several starts, those that ended with its last pass).
+            Store to which every pass is committed. An interrupted run in the store is resumed; so is a
+            finished run if `max_iter` or `tol` differ (of several starts, those that ended with its last pass).
         overwrite : bool, default=False
             Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional

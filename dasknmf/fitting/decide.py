@@ -1,4 +1,4 @@
-"""From the parameters of `NMF`, the options of a fit and X to a `Problem` and its live `Inputs`."""
+"""The choices of a fit: a `Problem` and its live `Inputs` from X, the parameters of `NMF` and the options."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
 
 
 def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Problem:
-    """The problem that was decided. Arrays are digested where a run at a checkpoint is compared with it."""
+    """The decided problem; with a checkpoint, digests of arrays are computed for comparison with the run."""
 
     def mark(array: object) -> str | None:
         if array is None:
@@ -261,7 +261,7 @@ def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Probl
 
 
 def entries_of(nmf: BaseEstimator, X: Matrix) -> EntryWeights | None:
-    """How entries of new rows are read; None: each is observed."""
+    """How entries of new rows are read; None: every entry is observed."""
     return _read_entries(nmf, X, X.entries if isinstance(X, data.Source) else None)
 
 
@@ -277,14 +277,14 @@ def _read_entries(nmf: BaseEstimator, X: Matrix, entries: EntryWeights | None) -
 
 
 def _hidden_columns(entries: EntryWeights | None, source: data.Source) -> np.ndarray | None:
-    """Of the block that is hidden, where V is sparse."""
+    """Columns of the hidden block of a sparse V."""
     if entries is None or entries.holdout is None or not source.sparse:
         return None
     return entries.holdout.hidden_columns(source.shape[1])
 
 
 def _source_of_weights(weights: Matrix, X: Matrix, grid: Grid, roles: Roles) -> data.Source:
-    """The source of the weights of entries, cut where V is."""
+    """The source of the weights of entries, with the panels of V."""
     if isinstance(weights, da.Array):
         if data.is_chunked(X):
             rows = tuple(int(rows) for rows in np.diff(grid.edges))
@@ -295,7 +295,7 @@ def _source_of_weights(weights: Matrix, X: Matrix, grid: Grid, roles: Roles) -> 
 
 
 def _with_fixed(H: np.ndarray, fixed: np.ndarray | None) -> np.ndarray:
-    """H with the rows that are known in place of its first."""
+    """H with its first rows replaced by the fixed components."""
     if fixed is None:
         return H
     H = H.copy()

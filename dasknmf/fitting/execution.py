@@ -58,7 +58,7 @@ class Execution:
     callbacks: Sequence[Callback] = ()
 
     def __call__(self) -> None:
-        """Run to the end, from wherever the run stands."""
+        """Run all passes after the last commit."""
         run, model = self.run, self.models[0]
         per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
         self._runner = PassRunner(self.V, run, model.dtype, per_read)
@@ -99,7 +99,7 @@ class Execution:
         return {status.model: own.get(status.model, History()) for status in self.run.progress.models}
 
     def _run_start(self) -> None:
-        """The next pass before the first exact one."""
+        """Run and commit the next pass of the start."""
         at, model = self.run.progress, self.models[0]
         passes, alike = start_passes(self.models, at)
         source = self.V.source
@@ -156,7 +156,7 @@ class Execution:
         self._commit(after, record, self.run.sums)
 
     def _advance(self, schedule: Schedule, histories: Histories) -> Histories:
-        """Run and commit one pass: exact for models that go on, an evaluation for those that ended."""
+        """Run and commit one pass: exact for unfinished models, an evaluation for those that just ended."""
         progress = self.run.progress
         result = self._runner(schedule.passes(progress))
         step = schedule.advanced(progress, histories, self.run.history, result)

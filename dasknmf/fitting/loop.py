@@ -23,20 +23,20 @@ from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, height
 log = logging.getLogger("dasknmf")
 
 _FIRST_HALVING = 4
-"""Exact passes after which the first half of the starts is given up; then after twice as many, and so on."""
+"""Exact passes before half of the starts are dropped first; each later time after twice as many."""
 Histories = Mapping[int, History]
 """The records of each model, by its number."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a fit stands after a pass."""
+    """The progress of a fit after a pass."""
 
     progress: Progress
     record: Record
     histories: Histories
     undone: bool
-    """Whether the rows that the pass left are not needed: the pairs that entered are the results."""
+    """Whether the W of this pass is dropped, since the results are the W and H that entered it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Schedule:
     halving: bool = False
 
     def passes(self, progress: Progress) -> list[ModelPass]:
-        """The next pass: exact for models that go on, an evaluation for those that ended with the last."""
+        """The next pass: exact for unfinished models, an evaluation for those that just ended."""
         passes = []
         for status in progress.models:
             model = self.models[status.model]
@@ -74,7 +74,7 @@ class Schedule:
         return passes
 
     def resumed(self, progress: Progress, histories: Histories) -> Progress:
-        """Where a fit stands with this budget, which may end models, or take their ends back."""
+        """The progress under a new `max_iter` and `tol`, which may end models or resume ended ones."""
         if progress.outcome is not None or not progress.iteration:
             return progress
         statuses = []
@@ -91,7 +91,7 @@ class Schedule:
         return structs.replace(progress, models=tuple(statuses)).closed()
 
     def advanced(self, progress: Progress, histories: Histories, shared: History, result: PassResult) -> Step:
-        """Where a fit stands after a pass.
+        """The progress, records and histories after a pass.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class Schedule:
         return Step(after, record, histories, not going)
 
     def _record(self, own: ModelResult, history: History, result: PassResult, reads: float) -> Record:
-        """The record of a model in a pass: of its lowest phase."""
+        """The record of a model in a pass: that of its phase with the lowest objective."""
         status, outcomes = own.part.status, own.outcomes
         best = outcomes[own.leader]
         if len(outcomes) > 1:
@@ -140,7 +140,7 @@ class Schedule:
     def _moved(
         self, progress: Progress, own: ModelResult, history: History, record: Record, result: PassResult
     ) -> tuple[ModelStatus, Record]:
-        """A model after its part in a pass, and its own record of the pass."""
+        """The status of a model after a pass, and its record of the pass."""
         status, numbers = own.part.status, own.phase_indices
         if status.outcome is not None:
             location = progress.location_of(status)
@@ -148,7 +148,7 @@ class Schedule:
         rivalry = len(self.models[status.model].lineup(record.iteration)) > 1
         stop = None if rivalry else self.rules[status.model].decide(history.plus(record))
         if stop is not None and stop.at == "entry":
-            # The pair that entered is the result, and this pass has evaluated it.
+            # The result is the W and H that entered; this pass has evaluated them.
             record = replace(record, phase="evaluation", iteration=status.iteration)
             status = structs.replace(
                 status, leader=own.part.starts_from[own.leader], objective=record.objective
@@ -172,21 +172,21 @@ class Schedule:
         return status, record
 
     def _ended(self, number: int, own: History, iteration: int) -> Ending | None:
-        """How the fit of a model ended, if it has: its history and the budget alone decide."""
+        """The ending of a model by its history, `tol` and `max_iter`; None if it has not ended."""
         if self.rules[number].decide(own) == Stop("end"):
             return Ending.CONVERGED
         return Ending.MAX_ITER if iteration >= self.max_iter else None
 
     def _evaluates(self, record: Record) -> bool:
-        """Whether the loss of a record is that of the pair which stands after it."""
+        """Whether the loss of a record is that of the W and H after the pass."""
         if record.phase == "evaluation":
             return True
         known = record.loss_at == "end" and not record.measures.get("imprecise")
-        # Of hidden entries a pass knows only the loss of the pair that entered.
+        # A pass computes the loss over hidden entries only for the W and H that entered.
         return known and not self.models[0].variant.hidden
 
     def _halved(self, after: Progress) -> Progress:
-        """Without the higher half of the models, where it is time."""
+        """The progress without the half of the models with the higher objectives, at passes 4, 8, 16, …"""
         rounds = math.log2(after.iteration / _FIRST_HALVING)
         if not self.halving or rounds < 0 or rounds != int(rounds):
             return after
@@ -196,13 +196,13 @@ class Schedule:
 
 
 def start_passes(models: Sequence[Model], progress: Progress) -> tuple[list[ModelPass], bool]:
-    """The next pass before the first exact one, and whether one read of it serves all models."""
+    """The next pass of the start, and whether one phase of it serves all models."""
     passes = [ModelPass(status, models[status.model].starts()[progress.start]) for status in progress.models]
     return passes, progress.start == 0 and models[0].surveyed_alone
 
 
 def started(progress: Progress, result: PassResult, *, alike: bool) -> Progress:
-    """Where a fit stands after a pass of its start."""
+    """The progress after a pass of the start."""
     count = len(progress.models)
     numbers = [own.phase_indices for own in result.models] * (count if alike else 1)
     statuses = (
@@ -260,7 +260,7 @@ def record_of(
 def _shared_record(
     best: Record, iteration: int, advances: Sequence[Advance], result: PassResult, shared: History
 ) -> Record:
-    """The record of a pass of several models: the lowest of them, whether it took part or not."""
+    """The record of a pass of several models: that of the model with the lowest objective."""
     phase = "exact" if any(advance.phase == "exact" for advance in advances) else "evaluation"
     outcome = Outcome(best.loss, best.objective, best.loss_at, best.measures)
     record = record_of(result, phase, iteration, outcome, shared.reads, last_objective(shared))
@@ -289,7 +289,7 @@ def _advance(number: int, record: Record) -> Advance:
 
 
 def _stands_at(status: ModelStatus, name: str) -> bool:
-    """Whether a model goes on from the pass of that name, or ended with it."""
+    """Whether a model is unfinished, or its final factors are those of the pass `name`."""
     return status.location is None or status.location.state == name
 
 

@@ -93,7 +93,7 @@ class Model:
 
     @property
     def recomputed(self) -> bool:
-        """Whether each pass solves W anew from H: where W is forgotten and the solve is exact without an earlier W."""
+        """Whether each pass solves W from H alone: W is not kept, and the solve needs no earlier W."""
         masked_beyond = self.variant.masked and not self.variant.by_rows(self.k, self.shape[1])
         return self.forgetful and self.loss.quadratic and not masked_beyond
 
@@ -149,7 +149,7 @@ class Model:
         ]
 
     def lineup(self, iteration: int) -> Lineup:
-        """The phases of the exact pass after `iteration` passes: two while a fitted and a plain start compete."""
+        """The phases of an exact pass: two while a fitted and a plain start compete."""
         exact = self.exact()
         if not self.fitted_start or iteration >= _RIVALRY:
             return (exact,)

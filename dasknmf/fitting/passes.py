@@ -51,7 +51,7 @@ class OpenMatrix:
 
     @classmethod
     def of(cls, source: Source, *, masked: bool = False) -> OpenMatrix:
-        """V of a source, for the scheduler that Dask uses now."""
+        """V of a source, for the current scheduler of Dask."""
         return cls(source, data.grid_of(source), current_scheduler(in_process=source.in_process), masked)
 
     @property
@@ -182,7 +182,7 @@ class PassRunner:
     """Of this process, between passes and while it begins them."""
 
     def __call__(self, passes: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
-        """Run one pass; `afresh` from no state and no rows."""
+        """Run one pass; with `afresh`, without the state and rows of earlier passes."""
         at = self.run.progress
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()

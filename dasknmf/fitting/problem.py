@@ -62,7 +62,7 @@ class Roles:
     transposed: bool
 
     def swapped(self, first: T, second: T) -> tuple[T, T]:
-        """A pair (of W and H, or samples and features) in the order of rows and columns of V; its own inverse."""
+        """A pair (W and H, or samples and features) in the order of V's rows and columns; self-inverse."""
         return (second, first) if self.transposed else (first, second)
 
     def penalties(self, penalties: Penalties) -> Penalties:

@@ -1,4 +1,4 @@
-"""A run at work: V opened and staged, the run that is written, the scheduler that computes."""
+"""The session of a fit: V opened and staged, its run and its scheduler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dasknmf.store.stored_run import StoredRun
 
 @dataclass(frozen=True)
 class Session:
-    """A problem at work: its run, and V open for reading.
+    """The session of a problem: its run, and V open for reading.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Session:
     scratch: bool
 
     def fit(self, models: Sequence[Model]) -> None:
-        """Fit models to V, from wherever the run stands."""
+        """Fit models to V, from the last commit on."""
         try:
             Execution(self.problem, models, self.V, self.run, self.inputs.start, self.options.callbacks)()
         except MemoryLimitError:
@@ -90,7 +90,7 @@ class Session:
             callback(record)
 
     def returned(self, W: da.Array, *, lazy: bool) -> Factor:
-        """W for the user, given lazily: as NumPy, or lazy over a store that stays."""
+        """W for the user: a NumPy array, or lazy over a store that outlives the fit."""
         if lazy and not self.scratch:
             return W
         if self.inputs.roles.transposed:

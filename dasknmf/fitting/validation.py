@@ -1,4 +1,4 @@
-"""Checks before anything is read: X, parameters and options, and whether they go together."""
+"""Checks before anything is read: X, parameters and options."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from dasknmf.fitting.problem import Factor, FitOptions
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
 _SMALL_BYTES = {True: 2**27, False: 2**20}
-"""V below which reads cost less than a fitted start, for the Frobenius loss and for others."""
+"""Bytes of V below which plain reads cost less than a fitted start: Frobenius loss, other losses."""
 _LEAST_ROWS = 4
 _SAMPLED_ROWS = 100
-"""For each component, below which a sample of rows knows too little of H."""
+"""Rows for each component that a sample must have to fit H well."""
 
 
 def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
@@ -120,7 +120,7 @@ def _check_names(known: np.ndarray, found: np.ndarray) -> None:
 
 
 def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
-    """The solver, where "auto" leaves the choice."""
+    """The solver: as given, or the choice for "auto"."""
     if model.solver == "auto":
         return default_solver(loss)
     if not SOLVERS[model.solver].takes(loss):
@@ -132,7 +132,7 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
 
 
 def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Factor | None, H: np.ndarray | None) -> int:
-    """The number of components, from a custom start or from the features where none is given."""
+    """The number of components: as given, else that of a custom H, else the number of features."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
     if H is not None:
@@ -155,7 +155,7 @@ def chosen_init(
     *,
     masked: bool = False,
 ) -> Init:
-    """The start, where None leaves the choice; shape and bytes are of the roles that are worked on."""
+    """The start: as given, or the choice for None; `shape` and `row_bytes` are those of V."""
     n_rows = shape[0]
     sampled = min(n_rows, int(model.sample_bytes // row_bytes))
     if model.init is None and model.n_init > 1:
@@ -198,7 +198,7 @@ def chosen_init(
 def checked_start(
     model: BaseEstimator, X: Matrix, W: Factor | None, H: Factor | None, dtype: np.dtype
 ) -> tuple[Factor | None, np.ndarray | None]:
-    """A custom start that fits X, or nothing."""
+    """A custom start, checked against X, or None."""
     if model.init != "custom":
         if W is not None or H is not None:
             warnings.warn(

@@ -29,7 +29,7 @@ _CRC_BYTES = 4
 
 
 class _Declared(Struct):
-    """What differs between the documents of arrays."""
+    """The fields of a Zarr array document that differ between arrays."""
 
     shape: schema.Shape
     data_type: Annotated[str, Meta(pattern=r"\A(bool|u?int(8|16|32|64)|float(16|32|64))\Z")]
@@ -127,7 +127,7 @@ def put_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape, values: np.
 
 
 def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray:
-    """What `put_chunk` wrote.
+    """The values of a chunk that `put_chunk` wrote.
 
     Raises
     ------
@@ -160,5 +160,5 @@ def _checksum(content: bytes | bytearray, nbytes: int) -> bytes:
 
 
 def _chunk(name: str, ndim: int) -> str:
-    """The one key that holds all values."""
+    """The key of the only chunk of an array."""
     return f"{name}/c." + ".".join("0" * ndim)

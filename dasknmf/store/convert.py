@@ -19,12 +19,12 @@ _STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])")
 
 
 def parsed(raw: bytes) -> dict[str, Any]:
-    """A JSON object without surprises: names are unique, integers have 64 bits, and it is not deep.
+    """A JSON object with unique names, integers of at most 64 bits, and limited nesting.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the bytes hold anything else.
     """
     try:
         found = json.loads(raw, object_pairs_hook=_unique)

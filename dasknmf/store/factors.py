@@ -1,8 +1,7 @@
 """The factors that tasks read and write: versions of W, and small states.
 
-A version is every panel's rows after one pass. It is never written twice: its name holds the
-number of the pass and a token of the client that ran it, so a task that wakes up late does not
-overwrite live factors.
+A version is W after one pass, panel by panel. Its name holds the number of the pass and a token of the
+client, and is never used twice, so a late task cannot overwrite factors in use.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dasknmf.store.schema import MOST_COMPONENTS, MOST_MODELS, ModelNumber, Pass
 
 
 class FactorVersion(Record, frozen=True):
-    """The rows that one pass leaves behind.
+    """The rows that one pass writes.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ class FactorVersion(Record, frozen=True):
         )
 
     def split(self, block: np.ndarray, models: Collection[int]) -> dict[int, Rows]:
-        """The columns of some models as named arrays of each: copies, for visits to change."""
+        """Copies of the columns of some models, by model and name of the array."""
         parts: dict[int, Rows] = {}
         first = 0
         for model, name, columns in self.widths:
@@ -85,7 +84,7 @@ class FactorVersion(Record, frozen=True):
 
 
 def pass_of(name: str) -> int:
-    """The number of the pass that a version or a state is of; of another name the largest there is."""
+    """The pass number in the name of a version or state; `sys.maxsize` for any other name."""
     number = name.split("-")[0]
     return int(number) if number.isdecimal() else sys.maxsize
 
@@ -94,28 +93,28 @@ class Factors(Protocol):
     """The interface of both kinds of factor store."""
 
     def begin(self, version: FactorVersion) -> None:
-        """Make room for a version, before any task writes to it."""
+        """Create a version, before tasks write to it."""
 
     def read_rows(self, version: FactorVersion, panel: int, n_rows: int) -> np.ndarray:
-        """A panel's rows, shape (n_rows, version.width). Not to be changed."""
+        """The rows of a panel, shape (n_rows, version.width); read-only by convention."""
 
     def write_rows(self, version: FactorVersion, panel: int, block: np.ndarray) -> None:
-        """Keep a panel's rows; the block is not changed afterwards."""
+        """Store the rows of a panel; the caller must not change the block afterwards."""
 
     def read_state(self, name: str, model: int) -> State:
-        """One model's small state after the pass of that name; empty before the first."""
+        """The small state of one model after the pass `name`; empty if the name is empty."""
 
     def read_states(self, name: str, models: Sequence[int]) -> list[State]:
         """The states of several models, which may be named more than once."""
 
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
-        """Keep the small states of models from `first` on."""
+        """Store the small states of models `first`, `first` + 1, …"""
 
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
-        """Delete states except those of these models, given by the names of passes."""
+        """Delete all states but the live ones: model numbers by name of the pass."""
 
     def drop(self, version: str) -> None:
-        """Delete a version that no commit needs any more."""
+        """Delete a version of rows."""
 
 
 class MemoryFactors:

@@ -26,7 +26,7 @@ log = logging.getLogger("dasknmf")
 PATH = "features"
 _SCALE, _WEIGHT = f"{PATH}/scale", f"{PATH}/weight"
 _MOST_BYTES = 2**24
-"""Of the names as JSON: a record is read and written as a whole."""
+"""Largest size of the names as JSON, in bytes: a record is read and written as a whole."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Features:
 
     names: np.ndarray | None = None
     scale: np.ndarray | None = None
-    """The divisor of each column."""
+    """Divisors of the columns, shape (n_features,)."""
     weight: np.ndarray | None = None
-    """The weight of each column."""
+    """Weights of the columns, shape (n_features,)."""
     layout: Layout | None = None
 
 

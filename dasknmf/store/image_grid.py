@@ -1,4 +1,4 @@
-"""What a run keeps of the stack that V was: its dims, their coordinates, names and attributes."""
+"""The stored layout of a stack of images: dims, coordinates, names and attributes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dasknmf.store.schema import CoordinateRecord, Identity, LayoutRecord, Stack
 PATH = "layout"
 _INLINE = 4096  # values; longer coordinates are arrays of their own
 _MOST_TEXT_BYTES = 2**28
-"""Of a coordinate: each of its values is as wide as its dtype says."""
+"""Largest size of a text coordinate, whose values all have the width of the dtype."""
 
 
 def write_layout(store: Store, layout: Layout | None) -> None:
-    """Keep a layout, if there is one."""
+    """Write a layout, unless it is None."""
     if layout is None:
         return
     coords = {}
@@ -134,5 +134,5 @@ def _largest(tiles: Tiles) -> str:
 
 
 def _as_integers(values: np.ndarray) -> np.ndarray:
-    """The bits of the values, in one row: NaN and NaT come back as they went."""
+    """The bits of the values as a flat integer array, so that NaN and NaT are stored unchanged."""
     return np.ascontiguousarray(values).reshape(-1).view(f"i{values.dtype.itemsize}")

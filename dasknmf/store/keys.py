@@ -1,6 +1,6 @@
 """Keys of the store of a run: read, written as a whole, deleted, listed; each with retries.
 
-A directory is written so that what has a name is on disk, and without Zarr's event loop; see `io.atomic`.
+In a local directory a key appears only once its content is on disk; see `io.atomic`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def get(store: Store, key: str, most: int) -> bytes | None:
     Raises
     ------
     ValueError
-        If it has more than `most` bytes, or is no file: of a stranger's run it is then not read.
+        If the value has more than `most` bytes or is no regular file; it is then not read.
     """
     return reached(store, key, "read", lambda: glance(store, key, most))
 
@@ -123,7 +123,7 @@ def put(
     name_too: bool = True,
     unless: Callable[[], None] | None = None,
 ) -> None:
-    """Write one key as a whole: after a power cut there is the old value or the new one.
+    """Write one key atomically: after a power cut it holds the old value or the new one.
 
     Parameters
     ----------

@@ -1,11 +1,10 @@
-"""One writer at a time: a lock that a dead process cannot keep.
+"""The lock of a run, which admits one writer and expires when that process dies.
 
-The lock is a key that is created only where it does not exist. It names its process and is renewed
-while that lives. A lock of a dead process of this host is taken over at once; one of another host is
-watched: a writer that lives renews it meanwhile, and who has not for as long as a lease is dead. No
-clock is compared with another's. Stores without an atomic create, and writers that slept longer than
-their lease, can still let two in: a process that opens a run commits its own writer_id first, and
-`StoredRun.check_owner` stops the other before its next commit.
+The lock is a key that is created only if it does not exist. It names its process, which renews it. The lock
+of a dead process of this host is taken over at once. The lock of another host is watched for the length of a
+lease: if it is not renewed, its process is taken for dead; clocks of hosts are not compared. Two writers are
+still possible in stores without an atomic create, or if a writer sleeps longer than its lease: each process
+commits its writer_id first, and `StoredRun.check_owner` stops the other before its next commit.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ _RENEWED = 10.0
 _LEASE = 45.0
 """Seconds after which a lock that was not renewed is free."""
 _LOOK = 1.0
-"""Seconds from one look at another's lock to the next."""
+"""Seconds between two reads of the lock of another process."""
 _MOST = 2**16
-"""Bytes of its content."""
+"""Largest size of a lock in bytes."""
 _SETTLE = 0.2
-"""Seconds in which another who takes over the same lock has written its own token."""
+"""Seconds within which a rival process has written its token."""
 
 _NOBODY = Holder("", "", 0, 0.0, 0.0)
 
@@ -51,7 +50,7 @@ _held: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Lock:
-    """Holds the lock of a run from `__init__` to `release`, renewing it in the background.
+    """The lock of a run, held from `__init__` to `release` and renewed in the background.
 
     Raises
     ------
@@ -84,7 +83,7 @@ class Lock:
                 )
             keys.put(store, _KEY, self._content())
         if holder.token != self.token or not isinstance(store, LocalStore):
-            # Where a key is not created atomically two may have found none.
+            # If creation is not atomic, two processes may both have created the lock.
             time.sleep(_SETTLE)
             if not self.is_held():
                 raise RunLockedError(
@@ -105,7 +104,7 @@ class Lock:
         self._released.set()
         _held.discard(self)
         self._renewing.join()
-        # A process that ends because the store is out of reach does not wait for it once more.
+        # Without retries: the process may be ending because the store is out of reach.
         try:
             with hurried():
                 if self.is_held():
@@ -128,7 +127,7 @@ class Lock:
 
 
 def let_go() -> None:
-    """Release every lock of this process: the last that one does which ends at once."""
+    """Release every lock of this process, before it ends."""
     for lock in list(_held):
         with suppress(Exception):  # nothing is lost: the lock is then free after its lease
             lock.release()
@@ -149,7 +148,7 @@ def broken(store: Store) -> str | None:
 def writer(store: Store) -> str | None:
     """The living process that writes the run in a store; None if there is none.
 
-    For a process of another host the clocks of both hosts decide: good enough to be shown.
+    For another host this compares the clocks of both hosts, so the answer is only for display.
     """
     holder = _holder(store)
     alive = _lives_here(holder)
@@ -174,18 +173,18 @@ def _glanced(store: Store) -> Holder:
 
 
 def _lives_here(holder: Holder) -> bool | None:
-    """Whether the process of a lock lives on this machine; None if it is one of another."""
+    """Whether the process of a lock is alive; None if it belongs to another machine."""
     if not holder.token:
         return False
     owner = Owner(holder.host, holder.pid, holder.started)
     if owner == Owner.this():
-        # A lock that could not be released, on a full disk for example, is held no more.
+        # A lock that could not be released, on a full disk for example, is free.
         return any(lock.token == holder.token for lock in list(_held))
     return owner.lives
 
 
 def _outlives(store: Store, holder: Holder) -> bool:
-    """Whether the writer of a lock still lives, of another machine watched for as long as its lease."""
+    """Whether the writer of a lock is alive; a lock of another machine is watched for up to a lease."""
     alive = _lives_here(holder)
     if alive is not None:
         return alive

@@ -1,4 +1,4 @@
-"""How far a run has come: the commit record, and the history of passes that it names."""
+"""The progress of a run: the commit record, and the history of its passes."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ from dasknmf.store.schema import Count, Ending, Identity, ModelNumber, PassName,
 
 
 class FactorLocation(Record, frozen=True):
-    """Where the factors of one model lie."""
+    """The location of the factors of one model in the store."""
 
     state: PassName
-    """Name of the pass that left its state."""
+    """Name of the pass that wrote the state."""
     phase_index: ModelNumber
-    """Its number among the phases of that pass."""
+    """Number of the model's phase in that pass."""
     rows: FactorVersion | None
-    """Its rows; None where they are not stored."""
+    """Version of the rows of W; None where they are not stored."""
 
 
 class ModelStatus(Record, frozen=True):
-    """How far one of the models that share the passes has come."""
+    """The progress of one of the models that share the passes."""
 
     model: ModelNumber
     phase_indices: Annotated[tuple[ModelNumber, ...], Meta(min_length=1, max_length=schema.MOST_MODELS)] = (
         0,
     )
-    """Numbers of its phases in the latest pass: several while a start has rivals."""
+    """Numbers of the model's phases in the latest pass: several while starts compete."""
     leader: ModelNumber = 0
-    """The one of them with the lowest objective."""
+    """Number of the phase with the lowest objective."""
     iteration: Count = 0
     """Exact passes done."""
     outcome: Ending | None = None
-    """How its fit ended; None while it runs."""
+    """How the fit of the model ended; None while it runs."""
     location: FactorLocation | None = None
-    """Its final factors, once their loss is known; the rows while it is the lowest that has ended."""
+    """The final factors, once their loss is known; only the best ended model has its rows stored."""
     objective: float | None = None
-    """Of the last pass that has one."""
+    """Objective of the last pass that computed one."""
 
 
 class Progress(Record, frozen=True):
-    """How far a run has come with its last commit."""
+    """The progress of a run at its last commit."""
 
     passes: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Passes committed, of every phase."""
@@ -65,37 +65,37 @@ class Progress(Record, frozen=True):
     iteration: Annotated[int, Meta(ge=0, le=2**40)] = 0
     """Exact passes done."""
     state: PassNameOrNone = ""
-    """Name of the pass that left the latest state; empty before the first."""
+    """Name of the pass that wrote the latest state; empty before the first pass."""
     rows: Annotated[tuple[FactorVersion, ...], Meta(max_length=schema.MOST_MODELS)] = ()
-    """The latest versions."""
+    """The latest versions of rows of W."""
     models: Annotated[tuple[ModelStatus, ...], Meta(min_length=1, max_length=schema.MOST_MODELS)] = (
         ModelStatus(0),
     )
-    """The models, in the order of their numbers, without those that were given up."""
+    """The models in the order of their numbers, without dropped ones."""
     outcome: Ending | None = None
     """How the fit ended; None while it runs."""
     conclusion: FactorLocation | None = None
-    """The factors that were made of all the models, where they are not one model's."""
+    """The factors that a consensus or refit made from all models; None if the result is one model's."""
 
     @property
     def best(self) -> ModelStatus:
-        """The model that the fit would return: the lowest objective, the first of equals."""
+        """The model with the lowest objective; of equal ones the first."""
         return min(self.models, key=lambda model: height(model.objective))
 
     @property
     def location(self) -> FactorLocation:
-        """Where the factors of the run lie."""
+        """The location of the factors of the run."""
         return self.conclusion or self.location_of(self.best)
 
     def location_of(self, model: ModelStatus) -> FactorLocation:
-        """Where the factors of a model lie: the final ones, or else the latest."""
+        """The location of the final factors of a model, or else of the latest."""
         if model.location is not None:
             return model.location
         rows = (each for each in self.rows if model.leader in each.models)
         return FactorLocation(self.state, model.leader, next(rows, None))
 
     def closed(self) -> Progress:
-        """With the outcome of the run once all have ended; of those, the lowest keeps its rows."""
+        """The progress with the run's outcome once all models ended; only the best of them keeps rows."""
         ended = [model for model in self.models if model.location is not None]
         if not ended:
             return self
@@ -111,12 +111,12 @@ class Progress(Record, frozen=True):
 
     @property
     def versions(self) -> set[str]:
-        """Names of all versions of rows that are still needed."""
+        """Names of the versions of rows that are in use."""
         return {each.name for each in (*self.rows, *(location.rows for location in self._locations)) if each}
 
     @property
     def states(self) -> dict[str, set[int]]:
-        """The states that are still needed: numbers of phases, by the names of the passes that left them."""
+        """The states that are in use: numbers of phases by name of the pass."""
         going = [model for model in self.models if model.location is None]
         needed = {self.state: {index for model in going for index in (*model.phase_indices, model.leader)}}
         for location in self._locations:
@@ -130,7 +130,7 @@ class Progress(Record, frozen=True):
 
 
 class Commit(Record, frozen=True):
-    """``commit``: where a run goes on from."""
+    """``commit``: the last committed progress and its writers."""
 
     writer_id: Token
     segments: Annotated[tuple[tuple[Count, Token], ...], Meta(max_length=2**20)]
@@ -168,13 +168,13 @@ def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[Sta
 
 
 def height(objective: float | None) -> float:
-    """An objective to compare by: one that is not known, or out of range, is above any other."""
+    """The objective as a sort key; infinity if it is unknown or not finite."""
     return objective if objective is not None and math.isfinite(objective) else math.inf
 
 
 @dataclass(frozen=True)
 class Committed:
-    """All that the commits of a run say.
+    """The content of the commits of a run.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ class Committed:
 
 
 def committed(store: Store, identity: Identity) -> Committed:
-    """What the commits of a run of that identity say.
+    """The content of the commits of the run with this identity.
 
     Raises
     ------
@@ -258,12 +258,12 @@ def read_sums(store: Store) -> tuple[float, ...]:
 
 
 def read_grid(store: Store, identity: Identity) -> Grid:
-    """The panels that a run was begun with.
+    """The panels (blocks of rows of V) of a run.
 
     Raises
     ------
     RunDamagedError
-        If they are not a cut of the rows of V.
+        If the edges do not ascend from 0 to the number of rows of V.
     """
     edges, n_rows = arrays.read_array(store, "panels/edges"), identity.n_rows
     is_cut = edges.ndim == 1 and edges.dtype == np.int64 and 2 <= len(edges) <= schema.MOST_PANELS

@@ -96,14 +96,14 @@ def document(store: Store, path: str) -> dict[str, Any] | None:
     Raises
     ------
     ValueError
-        If it is no JSON object, too deep to be read, or longer than any that is written.
+        If it is no JSON object, nested too deep, or longer than `MOST_DOCUMENT`.
     """
     raw = keys.get(store, f"{path}/{keys.META}".lstrip("/"), MOST_DOCUMENT)
     return None if raw is None else parsed(raw)
 
 
 def damaged(store: Store, path: str, reason: str) -> RunDamagedError:
-    """The error of a damaged record."""
+    """The error for a damaged record."""
     return RunDamagedError(
         f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a run goes on only "
         "from a sound record: restore the store from a copy, or start over with overwrite=True."

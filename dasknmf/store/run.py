@@ -47,14 +47,14 @@ class Run:
     n_components, n_iter : int
         Rows of H; exact passes done.
     concluded : bool
-        Whether the factors were made of many factorizations.
+        Whether W and H were computed from many factorizations.
     feature_names : ndarray of shape (n_features,) or None
         Names of the columns of H, where V had names.
     layout : Layout or None
-        Of a stack of images, the places of rows and columns of V: ``layout.images(W)``,
+        For a stack of images, the positions of rows and columns of V: ``layout.images(W)``,
         ``layout.spectra(H)``.
     preparation : dict
-        Of `Prepared` data, the steps of every read: `target_sum`, `log1p`, and `scale`, the divisor of each
+        For `Prepared` data, the steps of every read: `target_sum`, `log1p`, and `scale`, the divisor of each
         column; otherwise empty.
     feature_weight : ndarray of shape (n_features,) or None
         The weight of each feature, where weights were given.
@@ -65,12 +65,12 @@ class Run:
     writer : str or None
         The living process that writes the run; None where it is finished or was interrupted.
     identity : Identity
-        All that must match when the fit goes on.
+        The values that must match when the fit is resumed.
     environment : dict of str
         Versions of the libraries that wrote the run.
     plan : Plan or None
-        How V is stored, and what the passes were given: `memory_projected` and `memory_limit`
-        (bytes, of one process), `processes`, `threads`, `scheduler`; None for runs that kept none.
+        Storage of V, `memory_projected` and `memory_limit` (bytes, of one process), `processes`, `threads`,
+        `scheduler`; None if the run has no plan.
     shares : ndarray of shape (n_components,)
         The share of each component in Σ WH; they add to 1, or are all zero where WH is.
     dead_components : ndarray of int
@@ -136,7 +136,7 @@ class Run:
 
     @property
     def n_components(self) -> int:
-        """Rows of H; of many factorizations that have not ended, the most of any."""
+        """Number of rows of H; of unfinished factorizations with several ranks, the largest."""
         concluded = self.progress.conclusion
         if concluded is None or concluded.rows is None:
             return int(self.params["n_components"])
@@ -172,7 +172,7 @@ class Run:
 
     @property
     def sum_to_one_weight(self) -> float:
-        """δ² of the sum to one."""
+        """Weight δ² of the sum-to-one penalty."""
         return self._state.sum_to_one_weight
 
     @property
@@ -223,11 +223,11 @@ class Run:
 
     @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sums of each component in the factor with a row for each of V's, and in the other."""
+        """Sums of each component over the left and over the right factor of V, shape (n_components,) each."""
         self._check_has_factors()
         state = FactorState.checked(self._state)
         other = state.factor.sum(axis=1, dtype=np.float64)
-        # A start has not counted its usage.
+        # Unknown after a start.
         return np.ones(len(other)) if state.usage is None else state.usage, other
 
     @property
@@ -289,7 +289,7 @@ def open_run(target: StoreLike) -> Run:
 
 
 def unobserved(state: State, *, transposed: bool) -> tuple[int, int]:
-    """How many samples and features, as the user sees them, have nothing observed."""
+    """Numbers of samples and of features of X without an observed entry."""
     rows = state.empty_rows
     columns = 0 if state.observed is None else int(np.sum(state.observed == 0))
     return (columns, rows) if transposed else (rows, columns)
@@ -298,7 +298,7 @@ def unobserved(state: State, *, transposed: bool) -> tuple[int, int]:
 def oriented(
     factors: Factors, location: FactorLocation, grid: Grid, *, transposed: bool
 ) -> tuple[Any, np.ndarray]:
-    """W, as a Dask array, and H of the leading model: from its rows and its small factor."""
+    """W, a Dask array of shape (n_samples, k), and H, (k, n_features), at a location."""
     small = FactorState.checked(factors.read_state(location.state, location.phase_index)).factor
     if not transposed:
         return rows_lazily(factors, location, grid, len(small), small.dtype), small
@@ -307,12 +307,12 @@ def oriented(
 
 
 def rows_in_memory(factors: Factors, location: FactorLocation, grid: Grid) -> np.ndarray:
-    """W's rows of the leading model, read by this process."""
+    """The left factor of V at a location, shape (n_rows, k), read by this process."""
     return np.concatenate([_rows_of(factors, location, panel.index, panel.n_rows) for panel in grid])
 
 
 def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
-    """W's rows of the leading model as a Dask array, one chunk per panel, pinned to the live version."""
+    """The left factor of V at a location as a Dask array, one chunk per panel, bound to its version."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
     # One layer for all panels: with a layer for each, taking one block looks through all of them.

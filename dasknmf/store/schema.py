@@ -44,7 +44,7 @@ PassName = Annotated[str, Meta(pattern=rf"\A{_PASS}\Z")]
 PassNameOrNone = Annotated[str, Meta(pattern=rf"\A({_PASS})?\Z")]
 """Empty before the first pass."""
 ArrayName = Annotated[str, Meta(pattern=r"\A[0-9a-zA-Z_]{1,64}(-[0-9a-f]{1,32})?\Z")]
-"""An array below a record: without separators and dots, so that it lies where it is looked for."""
+"""Name of an array below a record; without separators and dots it cannot leave the folder of the record."""
 NumericDtype = Annotated[str, Meta(pattern=r"\A[<>|=]?(b1|[iu][1248]|f[248])\Z")]
 _COORDINATE = r"(b1|[iu][1248]|f[248]|[mM]8(\[[0-9]{0,9}[a-zA-Zμ]{1,2}\])?|U[0-9]{1,6})"
 CoordinateDtype = Annotated[str, Meta(pattern=rf"\A[<>|=]?{_COORDINATE}\Z")]
@@ -70,7 +70,7 @@ class ModelParameters(Struct, frozen=True):
 
 
 class Preparation(Record, frozen=True):
-    """What is done to X in every read; digests of arrays."""
+    """Preparation steps of X at every read; arrays as digests."""
 
     scale: Text | None
     target_sum: float | None = None
@@ -110,7 +110,7 @@ class Many(Record, frozen=True, omit_defaults=True):
 
 
 class Identity(Record, frozen=True, omit_defaults=True):
-    """What must match when a run goes on."""
+    """The values that must match when a run is resumed."""
 
     shape: tuple[Length, Length]
     """n_samples and n_features, as the user sees them."""
@@ -137,7 +137,7 @@ class Identity(Record, frozen=True, omit_defaults=True):
 
     @property
     def n_models(self) -> int:
-        """Models of the run, with those that were given up."""
+        """Number of models of the run, dropped ones included."""
         if self.many is None:
             return int(self.model.get("n_init", 1))
         return len(self.many.ranks) * self.many.n_init
@@ -154,14 +154,14 @@ class Identity(Record, frozen=True, omit_defaults=True):
 
 
 class Budget(Record, frozen=True):
-    """What may change when a run goes on."""
+    """The values that may change when a run is resumed."""
 
     max_iter: Count
     tol: float
 
 
 class RunRecord(Record, frozen=True):
-    """``run``: what the run is."""
+    """``run``: identity, budget and environment of the run."""
 
     identity: Identity
     budget: Budget
@@ -170,7 +170,7 @@ class RunRecord(Record, frozen=True):
 
 
 class Achieved(Record, frozen=True, kw_only=True):
-    """What a model achieved in a pass; see `history.Record`."""
+    """Loss and objective of a model in a pass; see `history.Record`."""
 
     iteration: Count
     phase: Text
@@ -188,13 +188,13 @@ class Achieved(Record, frozen=True, kw_only=True):
 
 
 class ModelAchieved(Achieved, frozen=True, kw_only=True):
-    """What one of several models achieved in a pass."""
+    """Loss and objective of one of several models in a pass."""
 
     model: ModelNumber
 
 
 class PassRecord(Achieved, frozen=True, kw_only=True):
-    """``history/<pass>-<writer_id>``: what a pass achieved."""
+    """``history/<pass>-<writer_id>``: loss, time and bytes of a pass."""
 
     change: float | None
     seconds: float
@@ -207,7 +207,7 @@ class PassRecord(Achieved, frozen=True, kw_only=True):
 
     @property
     def has_violation(self) -> bool:
-        """Whether scikit-learn's stop rule for ``solver="cd"`` finds what it compares with the first pass."""
+        """Whether the exact pass has the violation that scikit-learn's stop rule for "cd" compares."""
         exact = (each for each in (self, *self.models) if each.phase == "exact")
         return all("violation" in each.measures for each in exact)
 
@@ -218,7 +218,7 @@ class PassRecord(Achieved, frozen=True, kw_only=True):
 
 
 class Plan(Record, frozen=True):
-    """``plan``: how V is stored, and what the passes of this start have of memory and processes."""
+    """``plan``: storage of V, and memory (bytes) and processes of the passes of this start."""
 
     stored_dtype: AnyDtype
     stored_bytes: Bytes
@@ -232,7 +232,7 @@ class Plan(Record, frozen=True):
 
 
 class FeatureNames(Record, frozen=True):
-    """``features``: names of the features; None where they are too many to be kept."""
+    """``features``: names of the features; None where they exceed 16 MiB."""
 
     names: Annotated[tuple[Text, ...], Meta(max_length=2**24)] | None
 
@@ -320,7 +320,7 @@ class ModelState(Record, frozen=True):
     """The state of one model, by name."""
 
     kind: Text
-    """Of the states of a family of phases."""
+    """Name of the class of the state."""
     numbers: dict[Text, bool | int | float]
     inline: dict[Text, Inline]
     placed: dict[Text, Placed]
@@ -333,7 +333,7 @@ class States(Record, frozen=True):
 
 
 class Findings(Record, frozen=True, omit_defaults=True):
-    """Numbers that follow from many factorizations; a sweep and a consensus have some of these each."""
+    """Results of a sweep or a consensus; each has some of these."""
 
     n_asked: Count
     rule: Literal["holdout", "silhouette", "stability", "cophenetic", "dispersion"] | None = None
@@ -348,7 +348,7 @@ class Findings(Record, frozen=True, omit_defaults=True):
 
 
 class FindingsRecord(Record, frozen=True):
-    """``selection/record``: what was found of the models after so many passes."""
+    """``selection/record``: findings about the models after `passes` passes."""
 
     content: Findings
     arrays: dict[ArrayName, AnyDtype]
@@ -364,4 +364,4 @@ class Holder(Struct, frozen=True):
     pid: Annotated[int, Meta(ge=0, le=2**31 - 1)]
     started: float
     time: float
-    """When the lock was renewed, by the clock of its host."""
+    """Time of the last renewal, seconds since the epoch by the clock of `host`."""

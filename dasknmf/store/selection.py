@@ -46,7 +46,7 @@ _OF_CONSENSUS = (
 
 
 def write_findings(store: Store, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
-    """Write JSON values, and arrays by name, of the run after so many passes."""
+    """Write the findings after `passes` passes: JSON values, and arrays by name."""
     keys.delete(store, _RECORD)  # first: it vouches for arrays that go now
     keys.delete(store, _PATH)
     dtypes = {}
@@ -68,7 +68,7 @@ def _concludes(progress: Progress, passes: int) -> bool:
 
 
 def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[str, Any] | None:
-    """The findings by name; None if there are none, or models have moved since.
+    """The findings by name; None if there are none, or models changed later.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[
 
 
 def _disagreement(found: dict[str, Any], identity: Identity) -> str | None:
-    """Why findings are not those of a run: a column has a value for each rank, a spectrum a label."""
+    """The reason why findings do not belong to the run, or None if they do."""
     many = identity.many
     if many is None:
         return "the run has a single model"

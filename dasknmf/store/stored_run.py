@@ -1,4 +1,4 @@
-"""A run in its store while a process writes it: begun or resumed, committed, pruned.
+"""A run that this process writes to a Zarr store: begun or resumed, committed, pruned.
 
 ::
 
@@ -9,13 +9,13 @@
     history/<pass>-<writer_id>  loss, time and bytes of the pass
     features       names of the features, where V has them, and their scale
     layout         where rows and columns lie in a stack of images, where V is one
-    selection      findings about many models
+    selection      results of a sweep or a consensus
     plan           how V is stored, and the memory and processes of the passes of this start
-    commit         one record, replaced by one atomic put: where to go on from
-    lock           who writes
+    commit         progress of the run: one record, replaced by one atomic put
+    lock           the process that writes
 
-A pass writes under a name that is never used twice, and its commit comes last. A process that dies at any
-moment leaves the previous commit with all that it names.
+A pass writes under a name that is never used twice, and its commit comes last. If the process dies,
+the previous commit and all factors that it names are intact.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class StoredRun:
             raise
 
     def commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        """Make a pass part of the run: from here on it cannot be lost.
+        """Commit a pass: after the return it is on disk.
 
         Without a record only the progress changes: how the fit ended.
 
@@ -215,17 +215,17 @@ class StoredRun:
         return self._identity.seed
 
     def plan(self, content: dict[str, Any]) -> None:
-        """Write the plan of the passes from here on, which need not match when the run goes on."""
+        """Write the `Plan` of the coming passes; a resumed run may have another."""
         records.write_record(self.store, "plan", content)
 
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
-        """Write findings about all the models: JSON values, and arrays by name."""
+        """Write findings about all models: JSON values, and arrays by name."""
         self.check_owner()
         selection.write_findings(self.store, content, values, self.progress.passes)
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """The findings, if the models have not moved since."""
+        """The findings; None if there are none, or models changed later."""
         return selection.read_findings(self.store, self.progress, self._identity)
 
     @property
