@@ -100,8 +100,9 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     inner_iter : int or "auto", default="auto"
         Largest number of steps on a factor between two reads of X. For the Frobenius loss such steps need no
         read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses
-        ``"auto"`` takes as many steps on W as fit into the time of a read, and one where X is in memory. With ``inner_iter=1`` and any start but ``"sketch"``
-        and ``"sample"``, iterates and stop rule are those of scikit-learn (``solver="bpp"`` aside).
+        ``"auto"`` takes as many steps on W as fit into the time of a read, and one where X is in memory.
+        With ``inner_iter=1`` and any start but ``"sketch"`` and ``"sample"``, iterates and stop rule are
+        those of scikit-learn (``solver="bpp"`` aside).
     sample_bytes : int, default=64 MiB
         Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
     dtype : {float32, float64} or None, default=None
@@ -323,7 +324,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             `random_state` and the position in X decide which entries are hidden.
         checkpoint : path, URL or Zarr store, optional
             Store to which every pass is committed. An interrupted run in the store is resumed; so is a
-            finished run if `max_iter` or `tol` differ (of several starts, those that ended with its last pass).
+            finished run if `max_iter` or `tol` differ (of several starts, those that ended with its last
+            pass).
         overwrite : bool, default=False
             Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional

@@ -1,4 +1,4 @@
-"""The face of the package: all that it names is there, and none of it is imported before it is asked for."""
+"""Public names of the package: all exist, and each is imported at first use."""
 
 from __future__ import annotations
 

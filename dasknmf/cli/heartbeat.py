@@ -50,12 +50,12 @@ class Heartbeat:
         return None
 
     def committed(self) -> None:
-        """Begin to count seconds anew: a pass is committed."""
+        """Restart the count of seconds, at the commit of a pass."""
         self._committed = time.monotonic()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Context in which a thread beats."""
+        """Context with a thread that writes the heartbeat."""
         threading.Thread(target=self._beat, name="dasknmf-heartbeat", daemon=True).start()
         try:
             yield

@@ -240,7 +240,7 @@ class ConstrainedJob(FitJob, ConstrainedModelOptions):
     """Arguments and options that `fit` and `sweep` share."""
 
     def parameters(self) -> dict[str, Any]:
-        """As of a `FitJob`, with constraints.
+        """The parameters of a `FitJob`, with constraints.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class ConstrainedJob(FitJob, ConstrainedModelOptions):
 
 
 def _has_commits(run: str) -> bool:
-    """Whether a run store has commits, sound or not."""
+    """Whether a run store has commits, intact or damaged."""
     with suppress(DaskNMFError):
         return len(open_run(run).history) > 0
     return False

@@ -28,16 +28,16 @@ class _Output:
 
 
 _output = _Output()
-"""Of the command at work: its threads write, too."""
+"""Output state of the current command, shared by its threads."""
 
 
 def begin(log_format: str | None) -> None:
-    """Set the format of the command that begins."""
+    """Set the output format for a new command."""
     _output.format, _output.results = log_format or TEXT, []
 
 
 def is_json() -> bool:
-    """Whether the command at work writes JSON."""
+    """Whether the current command writes JSON."""
     return _output.format == JSON
 
 
@@ -61,7 +61,7 @@ def event(name: str, text: str, **values: object) -> None:
 
 
 def note(text: str) -> None:
-    """Write a remark on the work to stderr."""
+    """Write a note to stderr."""
     event("note", text)
 
 
@@ -74,7 +74,7 @@ def result(text: str) -> None:
 
 
 def results() -> str:
-    """The results of the command at work that have been kept."""
+    """The kept results of the current command."""
     return "\n".join(_output.results)
 
 

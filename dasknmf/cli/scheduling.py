@@ -23,7 +23,7 @@ from dasknmf.errors import SchedulerError, UnavailableError, brief
 
 _IN_PROCESS = {"threads": "threads", "sync": "synchronous"}
 _LOOK = 0.2
-"""Seconds from one look for a scheduler file to the next."""
+"""Seconds between two checks for a scheduler file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class SchedulerOptions:
     Raises
     ------
     click.UsageError
-        If they do not go together.
+        If options contradict each other.
     """
 
     scheduler: str = option(

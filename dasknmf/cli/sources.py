@@ -18,7 +18,7 @@ from dasknmf.errors import SourceError
 from dasknmf.singlecell import deviations
 from dasknmf.singlecell.genes_mask import Mask, mask_name, mask_of
 
-_TWICE = "Takes one more read of SOURCE at every start, also of a run that goes on."
+_TWICE = "Takes one more read of SOURCE whenever the command starts, also to resume a run."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class MatrixOptions:
     )
 
     def check_matrix_options(self, *, is_stack: bool) -> None:
-        """Refuse options that do not go together.
+        """Refuse options that contradict each other.
 
         Raises
         ------

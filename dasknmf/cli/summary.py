@@ -1,4 +1,4 @@
-"""A run in a few lines."""
+"""The summary of a run in a few lines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def summary(run: Run) -> str:
 
 
 def _found(run: Run) -> list[str]:
-    """What many factorizations tell once they have ended, and until then how far they are."""
+    """The findings of many factorizations, or their progress until they have ended."""
     if is_unfinished(run):
         return _aligned(model_table(run)) if len(run.history.evaluated) else []
     lines = [*_aligned(rank_table(run)), f"chosen: {reason(run)}"] if is_sweep(run) else []
@@ -66,7 +66,7 @@ def _found(run: Run) -> list[str]:
 
 
 def _aligned(table: Table) -> list[str]:
-    """Columns below their names, to the right."""
+    """A text table with right-aligned columns."""
     header, rows = table
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     return [

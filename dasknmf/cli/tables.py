@@ -24,7 +24,7 @@ def write_tables(
 ) -> None:
     """Write both tables to a directory, or none of them.
 
-    Of a stack the rows of usages.csv are pixels, told by a column for each sample dim.
+    For a stack, rows of usages.csv are pixels, with a column for each sample dim.
 
     Parameters
     ----------

@@ -31,12 +31,12 @@ def unlock(job: UnlockJob) -> None:
     run = job.run
     holder = alive = None
     with suppress(FileNotFoundError):
-        keys.opened(run, read_only=True)  # which makes no directory
+        keys.opened(run, read_only=True)  # a read-only store creates no directory
         store = keys.opened(run)
         alive = writer(store)
         holder = broken(store)
     if holder is None:
-        open_run(run)  # which says so where there is none; a lock may stand before the first record
+        open_run(run)  # raises if there is no run; a lock may precede the first record
     if alive is not None:
         note(f"warning: {alive} was at work; it stops before its next commit, and may be started again")
     click.echo(f"{run} was not locked" if holder is None else f"{run} was locked by {holder}: unlocked")

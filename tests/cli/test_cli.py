@@ -1,4 +1,4 @@
-"""The command line as a user meets it: its output, its exit codes, its files."""
+"""Command line: output, exit codes and files."""
 
 from __future__ import annotations
 

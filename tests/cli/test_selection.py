@@ -1,4 +1,4 @@
-"""Sweeps and consensus on the command line: what they say is what Python finds, and their runs go on."""
+"""Sweeps and consensus on the command line: the findings of Python, and resumed runs."""
 
 from __future__ import annotations
 

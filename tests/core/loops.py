@@ -1,4 +1,4 @@
-"""The masked and weighted model entry by entry: what its solvers are compared with."""
+"""Entry-by-entry reference of the masked and weighted model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tile answers, against the same in plain NumPy and float64."""
+"""Products of tiles, against plain NumPy in float64."""
 
 from __future__ import annotations
 

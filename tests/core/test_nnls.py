@@ -1,4 +1,4 @@
-"""Exact nonnegative least squares: against SciPy, its own conditions, and itself cut elsewhere."""
+"""Exact nonnegative least squares: against SciPy, the KKT conditions, and other cuts of the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops over nonzeros: vector code and its plain twins."""
+"""Loops over nonzeros: vector code against plain loops."""
 
 from __future__ import annotations
 

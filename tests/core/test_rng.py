@@ -1,4 +1,4 @@
-"""Random words by counter: whichever places are asked for, each has its own."""
+"""Random words by counter: the same word for a position in any request."""
 
 from __future__ import annotations
 

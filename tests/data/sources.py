@@ -1,4 +1,4 @@
-"""The table of inputs: a new kind of input is one more row of `SOURCES`."""
+"""Kinds of input: a new kind is one more row of `SOURCES`."""
 
 from __future__ import annotations
 

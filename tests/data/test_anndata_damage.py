@@ -1,4 +1,4 @@
-"""AnnData that lacks what is asked for, or is damaged, is told."""
+"""Errors for AnnData that is damaged or lacks a requested part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits of AnnData in stores are those of the matrix in memory, wherever it is read."""
+"""Fits of AnnData in stores: the same numbers as fits of the matrix in memory."""
 
 from __future__ import annotations
 

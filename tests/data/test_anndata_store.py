@@ -1,4 +1,4 @@
-"""AnnData in stores: slabs are what was written."""
+"""Slabs of AnnData in stores: the values that were written."""
 
 from __future__ import annotations
 

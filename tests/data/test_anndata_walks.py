@@ -1,4 +1,4 @@
-"""Walks over a stored sparse matrix: each byte is fetched once, and what panels leave for each other goes."""
+"""Walks over a stored sparse matrix: one fetch of each byte, no leftovers between panels."""
 
 from __future__ import annotations
 

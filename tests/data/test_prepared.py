@@ -1,4 +1,4 @@
-"""Preprocessing in the read: the same V as if it had been written beforehand."""
+"""Preparation in the read: the same V as one prepared beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws that every kind of input keeps."""
+"""Properties that every kind of input has."""
 
 from __future__ import annotations
 

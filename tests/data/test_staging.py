@@ -1,4 +1,4 @@
-"""Staging: the same bits, fewer fetches; what is lost is read again, and nothing stays behind."""
+"""Staging: the same bits with fewer fetches, reads after losses, and cleanup."""
 
 from __future__ import annotations
 

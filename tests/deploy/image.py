@@ -1,4 +1,4 @@
-"""The recipe of the image, and what the project says of itself."""
+"""Image recipe and project metadata as Python objects."""
 
 from __future__ import annotations
 

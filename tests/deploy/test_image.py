@@ -1,4 +1,4 @@
-"""What deploy/ says to builders of images: which layers, which packages, and that they can be imported."""
+"""Image recipe in deploy/: layers, packages and imports."""
 
 from __future__ import annotations
 

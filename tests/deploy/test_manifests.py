@@ -1,4 +1,4 @@
-"""What deploy/ says to Kubernetes: valid, hardened, with options that exist."""
+"""Kubernetes manifests in deploy/: valid, hardened, with existing options."""
 
 from __future__ import annotations
 

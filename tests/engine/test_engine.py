@@ -1,4 +1,4 @@
-"""One graph per pass: its size, its names, what it reads, and who does the work."""
+"""Graph of a pass: size, names, reads and the processes that run tasks."""
 
 from __future__ import annotations
 

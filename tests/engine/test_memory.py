@@ -1,4 +1,4 @@
-"""What a pass holds at its peak is what was projected before it, or less."""
+"""Peak memory of a pass: at most the projection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that are begun at once: forked from one that has imported what takes seconds to import."""
+"""Fast starts of processes: forks of one that has finished its slow imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cell works with: a small V in a store with weather, a run, and what the quiet run made of it."""
+"""Workbench of a fault: a small V in a failing store, a run, and the result of the run without faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may go wrong, where it strikes, and what must hold after: a table, each row of which is done."""
+"""Table of faults: what fails, where, and what must hold afterwards."""
 
 from __future__ import annotations
 

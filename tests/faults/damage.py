@@ -1,4 +1,4 @@
-"""What lies in a store is no longer what was written there: factors, states, records, and V itself."""
+"""Altered content of a store: factors, states, records, and V."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process dies: nothing that it does reaches any store from there on."""
+"""Death of the process: no later write reaches a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fits of other kinds, a few faults each: many models, masks, starts that are given, stages, and exports."""
+"""Faults in other kinds of fits: many models, masks, custom starts, stages and exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedulers, workers and clients that are processes of this machine, and what they do, written down."""
+"""Schedulers, workers and clients as processes of this machine, with logs of their work."""
 
 from __future__ import annotations
 

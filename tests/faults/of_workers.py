@@ -1,4 +1,4 @@
-"""Workers that die, stop, leave and join: what a fit on a cluster makes of it."""
+"""Workers that die, stop, leave and join during a fit on a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage that fails for a moment, for longer than patience, or for good; and storage that is slow."""
+"""Storage that is slow, fails for a moment, fails for longer than retries last, or fails for good."""
 
 from __future__ import annotations
 

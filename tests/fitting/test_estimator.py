@@ -1,4 +1,4 @@
-"""The estimator: scikit-learn's class, with W and H where its users expect them."""
+"""`NMF` as a scikit-learn estimator: parameters, W, H and attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components that are known, and abundances that sum to one."""
+"""Fixed components, and rows of W that sum to one."""
 
 from __future__ import annotations
 

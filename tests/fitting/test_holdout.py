@@ -1,4 +1,4 @@
-"""Hidden entries: which they are, that a fit does not see them, and what it makes of them."""
+"""Hidden entries: their choice, their absence from the fit, and the loss over them."""
 
 from __future__ import annotations
 

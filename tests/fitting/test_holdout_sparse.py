@@ -1,4 +1,4 @@
-"""Sparse X with a hidden block and with weights: as the dense X whose block is missing."""
+"""Sparse X with a hidden block and with weights, against dense X with the block missing."""
 
 from __future__ import annotations
 

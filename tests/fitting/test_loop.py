@@ -1,4 +1,4 @@
-"""The decisions of a fit, from outcomes alone: nothing is read and nothing is written."""
+"""Decisions of a fit from outcomes alone, without reads or writes."""
 
 from __future__ import annotations
 

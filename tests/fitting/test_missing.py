@@ -1,4 +1,4 @@
-"""Missing values: only what is observed counts, whatever stands for the rest."""
+"""Missing values: only observed entries count, whatever value marks the others."""
 
 from __future__ import annotations
 

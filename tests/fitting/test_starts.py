@@ -1,4 +1,4 @@
-"""Starts that cost few reads: what they promise, and what happens where they fail."""
+"""Starts with few reads: their quality, and fits where they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights say how often something counts: a sample of weight 2 is two equal samples."""
+"""Weights: a sample of weight 2 counts like two equal samples."""
 
 from __future__ import annotations
 

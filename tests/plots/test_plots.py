@@ -1,4 +1,4 @@
-"""Pictures: what is drawn equals what was given, whoever named it."""
+"""Plots: drawn values equal the given values, with names from any source."""
 
 from __future__ import annotations
 

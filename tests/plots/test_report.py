@@ -1,4 +1,4 @@
-"""The report: what the page says is what the run holds, and a browser shows it."""
+"""Report: its numbers are those of the run, and a browser shows the page."""
 
 from __future__ import annotations
 

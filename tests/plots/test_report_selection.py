@@ -1,4 +1,4 @@
-"""Pages and pictures of runs of many factorizations: what they say is what was found."""
+"""Reports and plots of sweeps and consensus runs: their numbers are the findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs of one rank agree on, against brute force, scikit-learn and scipy."""
+"""Measures of agreement between starts of one rank, against brute force, scikit-learn and SciPy."""
 
 from __future__ import annotations
 

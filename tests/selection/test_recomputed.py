@@ -1,4 +1,4 @@
-"""Rows of W that are kept nowhere: the loss that is told is that of H with the rows that it makes."""
+"""Recomputed rows of W: the reported loss is that of H with these rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several starts in the same reads: each is the fit that it would be alone, and the lowest wins."""
+"""Several starts in the same reads: each equals its fit alone, and the lowest objective wins."""
 
 from __future__ import annotations
 

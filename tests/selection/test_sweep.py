@@ -1,4 +1,4 @@
-"""Every rank from several starts: rows that are recomputed, what the ranks tell, and runs that go on."""
+"""Sweeps over ranks: recomputed rows, measures of each rank, and resumed runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes for the tests of stacks, and how they are fitted and read."""
+"""Scenes for the tests of stacks, and helpers that fit and read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken for a stack, from a store or from memory, and what is refused."""
+"""Accepted and refused stacks, from stores and from memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks with clouds: what their own attributes, masks and negative values make of an entry."""
+"""Stacks with clouds: missing entries by attributes, masks and negative values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fitted model of a stack: on the coordinates of its scene, and used on another."""
+"""Fitted models of stacks: factors on the coordinates of the scene, and transforms of another scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run of a stack: it knows what it was fitted to, and goes on with that only."""
+"""Runs of stacks: stored layouts, and refusal to resume with another stack."""
 
 from __future__ import annotations
 

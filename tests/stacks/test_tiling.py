@@ -1,4 +1,4 @@
-"""However a stack is cut into tiles, it is one scene: maps, spectra and losses are those of its raster."""
+"""Tilings of one stack: the same maps, spectra and losses as its raster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run stores and files of options of any content: what is no mistake of this package is told as one line."""
+"""Run stores and option files with random content: errors of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who left something behind: processes that live, that are dead, that are none of ours."""
+"""Owners of leftovers: living, dead and foreign processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage that fails for a moment is asked again; what no waiting mends is not."""
+"""Retries of storage that fails for a moment, and none for permanent failures."""
 
 from __future__ import annotations
 

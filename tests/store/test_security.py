@@ -1,4 +1,4 @@
-"""What comes from a stranger is data: it runs nothing, reads nothing else and is no larger than it says."""
+"""Run stores from strangers: no code runs, no other file is read, sizes are bounded."""
 
 from __future__ import annotations
 

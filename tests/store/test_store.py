@@ -1,4 +1,4 @@
-"""Runs that cannot be lost: every moment of death, every kind of damage."""
+"""Run stores: resumed after death at any moment, and checked for every kind of damage."""
 
 from __future__ import annotations
 

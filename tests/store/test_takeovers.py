@@ -1,4 +1,4 @@
-"""Two writers of one run: whoever has lost it changes nothing of it any more, however late it wakes up."""
+"""Two writers of one run: a writer that lost the lock changes nothing, however late it wakes up."""
 
 from __future__ import annotations
 
