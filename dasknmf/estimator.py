@@ -315,7 +315,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             Start for ``init="custom"``. W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
-            Weight of each row or column of X: a row of weight 2 counts like two rows, penalties included.
+            Weight of each row or column of X: weight 2 counts like two equal rows, penalties included.
             Rows of weight 0 do not influence H; their rows of W are still computed. X may be sparse.
         weights : array of shape (n_samples, n_features), optional
             Weight of each entry of a dense X: NumPy, Dask or Zarr array. Entries of weight 0 are missing.

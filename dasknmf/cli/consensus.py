@@ -20,7 +20,7 @@ class ConsensusJob(FitJob):
     n_components: int = option("Number of programs.", "-k", "--n-components", type=int, required=True)
     n_init: int = option("Number of factorizations; all share each read of V.", default=100, metavar="N")
     density_threshold: float = option(
-        "Leave out spectra whose mean distance to their nearest spectra is not below this; 2 keeps all.",
+        "Keep spectra whose mean distance to their nearest spectra is below this; 2 keeps all.",
         default=0.5,
     )
     local_neighborhood_size: float = option(
@@ -35,7 +35,7 @@ def consensus(job: ConsensusJob) -> None:
     SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their spectra.
 
     Started again, the same command goes on from the last commit. With another --density-threshold or
-    --local-neighborhood-size it only clusters again.
+    --local-neighborhood-size, only the clustering is repeated.
     """
     with job.working() as work:
         dasknmf.consensus(

@@ -153,7 +153,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
     Raises
     ------
     click.UsageError
-        If one is missing, or some do not go together.
+        If an argument is missing, or options contradict each other.
     """
 
     places: tuple[str, ...] = argument(nargs=-1, required=True, metavar="SOURCE... RUN")
@@ -252,13 +252,13 @@ class ConstrainedJob(FitJob, ConstrainedModelOptions):
 
 
 def _has_commits(run: str) -> bool:
-    """Whether a run store has commits, intact or damaged."""
+    """Whether a run store has readable commits."""
     with suppress(DaskNMFError):
         return len(open_run(run).history) > 0
     return False
 
 
 def _is_finished(run: str) -> bool:
-    """Whether a run that can be opened has no pass before it."""
+    """Whether a run has no more passes to do."""
     opened = open_run(run)
     return opened.status != "running" and not is_unfinished(opened)

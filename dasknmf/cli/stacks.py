@@ -79,7 +79,7 @@ class StackOptions(StackSelection):
         SourceError
             If it cannot be opened, or has no such dims.
         click.UsageError
-            If the sources, or options, do not go together.
+            If sources or options contradict each other.
         """
         rasters = [is_raster(source) for source in sources]
         if self.variable and all(rasters):
