@@ -137,7 +137,7 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
     from dasknmf.singlecell import export_cnmf
     from dasknmf.singlecell.tpm import InAllGenes, in_all_genes
 
-    agreed, run = open_consensus(job.run), open_run(job.run)
+    consensus, run = open_consensus(job.run), open_run(job.run)
     genes = run.feature_names
     if not job.names_from:
         n, m = run.shape
@@ -155,15 +155,13 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
 
         def whole() -> InAllGenes:
             note("reading the counts of --names-from for programs over all genes: twice, and for usages once")
-            return in_all_genes(matrix, columns, agreed.usages)
+            return in_all_genes(matrix, columns, consensus.usages)
 
-        names = {"cells": store.obs_names, "all_genes": store.var_names, "whole": whole}
-    ranks = export_cnmf.Ranks.of(run)
+        names = {"cells": store.obs_names, "all_genes": store.var_names, "in_all_genes": whole}
     target = Path(job.target)
+    content = export_cnmf.Tables(consensus, genes=genes, ranks=export_cnmf.Ranks.of(run), **names)
     with advising():
-        written = export_cnmf.write_cnmf(
-            target, name, agreed, genes=genes, ranks=ranks, overwrite=job.overwrite, **names
-        )
+        written = export_cnmf.write_cnmf(target, name, content, overwrite=job.overwrite)
     click.echo(f"{', '.join(written)}: {target / name}")
 
 

@@ -1,20 +1,22 @@
-"""Consensus over many starts: the programs that most factorizations find."""
+"""Consensus NMF: the programs that factorizations from many starts share."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf.core.history import Callback
+from dasknmf.data.source import MatrixLike
+from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters
-from dasknmf.selection.parameters import checked, seeded
-from dasknmf.selection.result import Ask, Consensus, agreed
-from dasknmf.selection.study import Factorization, Study, ended, studying
+from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
+from dasknmf.selection.result import Consensus, SpectraPool, consensus_of
+from dasknmf.selection.study import Choice, Study, finished_run, open_study
 
 _NUMBERS = (
     "n_components",
@@ -26,50 +28,52 @@ _NUMBERS = (
     "n_reads",
 )
 _ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
-"""What a run keeps of a consensus; usages are its W."""
-_KEPT = {"loss": "consensus_loss"}
-"""By another name: losses of ranks may be kept beside it."""
+"""The stored attributes of a consensus; usages are W of the run."""
+_STORED_AS = {"loss": "consensus_loss"}
+"""Attributes stored under another name: "loss" is a column of ranks."""
 
 
 def consensus(
-    X: Any,
+    X: MatrixLike,
     n_components: int,
     *,
     n_init: int = 100,
     density_threshold: float = 0.5,
     local_neighborhood_size: float = 0.30,
-    random_state: Any = None,
-    checkpoint: Any = None,
+    random_state: RandomState = None,
+    checkpoint: StoreLike | None = None,
     overwrite: bool = False,
-    stage: Any = None,
+    stage: Stage = None,
     callbacks: Sequence[Callback] = (),
     **nmf: Any,
 ) -> Consensus:
-    """Programs that most of many factorizations find: consensus NMF [1]_.
+    """Consensus NMF [1]_: the programs that most factorizations from many random starts share.
 
-    X is factorized from `n_init` random starts. Spectra, the rows of every H, are made of unit length;
-    those whose density, the mean Euclidean distance to their ``int(local_neighborhood_size * n_init)``
-    nearest, is not below `density_threshold` are filtered; the others are clustered (k-means), and
-    the median of each cluster, made to add up to one, is a program. Usages are then fitted to the programs,
-    and components to the usages, in one read of X.
+    1. X is factorized from `n_init` random starts, all in the same reads.
+    2. The spectra (rows of H) of all starts are scaled to unit length. The density of a spectrum is its mean
+       Euclidean distance to its ``int(local_neighborhood_size * n_init)`` nearest neighbours; spectra whose
+       density is not below `density_threshold` are filtered.
+    3. k-means clusters the other spectra. The median of each cluster, scaled to a sum of one, is a program.
+    4. Usages are fitted to the programs, and components to the usages, in one read of X.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+        Any input of `NMF.fit` that is stored by rows, `Prepared` included.
     n_components : int
+        Number of programs.
     n_init : int, default=100
-        Factorizations, two or more.
+        Number of factorizations, two or more.
     density_threshold : float, default=0.5
-        Above 0; 2 or more filters nothing.
+        Positive; 2 or more filters nothing.
     local_neighborhood_size : float, default=0.3
         Share of `n_init`, in (0, 1].
     random_state : int, RandomState instance or None, default=None
-        Seeds of the starts.
+        Seed of all starts.
     checkpoint, overwrite, stage, callbacks
-        Of the factorizations, as for `NMF.fit`.
+        As for `NMF.fit`. `open_consensus` opens the consensus at a checkpoint.
     **nmf
-        Parameters of `NMF`; ``init="random"`` unless given.
+        Further parameters of `NMF`; ``init="random"`` unless given.
 
     Returns
     -------
@@ -78,16 +82,17 @@ def consensus(
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of its range: before X is read.
+        If an argument is out of its range or unknown; X is not read.
     DataError
-        If fewer than `n_components` spectra, or clusters of them, are left, with how densities are
-        distributed; or if X is refused, as by `NMF.fit`.
+        If fewer than `n_components` spectra, or clusters, are left: the message has the quartiles of the
+        densities. Also as for `NMF.fit`.
     SourceError
         If X is stored by columns.
 
-    Notes
+    Warns
     -----
-    Components of zeros cannot be made of unit length: they are left out, which a warning says.
+    UserWarning
+        With the number of spectra of zeros, which have no unit length and are left out.
 
     References
     ----------
@@ -103,32 +108,31 @@ def consensus(
     >>> consensus(X, 3, n_init=10, random_state=0).spectra.shape
     (3, 20)
     """
-    n_neighbors = checked(n_components, n_init, density_threshold, local_neighborhood_size)
-    nmf = seeded(nmf)
-    with studying(
-        X,
-        [n_components],
-        n_init,
-        described={"consensus": True},
-        random_state=random_state,
+    clustering = Clustering(n_init, density_threshold, local_neighborhood_size)
+    clustering.check(n_components)
+    options = FitOptions(
         checkpoint=checkpoint,
         overwrite=overwrite,
         stage=stage,
         callbacks=callbacks,
-        **nmf,
-    ) as study:
-        asked: dict[str, Any] = {
-            "density_threshold": density_threshold,
-            "local_neighborhood_size": local_neighborhood_size,
-        }
-        found = standing(study, nmf, **asked)
-        if found is None:
-            found = concluded(study, study.many.factorizations, n_neighbors, nmf, **asked)
-        return found
+        many={"consensus": True},
+    )
+    parameters = {"random_state": random_state} | seeded(nmf)
+    with open_study(X, [n_components], n_init, options, **parameters) as study:
+        return study_consensus(study, n_components, clustering)
 
 
-def open_consensus(target: Any) -> Consensus:
-    """The consensus at a path, URL or Zarr store: what ``consensus(..., checkpoint=)`` left there.
+def open_consensus(target: StoreLike) -> Consensus:
+    """The consensus that ``consensus(..., checkpoint=target)`` has stored.
+
+    Parameters
+    ----------
+    target : path, URL or Zarr store
+
+    Returns
+    -------
+    consensus : Consensus
+        Without X: `rethreshold`, and `scores` without an argument, raise ValueError.
 
     Raises
     ------
@@ -137,96 +141,64 @@ def open_consensus(target: Any) -> Consensus:
     RunDamagedError
         If a record of it is not as it was written.
     """
-    run, _, found = ended(target, "consensus", "consensus", "consensus")
-    return Consensus(**_kept(found), usages=run.W, feature_names=run.feature_names, _ask=None)
+    run, _, found = finished_run(target, "consensus", "consensus")
+    return Consensus(**_stored(found), usages=run.W, feature_names=run.feature_names, _refitter=None)
 
 
-def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run keeps of a consensus, by its own names."""
-    return {name: found[_KEPT.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
+def _stored(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a consensus among the findings of a run."""
+    return {name: found[_STORED_AS.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
 
 
-def standing(study: Study, nmf: dict[str, Any], **asked: Any) -> Consensus | None:
-    """What the run has concluded already, where all that is asked is as it was then. No read.
-
-    Parameters
-    ----------
-    study : Study
-    nmf : dict
-        Parameters of `NMF`.
-    **asked
-        Of what the run has found: `density_threshold`, for example.
-    """
-    found = study.work.run.found if study.concluded else None
-    if found is None or any(found[name] != value for name, value in asked.items()):
-        return None
-    names = study.work.inputs.features.names
-    return Consensus(**_kept(found), usages=study.returned_W(), feature_names=names, _ask=_ask_of(study, nmf))
-
-
-def _ask_of(study: Study, nmf: dict[str, Any]) -> Ask:
-    return Ask(study.X, study.sum_of_squares / study.X.shape[0], nmf)
-
-
-def concluded(
-    study: Study,
-    factorizations: Sequence[Factorization],
-    n_neighbors: int,
-    nmf: dict[str, Any],
-    *,
-    told: Mapping[str, Any] = MappingProxyType({}),
-    columns: Mapping[str, np.ndarray] = MappingProxyType({}),
-    **asked: Any,
+def study_consensus(
+    study: Study, rank: int, clustering: Clustering, choice: Choice | None = None
 ) -> Consensus:
-    """The consensus of factorizations of one rank, kept as what their run has found. Two reads.
+    """The consensus of the factorizations of one rank: the stored one, or a new one made in two reads.
 
     Parameters
     ----------
     study : Study
-    factorizations : sequence of Factorization
-    n_neighbors : int
-        For densities.
-    nmf : dict
-        Parameters of `NMF`.
-    told, columns
-        What else the run keeps: JSON values, arrays.
-    **asked
-        `density_threshold` and `local_neighborhood_size`.
+    rank : int
+    clustering : Clustering
+    choice : Choice, optional
+        Why it is this rank, stored beside the consensus; a stored consensus must have the same.
     """
-    stack = clusters.stacked([each.components for each in factorizations])
-    _tell_dead(stack)
-    n_reads = study.many.n_reads + 1  # that of the conclusion
-    found = agreed(
-        _ask_of(study, nmf),
-        stack,
-        clusters.local_density(stack, n_neighbors),
-        n_init=len(factorizations),
-        feature_names=study.work.inputs.features.names,
-        n_reads=n_reads,
-        V=study.V,
-        **asked,
+    run, names = study.session.run, study.session.inputs.features.names
+    extra = {} if choice is None else {"rule": choice.rule, "best": rank}
+    found = run.found if run.concluded else None
+    if found is not None and all(
+        found[name] == value for name, value in (clustering.numbers | extra).items()
+    ):
+        stored, refitter = _stored(found), study.refitter
+        return Consensus(**stored, usages=study.returned_W(), feature_names=names, _refitter=refitter)
+    stack = clusters.stacked([each.components for each in study.of_rank(rank)])
+    _warn_of_zeros(stack)
+    density = clusters.local_density(stack, clustering.n_neighbors)
+    n_reads = study.history.reads + 1  # the final pass
+    pool = SpectraPool(stack, density, clustering, names, n_reads)
+    made = consensus_of(pool, study.refitter, study.V)
+    study.n_extra_reads += round(made.n_reads - n_reads)
+    run.keep(
+        {_STORED_AS.get(name, name): _plain(getattr(made, name)) for name in _NUMBERS}
+        | extra
+        | {"n_asked": study.n_extra_reads},
+        {name: np.asarray(getattr(made, name)) for name in _ARRAYS}
+        | (choice.columns if choice is not None else {}),
     )
-    study.n_asked += round(found.n_reads - n_reads)
-    study.work.run.keep(
-        {_KEPT.get(name, name): _plain(getattr(found, name)) for name in _NUMBERS}
-        | dict(told)
-        | {"n_asked": study.n_asked},
-        {name: np.asarray(getattr(found, name)) for name in _ARRAYS} | dict(columns),
-    )
-    study.conclude(found.spectra)
-    return replace(found, usages=study.returned_W())
+    study.final_pass(made.spectra)
+    return replace(made, usages=study.returned_W())
 
 
 def _plain(number: Any) -> Any:
-    """As JSON holds it, whatever scalar it was given as."""
+    """A number as JSON holds it."""
     return number.item() if isinstance(number, np.generic) else number
 
 
-def _tell_dead(stack: np.ndarray) -> None:
-    n_dead = int((~stack.any(axis=1)).sum())
-    if n_dead:
+def _warn_of_zeros(stack: np.ndarray) -> None:
+    n_zero = int((~stack.any(axis=1)).sum())
+    if n_zero:
         warnings.warn(
-            f"{n_dead} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
+            f"{n_zero} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
             "and are left out: ask for fewer components if they are many.",
             UserWarning,
             stacklevel=3,

@@ -1,25 +1,33 @@
-"""What is asked of a consensus, checked before X is read."""
+"""Parameters of a consensus and of a selection of ranks, checked before X is read."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from dasknmf.estimator import NMF
 
+RandomState: TypeAlias = int | np.random.RandomState | None
+"""Seeds, as scikit-learn has them."""
+Stage: TypeAlias = str | os.PathLike[str] | None
+"""Where the data of a fit are staged, as for `NMF.fit`."""
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 """Starts that are the same, or nearly, for every seed."""
 
 
 def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of `NMF` whose starts differ by their seeds.
+    """Parameters of `NMF`, with ``init="random"`` unless given, if starts of different seeds differ.
 
     Raises
     ------
     ValueError
-        If theirs do not.
+        If all seeds give the same start or the same H.
     TypeError
-        If `NMF` has no such parameter.
+        If `NMF` has no parameter of a given name.
     """
     if unknown := sorted(nmf.keys() - NMF().get_params().keys()):
         raise TypeError(
@@ -39,40 +47,74 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
     return nmf
 
 
-def checked(n_components: int, n_init: int, threshold: float, size: float) -> int:
-    """The number of neighbours, if all of these are in their ranges.
+@dataclass(frozen=True)
+class Clustering:
+    """Parameters of a consensus: how many spectra there are, and which of them are clustered.
 
-    Raises
-    ------
-    ValueError
-        If one is not.
+    Parameters
+    ----------
+    n_init : int, default=100
+        Starts of each rank.
+    density_threshold : float, default=0.5
+        Spectra whose density is not below this are filtered; 2 or more filters nothing.
+    local_neighborhood_size : float, default=0.3
+        Share of `n_init`, in (0, 1]: how many nearest neighbours the density is a mean over.
     """
-    if not isinstance(n_components, Integral) or isinstance(n_components, bool) or n_components < 1:
-        raise ValueError(f"n_components is {n_components!r}; a consensus is of one rank: give 1 or more.")
-    if not isinstance(n_init, Integral) or isinstance(n_init, bool) or n_init < 2:
-        raise ValueError(
-            f"n_init is {n_init!r}; a consensus is of two factorizations or more: give about 100, or "
-            "use NMF for one."
-        )
-    check_threshold(threshold)
-    if not isinstance(size, Real) or isinstance(size, bool) or not 0 < float(size) <= 1:
-        raise ValueError(
-            f"local_neighborhood_size is {size!r}; it is a share of the {n_init} factorizations: give a "
-            "number in (0, 1], 0.3 for example."
-        )
-    n_neighbors = int(float(size) * n_init)
-    most = n_init * n_components - 1
-    if not 1 <= n_neighbors <= most:
-        raise ValueError(
-            f"local_neighborhood_size={size:g} of n_init={n_init} is {n_neighbors} neighbours, and each of "
-            f"{most + 1} spectra has 1 to {most}: give {'more' if n_neighbors < 1 else 'less'}, "
-            f"{1 / n_init if n_neighbors < 1 else most / n_init:.3g} for example, or a larger n_init."
-        )
-    return n_neighbors
+
+    n_init: int = 100
+    density_threshold: float = 0.5
+    local_neighborhood_size: float = 0.30
+
+    @property
+    def n_neighbors(self) -> int:
+        return int(float(self.local_neighborhood_size) * self.n_init)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The two parameters that a stored consensus is compared by."""
+        return {
+            "density_threshold": self.density_threshold,
+            "local_neighborhood_size": self.local_neighborhood_size,
+        }
+
+    def check(self, n_components: int) -> None:
+        """Refuse parameters out of their ranges, for a consensus of so many components.
+
+        Raises
+        ------
+        ValueError
+        """
+        n_init, size = self.n_init, self.local_neighborhood_size
+        if not is_count(n_components):
+            raise ValueError(f"n_components is {n_components!r}; a consensus is of one rank: give 1 or more.")
+        if not is_count(n_init, 2):
+            raise ValueError(
+                f"n_init is {n_init!r}; a consensus is of two factorizations or more: give about 100, or "
+                "use NMF for one."
+            )
+        check_threshold(self.density_threshold)
+        if not isinstance(size, Real) or isinstance(size, bool) or not 0 < float(size) <= 1:
+            raise ValueError(
+                f"local_neighborhood_size is {size!r}; it is a share of the {n_init} factorizations: give a "
+                "number in (0, 1], 0.3 for example."
+            )
+        most = n_init * n_components - 1
+        if not 1 <= self.n_neighbors <= most:
+            few = self.n_neighbors < 1
+            raise ValueError(
+                f"local_neighborhood_size={size:g} of n_init={n_init} is {self.n_neighbors} neighbours, and "
+                f"each of {most + 1} spectra has 1 to {most}: give {'more' if few else 'less'}, "
+                f"{(1 if few else most) / n_init:.3g} for example, or a larger n_init."
+            )
 
 
-def check_threshold(threshold: Any) -> None:
-    """Raise unless it is a positive number.
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether a value is a whole number of at least so many."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def check_threshold(threshold: object) -> None:
+    """Refuse a `density_threshold` that is not a positive number.
 
     Raises
     ------

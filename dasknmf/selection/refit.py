@@ -1,8 +1,9 @@
-"""One factor fitted again while the other rests: usages for given spectra, spectra for given usages."""
+"""Least squares for one factor while the other is fixed: usages for spectra, spectra for usages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask
@@ -34,12 +35,12 @@ from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_
 
 @dataclass(frozen=True)
 class Refit:
-    """What X makes of given spectra.
+    """The fit of given spectra to X.
 
     Parameters
     ----------
     components : ndarray of shape (n_components, n_features)
-        The H that is best for the usages of these spectra.
+        The best H for the usages of these spectra.
     shares : ndarray of shape (n_components,), float64
         Σ over rows of the usages, each row made to add up to one.
     loss : float
@@ -62,7 +63,7 @@ class _SolvedState(FactorState):
 
 @dataclass(frozen=True)
 class _Solved(PhaseWrapper):
-    """The quadratic pass that recomputes W, with what each program has of all usage."""
+    """The quadratic pass that recomputes W, with each program's share of the usage of every row."""
 
     k: int
 
@@ -80,7 +81,7 @@ class _Solved(PhaseWrapper):
 
 @dataclass(frozen=True)
 class _SpectraPhase(Phase):
-    """A = Wᵀ V and G = Wᵀ W for a W that is given; H is their nonnegative least squares."""
+    """A = Wᵀ V and G = Wᵀ W for a given W, and the nonnegative least squares H."""
 
     k: int
     n_features: int
@@ -114,27 +115,27 @@ def normalised(usages: Factor) -> Factor:
 
 
 def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
-    """The nonnegative spectra of another matrix of the same rows, for usages that are known, in one read.
+    """Nonnegative spectra for given usages: min ‖X − usages H‖² over H ≥ 0, exact, in one read.
 
-    Exact least squares: min ‖X − usages H‖² over H ≥ 0. Of all genes in units of TPM, for example, where
-    the usages are of 2000 that vary.
+    X may have other features than those that were factorized: all genes in TPM, for example, with usages
+    from the 2000 most variable.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
         Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
     usages : ndarray, dask.array.Array or zarr.Array of shape (n_samples, n_components)
-        cNMF's are made to add up to one in each row, which puts spectra in units of X's rows.
+        With rows that add up to one, as in cNMF, spectra are in the units of X.
 
     Returns
     -------
     spectra : ndarray of shape (n_components, n_features), float64
-        Zero for a component that is nowhere used.
+        Zero for a component without usage.
 
     Raises
     ------
     ValueError
-        If usages are not of X's rows.
+        If usages have another number of rows than X.
     DataError, MemoryLimitError, SourceError
         As `NMF.fit`.
     """
@@ -146,10 +147,10 @@ def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
 
 
 def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
-    """The usages of spectra that are known: exact nonnegative least squares, row by row.
+    """Usages for given spectra: exact nonnegative least squares of each row of X.
 
-    cNMF's last step, for example: of TPM over the genes that vary, each divided by its standard deviation,
-    for spectra divided alike.
+    The last step of cNMF, for example: X is TPM of the variable genes, each divided by its standard
+    deviation, and the spectra are divided likewise.
 
     Parameters
     ----------
@@ -162,103 +163,85 @@ def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
     usages : ndarray or dask.array.Array of shape (n_samples, n_components)
         Lazy where X is chunked: computing it reads X once.
     """
-    X, _ = opened(X)
-    return coder_of(np.asarray(spectra), X).transform(X)
+    X = validation.validated(NMF(), X, reset=True)
+    data.source_of(X)  # refuses what is stored by columns
+    return Refitter(X).usages(np.asarray(spectra))
 
 
-def coder_of(spectra: np.ndarray, X: Matrix, mean_row_square: float | None = None, **nmf: Any) -> NMF:
-    """The model whose H is these spectra: its `transform` makes usages.
-
-    Parameters
-    ----------
-    spectra : ndarray of shape (n_components, n_features)
-    X : array
-        Its dtype is that of the model.
-    mean_row_square : float, optional
-        The mean squared norm of a row of X, for ``sum_to_one=True``.
-    **nmf
-        Parameters of `NMF`.
-    """
-    model = NMF(len(spectra), **nmf)
-    model.components_ = spectra.astype(working_dtype(X.dtype, model.dtype))
-    model.n_components_, model.n_features_in_ = spectra.shape
-    if mean_row_square is not None:
-        model.mean_row_square_ = mean_row_square
-    return model
-
-
-def refit(
-    X: Matrix,
-    spectra: np.ndarray,
-    mean_row_square: float,
-    *,
-    V: OpenMatrix | None = None,
-    **nmf: Any,
-) -> Refit:
-    """Usages for these spectra, and the best components for these usages.
-
-    For the Frobenius loss both are exact nonnegative least squares, in one read and without W: its rows
-    are solved in the visit and leave their products. For another loss usages are fitted as
-    `NMF.transform` does, and the components are the spectra, to which no step in closed form leads.
+@dataclass(frozen=True)
+class Refitter:
+    """The fits of given spectra to X.
 
     Parameters
     ----------
-    X : array
+    X : array of shape (n_samples, n_features)
         As `validation.validated` gives it.
-    spectra : ndarray of shape (n_components, n_features)
-    mean_row_square : float
-        The mean squared norm of a row of X.
-    V : OpenMatrix, optional
-        X where it is open already; for the Frobenius loss it is read there.
-    **nmf
+    parameters : mapping of str
         Parameters of `NMF`.
+    mean_row_square : float, optional
+        Mean squared norm of a row of X, for ``sum_to_one=True`` and for `refit`.
     """
-    model = coder_of(spectra, X, mean_row_square, **nmf)
-    if not Loss.named(model.beta_loss).quadratic:
-        usages, losses = model.transform(X), model.score_samples(X)
-        shares, loss = dask.compute(normalised(usages).sum(axis=0), losses.sum())
-        return Refit(model.components_, shares, float(loss), 2)
-    k, m = spectra.shape
-    entries = entries_of(model, X)
-    masked = (entries is not None and entries.masks) or (isinstance(X, data.Source) and X.masked)
-    penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, (X.shape[0], m))
-    exact = QuadraticPass(
-        k,
-        m,
-        DTYPE,
-        exact_solver(),
-        Inner(1, 1),
-        penalties,
-        grams=ByRow() if masked else Shared(),
-        sum_to_one=bool(model.sum_to_one),
-        recomputed=True,
-    )
-    state = FactorState(
-        sum_to_one_weight=SUM_WEIGHT * mean_row_square, pending_H=model.components_.astype(DTYPE)
-    )
-    phase = _Solved(exact, k)
-    if V is None:
-        source = data.source_of(X)
-        if entries is not None:
-            source = WeightedSource(source, entries, rows=None, weights=None)
-        V = OpenMatrix.of(source)
-    after, outcome = single_read(replace(V, masked=masked), phase, k=k, state=state)
-    solved = _SolvedState.checked(after)
-    components = solved.factor.astype(model.components_.dtype)
-    return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)
 
+    X: Matrix
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    mean_row_square: float | None = None
 
-def opened(X: MatrixLike, **nmf: Any) -> tuple[Matrix, np.ndarray | None]:
-    """X as it is read here, checked as far as its metadata goes, and the names of its features.
+    def model(self, spectra: np.ndarray) -> NMF:
+        """The model with these spectra as its H, shape (n_components, n_features)."""
+        model = NMF(len(spectra), **self.parameters)
+        model.components_ = spectra.astype(working_dtype(self.X.dtype, model.dtype))
+        model.n_components_, model.n_features_in_ = spectra.shape
+        if self.mean_row_square is not None:
+            model.mean_row_square_ = self.mean_row_square
+        return model
 
-    Raises
-    ------
-    ValueError, DataError
-        As `NMF.fit`.
-    SourceError
-        If it cannot be read by rows.
-    """
-    model = NMF(**nmf)
-    X = validation.validated(model, X, reset=True)
-    data.source_of(X)
-    return X, getattr(model, "feature_names_in_", None)
+    def usages(self, spectra: np.ndarray) -> Factor:
+        """W for these spectra, by `NMF.transform`."""
+        return self.model(spectra).transform(self.X)
+
+    def refit(self, spectra: np.ndarray, V: OpenMatrix | None = None) -> Refit:
+        """Usages for these spectra, and the best components for these usages.
+
+        For the Frobenius loss both are exact nonnegative least squares, in one read and without storing W:
+        each tile solves its rows of W and adds their products. For other losses `NMF.transform` fits usages,
+        and the components are the spectra, as no step in closed form improves them.
+
+        Parameters
+        ----------
+        spectra : ndarray of shape (n_components, n_features)
+        V : OpenMatrix, optional
+            X, if open already: read for the Frobenius loss.
+        """
+        model, X = self.model(spectra), self.X
+        if not Loss.named(model.beta_loss).quadratic:
+            usages, losses = model.transform(X), model.score_samples(X)
+            shares, loss = dask.compute(normalised(usages).sum(axis=0), losses.sum())
+            return Refit(model.components_, shares, float(loss), 2)
+        k, m = spectra.shape
+        entries = entries_of(model, X)
+        masked = (entries is not None and entries.masks) or (isinstance(X, data.Source) and X.masked)
+        penalties = Penalties.scaled(model.alpha_W, model.alpha_H, model.l1_ratio, (X.shape[0], m))
+        exact = QuadraticPass(
+            k,
+            m,
+            DTYPE,
+            exact_solver(),
+            Inner(1, 1),
+            penalties,
+            grams=ByRow() if masked else Shared(),
+            sum_to_one=bool(model.sum_to_one),
+            recomputed=True,
+        )
+        state = FactorState(
+            sum_to_one_weight=SUM_WEIGHT * (self.mean_row_square or 0.0),
+            pending_H=model.components_.astype(DTYPE),
+        )
+        if V is None:
+            source = data.source_of(X)
+            if entries is not None:
+                source = WeightedSource(source, entries, rows=None, weights=None)
+            V = OpenMatrix.of(source)
+        after, outcome = single_read(replace(V, masked=masked), _Solved(exact, k), k=k, state=state)
+        solved = _SolvedState.checked(after)
+        components = solved.factor.astype(model.components_.dtype)
+        return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)

@@ -1,76 +1,83 @@
-"""What many factorizations agree on: their programs, and others for another threshold."""
+"""The result of a consensus: programs, and the spectra that they are medians of."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from dasknmf.core.history import History
 from dasknmf.core.html_repr import card
+from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.passes import OpenMatrix
+from dasknmf.fitting.problem import Factor
 from dasknmf.selection import clusters, refit
-from dasknmf.selection.parameters import check_threshold
+from dasknmf.selection.parameters import Clustering, check_threshold
 from dasknmf.selection.scores import scores
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What `rethreshold` needs again.
+class SpectraPool:
+    """Spectra of all starts, before they are filtered and clustered.
 
     Parameters
     ----------
-    X : array
-        As `validation.validated` gives it.
-    mean_row_square : float
-        The mean squared norm of a row of X.
-    nmf : dict
-        Parameters of `NMF`.
+    stack : ndarray of shape (n_init * n_components, n_features)
+        As `clusters.stacked` gives it.
+    density : ndarray of shape (n_init * n_components,)
+    clustering : Clustering
+    feature_names : ndarray of str or None
+    n_reads : float
+        Of X so far.
     """
 
-    X: Any
-    mean_row_square: float
-    nmf: dict[str, Any]
+    stack: np.ndarray
+    density: np.ndarray
+    clustering: Clustering
+    feature_names: np.ndarray | None
+    n_reads: float
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Consensus:
-    """Programs that the factorizations of many starts agree on, the most used first.
+    """The programs that factorizations from many starts share, in descending order of usage.
 
     Parameters
     ----------
     n_components : int
     spectra : ndarray of shape (n_components, n_features), float64
-        Medians of the clusters of normalised spectra, made to add up to one.
+        Median of each cluster of unit-length spectra, scaled to a sum of one.
     usages : ndarray or dask.array.Array of shape (n_samples, n_components)
-        W for these spectra, by `NMF.transform`. Lazy where X is chunked: computing it reads X once.
+        W for these spectra, as `NMF.transform` computes it. Lazy where X is chunked: computing it may read X
+        once.
     components : ndarray of shape (n_components, n_features)
-        H for these usages: the spectra fitted to X again, in its units. For losses other than Frobenius
+        H for these usages: the spectra fitted to X again, in the units of X. For losses other than Frobenius,
         the spectra themselves.
     stack : ndarray of shape (n_init * n_components, n_features), float64
-        Spectra of every start in turn, each of unit length; those that are zero throughout stay so.
+        The spectra of all starts, start by start, each of unit length; spectra of zeros remain zero.
     density : ndarray of shape (n_init * n_components,), float64
-        Mean Euclidean distance to the nearest others in `stack`, between 0 and √2; infinite for zeros.
+        Mean Euclidean distance of each spectrum in `stack` to its nearest neighbours, between 0 and √2;
+        infinite for spectra of zeros.
     kept : ndarray of bool of shape (n_init * n_components,)
+        Spectra that were clustered.
     labels : ndarray of int of shape (n_init * n_components,)
-        The program that a spectrum belongs to; −1 for those that are not kept.
+        The program of each spectrum; −1 if it was not clustered.
     silhouette : float
-        Mean silhouette (Euclidean) of the kept. cNMF's stability is this with ``density_threshold=2``. NaN
-        for one program.
+        Mean silhouette (Euclidean) of the clustered spectra; with ``density_threshold=2`` the stability of
+        cNMF. NaN for one program.
     loss : float
         D(X | usages components).
     density_threshold, local_neighborhood_size : float
     n_init : int
     feature_names : ndarray of str or None
     n_reads : float
-        Of X: for all factorizations together, to refit (one each time, two for losses other than
-        Frobenius), and for the usages that were handed over first.
+        Reads of X: by the factorizations, by the refit (one, or two for losses other than Frobenius), and by
+        the pass that wrote `usages`.
     """
 
     n_components: int
     spectra: np.ndarray
-    usages: Any
+    usages: Factor
     components: np.ndarray
     stack: np.ndarray
     density: np.ndarray
@@ -83,7 +90,7 @@ class Consensus:
     n_init: int
     feature_names: np.ndarray | None
     n_reads: float
-    _ask: Ask | None = field(repr=False)
+    _refitter: refit.Refitter | None = field(repr=False)
 
     def __repr__(self) -> str:
         return (
@@ -103,61 +110,53 @@ class Consensus:
         return card("Consensus", facts, History())
 
     def rethreshold(self, density_threshold: float) -> Consensus:
-        """The same factorizations with another threshold: one read of X, and no fit.
+        """The consensus of the same factorizations for another threshold, in one read of X.
 
-        Users of cNMF look at `density` with a threshold of 2, which filters nothing, and then choose one.
+        A threshold of 2 filters nothing; the histogram of `density` then shows where to set it.
 
         Parameters
         ----------
         density_threshold : float
 
+        Returns
+        -------
+        consensus : Consensus
+
         Raises
         ------
         DataError
-            If too few spectra are left, with how their densities are distributed.
+            If too few spectra are left; the message has the quartiles of their densities.
+        ValueError
+            If the threshold is not positive, or the consensus was opened from a run and has no X.
         """
         check_threshold(density_threshold)
-        ask = self._asked("rethreshold", "start consensus() with this checkpoint and the other threshold")
-        found = agreed(
-            ask,
-            self.stack,
-            self.density,
-            density_threshold=density_threshold,
-            local_neighborhood_size=self.local_neighborhood_size,
-            n_init=self.n_init,
-            feature_names=self.feature_names,
-            n_reads=self.n_reads,
-        )
-        coder = refit.coder_of(found.spectra, ask.X, ask.mean_row_square, **ask.nmf)
-        return replace(found, usages=coder.transform(ask.X))
+        remedy = "start consensus() with this checkpoint and the other threshold"
+        refitter = self._with_X("rethreshold", remedy)
+        clustering = Clustering(self.n_init, density_threshold, self.local_neighborhood_size)
+        pool = SpectraPool(self.stack, self.density, clustering, self.feature_names, self.n_reads)
+        found = consensus_of(pool, refitter)
+        return replace(found, usages=refitter.usages(found.spectra))
 
-    def scores(self, X: Any = None) -> np.ndarray:
-        """z-scores of features for each program, in one read; see `dasknmf.selection.scores.scores`.
+    def scores(self, X: MatrixLike | None = None) -> np.ndarray:
+        """z-scores of features in each program, in one read; see `dasknmf.selection.scores.scores`.
 
         Parameters
         ----------
         X : array of shape (n_samples, any number of features), optional
-            Another matrix of the same rows, of all genes in TPM for example; by default the one that was
+            Another matrix with the same rows: TPM of all genes, for example. By default the matrix that was
             factorized.
 
         Returns
         -------
         scores : ndarray of shape (n_components, n_features of X), float64
         """
-        if X is None:
-            X = self._asked("scores", "give X").X
-        return scores(X, self.usages)
+        return scores(self._with_X("scores", "give X").X if X is None else X, self.usages)
 
-    def _asked(self, method: str, remedy: str) -> Ask:
-        if self._ask is None:
-            raise ValueError(f"{method} needs X, which a consensus that was opened does not know: {remedy}.")
-        return self._ask
+    def spectra_in(self, X: MatrixLike) -> np.ndarray:
+        """Spectra of the programs in another matrix with the same rows: nonnegative least squares, one read.
 
-    def spectra_in(self, X: Any) -> np.ndarray:
-        """The programs in another matrix of the same rows, in one read: nonnegative least squares.
-
-        Usages are made to add up to one in each row, so that spectra are in units of X's rows: of TPM, they
-        add up to roughly a million.
+        Rows of `usages` are scaled to a sum of one, so that spectra are in the units of X: spectra of TPM add
+        up to roughly a million.
 
         Parameters
         ----------
@@ -169,61 +168,48 @@ class Consensus:
         """
         return refit.spectra_of(X, refit.normalised(self.usages))
 
+    def _with_X(self, method: str, remedy: str) -> refit.Refitter:
+        if self._refitter is None:
+            raise ValueError(f"{method} needs X, which a consensus that was opened does not know: {remedy}.")
+        return self._refitter
 
-def agreed(
-    ask: Ask,
-    stack: np.ndarray,
-    density: np.ndarray,
-    *,
-    density_threshold: float,
-    n_init: int,
-    n_reads: float,
-    V: OpenMatrix | None = None,
-    **told: Any,
-) -> Consensus:
-    """What is left below a threshold, components refitted to X; usages are yet to be made.
+
+def consensus_of(pool: SpectraPool, refitter: refit.Refitter, V: OpenMatrix | None = None) -> Consensus:
+    """The consensus of a pool of spectra, its components refitted to X, with `usages` of no rows as yet.
 
     Parameters
     ----------
-    ask : Ask
-    stack : ndarray of shape (n_init * n_components, n_features)
-        As `programs.stacked` gives it.
-    density : ndarray of shape (n_init * n_components,)
-    density_threshold : float
-    n_init : int
-    n_reads : float
-        Of X so far.
+    pool : SpectraPool
+    refitter : Refitter
     V : OpenMatrix, optional
-        X where it is open already.
-    **told
-        The other attributes of `Consensus`.
+        X, if open already.
 
     Raises
     ------
     DataError
         If too few spectra, or clusters of them, are left.
     """
-    k = len(stack) // n_init
-    labels = clusters.clustered(stack, density, density_threshold, k)
+    stack, clustering = pool.stack, pool.clustering
+    k = len(stack) // clustering.n_init
+    labels = clusters.clustered(stack, pool.density, clustering.density_threshold, k)
     spectra = clusters.medians(stack, labels, k)
-    best = refit.refit(ask.X, spectra, ask.mean_row_square, V=V, **ask.nmf)
+    best = refitter.refit(spectra, V)
     order = np.argsort(-best.shares, kind="stable")
-    spectra = spectra[order]
     place = np.append(np.argsort(order), -1)
     return Consensus(
         n_components=k,
-        spectra=spectra,
-        usages=None,
+        spectra=spectra[order],
+        usages=np.empty((0, k)),
         components=best.components[order],
         stack=stack,
-        density=density,
+        density=pool.density,
         kept=labels >= 0,
         labels=place[labels],
         silhouette=clusters.silhouette(stack, labels),
         loss=best.loss,
-        density_threshold=density_threshold,
-        n_init=n_init,
-        n_reads=n_reads + best.n_reads,
-        _ask=ask,
-        **told,
+        **clustering.numbers,
+        n_init=clustering.n_init,
+        feature_names=pool.feature_names,
+        n_reads=pool.n_reads + best.n_reads,
+        _refitter=refitter,
     )

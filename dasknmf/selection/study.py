@@ -1,8 +1,7 @@
-"""Many factorizations of one V, in the same reads."""
+"""Factorizations of one V from many starts, in the same reads."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,16 +10,16 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from numpy.typing import ArrayLike
 from zarr.storage import StoreLike
 
 from dasknmf.core.blocks.entries import EntryWeights
-from dasknmf.core.history import Callback, History
+from dasknmf.core.history import History
 from dasknmf.core.phase import Phase, Tally
 from dasknmf.core.solvers.coder import Coder
-from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.core.starts.survey import Survey
 from dasknmf.core.state import FactorState, State
-from dasknmf.data.source import Matrix, MatrixLike
+from dasknmf.data.source import MatrixLike
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
@@ -31,31 +30,33 @@ from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
+from dasknmf.selection.refit import Refitter
 from dasknmf.store import schema
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import states_of
 from dasknmf.store.run import Run, open_run, oriented
+from dasknmf.store.selection import COLUMNS
 from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
 class Factorization:
-    """One of many.
+    """One factorization of a study: its H, its loss and its last state.
 
     Parameters
     ----------
     n_components : int
     seed : int
-        The `random_state` with which `NMF` alone, from the same `init`, begins with the same H; where W is
-        kept, as for losses other than Frobenius, it makes the same one of the same V.
+        The `random_state` with which `NMF` alone, with the same `init`, starts from the same H. For losses
+        other than Frobenius W starts the same, too.
     components : ndarray of shape (n_components, n_features)
         H.
     loss, objective : float
-        D(V | WH), and the same with penalties; of a perturbed V, that of its own version.
+        D(V | WH), without and with penalties. With ``method="nmfk"`` V is the resampled V of this start.
     holdout : float or None
-        The divergence over hidden entries, per entry.
+        Mean divergence over hidden entries; None if no entries were hidden.
     n_iter : int
-        Exact passes.
+        Iterations.
     outcome : str
         ``"converged"`` or ``"max_iter"``.
     """
@@ -68,31 +69,6 @@ class Factorization:
     holdout: float | None
     n_iter: int
     outcome: str
-
-
-@dataclass(frozen=True)
-class Many:
-    """All of them.
-
-    Parameters
-    ----------
-    factorizations : tuple of Factorization
-        Those of the first rank first, in the order of their starts.
-    history : History
-        One record per pass; `record.models` holds each of them, in the same order.
-    """
-
-    factorizations: tuple[Factorization, ...]
-    history: History
-
-    @property
-    def n_reads(self) -> float:
-        """Of V, for all of them together."""
-        return self.history.reads
-
-    def of_rank(self, n_components: int) -> list[Factorization]:
-        """Those with so many components."""
-        return [each for each in self.factorizations if each.n_components == n_components]
 
 
 @dataclass(frozen=True)
@@ -114,88 +90,111 @@ class Evaluated:
     rows: np.ndarray
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The rule by which one of several ranks was chosen, and the columns of the table of ranks."""
+
+    rule: str
+    columns: dict[str, np.ndarray]
+
+
 @dataclass
 class Study:
-    """Many factorizations that have ended, and their V, still open for reading.
+    """Factorizations of one V from many starts, all ended, and V, still open for reading.
 
     Parameters
     ----------
     nmf : NMF
-        Parameters, and the names of features.
-    work : Session
-    many : Many
-    n_asked : int
-        Reads of V so far that were no passes.
+        Parameters of all factorizations; `n_components` is the largest rank.
+    parameters : dict
+        Parameters of `NMF` as given.
+    session : Session
+    factorizations : tuple of Factorization
+        By rank, then by start.
+    n_extra_reads : int
+        Reads of V so far that belong to no pass.
     """
 
     nmf: NMF
-    work: Session
-    many: Many
-    n_asked: int = 0
+    parameters: dict[str, Any]
+    session: Session
+    factorizations: tuple[Factorization, ...]
+    n_extra_reads: int = 0
+
+    @property
+    def history(self) -> History:
+        """One record per pass; `record.models` has one entry per factorization, in their order."""
+        return self.session.run.history
+
+    def of_rank(self, n_components: int) -> list[Factorization]:
+        """The factorizations with so many components."""
+        return [each for each in self.factorizations if each.n_components == n_components]
 
     @cached_property
     def surveyed(self) -> State:
-        """What a survey of all of V finds: one more read where models have seen versions or a part of it."""
-        at, model = self.work.run.progress, self.work.inputs.model
+        """The survey of all of V: one more read where models have seen only a part of V, or a resampled V."""
+        run, model = self.session.run, self.session.inputs.model
         if model.variant.resampling is None and not model.variant.hidden:
-            location = at.location_of(at.models[0])
-            return self.work.run.factors.read_state(location.state, location.phase_index)
+            location = run.progress.location_of(run.progress.models[0])
+            return run.factors.read_state(location.state, location.phase_index)
         phase = Survey(model.shape, model.loss, model.variant.masked)
-        (tally,) = self._asked([phase], [model])
+        (tally,) = self._read([phase], [model])
         return phase.update(tally, State())[0]
 
     @property
-    def sum_of_squares(self) -> float:
-        """Σ v², with the weights of entries."""
-        return self.surveyed.squares
-
-    @property
-    def X(self) -> Matrix:
-        """X, opened and checked."""
-        return self.work.inputs.X
+    def refitter(self) -> Refitter:
+        """The fits of given spectra to X, with the parameters of this study."""
+        X = self.session.inputs.X
+        return Refitter(X, self.parameters, self.surveyed.squares / X.shape[0])
 
     @property
     def V(self) -> OpenMatrix:
         """X open for reading, with nothing hidden."""
-        return self.work.V
+        return self.session.V
 
-    @property
-    def concluded(self) -> bool:
-        """Whether the run holds its conclusion already."""
-        return self.work.run.concluded
+    def rank_columns(self, ranks: Sequence[int], losses: ArrayLike) -> dict[str, np.ndarray]:
+        """The columns of a table of ranks, NaN except for those that follow from the loss of each rank."""
+        columns = {name: np.full(len(ranks), np.nan) for name in COLUMNS}
+        columns["loss"][:] = losses
+        squares = self.surveyed.squares
+        if self.session.inputs.model.loss.quadratic and squares:
+            unexplained = 2 * columns["loss"] / squares
+            columns["explained_variance"] = 1 - unexplained
+            columns["relative_error"] = np.sqrt(unexplained)
+        return columns
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
         """The fit of each H to V: one read for all, as far as they fit into memory together."""
         phases = [self._evaluation(H, drawn=True) for H in spectra]
-        models = [replace(self.work.inputs.model, k=len(H)) for H in spectra]
-        tallies = self._asked(phases, models)
+        models = [replace(self.session.inputs.model, k=len(H)) for H in spectra]
+        tallies = self._read(phases, models)
         return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
 
-    def conclude(self, H: np.ndarray) -> None:
-        """Write W for this H: the two are the result of the run from here on. One read."""
-        self.work.final_pass(self._evaluation(H, drawn=False))
+    def final_pass(self, H: np.ndarray) -> None:
+        """Write W for this H: the pair becomes the result of the run. One read."""
+        self.session.final_pass(self._evaluation(H, drawn=False))
 
     def returned_W(self) -> np.ndarray | da.Array:
-        """W of the result: a Dask array where X is chunked."""
-        run, inputs = self.work.run, self.work.inputs
+        """W of the result, shape (n_samples, n_components): a Dask array where X is chunked."""
+        run, inputs = self.session.run, self.session.inputs
         W, _ = oriented(run.factors, run.progress.location, inputs.grid, transposed=False)
-        return self.work.returned(W, lazy=inputs.chunked)
+        return self.session.returned(W, lazy=inputs.chunked)
 
     @property
     def _entries(self) -> EntryWeights | None:
-        """How entries of X are read, where some are missing: a Gram matrix for each row is dear."""
+        """Weights of the entries of V if some are missing: each row then needs its own Gram matrix."""
         entries: EntryWeights | None = self.V.source.entries
         if entries is None or entries.masks or self.V.source.masked:
             return entries
-        return None  # what was hidden from the fits is there
+        return None  # hidden entries are back
 
-    def _asked(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
-        tallies, n_reads = self.work.read(phases, models)
-        self.n_asked += n_reads
+    def _read(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
+        tallies, n_reads = self.session.read(phases, models)
+        self.n_extra_reads += n_reads
         return tallies
 
     def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
-        model, surveyed = self.work.inputs.model, self.surveyed
+        model, surveyed = self.session.inputs.model, self.surveyed
         coder = Coder(
             np.ascontiguousarray(H, model.dtype),
             model.loss,
@@ -215,47 +214,24 @@ class Study:
         return Evaluated(phase.loss_of(tally), tally["usage"], rows)
 
 
-def many(X: MatrixLike, ranks: Sequence[int], n_init: int, **parameters: Any) -> Many:
-    """Every rank from `n_init` starts; see `studying` for the parameters."""
-    with studying(X, ranks, n_init, **parameters) as study:
-        return study.many
-
-
 @contextmanager
-def studying(
-    X: MatrixLike,
-    ranks: Sequence[int],
-    n_init: int,
-    *,
-    holdout: float | None = None,
-    resampling: Resampling | None = None,
-    described: dict[str, Any] | None = None,
-    checkpoint: StoreLike | None = None,
-    overwrite: bool = False,
-    stage: str | os.PathLike[str] | None = None,
-    callbacks: Sequence[Callback] = (),
-    **nmf: Any,
+def open_study(
+    X: MatrixLike, ranks: Sequence[int], n_init: int, options: FitOptions, **nmf: Any
 ) -> Iterator[Study]:
-    """Every rank from `n_init` starts, in the same reads of X, which stays open for further questions.
+    """Fit every rank from `n_init` starts in the same reads of X, which stays open afterwards.
 
-    W is kept nowhere while the fits run (of the Frobenius loss; for others it is part of the iteration).
+    For the Frobenius loss no W is stored while the fits run; for other losses W is part of the iteration.
 
     Parameters
     ----------
-    X : as for `NMF.fit`
-        Rows are samples, whatever its shape: a CSC matrix is refused.
+    X : array of shape (n_samples, n_features)
+        As for `NMF.fit`, but stored by rows: a CSC matrix is refused.
     ranks : sequence of int
     n_init : int
-    holdout : float, optional
-        The same entries are hidden from all of them.
-    perturbation : Resampling, optional
-        Each start then sees a version of X of its own.
-    described : dict, optional
-        Further fields of the run's identity, as JSON values.
-    checkpoint, overwrite, stage, callbacks
-        As for `NMF.fit`.
+    options : FitOptions
+        `many` has further fields of the run's identity; `resampling` gives each start its own version of X.
     **nmf
-        Parameters of `NMF`; ``init`` is ``"random"`` unless given.
+        Parameters of `NMF`; ``init="random"`` unless given.
     """
     ranks = [int(rank) for rank in ranks]
     nmf = {"init": "random"} | nmf
@@ -265,23 +241,17 @@ def studying(
             "halving is True; what starts agree on needs all of them, to their ends: leave it out, or "
             "use NMF(n_init=, halving=True)."
         )
-    several = {"ranks": ranks, "n_init": n_init} | (described or {})
-    options = FitOptions(
-        holdout=holdout,
-        checkpoint=checkpoint,
-        overwrite=overwrite,
-        stage=stage,
-        callbacks=(*callbacks, logged) if template.verbose else tuple(callbacks),
-        resampling=resampling,
-        many=several,
+    options = replace(
+        options,
+        callbacks=(*options.callbacks, logged) if template.verbose else tuple(options.callbacks),
+        many={"ranks": ranks, "n_init": n_init} | (options.many or {}),
     )
     problem, inputs = open_problem(template, X, options)
-    with session(problem, inputs, options) as work:
-        models = _models(work.inputs.model, ranks, n_init)
-        work.fit(models)
-        work = replace(work, V=_whole(work))
-        found = found_in(work.run, [(model.k, model.seed) for model in models])
-        yield Study(template, work, Many(found, work.run.history))
+    with session(problem, inputs, options) as opened:
+        models = _models(opened.inputs.model, ranks, n_init)
+        opened.fit(models)
+        factorizations = factorizations_of(opened.run, [(model.k, model.seed) for model in models])
+        yield Study(template, nmf, replace(opened, V=_unhidden(opened)), factorizations)
 
 
 def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
@@ -292,31 +262,32 @@ def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
     ]
 
 
-def _whole(work: Session) -> OpenMatrix:
+def _unhidden(opened: Session) -> OpenMatrix:
     """V with nothing hidden."""
-    source, entries = work.V.source, work.inputs.entries
+    source, entries = opened.V.source, opened.inputs.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
-        return work.V
-    return replace(work.V, source=source.with_entries(replace(entries, holdout=None)))
+        return opened.V
+    return replace(opened.V, source=source.with_entries(replace(entries, holdout=None)))
 
 
-def ended(target: StoreLike, kind: str, field: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:
-    """The run of many factorizations at a path, how many they are, and what was found.
+def finished_run(target: StoreLike, kind: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:
+    """The finished run of a sweep or a consensus: the run, its ranks and starts, and its findings.
 
     Parameters
     ----------
     target : path, URL or Zarr store
-    kind, field, maker : str
-        What the run must be, the field of its identity that marks it, and the function that makes it.
+    kind : "sweep" or "consensus"
+    maker : str
+        The function that writes such a run, for messages.
 
     Raises
     ------
     RunError
-        If it is another, or has not ended.
+        If the run is of another kind or has not ended.
     """
     run = open_run(target)
     many, found = run.identity.many, run.found
-    if many is None or not (many.method if field == "method" else many.consensus):
+    if many is None or not (many.method if kind == "sweep" else many.consensus):
         raise RunError(
             f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
             "open_run."
@@ -329,34 +300,33 @@ def ended(target: StoreLike, kind: str, field: str, maker: str) -> tuple[Run, sc
     return run, many, found
 
 
-def found_in(run: MemoryRun | StoredRun | Run, made: Sequence[tuple[int, int]]) -> tuple[Factorization, ...]:
+def factorizations_of(
+    run: MemoryRun | StoredRun | Run, models: Sequence[tuple[int, int]]
+) -> tuple[Factorization, ...]:
     """The factorizations of a run.
 
     Parameters
     ----------
     run : MemoryRun, StoredRun or Run
-    made : sequence of (int, int)
+    models : sequence of (int, int)
         Rank and seed of each model.
     """
-    found = []
     statuses, histories = run.progress.models, run.history.by_model()
     states = states_of(run.factors, [run.progress.location_of(status) for status in statuses])
+    factorizations = []
     for status, state in zip(statuses, states, strict=True):
-        own = histories[status.model] if len(made) > 1 else run.history
-        # Beside the passes of a fit stands that of a conclusion.
-        last = next(each for each in reversed(own) if each.phase in ("exact", "evaluation"))
-        hidden = last.holdout / last.hidden if last.holdout is not None and last.hidden else None
-        rank, seed = made[status.model]
-        found.append(
+        records = histories[status.model] if len(models) > 1 else run.history
+        # The final pass of a run is in the history, too, and belongs to no model.
+        last = next(each for each in reversed(records) if each.phase in ("exact", "evaluation"))
+        factorizations.append(
             Factorization(
-                rank,
-                seed,
+                *models[status.model],
                 FactorState.checked(state).factor,
                 float(last.loss or 0.0),
                 float(last.objective or 0.0),
-                hidden,
+                last.holdout / last.hidden if last.holdout is not None and last.hidden else None,
                 status.iteration,
                 str(status.outcome),
             )
         )
-    return tuple(found)
+    return tuple(factorizations)

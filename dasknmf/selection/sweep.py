@@ -1,4 +1,4 @@
-"""The right number of components: every rank from many starts, in the same reads."""
+"""The number of components: every rank from many starts, in the same reads."""
 
 from __future__ import annotations
 
@@ -8,51 +8,56 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf.core.history import Callback, History
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.solvers.resampled import EPSILON, Kind, Resampling
-from dasknmf.fitting.problem import spawned
+from dasknmf.data.source import MatrixLike
+from dasknmf.fitting.problem import Factor, FitOptions, spawned
 from dasknmf.selection.matching import centroids, matched
+from dasknmf.selection.parameters import Stage, is_count
 from dasknmf.selection.rules import check_rule, choose, default_rule, explained
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
-from dasknmf.selection.study import Evaluated, Factorization, Study, ended, found_in, studying
+from dasknmf.selection.study import Choice, Factorization, Study, factorizations_of, finished_run, open_study
 from dasknmf.store.selection import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 Method = Literal["restarts", "nmfk", "consensus"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class RankSweep:
-    """What many factorizations tell of each number of components.
+    """Stability and error of every number of components (rank), and the factors of the chosen rank.
 
     Parameters
     ----------
     n_components : list of int
     n_init : int
     method : "restarts", "nmfk" or "consensus"
-        The last is of `dasknmf.selection.k_selection`.
+        ``"consensus"`` is the method of `dasknmf.selection.k_selection`.
     columns : dict of str to ndarray of shape (len(n_components),), float64
-        Of each rank, NaN where it is not known: ``loss``, D(X | WH) of the best start, or with ``"nmfk"`` of
+        One value per rank, NaN where unknown: ``loss``, D(X | WH) of the best start, or with ``"nmfk"`` of
         the centroids; ``explained_variance``, 1 − ‖X − WH‖² / ‖X‖², and ``relative_error``, ‖X − WH‖ / ‖X‖
         (Frobenius loss); ``holdout`` and ``holdout_std``, mean and standard deviation over starts of the
         loss per hidden entry; ``silhouette_min``, ``silhouette_mean``, ``instability``, ``dispersion`` and
         ``cophenetic``, see `dasknmf.selection.stability`.
     rule : str
-        What `best` was chosen by.
+        The rule that chose `best`.
     best : int
-        The number of components that it chose.
+        The chosen number of components.
     components : ndarray of shape (best, n_features)
-        H: of the best start at `best`, or with ``"nmfk"`` the centroids.
+        H: of the best start of rank `best`, or with ``"nmfk"`` the centroids.
     W : ndarray or dask.array.Array of shape (n_samples, best)
     factorizations : tuple of Factorization
-        All of them, those of the first rank first.
+        All factorizations, by rank, then by start.
     history : History
+        One record per pass.
     n_reads : float
-        Of X, all in all.
+        Reads of X in total.
     feature_names : ndarray of str or None
     """
 
@@ -63,7 +68,7 @@ class RankSweep:
     rule: str
     best: int
     components: np.ndarray
-    W: Any
+    W: Factor
     factorizations: tuple[Factorization, ...]
     history: History
     n_reads: float
@@ -92,11 +97,15 @@ class RankSweep:
         Parameters
         ----------
         rule : {"holdout", "silhouette", "stability", "cophenetic", "dispersion"}, optional
+
+        Returns
+        -------
+        int
         """
         return choose(self.n_components, self.columns, rule, n_init=self.n_init)
 
     def of_rank(self, n_components: int) -> list[Factorization]:
-        """Every factorization with so many components, the lowest loss first."""
+        """The factorizations with `n_components` components, in ascending order of loss."""
         found = [each for each in self.factorizations if each.n_components == n_components]
         if not found:
             raise ValueError(
@@ -105,21 +114,21 @@ class RankSweep:
         return sorted(found, key=lambda each: each.loss)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per rank with `columns`. Needs pandas."""
+        """The columns as a pandas DataFrame with one row per rank."""
         import pandas as pd
 
         return pd.DataFrame(self.columns, index=pd.Index(self.n_components, name="n_components"))
 
-    def plot(self, **parameters: Any) -> Any:
+    def plot(self, **parameters: Any) -> Axes:
         """Stability and error over the number of components; see `dasknmf.plots.ranks`."""
-        # Pictures stand above what they draw, and matplotlib is an extra.
+        # Imported here: plots import this module, and matplotlib is an extra.
         from dasknmf.plots.ranks import ranks
 
         return ranks(self, **parameters)
 
 
 def rank_sweep(
-    X: Any,
+    X: MatrixLike,
     n_components: Iterable[int],
     *,
     n_init: int = 10,
@@ -128,45 +137,46 @@ def rank_sweep(
     perturb: Kind = "rows",
     epsilon: float = EPSILON,
     rule: str | None = None,
-    checkpoint: Any = None,
+    checkpoint: StoreLike | None = None,
     overwrite: bool = False,
-    stage: Any = None,
+    stage: Stage = None,
     callbacks: Sequence[Callback] = (),
     **nmf: Any,
 ) -> RankSweep:
-    """Factorize X with every number of components from many starts, all of them in the same reads.
+    """Factorizations of X with every number of components from many starts, all in the same reads.
 
-    A pass over X advances all of them; W of none is kept: each pass solves it for the H that enters
-    (Frobenius loss). At the end one read tells the loss of each and rows of W, from which follows
-    how far starts agree, and one more writes W for the rank that `rule` chooses.
+    One pass over X advances all factorizations. For the Frobenius loss no W is stored while they run: each
+    pass solves W for the current H. At the end one read computes the loss and sampled rows of W for every
+    start, from which the agreement of starts follows, and one more read writes W of the rank that `rule`
+    chooses.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, except for what is stored by columns.
+        Any input of `NMF.fit` that is stored by rows.
     n_components : iterable of int
         The ranks, ascending.
     n_init : int, default=10
-        Starts of each rank.
+        Number of starts of each rank.
     holdout : float, optional
-        Share of the entries of X that are hidden from every fit, the same ones from all. Costs a Gram
-        matrix for each row.
+        Share of the entries of X that are hidden from every fit; the same entries for all starts. Costs a
+        Gram matrix for each row.
     method : {"restarts", "nmfk"}, default="restarts"
-        What the starts of a rank differ by: by their random numbers, or by these and by a perturbation of X
-        that each is fitted to, as NMFk does [1]_ [2]_; the spectra of a rank are then clustered, one of each
-        start to a cluster, and `loss` is that of the centroids and of X itself.
+        How the starts of a rank differ. ``"restarts"``: by their random numbers. ``"nmfk"`` [1]_ [2]_: also
+        by the resampled X that each start is fitted to. The spectra of a rank are then clustered with one
+        spectrum of each start in each cluster, and `loss` is that of the centroids and of X itself.
     perturb : {"rows", "uniform", "poisson"}, default="rows"
-        With ``method="nmfk"``: rows count at random (the Bayesian bootstrap), which shares every
-        product with X; entries times 1 + U(−epsilon, epsilon); counts drawn with X as their means. The last
-        two make an X of its own for each start, and products of its own.
+        How ``method="nmfk"`` resamples X. ``"rows"``: random weights of rows (Bayesian bootstrap), which
+        shares every product with X. ``"uniform"``: entries times 1 + U(−epsilon, epsilon). ``"poisson"``:
+        Poisson counts with means X. The last two compute the products of each start separately.
     epsilon : float, default=0.015
-        Of ``"uniform"``.
+        For ``perturb="uniform"``.
     rule : {"holdout", "silhouette", "stability", "cophenetic", "dispersion"}, optional
-        How `best` is chosen; see `dasknmf.selection.rules.choose`. By default ``"holdout"`` where
+        The rule that chooses `best`; see `dasknmf.selection.rules.choose`. By default ``"holdout"`` if
         entries are hidden, else ``"silhouette"``.
     checkpoint : path, URL or Zarr store, optional
-        Where every pass is committed; the same call goes on from there. `open_run` gives W and H of the
-        best rank, `open_sweep` the sweep.
+        Where every pass is committed; the same call continues from the last one. `open_run` opens W and H of
+        the best rank, `open_sweep` the whole sweep.
     overwrite, stage, callbacks
         As for `NMF.fit`.
     **nmf
@@ -179,9 +189,9 @@ def rank_sweep(
     Raises
     ------
     ValueError
-        If ranks do not ascend or X cannot have them, or another argument is out of its range.
+        If ranks do not ascend or exceed the shape of X, or another argument is out of its range.
     DataError
-        If X is refused, or a row or a column of it has all that is observed hidden.
+        As for `NMF.fit`, and if all observed entries of a row or a column are hidden.
     SourceError
         If X is stored by columns.
     MemoryLimitError, RunMismatchError, RunLockedError, RunDamagedError, DataChangedError
@@ -189,7 +199,8 @@ def rank_sweep(
 
     Notes
     -----
-    Models that do not fit into memory together take turns, in several reads for one pass.
+    Factorizations that do not fit into memory together are advanced in groups, with one read of X per group
+    and pass.
 
     References
     ----------
@@ -209,56 +220,64 @@ def rank_sweep(
     3
     """
     ranks = _checked(n_components, n_init, method, rule, holdout)
-    resampling = Resampling(perturb, epsilon) if method == "nmfk" else None
-    with studying(
-        X,
-        ranks,
-        n_init,
+    options = FitOptions(
         holdout=holdout,
-        resampling=resampling,
-        described={"method": method},
         checkpoint=checkpoint,
         overwrite=overwrite,
         stage=stage,
         callbacks=callbacks,
-        **nmf,
-    ) as study:
-        factorizations = study.many.factorizations
-        middles = [_middle(study.many.of_rank(rank), method) for rank in ranks]
-        found = study.work.run.found
+        resampling=Resampling(perturb, epsilon) if method == "nmfk" else None,
+        many={"method": method},
+    )
+    with open_study(X, ranks, n_init, options, **nmf) as study:
+        run = study.session.run
+        centres = [_centre(study.of_rank(rank), method) for rank in ranks]
+        found = run.found
         if found is None:
-            spectra = [each.components for each in factorizations]
-            told = study.evaluated([*spectra, *middles])
-            columns = _columns(study, ranks, told[: len(spectra)], told[len(spectra) :])
+            columns = _columns(study, ranks, centres)
         else:
             columns = {name: found[name] for name in COLUMNS}
-        rule = rule or default_rule(columns)
-        best = choose(ranks, columns, rule, n_init=n_init)
-        H = middles[ranks.index(best)]
-        n_asked = study.n_asked if found is None else found["n_asked"]
-        stood = None if found is None else (found["rule"], found["best"])
-        if stood != (rule, best) or not study.concluded:
-            study.work.run.keep({"rule": rule, "best": best, "n_asked": n_asked}, columns)
-            study.conclude(H)
-        history = study.work.run.history
-        return RankSweep(
-            ranks,
-            n_init,
-            method,
-            columns,
-            rule,
-            best,
-            H,
-            study.returned_W(),
-            factorizations,
-            history,
-            history.reads + n_asked,
-            study.work.inputs.features.names,
-        )
+            study.n_extra_reads = found["n_asked"]
+        choice = Choice(rule or default_rule(columns), columns)
+        best = choose(ranks, columns, choice.rule, n_init=n_init)
+        H = centres[ranks.index(best)]
+        if found is None or (found["rule"], found["best"]) != (choice.rule, best) or not run.concluded:
+            n_asked = study.n_extra_reads
+            run.keep({"rule": choice.rule, "best": best, "n_asked": n_asked}, columns)
+            study.final_pass(H)
+            study.n_extra_reads = n_asked
+        return sweep_of(study, method, choice, H, study.returned_W())
 
 
-def open_sweep(target: Any) -> RankSweep:
-    """The sweep at a path, URL or Zarr store: what ``rank_sweep(..., checkpoint=)`` left there.
+def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Factor) -> RankSweep:
+    """The sweep of a study whose rank is chosen and whose W and H are written."""
+    many, history = study.session.options.many or {}, study.history
+    return RankSweep(
+        many["ranks"],
+        many["n_init"],
+        method,
+        choice.columns,
+        choice.rule,
+        len(H),
+        H,
+        W,
+        study.factorizations,
+        history,
+        history.reads + study.n_extra_reads,
+        study.session.inputs.features.names,
+    )
+
+
+def open_sweep(target: StoreLike) -> RankSweep:
+    """The sweep that ``rank_sweep(..., checkpoint=target)`` has stored.
+
+    Parameters
+    ----------
+    target : path, URL or Zarr store
+
+    Returns
+    -------
+    sweep : RankSweep
 
     Raises
     ------
@@ -267,28 +286,27 @@ def open_sweep(target: Any) -> RankSweep:
     RunDamagedError
         If a record of it is not as it was written.
     """
-    run, many, found = ended(target, "sweep", "method", "rank_sweep")
-    assert many.method is not None  # `ended` has looked
-    ranks, n_init = list(many.ranks), many.n_init
-    seeds = spawned(run.identity.seed, n_init)
+    run, many, found = finished_run(target, "sweep", "rank_sweep")
+    assert many.method is not None  # `finished_run` has looked
+    models = [(rank, seed) for rank in many.ranks for seed in spawned(run.identity.seed, many.n_init)]
     return RankSweep(
-        ranks,
-        n_init,
+        list(many.ranks),
+        many.n_init,
         many.method,
         {name: found[name] for name in COLUMNS},
         found["rule"],
         found["best"],
         run.H,
         run.W,
-        found_in(run, [(rank, seed) for rank in ranks for seed in seeds]),
+        factorizations_of(run, models),
         run.history,
         run.history.reads + found["n_asked"],
         run.feature_names,
     )
 
 
-def _middle(found: Sequence[Factorization], method: Method) -> np.ndarray:
-    """What stands for a rank."""
+def _centre(found: Sequence[Factorization], method: Method) -> np.ndarray:
+    """The H that represents a rank: that of the best start, or the centroids."""
     found = sorted(found, key=lambda each: each.loss)
     spectra = [each.components for each in found]
     if method == "restarts":
@@ -296,22 +314,14 @@ def _middle(found: Sequence[Factorization], method: Method) -> np.ndarray:
     return centroids(spectra, matched(spectra)).astype(spectra[0].dtype)
 
 
-def _columns(
-    study: Study, ranks: Sequence[int], told: Sequence[Evaluated], middles: Sequence[Evaluated]
-) -> dict[str, np.ndarray]:
-    quadratic = study.work.inputs.model.loss.quadratic
-    squares = study.sum_of_squares
-    columns = {name: np.full(len(ranks), np.nan) for name in COLUMNS}
-    every = list(zip(study.many.factorizations, told, strict=True))
-    for at, (rank, middle) in enumerate(zip(ranks, middles, strict=True)):
-        own = [pair for pair in every if pair[0].n_components == rank]
-        own.sort(key=lambda pair: pair[0].loss)
+def _columns(study: Study, ranks: Sequence[int], centres: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    starts = study.factorizations
+    evaluated = study.evaluated([*(each.components for each in starts), *centres])
+    columns = study.rank_columns(ranks, [each.loss for each in evaluated[len(starts) :]])
+    pairs = list(zip(starts, evaluated, strict=False))
+    for at, rank in enumerate(ranks):
+        own = sorted((pair for pair in pairs if pair[0].n_components == rank), key=lambda pair: pair[0].loss)
         spectra = [each.components for each, _ in own]
-        columns["loss"][at] = middle.loss
-        if quadratic and squares:
-            unexplained = 2 * middle.loss / squares
-            columns["explained_variance"][at] = 1 - unexplained
-            columns["relative_error"][at] = np.sqrt(unexplained)
         hidden = [each.holdout for each, _ in own if each.holdout is not None]
         if hidden:
             columns["holdout"][at] = np.mean(hidden)
@@ -328,7 +338,7 @@ def _columns(
 
 
 def _checked(
-    n_components: Iterable[int], n_init: Any, method: str, rule: str | None, holdout: Any
+    n_components: Iterable[int], n_init: int, method: str, rule: str | None, holdout: float | None
 ) -> list[int]:
     """The ranks, if these arguments go together."""
     if isinstance(n_components, Integral):
@@ -349,7 +359,7 @@ def _checked(
         raise ValueError(f"n_components is {ranks}; ranks are whole numbers: give such.")
     if method not in ("restarts", "nmfk"):
         raise ValueError(f"method is {method!r}; it must be 'restarts' or 'nmfk': choose one.")
-    if not isinstance(n_init, Integral) or isinstance(n_init, bool) or n_init < 1:
+    if not is_count(n_init):
         raise ValueError(f"n_init is {n_init!r}; each rank is fitted from one start or more: give about 10.")
     if n_init == 1 and holdout is None:
         raise ValueError(

@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf import Consensus, Prepared, RankSweep, consensus, highly_variable, moments
 from dasknmf.data.anndata_file import matrix_of
+from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection.k_selection import k_selection
-from dasknmf.selection.parameters import checked, seeded
+from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.refit import normalised
 from dasknmf.singlecell.entries import Keys, lifted, plain
-from dasknmf.singlecell.genes_mask import Mask, advising, mask_name, mask_of
+from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
 from dasknmf.singlecell.nmf import deviations
-from dasknmf.singlecell.output import in_memory, target_of, tell_empty
+from dasknmf.singlecell.output import in_memory, target_of, warn_of_zeros
 from dasknmf.singlecell.tpm import in_all_genes, tpm_of
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def consensus_nmf(
     n_components: int | Iterable[int],
     *,
     layer: str | None = None,
-    mask_var: Any = Mask.HIGHLY_VARIABLE,
+    mask_var: MaskLike = Mask.HIGHLY_VARIABLE,
     n_top_genes: int | None = None,
     normalize: float | None = None,
     log1p: bool = False,
@@ -38,11 +40,11 @@ def consensus_nmf(
     density_threshold: float = 0.5,
     local_neighborhood_size: float = 0.30,
     rule: str | None = None,
-    random_state: Any = 0,
+    random_state: RandomState = 0,
     key_added: str | None = None,
     copy: bool = False,
-    checkpoint: Any = None,
-    stage: Any = None,
+    checkpoint: StoreLike | None = None,
+    stage: Stage = None,
     overwrite: bool = False,
     **parameters: Any,
 ) -> AnnData | None:
@@ -161,8 +163,9 @@ def consensus_nmf(
             "leave rule out."
         )
     ranks = list(n_components) if isinstance(n_components, Iterable) else [n_components]
+    clustering = Clustering(n_init, density_threshold, local_neighborhood_size)
     for rank in ranks:
-        checked(rank, n_init, density_threshold, local_neighborhood_size)
+        clustering.check(rank)
     seeded(parameters)  # before counts are read to choose genes
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
@@ -171,13 +174,8 @@ def consensus_nmf(
     column = None if n_top_genes is not None else mask_name(adata.var, mask_var)
     if mask is None and mask_var is Mask.HIGHLY_VARIABLE and n_top_genes is None:
         n_top_genes = _TOP_GENES
-    asked = {
-        "n_init": n_init,
-        "density_threshold": density_threshold,
-        "local_neighborhood_size": local_neighborhood_size,
-        "random_state": random_state,
-    }
-    kept = {"checkpoint": checkpoint, "stage": stage, "overwrite": overwrite}
+    nmf = {"random_state": random_state} | parameters
+    options: dict[str, Any] = {"checkpoint": checkpoint, "stage": stage, "overwrite": overwrite}
     with advising():
         if n_top_genes is not None:
             mask = highly_variable(moments(tpm_of(X)), n_top_genes)
@@ -188,48 +186,45 @@ def consensus_nmf(
         V = Prepared(X, **steps, scale=divisors, feature_names=chosen)
         sweep: RankSweep | None = None
         if isinstance(n_components, Iterable):
-            sweep, agreed = k_selection(V, ranks, rule=rule, **asked, **kept, **parameters)
+            sweep, found = k_selection(V, ranks, clustering, FitOptions(**options), rule=rule, **nmf)
         else:
-            agreed = consensus(V, n_components, **asked, **kept, **parameters)
-        whole = in_all_genes(X, columns, agreed.usages)
+            found = consensus(V, n_components, n_init=n_init, **clustering.numbers, **options, **nmf)
+        whole = in_all_genes(X, columns, found.usages)
         usages = in_memory(whole.usages)
 
-    params: dict[str, Any] = {
-        "n_components": agreed.n_components,
+    keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
+    params = {
+        "n_components": found.n_components,
         "layer": layer,
         "mask_var": mask if column is None else column,
         "n_top_genes": n_top_genes,
         "normalize": normalize,
         "log1p": log1p,
         "scale": scale,
+        "n_init": n_init,
     }
-    keys = _keys(key_added)
-    entry = _entry(params | asked | parameters, agreed, sweep)
+    entry = _entry(params | clustering.numbers | nmf, found, sweep)
     if divisors is not None:
         entry["scale"] = divisors
     adata.obsm[keys.obsm] = normalised(usages)
     adata.obsm[f"{keys.obsm}_raw"] = usages
-    adata.varm[keys.varm] = lifted(agreed.spectra, columns, adata.n_vars)
+    adata.varm[keys.varm] = lifted(found.spectra, columns, adata.n_vars)
     adata.varm[f"{keys.varm}_scores"] = np.ascontiguousarray(whole.scores.T)
     adata.varm[f"{keys.varm}_tpm"] = np.ascontiguousarray(whole.spectra.T)
     adata.uns[keys.uns] = entry
-    tell_empty(usages, agreed.spectra, keys.obsm)
+    warn_of_zeros(usages, found.spectra, keys.obsm)
     return adata if copy else None
 
 
-def _keys(key_added: str | None) -> Keys:
-    return Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
-
-
-def _entry(params: dict[str, Any], agreed: Consensus, sweep: RankSweep | None) -> dict[str, Any]:
+def _entry(params: dict[str, Any], found: Consensus, sweep: RankSweep | None) -> dict[str, Any]:
     """The entry of `uns`, in types that .h5ad and Zarr both hold."""
     entry: dict[str, Any] = {
         "params": {name: plain(value) for name, value in params.items() if value is not None},
-        "silhouette": agreed.silhouette,
-        "loss": agreed.loss,
-        "density": agreed.density,
-        "kept": agreed.kept,
-        "labels": agreed.labels,
+        "silhouette": found.silhouette,
+        "loss": found.loss,
+        "density": found.density,
+        "kept": found.kept,
+        "labels": found.labels,
     }
     if sweep is not None:
         ranks = {"n_components": np.asarray(sweep.n_components), "best": sweep.best, "rule": sweep.rule}

@@ -24,11 +24,13 @@ import dask.array as da
 import numpy as np
 
 from dasknmf.errors import RunError, SourceError
+from dasknmf.fitting.problem import Factor
 from dasknmf.io.atomic import Directory, put
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
 from dasknmf.selection.result import Consensus
 from dasknmf.singlecell.tpm import InAllGenes
+from dasknmf.store.run import Run
 
 _AT_ONCE = 16
 """Blocks of usages that are computed together and in memory."""
@@ -36,14 +38,14 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Files:
-    """What the files of one consensus are called."""
+    """The names of the files of one consensus."""
 
     name: str
     n_components: int
     density_threshold: float
 
     def of(self, what: str, ending: str = "txt") -> str:
-        """A table of this consensus: "usages", for example."""
+        """The name of a table of this consensus: "usages", for example."""
         threshold = str(self.density_threshold).replace(".", "_")
         return f"{self.name}.{what}.k_{self.n_components}.dt_{threshold}.{ending}"
 
@@ -74,17 +76,17 @@ class Files:
 
 @dataclass(frozen=True)
 class Ranks:
-    """What cNMF keeps of each rank, shape (n_ranks,)."""
+    """The columns of the table of ranks of cNMF, each of shape (n_ranks,)."""
 
     n_components: np.ndarray
     silhouette: np.ndarray
     prediction_error: np.ndarray
 
     @classmethod
-    def of(cls, run: Any) -> Ranks | None:
-        """Those of the run of a consensus, where it was made of several ranks."""
+    def of(cls, run: Run) -> Ranks | None:
+        """The ranks of the run of a consensus; None if it has one rank."""
         several, found = run.identity.many, run.found
-        if several.method != "consensus" or found is None:
+        if several is None or several.method != "consensus" or found is None:
             return None
         # cNMF's error is a Frobenius norm, which only this loss is half of.
         quadratic = np.isfinite(found["relative_error"])
@@ -92,58 +94,65 @@ class Ranks:
         return cls(np.asarray(several.ranks), found["silhouette_mean"], errors)
 
 
-def write_cnmf(
-    directory: Path,
-    name: str,
-    agreed: Consensus,
-    *,
-    cells: np.ndarray,
-    genes: np.ndarray,
-    all_genes: np.ndarray | None = None,
-    whole: Callable[[], InAllGenes] | None = None,
-    ranks: Ranks | None = None,
-    overwrite: bool = False,
-) -> list[str]:
-    """Write the files below directory/name, all of them or none; the names of those that were written.
+@dataclass(frozen=True)
+class Tables:
+    """The content of the files.
 
-    Files of the same consensus that stand there are replaced as a whole, scores that are not written again
-    among them. Those of other ranks and thresholds stay.
+    Parameters
+    ----------
+    consensus : Consensus
+    cells : ndarray of str of shape (n_obs,)
+    genes : ndarray of str of shape (n_features,)
+        The genes that were factorized.
+    all_genes : ndarray of str of shape (n_vars,), optional
+    in_all_genes : callable, optional
+        Maker of the programs over all genes, called only once the files may be written. Its usages replace
+        those of the consensus.
+    ranks : Ranks, optional
+    """
+
+    consensus: Consensus
+    cells: np.ndarray
+    genes: np.ndarray
+    all_genes: np.ndarray | None = None
+    in_all_genes: Callable[[], InAllGenes] | None = None
+    ranks: Ranks | None = None
+
+
+def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = False) -> list[str]:
+    """Write the files into directory/name, all of them or none, and return their names.
+
+    Existing files of the same consensus are replaced together: scores that are not written again are deleted.
+    Files of other ranks and thresholds stay.
 
     Parameters
     ----------
     directory : Path
-        cNMF's `output_dir`.
+        `output_dir` of cNMF.
     name : str
-        cNMF's `name`.
-    agreed : Consensus
-    cells : ndarray of str of shape (n_obs,)
-    genes : ndarray of str of shape (n_features,)
-        Those that were factorized.
-    all_genes : ndarray of str of shape (n_vars,), optional
-    whole : callable, optional
-        Makes the programs over all genes, once nothing stands in the way of writing them; its usages are
-        written instead of those of the consensus.
-    ranks : Ranks, optional
+        `name` of cNMF.
+    tables : Tables
     overwrite : bool, default=False
 
     Raises
     ------
     RunError
-        If a file exists that would be replaced, and `overwrite` is not given.
+        If a file would be replaced and `overwrite` is not given.
     SourceError
-        If the name is none, or pandas is not installed.
+        If the name is not that of a directory, or pandas is not installed.
     """
     pd = needed("pandas")
     if not name or name != Path(name).name or name in (".", ".."):
         raise SourceError(
             f"{name!r} is no name of an analysis, which files and their directory begin with: give a word."
         )
-    files = Files(name, agreed.n_components, agreed.density_threshold)
+    consensus, genes = tables.consensus, tables.genes
+    files = Files(name, consensus.n_components, consensus.density_threshold)
     place = directory / name
     room = Directory(place, place / f".{signed()}.new")
     listed = "\n".join(genes)
     own = [files.usages, files.spectra, files.scores, files.tpm]
-    shared = [] if ranks is None else [files.k_selection]
+    shared = [] if tables.ranks is None else [files.k_selection]
     if not room.exists(files.genes) or (place / files.genes).read_text() != listed:
         shared.append(files.genes)
     if not overwrite and (found := [each for each in own + shared if room.exists(each)]):
@@ -151,23 +160,23 @@ def write_cnmf(
             f"{place} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, "
             "or another name."
         )
-    programs = pd.RangeIndex(1, agreed.n_components + 1)
+    programs = pd.RangeIndex(1, consensus.n_components + 1)
 
     def fill() -> None:
         new = Path(room.new)
         new.mkdir(parents=True)
-        everywhere = None if whole is None else whole()
-        usages = agreed.usages if everywhere is None else everywhere.usages
+        whole = None if tables.in_all_genes is None else tables.in_all_genes()
+        usages = consensus.usages if whole is None else whole.usages
         with open(new / files.usages, "w", newline="") as file:
             for first, rows in _blocks(usages):
-                table = pd.DataFrame(rows, index=cells[first : first + len(rows)], columns=programs)
+                table = pd.DataFrame(rows, index=tables.cells[first : first + len(rows)], columns=programs)
                 table.to_csv(file, sep="\t", header=first == 0)
-        _table(new / files.spectra, agreed.spectra, programs, genes, pd)
-        if everywhere is not None:
-            _table(new / files.scores, everywhere.scores, programs, all_genes, pd)
-            _table(new / files.tpm, everywhere.spectra, programs, all_genes, pd)
-        if ranks is not None:
-            _write_ranks(new / files.k_selection, ranks)
+        _table(new / files.spectra, consensus.spectra, programs, genes, pd)
+        if whole is not None:
+            _table(new / files.scores, whole.scores, programs, tables.all_genes, pd)
+            _table(new / files.tpm, whole.spectra, programs, tables.all_genes, pd)
+        if tables.ranks is not None:
+            _write_ranks(new / files.k_selection, tables.ranks)
         (new / files.genes).write_text(listed)
 
     put(own + shared, room, fill)
@@ -180,15 +189,15 @@ def _table(path: Path, values: np.ndarray, programs: Any, genes: Any, pd: Any) -
 
 
 def _write_ranks(path: Path, ranks: Ranks) -> None:
-    """A table as cNMF keeps those of its own: values, index and columns; nothing that has to be unpickled."""
+    """Write the table of ranks as cNMF writes tables: values, index and columns, readable without pickle."""
     unfiltered = np.full(len(ranks.n_components), 2.0)
     values = np.column_stack([ranks.n_components, unfiltered, ranks.silhouette, ranks.prediction_error])
     columns = np.asarray(["k", "local_density_threshold", "silhouette", "prediction_error"])
     np.savez_compressed(path, data=values, index=np.arange(len(values)), columns=columns)
 
 
-def _blocks(usages: Any) -> Iterator[tuple[int, np.ndarray]]:
-    """The first row of each block, and the block: a few at a time are in memory."""
+def _blocks(usages: Factor) -> Iterator[tuple[int, np.ndarray]]:
+    """The index of the first row of each block, and the block; only a few blocks are in memory at a time."""
     if not isinstance(usages, da.Array):
         yield 0, usages
         return

@@ -1,13 +1,14 @@
-"""The genes of an AnnData that are factorized, and what its values must be."""
+"""The genes of an AnnData that are factorized."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dasknmf.errors import DataError
 
@@ -18,12 +19,16 @@ _SHOWN = 5
 
 
 class Mask(Enum):
-    """A value of `mask_var` that no column of `var` can have for a name."""
+    """The default of `mask_var`: unlike a string, it cannot be the name of a column of `var`."""
 
     HIGHLY_VARIABLE = "highly_variable where present"
 
 
-def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:
+MaskLike: TypeAlias = Mask | ArrayLike | None
+"""A column of `var` by its name, one boolean for each gene, or None for all genes."""
+
+
+def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> np.ndarray | None:
     """The genes to factorize as a boolean array, shape (n_vars,), or None for all.
 
     Raises
@@ -51,14 +56,14 @@ def mask_of(var: pd.DataFrame, mask_var: Any) -> np.ndarray | None:
     return mask
 
 
-def mask_name(var: pd.DataFrame, mask_var: Any) -> str | None:
-    """The column of `var` that `mask_var` means, or None where it means none."""
+def mask_name(var: pd.DataFrame, mask_var: MaskLike) -> str | None:
+    """The column of `var` that `mask_var` selects, or None."""
     if mask_var is Mask.HIGHLY_VARIABLE:
         return "highly_variable" if "highly_variable" in var else None
     return mask_var if isinstance(mask_var, str) else None
 
 
-def _is_boolean(values: Any) -> bool:
+def _is_boolean(values: ArrayLike) -> bool:
     values = np.asarray(values)
     return values.dtype == bool or (
         values.dtype == object and all(isinstance(v, (bool, np.bool_)) for v in values)
@@ -67,7 +72,7 @@ def _is_boolean(values: Any) -> bool:
 
 @contextmanager
 def advising() -> Iterator[None]:
-    """Say what negative values mean in an AnnData, and where the counts are.
+    """Extend the error about negative values: what they mean in an AnnData, and where the counts are.
 
     Raises
     ------
@@ -85,6 +90,6 @@ def advising() -> Iterator[None]:
 
 
 def first_of(names: Sequence[str] | np.ndarray) -> str:
-    """A few names, to be recognised by."""
+    """The first few names, for messages."""
     shown = ", ".join(str(name) for name in names[:_SHOWN])
     return f"{shown}, …" if len(names) > _SHOWN else shown

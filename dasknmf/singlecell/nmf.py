@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared, moments
 from dasknmf.data.anndata_file import matrix_of
+from dasknmf.selection.parameters import RandomState, Stage
 from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
-from dasknmf.singlecell.genes_mask import Mask, advising, mask_name, mask_of
-from dasknmf.singlecell.output import in_memory, target_of, tell_empty
+from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
+from dasknmf.singlecell.output import in_memory, target_of, warn_of_zeros
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,15 +24,15 @@ def nmf(
     *,
     layer: str | None = None,
     obsm: str | None = None,
-    mask_var: Any = Mask.HIGHLY_VARIABLE,
+    mask_var: MaskLike = Mask.HIGHLY_VARIABLE,
     key_added: str | None = None,
-    random_state: Any = 0,
+    random_state: RandomState = 0,
     copy: bool = False,
     normalize: float | None = None,
     log1p: bool = False,
     scale: bool = False,
-    checkpoint: Any = None,
-    stage: Any = None,
+    checkpoint: StoreLike | None = None,
+    stage: Stage = None,
     overwrite: bool = False,
     **parameters: Any,
 ) -> AnnData | None:
@@ -129,17 +131,11 @@ def nmf(
     H = model.components_
 
     keys = Keys.named(key_added)
-    asked: dict[str, Any] = {
-        "layer": layer,
-        "obsm": obsm,
-        "normalize": normalize,
-        "log1p": log1p,
-        "scale": scale,
-    }
+    params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)})
+    params |= {"layer": layer, "obsm": obsm, "normalize": normalize, "log1p": log1p, "scale": scale}
     if obsm is None:
         column = mask_name(adata.var, mask_var)
-        asked["mask_var"] = mask if column is None else column
-    params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)}) | asked
+        params["mask_var"] = mask if column is None else column
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
     if divisors is not None:
         entry["scale"] = model.preparation_["scale"]  # a run that goes on keeps its own last bits
@@ -149,7 +145,7 @@ def nmf(
     else:
         entry["H"] = H
     adata.uns[keys.uns] = entry
-    tell_empty(W, H, keys.obsm)
+    warn_of_zeros(W, H, keys.obsm)
     return adata if copy else None
 
 

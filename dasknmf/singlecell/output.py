@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dask.array as da
 import numpy as np
+
+from dasknmf.fitting.problem import Factor, computed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +19,7 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
     Raises
     ------
     ValueError
-        If a copy is asked for of one that is backed by a file.
+        If a copy of a backed AnnData is requested.
     """
     if copy and adata.isbacked:
         raise ValueError(
@@ -28,22 +29,22 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
     return adata.copy() if copy else adata
 
 
-def in_memory(W: Any) -> np.ndarray:
-    """W as it stands in obsm."""
-    return np.asarray(W.compute() if isinstance(W, da.Array) else W)
+def in_memory(W: Factor) -> np.ndarray:
+    """W as NumPy has it."""
+    return np.asarray(computed(W))
 
 
-def tell_empty(W: np.ndarray, H: np.ndarray, key: str) -> None:
-    """One warning for all rows of W and columns of H that are zero."""
+def warn_of_zeros(W: np.ndarray, H: np.ndarray, key: str) -> None:
+    """Warn of rows of W and columns of H that are zero: one warning for all."""
     cells, genes = int((W.max(axis=1) == 0).sum()), int((H.max(axis=0) == 0).sum())
-    said = []
+    parts = []
     if cells:
-        said.append(f"{cells} of {len(W)} cells have no counts in genes of any component")
+        parts.append(f"{cells} of {len(W)} cells have no counts in genes of any component")
     if genes:
-        said.append(f"{genes} of {H.shape[1]} genes are in no component, never seen or explained by none")
-    if said:
+        parts.append(f"{genes} of {H.shape[1]} genes are in no component, never seen or explained by none")
+    if parts:
         warnings.warn(
-            f"{'; '.join(said)}: they are kept, their rows of obsm[{key!r}] and of varm are zero.",
+            f"{'; '.join(parts)}: they are kept, their rows of obsm[{key!r}] and of varm are zero.",
             UserWarning,
             stacklevel=3,
         )

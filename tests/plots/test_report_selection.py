@@ -10,9 +10,9 @@ import pytest
 from dasknmf import NMF, consensus, open_run, plots, rank_sweep
 from dasknmf.cli.summary import summary
 from dasknmf.plots.report import models, page
-from dasknmf.selection.k_selection import k_selection
 from tests.helpers import stored
 from tests.plots.test_report import BROWSER, Page, browse
+from tests.selection.studies import selected
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:no rank has a smallest silhouette"),
@@ -173,7 +173,7 @@ def test_pages_are_as_wide_as_the_screen(swept, agreed, tmp_path):
 def test_a_consensus_of_a_rank_that_was_chosen(V, tmp_path):
     """One run is a sweep and a consensus: both are told."""
     asked = {"n_init": 5, "random_state": 0, "max_iter": 6, "local_neighborhood_size": 0.4}
-    sweep, found = k_selection(V, [2, 3], **asked, checkpoint=tmp_path / "run")
+    sweep, found = selected(V, [2, 3], **asked, checkpoint=tmp_path / "run")
     shown = Page(page(tmp_path / "run")).text
     assert f"{sweep.best} components, by the rule silhouette: " in shown
     assert f"consensus of 5 starts with {sweep.best} components" in shown

@@ -16,11 +16,13 @@ from benchmarks.counting import CountingStore
 from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus
 from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
+from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters, refit
-from dasknmf.selection.consensus import concluded
+from dasknmf.selection.consensus import study_consensus
 from dasknmf.selection.matching import matched_cosines
+from dasknmf.selection.parameters import Clustering
 from dasknmf.selection.scores import scores
-from dasknmf.selection.study import studying
+from dasknmf.selection.study import open_study
 from tests.helpers import computing, stored, stored_sparse
 
 K = 3
@@ -201,10 +203,10 @@ def test_float32_stays(counts):
 
 def test_one_of_several_ranks(one, counts):
     X, nmf = counts.astype("f8"), {"init": "random", "max_iter": 30, "tol": 0}
-    with studying(X, [2, K], N_INIT, random_state=0, **nmf) as study:
-        asked = {"density_threshold": 0.5, "local_neighborhood_size": 0.5}
-        again = concluded(study, study.many.of_rank(K), N_INIT // 2, nmf, **asked)
-        assert (again.n_init, again.n_reads) == (N_INIT, study.many.n_reads + 2)
+    with open_study(X, [2, K], N_INIT, FitOptions(), random_state=0, **nmf) as study:
+        n_reads = study.history.reads
+        again = study_consensus(study, K, Clustering(N_INIT, 0.5, 0.5))
+        assert (again.n_init, again.n_reads) == (N_INIT, n_reads + 2)
     assert matched_cosines(again.spectra, one.spectra).min() > 0.999
     np.testing.assert_allclose(refit.usages_of(X, again.spectra), again.usages)
 
@@ -257,7 +259,7 @@ def test_other_losses(counts):
     np.testing.assert_allclose(found.components, found.spectra)
     assert found.n_reads == found.rethreshold(2).n_reads - 2
     again = {"beta_loss": "kullback-leibler", "max_iter": 30, "tol": 0}
-    chunked = refit.refit(da.from_array(X, chunks=(60, 20)), found.spectra, 1.0, **again)
+    chunked = refit.Refitter(da.from_array(X, chunks=(60, 20)), again, 1.0).refit(found.spectra)
     assert chunked.loss == pytest.approx(found.loss)
     np.testing.assert_allclose(chunked.shares, refit.normalised(found.usages).sum(axis=0))
     P = found.usages @ found.components
@@ -320,9 +322,11 @@ def test_usages_reach_workers(one, counts, tmp_path, cluster):
     with computing(cluster):
         for usages in (one.usages, da.from_array(one.usages, chunks=(33, 2))):
             np.testing.assert_allclose(scores(X, usages), expected, rtol=1e-12)
-        found = refit.refit(X, one.spectra, 1.0)
+        found = refit.Refitter(X, {}, 1.0).refit(one.spectra)
     with computing("synchronous"):
-        np.testing.assert_array_equal(found.components, refit.refit(X, one.spectra, 1.0).components)
+        np.testing.assert_array_equal(
+            found.components, refit.Refitter(X, {}, 1.0).refit(one.spectra).components
+        )
 
 
 def test_rows_must_be_the_same(one, counts):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dasknmf import rank_sweep
-from dasknmf.selection.study import many
+from tests.selection.studies import many
 
 
 def test_losses_of_nearly_exact_fits_are_those_of_their_pairs():

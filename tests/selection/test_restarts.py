@@ -22,7 +22,8 @@ from dasknmf import NMF, open_run, open_sweep, rank_sweep
 from dasknmf.engine.scheduler import Scheduler
 from dasknmf.errors import DataError, MemoryLimitError, RunMismatchError
 from dasknmf.fitting import memory
-from dasknmf.selection.study import studying
+from dasknmf.fitting.problem import FitOptions
+from dasknmf.selection.study import open_study
 from tests.helpers import DyingStore, Killed, fitted, stored
 
 R, K, N, M = 3, 3, 60, 14
@@ -514,11 +515,11 @@ def test_states_in_memory_are_those_that_are_needed():
     """Models end in many passes, each of which had the states of all that were left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with studying(V, [2, 3], 6, max_iter=30, tol=0.05, random_state=0) as study:
-            run = study.work.run
+        with open_study(V, [2, 3], 6, FitOptions(), max_iter=30, tol=0.05, random_state=0) as study:
+            run = study.session.run
             assert len({member.location.state for member in run.progress.models}) > 2
             assert sum(map(len, run.factors._states.values())) == len(run.progress.models)
-            study.conclude(study.many.factorizations[0].components)
+            study.final_pass(study.factorizations[0].components)
             assert sum(map(len, run.factors._states.values())) == len(run.progress.models) + 1
 
 
@@ -546,8 +547,8 @@ def projections_of(X, ranks, n_init, **parameters):
     """Of the passes of a sweep in this process, and the models."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with studying(X, ranks, n_init, max_iter=1, random_state=0, **parameters) as study:
-            work = study.work
+        with open_study(X, ranks, n_init, FitOptions(), max_iter=1, random_state=0, **parameters) as study:
+            work = study.session
             models = [
                 replace(work.inputs.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
             ]

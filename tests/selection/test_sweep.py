@@ -19,9 +19,11 @@ from dasknmf.core.blocks import PanelSpec, block_of
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.solvers.resampled import Resampling
 from dasknmf.errors import DataChangedError, RunError, RunMismatchError
-from dasknmf.selection.study import many, studying
+from dasknmf.fitting.problem import FitOptions
+from dasknmf.selection.study import open_study
 from dasknmf.selection.sweep import COLUMNS
 from tests.helpers import DyingStore, Killed, computing, fitted, stored, stored_sparse
+from tests.selection.studies import many
 from tests.selection.test_restarts import assert_no_death_matters
 
 N, M = 50, 12
@@ -483,13 +485,11 @@ def test_what_was_hidden_from_fits_costs_no_gram_for_each_row(X):
     """After the fits nothing is missing: lines of packed products would be larger than V."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with studying(X, [2], 2, holdout=0.1, max_iter=2, random_state=1) as study:
-            (told,) = study.evaluated([study.many.factorizations[0].components])
-            assert (
-                study._evaluation(study.many.factorizations[0].components, drawn=True).coder.entries is None
-            )
+        with open_study(X, [2], 2, FitOptions(holdout=0.1), max_iter=2, random_state=1) as study:
+            (told,) = study.evaluated([study.factorizations[0].components])
+            assert study._evaluation(study.factorizations[0].components, drawn=True).coder.entries is None
     dense = np.asarray(X.toarray() if sp.issparse(X) else X, float)
-    H = study.many.factorizations[0].components
+    H = study.factorizations[0].components
     assert told.loss == pytest.approx(0.5 * ((dense - rows_of(dense, H) @ H) ** 2).sum(), rel=1e-9)
     np.testing.assert_allclose(told.rows, rows_of(dense, H), rtol=1e-7, atol=1e-9)
 

@@ -15,8 +15,8 @@ from sklearn.metrics import silhouette_score
 from dasknmf import highly_variable, moments, open_consensus, open_sweep
 from dasknmf.cli.commands import main
 from dasknmf.errors import DataError, SourceError
-from dasknmf.selection.k_selection import k_selection
 from dasknmf.singlecell import consensus_nmf, top_genes
+from tests.selection.studies import selected
 from tests.singlecell.cells import N_CELLS, N_GENES, K, cells, read, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*they are kept:UserWarning")
@@ -148,16 +148,16 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
     X, n_passes = adata.X, []
     kw = {"n_init": N_INIT, "max_iter": 3, "tol": 0, "random_state": 0, "rule": "stability"}
     kw["checkpoint"] = tmp_path / "run"
-    sweep, _ = k_selection(X, [2, 3], density_threshold=2.0, callbacks=[n_passes.append], **kw)
+    sweep, _ = selected(X, [2, 3], density_threshold=2.0, callbacks=[n_passes.append], **kw)
     passes = len(n_passes)
     threshold = 1.4
-    again, other = k_selection(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
+    again, other = selected(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
     assert len(n_passes) == passes + 1  # which wrote the usages
     assert other.density_threshold == open_consensus(tmp_path / "run").density_threshold == threshold
     for name, values in sweep.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
     assert again.n_reads == sweep.n_reads + 2
-    same, third = k_selection(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
+    same, third = selected(X, [2, 3], density_threshold=threshold, callbacks=[n_passes.append], **kw)
     assert len(n_passes) == passes + 1  # it stands
     np.testing.assert_array_equal(third.usages, other.usages)
     left = open_sweep(tmp_path / "run")
@@ -165,17 +165,17 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
     assert third.n_reads == open_consensus(tmp_path / "run").n_reads == other.n_reads
     assert third.rethreshold(2.0).kept.all()
     with pytest.warns(UserWarning, match="no rank has a smallest silhouette"):
-        told, _ = k_selection(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
+        told, _ = selected(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
     assert open_sweep(tmp_path / "run").rule == told.rule == "silhouette"
     with pytest.raises(DataError, match="densities are"):
-        k_selection(X, [2, 3], density_threshold=1e-9, **kw)
+        selected(X, [2, 3], density_threshold=1e-9, **kw)
 
 
 def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
     V = np.zeros((40, 4))
     V[:, 1] = np.random.default_rng(0).uniform(0.5, 1.5, 40)  # one feature: one program
     kw = {"n_init": 4, "random_state": 0, "rule": "stability", "alpha_H": 0.01}  # unused rows of H: 0
-    sweep, agreed = k_selection(V, [1, 2], **kw)
+    sweep, agreed = selected(V, [1, 2], **kw)
     for name in ("loss", "instability"):
         assert np.isnan(sweep.columns[name]).tolist() == [False, True]
     assert sweep.best == agreed.n_components == 1
@@ -195,7 +195,7 @@ def test_what_cannot_be_concluded_is_refused_before_a_fit(asked, error, message)
     passes = []
     usual = {"n_components": [2, 3], "n_init": 4, "callbacks": [passes.append], "max_iter": 1}
     with pytest.raises(error, match=message):
-        k_selection(cells().X, **usual | asked)
+        selected(cells().X, **usual | asked)
     assert not passes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -126,8 +127,8 @@ def test_nothing_is_replaced_unasked_and_nothing_stays_of_what_was_replaced(fitt
 def test_an_error_between_two_moves_takes_all_back(fitted, tmp_path, at, monkeypatch):
     """Usages and spectra are moved aside and in, scores of before are moved aside: five moves."""
     agreed = open_consensus(fitted[2])
-    names = {"cells": np.arange(N_CELLS).astype(str), "genes": agreed.feature_names}
-    export_cnmf.write_cnmf(tmp_path, "pbmc", agreed, **names)
+    tables = export_cnmf.Tables(agreed, np.arange(N_CELLS).astype(str), agreed.feature_names)
+    export_cnmf.write_cnmf(tmp_path, "pbmc", tables)
     (tmp_path / "pbmc" / FILES[0]).write_text("scores of before")
     before = {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()}
     calls, rename = [], Path.rename
@@ -140,7 +141,7 @@ def test_an_error_between_two_moves_takes_all_back(fitted, tmp_path, at, monkeyp
 
     monkeypatch.setattr(Path, "rename", fails)
     with pytest.raises(OSError, match="No space left"):
-        export_cnmf.write_cnmf(tmp_path, "pbmc", agreed, **names, overwrite=True)
+        export_cnmf.write_cnmf(tmp_path, "pbmc", tables, overwrite=True)
     assert {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()} == before
 
 
@@ -150,13 +151,13 @@ def test_an_error_before_the_first_file_leaves_no_directory(fitted, tmp_path):
     def whole():
         raise MemoryError
 
-    names = {"cells": np.arange(N_CELLS).astype(str), "genes": agreed.feature_names}
+    tables = export_cnmf.Tables(agreed, np.arange(N_CELLS).astype(str), agreed.feature_names)
     with pytest.raises(MemoryError):
-        export_cnmf.write_cnmf(tmp_path / "out", "pbmc", agreed, **names, whole=whole)
+        export_cnmf.write_cnmf(tmp_path / "out", "pbmc", replace(tables, in_all_genes=whole))
     assert not os.listdir(tmp_path)
     for name in ("", "..", "a/b"):
         with pytest.raises(SourceError, match="is no name of an analysis"):
-            export_cnmf.write_cnmf(tmp_path / "out", name, agreed, **names)
+            export_cnmf.write_cnmf(tmp_path / "out", name, tables)
 
 
 def test_what_is_refused(fitted, tmp_path):
