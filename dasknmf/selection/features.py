@@ -1,19 +1,24 @@
-"""What one read tells of V's features: their moments."""
+"""Moments of features, and the features that vary most."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
 from dasknmf.data.prepared import Prepared
+from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection.single_read import single_read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Moments:
         Parameters
         ----------
         ddof : int, default=1
-            What is taken off n_samples in the divisor: 1 is what scanpy and cNMF scale with.
+            The divisor is n_samples − ddof; scanpy and cNMF use 1.
         """
         left = self.n_samples - ddof
         if left < 1:
@@ -52,8 +57,8 @@ class Moments:
             )
         return np.sqrt(self.variance * (self.n_samples / left))
 
-    def to_dataframe(self, feature_names: Any = None) -> Any:
-        """One row per feature with columns mean, variance and nonzeros, as a pandas DataFrame.
+    def to_dataframe(self, feature_names: ArrayLike | None = None) -> pd.DataFrame:
+        """A pandas DataFrame with one row per feature and columns mean, variance and nonzeros.
 
         Parameters
         ----------
@@ -67,16 +72,16 @@ class Moments:
         return pd.DataFrame(columns, index=None if names is None else pd.Index(names))
 
 
-def moments(X: Any) -> Moments:
-    """Mean, variance and nonzeros of each feature, in one read of X by the scheduler that Dask uses.
+def moments(X: MatrixLike) -> Moments:
+    """Mean, variance and number of nonzeros of each feature, in one read of X.
 
-    Sums are float64 and pooled from deviations, so that features whose mean is large beside their
-    spread keep their variance. The same numbers, bit for bit, on any scheduler.
+    Sums are float64. Variances are pooled from deviations, which keeps their precision where the mean is much
+    larger than the spread. All schedulers of Dask give the same numbers, bit for bit.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, `Prepared` included.
+        Any input of `NMF.fit`, `Prepared` included.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def moments(X: Any) -> Moments:
     DataError
         If X holds NaN, infinities or negative values.
     MemoryLimitError
-        If what is read at a time will not fit in memory.
+        If one slab of X and its moments do not fit in memory.
 
     Examples
     --------
@@ -117,24 +122,25 @@ _TRIMMED = (0.1, 0.9)
 
 
 def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
-    """The features that vary most beyond what their mean explains, by the rule of cNMF [1]_.
+    """The features with the largest excess of variance over the variance expected from their mean [1]_.
 
-    With the Fano factor F = variance / mean of each feature, A the smallest √variance / mean among the
-    20 features of largest mean, and B² the median F of features whose mean and F both lie inside their
-    10th and 90th percentiles, F is expected to be A² mean + B²: noise in proportion to the mean, and what
-    varies with whole samples. The features of largest F / expected F are taken.
+    The rule is that of cNMF. The Fano factor of a feature is F = variance / mean, and its expected value is
+    A² mean + B²: A is the smallest √variance / mean among the 20 features with the largest mean, B² is the
+    median F of the features whose mean and F both lie between their 10th and 90th percentiles. The features
+    with the largest F / (A² mean + B²) are chosen.
 
     Parameters
     ----------
     moments : Moments
         Of normalised counts: cNMF's are ``moments(Prepared(X, target_sum=1e6))``.
     n_top : int, default=2000
-        How many to take. Features that are zero throughout are never taken, nor do they count in
-        percentiles; where fewer are left, all of these are taken.
+        Number of features to choose; fewer if fewer are nonzero. Features that are zero in all samples are
+        never chosen and do not count in percentiles.
 
     Returns
     -------
     mask : ndarray of bool of shape (n_features,)
+        True for the chosen features.
 
     Raises
     ------
@@ -152,6 +158,15 @@ def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
     ----------
     .. [1] Kotliar, D., et al. (2019). Identifying gene expression programs of cell-type identity and
        cellular activity with single-cell RNA-Seq. eLife, 8, e43803.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dasknmf import highly_variable, moments
+    >>> X = np.random.default_rng(0).poisson(5.0, size=(200, 30)).astype(float)
+    >>> X[:100, 7] *= 4  # varies between two groups of samples
+    >>> int(np.flatnonzero(highly_variable(moments(X), n_top=1))[0])
+    7
     """
     if not isinstance(n_top, Integral) or n_top < 1:
         raise ValueError(f"n_top is {n_top!r}; it must be a whole number of features: give 1 or more.")

@@ -1,8 +1,8 @@
-"""What a factorization leaves in an AnnData: the names of its entries, and what stands in them.
+"""The entries of a factorization in an AnnData: their names and content.
 
 obsm["X_nmf"]   W, one row per cell
 varm["NMF"]     Hᵀ, one row per gene, zero for genes that were not factorized
-uns["nmf"]      how it was made and what it achieved, in types that .h5ad and Zarr both hold
+uns["nmf"]      parameters, explained variance, loss and history, in types that .h5ad and Zarr both hold
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROWS = 65_536
 
 @dataclass(frozen=True)
 class Keys:
-    """Where the three entries are."""
+    """The keys of the three entries."""
 
     obsm: str = "X_nmf"
     varm: str = "NMF"
@@ -95,7 +95,7 @@ def uns_entry(
 
 
 def history_arrays(history: History) -> dict[str, np.ndarray]:
-    """The history as arrays of numbers or of str; NaN and "" where a pass had nothing to say."""
+    """The history as arrays of numbers or str; NaN or "" where a pass has no value."""
     columns: dict[str, np.ndarray] = {}
     for name, values in history.columns().items():
         if any(isinstance(value, str) for value in values):
@@ -105,8 +105,8 @@ def history_arrays(history: History) -> dict[str, np.ndarray]:
     return columns
 
 
-def plain(value: Any) -> Any:
-    """The value as a type that files hold."""
+def plain(value: object) -> Any:
+    """A value as a type that .h5ad and Zarr hold."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (str, bool, int, float, np.ndarray)):
@@ -115,7 +115,7 @@ def plain(value: Any) -> Any:
 
 
 def run_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of a run or a model as `uns` keeps them: the loss by its name, nothing twice."""
+    """Parameters of a run or a model for `uns`: the loss by its name, without W and H."""
     named = {beta: name for name, beta in NAMES.items()}
     shown = {name: value for name, value in params.items() if name not in ("W", "H")}
     beta = shown.get("beta_loss")

@@ -1,13 +1,14 @@
-"""What is written of a run, wherever it goes: W in blocks of rows, never whole, and what stands beside it."""
+"""The content of every export of a run: W in blocks of rows, never whole, and the entries beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
+import zarr
 
 from dasknmf.data.anndata_file import AnnDataStore
 from dasknmf.errors import RunError, RunMismatchError
@@ -15,18 +16,23 @@ from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import first_of
 from dasknmf.store.run import Run
 
+if TYPE_CHECKING:
+    import h5py
+
+ENCODING: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
+"""Attributes of an array of an AnnData."""
 _BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass
 class Exported:
-    """W and H of a run, for the genes of a table.
+    """W and H of a run, aligned with the genes of an AnnData.
 
     Parameters
     ----------
     run : Run
     columns : ndarray of int or None
-        Where the features of the run are among the genes; None: they are the genes.
+        Columns of the features of the run among the genes; None if all genes are features, in order.
     n_vars : int
         Genes.
     """
@@ -52,7 +58,7 @@ class Exported:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block: of all but the last."""
+        """Rows of every block but the last."""
         return max(1, min(self.shape[0], _BLOCK_BYTES // (self.shape[1] * self.dtype.itemsize)))
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -73,7 +79,7 @@ class Exported:
         return lifted(self.H, self.columns, self.n_vars)
 
     def uns(self) -> dict[str, Any]:
-        """The entry of `uns`, once W was streamed, whose Gram it needs."""
+        """The entry of `uns`; needs the Gram matrix that `blocks` adds up, and so must follow it."""
         assert self._streamed == self.shape[0]
         steps = self.run.preparation
         done = {"normalize": steps.get("target_sum"), "log1p": steps.get("log1p")}
@@ -91,12 +97,12 @@ def factors_for(run: Run, store: AnnDataStore) -> Exported:
     Raises
     ------
     RunMismatchError
-        If it does not have as many cells as the run, or lacks its genes.
+        If the AnnData has another number of cells than the run, or lacks genes of the run.
     """
     if store.shape[0] != run.shape[0]:
         raise RunMismatchError(
             f"{store.path} has {store.shape[0]} cells, and the run was fitted to {run.shape[0]}; rows of W "
-            "are told by their place alone: give the AnnData that was fitted."
+            "are matched by position alone: give the AnnData that was fitted."
         )
     names = run.feature_names
     if names is None:
@@ -130,8 +136,17 @@ def _places(names: np.ndarray, store: AnnDataStore) -> np.ndarray:
     return np.asarray([places[name][0] for name in names])
 
 
-def refuse_existing(found: list[str], where: Any) -> None:
-    """Raise where something stands that would be replaced.
+def make_parents(group: h5py.Group | zarr.Group) -> None:
+    """Create the groups of the three entries where there are none."""
+    from anndata.io import write_elem
+
+    for name in ("obsm", "varm", "uns"):
+        if name not in group:
+            write_elem(group, name, {})
+
+
+def refuse_existing(found: list[str], where: object) -> None:
+    """Refuse to replace existing entries.
 
     Raises
     ------
@@ -145,5 +160,5 @@ def refuse_existing(found: list[str], where: Any) -> None:
 
 
 def entries(keys: Keys) -> list[str]:
-    """Their paths in an AnnData."""
+    """The paths of the three entries in an AnnData."""
     return [f"obsm/{keys.obsm}", f"varm/{keys.varm}", f"uns/{keys.uns}"]

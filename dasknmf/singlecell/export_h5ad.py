@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dasknmf.data import hdf5
 from dasknmf.io import atomic
 from dasknmf.io.optional import needed
 from dasknmf.singlecell.entries import Keys
-from dasknmf.singlecell.export import Exported, entries, refuse_existing
+from dasknmf.singlecell.export import ENCODING, Exported, entries, make_parents, refuse_existing
 
-_ENCODING = {"encoding-type": "array", "encoding-version": "0.2.0"}
+if TYPE_CHECKING:
+    import h5py
+    import pandas as pd
 
 
-def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
+def write_entries(path: str | os.PathLike[str], factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """Write the three entries into an .h5ad file, or into an AnnData inside of an HDF5 file.
 
-    They are written to a group of another name in `uns`, then what stood there is moved aside, then they are
-    moved in; an error takes all of that back. HDF5 itself keeps no journal: a process that is killed, or a
-    power cut, while it writes can damage the file.
+    New entries are written to a spare group in `uns`; then the old entries are moved aside and the new ones
+    moved in. An error undoes all moves. HDF5 has no journal: a process killed while it writes, or a power
+    cut, can damage the file.
 
     Raises
     ------
     RunError
         If one of the entries exists and `overwrite` is not given.
     RunAccessError
-        If after an error the old entries cannot be moved back either; the message says where they are.
+        If the old entries cannot be moved back after an error; the message says where they are.
     """
     import h5py
 
@@ -39,16 +42,16 @@ def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) 
         room = _Groups(root)
 
         def fill() -> None:
-            _make_parents(root)
+            make_parents(root)
             _fill(root.create_group(room.new), factors, keys)
 
         atomic.put(entries(keys), room, fill)
 
 
 class _Groups:
-    """An AnnData in a file, and a group in its `uns`, between which entries are renamed."""
+    """An AnnData in a file, and a spare group in its `uns`; entries move between them by renaming."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: h5py.Group) -> None:
         self._root = root
         self._spare = f"uns/dasknmf-{uuid.uuid4().hex[:8]}"
         self.new, self.old = f"{self._spare}/new", f"{self._spare}/old"
@@ -64,7 +67,9 @@ class _Groups:
             del self._root[self._spare]
 
 
-def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, overwrite: bool) -> None:
+def write_new(
+    path: Path, factors: Exported, keys: Keys, *, obs: pd.DataFrame, var: pd.DataFrame, overwrite: bool
+) -> None:
     """Write an .h5ad file without X: the tables of cells and genes, and the factors.
 
     Parameters
@@ -85,23 +90,15 @@ def write_new(path: Path, factors: Exported, keys: Keys, *, obs: Any, var: Any, 
             _fill(file, factors, keys)
 
 
-def _make_parents(group: Any) -> None:
+def _fill(group: h5py.Group, factors: Exported, keys: Keys) -> None:
     from anndata.io import write_elem
 
-    for name in ("obsm", "varm", "uns"):
-        if name not in group:
-            write_elem(group, name, {})
-
-
-def _fill(group: Any, factors: Exported, keys: Keys) -> None:
-    from anndata.io import write_elem
-
-    _make_parents(group)
+    make_parents(group)
     n, k = factors.shape
     W = group.create_dataset(
         f"obsm/{keys.obsm}", shape=(n, k), chunks=(factors.block_rows, k), dtype=factors.dtype
     )
-    W.attrs.update(_ENCODING)
+    W.attrs.update(ENCODING)
     for first, rows in factors.blocks():
         W[first : first + len(rows)] = rows
     write_elem(group["varm"], keys.varm, factors.varm)

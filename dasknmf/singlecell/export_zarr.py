@@ -10,33 +10,31 @@ from typing import Any
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StoreLike
 
 from dasknmf.io import atomic
 from dasknmf.io.process_owner import signed
 from dasknmf.singlecell.entries import Keys
-from dasknmf.singlecell.export import Exported, entries, refuse_existing
+from dasknmf.singlecell.export import ENCODING, Exported, entries, make_parents, refuse_existing
 
 _UNSHARDED: Any = {"shards": None}
-"""Small arrays: anndata would ask for a decision about format 3."""
-_ENCODING: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
+"""Small arrays: anndata warns of format 3 without this."""
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
-"""Keys that make an array or a group of what is below a path, in either format."""
+"""Keys whose presence makes a path an array or a group, in either format."""
 
 
-def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
+def write_entries(path: StoreLike, factors: Exported, keys: Keys, *, overwrite: bool) -> None:
     """Write the three entries into an AnnData, in its own Zarr format.
 
-    They are written in a spare place first, then what stood there is moved aside, then they are moved in. An
-    error takes all of that back and leaves the AnnData as it was. Consolidated metadata is made anew where
-    there was any.
+    New entries are written to a spare place; then the old entries are moved aside and the new ones moved in.
+    An error undoes all moves. Existing consolidated metadata is written again at the end.
 
-    A process that is killed while W is written leaves the AnnData as it was, and the spare place: beside a
-    local directory one that is called ``.<name>.<random>.new``; in any other store, which cannot rename, a
-    group ``uns/dasknmf-<random>``. One that is killed while entries are moved leaves some of them old, some
-    new, one perhaps missing; whatever is not in its place is below ``old`` and ``new`` of the spare place.
-    Until consolidated metadata is written it describes the old entries. The same export with ``overwrite``
-    mends each of these; the spare place may be deleted then.
+    The spare place is ``.<name>.<random>.new`` beside a local directory, and the group
+    ``uns/dasknmf-<random>`` in any other store, which cannot rename. A process killed while W is written
+    leaves the AnnData unchanged, and the spare place. A process killed while entries are moved leaves some
+    entries old, some new, and perhaps one missing: the others are below ``old`` and ``new`` of the spare
+    place, and consolidated metadata still describes the old entries. The same export with ``overwrite``
+    repairs this; the spare place may then be deleted.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) 
     RunError
         If one of the entries exists and `overwrite` is not given.
     RunAccessError
-        If after an error the old entries cannot be moved back either; the message says where they are.
+        If the old entries cannot be moved back after an error; the message says where they are.
     """
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     consolidated = zarr.open_group(path, mode="r").metadata.consolidated_metadata is not None
@@ -71,14 +69,14 @@ def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) 
         else:
             new = zarr.open_group(room.new, mode="w-", zarr_format=root.metadata.zarr_format)
         _fill(new, factors, keys)
-        _make_parents(root)
+        make_parents(root)
 
     atomic.put(names, room, fill)
     if isinstance(room, atomic.Directory):
         room.forget(prefix, names)
     if consolidated:
         with warnings.catch_warnings():
-            # Whoever wrote the store has decided that, for format 3 too.
+            # The writer of the AnnData has chosen consolidated metadata, in format 3, too.
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             zarr.consolidate_metadata(
                 root.store, path=root.path or None, zarr_format=root.metadata.zarr_format
@@ -86,10 +84,9 @@ def write_entries(path: Any, factors: Exported, keys: Keys, *, overwrite: bool) 
 
 
 class _Keys:
-    """An AnnData in a store of keys, and a group in its `uns`, between which keys are copied.
+    """An AnnData in a store of keys, and a spare group in its `uns`; entries move between them by copying.
 
-    What is at the root of an AnnData is read as a part of it, and one of an unknown name is refused; what
-    is in `uns` is free.
+    The spare group is in `uns` because readers refuse unknown names at the root of an AnnData.
     """
 
     def __init__(self, root: zarr.Group) -> None:
@@ -98,9 +95,9 @@ class _Keys:
         self.new, self.old = f"{self._spare}/new", f"{self._spare}/old"
 
     def create(self) -> zarr.Group:
-        _make_parents(self._root)
+        make_parents(self._root)
         self._root.create_group(self._spare)
-        _make_parents(self._root.create_group(self.old))
+        make_parents(self._root.create_group(self.old))
         return self._root.create_group(self.new)
 
     def exists(self, name: str) -> bool:
@@ -135,25 +132,17 @@ class _Keys:
         return f"{self._root.path}/{name}".strip("/")
 
 
-def _make_parents(root: zarr.Group) -> None:
-    from anndata.io import write_elem
-
-    for name in ("obsm", "varm", "uns"):
-        if name not in root:
-            write_elem(root, name, {})
-
-
 def _fill(group: zarr.Group, factors: Exported, keys: Keys) -> None:
     from anndata.io import write_elem
 
-    _make_parents(group)
+    make_parents(group)
     n, k = factors.shape
     W = group.create_array(
         f"obsm/{keys.obsm}",
         shape=(n, k),
         chunks=(factors.block_rows, k),
         dtype=factors.dtype,
-        attributes=_ENCODING,
+        attributes=ENCODING,
     )
     for first, rows in factors.blocks():  # one block is one chunk
         W[first : first + len(rows)] = rows

@@ -1,4 +1,4 @@
-"""Programs that are known, in other cells."""
+"""Usages of known programs in other cells."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared
 from dasknmf.data.anndata_file import matrix_of
+from dasknmf.data.source import MatrixLike
+from dasknmf.fitting.problem import Factor
 from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.genes_mask import advising, first_of
 from dasknmf.singlecell.output import in_memory, target_of
+from dasknmf.store.run import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,29 +24,31 @@ if TYPE_CHECKING:
 
 def project(
     adata: AnnData,
-    model: Any,
+    model: NMF | Run | StoreLike,
     *,
     layer: str | None = None,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """The usage, in other cells, of programs that are known: one read, and no iteration.
+    """Usages of known programs in other cells, in one read of `adata`; the programs stay as they are.
 
-    Genes are matched by name. Genes of the programs that `adata` does not have are taken as unobserved: H is
-    restricted to the others. What was done to the counts when the programs were found is done to these:
-    each cell's total is over all genes that `adata` has.
+    Genes are matched by name. Genes of the programs that `adata` lacks are treated as unobserved: H is
+    restricted to the other genes. Counts are prepared (normalised, log-transformed, scaled) as they were when
+    the programs were fitted; the total of each cell is over all genes of `adata`.
 
     Parameters
     ----------
     adata : AnnData of shape (n_obs, n_vars)
         In memory, backed or lazy.
     model : NMF, Run, or the path, URL or Zarr store of one
-        A fit with the names of its genes: ``NMF.fit(Prepared(..., feature_names=...))``, or what
-        ``nmf(..., checkpoint=)`` or ``dasknmf fit`` of an AnnData left.
+        A fit that has names of genes: ``NMF.fit(Prepared(..., feature_names=...))``, or the checkpoint of
+        ``nmf(..., checkpoint=)`` or of ``dasknmf fit`` of an AnnData.
     layer : str, optional
+        Layer with the counts; by default X.
     key_added : str, optional
-        Instead of ``X_nmf``.
+        Key of `obsm` in place of ``X_nmf``.
     copy : bool, default=False
+        Return a copy with the entry and leave `adata` as it is.
 
     Returns
     -------
@@ -52,7 +58,26 @@ def project(
     Raises
     ------
     ValueError
-        If the model does not know the names of its genes, or `adata` has none of them, or one twice.
+        If the model has no names of genes, or `adata` has none of its genes, or has one of them twice.
+
+    Warns
+    -----
+    UserWarning
+        With the number of genes of the model that `adata` lacks.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np
+    >>> from dasknmf import NMF, Prepared
+    >>> from dasknmf.singlecell import project
+    >>> counts = np.random.default_rng(0).poisson(2.0, size=(60, 8)).astype("float32")
+    >>> genes = [f"gene {number}" for number in range(8)]
+    >>> model = NMF(3, random_state=0, tol=1e-3).fit(Prepared(counts, feature_names=genes))
+    >>> others = anndata.AnnData(counts[:5])
+    >>> others.var_names = genes
+    >>> project(others, model)
+    >>> others.obsm["X_nmf"].shape
+    (5, 3)
     """
     adata = target_of(adata, copy)
     with advising():
@@ -61,13 +86,13 @@ def project(
     return adata if copy else None
 
 
-def usage(X: Any, names: np.ndarray, model: Any) -> Any:
-    """W of rows whose columns are known by name; the array behind `project`.
+def usage(X: MatrixLike, names: np.ndarray, model: NMF | Run | StoreLike) -> Factor:
+    """W of an array whose columns have names; `project` without AnnData.
 
     Parameters
     ----------
     X : array of shape (n_obs, n_vars)
-        Whatever `NMF.transform` takes.
+        Any input of `NMF.transform`.
     names : ndarray of str of shape (n_vars,)
     model : as for `project`
 
@@ -119,12 +144,12 @@ def usage(X: Any, names: np.ndarray, model: Any) -> Any:
 
 
 def steps_to_repeat(model: NMF) -> dict[str, Any]:
-    """What was done to the X of a model, as arguments of `Prepared`; empty where nothing was.
+    """The preparation of the X of a model, as arguments of `Prepared`; empty if X was not prepared.
 
     Raises
     ------
     ValueError
-        If it was prepared twice.
+        If X was prepared twice.
     """
     if "before" in model.preparation_:
         raise ValueError(

@@ -1,17 +1,17 @@
-"""What cNMF makes of a consensus: programs over all genes, in transcripts per million and as z-scores.
+"""The last steps of cNMF: programs over all genes, in transcripts per million (TPM) and as z-scores.
 
-cNMF's last steps, each of them one walk over the counts, which are normalised on the way: never a matrix of
-cells x genes in memory, whatever the counts are in.
+Each step is one read of the counts, normalised in that read; no cells x genes matrix is held in memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dasknmf import Prepared
+from dasknmf.data.source import MatrixLike
+from dasknmf.fitting.problem import Factor
 from dasknmf.selection.refit import normalised, spectra_of, usages_of
 from dasknmf.selection.scores import scored
 
@@ -34,15 +34,15 @@ class InAllGenes:
 
     spectra: np.ndarray
     scores: np.ndarray
-    usages: Any
+    usages: Factor
 
 
-def tpm_of(counts: Any) -> Prepared:
-    """Counts of which each cell has a million, over all genes."""
+def tpm_of(counts: MatrixLike) -> Prepared:
+    """Counts scaled to a million per cell, over all genes."""
     return Prepared(counts, target_sum=MILLION)
 
 
-def in_all_genes(counts: Any, columns: np.ndarray | None, usages: Any) -> InAllGenes:
+def in_all_genes(counts: MatrixLike, columns: np.ndarray | None, usages: Factor) -> InAllGenes:
     """The programs over all genes: two reads, and one more for the usages.
 
     As the `consensus` of cNMF 1.7 [1]_: spectra are nonnegative least squares of TPM on the usages, each
