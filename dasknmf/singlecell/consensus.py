@@ -1,4 +1,4 @@
-"""Programs that many factorizations of the cells of an AnnData agree on, as cNMF finds them."""
+"""Consensus NMF of the cells of an AnnData, as in cNMF."""
 
 from __future__ import annotations
 
@@ -48,25 +48,26 @@ def consensus_nmf(
     overwrite: bool = False,
     **parameters: Any,
 ) -> AnnData | None:
-    """Gene programs that most of many factorizations find, as cNMF [1]_ does, written into an AnnData.
+    """Consensus NMF of the cells of an AnnData, step by step as in cNMF [1]_; results are written into it.
 
-    As cNMF prepares them: the genes that vary most beyond what their mean explains, counts divided by the
-    standard deviation of their gene, neither normalised nor centred. X has the counts; they stay as they are.
+    The factorized values are the counts of the most variable genes, each gene divided by its standard
+    deviation, neither normalised nor centred. X stays unchanged.
 
     Parameters
     ----------
     adata : AnnData of shape (n_obs, n_vars)
-        Of counts: in memory, backed (``read_h5ad(..., backed="r")``) or lazy
-        (``anndata.experimental.read_lazy``). By rows: CSR, dense.
+        Counts, stored by rows (CSR or dense): in memory, backed (``read_h5ad(..., backed="r")``) or lazy
+        (``anndata.experimental.read_lazy``).
     n_components : int or iterable of int
-        Of several, ascending, a rule chooses one; all are factorized in the same reads.
+        Number of programs. Of several numbers, ascending, `rule` chooses one; all are factorized in the same
+        reads.
     layer : str, optional
-        The counts, if they are not X.
+        Layer with the counts; by default X.
     mask_var : str, array or Series of bool, or None
         The genes to factorize: a boolean column of `var`, or one value per gene; None: all. By default
         ``var["highly_variable"]`` where there is one, else as with ``n_top_genes=2000``.
     n_top_genes : int, optional
-        Choose so many genes by cNMF's rule; see `dasknmf.highly_variable`. One more read.
+        Number of genes to choose by the rule of cNMF; see `dasknmf.highly_variable`. One more read.
     normalize, log1p
         As for `nmf`; cNMF does neither.
     scale : bool, default=True
@@ -74,7 +75,7 @@ def consensus_nmf(
     n_init, density_threshold, local_neighborhood_size
         As for `dasknmf.consensus`.
     rule : {"silhouette", "stability"}, optional
-        How one of several `n_components` is chosen; see `dasknmf.selection.rules.choose`.
+        The rule that chooses among several `n_components`; see `dasknmf.selection.rules.choose`.
     random_state : int or RandomState, default=0
     key_added : str, optional
         One name for all entries, instead of ``X_cnmf``, ``cNMF`` and ``cnmf``.
@@ -92,21 +93,21 @@ def consensus_nmf(
         The copy, with ``copy=True``. Sets these entries, programs in the order of their usage:
 
         ``obsm["X_cnmf"]`` : ndarray of shape (n_obs, n_components)
-            Usages, of which each cell's add up to one: those that cNMF's `load_results` gives.
+            Usages scaled to a sum of one per cell, as `load_results` of cNMF returns them.
         ``obsm["X_cnmf_raw"]`` : ndarray of shape (n_obs, n_components)
-            The same as they were fitted, which cNMF writes to its files.
+            Usages as fitted, which cNMF writes to its files.
         ``varm["cNMF"]`` : ndarray of shape (n_vars, n_components)
-            The consensus spectra, in the units of what was factorized, of which each program's add up to
-            one; zero for genes outside of the mask.
+            The consensus spectra, in the units of the factorized values, scaled to a sum of one per program;
+            zero for genes outside of the mask.
         ``varm["cNMF_scores"]`` : ndarray of shape (n_vars, n_components)
-            For all genes, by how many standard deviations of its TPM a unit of usage moves a gene: by these
-            cNMF ranks genes; ``top_genes(adata, key="cNMF_scores")``.
+            z-scores of all genes: the change of TPM per unit of usage, in standard deviations of the gene.
+            cNMF ranks genes by them; ``top_genes(adata, key="cNMF_scores")``.
         ``varm["cNMF_tpm"]`` : ndarray of shape (n_vars, n_components)
-            For all genes, what a cell of that program alone has, in transcripts per million.
+            Spectra of all genes, in transcripts per million.
         ``uns["cnmf"]`` : dict
             ``params``; ``silhouette`` of the spectra that were kept; ``loss``; ``density``, ``kept`` and
-            ``labels`` of every spectrum, see `dasknmf.Consensus`; ``scale``, with ``scale=True``, what each
-            gene of the mask was divided by; ``k_selection``, of several `n_components`, the columns of
+            ``labels`` of every spectrum, see `dasknmf.Consensus`; ``scale``, with ``scale=True``, the
+            divisor of each gene of the mask; ``k_selection``, of several `n_components`, the columns of
             `dasknmf.selection.k_selection`, and ``best`` and ``rule``.
 
     Raises
@@ -114,14 +115,14 @@ def consensus_nmf(
     SourceError
         If a layer does not exist, or counts are stored by columns.
     ValueError
-        If a mask does not exist, or the arguments do not fit each other.
+        If a column of `var` does not exist, or arguments contradict each other.
     DataError
         If the values are negative, missing or infinite; or the threshold leaves too few spectra.
 
     Warns
     -----
     UserWarning
-        With the number of cells that use no program, and of genes that are in none; cNMF refuses such cells.
+        With the numbers of cells without usage and of genes in no program; cNMF refuses such cells.
 
     Notes
     -----

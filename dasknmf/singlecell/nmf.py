@@ -36,18 +36,19 @@ def nmf(
     overwrite: bool = False,
     **parameters: Any,
 ) -> AnnData | None:
-    """Nonnegative matrix factorization of the cells of an AnnData, written into it.
+    """Nonnegative matrix factorization of the cells of an AnnData; results are written into the AnnData.
 
     Parameters
     ----------
     adata : AnnData of shape (n_obs, n_vars)
-        In memory, backed (``read_h5ad(..., backed="r")``) or lazy (``anndata.experimental.read_lazy``). Of
-        the latter two X is read in panels, once per iteration; only W stays in memory.
+        In memory, backed (``read_h5ad(..., backed="r")``) or lazy (``anndata.experimental.read_lazy``). A
+        backed or lazy X is read in panels, once per iteration; only W is held in memory.
     n_components : int
+        Number of programs.
     layer : str, optional
         Factorize this layer instead of X.
     obsm : str, optional
-        Factorize this entry of `obsm`. Its columns are no genes: H then stands in ``uns[...]["H"]``.
+        Factorize this entry of `obsm`. Its columns are not genes, and so H is written to ``uns[...]["H"]``.
     mask_var : str, array or Series of bool, or None
         The genes to factorize: a boolean column of `var`, or one value per gene; None: all. By default
         ``var["highly_variable"]`` where there is one, else all.
@@ -57,14 +58,14 @@ def nmf(
     copy : bool, default=False
         Return a copy with the entries and leave `adata` as it is.
     normalize : float, optional
-        What the counts of each cell are made to add up to, over all genes: 1e4, for example.
+        Total to which the counts of each cell are scaled, over all genes: 1e4, for example.
     log1p : bool, default=False
-        Take log(1 + v), after the normalisation.
+        Apply log(1 + v) after the normalisation.
     scale : bool, default=False
-        Divide each gene by its standard deviation at last, without centring. One more read, also where a
-        run at `checkpoint` goes on, which compares the deviations with its own.
+        Divide each gene by its standard deviation, last and without centring. One more read, also when a run
+        at `checkpoint` continues.
     checkpoint, stage, overwrite
-        Of `NMF.fit_transform`: where the run is kept, where its data is staged.
+        As for `NMF.fit_transform`.
     **parameters
         Further parameters of `NMF`: `beta_loss`, `solver`, `max_iter`, `tol`, …
 
@@ -76,26 +77,26 @@ def nmf(
         ``obsm["X_nmf"]`` : ndarray of shape (n_obs, n_components)
             W, the usage of each program in each cell.
         ``varm["NMF"]`` : ndarray of shape (n_vars, n_components)
-            Hᵀ, the programs; zero for genes outside of the mask. In the units of what was factorized.
+            Hᵀ, the programs, in the units of the factorized values; zero for genes outside of the mask.
         ``uns["nmf"]`` : dict
             ``params``; ``components``, their names; ``variance`` and ``variance_ratio`` by component, see
             Notes; ``loss``, D(V | WH); ``history``, one array per column; ``scale``, with ``scale=True``,
-            what each gene of the mask was divided by.
+            the divisor of each gene of the mask.
 
     Raises
     ------
     SourceError
         If a layer or an entry of `obsm` does not exist.
     ValueError
-        If a mask does not exist, or the arguments do not fit each other.
+        If a column of `var` does not exist, or arguments contradict each other.
     DataError
         If the values are negative, missing or infinite.
 
     Warns
     -----
     UserWarning
-        Once, with the number of cells whose row of W is zero (no counts in these genes) and of genes that
-        have a zero column of H (never seen). Both are kept.
+        With the numbers of cells whose row of W is zero (no counts in these genes) and of genes whose column
+        of H is zero (no counts in any cell). These cells and genes stay in the results.
 
     Notes
     -----
@@ -150,6 +151,6 @@ def nmf(
 
 
 def deviations(V: Prepared) -> np.ndarray:
-    """What each feature is divided by for unit variance, as in scanpy: its standard deviation, or 1 for 0."""
+    """The divisor of each feature for unit variance, as in scanpy: its standard deviation, or 1 for 0."""
     found = moments(V).std()
     return np.where(found > 0, found, 1.0)
