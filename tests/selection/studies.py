@@ -13,24 +13,23 @@ from dasknmf.selection.study import Study, open_study
 from dasknmf.selection.sweep import RankSweep
 
 _CLUSTERING = ("n_init", "density_threshold", "local_neighborhood_size")
-_OPTIONS = ("holdout", "resampling", "checkpoint", "overwrite", "stage", "callbacks")
+_OPTIONS = ("checkpoint", "overwrite", "stage", "callbacks")
 
 
 def many(X: Any, ranks: Sequence[int], n_init: int, **parameters: Any) -> Study:
     """A study that has ended; its V is closed."""
-    options = FitOptions(**_taken(parameters, _OPTIONS))
+    options = FitOptions(**_taken(parameters, ("holdout", "resampling", *_OPTIONS)))
     with open_study(X, ranks, n_init, options, **parameters) as study:
         return study
 
 
 def selected(
-    X: Any, ranks: Iterable[int], rule: str | None = None, **parameters: Any
+    X: Any, n_components: Iterable[int], rule: str | None = None, **parameters: Any
 ) -> tuple[RankSweep, Consensus]:
     """The sweep and the consensus of `k_selection`, given parameters by name."""
     clustering = Clustering(**_taken(parameters, _CLUSTERING))
-    return k_selection(
-        X, ranks, clustering, FitOptions(**_taken(parameters, _OPTIONS)), rule=rule, **parameters
-    )
+    options = FitOptions(**_taken(parameters, _OPTIONS))
+    return k_selection(X, n_components, clustering, options, rule=rule, **parameters)
 
 
 def _taken(parameters: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
