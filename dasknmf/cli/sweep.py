@@ -70,8 +70,8 @@ def sweep(job: Sweep) -> None:
     SOURCE is as in `dasknmf fit`. RUN holds, for each number of components, the loss and the agreement of its
     starts; W and H of RUN are those of the number that the rule chooses.
 
-    Started again, the same command is resumed from the last commit. With another --rule only the choice of the
-    number of components is repeated.
+    Started again, the same command is resumed from the last commit. With another --rule, only the choice of
+    the number of components is repeated.
     """
     with job.working() as work:
         rank_sweep(
