@@ -87,6 +87,7 @@ def test_vs_sklearn(measured):
             assert row["our D / theirs"] <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_sparse(measured):
     pytest.importorskip("anndata")
     from benchmarks import sparse
@@ -163,6 +164,7 @@ def test_usual_cases_hold_the_scene_and_every_rank():
     assert scene.values("float32", "itakura-saito").min() > 0
 
 
+@pytest.mark.slow
 def test_vs_dask_array(measured):
     rows = measured(
         vs_dask_array.main,
@@ -192,6 +194,7 @@ def test_tasks_stop_growing_before_panels_do():
     assert len(scaling.stubbed(5000, MemoryFactors(), scheduler).graph()) < 5000
 
 
+@pytest.mark.slow
 def test_many(measured, tmp_path):
     size = "--gigabytes 0.004 -m 100 -k 3 --models 3 --passes 1 --repeats 1"
     rows = measured(many.main, f"{size} --scratch {tmp_path}")
@@ -216,6 +219,7 @@ def test_bumps_are_those_of_the_formula():
     assert np.sqrt(np.mean((noisy - V)[V > 0.1] ** 2) / np.mean(V**2)) == pytest.approx(0.01, rel=0.15)
 
 
+@pytest.mark.slow
 def test_ranks(measured, tmp_path):
     pytest.importorskip("matplotlib")
     from benchmarks import ranks
@@ -256,6 +260,7 @@ def test_stored_counts_reuse_what_is_there(tmp_path):
     assert np.array_equal(first, again[...])
 
 
+@pytest.mark.slow
 def test_reads_of_tall_counts(tmp_path):
     out = tmp_path / "reads.json"
     arguments = ["--sets", "tall", "--gigabytes", "0.002", "-m", "40", "-k", "3", "--seeds", "2"]
@@ -295,6 +300,7 @@ def test_real_matrices(package, make, shape):
     assert V.min() == 0
 
 
+@pytest.mark.slow
 def test_durability(measured, tmp_path):
     size = "--gigabytes 0.004 -m 100 -k 3 --passes 1 --repeats 2"
     rows = measured(durability.main, f"{size} --scratch {tmp_path}")

@@ -53,6 +53,7 @@ def check_picture(path: Path, width: int) -> None:
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
+@pytest.mark.slow
 def test_gene_expression(gene_expression, tmp_path, capsys):
     gene_expression.main(tmp_path, ranks=())
     told = capsys.readouterr().out
@@ -146,6 +147,7 @@ def test_masked_clouds_cost_little_and_others_much(satellite, tmp_path, capsys):
     check_picture(tmp_path / "clouds.png", 1200)
 
 
+@pytest.mark.slow
 def test_landsat_band_is_filled_in(satellite, tmp_path, capsys):
     import xarray as xr
 
