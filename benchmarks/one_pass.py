@@ -10,6 +10,7 @@ import numpy as np
 from dask.task_spec import GraphNode
 
 from dasknmf.core.panels import Grid
+from dasknmf.core.state import FactorState
 from dasknmf.data import Source
 from dasknmf.engine import graph
 from dasknmf.engine.scheduler import Scheduler
@@ -43,12 +44,7 @@ class OnePass:
         factors.begin(rows)
         for panel in grid:
             factors.write_rows(rows, panel.index, W[panel.start : panel.stop])
-        self.state = {
-            "H": H,
-            "eps": np.asarray(1e-7),
-            "squares": np.asarray(squares),
-            "iteration": np.asarray(1),
-        }
+        self.state = FactorState(H=H, eps=1e-7, squares=squares, iteration=1)
         work = graph.Work("start", (model.exact(),), model.dtype, factors, "start", (rows,))
         self.one = graph.Pass(work, source, grid)
 

@@ -208,7 +208,8 @@ class PassRecord(Achieved, frozen=True, kw_only=True):
     @property
     def has_violation(self) -> bool:
         """Whether the exact pass has the violation that scikit-learn's stop rule for "cd" compares."""
-        exact = (each for each in (self, *self.models) if each.phase == "exact")
+        # The record of several models has the measures of the best model, which may be an evaluation's.
+        exact = (each for each in self.models or (self,) if each.phase == "exact")
         return all("violation" in each.measures for each in exact)
 
     def record(self) -> history.Record:

@@ -532,3 +532,20 @@ def test_another_v_leaves_what_has_ended_as_it_was(tmp_path):
     assert max(each.n_iter for each in longer.factorizations) == 6
     quiet = rank_sweep(V, RANKS, n_init=2, random_state=0, max_iter=6)
     np.testing.assert_array_equal(longer.components, quiet.components)
+
+
+def test_a_sweep_whose_best_model_has_ended_first_opens(tmp_path):
+    """A pass is exact while one model goes on, though the best model was only evaluated in it."""
+    rng = np.random.default_rng(0)
+    X = rng.poisson(3 * rng.gamma(0.5, size=(300, 6)) @ rng.gamma(0.3, size=(6, 30))).astype("float32")
+    options = {
+        "n_init": 4,
+        "holdout": 0.05,
+        "max_iter": 50,
+        "random_state": 2,
+        "checkpoint": tmp_path / "run",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sweep = rank_sweep(X, [4, 5, 6, 7], **options, checkpoint=tmp_path / "run")
+    assert open_sweep(tmp_path / "run").best == sweep.best
