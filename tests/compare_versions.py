@@ -49,8 +49,8 @@ from dasknmf.stacks import StackNMF, open_stack
 
 Numbers = dict[str, np.ndarray]
 USUAL = {"n_components": 5, "init": "random", "max_iter": 6, "tol": 0.0, "random_state": 0}
-OF_THE_MOMENT = {"seconds", "memory", "retries"}
-"""Columns of a history that are others every time."""
+NOT_COMPARED = {"seconds", "memory", "retries", "phase"}
+"""Columns of a history that differ from run to run, and names of phases, which a version may rename."""
 OF_A_RUN = ("H", "W", "history", "status", "n_iter", "n_passes", "shares", "sum_of_squares", "feature_names")
 FAILED, SEPARATOR = "failed", " :: "
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -412,7 +412,7 @@ cases(command_line, "two_scenes", SCENES | {"transform": "run scene1 later"})
 
 def numbers_of(value: Any, name: str = "found") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays that an object consists of, with their names; numbers and texts are arrays, too."""
-    if name.rpartition("/")[2] in OF_THE_MOMENT:
+    if name.rpartition("/")[2] in NOT_COMPARED:
         return
     inside = parts_of(value)
     if inside is not None:
@@ -497,6 +497,8 @@ def difference(old: Numbers, new: Numbers) -> str:
         return f"{'then' if FAILED in old else 'now'} {old.get(FAILED, new.get(FAILED))}"
     told = []
     for name, was in old.items():
+        if name.rpartition("/")[2] in NOT_COMPARED:
+            continue
         now = new.get(name)
         if now is None:
             told.append(f"{name} is missing")
