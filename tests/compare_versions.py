@@ -253,11 +253,8 @@ def stack(place: Path, obj: Any, *, land: bool = False, holdout: Any = None, **p
     """Maps and spectra of a scene, what is made of them, and maps of another one by the model in a file."""
     mask = xr.DataArray(np.random.default_rng(4).random((300, 300)) < 0.7, dims=("y", "x")) if land else None
     model = StackNMF(**USUAL | {"n_components": 3} | parameters).fit(obj, mask=mask, holdout=holdout)
-    model.save(place / "model")
     other = scene("uint16", seed=1)[..., :90, :40]
-    again = StackNMF.load(place / "model").transform(
-        by_bands(other) if isinstance(obj, xr.Dataset) else other
-    )
+    again = model.transform(by_bands(other) if isinstance(obj, xr.Dataset) else other)
     return model.to_dataset(), model.model_, model.inverse_transform(model.abundance[:, :20, :20]), again
 
 
