@@ -126,7 +126,7 @@ def test_stability_and_error_of_each_rank_are_cnmfs(adata, checkpoint):
         assert told["relative_error"][at] == pytest.approx(np.sqrt(error / np.sum(V**2)), rel=1e-4)
 
 
-def test_a_run_tells_of_ranks_and_of_the_consensus(checkpoint, tmp_path):
+def test_a_run_tells_of_ranks_and_of_the_consensus(adata, checkpoint, tmp_path):
     told = CliRunner().invoke(main, ["info", str(checkpoint)]).output
     for part in ("2–4 components, 6 starts of each: cNMF", f"→ {K}", "18 of 18 kept", "chosen: 3"):
         assert part in told
