@@ -547,5 +547,5 @@ def test_a_sweep_whose_best_model_has_ended_first_opens(tmp_path):
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sweep = rank_sweep(X, [4, 5, 6, 7], **options, checkpoint=tmp_path / "run")
+        sweep = rank_sweep(X, [4, 5, 6, 7], **options)
     assert open_sweep(tmp_path / "run").best == sweep.best
