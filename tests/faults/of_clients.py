@@ -231,7 +231,7 @@ def _stage_left(bench: Bench) -> None:
 
 _EXPORT_DIES = """
 import os, signal, sys
-from dasknmf.exports.factors import Exported
+from dasknmf.singlecell.export import Exported
 Exported.blocks = lambda self: os.kill(os.getpid(), signal.SIGKILL)
 from dasknmf.cli.commands import main
 main(["export", sys.argv[1], sys.argv[2], "--to", "csv"])
