@@ -67,7 +67,6 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         (Frobenius loss) or 1 MiB (other losses). For a larger X it is ``"sample"`` where `sample_bytes` hold
         all of X or 100 rows for each component, and else ``"sketch"`` for the Frobenius loss. `init_` is the
         start that was used.
-
         Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
     solver : {"auto", "cd", "bpp", "mu"}, default="auto"
         ``"cd"``: coordinate descent [1]_, Frobenius loss only. ``"bpp"``: exact nonnegative least squares by
@@ -126,8 +125,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     ----------
     components_ : ndarray of shape (n_components, n_features)
         H.
-    n_components_ : int
-    n_features_in_ : int
+    n_components_, n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features,)
         Set where X has column names that are all strings, or an attribute `feature_names`.
     init_ : str
@@ -345,22 +343,15 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ------
         ValueError, TypeError
             If parameters, arguments or X contradict each other.
-        DataError
-            If X holds NaN, infinities or negative values, or zeros with β ≤ 0.
+        DataError, DataChangedError
+            If X holds NaN, infinite or negative values, or zeros with β ≤ 0; if X has changed since.
         SourceError
             If X cannot be opened or cannot be read by rows.
-        MemoryLimitError
-            If a pass, or W without a checkpoint, does not fit in memory.
-        StageError
-            If the directory of a stage cannot be written, or has no room for X.
-        RunMismatchError
-            If the checkpoint holds a run with another X or other parameters.
-        RunLockedError
-            If another process is writing the checkpoint.
-        RunDamagedError
-            If a file of the checkpoint is missing or altered.
-        DataChangedError
-            If X changed since the run began.
+        MemoryLimitError, StageError
+            If a pass, or W without a checkpoint, does not fit in memory; if a stage has no room or no access.
+        RunMismatchError, RunLockedError, RunDamagedError
+            If the checkpoint holds a run with another X or other parameters, another process writes it, or it
+            misses a file or holds an altered one.
         """
         options = FitOptions(
             W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks
@@ -476,8 +467,7 @@ def non_negative_factorization(
     ----------
     X : as for `NMF.fit_transform`
     W, H : array, optional
-        Start for ``init="custom"``. With ``update_H=False``, H is kept and W is computed; an argument W
-        is ignored.
+        Start for ``init="custom"``. With ``update_H=False``, H is kept and W is ignored.
     n_components : int, None or "auto"
     update_H : bool
         Whether H is updated.
@@ -497,9 +487,8 @@ def non_negative_factorization(
         return W, model.components_, model.n_iter_
     model._validate_params()
     if W is not None:
-        warnings.warn(
-            "When update_H=False, the provided initial W is not used.", RuntimeWarning, stacklevel=2
-        )
+        message = "When update_H=False, the provided initial W is not used."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     if H is None:
         raise ValueError("update_H=False keeps H, but H is None: give H.")
     X = data.opened(X)

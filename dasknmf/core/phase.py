@@ -165,7 +165,7 @@ class Phase(ABC):
         """A tally of zeros."""
         return Tally({})
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027
+    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027 (some phases read no V)
         """Visit one tile: update `rows` and add to `tally`, both in place."""
 
     def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
