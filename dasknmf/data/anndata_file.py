@@ -15,11 +15,11 @@ import zarr
 from dasknmf.data import hdf5
 from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.source import MatrixLike, Source
-from dasknmf.data.stored_csr import SparseSource
-from dasknmf.data.zarr_array import ZarrSource
+from dasknmf.data.stored_csr import PARTS, SparseSource
+from dasknmf.data.stored_dense import DenseSource
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.metered import open_node
+from dasknmf.io.metered import MeteredArray, open_node
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,12 +197,12 @@ class _File:
     def matrix(self, name: str, feature_names: np.ndarray | None) -> Source:
         if self._path:
             inside = f"{self._inside}/{name}".strip("/")
-            return hdf5.open_hdf5(self._path, inside, feature_names)
+            return matrix_in_hdf5(self._path, inside, feature_names)
         node = self._group.get(name)
         if node is None:
             raise SourceError(f"{self.label} has no {name}; it holds {sorted(self._group)}: give a layer.")
         if isinstance(node, zarr.Array):
-            return ZarrSource(node, feature_names)
+            return DenseSource(MeteredArray(node), feature_names)
         return SparseSource.of_group(node, f"{self.label}/{name}", feature_names)
 
     @contextmanager
@@ -290,5 +290,21 @@ def open_backed(X: Any, feature_names: np.ndarray | None = None) -> Source | Non
     if is_backed and isinstance(node, zarr.Group):
         return SparseSource.of_group(node, feature_names=feature_names)
     if type(node).__module__.startswith("h5py."):
-        return hdf5.open_hdf5(node.file.filename, node.name.strip("/"), feature_names)
+        return matrix_in_hdf5(node.file.filename, node.name.strip("/"), feature_names)
     return None
+
+
+def matrix_in_hdf5(path: str, name: str, feature_names: np.ndarray | None = None) -> Source:
+    """The matrix at a name in an HDF5 file, sparse or dense.
+
+    Raises
+    ------
+    SourceError
+        If there is no matrix of that name.
+    """
+    with hdf5.reading(path) as file:
+        node = hdf5.node_in(file, name)
+        if not hasattr(node, "keys"):
+            return DenseSource(hdf5.Hdf5Array(path, name), feature_names)
+        parts = {part: hdf5.Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
+        return SparseSource(parts, dict(node.attrs), f"{path}/{name}", feature_names)

@@ -14,14 +14,14 @@ from zarr.abc.store import Store
 
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.data import hdf5
-from dasknmf.data.anndata_file import open_anndata, open_backed
+from dasknmf.data.anndata_file import matrix_in_hdf5, open_anndata, open_backed
 from dasknmf.data.dask_array import DaskSource
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.source import Matrix, MatrixLike, Source, check_shape
 from dasknmf.data.stored_csr import FORMATS, SparseSource
-from dasknmf.data.zarr_array import ZarrSource
+from dasknmf.data.stored_dense import DenseSource
 from dasknmf.errors import DataError, SourceError
-from dasknmf.io.metered import open_node
+from dasknmf.io.metered import MeteredArray, open_node
 
 
 def opened(X: MatrixLike) -> Matrix:
@@ -111,7 +111,7 @@ def _open_hdf5(X: MatrixLike) -> Source | None:
         return None
     path, name = found
     is_matrix = name and not hdf5.is_anndata(path, name)
-    return hdf5.open_hdf5(path, name) if is_matrix else open_anndata(X).matrix()
+    return matrix_in_hdf5(path, name) if is_matrix else open_anndata(X).matrix()
 
 
 def _open_zarr(X: MatrixLike) -> Source | None:
@@ -119,7 +119,7 @@ def _open_zarr(X: MatrixLike) -> Source | None:
         return None
     node = X if isinstance(X, (zarr.Array, zarr.Group)) else open_node(X)
     if isinstance(node, zarr.Array):
-        return ZarrSource(node)
+        return DenseSource(MeteredArray(node))
     label = str(X if isinstance(X, (str, os.PathLike)) else node.store_path)
     kind = node.attrs.get("encoding-type")
     if kind in FORMATS:

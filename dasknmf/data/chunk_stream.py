@@ -15,13 +15,12 @@ import uuid
 import weakref
 from collections import OrderedDict
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import zarr
 
-from dasknmf.io.metered import MeteredArray
+from dasknmf.data.hdf5 import StoredArray
 
 _LEFT_BYTES = 64 * 2**20
 """Largest size of a process's cache of parts of chunks, in bytes."""
@@ -29,33 +28,6 @@ _ENDS_BYTES = 16 * 2**20
 """Largest size of a process's cache of ends of panels, in bytes; the oldest are dropped first."""
 
 Key = tuple[str | int, ...]
-
-
-class Vector(Protocol):
-    """A 1-D array in a store."""
-
-    length: int
-    chunk: int
-    """Number of elements in a chunk, which is read as a whole."""
-    dtype: np.dtype
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop); counts the bytes that the read fetches."""
-
-
-class ZarrVector:
-    """A 1-D Zarr array."""
-
-    def __init__(self, array: zarr.Array) -> None:
-        self._array = MeteredArray(array)
-        self.length = self._array.length
-        self.chunk = int(array.chunks[0])
-        self.dtype = self._array.dtype
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        if start == stop:
-            return np.empty(0, self.dtype)
-        return self._array.read(slice(start, stop), 0, f"entries {start} to {stop - 1}")
 
 
 class Left:
@@ -142,12 +114,17 @@ def _lock(key: Key) -> Any:
         return _locks.setdefault(key, threading.Lock())
 
 
+def read(vector: StoredArray, start: int, stop: int) -> np.ndarray:
+    """Elements [start, stop) of a vector."""
+    return vector.read(slice(start, stop), 0, f"entries {start} to {stop - 1}")
+
+
 class Stream:
     """Elements [start, stop) of a vector, from the first to the last.
 
     Parameters
     ----------
-    vector : Vector
+    vector : StoredArray of shape (length,)
     start, stop : int
         Edges of a panel, in elements.
     walk : Walk
@@ -155,7 +132,7 @@ class Stream:
         Name of the vector.
     """
 
-    def __init__(self, vector: Vector, start: int, stop: int, walk: Walk, name: str) -> None:
+    def __init__(self, vector: StoredArray, start: int, stop: int, walk: Walk, name: str) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
         self._name = (walk.name, name)
@@ -174,7 +151,7 @@ class Stream:
         return joined[:wanted]
 
     def _fetch(self, position: int) -> None:
-        chunk = self._vector.chunk
+        chunk = self._vector.chunks[0]
         with ExitStack() as locks:
             if self._at == self._start and self._start % chunk:
                 # Waits if the task of the panel before is reading the chunk that both panels share.
@@ -184,9 +161,9 @@ class Stream:
                     self._take(after[: self._stop - self._start])
                     return
             begin = self._at // chunk * chunk
-            end = min(-(-position // chunk) * chunk, self._vector.length)
+            end = min(-(-position // chunk) * chunk, self._vector.shape[0])
             last = self._stop // chunk * chunk  # start of the chunk shared with the next panel
-            if end <= last or self._stop in (last, self._vector.length):
+            if end <= last or self._stop in (last, self._vector.shape[0]):
                 self._read(begin, end)
                 return
             stays = None if self._end is None else _ends.get((*self._end, self._stop))
@@ -206,13 +183,13 @@ class Stream:
                     self._read(begin, last)
                 self._take(before[self._at - last :])
                 return
-            end = min(last + chunk, self._vector.length)
+            end = min(last + chunk, self._vector.shape[0])
             values = self._read(begin, end)
             _left.put((*self._name, self._stop, "after"), values[self._stop - begin :])
             self._keep_end(self._stop, values[last - begin : self._stop - begin])
 
     def _read(self, begin: int, end: int) -> np.ndarray:
-        values = self._vector.read(begin, end)
+        values = read(self._vector, begin, end)
         if begin < self._start:
             _left.put((*self._name, self._start, "before"), values[: self._start - begin])
             self._keep_end(self._start, values[: self._start - begin])
@@ -228,17 +205,17 @@ class Stream:
         self._at += len(values)
 
 
-def blocks_of(vector: Vector, start: int, stop: int, walk: Walk) -> np.ndarray:
+def blocks_of(vector: StoredArray, start: int, stop: int, walk: Walk) -> np.ndarray:
     """Elements [start, stop) of a vector whose chunks span many panels and are cached for them."""
-    name, chunk = (walk.name, "blocks"), vector.chunk
+    name, chunk = (walk.name, "blocks"), vector.chunks[0]
     if chunk == 1:
-        return vector.read(start, stop)
+        return read(vector, start, stop)
     begins = range(start // chunk * chunk, stop, chunk)
     with _lock(name):  # tasks of neighbouring panels want the same chunks at the same time
         blocks = {begin: _left.get((*name, begin)) for begin in begins}
         missing = [begin for begin, block in blocks.items() if block is None]
         if missing:
-            values = vector.read(missing[0], min(missing[-1] + chunk, vector.length))
+            values = read(vector, missing[0], min(missing[-1] + chunk, vector.shape[0]))
             for begin in range(missing[0], missing[-1] + 1, chunk):
                 blocks[begin] = block = values[begin - missing[0] :][:chunk]
                 _left.put((*name, begin), block)

@@ -1,21 +1,18 @@
-"""Matrices in HDF5 files, such as AnnData's .h5ad; every read opens the file, so any process can read."""
+"""HDF5 files, such as AnnData's .h5ad, and their datasets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from dasknmf.core.panels import slab_rows
-from dasknmf.data.source import Chunks, Facts, Source, check_shape, row_size, slab_cuts
-from dasknmf.data.stored_csr import PARTS, SparseSource, Vectors, check_parts
 from dasknmf.errors import SourceError
-from dasknmf.io.metered import fetched
+from dasknmf.io.metered import MeteredArray, fetched
 from dasknmf.io.retry import patiently, read_patiently
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -94,60 +91,10 @@ def is_anndata(path: str, name: str) -> bool:
         return bool(node_in(file, name).attrs.get("encoding-type") == "anndata")
 
 
-def fetched_bytes(dataset: Any, *parts: slice) -> int:
-    """Size in the file, in bytes, of the chunks that hold a part of a dataset."""
-    if dataset.chunks is None:
-        return int(np.prod([part.stop - part.start for part in parts])) * dataset.dtype.itemsize
-    corners = (
-        range(part.start // chunk * chunk, part.stop, chunk)
-        for part, chunk in zip(parts, dataset.chunks, strict=True)
-    )
-    return sum(dataset.id.get_chunk_info_by_coord(corner).size or 0 for corner in product(*corners))
+class Hdf5Array:
+    """A dataset of an HDF5 file, read as `MeteredArray` reads an array of Zarr. Picklable.
 
-
-class Hdf5Vector:
-    """A 1-D dataset of a file that is open."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-        self.length = int(dataset.shape[0])
-        self.chunk = int(dataset.chunks[0]) if dataset.chunks else 1
-        self.dtype = np.dtype(dataset.dtype)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        if start == stop:
-            return np.empty(0, self.dtype)
-        return _read(self._dataset, start, stop, "entries")
-
-
-class Hdf5Place:
-    """The place of a sparse matrix in a group of an HDF5 file.
-
-    Parameters
-    ----------
-    path : str
-        Path of the file.
-    name : str
-        Name of the group in the file.
-    """
-
-    in_process = False
-
-    def __init__(self, path: str, name: str) -> None:
-        self.label = f"{path}/{name}"
-        self._path = path
-        self._name = name
-
-    @contextmanager
-    def opened(self) -> Iterator[Vectors]:
-        with reading(self._path) as file:
-            group = file[self._name]
-            check_parts(group, self.label)
-            yield Vectors(*(Hdf5Vector(group[name]) for name in PARTS))
-
-
-class Hdf5Source(Source):
-    """A dense matrix in an HDF5 file, read by rows.
+    Every read opens the file, so that any process can read.
 
     Parameters
     ----------
@@ -155,54 +102,41 @@ class Hdf5Source(Source):
         Path of the file.
     name : str
         Name of the dataset in the file.
-    feature_names : ndarray of str of shape (n_features,), optional
     """
 
-    def __init__(self, path: str, name: str, feature_names: np.ndarray | None = None) -> None:
-        self._path = path
-        self._name = name
-        self.feature_names = feature_names
+    in_process = False
+
+    def __init__(self, path: str, name: str) -> None:
+        self._path, self._name = path, name
+        self.label = f"{path}/{name}"
         with reading(path) as file:
             dataset = file[name]
-            check_shape(dataset.shape)
-            self.shape = (int(dataset.shape[0]), int(dataset.shape[1]))
+            self.shape: tuple[int, ...] = dataset.shape
             self.dtype = np.dtype(dataset.dtype).newbyteorder("=")
-            self._chunk_rows = int(dataset.chunks[0]) if dataset.chunks else 1
-        self._height = slab_rows(self._chunk_rows, row_size(self))
+            self.chunks: tuple[int, ...] = dataset.chunks or (1,) * len(self.shape)
+        self.shards = self.chunks
 
-    def __repr__(self) -> str:
-        return f"<Hdf5Source {self.shape} {self.dtype}, {self._path}/{self._name}>"
-
-    def find_facts(self) -> Facts:
-        slab_bytes = min(self._height, self.shape[0]) * row_size(self)
-        return Facts(slab_cuts(self.shape[0], self._chunk_rows), slab_bytes=slab_bytes)
-
-    def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray]:
+    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
+        """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
+        along = [slice(0, length) for length in self.shape]
+        along[axis] = part
         with reading(self._path) as file:
             dataset = file[self._name]
-            for first in range(start, stop, self._height):
-                rows = _read(dataset, first, min(first + self._height, stop), "rows")
-                yield rows.astype(self.dtype, copy=False)
+            fetched(_stored_bytes(dataset, along))
+            values = read_patiently(lambda: np.asarray(dataset[tuple(along)]), f"{what} at {self.label}")
+        return values.astype(self.dtype, copy=False)
 
 
-def _read(dataset: Any, start: int, stop: int, unit: str) -> np.ndarray:
-    """Rows [start, stop) of a dataset; counts the bytes that the read fetches."""
-    fetched(fetched_bytes(dataset, slice(start, stop), *(slice(0, length) for length in dataset.shape[1:])))
-    what = f"{unit} {start} to {stop - 1} of {dataset.file.filename}{dataset.name}"
-    return read_patiently(lambda: np.asarray(dataset[start:stop]), what)
+StoredArray: TypeAlias = MeteredArray | Hdf5Array
+"""An array in a store, which reads one part of it at a time."""
 
 
-def open_hdf5(path: str, name: str, feature_names: np.ndarray | None = None) -> Source:
-    """The matrix at a name in a file, sparse or dense.
-
-    Raises
-    ------
-    SourceError
-        If there is no matrix of that name.
-    """
-    with reading(path) as file:
-        node = node_in(file, name)
-        if not hasattr(node, "keys"):
-            return Hdf5Source(path, name, feature_names)
-        attributes = dict(node.attrs)
-    return SparseSource(Hdf5Place(path, name), attributes, feature_names)
+def _stored_bytes(dataset: Any, along: Sequence[slice]) -> int:
+    """Size in the file, in bytes, of the chunks that hold a part of a dataset."""
+    if dataset.chunks is None:
+        return int(np.prod([part.stop - part.start for part in along])) * dataset.dtype.itemsize
+    corners = (
+        range(part.start // chunk * chunk, part.stop, chunk)
+        for part, chunk in zip(along, dataset.chunks, strict=True)
+    )
+    return sum(dataset.id.get_chunk_info_by_coord(corner).size or 0 for corner in product(*corners))

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import zarr
 from scipy.sparse import csr_array
-from zarr.storage import MemoryStore
 
 from dasknmf.core.blocks.canonical import rows_of
 from dasknmf.core.panels import slab_rows
-from dasknmf.data.chunk_stream import Stream, Vector, Walk, ZarrVector, blocks_of
+from dasknmf.data.chunk_stream import Stream, Walk, blocks_of, read
+from dasknmf.data.hdf5 import StoredArray
 from dasknmf.data.source import Chunks, Facts, Source, check_shape
 from dasknmf.errors import DataChangedError, SourceError
+from dasknmf.io.metered import MeteredArray
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
 """Format of each encoding-type of a group."""
@@ -31,48 +30,17 @@ _MOST_CUTS = 2**20
 _SCANNED = 2**21
 
 
-@dataclass(frozen=True)
-class Vectors:
-    """The three arrays of a sparse matrix."""
-
-    data: Vector
-    indices: Vector
-    indptr: Vector
-
-
-class Place(Protocol):
-    """The place where a sparse matrix is stored. Picklable; holds no open file."""
-
-    label: str
-    """Path or URL, for messages."""
-    in_process: bool
-
-    def opened(self) -> AbstractContextManager[Vectors]:
-        """A context with the arrays, open for reads."""
-
-
-class ZarrPlace:
-    """A Zarr group that holds a sparse matrix."""
-
-    def __init__(self, group: zarr.Group, label: str) -> None:
-        self.label = label
-        self.in_process = isinstance(group.store, MemoryStore)
-        arrays = {name: array for name in PARTS if isinstance(array := group.get(name), zarr.Array)}
-        check_parts(arrays, label)
-        self._vectors = Vectors(*(ZarrVector(arrays[name]) for name in PARTS))
-
-    def opened(self) -> AbstractContextManager[Vectors]:
-        return nullcontext(self._vectors)
-
-
 class SparseSource(Source):
     """An AnnData-encoded CSR or CSC matrix in a store.
 
     Parameters
     ----------
-    place : Place
+    parts : mapping of str to MeteredArray or Hdf5Array
+        The arrays of the group by their names, ``data``, ``indices`` and ``indptr``.
     attributes : mapping
         Attributes of the group: encoding and shape.
+    label : str
+        Path or URL, for messages.
     feature_names : ndarray of str of shape (n_features,), optional
 
     Attributes
@@ -85,23 +53,33 @@ class SparseSource(Source):
     Raises
     ------
     SourceError
-        If the arrays do not fit the shape.
+        If an array is missing, or the arrays do not fit the shape.
     """
 
     sparse = True
 
     def __init__(
-        self, place: Place, attributes: Mapping[str, Any], feature_names: np.ndarray | None = None
+        self,
+        parts: Mapping[str, StoredArray],
+        attributes: Mapping[str, Any],
+        label: str,
+        feature_names: np.ndarray | None = None,
     ) -> None:
-        self._place = place
-        self.in_process = place.in_process
-        self.format, self.shape = encoding_of(attributes, place.label)
+        self.label = label
+        self.format, self.shape = _encoding(attributes, label)
         self.by_columns = self.format == "csc"
         self.feature_names = feature_names
-        with place.opened() as vectors:
-            self.dtype = vectors.data.dtype.newbyteorder("=")
-            self.nnz = vectors.data.length
-            self._check(vectors)
+        missing = [name for name in PARTS if name not in parts]
+        if missing:
+            raise SourceError(
+                f"{label} lacks {' and '.join(missing)}; a sparse matrix is stored as data, indices and "
+                "indptr: the store is damaged or was not written to its end, write it again."
+            )
+        self._data, self._indices, self._indptr = (parts[name] for name in PARTS)
+        self.in_process = self._data.in_process
+        self.dtype = self._data.dtype.newbyteorder("=")
+        self.nnz = self._data.shape[0]
+        self._check()
         self._walk = Walk()
         self._fit = uuid.uuid4().hex
 
@@ -116,13 +94,9 @@ class SparseSource(Source):
         SourceError
             If the group holds no sparse matrix.
         """
-        label = label or str(group.store_path)
-        encoding_of(group.attrs, label)
-        return cls(ZarrPlace(group, label), group.attrs, feature_names)
-
-    @property
-    def label(self) -> str:
-        return self._place.label
+        found = {name: group.get(name) for name in PARTS}
+        parts = {name: MeteredArray(each) for name, each in found.items() if isinstance(each, zarr.Array)}
+        return cls(parts, group.attrs, label or str(group.store_path), feature_names)
 
     @property
     def major(self) -> int:
@@ -145,43 +119,46 @@ class SparseSource(Source):
         fit = self._fit if of_a_fit else uuid.uuid4().hex
         return self.changed(_walk=Walk(fit if of_a_fit else None), _fit=fit)
 
-    def _check(self, vectors: Vectors) -> None:
-        for name, vector in (("indices", vectors.indices), ("indptr", vectors.indptr)):
+    def _check(self) -> None:
+        for name, vector in (("indices", self._indices), ("indptr", self._indptr)):
             if vector.dtype.kind not in "iu":
                 raise SourceError(
                     f"{self.label} has {name} of {vector.dtype}; they must be integers: write it again."
                 )
         axis = "columns" if self.by_columns else "rows"
-        if vectors.indptr.length != self.major + 1:
+        if self._indptr.shape[0] != self.major + 1:
             raise SourceError(
-                f"{self.label} has an indptr of {vectors.indptr.length} entries, its shape {self.shape} has "
+                f"{self.label} has an indptr of {self._indptr.shape[0]} entries, its shape {self.shape} has "
                 f"{self.major} {axis} and needs {self.major + 1}: the store is damaged, write it again."
             )
-        if vectors.indices.length != self.nnz:
+        if self._indices.shape[0] != self.nnz:
             raise SourceError(
-                f"{self.label} has {self.nnz} values and {vectors.indices.length} indices; there must be as "
+                f"{self.label} has {self.nnz} values and {self._indices.shape[0]} indices; there must be as "
                 "many: the store is damaged, write it again."
             )
 
     def find_facts(self) -> Facts:
         check_shape(self.shape)
-        with self._place.opened() as vectors:
-            cuts, counts, longest = self._scanned(vectors)
-            chunk = max(vectors.data.chunk, vectors.indices.chunk)
-            each = self.dtype.itemsize + vectors.indices.dtype.itemsize
-            before = counts * each + cuts * vectors.indptr.dtype.itemsize
+        chunk = max(self._data.chunks[0], self._indices.chunks[0])
+        cuts, counts, longest = self._scanned(chunk)
+        each = self._entry_bytes
+        before = counts * each + cuts * self._indptr.dtype.itemsize
         # A slab, and the rest of its last chunk, which belongs to the next slab.
         slab = min(self.nnz, max(slab_rows(1, each), longest) + chunk) * each
         return Facts(cuts, before, slab_bytes=slab)
 
-    def _scanned(self, vectors: Vectors) -> tuple[np.ndarray, np.ndarray, int]:
+    @property
+    def _entry_bytes(self) -> int:
+        """Decoded bytes of a nonzero and its index."""
+        return self.dtype.itemsize + self._indices.dtype.itemsize
+
+    def _scanned(self, chunk: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Rows where panels may be cut, nonzeros before each, and nonzeros of the longest row."""
-        chunk = max(vectors.data.chunk, vectors.indices.chunk)
         step = chunk * max(1, -(-self.nnz // chunk // _MOST_CUTS))
         rows, counts, longest, last = [0], [0], 0, 0
         for first in range(0, self.major, _SCANNED):
             stop = min(first + _SCANNED, self.major)
-            offsets = _offsets(vectors.indptr.read(first, stop + 1))
+            offsets = _offsets(read(self._indptr, first, stop + 1))
             lengths = np.diff(offsets)
             if offsets[0] != last or lengths.min() < 0:
                 raise SourceError(
@@ -205,30 +182,28 @@ class SparseSource(Source):
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[csr_array]:
         """Rows [start, stop) in slabs of a bounded number of nonzeros."""
-        with self._place.opened() as vectors:
-            offsets = _offsets(blocks_of(vectors.indptr, start, stop + 1, self._walk))
-            if offsets[-1] > vectors.data.length or offsets[0] < 0 or np.diff(offsets).min() < 0:
-                raise DataChangedError(
-                    f"indptr of the sparse V does not rise between entries {start} and {stop}; it did when "
-                    "this fit began: V was changed, bring it back or fit anew."
-                )
-            data, indices = (
-                Stream(vector, int(offsets[0]), int(offsets[-1]), self._walk, name)
-                for name, vector in (("data", vectors.data), ("indices", vectors.indices))
+        offsets = _offsets(blocks_of(self._indptr, start, stop + 1, self._walk))
+        if offsets[-1] > self.nnz or offsets[0] < 0 or np.diff(offsets).min() < 0:
+            raise DataChangedError(
+                f"indptr of the sparse V does not rise between entries {start} and {stop}; it did when "
+                "this fit began: V was changed, bring it back or fit anew."
             )
-            most = slab_rows(1, self.dtype.itemsize + vectors.indices.dtype.itemsize)
-            first, n_rows = 0, stop - start
-            while first < n_rows:
-                fitting = np.searchsorted(offsets, offsets[first] + most, side="right") - 1
-                last = max(first + 1, int(fitting))
-                begin, end = int(offsets[first]), int(offsets[last])
-                yield rows_of(
-                    _native(data.until(begin, end)),
-                    _native(indices.until(begin, end)),
-                    offsets[first : last + 1] - begin,
-                    self.shape[1],
-                )
-                first = last
+        begin, end = int(offsets[0]), int(offsets[-1])
+        data = Stream(self._data, begin, end, self._walk, "data")
+        indices = Stream(self._indices, begin, end, self._walk, "indices")
+        most = slab_rows(1, self._entry_bytes)
+        first, n_rows = 0, stop - start
+        while first < n_rows:
+            fitting = np.searchsorted(offsets, offsets[first] + most, side="right") - 1
+            last = max(first + 1, int(fitting))
+            begin, end = int(offsets[first]), int(offsets[last])
+            yield rows_of(
+                _native(data.until(begin, end)),
+                _native(indices.until(begin, end)),
+                offsets[first : last + 1] - begin,
+                self.shape[1],
+            )
+            first = last
 
 
 def _offsets(values: np.ndarray) -> np.ndarray:
@@ -239,7 +214,7 @@ def _native(values: np.ndarray) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def encoding_of(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[int, int]]:
+def _encoding(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[int, int]]:
     """Format and shape of a sparse matrix, from the attributes of its group.
 
     Raises
@@ -255,18 +230,3 @@ def encoding_of(attributes: Mapping[str, Any], label: str) -> tuple[str, tuple[i
         )
     n_rows, n_columns = attributes["shape"]
     return FORMATS[kind], (int(n_rows), int(n_columns))
-
-
-def check_parts(found: Mapping[str, Any], label: str) -> None:
-    """Raise an error if a group lacks one of the three arrays.
-
-    Raises
-    ------
-    SourceError
-    """
-    missing = [name for name in PARTS if name not in found]
-    if missing:
-        raise SourceError(
-            f"{label} lacks {' and '.join(missing)}; a sparse matrix is stored as data, indices and indptr: "
-            "the store is damaged or was not written to its end, write it again."
-        )

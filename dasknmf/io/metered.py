@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import WrapperStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.io.codecs import refuse_pickles
@@ -106,7 +106,8 @@ class MeteredArray:
         self._array = reopened(array, MeteredStore(PatientStore(array.store))) if fast is None else fast
         self.label = str(array.store_path)
         self.dtype = np.dtype(array.dtype)
-        self.length = int(array.shape[0])
+        self.in_process = isinstance(array.store, MemoryStore)
+        self.shape: tuple[int, ...] = array.shape
         self.chunks: tuple[int, ...] = array.chunks
         self.shards: tuple[int, ...] = array.shards or array.chunks
 

@@ -13,11 +13,10 @@ from zarr.storage import MemoryStore
 
 from dasknmf.data import grid_of, is_chunked, open_anndata, opened, rather_transposed, source_of
 from dasknmf.data.anndata_file import matrix_of
-from dasknmf.data.hdf5 import Hdf5Source
 from dasknmf.data.stored_csr import SparseSource
-from dasknmf.data.zarr_array import ZarrSource
+from dasknmf.data.stored_dense import DenseSource
 from dasknmf.errors import SourceError
-from dasknmf.io.metered import metered
+from dasknmf.io.metered import MeteredArray, metered
 from tests.data.anndata_stores import (
     GENES,
     PARAMETERS,
@@ -170,7 +169,7 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
         del file["X"]
         file.create_dataset("X", data=A, chunks=(13, 7), compression="gzip")
     X = open_anndata(path).matrix()
-    assert isinstance(X, Hdf5Source)
+    assert isinstance(X, DenseSource)
     found, grid = rows_of(X)
     np.testing.assert_array_equal(found, A)
     assert grid.edges[:3] == (0, 13, 26)
@@ -188,7 +187,9 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
         found, _ = rows_of(named)
         np.testing.assert_array_equal(found, A)
     assert fitted(dense, **PARAMETERS)[0].feature_names_in_.tolist() == GENES.tolist()
-    wide = ZarrSource(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
+    wide = DenseSource(
+        MeteredArray(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
+    )
     assert rather_transposed(wide, parity=False)  # as the array itself would be
 
 

@@ -20,9 +20,9 @@ from dasknmf.core.phase import Tally, Visitor, add, visit
 from dasknmf.core.starts.random_start import normal_rows
 from dasknmf.core.state import FactorState
 from dasknmf.data import grid_of, source_of
-from dasknmf.data.zarr_array import ZarrSource
+from dasknmf.data.stored_dense import DenseSource
 from dasknmf.engine import graph
-from dasknmf.io.metered import metered
+from dasknmf.io.metered import MeteredArray, metered
 from dasknmf.io.zarrs import decoded_fast
 from tests.helpers import computing, cuts, fitted, stored
 
@@ -311,7 +311,9 @@ class TestFastReads:
         V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
         monkeypatch.setattr("dasknmf.io.zarrs._PIPELINE", "no.such.Pipeline")
         assert decoded_fast(V) is None
-        np.testing.assert_array_equal(np.concatenate(list(ZarrSource(V).slabs(0, 90, []))), low_rank)
+        np.testing.assert_array_equal(
+            np.concatenate(list(DenseSource(MeteredArray(V)).slabs(0, 90, []))), low_rank
+        )
 
 
 def test_what_may_deadlock_in_a_worker_rests_while_a_fit_works_there(cluster, tmp_path, low_rank):

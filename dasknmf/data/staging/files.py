@@ -232,8 +232,8 @@ def _made(path: Path) -> int | str:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, so that a task that still runs cannot write another file. A removal that was itself killed
-    # has left the other name, to which no directory with files can be renamed.
+    # Renamed first, so that a task that still runs cannot write another file. A removal that was itself
+    # killed has left the other name, to which no directory with files can be renamed.
     ended = path.with_name(f"{path.name}-ended")
     with suppress(OSError):
         path.rename(ended)
