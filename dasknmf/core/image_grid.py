@@ -39,12 +39,15 @@ class Tile:
     Parameters
     ----------
     start, stop : int
+    index : tuple of int
+        The number of the tile along each sample dim.
     slices : tuple of slice
         Where the tile lies along each sample dim.
     """
 
     start: int
     stop: int
+    index: tuple[int, ...]
     slices: tuple[slice, ...]
 
     @property
@@ -90,9 +93,9 @@ class Tiles:
             yield self._tile(index)
 
     def _tile(self, index: int) -> Tile:
-        where = np.unravel_index(index, tuple(map(len, self.lengths)))
+        where = tuple(map(int, np.unravel_index(index, tuple(map(len, self.lengths)))))
         slices = tuple(slice(int(e[i]), int(e[i + 1])) for e, i in zip(self._edges, where, strict=True))
-        return Tile(int(self.cuts[index]), int(self.cuts[index + 1]), slices)
+        return Tile(int(self.cuts[index]), int(self.cuts[index + 1]), where, slices)
 
     @property
     def in_order(self) -> bool:

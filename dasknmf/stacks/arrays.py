@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import GraphNode, Task, TaskRef
+from dask.task_spec import Task, TaskRef
 
 from dasknmf.core.image_grid import Coordinate, Layout
 
@@ -62,21 +63,13 @@ def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> np.ndarr
         return layout.rows(whole.reshape(layout.n_features, *layout.sample_shape))
     lengths = dict(zip(layout.sample_dims, layout.tiles.lengths, strict=True))
     chunked = variable.chunk({dim: lengths.get(dim, -1) for dim in order}).data
-    name = f"matrix-{uuid.uuid4().hex}"
-    graph: dict[Any, GraphNode] = {}
-    counts = tuple(map(len, layout.tiles.lengths))
+    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
     for number, tile in enumerate(layout.tiles):
-        where = dict(zip(layout.sample_dims, np.unravel_index(number, counts), strict=True))
-        source = (chunked.name, *(int(where.get(dim, 0)) for dim in order))
-        key = (name, number, 0)
-        graph[key] = Task(key, _rows, TaskRef(source), lacking, layout.feature_shape, tile.shape)
-    return da.Array(
-        HighLevelGraph.from_collections(name, graph, dependencies=[chunked]),
-        name,
-        chunks=(tuple(np.diff(layout.tiles.cuts).tolist()), (layout.n_features,)),
-        dtype=values.dtype,
-        meta=np.empty((0, 0), values.dtype),
-    )
+        where = dict(zip(layout.sample_dims, tile.index, strict=True))
+        source = TaskRef((chunked.name, *(where.get(dim, 0) for dim in order)))
+        found[number, 0] = (_rows, source, lacking, layout.feature_shape, tile.shape)
+    chunks = (tuple(np.diff(layout.tiles.cuts).tolist()), (layout.n_features,))
+    return _dask_array(found, chunked, chunks, values.dtype)
 
 
 def _rows(
@@ -127,25 +120,13 @@ def variables(coords: Mapping[str, Coordinate]) -> dict[str, xr.Variable]:
 def _images(W: da.Array, layout: Layout) -> da.Array:
     """The images as a Dask array of one chunk for each tile, each from the panel that has its rows."""
     lengths = layout.tiles.lengths
-    starts = np.append(0, np.cumsum(W.chunks[0]))
-    keys = W.__dask_keys__()
-    name = f"images-{uuid.uuid4().hex}"
-    graph: dict[Any, GraphNode] = {}
-    counts = tuple(map(len, lengths))
-    for number, tile in enumerate(layout.tiles):
-        panel = int(np.searchsorted(starts, tile.start, side="right")) - 1
-        key = (name, 0, *(int(i) for i in np.unravel_index(number, counts)))
-        first = tile.start - int(starts[panel])
-        graph[key] = Task(
-            key, _image, TaskRef(keys[panel][0]), first, first + tile.stop - tile.start, tile.shape
-        )
-    images = da.Array(
-        HighLevelGraph.from_collections(name, graph, dependencies=[W]),
-        name,
-        chunks=((W.shape[1],), *lengths),
-        dtype=W.dtype,
-        meta=np.empty((0,) * (1 + len(lengths)), W.dtype),
-    )
+    starts = np.append(0, np.cumsum(W.chunks[0])).tolist()
+    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    for tile in layout.tiles:
+        panel = bisect_right(starts, tile.start) - 1
+        rows = slice(tile.start - starts[panel], tile.stop - starts[panel])
+        found[0, *tile.index] = (_image, TaskRef((W.name, panel, 0)), rows, tile.shape)
+    images = _dask_array(found, W, ((W.shape[1],), *lengths), W.dtype)
     # Stores take chunks of one size along each dim, the last one aside.
     regular = [max(each) if _is_irregular(each) else each for each in lengths]
     return images.rechunk((-1, *regular)) if any(map(_is_irregular, lengths)) else images
@@ -155,5 +136,18 @@ def _is_irregular(lengths: tuple[int, ...]) -> bool:
     return len(set(lengths[:-1])) > 1 or (len(lengths) > 1 and lengths[-1] > lengths[0])
 
 
-def _image(rows: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.ascontiguousarray(rows[start:stop].T).reshape(-1, *shape)
+def _image(rows: np.ndarray, of_tile: slice, shape: tuple[int, ...]) -> np.ndarray:
+    return np.ascontiguousarray(rows[of_tile].T).reshape(-1, *shape)
+
+
+def _dask_array(
+    calls: Mapping[tuple[int, ...], tuple[Any, ...]],
+    source: da.Array,
+    chunks: tuple[tuple[int, ...], ...],
+    dtype: np.dtype,
+) -> da.Array:
+    """A Dask array whose chunks are calls, function and arguments, that take chunks of another array."""
+    name = f"tiles-{uuid.uuid4().hex}"
+    graph = {(name, *index): Task((name, *index), *call) for index, call in calls.items()}
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[source])
+    return da.Array(layers, name, chunks, dtype, meta=np.empty((0,) * len(chunks), dtype))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, product
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import dask
 import numpy as np
@@ -23,41 +20,8 @@ from dasknmf.io.retry import read_patiently
 if TYPE_CHECKING:
     from xarray import Variable
 
-Slices = tuple[slice, ...]
-
 _COPIES = 1.5
 """Peak of reading a tile over its decoded bytes: its planes come a few chunks at a time."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How the chunks of a Dask array lie in a stack.
-
-    Parameters
-    ----------
-    dims : tuple of str
-        Of the array, in its order.
-    edges : tuple of tuple of int
-        Of its chunks along each.
-    """
-
-    dims: tuple[str, ...]
-    edges: tuple[tuple[int, ...], ...]
-
-    def pieces(self, window: dict[str, slice]) -> Iterator[tuple[tuple[int, ...], Slices]]:
-        """The chunks of a part of the array that cuts none: number along each dim, and place in that part."""
-        spans = []
-        for dim, edges in zip(self.dims, self.edges, strict=True):
-            part = window.get(dim, slice(0, edges[-1]))
-            first, last = np.searchsorted(edges, (part.start, part.stop))
-            spans.append(
-                [
-                    (i, slice(edges[i] - part.start, edges[i + 1] - part.start))
-                    for i in range(int(first), int(last))
-                ]
-            )
-        for chunk in product(*spans):
-            yield tuple(i for i, _ in chunk), tuple(place for _, place in chunk)
 
 
 @dataclass(frozen=True)
@@ -67,37 +31,22 @@ class Part:
     Parameters
     ----------
     dims : tuple of str
-        Of the variable, in its order.
+        Dims of the variable, in its order.
     variable : xarray.Variable or None
-        Read by tasks; None where chunks arrive from the scheduler.
-    cut : Cut or None
-        Of these chunks.
+        The variable that tasks read; None if the scheduler delivers its chunks, one for each tile.
     """
 
     dims: tuple[str, ...]
-    variable: Variable | None = None
-    cut: Cut | None = None
+    variable: Variable | None
 
-    def n_chunks(self, window: dict[str, slice]) -> int:
-        """How many chunks a part of the stack has; 0 where none arrive."""
-        return 0 if self.cut is None else sum(1 for _ in self.cut.pieces(window))
-
-    def read(self, window: dict[str, slice], chunks: Sequence[np.ndarray]) -> np.ndarray:
+    def read(self, window: dict[str, slice], arriving: Iterator[np.ndarray]) -> np.ndarray:
         """The values of a part of the stack, in the variable's order of dims."""
-        if self.cut is None:
-            variable = self.variable
-            assert variable is not None
-            here = {dim: part for dim, part in window.items() if dim in self.dims}
-            what = ", ".join(f"{dim} {part.start} to {part.stop - 1}" for dim, part in here.items())
-            return read_patiently(lambda: np.asarray(variable.isel(here).to_numpy()), f"{what} of the stack")
-        pieces = [place for _, place in self.cut.pieces(window)]
-        if len(pieces) == 1:
-            return np.asarray(chunks[0])
-        shape = tuple(max(place[axis].stop for place in pieces) for axis in range(len(self.dims)))
-        values = np.empty(shape, np.asarray(chunks[0]).dtype)
-        for place, chunk in zip(pieces, chunks, strict=True):
-            values[place] = chunk
-        return values
+        variable = self.variable
+        if variable is None:
+            return np.asarray(next(arriving))
+        here = {dim: part for dim, part in window.items() if dim in self.dims}
+        what = ", ".join(f"{dim} {part.start} to {part.stop - 1}" for dim, part in here.items())
+        return read_patiently(lambda: np.asarray(variable.isel(here).to_numpy()), f"{what} of the stack")
 
 
 class TileSource(Source):
@@ -121,13 +70,16 @@ class TileSource(Source):
         self.shape = (layout.n_samples, layout.n_features)
         self.dtype = np.dtype(variables[0].dtype)
         self.masked = mask is not None
-        self._variables = [*variables, *([] if mask is None else [mask])]
+        self._variables = [_by_tiles(each, layout) for each in (*variables, mask) if each is not None]
         self._tiles = layout.tiles
         self._sample_dims = layout.sample_dims
         features = tuple(dim for dim in layout.dims if dim not in layout.sample_dims)
         self._order = (*features, *layout.sample_dims)
         self._feature_shape = layout.feature_shape[len(layout.feature_shape) - len(features) :]
-        self._parts = [_part(variable) for variable in self._variables]
+        self._parts = [
+            Part(tuple(map(str, each.dims)), each if each.chunks is None else None)
+            for each in self._variables
+        ]
         self.in_process = all(map(in_memory, self._variables))
 
     @property
@@ -135,13 +87,10 @@ class TileSource(Source):
         return [variable for variable in self._variables if variable.chunks is not None]
 
     @cached_property
-    def _optimized(self) -> tuple[list[Any], dict[Hashable, GraphNode]]:
-        """Keys of the chunks of each chunked variable, and the graph that makes them."""
+    def _graph(self) -> dict[Hashable, GraphNode]:
+        """The graph that makes the chunks of all chunked variables."""
         optimized = dask.optimize(*(variable.data for variable in self._chunked))
-        graph: dict[Hashable, GraphNode] = {}
-        for array in optimized:
-            graph |= dict(array.__dask_graph__())
-        return [array.__dask_keys__() for array in optimized], graph
+        return {key: node for array in optimized for key, node in dict(array.__dask_graph__()).items()}
 
     def find_facts(self) -> Facts:
         cuts = self._tiles.cuts
@@ -152,7 +101,7 @@ class TileSource(Source):
 
     def for_tasks(self) -> Self:
         sent = self.changed(layout=None, feature_names=None, entries=None, _variables=[])
-        vars(sent).pop("_optimized", None)
+        vars(sent).pop("_graph", None)
         return sent
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray | WeightedSlab]:
@@ -182,7 +131,7 @@ class TileSource(Source):
     def _planes(self, part: Part, tile: Tile, arriving: Iterator[np.ndarray]) -> np.ndarray:
         """A variable's values at a tile, the features' dims first; dims that it lacks have length 1."""
         window = dict(zip(self._sample_dims, tile.slices, strict=True))
-        values = part.read(window, list(islice(arriving, part.n_chunks(window))))
+        values = part.read(window, arriving)
         present = [dim for dim in self._order if dim in part.dims]
         values = values.transpose([part.dims.index(dim) for dim in present])
         return values[tuple(slice(None) if dim in part.dims else None for dim in self._order)]
@@ -194,16 +143,11 @@ class TileSource(Source):
         return [self._keys_of(tile) for tile in self._tiles.between(panel.start, panel.stop)]
 
     def _keys_of(self, tile: Tile) -> list[Hashable]:
-        window = dict(zip(self._sample_dims, tile.slices, strict=True))
-        cuts = [part.cut for part in self._parts if part.cut is not None]
-        found = []
-        for cut, keys in zip(cuts, self._optimized[0], strict=True):
-            for index, _ in cut.pieces(window):
-                found.append(functools.reduce(operator.getitem, index, keys))
-        return found
+        where = dict(zip(self._sample_dims, tile.index, strict=True))
+        return [(each.data.name, *(where.get(str(dim), 0) for dim in each.dims)) for each in self._chunked]
 
     def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._optimized[1]
+        return self._graph
 
 
 def in_memory(variable: Variable) -> bool:
@@ -222,9 +166,10 @@ def by_points(variable: Variable) -> bool:
     return False
 
 
-def _part(variable: Variable) -> Part:
-    dims = tuple(map(str, variable.dims))
+def _by_tiles(variable: Variable, layout: Layout) -> Variable:
+    """The variable with one chunk for each tile, if it is chunked; its chunks are joined in the visits."""
     if variable.chunks is None:
-        return Part(dims, variable)
-    edges = tuple(tuple(np.cumsum([0, *lengths]).tolist()) for lengths in variable.chunks)
-    return Part(dims, cut=Cut(dims, edges))
+        return variable
+    lengths = dict(zip(layout.sample_dims, layout.tiles.lengths, strict=True))
+    chunks = tuple(lengths.get(str(dim), -1) for dim in variable.dims)
+    return variable.copy(deep=False, data=variable.data.rechunk(chunks, method="tasks"))

@@ -10,7 +10,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from dasknmf.core.image_grid import Coordinate, Layout, Tiles, common, merged
+from dasknmf.core.image_grid import Coordinate, Layout, common, merged
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import MeteredStore, open_node
@@ -140,7 +140,6 @@ class Stack(TileSource):
         coords = coords_of(obj)
         check_unique(coords, features)
         tiles = merged(cuts, row_bytes, _TILE_BYTES)
-        cut_mask = None if mask is None else _cut(mask_of(mask, first.sizes, coords), samples, tiles)
         if is_dataset:
             coords[VARIABLE] = Coordinate((VARIABLE,), np.array(list(variables)))
         layout = Layout(
@@ -154,7 +153,7 @@ class Stack(TileSource):
             described(obj.attrs),
             {name: described(each.attrs) for name, each in variables.items()} if is_dataset else None,
         )
-        super().__init__(layout, planes, cut_mask)
+        super().__init__(layout, planes, None if mask is None else mask_of(mask, first.sizes, coords))
         self.feature_names = layout.feature_names
         self.negatives_advice = NEGATIVES
         entries = entries_of(planes, [n_planes] * len(variables), missing, negatives)
@@ -257,15 +256,6 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
         )
     single = isinstance(wanted, str) or (variable is None and len(names) == 1)
     return found[names[0]] if single else found[names]
-
-
-def _cut(mask: Variable, samples: Sequence[str], tiles: Tiles) -> Variable:
-    """A mask whose chunks end where tiles end; tiles depend on the stack alone, which is far larger."""
-    if mask.chunks is None:
-        return mask
-    wanted = {dim: each for dim, each in zip(samples, tiles.lengths, strict=True) if dim in mask.dims}
-    cut = {dim: each for dim, each in wanted.items() if common([mask.chunksizes[dim], each]) != each}
-    return mask.chunk(cut) if cut else mask
 
 
 def _lengths(variable: Variable, dim: str) -> Sequence[int]:
