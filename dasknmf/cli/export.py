@@ -16,13 +16,12 @@ from dasknmf.cli.options import argument, command, flag, option
 from dasknmf.cli.output import note
 from dasknmf.cli.parameter_types import Name
 from dasknmf.core.image_grid import Layout
-from dasknmf.data import hdf5
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.io.optional import needed
-from dasknmf.singlecell import export_h5ad, export_zarr
+from dasknmf.singlecell import export_anndata
 from dasknmf.singlecell.entries import Keys
-from dasknmf.singlecell.export import Exported, entries, factors_for
+from dasknmf.singlecell.export import Exported, factors_for
 from dasknmf.singlecell.genes_mask import advising
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.store.run import Run
@@ -104,10 +103,9 @@ def export(job: ExportJob) -> None:
         if job.names_from:
             raise click.UsageError("--names-from is for --to h5ad and csv: TARGET has names of its own.")
         keys = Keys.named(job.key_added)
-        writer = export_h5ad if hdf5.split(job.target) else export_zarr
         factors = factors_for(run, open_anndata(job.target))
-        writer.write_entries(job.target, factors, keys, overwrite=job.overwrite)
-        click.echo(f"{', '.join(entries(keys))}: {job.target}")
+        export_anndata.write_entries(job.target, factors, keys, overwrite=job.overwrite)
+        click.echo(f"{', '.join(export_anndata.entries(keys))}: {job.target}")
     else:
         _export_names(run, job, kind)
 
@@ -129,8 +127,8 @@ def _export_names(run: Run, job: ExportJob, kind: str) -> None:
     pd, keys = needed("pandas"), Keys.named(job.key_added)
     obs = pd.DataFrame(index=np.arange(n).astype(str)) if store is None else store.obs
     var = pd.DataFrame(index=genes) if store is None else store.var
-    export_h5ad.write_new(Path(job.target), factors, keys, obs=obs, var=var, overwrite=job.overwrite)
-    click.echo(f"{', '.join(entries(keys))}: {job.target}")
+    export_anndata.write_new(Path(job.target), factors, keys, obs=obs, var=var, overwrite=job.overwrite)
+    click.echo(f"{', '.join(export_anndata.entries(keys))}: {job.target}")
 
 
 def _export_cnmf(job: ExportJob, name: str) -> None:
@@ -159,7 +157,7 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
 
         names = {"cells": store.obs_names, "all_genes": store.var_names, "in_all_genes": whole}
     target = Path(job.target)
-    content = export_cnmf.Tables(consensus, genes=genes, ranks=export_cnmf.Ranks.of(run), **names)
+    content = export_cnmf.Tables(consensus, genes=genes, ranks=export_cnmf.ranks_of(run), **names)
     with advising():
         written = export_cnmf.write_cnmf(target, name, content, overwrite=job.overwrite)
     click.echo(f"{', '.join(written)}: {target / name}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -170,6 +172,16 @@ class History(Sequence[Record]):
     def columns(self) -> dict[str, list[Any]]:
         """The public fields, each as a list with one value per pass."""
         return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns as arrays of numbers, or of str as objects; NaN or "" where a pass has no value."""
+        columns: dict[str, np.ndarray] = {}
+        for name, values in self.columns().items():
+            if any(isinstance(value, str) for value in values):
+                columns[name] = np.asarray([value or "" for value in values], dtype=object)
+            else:
+                columns[name] = np.asarray([np.nan if value is None else value for value in values])
+        return columns
 
     def to_dataframe(self) -> pd.DataFrame:
         """A pandas data frame with a row per pass, with the loss over hidden entries if there are any."""

@@ -145,16 +145,13 @@ class AnnDataStore:
                 )
         columns = []
         for file, found in zip(self._files, names, strict=True):
-            order = np.argsort(found, kind="stable")
-            sorted_names = found[order]
-            first = np.searchsorted(sorted_names, common)
-            repeated = np.searchsorted(sorted_names, common, side="right") - first > 1
+            places, repeated = places_of(common, found)
             if repeated.any():
                 raise SourceError(
                     f"{file.label} has gene {str(common[repeated][0])!r} more than once, and genes are put "
                     "together by their names: make them unique with adata.var_names_make_unique()."
                 )
-            columns.append(order[first])
+            columns.append(places)
         left_out = len(np.unique(np.concatenate(names))) - len(common)
         if left_out:
             _logger.warning("%d genes are not in all of %d files and are left out", left_out, len(names))
@@ -308,3 +305,23 @@ def matrix_in_hdf5(path: str, name: str, feature_names: np.ndarray | None = None
             return DenseSource(hdf5.Hdf5Array(path, name), feature_names)
         parts = {part: hdf5.Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
         return SparseSource(parts, dict(node.attrs), f"{path}/{name}", feature_names)
+
+
+def places_of(wanted: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first place of each wanted name among others, and whether the name is there more than once.
+
+    Parameters
+    ----------
+    wanted : ndarray of str of shape (n_wanted,)
+    names : ndarray of str of shape (n_names,)
+
+    Returns
+    -------
+    places : ndarray of int of shape (n_wanted,)
+        -1 for names that are not there.
+    repeated : ndarray of bool of shape (n_wanted,)
+    """
+    names, wanted = names.astype(str), wanted.astype(str)
+    order = np.argsort(names, kind="stable")
+    first, last = (np.searchsorted(names[order], wanted, side=side) for side in ("left", "right"))
+    return np.where(last > first, np.append(order, -1)[first], -1), last - first > 1

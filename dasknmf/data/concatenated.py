@@ -29,7 +29,7 @@ class Concatenated(Source):
     Raises
     ------
     SourceError
-        If no part is given, or one of them cannot be read by rows.
+        If a part cannot be read by rows.
     """
 
     def __init__(
@@ -38,14 +38,13 @@ class Concatenated(Source):
         columns: Sequence[np.ndarray],
         feature_names: np.ndarray | None = None,
     ) -> None:
-        if not parts or len(parts) != len(columns):
-            raise SourceError(
-                f"{len(parts)} matrices and {len(columns)} lists of columns are given; there must be one "
-                "list for each matrix, and at least one."
-            )
+        for part in parts:
+            if not part.is_chunked or part.by_columns:
+                raise SourceError(
+                    f"{part!r} cannot be stacked; parts must be stored matrices whose rows can be read: "
+                    "store it as CSR, or as a Zarr array."
+                )
         wanted = [np.asarray(column, dtype=np.int64) for column in columns]
-        for part, column in zip(parts, wanted, strict=True):
-            _check(part, column, len(wanted[0]))
         self._parts = tuple(parts)
         self._columns = _distinct(parts, wanted)
         self._edges = np.cumsum([0, *(part.shape[0] for part in parts)])
@@ -100,24 +99,6 @@ class Concatenated(Source):
         rows.sort_indices()
         rows.has_canonical_format = True  # the slab was canonical, and each column is selected once
         return rows.astype(self.dtype, copy=False)
-
-
-def _check(part: Source, columns: np.ndarray, n_features: int) -> None:
-    if not isinstance(part, Source) or not part.is_chunked or part.by_columns:
-        raise SourceError(
-            f"{part!r} cannot be stacked; parts must be stored matrices whose rows can be read: "
-            "store it as CSR, or as a Zarr array."
-        )
-    if len(columns) != n_features or len(np.unique(columns)) != len(columns):
-        raise SourceError(
-            f"the columns of {part!r} are {len(columns)}, {len(np.unique(columns))} of them different; "
-            f"each part must give {n_features} different ones."
-        )
-    if len(columns) and not 0 <= columns.min() <= columns.max() < part.shape[1]:
-        raise SourceError(
-            f"columns {columns.min()} to {columns.max()} are selected from {part!r}, which has columns 0 to "
-            f"{part.shape[1] - 1}."
-        )
 
 
 def _distinct(parts: Sequence[Source], columns: Sequence[np.ndarray]) -> list[np.ndarray | None]:

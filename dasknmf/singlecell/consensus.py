@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.storage import StoreLike
 
-from dasknmf import Consensus, Prepared, RankSweep, consensus, highly_variable, moments
+from dasknmf import Consensus, RankSweep, consensus, highly_variable, moments
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection.k_selection import k_selection
@@ -16,7 +16,7 @@ from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.refit import normalised
 from dasknmf.singlecell.entries import Keys, lifted, plain
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
-from dasknmf.singlecell.nmf import deviations
+from dasknmf.singlecell.nmf import prepared
 from dasknmf.singlecell.output import in_memory, target_of, warn_of_zeros
 from dasknmf.singlecell.tpm import in_all_genes, tpm_of
 
@@ -171,20 +171,18 @@ def consensus_nmf(
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
     names = np.asarray(adata.var_names, dtype=str)
-    mask = None if n_top_genes is not None else mask_of(adata.var, mask_var)
-    column = None if n_top_genes is not None else mask_name(adata.var, mask_var)
-    if mask is None and mask_var is Mask.HIGHLY_VARIABLE and n_top_genes is None:
-        n_top_genes = _TOP_GENES
+    mask = column = None
+    if n_top_genes is None:
+        mask, column = mask_of(adata.var, mask_var), mask_name(adata.var, mask_var)
+        if mask is None and mask_var is Mask.HIGHLY_VARIABLE:
+            n_top_genes = _TOP_GENES
     nmf = {"random_state": random_state} | parameters
     options: dict[str, Any] = {"checkpoint": checkpoint, "stage": stage, "overwrite": overwrite}
     with advising():
         if n_top_genes is not None:
             mask = highly_variable(moments(tpm_of(X)), n_top_genes)
         columns = None if mask is None else np.flatnonzero(mask)
-        steps: dict[str, Any] = {"columns": columns, "target_sum": normalize, "log1p": log1p}
-        divisors = deviations(Prepared(X, **steps)) if scale else None
-        chosen = names if columns is None else names[columns]
-        V = Prepared(X, **steps, scale=divisors, feature_names=chosen)
+        V = prepared(X, names, columns, scale=scale, target_sum=normalize, log1p=log1p)
         sweep: RankSweep | None = None
         if isinstance(n_components, Iterable):
             sweep, found = k_selection(V, ranks, clustering, FitOptions(**options), rule=rule, **nmf)
@@ -205,8 +203,8 @@ def consensus_nmf(
         "n_init": n_init,
     }
     entry = _entry(params | clustering.numbers | nmf, found, sweep)
-    if divisors is not None:
-        entry["scale"] = divisors
+    if scale:
+        entry["scale"] = V.preparation.scale
     adata.obsm[keys.obsm] = normalised(usages)
     adata.obsm[f"{keys.obsm}_raw"] = usages
     adata.varm[keys.varm] = lifted(found.spectra, columns, adata.n_vars)

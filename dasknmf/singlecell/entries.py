@@ -90,19 +90,8 @@ def uns_entry(
         "variance": squares,
         "variance_ratio": squares / sum_of_squares if sum_of_squares else np.zeros(len(H)),
         "loss": float(known[-1]),
-        "history": history_arrays(history),
+        "history": history.arrays(),
     }
-
-
-def history_arrays(history: History) -> dict[str, np.ndarray]:
-    """The history as arrays of numbers or str; NaN or "" where a pass has no value."""
-    columns: dict[str, np.ndarray] = {}
-    for name, values in history.columns().items():
-        if any(isinstance(value, str) for value in values):
-            columns[name] = np.asarray([value or "" for value in values], dtype=object)
-        else:
-            columns[name] = np.asarray([np.nan if value is None else value for value in values])
-    return columns
 
 
 def plain(value: object) -> Any:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dask
 import numpy as np
-import zarr
 
-from dasknmf.data.anndata_file import AnnDataStore
-from dasknmf.errors import RunError, RunMismatchError
-from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
+from dasknmf.data.anndata_file import AnnDataStore, places_of
+from dasknmf.errors import RunMismatchError
+from dasknmf.singlecell.entries import gram, lifted, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import first_of
 from dasknmf.store.run import Run
 
-if TYPE_CHECKING:
-    import h5py
-
-ENCODING: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}
-"""Attributes of an array of an AnnData."""
 _BLOCK_BYTES = 8 * 2**20
 
 
@@ -116,49 +110,19 @@ def factors_for(run: Run, store: AnnDataStore) -> Exported:
 
 
 def _places(names: np.ndarray, store: AnnDataStore) -> np.ndarray:
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(store.var_names):
-        places.setdefault(str(name), []).append(place)
-    missing = [name for name in names if name not in places]
-    if missing:
+    places, repeated = places_of(names, store.var_names)
+    missing = names[places < 0]
+    if len(missing):
         raise RunMismatchError(
             f"{store.path} lacks {len(missing)} of the {len(names)} genes of the run ({first_of(missing)}): "
             "give the AnnData that was fitted."
         )
-    if len(names) == store.shape[1] and list(names) == list(store.var_names):
+    if np.array_equal(names, store.var_names):
         return np.arange(len(names))
-    twice = [name for name in names if len(places[name]) > 1]
-    if twice:
+    if repeated.any():
         raise RunMismatchError(
-            f"{store.path} has {len(twice)} genes of the run more than once ({first_of(twice)}); which is "
-            "meant nobody knows: make var_names unique, then fit and export."
+            f"{store.path} has {repeated.sum()} genes of the run more than once "
+            f"({first_of(names[repeated])}), so that they cannot be matched by name: make var_names unique, "
+            "then fit and export."
         )
-    return np.asarray([places[name][0] for name in names])
-
-
-def make_parents(group: h5py.Group | zarr.Group) -> None:
-    """Create the groups of the three entries where there are none."""
-    from anndata.io import write_elem
-
-    for name in ("obsm", "varm", "uns"):
-        if name not in group:
-            write_elem(group, name, {})
-
-
-def refuse_existing(found: list[str], where: object) -> None:
-    """Refuse to replace existing entries.
-
-    Raises
-    ------
-    RunError
-    """
-    if found:
-        raise RunError(
-            f"{where} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, or "
-            "other keys with --key-added."
-        )
-
-
-def entries(keys: Keys) -> list[str]:
-    """The paths of the three entries in an AnnData."""
-    return [f"obsm/{keys.obsm}", f"varm/{keys.varm}", f"uns/{keys.uns}"]
+    return places

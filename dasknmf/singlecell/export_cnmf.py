@@ -36,62 +36,18 @@ _AT_ONCE = 16
 """Blocks of usages that are computed together and in memory."""
 
 
-@dataclass(frozen=True)
-class Files:
-    """The names of the files of one consensus."""
+def ranks_of(run: Run) -> np.ndarray | None:
+    """The table of ranks of cNMF, shape (n_ranks, 4); None if the consensus has one rank.
 
-    name: str
-    n_components: int
-    density_threshold: float
-
-    def of(self, what: str, ending: str = "txt") -> str:
-        """The name of a table of this consensus: "usages", for example."""
-        threshold = str(self.density_threshold).replace(".", "_")
-        return f"{self.name}.{what}.k_{self.n_components}.dt_{threshold}.{ending}"
-
-    @property
-    def usages(self) -> str:
-        return self.of("usages", "consensus.txt")
-
-    @property
-    def spectra(self) -> str:
-        return self.of("spectra", "consensus.txt")
-
-    @property
-    def scores(self) -> str:
-        return self.of("gene_spectra_score")
-
-    @property
-    def tpm(self) -> str:
-        return self.of("gene_spectra_tpm")
-
-    @property
-    def genes(self) -> str:
-        return f"{self.name}.overdispersed_genes.txt"
-
-    @property
-    def k_selection(self) -> str:
-        return f"{self.name}.k_selection_stats.df.npz"
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The columns of the table of ranks of cNMF, each of shape (n_ranks,)."""
-
-    n_components: np.ndarray
-    silhouette: np.ndarray
-    prediction_error: np.ndarray
-
-    @classmethod
-    def of(cls, run: Run) -> Ranks | None:
-        """The ranks of the run of a consensus; None if it has one rank."""
-        several, found = run.identity.many, run.found
-        if several is None or several.method != "consensus" or found is None:
-            return None
-        # cNMF's error is a Frobenius norm, which only this loss is half of.
-        quadratic = np.isfinite(found["relative_error"])
-        errors = np.where(quadratic, 2 * found["loss"], np.nan)
-        return cls(np.asarray(several.ranks), found["silhouette_mean"], errors)
+    Columns are the rank, the density threshold (2: no filter), silhouette and error.
+    """
+    several, found = run.identity.many, run.found
+    if several is None or several.method != "consensus" or found is None:
+        return None
+    # cNMF's error is a Frobenius norm, which only this loss is half of.
+    errors = np.where(np.isfinite(found["relative_error"]), 2 * found["loss"], np.nan)
+    unfiltered = np.full(len(several.ranks), 2.0)
+    return np.column_stack([several.ranks, unfiltered, found["silhouette_mean"], errors])
 
 
 @dataclass(frozen=True)
@@ -108,7 +64,8 @@ class Tables:
     in_all_genes : callable, optional
         Maker of the programs over all genes, called only once the files may be written. Its usages replace
         those of the consensus.
-    ranks : Ranks, optional
+    ranks : ndarray of shape (n_ranks, 4), optional
+        See `ranks_of`.
     """
 
     consensus: Consensus
@@ -116,7 +73,7 @@ class Tables:
     genes: np.ndarray
     all_genes: np.ndarray | None = None
     in_all_genes: Callable[[], InAllGenes] | None = None
-    ranks: Ranks | None = None
+    ranks: np.ndarray | None = None
 
 
 def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = False) -> list[str]:
@@ -147,14 +104,18 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
             f"{name!r} is no name of an analysis, which files and their directory begin with: give a word."
         )
     consensus, genes = tables.consensus, tables.genes
-    files = Files(name, consensus.n_components, consensus.density_threshold)
     place = directory / name
     room = Directory(place, place / f".{signed()}.new")
+    threshold = str(consensus.density_threshold).replace(".", "_")
+    kind = f"k_{consensus.n_components}.dt_{threshold}"
+    usages, spectra = (f"{name}.{what}.{kind}.consensus.txt" for what in ("usages", "spectra"))
+    scores, tpm = (f"{name}.gene_spectra_{what}.{kind}.txt" for what in ("score", "tpm"))
+    chosen, ranks = f"{name}.overdispersed_genes.txt", f"{name}.k_selection_stats.df.npz"
     listed = "\n".join(genes)
-    own = [files.usages, files.spectra, files.scores, files.tpm]
-    shared = [] if tables.ranks is None else [files.k_selection]
-    if not room.exists(files.genes) or (place / files.genes).read_text() != listed:
-        shared.append(files.genes)
+    own = [usages, spectra, scores, tpm]
+    shared = [] if tables.ranks is None else [ranks]
+    if not room.exists(chosen) or (place / chosen).read_text() != listed:
+        shared.append(chosen)
     if not overwrite and (found := [each for each in own + shared if room.exists(each)]):
         raise RunError(
             f"{place} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, "
@@ -162,38 +123,30 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
         )
     programs = pd.RangeIndex(1, consensus.n_components + 1)
 
+    def write(file: str, values: np.ndarray, columns: Any) -> None:
+        pd.DataFrame(values, index=programs, columns=columns).to_csv(Path(room.new) / file, sep="\t")
+
     def fill() -> None:
         new = Path(room.new)
         new.mkdir(parents=True)
         whole = None if tables.in_all_genes is None else tables.in_all_genes()
-        usages = consensus.usages if whole is None else whole.usages
-        with open(new / files.usages, "w", newline="") as file:
-            for first, rows in _blocks(usages):
+        with open(new / usages, "w", newline="") as file:
+            for first, rows in _blocks(consensus.usages if whole is None else whole.usages):
                 table = pd.DataFrame(rows, index=tables.cells[first : first + len(rows)], columns=programs)
                 table.to_csv(file, sep="\t", header=first == 0)
-        _table(new / files.spectra, consensus.spectra, programs, genes, pd)
+        write(spectra, consensus.spectra, genes)
         if whole is not None:
-            _table(new / files.scores, whole.scores, programs, tables.all_genes, pd)
-            _table(new / files.tpm, whole.spectra, programs, tables.all_genes, pd)
-        if tables.ranks is not None:
-            _write_ranks(new / files.k_selection, tables.ranks)
-        (new / files.genes).write_text(listed)
+            write(scores, whole.scores, tables.all_genes)
+            write(tpm, whole.spectra, tables.all_genes)
+        if tables.ranks is not None:  # as cNMF writes tables, readable without pickle
+            names = ["k", "local_density_threshold", "silhouette", "prediction_error"]
+            index = np.arange(len(tables.ranks))
+            np.savez_compressed(new / ranks, data=tables.ranks, index=index, columns=np.asarray(names))
+        (new / chosen).write_text(listed)
 
     put(own + shared, room, fill)
     room.forget(".", own + shared)
-    return [each for each in [*own, files.genes, files.k_selection] if room.exists(each)]
-
-
-def _table(path: Path, values: np.ndarray, programs: Any, genes: Any, pd: Any) -> None:
-    pd.DataFrame(values, index=programs, columns=genes).to_csv(path, sep="\t")
-
-
-def _write_ranks(path: Path, ranks: Ranks) -> None:
-    """Write the table of ranks as cNMF writes tables: values, index and columns, readable without pickle."""
-    unfiltered = np.full(len(ranks.n_components), 2.0)
-    values = np.column_stack([ranks.n_components, unfiltered, ranks.silhouette, ranks.prediction_error])
-    columns = np.asarray(["k", "local_density_threshold", "silhouette", "prediction_error"])
-    np.savez_compressed(path, data=values, index=np.arange(len(values)), columns=columns)
+    return [each for each in [*own, chosen, ranks] if room.exists(each)]
 
 
 def _blocks(usages: Factor) -> Iterator[tuple[int, np.ndarray]]:

@@ -9,6 +9,7 @@ from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared, moments
 from dasknmf.data.anndata_file import matrix_of
+from dasknmf.data.source import MatrixLike
 from dasknmf.selection.parameters import RandomState, Stage
 from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
@@ -121,13 +122,9 @@ def nmf(
         raise ValueError(f"mask_var selects genes and obsm={obsm!r} has none: give one of the two.")
     columns = None if mask is None else np.flatnonzero(mask)
     names = None if obsm is not None else np.asarray(adata.var_names, dtype=str)
-    if names is not None and columns is not None:
-        names = names[columns]
-    steps: dict[str, Any] = {"columns": columns, "target_sum": normalize, "log1p": log1p}
     model = NMF(n_components, random_state=random_state, **parameters)
     with advising():
-        divisors = deviations(Prepared(X, **steps)) if scale else None
-        V = Prepared(X, **steps, scale=divisors, feature_names=names)
+        V = prepared(X, names, columns, scale=scale, target_sum=normalize, log1p=log1p)
         W = in_memory(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
     H = model.components_
 
@@ -138,7 +135,7 @@ def nmf(
         column = mask_name(adata.var, mask_var)
         params["mask_var"] = mask if column is None else column
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
-    if divisors is not None:
+    if scale:
         entry["scale"] = model.preparation_["scale"]  # a run that goes on keeps its own last bits
     adata.obsm[keys.obsm] = W
     if obsm is None:
@@ -148,6 +145,16 @@ def nmf(
     adata.uns[keys.uns] = entry
     warn_of_zeros(W, H, keys.obsm)
     return adata if copy else None
+
+
+def prepared(
+    X: MatrixLike, names: np.ndarray | None, columns: np.ndarray | None, *, scale: bool, **steps: Any
+) -> Prepared:
+    """Values to factorize: chosen columns after other steps, with `scale` divided by their deviations."""
+    V = Prepared(X, columns=columns, **steps)
+    if names is not None and columns is not None:
+        names = names[columns]
+    return Prepared(X, columns=columns, **steps, scale=deviations(V) if scale else None, feature_names=names)
 
 
 def deviations(V: Prepared) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared
-from dasknmf.data.anndata_file import matrix_of
+from dasknmf.data.anndata_file import matrix_of, places_of
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import Factor
 from dasknmf.singlecell.entries import Keys
@@ -109,22 +109,18 @@ def usage(X: MatrixLike, names: np.ndarray, model: NMF | Run | StoreLike) -> Fac
             "AnnData, or to Prepared(X, feature_names=...)."
         )
     steps = steps_to_repeat(model)
-    places: dict[str, int] = {}
-    twice: set[str] = set()
-    for place, name in enumerate(names):
-        if name in places:
-            twice.add(name)
-        places[name] = place
-    present = np.asarray([name in places for name in known])
+    places, repeated = places_of(known, names)
+    present = places >= 0
     if not present.any():
         raise ValueError(
             f"none of the {len(known)} genes of the model ({first_of(known)}) is among the {len(names)} "
             f"of adata ({first_of(names)}); genes are matched by name: give var_names of the same kind."
         )
-    if doubled := [name for name in known if name in twice]:
+    if repeated.any():
         raise ValueError(
-            f"{len(doubled)} genes of the model are in adata more than once ({first_of(doubled)}); which is "
-            "meant nobody knows: call adata.var_names_make_unique(), or leave out the others."
+            f"{repeated.sum()} genes of the model are in adata more than once ({first_of(known[repeated])}), "
+            "so that they cannot be matched by name: call adata.var_names_make_unique(), or leave out the "
+            "others."
         )
     if not present.all():
         warnings.warn(
@@ -135,7 +131,7 @@ def usage(X: MatrixLike, names: np.ndarray, model: NMF | Run | StoreLike) -> Fac
         )
     if steps.get("scale") is not None:
         steps["scale"] = steps["scale"][present]
-    columns = np.asarray([places[name] for name in known[present]])
+    columns = places[present]
     restricted = copying.copy(model)
     restricted.components_ = np.ascontiguousarray(model.components_[:, present])
     restricted.feature_names_in_ = known[present]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,8 +28,6 @@ _RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History(
 """Names in the dataset of a fitted model, beside the coordinates of the stack."""
 _MASK_BYTES = 64 * 2**20
 """The largest mask of which a digest is made, which takes one more read before a fit."""
-_LOOKED_AT = 1000
-"""The number of values of a coordinate whose types a message names."""
 _SLACK = 0.01
 """The share of a pixel by which equal coordinates may differ after rounding."""
 
@@ -172,8 +171,7 @@ def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
         return np.array_equal(here, there)
     steps = np.abs(np.diff(there.astype(np.float64)))
     slack = _SLACK * float(steps.min()) if steps.size else 0.0
-    same = np.array_equal(here, there, equal_nan=True)
-    return same or bool(np.allclose(here, there, rtol=1e-12, atol=slack))
+    return bool(np.allclose(here, there, rtol=1e-12, atol=slack, equal_nan=True))
 
 
 def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
@@ -212,20 +210,11 @@ def coords_of(obj: StackLike) -> dict[str, Coordinate]:
             )
     for name, coord in obj.coords.items():
         assert isinstance(name, str)  # others were refused above
-        if getattr(coord.dtype, "tz", None) is not None:
-            # Its values would be those of another zone, and pandas warns of that.
-            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({coord.dtype})"
-            continue
-        values = np.asarray(coord.values)
-        if values.dtype.kind in "OT" and all(isinstance(each, str) for each in values.reshape(-1).tolist()):
-            values = np.array(values.tolist(), dtype=str).reshape(values.shape)
-        if values.dtype.kind not in "biufMmU":
-            kinds = sorted({type(each).__name__ for each in values.reshape(-1).tolist()[:_LOOKED_AT]})
-            what = f"object of {' and '.join(kinds) or 'nothing'}"
-            kind = what if coord.dtype == object else coord.dtype
-            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({kind})"
-            continue
-        found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
+        values = _storable(coord)
+        if isinstance(values, np.ndarray):
+            found[name] = Coordinate(tuple(map(str, coord.dims)), values, described(coord.attrs))
+        else:
+            (refused if name in obj.dims else dropped)[name] = f"{name!r} ({values})"
     if refused:
         raise SourceError(
             f"the coordinates {', '.join(refused.values())} are none that can be kept, which numbers, bools, "
@@ -243,19 +232,28 @@ def coords_of(obj: StackLike) -> dict[str, Coordinate]:
     return found
 
 
+def _storable(coord: DataArray) -> np.ndarray | str:
+    """The values of a coordinate that a run can store; the kind of the values if it cannot."""
+    if getattr(coord.dtype, "tz", None) is not None:
+        return str(coord.dtype)  # the values would be those of another zone, and pandas warns of that
+    values = np.asarray(coord.values)
+    if values.dtype.kind in "OT":
+        kinds = {type(each) for each in values.reshape(-1).tolist()}
+        if not all(issubclass(kind, str) for kind in kinds):
+            return f"object of {' and '.join(sorted(kind.__name__ for kind in kinds))}"
+        return np.array(values.tolist(), dtype=str).reshape(values.shape)
+    return values if values.dtype.kind in "biufMmU" else str(coord.dtype)
+
+
 def described(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes as JSON values, without those of the encoding."""
     return {str(name): json_value(value) for name, value in attrs.items() if name not in STORED}
 
 
 def json_value(value: object) -> Any:
-    """A parameter or an attribute as JSON."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(name): json_value(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(each) for each in value]
-    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+    """A parameter or an attribute as a JSON value: arrays as lists, objects without a JSON form as str."""
+
+    def plain(other: object) -> Any:
+        return other.tolist() if isinstance(other, (np.ndarray, np.generic)) else str(other)
+
+    return json.loads(json.dumps(value, default=plain))

@@ -20,7 +20,6 @@ from dasknmf.stacks.checks import json_value
 PASS = "pass"
 _FORMAT = 1
 HELD_OUT = "holdout"
-_TEXTS = ("phase", "loss_at")
 _FACTS = (
     "init_",
     "reconstruction_err_",
@@ -69,10 +68,9 @@ def is_model(path: Path) -> bool:
 
 
 def _history(history: History) -> dict[str, np.ndarray]:
-    columns = history.columns()
-    texts = {name: np.array([each or "" for each in columns.pop(name)], dtype=str) for name in _TEXTS}
-    whole = {name: np.array(columns.pop(name)) for name in ("iteration", "bytes_read", "bytes_written")}
-    floats = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
-    held = [record.measures.get(HELD_OUT, np.nan) for record in history]
-    hidden = {} if np.isnan(held).all() else {HELD_OUT: np.array(held, dtype=np.float64)}
-    return texts | whole | floats | hidden
+    columns = {
+        name: values.astype(str) if values.dtype == object else values
+        for name, values in history.arrays().items()
+    }
+    held = np.array([np.nan if record.holdout is None else record.holdout for record in history])
+    return columns if np.isnan(held).all() else {**columns, HELD_OUT: held}

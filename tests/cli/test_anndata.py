@@ -290,7 +290,7 @@ def test_a_store_that_is_no_directory(fitted):
     from anndata.io import write_elem
 
     from dasknmf.data.anndata_file import open_anndata
-    from dasknmf.singlecell import export_zarr
+    from dasknmf.singlecell import export_anndata
     from dasknmf.singlecell.entries import Keys
     from dasknmf.singlecell.export import factors_for
 
@@ -298,7 +298,7 @@ def test_a_store_that_is_no_directory(fitted):
     store = zarr.storage.MemoryStore()
     write_elem(zarr.open_group(store, mode="w", zarr_format=2), "/", cells(dense=True))
     factors = factors_for(open_run(run), open_anndata(store))
-    export_zarr.write_entries(store, factors, Keys(), overwrite=False)
+    export_anndata.write_entries(store, factors, Keys(), overwrite=False)
     assert anndata.read_zarr(zarr.open_group(store)).obsm["X_nmf"].shape == (N_CELLS, K)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from dasknmf.data import open_anndata, opened, source_of
+from dasknmf.data import open_anndata, source_of
 from dasknmf.data.concatenated import Concatenated
 from dasknmf.errors import SourceError
 from tests.data.anndata_stores import GENES, PARAMETERS, annotated, close, counts, rows_of, written
@@ -77,8 +77,6 @@ def test_files_that_do_not_go_together(three, tmp_path):
     by_columns = written(tmp_path / "f.h5ad", annotated(counts(9).tocsc()))
     with pytest.raises(SourceError, match=r"SparseSource csc.* cannot be stacked.*store it as CSR"):
         open_anndata([paths[0], by_columns]).matrix()
-    with pytest.raises(SourceError, match="columns 0 to 40 are selected"):
-        Concatenated([opened(paths[0])], [np.array([0, 40])])
 
 
 def test_several_files_are_fitted_as_one(three, small_panels):

@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, MemoryStore
 from dasknmf import NMF, Prepared, open_run
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunAccessError, RunError
-from dasknmf.singlecell import export_h5ad, export_zarr
+from dasknmf.singlecell import export_anndata
 from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.export import Exported, factors_for
 from tests.singlecell.cells import N_CELLS, N_GENES, K, cells, read, written
@@ -45,8 +45,7 @@ def exported_before() -> anndata.AnnData:
 
 def export(run, place, *, overwrite=True):
     factors = factors_for(run, open_anndata(place))
-    writer = export_h5ad if str(place).endswith(".h5ad") else export_zarr
-    writer.write_entries(place, factors, Keys(), overwrite=overwrite)
+    export_anndata.write_entries(place, factors, Keys(), overwrite=overwrite)
 
 
 def files(path: Path) -> dict[str, bytes]:
