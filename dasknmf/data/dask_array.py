@@ -13,7 +13,7 @@ import scipy.sparse
 from dask.task_spec import GraphNode
 
 from dasknmf.core.blocks.canonical import side_by_side as csr_side_by_side
-from dasknmf.core.blocks.canonical import stacked as csr_stacked
+from dasknmf.core.blocks.matrix import stacked
 from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Facts, InMemory, Source, check_shape
@@ -54,7 +54,6 @@ class DaskSource(Source):
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
         # The metadata of a Dask array may be wrong: only computed chunks show whether they are sparse.
         is_sparse = all(scipy.sparse.issparse(chunk) for row in chunks for chunk in row)
-        stacked = csr_stacked if is_sparse else _stacked
         itemsize = max(4, self.dtype.itemsize)
         least = tile_rows(self.shape[1], itemsize, sparse=is_sparse)
         waiting: list[Any] = []
@@ -112,7 +111,3 @@ def side_by_side(row: Sequence[InMemory]) -> Rows:
 def _dense(row: Sequence[InMemory]) -> np.ndarray:
     parts = [np.asarray(chunk if isinstance(chunk, np.ndarray) else chunk.toarray()) for chunk in row]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _stacked(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

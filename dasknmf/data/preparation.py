@@ -82,10 +82,11 @@ class Preparation:
                 chosen = rows if self.columns is None else np.take(rows, self.columns, axis=1)
                 values = self._owned(chosen, shared=self.columns is None)
                 return self._changed(values, None if factors is None else factors[:, None], scale)
-            data, indices, indptr = self._chosen(rows)
-            factors = None if factors is None else np.repeat(factors, np.diff(indptr))
-            self._changed(data, factors, None if scale is None else scale[indices])
-        prepared = _csr(data, indices, indptr, (rows.shape[0], self.width))
+            csr: scipy.sparse.csr_array = rows if self.columns is None else rows[:, self.columns]
+            data = self._owned(csr.data, shared=self.columns is None)
+            factors = None if factors is None else np.repeat(factors, np.diff(csr.indptr))
+            self._changed(data, factors, None if scale is None else scale[csr.indices])
+        prepared = _csr(data, csr.indices, csr.indptr, csr.shape)
         if self.columns is not None and np.any(np.diff(self.columns) < 0):
             prepared.has_sorted_indices = False
             prepared.sort_indices()
@@ -110,17 +111,6 @@ class Preparation:
             scale = None if scale is None else np.repeat(scale, np.diff(rows.indptr))
             data = self._changed(self._owned(rows.data, shared=True), None, scale)
             return _csr(data, rows.indices, rows.indptr, rows.shape)
-
-    def _chosen(self, rows: scipy.sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Data (in V's dtype), indices and indptr of the selected columns."""
-        data, indices, indptr = rows.data, rows.indices, rows.indptr
-        if self.columns is None:
-            return self._owned(data, shared=True), indices, indptr
-        places = np.full(self.n_columns, -1, indices.dtype)
-        places[self.columns] = np.arange(self.width, dtype=indices.dtype)
-        kept, into = np.empty(len(data), self.dtype), np.empty_like(indices)
-        starts = _keep(data, indices, indptr, places, kept, into)
-        return kept[: starts[-1]].copy(), into[: starts[-1]].copy(), starts
 
     def _owned(self, values: np.ndarray, *, shared: bool) -> np.ndarray:
         """The values in the dtype of V, copied if later steps would modify X."""
@@ -203,27 +193,3 @@ def _row_totals(data: np.ndarray, indptr: np.ndarray, totals: np.ndarray) -> Non
         for at in range(indptr[row], indptr[row + 1]):
             total += np.float64(data[at])
         totals[row] = total
-
-
-@kernel
-def _keep(
-    data: np.ndarray,
-    indices: np.ndarray,
-    indptr: np.ndarray,
-    places: np.ndarray,
-    kept: np.ndarray,
-    into: np.ndarray,
-) -> np.ndarray:
-    """The indptr of a matrix with the selected columns, whose entries are moved to the front, in order."""
-    starts = np.empty_like(indptr)
-    to = 0
-    starts[0] = 0
-    for row in range(indptr.size - 1):
-        for at in range(indptr[row], indptr[row + 1]):
-            # Written without a branch, which would be mispredicted often; the next entry overwrites it.
-            place = places[indices[at]]
-            kept[to] = data[at]
-            into[to] = place
-            to += int(place >= 0)
-        starts[row + 1] = to
-    return starts

@@ -41,13 +41,6 @@ def side_by_side(parts: Sequence[SparseLike]) -> csr_array:
     return canonical(scipy.sparse.hstack([csr_array(part) for part in parts], format="csr"))
 
 
-def stacked(parts: Sequence[csr_array]) -> csr_array:
-    """The vertical concatenation of slabs."""
-    if len(parts) == 1:
-        return parts[0]
-    return csr_array(scipy.sparse.vstack(parts, format="csr"))
-
-
 def bytes_before(indptr: np.ndarray, cuts: np.ndarray, itemsize: int) -> np.ndarray:
     """Bytes of the rows before each cut, as CSR with indices of 32 bits."""
     return np.asarray(indptr)[cuts].astype(np.int64) * (itemsize + 4) + 4 * cuts
