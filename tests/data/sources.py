@@ -17,7 +17,7 @@ from dasknmf.core.panels import Grid
 from dasknmf.data import MatrixLike, Source
 from dasknmf.data.choose import as_source
 from dasknmf.data.concatenated import Concatenated
-from dasknmf.stacks import Stack
+from dasknmf.stacks import Stack, open_stack
 from tests.helpers import stored, stored_sparse
 
 
@@ -56,7 +56,7 @@ def _stack(path: Path, A: np.ndarray) -> Source:
 def _lazy_stack(path: Path, A: np.ndarray) -> Source:
     planes = xr.DataArray(A.T.reshape(A.shape[1], *A.shape[:1], 1), dims=("band", "y", "x"))
     planes.to_dataset(name="A").chunk(band=4, y=9).to_zarr(path / "stack", consolidated=False)
-    return Stack(xr.open_zarr(path / "stack", chunks=None, consolidated=False)["A"])
+    return Stack(open_stack(path / "stack"))
 
 
 SOURCES: dict[str, Callable[[Path, np.ndarray], MatrixLike]] = {
@@ -78,9 +78,6 @@ SOURCES: dict[str, Callable[[Path, np.ndarray], MatrixLike]] = {
     "lazy stack": _lazy_stack,
 }
 """Makers of each kind of input from a NumPy array, in a directory."""
-
-STORED = ("Zarr", "Zarr path", "Zarr shards", "Zarr CSR", "HDF5", "HDF5 CSR", "concatenated", "prepared")
-"""Those whose bytes are counted as they are fetched."""
 
 
 def rows_of(source: Source, grid: Grid) -> np.ndarray:

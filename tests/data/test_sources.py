@@ -12,7 +12,7 @@ from dasknmf.data import grid_of, source_of
 from dasknmf.data.source import nbytes_of
 from dasknmf.data.staging import staged
 from dasknmf.io.metered import metered
-from tests.data.sources import SOURCES, STORED, rows_of
+from tests.data.sources import SOURCES, rows_of
 
 pytestmark = pytest.mark.usefixtures("small_panels")
 
@@ -63,10 +63,11 @@ def test_a_stage_gives_the_same_slabs(X, A, place, tmp_path):
             np.testing.assert_array_equal(rows_of(kept, grid), A)
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_bytes_are_counted_in_every_walk(name, tmp_path, A):
-    source = source_of(SOURCES[name](tmp_path, A))
+def test_bytes_are_counted_in_every_walk(X, A):
+    source = source_of(X)
     grid = grid_of(source)
+    if source.in_process or source.chunk_keys(grid[0]):
+        pytest.skip("in memory, or read by Dask")
     counted = []
     for _ in range(2):
         with metered() as meter:
