@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,46 +13,10 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-_PUBLIC = (
-    "iteration",
-    "phase",
-    "loss",
-    "objective",
-    "loss_at",
-    "change",
-    "seconds",
-    "bytes_read",
-    "bytes_written",
-    "reads",
-    "memory",
-    "retries",
-)
-
 
 @dataclass(frozen=True)
-class Advance:
-    """The results of one model in a pass that several models share; fields as in `Record`."""
-
-    model: int
-    iteration: int
-    phase: str
-    loss: float | None
-    objective: float | None
-    loss_at: str | None
-    measures: dict[str, float] = field(default_factory=dict, repr=False)
-
-    @property
-    def holdout(self) -> float | None:
-        return self.measures.get("holdout")
-
-    @property
-    def hidden(self) -> int | None:
-        return int(self.measures["hidden"]) if "hidden" in self.measures else None
-
-
-@dataclass(frozen=True)
-class Record:
-    """The results of one pass; if several models share it, those of the best model so far."""
+class Achieved:
+    """The loss and objective of a model after a pass."""
 
     iteration: int
     """Exact passes so far; 0 during survey and start."""
@@ -65,29 +29,13 @@ class Record:
     loss_at: str | None
     """The pair of which `loss` is the loss. ``"end"``: W and H at the end of the pass; ``"entry"``: those
     at its start; ``"solved"``: H at its start, with the W that the pass solved for this H."""
-    change: float | None
-    """Relative decrease of the objective since the last record that has one."""
-    seconds: float
-    """Wall time of the pass."""
-    bytes_read: int
-    """Bytes of V as fetched from its store, and of factors; reads from a stage do not count."""
-    bytes_written: int
-    """Bytes of factors."""
-    reads: float
-    """Number of reads of the whole of V so far, from its store or from a stage."""
-    measures: dict[str, float] = field(default_factory=dict, repr=False)
+    measures: dict[str, float] = field(default_factory=dict, repr=False, kw_only=True)
     """Numbers for the solver's stop rule."""
-    memory: int | None = None
-    """Largest resident memory of a process during the pass, in bytes; None if it was not measured."""
-    models: tuple[Advance, ...] = field(default=(), repr=False)
-    """The results of each model, if several share the pass."""
-    retries: int = 0
-    """Number of retries of reads and writes, of V and of factors, after transient errors."""
 
     @property
-    def closed(self) -> bool:
-        """Whether the loss is that of the W and H that are returned."""
-        return self.phase in ("evaluation", "final")
+    def achieved(self) -> dict[str, Any]:
+        """The fields above, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(Achieved)}
 
     @property
     def holdout(self) -> float | None:
@@ -100,32 +48,55 @@ class Record:
         return int(self.measures["hidden"]) if "hidden" in self.measures else None
 
 
+@dataclass(frozen=True)
+class ModelRecord(Achieved):
+    """The results of one of the models that share a pass."""
+
+    model: int
+    """Number of the model."""
+
+
+@dataclass(frozen=True)
+class Record(Achieved):
+    """The results of one pass; if several models share it, those of the best model so far."""
+
+    change: float | None
+    """Relative decrease of the objective since the last record that has one."""
+    seconds: float
+    """Wall time of the pass."""
+    bytes_read: int
+    """Bytes of V as fetched from its store, and of factors; reads from a stage do not count."""
+    bytes_written: int
+    """Bytes of factors."""
+    reads: float
+    """Number of reads of the whole of V so far, from its store or from a stage."""
+    memory: int | None = None
+    """Largest resident memory of a process during the pass, in bytes; None if it was not measured."""
+    models: tuple[ModelRecord, ...] = field(default=(), repr=False)
+    """The results of each model, if several share the pass."""
+    retries: int = 0
+    """Number of retries of reads and writes, of V and of factors, after transient errors."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the loss is that of the W and H that are returned."""
+        return self.phase in ("evaluation", "final")
+
+
 Callback = Callable[[Record], None]
 
 
-class History(Sequence[Record]):
+class History(tuple[Record, ...]):
     """The records of a run, the oldest first."""
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
-        self._records = tuple(records)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._records[index]
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records)
-
     def __repr__(self) -> str:
-        if not self._records:
+        if not self:
             return "History(empty)"
-        last = self._records[-1]
+        last = self[-1]
         return f"History({len(self)} passes, {last.reads:g} reads of V, objective {last.objective})"
 
     def plus(self, record: Record) -> History:
-        return History((*self._records, record))
+        return History((*self, record))
 
     def of_model(self, model: int) -> History:
         """The passes of one of several models, with its own results."""
@@ -134,44 +105,35 @@ class History(Sequence[Record]):
     def by_model(self) -> dict[int, History]:
         """The passes of each model, with its own results."""
         own: dict[int, list[Record]] = {}
-        for record in self._records:
-            for advance in record.models:
-                told = replace(
-                    record,
-                    iteration=advance.iteration,
-                    phase=advance.phase,
-                    loss=advance.loss,
-                    objective=advance.objective,
-                    loss_at=advance.loss_at,
-                    measures=advance.measures,
-                    models=(),
-                )
-                own.setdefault(advance.model, []).append(told)
+        for record in self:
+            for each in record.models:
+                own.setdefault(each.model, []).append(replace(record, **each.achieved, models=()))
         return {model: History(records) for model, records in own.items()}
 
     @property
     def exact(self) -> list[Record]:
         """The exact passes."""
-        return [record for record in self._records if record.phase == "exact"]
+        return [record for record in self if record.phase == "exact"]
 
     @property
     def evaluated(self) -> list[Record]:
         """The passes that have a loss."""
-        return [record for record in self._records if record.loss is not None]
+        return [record for record in self if record.loss is not None]
 
     @property
     def reads(self) -> float:
         """Reads of V so far."""
-        return self._records[-1].reads if self._records else 0.0
+        return self[-1].reads if self else 0.0
 
     @property
     def retries(self) -> int:
         """Number of retries of reads and writes so far."""
-        return sum(record.retries for record in self._records)
+        return sum(record.retries for record in self)
 
     def columns(self) -> dict[str, list[Any]]:
         """The public fields, each as a list with one value per pass."""
-        return {name: [getattr(record, name) for record in self._records] for name in _PUBLIC}
+        public = [each.name for each in fields(Record) if each.repr]
+        return {name: [getattr(record, name) for record in self] for name in public}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The columns as arrays of numbers, or of str as objects; NaN or "" where a pass has no value."""
@@ -187,7 +149,7 @@ class History(Sequence[Record]):
         """A pandas data frame with a row per pass, with the loss over hidden entries if there are any."""
         import pandas as pd
 
-        held = [record.holdout for record in self._records]
+        held = [record.holdout for record in self]
         more = {"holdout": held} if any(loss is not None for loss in held) else {}
         return pd.DataFrame(self.columns() | more)
 

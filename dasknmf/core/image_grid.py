@@ -113,17 +113,9 @@ class Tiles:
         for index in range(first, last):
             tile = self._tile(index)
             low, high = max(start, tile.start) - tile.start, min(stop, tile.stop) - tile.start
-            *outer, width = tile.shape
-            line = np.arange(low // width, -(-high // width))
-            skipped = low - low // width * width
-            begin = np.full(len(line), tile.slices[-1].start)
-            stride = self.shape[-1]
-            for axis in reversed(range(len(outer))):
-                line, along = np.divmod(line, outer[axis])
-                begin += (along + tile.slices[axis].start) * stride
-                stride *= self.shape[axis]
-            lines = begin[:, None] + np.arange(width)
-            found.append(lines.reshape(-1)[skipped : skipped + high - low])
+            at = np.unravel_index(np.arange(low, high), tile.shape)
+            at = tuple(along + part.start for along, part in zip(at, tile.slices, strict=True))
+            found.append(np.ravel_multi_index(at, self.shape))
         return np.concatenate(found)
 
     def __iter__(self) -> Iterator[Tile]:

@@ -153,8 +153,8 @@ class Phase(ABC):
         return None
 
     @property
-    def together(self) -> Together | None:
-        """Function that makes one walk for several models, if their products with V can be combined."""
+    def batching(self) -> Batching | None:
+        """What visits the tiles for several models at once; None: each model visits them by itself."""
         return None
 
     def prepare(self, state: State) -> Any:
@@ -168,16 +168,6 @@ class Phase(ABC):
     def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027 (some phases read no V)
         """Visit one tile: update `rows` and add to `tally`, both in place."""
 
-    def walked(self, tile: Any, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
-        """Visit one tile, given N = V Hᵀ; the caller adds Wᵀ diag(a) V to the tally.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_components)
-            diag(a) W. Only phases that define `together` implement this method.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         """The next state and the outcome of the pass, from the sum of all tallies."""
@@ -187,7 +177,7 @@ class Phase(ABC):
 class PhaseWrapper(Phase):
     """A phase that delegates to another phase all members that a subclass does not override.
 
-    `together` is not delegated.
+    `batching` is not delegated: a subclass may use other inputs or tiles.
 
     Parameters
     ----------
@@ -241,8 +231,8 @@ class Visitor:
         return {name: array[tile.rows] for name, array in self.rows.items()}
 
 
-Together = Callable[[Sequence[Visitor], Sequence[Tally]], Walk]
-"""A function that makes one walk for the visits of several models."""
+Batching = Callable[[Sequence[Visitor], Sequence[Tally]], Walk]
+"""A function that combines the visits of several models to each tile."""
 
 
 def finite(values: np.ndarray) -> np.ndarray:
@@ -265,8 +255,8 @@ def finite(values: np.ndarray) -> np.ndarray:
 def visit(block: Block, visitors: Sequence[Visitor]) -> list[Tally]:
     """The tally of each visitor, after one walk over a panel that all visitors share.
 
-    The order of tiles, and so of sums, depends only on the panel. Phases with the same `together` share the
-    walk function that it makes.
+    The order of tiles, and so of sums, depends only on the panel. Phases with the same `batching` are visited
+    at once.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
     walks = _walks(visitors, tallies)
@@ -278,13 +268,13 @@ def visit(block: Block, visitors: Sequence[Visitor]) -> list[Tally]:
 
 
 def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
-    parties: dict[Together | int, list[int]] = {}
+    batches: dict[Batching | int, list[int]] = {}
     for model, visitor in enumerate(visitors):
-        parties.setdefault(visitor.phase.together or model, []).append(model)
+        batches.setdefault(visitor.phase.batching or model, []).append(model)
     walks: list[Walk] = []
-    for together, models in parties.items():
-        if len(models) > 1 and not isinstance(together, int):
-            walks.append(together([visitors[i] for i in models], [tallies[i] for i in models]))
+    for batching, models in batches.items():
+        if len(models) > 1 and not isinstance(batching, int):
+            walks.append(batching([visitors[i] for i in models], [tallies[i] for i in models]))
         else:
             walks.append(partial(_alone, visitors[models[0]], tallies[models[0]]))
     return walks

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from dask.utils import format_bytes
 from msgspec import structs
 
-from dasknmf.core.history import Advance, Ending, History, Record, Stop, StopRule, rivals
+from dasknmf.core.history import Ending, History, ModelRecord, Record, Stop, StopRule, rivals
 from dasknmf.core.phase import Outcome
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, ModelResult, PassResult
@@ -111,7 +111,7 @@ class Schedule:
             record = self._record(own, histories[number], result, shared.reads)
             statuses[number], record = self._moved(progress, own, histories[number], record, result)
             histories[number] = histories[number].plus(record)
-            advances.append(_advance(number, record))
+            advances.append(ModelRecord(model=number, **record.achieved))
         going = [status for status in statuses.values() if _stands_at(status, result.name)]
         iteration = max((status.iteration for status in statuses.values()), default=0)
         after = structs.replace(
@@ -251,14 +251,14 @@ def record_of(
         result.stats.bytes_read,
         result.stats.bytes_written,
         reads + result.reads,
-        outcome.measures,
         result.stats.memory,
+        measures=outcome.measures,
         retries=result.stats.retries,
     )
 
 
 def _shared_record(
-    best: Record, iteration: int, advances: Sequence[Advance], result: PassResult, shared: History
+    best: Record, iteration: int, advances: Sequence[ModelRecord], result: PassResult, shared: History
 ) -> Record:
     """The record of a pass of several models: that of the model with the lowest objective."""
     phase = "exact" if any(advance.phase == "exact" for advance in advances) else "evaluation"
@@ -274,18 +274,6 @@ def last_objective(history: History) -> float | None:
 def _change(objective: float | None, before: float | None) -> float | None:
     """Relative decrease of the objective."""
     return (before - objective) / before if objective is not None and before else None
-
-
-def _advance(number: int, record: Record) -> Advance:
-    return Advance(
-        number,
-        record.iteration,
-        record.phase,
-        record.loss,
-        record.objective,
-        record.loss_at,
-        record.measures,
-    )
 
 
 def _stands_at(status: ModelStatus, name: str) -> bool:

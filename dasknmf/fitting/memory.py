@@ -100,7 +100,7 @@ def footprint(
         draws = any(phase.tally().capacity for phase in phases)
         packed = lines * (trial.LINES_AT_ONCE * len(models) if draws else _LINES_AT_ONCE * len(phases))
     first = models[0]
-    one = first.loss.quadratic and all(phase.together for phase in phases)
+    one = first.loss.quadratic and all(phase.batching for phase in phases)
     return Footprint(
         phases,
         first.dtype,

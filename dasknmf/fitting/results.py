@@ -45,7 +45,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.best_start_ = progress.best.model
     nmf.sum_of_squares_ = state.squares
     nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
-    nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss, 0.0)))
+    nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss or 0.0, 0.0)))
     nmf.preparation_ = inputs.preparation
     nmf.feature_weight_ = inputs.features.weight
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = unobserved(state, transposed=transposed)

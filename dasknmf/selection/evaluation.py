@@ -11,7 +11,7 @@ import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Phase, Rows, SampledRows, Tally, Together, Visitor
+from dasknmf.core.phase import Batching, Outcome, Phase, Rows, SampledRows, Tally, Visitor
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.packed_grams import lines_bytes
 from dasknmf.core.starts.sample import drawn_from
@@ -92,7 +92,7 @@ class Evaluation(Phase):
         return tally
 
     @property
-    def together(self) -> Together:
+    def batching(self) -> Batching:
         return _Evaluations
 
     def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:

@@ -214,7 +214,7 @@ class PassRecord(Achieved, frozen=True, kw_only=True):
 
     def record(self) -> history.Record:
         """The record of the history."""
-        models = tuple(history.Advance(**asdict(each)) for each in self.models)
+        models = tuple(history.ModelRecord(**asdict(each)) for each in self.models)
         return history.Record(**asdict(self) | {"models": models})
 
 

@@ -36,7 +36,7 @@ def line(ax, label):
 
 
 def record(iteration, phase="exact", loss=None, at="end", reads=0.0, **measures):
-    return Record(iteration, phase, loss, loss, at, None, 2.0, 0, 0, reads, measures)
+    return Record(iteration, phase, loss, loss, at, None, 2.0, 0, 0, reads, measures=measures)
 
 
 @pytest.mark.parametrize("against", ["iteration", "reads", "seconds"])

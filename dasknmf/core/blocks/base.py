@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from copy import copy
+from dataclasses import dataclass, field
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -77,6 +78,22 @@ class RowRange:
         return int(self.rows.stop - self.rows.start)
 
 
+@dataclass
+class SharedProducts:
+    """What one of several models needs of the products of a tile that all of them share.
+
+    Parameters
+    ----------
+    VHt : ndarray of shape (n_rows, n_components)
+        V Hᵀ.
+    W : ndarray of shape (n_rows, n_components)
+        The rows by which the model multiplies V to Wᵀ V, set by its visit.
+    """
+
+    VHt: np.ndarray
+    W: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+
 class Tile(RowRange, ABC):
     """A few hundred rows of V, small enough to stay in cache for every product of a visit.
 
@@ -88,19 +105,33 @@ class Tile(RowRange, ABC):
     dtype: np.dtype
     row_weights: np.ndarray | None = None
     """Weight of each row, shape (n_rows,), float64; None: 1."""
+    plain: bool = True
+    """Whether the tile is of a V without any mask or weights: its sums are then those of plain loops."""
+
+    shared: SharedProducts | None = None
+    """The products of the model that visits the tile, if models share them."""
 
     @property
     def complete(self) -> bool:
         """Whether no entry has a weight beside those of its row and its column."""
         return True
 
-    @abstractmethod
     def cross(self, Ht: np.ndarray) -> np.ndarray:
         """V Hᵀ, shape (n_rows, n_components)."""
+        return self._cross(Ht) if self.shared is None else self.shared.VHt
 
-    @abstractmethod
     def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
         """Add Wᵀ V to A, float64 of shape (n_components, n_features); complete when the walk ends."""
+        if self.shared is None:
+            self._add_cross(W, A)
+        else:
+            self.shared.W = W
+
+    @abstractmethod
+    def _cross(self, Ht: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def _add_cross(self, W: np.ndarray, A: np.ndarray) -> None: ...
 
     @abstractmethod
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
@@ -141,9 +172,12 @@ class Tile(RowRange, ABC):
         """V ∘ P^{β−2} and P^{β−1} for P = WH, floored at `eps` where a negative power is taken."""
         raise NotImplementedError
 
-    def reweighted(self, a: np.ndarray) -> Tile:
+    def reweighted(self, a: np.ndarray) -> Self:
         """The same values with row weights multiplied by `a`, shape (n_rows,), float64; this tile stays."""
-        raise NotImplementedError
+        tile = copy(self)
+        tile.plain = False
+        tile.row_weights = a if self.row_weights is None else a * self.row_weights
+        return tile
 
     def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
         """A tile with noise in its values, in memory of its own; missing and hidden entries stay that.

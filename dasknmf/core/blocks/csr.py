@@ -9,9 +9,9 @@ from scipy.sparse import csr_array
 
 from dasknmf.core.blocks import sums
 from dasknmf.core.blocks.base import SlabBlock
-from dasknmf.core.blocks.csr_tile import CsrTile, MaskedCsrTile
+from dasknmf.core.blocks.csr_tile import CsrTile
 from dasknmf.core.blocks.csr_walk import CsrRows, CsrWalk
-from dasknmf.core.blocks.entries import EntryWeights, WeightedSlab
+from dasknmf.core.blocks.entries import WeightedSlab
 from dasknmf.core.blocks.scratch import tile_rows
 from dasknmf.errors import SourceError
 
@@ -75,6 +75,4 @@ class CsrBlock(SlabBlock):
         if self._spec.checked:  # the sum of V itself, hidden entries included
             self.total += sums.total(values)
         rows = joined._replace(values=values, columns=columns)
-        if self._entries is None and rows.weights is None:
-            return CsrTile(rows, at, walk)
-        return MaskedCsrTile(rows, at, walk, self._entries or EntryWeights())
+        return CsrTile(rows, at, walk, self._entries)

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -23,7 +22,7 @@ from dasknmf.core.blocks.base import Ratio, RowRange, Sums, Tile
 from dasknmf.core.blocks.csr_walk import CsrRows, CsrWalk
 from dasknmf.core.blocks.decode import weighted_total
 from dasknmf.core.blocks.dense_ratio import TileWeights
-from dasknmf.core.blocks.dense_tile import DenseTile, MaskedTile
+from dasknmf.core.blocks.dense_tile import DenseTile
 from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.blocks.noise import Noise
 from dasknmf.core.blocks.row_ratios import RowRatios, mean_floors
@@ -32,7 +31,16 @@ from dasknmf.core.losses import Loss
 
 
 class CsrTile(Tile):
-    """A sparse tile whose entries all count once.
+    """A sparse tile. Rows and columns may have weights, and a block of entries may be hidden.
+
+    Single hidden entries would each need their place in a matrix of zeros. A hidden block, rows R
+    times columns C, keeps every product at the cost of the nonzeros, since all of R have the same columns::
+
+        S_i = S − [i ∈ R] S_C            T_j = G − [j ∈ C] G_R
+
+    so `row_grams` takes two lines, that of all columns and that of the columns outside of C, and
+    `add_column_grams` adds to two, that of all rows and that of the rows outside of R. For β other than 1
+    and 2 tiles are made dense, and the block is part of their mask.
 
     Parameters
     ----------
@@ -40,14 +48,40 @@ class CsrTile(Tile):
         Values in the dtype of the walk, columns as int32.
     at : RowRange
     walk : CsrWalk
+    entries : EntryWeights or None
+        None: every entry counts once, beside the weights of `rows`.
+
+    References
+    ----------
+    Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix
+    factorization. The Annals of Applied Statistics, 3(2).
     """
 
-    def __init__(self, rows: CsrRows, at: RowRange, walk: CsrWalk) -> None:
+    def __init__(
+        self, rows: CsrRows, at: RowRange, walk: CsrWalk, entries: EntryWeights | None = None
+    ) -> None:
         super().__init__(at.rows, at.first)
-        self.v, self.columns, self.pointers, _ = rows
+        self.v, self.columns, self.pointers, self.row_weights = rows
         self.n_features = walk.n_features
         self.dtype = walk.dtype
         self._walk = walk
+        self.plain = entries is None and rows.weights is None
+        self.column_weights = None if entries is None else entries.weights
+        self._in_R, self._in_C = np.zeros(self.n_rows, bool), np.zeros(self.n_features, bool)
+        self._places = np.zeros(0, np.intp)
+        self._hidden_v = np.zeros(0, self.dtype)
+        if entries is not None and (holdout := entries.holdout) is not None:
+            self._in_C = walk.once("hidden", holdout, lambda: holdout.hidden_columns(walk.n_features))
+            self._in_R = holdout.hidden_rows(self.first, self.n_rows)
+            inside = np.repeat(self._in_R, np.diff(self.pointers)) & self._in_C[self.columns]
+            self._places = np.flatnonzero(inside)
+            self._hidden_v = self.v[self._places]
+            self.v = self.v.copy()
+            self.v[self._places] = 0
+
+    @property
+    def complete(self) -> bool:
+        return not self._in_R.any()
 
     @property
     def _rows(self) -> CsrRows:
@@ -60,7 +94,7 @@ class CsrTile(Tile):
     @property
     def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
         """Which rows and which columns make the hidden block, bool."""
-        return np.zeros(self.n_rows, bool), np.zeros(self.n_features, bool)
+        return self._in_R, self._in_C
 
     def values(self) -> np.ndarray:
         V = self._walk.dense.get("values", self.n_rows)
@@ -73,14 +107,17 @@ class CsrTile(Tile):
 
     def sums(self) -> Sums:
         total, squares, n_nan, n_inf, n_negative, n_zero = sums.survey(self.v)
-        return Sums(total, squares, n_nan, n_inf, n_negative, n_zero + self._n_absent)
+        if not self.plain:
+            squares = float(self._entry_weights() @ self.v.astype(np.float64) ** 2)
+        # Hidden places that are stored count among the zeros of v, others among the absent ones.
+        n_zero += self._n_absent - self._n_hidden
+        return Sums(total, squares, n_nan, n_inf, n_negative, n_zero, self._n_hidden)
 
     def power_sum(self, exponent: float) -> float:
         if exponent < 0 and (self._n_absent or (self.v == 0).any()):
             return float("inf")
-        return self._power_sum(exponent)
-
-    def _power_sum(self, exponent: float) -> float:
+        if not self.plain:
+            return float(self._entry_weights() @ np.power(self.v, exponent, dtype=np.float64))
         return float(sums.total(self.v) if exponent == 1 else nonzeros.power_sum(self.v, exponent))
 
     def column_sums(self) -> np.ndarray:
@@ -94,21 +131,19 @@ class CsrTile(Tile):
     def row_moments(self) -> moments.LineMoments:
         return moments.of_sparse_rows(self.v, self.pointers, self.n_features)
 
-    def cross(self, Ht: np.ndarray) -> np.ndarray:
+    def _cross(self, Ht: np.ndarray) -> np.ndarray:
         return self.gathered(self.v, Ht)
 
-    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+    def _add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
         self.scattered(self.v, W, A)
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        P = self._differences(W, H).reshape(-1)
-        return 0.5 * float(sums.product_total(P, P))
-
-    def _differences(self, W: np.ndarray, H: np.ndarray) -> np.ndarray:
-        """WH − V, in a buffer of the walk."""
         P = np.matmul(W, H, out=self._walk.dense.get("P", self.n_rows))
         nonzeros.spread(self.pointers, self.columns, self.v, P, -1.0)
-        return P
+        if self.plain:
+            return 0.5 * float(sums.product_total(P.reshape(-1), P.reshape(-1)))
+        P[np.ix_(self._in_R, self._in_C)] = 0
+        return 0.5 * float(weighted_total(P, P, self._a, self._b))
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
         if beta != 1:
@@ -119,14 +154,24 @@ class CsrTile(Tile):
 
     def product_total(self, W: np.ndarray, H: np.ndarray) -> float:
         """Σ P over every entry, zeros of V included, weighted."""
-        return float(W.sum(axis=0, dtype=np.float64) @ self._walk.totals(H))
+        totals = self._walk.once("totals", H, lambda: H.sum(axis=1, dtype=np.float64))
+        if self.plain:
+            return float(W.sum(axis=0, dtype=np.float64) @ totals)
+        W64 = W.astype(np.float64)
+        of_rows = W64 @ (totals if self.column_weights is None else H @ self._b)
+        if not self.complete:
+            H_C = H[:, self._in_C].astype(np.float64)
+            of_rows -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
+        return float(self._a @ of_rows)
 
     def dense(self) -> Tile:
         """The same tile with its zeros."""
-        return DenseTile(self.values(), self, self._walk.dense)
-
-    def reweighted(self, a: np.ndarray) -> Tile:
-        return MaskedCsrTile(self._rows._replace(weights=a), self, self._walk, EntryWeights())
+        if self.plain:
+            return DenseTile(self.values(), self, self._walk.dense)
+        mask = self.mask()
+        entries = None if mask is None else mask.view(np.uint8)
+        weights = TileWeights(entries, self.row_weights, self.column_weights)
+        return DenseTile(self.values(), self, self._walk.dense, weights)
 
     def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
         tile = copy(self)
@@ -156,7 +201,7 @@ class CsrTile(Tile):
 
     def products(self, W: np.ndarray, H: np.ndarray, p: np.ndarray) -> np.ndarray:
         """`p`, overwritten with WH where V is not zero."""
-        Ht = self._walk.by_features(H, turned=False)
+        Ht = self._walk.once("Ht", H, lambda: filled(H.T, self.dtype))
         nonzeros.products(self.pointers, self.columns, p, filled(W, self.dtype), Ht)
         return p
 
@@ -169,9 +214,9 @@ class CsrTile(Tile):
     def gathered(self, q: np.ndarray, Ht: np.ndarray) -> np.ndarray:
         """Q Hᵀ, with values q in place of V's."""
         k = Ht.shape[1]
-        Ht = self._walk.by_features(Ht, turned=True)
+        wide = self._walk.once("padded", Ht, lambda: filled(Ht, self.dtype))
         N = np.zeros((self.n_rows, padded(k)), self.dtype)
-        nonzeros.gather(self.pointers, self.columns, q, N, Ht)
+        nonzeros.gather(self.pointers, self.columns, q, N, wide)
         return N if k == N.shape[1] else np.ascontiguousarray(N[:, :k])
 
     def scattered(self, q: np.ndarray, W: np.ndarray, A: np.ndarray) -> None:
@@ -182,50 +227,15 @@ class CsrTile(Tile):
 
     def log_total(self, q: np.ndarray) -> float:
         """Σ v (log q − 1), weighted."""
-        return float(nonzeros.kullback_leibler_loss(self.v, q))
-
-
-class MaskedCsrTile(CsrTile):
-    """A sparse tile with weights of rows and of columns, and with a block of entries hidden.
-
-    Single hidden entries would each need their place in a matrix of zeros. A hidden block, rows R
-    times columns C, keeps every product at the cost of the nonzeros, since all of R have the same columns::
-
-        S_i = S − [i ∈ R] S_C            T_j = G − [j ∈ C] G_R
-
-    so `row_grams` takes two lines, that of all columns and that of the columns outside of C, and
-    `add_column_grams` adds to two, that of all rows and that of the rows outside of R. For β other than 1
-    and 2 tiles are made dense, and the block is part of their mask.
-
-    References
-    ----------
-    Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix
-    factorization. The Annals of Applied Statistics, 3(2).
-    """
-
-    def __init__(self, rows: CsrRows, at: RowRange, walk: CsrWalk, entries: EntryWeights) -> None:
-        super().__init__(rows, at, walk)
-        self.row_weights = rows.weights
-        self.column_weights = entries.weights
-        self._in_R, self._in_C = super().hidden_block
-        self._places = np.zeros(0, np.intp)
-        self._hidden_v = np.zeros(0, self.dtype)
-        if entries.holdout is not None:
-            self._in_C = walk.hidden_columns(entries.holdout)
-            self._in_R = entries.holdout.hidden_rows(self.first, self.n_rows)
-            inside = np.repeat(self._in_R, np.diff(self.pointers)) & self._in_C[self.columns]
-            self._places = np.flatnonzero(inside)
-            self._hidden_v = self.v[self._places]
-            self.v = self.v.copy()
-            self.v[self._places] = 0
-
-    @property
-    def complete(self) -> bool:
-        return not self._in_R.any()
-
-    @property
-    def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._in_R, self._in_C
+        if self.plain:
+            return float(nonzeros.kullback_leibler_loss(self.v, q))
+        if self.column_weights is None:
+            losses = np.zeros(self.n_rows)
+            nonzeros.kullback_leibler_rows(self.pointers, self.v, q, losses)
+            return float(self._a @ losses)
+        v = self.v.astype(np.float64)
+        logs = np.log(np.where(v > 0, q, 1.0), dtype=np.float64)
+        return float((self._entry_weights() * v) @ (logs - 1.0))
 
     @property
     def _a(self) -> np.ndarray:
@@ -245,15 +255,6 @@ class MaskedCsrTile(CsrTile):
     def _entry_weights(self) -> np.ndarray:
         """a_i b_j of each stored entry."""
         return self._a[self._row_of()] * self._b[self.columns]
-
-    def sums(self) -> Sums:
-        found, n_hidden = super().sums(), self._n_hidden
-        squares = float(self._entry_weights() @ self.v.astype(np.float64) ** 2)
-        # Hidden places that are stored count among the zeros of v, others among the absent ones.
-        return replace(found, squares=squares, n_zero=found.n_zero - n_hidden, n_missing=n_hidden)
-
-    def _power_sum(self, exponent: float) -> float:
-        return float(self._entry_weights() @ np.power(self.v, exponent, dtype=np.float64))
 
     def column_counts(self) -> np.ndarray:
         return np.asarray(self._a.sum() - self._hidden_weights())
@@ -275,11 +276,6 @@ class MaskedCsrTile(CsrTile):
         whole = WW.sum(axis=0, dtype=np.float64)
         T[0] += whole
         T[1] += whole - WW[self._in_R].sum(axis=0, dtype=np.float64)
-
-    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        P = self._differences(W, H)
-        P[np.ix_(self._in_R, self._in_C)] = 0
-        return 0.5 * float(weighted_total(P, P, self._a, self._b))
 
     def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
         n_hidden = self._n_hidden
@@ -309,34 +305,6 @@ class MaskedCsrTile(CsrTile):
         mask = np.ones((self.n_rows, self.n_features), bool)
         mask[np.ix_(self._in_R, self._in_C)] = False
         return mask
-
-    def dense(self) -> Tile:
-        mask = self.mask()
-        entries = None if mask is None else mask.view(np.uint8)
-        weights = TileWeights(entries, self.row_weights, self.column_weights)
-        return MaskedTile(self.values(), self, self._walk.dense, weights)
-
-    def product_total(self, W: np.ndarray, H: np.ndarray) -> float:
-        W64 = W.astype(np.float64)
-        of_rows = W64 @ (self._walk.totals(H) if self.column_weights is None else H @ self._b)
-        if not self.complete:
-            H_C = H[:, self._in_C].astype(np.float64)
-            of_rows -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
-        return float(self._a @ of_rows)
-
-    def reweighted(self, a: np.ndarray) -> Tile:
-        tile = copy(self)
-        tile.row_weights = a if self.row_weights is None else a * self.row_weights
-        return tile
-
-    def log_total(self, q: np.ndarray) -> float:
-        if self.column_weights is None:
-            losses = np.zeros(self.n_rows)
-            nonzeros.kullback_leibler_rows(self.pointers, self.v, q, losses)
-            return float(self._a @ losses)
-        v = self.v.astype(np.float64)
-        logs = np.log(np.where(v > 0, q, 1.0), dtype=np.float64)
-        return float((self._entry_weights() * v) @ (logs - 1.0))
 
 
 class CsrRatio(Ratio):

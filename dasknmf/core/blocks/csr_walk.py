@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from dasknmf.core.blocks import nonzeros
-from dasknmf.core.blocks.entries import Holdout
 from dasknmf.core.blocks.scratch import Scratch
-from dasknmf.core.blocks.simd import filled, padded
+from dasknmf.core.blocks.simd import padded
 
 _FLUSH_ROWS = 2048
 """Number of rows whose products are summed in V's dtype before the sum is added in float64."""
@@ -66,12 +66,10 @@ class CsrWalk:
         self.dtype = dtype
         self.dense = Scratch(height, n_features, dtype)
         self._buffer = np.empty(0, dtype)
-        self._turned: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = {}
-        self._totals: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._made: dict[tuple[str, int], tuple[object, np.ndarray]] = {}
         self._sums: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._flushed = 0
         self._ended = False
-        self._hidden: np.ndarray | None = None
 
     def buffer(self, size: int) -> np.ndarray:
         """A buffer for a value of each nonzero."""
@@ -79,27 +77,12 @@ class CsrWalk:
             self._buffer = np.empty(size + size // 4, self.dtype)
         return self._buffer[:size]
 
-    def by_features(self, H: np.ndarray, *, turned: bool) -> np.ndarray:
-        """Hᵀ in whole vectors, from H or, where `turned`, from Hᵀ.
-
-        Made once for each array, which is kept until the walk ends: give the same ones for every tile.
-        """
-        key = (id(H), turned)
-        if key not in self._turned:
-            self._turned[key] = (H, filled(H if turned else H.T, self.dtype))
-        return self._turned[key][1]
-
-    def hidden_columns(self, holdout: Holdout) -> np.ndarray:
-        """Which columns belong to the hidden block, shape (n_features,), bool."""
-        if self._hidden is None:
-            self._hidden = holdout.hidden_columns(self.n_features)
-        return self._hidden
-
-    def totals(self, H: np.ndarray) -> np.ndarray:
-        """ΣH over features, shape (n_components,), float64."""
-        if id(H) not in self._totals:
-            self._totals[id(H)] = (H, H.sum(axis=1, dtype=np.float64))
-        return self._totals[id(H)][1]
+    def once(self, name: str, source: object, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` computes from `source`, the same for every tile that gives the same object."""
+        key = name, id(source)
+        if key not in self._made:
+            self._made[key] = source, make()  # the source is kept, as its id is that of a living object
+        return self._made[key][1]
 
     def turned_sums(self, A: np.ndarray) -> np.ndarray:
         """The sum that the next flush adds to Aᵀ."""

@@ -165,16 +165,6 @@ def weighted_total(left: np.ndarray, right: np.ndarray, lines: np.ndarray, along
     return total
 
 
-class Draw(NamedTuple):
-    """The draw of hidden entries: those whose random word is below a limit."""
-
-    n_columns: int
-    """Columns of X."""
-    transposed: bool
-    key: np.uint64
-    below: np.uint64
-
-
 class Hidden(NamedTuple):
     """The hidden entries of a tile: their places in it and their values, each of shape (n_hidden,)."""
 
@@ -189,7 +179,7 @@ def hide(holdout: Holdout, V: np.ndarray, mask: np.ndarray, places: np.ndarray) 
     """Take the hidden entries out of V and of its mask, given the places in X of the tile's rows."""
     room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
     hidden = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, V.dtype)
-    draw = Draw(holdout.n_columns, holdout.transposed, holdout.key, holdout.below)
+    draw = np.uint64(holdout.n_columns), holdout.transposed, holdout.key, holdout.below
     count = _hide(V, mask, places, draw, hidden)
     return Hidden(*(part[:count] for part in hidden))
 
@@ -199,20 +189,19 @@ def _hide(
     V: np.ndarray,
     mask: np.ndarray,
     places: np.ndarray,
-    draw: Draw,
+    draw: tuple[np.uint64, bool, np.uint64, np.uint64],
     hidden: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
     """The loop of `hide`; the random word of an entry is that of its place in X, whatever the tiles."""
     rows, columns, values = hidden
+    n_columns, transposed, key, below = draw
     count = 0
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
             row = np.uint64(places[i])
             column = np.uint64(j)
-            n_columns = np.uint64(draw.n_columns)
-            place = column * n_columns + row if draw.transposed else row * n_columns + column
-            drawn = word(draw.key, place)
-            if drawn < draw.below and mask[i, j] != 0 and count < rows.size:
+            place = column * n_columns + row if transposed else row * n_columns + column
+            if word(key, place) < below and mask[i, j] != 0 and count < rows.size:
                 rows[count] = i
                 columns[count] = j
                 values[count] = V[i, j]

@@ -15,7 +15,7 @@ from dasknmf.core.blocks import sums
 from dasknmf.core.blocks.base import PanelSpec, RowRange, SlabBlock
 from dasknmf.core.blocks.decode import Decoder, hide
 from dasknmf.core.blocks.dense_ratio import TileWeights
-from dasknmf.core.blocks.dense_tile import DenseTile, MaskedTile, flat
+from dasknmf.core.blocks.dense_tile import DenseTile, flat
 from dasknmf.core.blocks.entries import EntryWeights, Slab, WeightedSlab
 from dasknmf.core.blocks.scratch import Scratch, tile_rows
 from dasknmf.errors import DataError
@@ -75,7 +75,7 @@ class DenseBlock(SlabBlock):
         decoder: Decoder,
         start: int,
         at: RowRange,
-    ) -> MaskedTile:
+    ) -> DenseTile:
         scratch = self._by_rows if stored.flags.c_contiguous else self._by_features
         V = scratch.get("values", at.n_rows)
         mask = scratch.get("mask", at.n_rows, np.dtype(np.uint8))
@@ -99,7 +99,7 @@ class DenseBlock(SlabBlock):
         whole = count == V.size and slab.weights is None
         of_rows = None if slab.rows is None else slab.rows[rows]
         tile_weights = TileWeights(None if whole else weights, of_rows, entries.weights)
-        return MaskedTile(V, at, scratch, tile_weights, hidden)
+        return DenseTile(V, at, scratch, tile_weights, hidden)
 
 
 def _weighted(given: np.ndarray, V: np.ndarray, mask: np.ndarray, scratch: Scratch) -> np.ndarray:

@@ -34,85 +34,7 @@ _HIDDEN = 2**16
 
 
 class DenseTile(Tile):
-    """A dense tile whose entries all count once.
-
-    Parameters
-    ----------
-    V : ndarray of shape (n_rows, n_features), float32 or float64
-    at : RowRange
-    scratch : Scratch
-        Buffers of the walk.
-    row_weights : ndarray of shape (n_rows,), float64, or None
-    """
-
-    def __init__(
-        self, V: np.ndarray, at: RowRange, scratch: Scratch, row_weights: np.ndarray | None = None
-    ) -> None:
-        super().__init__(at.rows, at.first)
-        self.V = V
-        self.n_features = V.shape[1]
-        self.dtype = V.dtype
-        self.row_weights = row_weights
-        self._scratch = scratch
-
-    def values(self) -> np.ndarray:
-        return self.V
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self.V[indices])
-
-    def sums(self) -> Sums:
-        return Sums(*sums.survey(flat(self.V)))
-
-    def power_sum(self, exponent: float) -> float:
-        if exponent in (0, 1):
-            return float(self.V.size if exponent == 0 else sums.total(flat(self.V)))
-        return float((self.V.astype(np.float64) ** exponent).sum())
-
-    def column_sums(self) -> np.ndarray:
-        return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
-
-    def column_moments(self) -> moments.LineMoments:
-        return moments.of_columns(self.V)
-
-    def row_moments(self) -> moments.LineMoments:
-        return moments.of_rows(self.V)
-
-    def cross(self, Ht: np.ndarray) -> np.ndarray:
-        return np.matmul(self.V, Ht)
-
-    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
-        sums.add_to(A, np.matmul(W.T, self.V))
-
-    def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
-        np.subtract(self.V, P, out=P)
-        return 0.5 * sums.product_total(flat(P), flat(P))
-
-    def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
-        self._turn_by_rows()
-        P = np.matmul(W, H, out=self._scratch.get("P", len(self.V)))
-        return DenseRatio(self.V, P, beta, eps, self._scratch)
-
-    def reweighted(self, a: np.ndarray) -> Tile:
-        rows = a if self.row_weights is None else a * self.row_weights
-        return MaskedTile(self.V, self, self._scratch, TileWeights(rows=rows))
-
-    def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
-        tile = copy(self)
-        tile.V = noise.of_dense(self.V, places)
-        return tile
-
-    def _turn_by_rows(self) -> None:
-        """Make V C-contiguous, as element-wise loops walk it."""
-        if not self.V.flags.c_contiguous:
-            self._scratch = self._scratch.by_rows
-            V, self.V = self.V, self._scratch.get("values", len(self.V))
-            np.copyto(self.V, V)
-
-
-class MaskedTile(DenseTile):
-    """A dense tile with weights.
+    """A dense tile.
 
     Parameters
     ----------
@@ -120,8 +42,9 @@ class MaskedTile(DenseTile):
         0 where the weight of an entry is.
     at : RowRange
     scratch : Scratch
-        Buffers of the walk, in the memory order of V.
-    weights : TileWeights
+        Buffers of the walk, in the memory order of V if there are weights.
+    weights : TileWeights or None
+        None: every entry counts once, and V has no mask in any tile.
     hidden : Hidden or None
         Hidden entries, which are missing in V.
     """
@@ -131,11 +54,18 @@ class MaskedTile(DenseTile):
         V: np.ndarray,
         at: RowRange,
         scratch: Scratch,
-        weights: TileWeights,
+        weights: TileWeights | None = None,
         hidden: Hidden | None = None,
     ) -> None:
-        super().__init__(V, at, scratch, weights.rows)
+        super().__init__(at.rows, at.first)
+        self.V = V
+        self.n_features = V.shape[1]
+        self.dtype = V.dtype
+        self._scratch = scratch
+        self.plain = weights is None
+        weights = weights or TileWeights()
         self.weights = weights.entries
+        self.row_weights = weights.rows
         self.column_weights = weights.columns
         self.hidden = hidden
         self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
@@ -147,8 +77,17 @@ class MaskedTile(DenseTile):
     def mask(self) -> np.ndarray | None:
         return None if self.weights is None else np.asarray(self.weights != 0)
 
+    def values(self) -> np.ndarray:
+        return self.V
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        taken = np.ascontiguousarray(self.V[indices])
+        if self.weights is not None:
+            taken[self.weights[indices] == 0] = np.nan
+        return taken
+
     def sums(self) -> Sums:
-        found = super().sums()
+        found = Sums(*sums.survey(flat(self.V)))
         n_missing = 0 if self.weights is None else self.weights.size - int(np.count_nonzero(self.weights))
         squares = found.squares
         weighted = not self.complete or self.row_weights is not None or self.column_weights is not None
@@ -157,22 +96,29 @@ class MaskedTile(DenseTile):
         return replace(found, squares=squares, n_zero=found.n_zero - n_missing, n_missing=n_missing)
 
     def power_sum(self, exponent: float) -> float:
+        if self.plain and exponent == 1:
+            return float(sums.total(flat(self.V)))
+        if self.plain:
+            return float((self.V.astype(np.float64) ** exponent).sum())
         powers = np.zeros(self.V.shape)
         mask = self.mask()
         where = np.ones(self.V.shape, bool) if mask is None else mask
         np.power(self.V, exponent, out=powers, where=where, dtype=np.float64)
         return self._total(powers, np.ones_like(self.V) if self.weights is None else self.weights)
 
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        taken = super().take(indices)
-        if self.weights is not None:
-            taken[self.weights[indices] == 0] = np.nan
-        return taken
+    def column_sums(self) -> np.ndarray:
+        return np.matmul(np.ones(len(self.V), self.V.dtype), self.V).astype(np.float64)
 
-    def cross(self, Ht: np.ndarray) -> np.ndarray:
+    def column_moments(self) -> moments.LineMoments:
+        return moments.of_columns(self.V)
+
+    def row_moments(self) -> moments.LineMoments:
+        return moments.of_rows(self.V)
+
+    def _cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self._weighted(self.V), Ht)
 
-    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+    def _add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
         sums.add_to(A, np.matmul(W.T, self._weighted(self.V)))
 
     def row_grams(self, HH: np.ndarray) -> np.ndarray:
@@ -247,11 +193,15 @@ class MaskedTile(DenseTile):
             np.subtract(self.V, P, out=V)
             np.multiply(V, self.weights, out=V)
             np.add(V, P, out=V)
-        return DenseTile(V, self, self._scratch, self.row_weights)
+        tile = DenseTile(V, self, self._scratch)
+        tile.row_weights = self.row_weights
+        return tile
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
         P = self._product(W, H)
         np.subtract(self.V, P, out=P)
+        if self.plain:
+            return 0.5 * sums.product_total(flat(P), flat(P))
         return 0.5 * self._total(P, self._weighted(P))
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
@@ -262,12 +212,15 @@ class MaskedTile(DenseTile):
             V = self._scratch.get("positive", len(self.V))
             np.copyto(V, self.V)
             V[self.weights == 0] = eps
-        plain = DenseTile(V, self, self._scratch).ratio(W, H, beta, eps)
-        return MaskedRatio(plain, TileWeights(self.weights, self.row_weights, self.column_weights))
+        P = np.matmul(W, H, out=self._scratch.get("P", len(V)))
+        ratio = DenseRatio(V, P, beta, eps, self._scratch)
+        if self.plain:
+            return ratio
+        return MaskedRatio(ratio, TileWeights(self.weights, self.row_weights, self.column_weights))
 
-    def reweighted(self, a: np.ndarray) -> Tile:
+    def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
         tile = copy(self)
-        tile.row_weights = a if self.row_weights is None else a * self.row_weights
+        tile.V = noise.of_dense(self.V, places)
         return tile
 
     def _product(self, W: np.ndarray, H: np.ndarray) -> np.ndarray:
@@ -296,10 +249,13 @@ class MaskedTile(DenseTile):
         return float(weighted_total(np.ascontiguousarray(left), np.ascontiguousarray(right), a, b))
 
     def _turn_by_rows(self) -> None:
-        turned = not self.V.flags.c_contiguous
-        super()._turn_by_rows()
-        if turned and self.weights is not None:
-            weights = self.weights
+        """Make V and its weights C-contiguous, as element-wise loops walk them."""
+        if self.V.flags.c_contiguous:
+            return
+        self._scratch = self._scratch.by_rows
+        V, self.V = self.V, self._scratch.get("values", len(self.V))
+        np.copyto(self.V, V)
+        if (weights := self.weights) is not None:
             self.weights = self._scratch.get(f"weights {weights.dtype}", len(weights), weights.dtype)
             np.copyto(self.weights, weights)
 

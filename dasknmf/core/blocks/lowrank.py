@@ -40,10 +40,10 @@ class LowRankTile(Tile):
         self.n_features = len(Q)
         self.dtype = R.dtype
 
-    def cross(self, Ht: np.ndarray) -> np.ndarray:
+    def _cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self.R, self.Q.T @ Ht)
 
-    def add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
+    def _add_cross(self, W: np.ndarray, A: np.ndarray) -> None:
         A += np.matmul(np.matmul(W.T, self.R), self.Q.T)
 
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:

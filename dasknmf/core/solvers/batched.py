@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dasknmf.core.blocks.base import Tile
+from dasknmf.core.blocks.base import SharedProducts, Tile
 from dasknmf.core.phase import Tally, Visitor
 
 
@@ -41,9 +41,11 @@ class Batched:
             tally["A"] = self._A[part]
 
     def __call__(self, tile: Tile) -> None:
-        N = tile.cross(self._Ht)
-        walked = []
+        VHt = tile.cross(self._Ht)
+        rows = []
         for visitor, tally, part in zip(self._visitors, self._tallies, self._parts, strict=True):
-            own = np.ascontiguousarray(N[:, part])
-            walked.append(visitor.phase.walked(tile, visitor.rows_of(tile), own, visitor.small, tally))
-        tile.add_cross(np.concatenate(walked, axis=1), self._A)
+            tile.shared = SharedProducts(np.ascontiguousarray(VHt[:, part]))
+            visitor.phase.tile(tile, visitor.rows_of(tile), visitor.small, tally)
+            rows.append(tile.shared.W)
+        tile.shared = None
+        tile.add_cross(np.concatenate(rows, axis=1), self._A)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.losses import Loss
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally, Together
+from dasknmf.core.phase import Batching, Outcome, PhaseWrapper, Rows, Tally
 from dasknmf.core.state import FactorState, State
 
 
@@ -34,8 +34,8 @@ class HeldOut(PhaseWrapper):
     loss: Loss
 
     @property
-    def together(self) -> Together | None:
-        return self.phase.together
+    def batching(self) -> Batching | None:
+        return self.phase.batching
 
     def prepare(self, state: State) -> HeldOutInputs:
         state = FactorState.checked(state)
@@ -52,15 +52,6 @@ class HeldOut(PhaseWrapper):
         self.phase.tile(tile, rows, small.small, tally)
         if solved:
             self._add_hidden_loss(tile, rows, small, tally)
-
-    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: HeldOutInputs, tally: Tally) -> np.ndarray:
-        solved = "W" not in rows
-        if not solved:
-            self._add_hidden_loss(tile, rows, small, tally)
-        left = self.phase.walked(tile, rows, N, small.small, tally)
-        if solved:
-            self._add_hidden_loss(tile, rows, small, tally)
-        return left
 
     def _add_hidden_loss(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
         """Add the loss of the entering pair over hidden entries.

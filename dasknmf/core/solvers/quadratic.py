@@ -35,7 +35,7 @@ import numpy as np
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.history import EveryTenth
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, Phase, Rows, Tally, Together, finite
+from dasknmf.core.phase import Batching, Outcome, Phase, Rows, Tally, finite
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
@@ -137,18 +137,14 @@ class QuadraticPass(Phase):
         return Tally.zeros(shapes)
 
     @property
-    def together(self) -> Together:
+    def batching(self) -> Batching:
         return Batched
 
     def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
-        tile.add_cross(self.walked(tile, rows, tile.cross(small.Ht), small, tally), tally["A"])
-
-    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: PassInputs, tally: Tally) -> np.ndarray:
-        """Move a tile's rows, given V Hᵀ, and add to the tally all but A; diag(a) W, which A is made of."""
         if self.recomputed:
-            rows["W"] = np.zeros((len(N), self.k), self.dtype)
+            rows["W"] = np.zeros((tile.n_rows, self.k), self.dtype)
         W = rows["W"]
-        N, S = self.system(tile, small, N)
+        N, S = self.system(tile, small)
         # W that is kept nowhere is what the H that entered makes of it: the two are the pair that entered.
         solved_first = small.needs_first_W or self.recomputed
         if solved_first:
@@ -157,17 +153,17 @@ class QuadraticPass(Phase):
             tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
         if not solved_first:
             tally["violation"] += self.moved(tile, W, N, S, small)
-        return self.left(tile, W, tally)
+        self.add(tile, W, tally)
 
     def solved(self, tile: Tile, small: PassInputs) -> np.ndarray:
         """W of a tile's rows for the H that entered, exactly."""
-        W = np.zeros((tile.rows.stop - tile.rows.start, self.k), self.dtype)
+        W = np.zeros((tile.n_rows, self.k), self.dtype)
         self._solved(tile, W, *self.system(tile, small))
         return W
 
-    def system(self, tile: Tile, small: PassInputs, N: np.ndarray | None = None) -> tuple[np.ndarray, Gram]:
-        """N and S of a tile's rows; N may be given as V Hᵀ."""
-        N = tile.cross(small.Ht) if N is None else N
+    def system(self, tile: Tile, small: PassInputs) -> tuple[np.ndarray, Gram]:
+        """N and S of a tile's rows."""
+        N = tile.cross(small.Ht)
         if small.sum_to_one_weight:
             N = N + np.float64(small.sum_to_one_weight)
         return N, self.grams.of_rows(tile, small.S)
@@ -193,18 +189,14 @@ class QuadraticPass(Phase):
             W[~tile.nonempty_rows()] = 0
 
     def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
-        """Add what a tile's rows leave for H."""
-        tile.add_cross(self.left(tile, W, tally), tally["A"])
-
-    def left(self, tile: Tile, W: np.ndarray, tally: Tally) -> np.ndarray:
-        """The same but for A; diag(a) W, which A is made of."""
+        """Add the share of a tile's rows in the sums that the update of H needs."""
         wide = W.astype(np.float64) if self.precise else W
         aW = weighted_rows(tile, wide)
         self.grams.add(tile, wide, aW, tally["G"])
         tally["usage"] += np.ones(len(W), wide.dtype) @ aW
         if self.grams.by_row or self.sum_to_one:
             tally["end"] += (totals(tile, W)[1], self.gap(tile, W))
-        return aW
+        tile.add_cross(aW, tally["A"])
 
     def gap(self, tile: Tile, W: np.ndarray, observed: np.ndarray | None = None) -> float:
         """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""

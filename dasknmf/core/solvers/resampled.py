@@ -41,7 +41,7 @@ import numpy as np
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.blocks.noise import Noise, exponential
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import PhaseWrapper, Rows, Tally, Together
+from dasknmf.core.phase import Batching, PhaseWrapper, Rows, Tally
 from dasknmf.core.rng import key_of
 
 Kind = Literal["rows", "uniform", "poisson"]
@@ -118,9 +118,5 @@ class ResampledPhase(PhaseWrapper):
         self.phase.tile(self.resampling.seen(tile), rows, small, tally)
 
     @property
-    def together(self) -> Together | None:
-        return self.phase.together if self.resampling.shares_products else None
-
-    def walked(self, tile: Tile, rows: Rows, N: np.ndarray, small: Any, tally: Tally) -> np.ndarray:
-        # N is the product of V itself.
-        return self.phase.walked(self.resampling.seen(tile), rows, N, small, tally)
+    def batching(self) -> Batching | None:
+        return self.phase.batching if self.resampling.shares_products else None
