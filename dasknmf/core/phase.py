@@ -165,7 +165,7 @@ class Phase(ABC):
         """A tally of zeros."""
         return Tally({})
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:  # noqa: B027 (some phases read no V)
+    def tile(self, tile: Any, rows: Rows, inputs: Any, tally: Tally) -> None:  # noqa: B027 (some phases read no V)
         """Visit one tile: update `rows` and add to `tally`, both in place."""
 
     @abstractmethod
@@ -204,8 +204,8 @@ class PhaseWrapper(Phase):
     def tally(self) -> Tally:
         return self.phase.tally()
 
-    def tile(self, tile: Any, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(tile, rows, small, tally)
+    def tile(self, tile: Any, rows: Rows, inputs: Any, tally: Tally) -> None:
+        self.phase.tile(tile, rows, inputs, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         return self.phase.update(tally, state)
@@ -222,7 +222,7 @@ class Visitor:
     """A phase with the inputs of its visit to one panel."""
 
     phase: Phase
-    small: Any
+    inputs: Any
     rows: Rows
     """The rows of the panel, which the visit updates in place."""
 
@@ -281,7 +281,7 @@ def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
 
 
 def _alone(visitor: Visitor, tally: Tally, tile: Any) -> None:
-    visitor.phase.tile(tile, visitor.rows_of(tile), visitor.small, tally)
+    visitor.phase.tile(tile, visitor.rows_of(tile), visitor.inputs, tally)
 
 
 def add(parts: Iterable[Tally]) -> Tally:

@@ -13,7 +13,7 @@ import numpy as np
 from dasknmf.core.kernel import inlined
 
 _STEP = 4  # words that one step of Philox's counter gives
-_SKIPPED = 2048  # words are drawn as fast as the counter is moved over so many
+_SKIPPED = 2048  # drawing this many words takes as long as a jump of the counter
 
 
 def words(seed: int, stream: int, places: np.ndarray, each: int = 1) -> np.ndarray:

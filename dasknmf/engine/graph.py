@@ -205,7 +205,7 @@ class WorkerSide:
     source: Source
     states: tuple[State, ...] = ()
     """The state that each phase starts from."""
-    smalls: tuple[Any, ...] = ()
+    inputs: tuple[Any, ...] = ()
     """The result of each phase's `prepare`."""
     retries: int = 0
     """Number of repeated requests to storage while states were read."""
@@ -237,9 +237,9 @@ def _load(side: WorkerSide) -> WorkerSide:
     work = side.work
     with counted() as retries:
         states = tuple(work.factors.read_states(work.state, work.starts_from))
-    smalls = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
+    inputs = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
     source = side.source.renewed(of_a_fit=True)
-    return replace(side, states=states, smalls=smalls, source=source, retries=retries.total)
+    return replace(side, states=states, inputs=inputs, source=source, retries=retries.total)
 
 
 def _visit_run(
@@ -258,8 +258,8 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
     work = side.work
     rows_of_phases, bytes_read = side.rows_of(panel)
     visitors = [
-        Visitor(phase, small, rows)
-        for phase, small, rows in zip(work.phases, side.smalls, rows_of_phases, strict=True)
+        Visitor(phase, inputs, rows)
+        for phase, inputs, rows in zip(work.phases, side.inputs, rows_of_phases, strict=True)
     ]
     bytes_written = 0
     sums: tuple[tuple[int, float], ...] = ()

@@ -95,7 +95,7 @@ class Evaluation(Phase):
     def batching(self) -> Batching:
         return _Evaluations
 
-    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: None, tally: Tally) -> None:
         N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
         self.add(tile, rows, N, tally, self.drawn(tile))
 

@@ -70,8 +70,8 @@ class _Solved(PhaseWrapper):
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | Tally.zeros({"shares": (self.k,)}).values)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(tile, rows, small, tally)
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        self.phase.tile(tile, rows, inputs, tally)
         tally["shares"] += normalised(rows["W"]).sum(axis=0)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
@@ -91,7 +91,7 @@ class _SpectraPhase(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"A": (self.k, self.n_features), "G": (self.k, self.k)})
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         W = rows["W"]
         tile.add_cross(W, tally["A"])
         tally["G"] += W.T @ W

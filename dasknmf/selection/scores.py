@@ -54,8 +54,8 @@ class _ScoresPhase(PhaseWrapper):
         }
         return Tally(self.phase.tally().values | Tally.zeros(shapes).values)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(tile, rows, small, tally)
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        self.phase.tile(tile, rows, inputs, tally)
         W = rows["W"]
         tile.add_cross(W, tally["A"])
         tally["G"] += W.T @ W

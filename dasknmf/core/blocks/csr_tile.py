@@ -1,13 +1,13 @@
-"""Tiles of sparse panels, at the cost of their nonzeros.
+"""Tiles of sparse panels, with operations at the cost of the nonzeros.
 
-::
+With m features and k components::
 
-    N = V Hᵀ         one pass over the nonzeros, a row of Hᵀ for each
-    A += Wᵀ V        the same with rows of Aᵀ, m × k in V's dtype, added to A every few thousand rows
-    Q = V ∘ P^{−1}   β = 1: P is needed only where V is not zero, and Σ P = Σ_i w_i · Σ_j h_j
-    V − WH           needs every entry: tile by tile, P dense. The identity through Grams would cancel
-                     on fits that are nearly exact
-    other β          zeros of V have their part in P^{β−1}: tile by tile, V dense
+    N = V Hᵀ         n_rows × k: a loop over the nonzeros, with a row of Hᵀ for each
+    A += Wᵀ V        k × m: the same loop with rows of Aᵀ, in V's dtype; added to A every 2048 rows or more
+    Q = V / P        β = 1: P = WH is needed only where V is not zero, and Σ P = Σ_i w_i · Σ_j h_j
+    V − WH           of every entry: P is made dense, a tile at a time, as the loss by Gram matrices would
+                     cancel on fits that are nearly exact
+    other β          P^{β−1} matters where V is zero too: V is made dense, a tile at a time
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from dasknmf.core.losses import Loss
 class CsrTile(Tile):
     """A sparse tile. Rows and columns may have weights, and a block of entries may be hidden.
 
-    Single hidden entries would each need their place in a matrix of zeros. A hidden block, rows R
-    times columns C, keeps every product at the cost of the nonzeros, since all of R have the same columns::
+    Hidden entries are a block, rows R times columns C, as lists of single zeros would be as long as V is
+    large. The Gram matrices S_i of rows and T_j of columns then have two values each, so products keep the
+    cost of the nonzeros::
 
         S_i = S − [i ∈ R] S_C            T_j = G − [j ∈ C] G_R
 
-    so `row_grams` takes two lines, that of all columns and that of the columns outside of C, and
-    `add_column_grams` adds to two, that of all rows and that of the rows outside of R. For β other than 1
-    and 2 tiles are made dense, and the block is part of their mask.
+    `row_grams` takes two lines, of all columns and of the columns outside of C; `add_column_grams` adds to
+    two lines, of all rows and of the rows outside of R. For β other than 1 and 2 tiles are made dense, and
+    the block is part of their mask.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ _FLUSH_ROWS = 2048
 
 
 class CsrRows(NamedTuple):
-    """Rows of a slab, as views: creating a SciPy array takes as long as a product with one."""
+    """Rows of a CSR slab, as views: a SciPy array would take as long to create as a product with it."""
 
     values: np.ndarray
     columns: np.ndarray
@@ -59,7 +59,7 @@ class CsrRows(NamedTuple):
 
 
 class CsrWalk:
-    """Buffers of one walk, Hᵀ padded to whole vectors, and the part of Aᵀ not yet added to A."""
+    """Arrays that all tiles of one walk share, and sums that are not yet added to A."""
 
     def __init__(self, height: int, n_features: int, dtype: np.dtype) -> None:
         self.n_features = n_features
@@ -85,13 +85,13 @@ class CsrWalk:
         return self._made[key][1]
 
     def turned_sums(self, A: np.ndarray) -> np.ndarray:
-        """The sum that the next flush adds to Aᵀ."""
+        """The array, of Aᵀ's shape with padded rows, that the next flush adds to Aᵀ."""
         if id(A) not in self._sums:
             self._sums[id(A)] = (A, np.zeros((A.shape[1], padded(A.shape[0])), self.dtype))
         return self._sums[id(A)][1]
 
     def added(self) -> None:
-        """Flush a sum that was added to after the walk."""
+        """Flush, if the walk has ended: tiles may still be used then."""
         if self._ended:
             self._flush()
 

@@ -126,7 +126,7 @@ def _by_features(stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray
 
 @inlined
 def _mixed(bits: int) -> np.uint64:
-    """A number in which the bits of a float are spread: 1 and 2 differ in their highest alone."""
+    """A word that mixes the bits of a float: those of 1 and of 2, for example, differ only in the highest."""
     z = np.uint64(bits)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     return (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -134,7 +134,7 @@ def _mixed(bits: int) -> np.uint64:
 
 @kernel
 def line_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> None:
-    """keys[j] = Σ_i weights[i, j] numbers[i] modulo 2⁶⁴, for weights as unsigned integers, mixed."""
+    """keys[j] = Σ_i m(weights[i, j]) numbers[i] modulo 2⁶⁴, m mixing the bits of floats seen as integers."""
     for j in range(keys.size):
         keys[j] = 0
     for i in range(weights.shape[0]):
@@ -145,7 +145,7 @@ def line_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> Non
 
 @kernel
 def along_keys(weights: np.ndarray, numbers: np.ndarray, keys: np.ndarray) -> None:
-    """The same of the lines' own entries: keys[j] = Σ_i weights[j, i] numbers[i]."""
+    """keys[j] = Σ_i m(weights[j, i]) numbers[i]; see `line_keys`."""
     for j in range(weights.shape[0]):
         key = np.uint64(0)
         for i in range(weights.shape[1]):

@@ -1,7 +1,7 @@
 """Panels of dense slabs: products by BLAS, a tile of rows at a time.
 
 BLAS is slow on tall-skinny operands taken whole; tiles of about 2 MiB keep V in cache from the
-cross product to the tally, so that one visit moves V through memory once.
+first product to the last, so that one visit reads V from memory once.
 """
 
 from __future__ import annotations

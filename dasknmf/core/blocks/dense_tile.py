@@ -1,13 +1,14 @@
-"""Tiles of dense panels: plain, and with entries that are missing, hidden or weighted.
+"""Tiles of dense panels, whose entries may be missing, hidden or weighted.
 
-With Ω ≥ 0 the weight of each entry, V is kept as 0 where Ω is, so that V Hᵀ and Wᵀ V are the products
-of a tile without missing values. A least-squares solver also needs a Gram matrix for each row
-and for each column, their upper triangles packed into lines::
+With Ω ≥ 0 the weight of each entry, V is 0 wherever Ω is, so V Hᵀ, n_rows × k, and Wᵀ V, k × n_features, are
+computed as for a tile without missing values. A least-squares solver also needs a Gram matrix, k × k, for
+each row and for each column; their upper triangles are the lines of two matrices, each computed as one
+product::
 
     S_i = Σ_j Ω_ij b_j h_j h_jᵀ = (Ω · [b_j h_j ⊗ h_j])_i          T_j = Σ_i a_i Ω_ij w_i w_iᵀ
 
-one product each. Columns with the same weights throughout a tile (the bands of a date, under a cloud)
-enter them as one: most masks have far fewer columns than V.
+Columns with the same weights in all rows of a tile, such as the bands of one date under a cloud, are one
+group, and one column of the products: most masks have far fewer groups than V has columns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.errors import DataError
 
 _NUMBERS = np.random.default_rng(20).integers(0, 2**64, 1024, np.uint64, endpoint=False) | np.uint64(1)
-"""One for each row of a tile: two columns that differ have the same key once in 2⁶⁴ draws of them."""
+"""A random number for each row of a tile: two different columns have equal keys with probability 2⁻⁶⁴."""
 
 _HIDDEN = 2**16
 """Number of hidden entries handled at a time, which bounds the memory of their products."""
@@ -124,11 +125,11 @@ class DenseTile(Tile):
     def row_grams(self, HH: np.ndarray) -> np.ndarray:
         groups, group_of = self._grouped()
         if group_of is not None:
-            # Sums over sorted features: a matrix of groups and features may be larger than V.
+            # Sums over sorted features: a matrix of groups times features could be larger than V.
             order = np.argsort(group_of, kind="stable")
             first = np.searchsorted(group_of[order], np.arange(groups.shape[1]))
             HH = np.add.reduceat(HH[order], first, axis=0, dtype=np.float64).astype(HH.dtype)
-        # In Fortran's order, in which rows move side by side.
+        # In Fortran's order, for updates of many rows at once.
         return np.matmul(HH.T, groups.T).T
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
@@ -232,7 +233,7 @@ class DenseTile(Tile):
         return P
 
     def _weighted(self, X: np.ndarray) -> np.ndarray:
-        """Ω ∘ X, where X is 0 wherever Ω is not: itself if weights are 0 and 1 and X is V."""
+        """Ω ∘ X; V itself if X is V and weights are 0 and 1, as V is 0 where they are."""
         if self.weights is None or (X is self.V and self.weights.dtype == np.uint8):
             return X
         return np.multiply(X, self.weights, out=self._scratch.get("weighted", len(self.V)))
@@ -260,7 +261,7 @@ class DenseTile(Tile):
             np.copyto(self.weights, weights)
 
     def _grouped(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Columns of Ω of which none equals another, in V's dtype, and which of them each feature has."""
+        """The distinct columns of Ω in V's dtype, and which of them each feature has; None: its own."""
         if self._groups is None:
             self._groups = self._found_groups()
         return self._groups

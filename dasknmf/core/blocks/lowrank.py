@@ -1,6 +1,6 @@
 """A matrix given by its sketch, V̂ = R Qᵀ: products through the thin factors.
 
-V̂ has negative entries, so it has no ratios: its tile has the products of a quadratic pass alone.
+V̂ may have negative entries, so its tile has the products of a quadratic pass only, and no ratios.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Means, squared deviations and nonzeros of lines of a tile, in two walks over values in cache.
+"""Means, squared deviations and nonzeros of the rows or columns of a tile.
 
-Deviations are taken from the tile's own mean: sums of plain squares would lose the variance of
-columns whose mean is large beside it. Two sets of samples with means μ₁, μ₂ and squared deviations
+Deviations are from the tile's own mean, in a second loop: sums of plain squares would lose the variance of
+columns whose mean is much larger. Two sets of samples with means μ₁, μ₂ and squared deviations
 S₁, S₂ have together, with δ = μ₂ − μ₁ (Chan, Golub & LeVeque 1983)::
 
     μ = μ₁ + δ n₂ / n          S = S₁ + S₂ + δ² n₁ n₂ / n

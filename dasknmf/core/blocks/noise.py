@@ -1,15 +1,15 @@
-"""Noise of single entries, unbiased and by counter: an entry's depends on a key and on its place in X alone.
+"""Unbiased noise of the entries of V, from counter-based random numbers.
 
-::
+The noise of an entry depends only on the entry, a key and the place of the entry in X::
 
     uniform    v (1 + ε u),   u uniform in (−1, 1)
     Poisson    a count of mean v
 
-Zeros stay zeros under both, so a sparse V stays sparse, and has the same noise as its dense form. Negative
-and infinite values and NaN are not changed: the survey refuses them. The count of a small whole number,
-which most are where V is counts, is looked up by the method of aliases [1]_; that of another mean below 10
-is the inverse of its distribution at one number; any other is accepted from a transformed one, in 1.2 trials
-[2]_.
+Zeros stay zeros, so a sparse V stays sparse, with the noise of its dense form. Negative and infinite values
+and NaN are not changed: the survey refuses them. Poisson counts are drawn in three ways: if the mean is a
+whole number below 32, as most are where V holds counts, from a table by the alias method [1]_; if another
+mean below 10, by inversion of the distribution function; else by transformed rejection, in 1.2 trials on
+average [2]_.
 
 References
 ----------
@@ -32,15 +32,15 @@ from dasknmf.core.rng import centred, unit, word
 
 _INVERTED = 10.0
 _CERTAIN = 2.0**40
-"""Mean from which on counts get no noise: it would be a millionth, and the acceptance test is inexact."""
+"""Larger means get no noise: it would be a millionth of them, and the rejection test would be inexact."""
 
 
 _TABLED, _COUNTS = 32, 128
-"""Whole means below the first are looked up among counts below the other: all but 1e-33 of them."""
+"""The tables are of whole means below 32 and hold counts below 128, whose probability is 1 − 1e-33."""
 
 
 def _aliases(mean: int) -> tuple[np.ndarray, np.ndarray]:
-    """The alias table of a mean: for each count, the share of its cell, and the count of the cell's rest."""
+    """The alias table of a mean: for each cell, the share of its own count, and the count of the rest."""
     counts = np.arange(_COUNTS)
     heights = (_COUNTS * np.exp(xlogy(counts, mean) - mean - gammaln(counts + 1))).tolist()
     shares, aliases = np.ones(_COUNTS), counts.copy()
@@ -81,19 +81,19 @@ class Noise:
         noisy = np.array(V, order="K")
         columns = np.arange(V.shape[1])
         lines, along = places * V.shape[1], columns
-        walked = noisy
+        in_memory_order = noisy
         if not noisy.flags.c_contiguous:
-            walked, lines, along = noisy.T, along, lines
+            in_memory_order, lines, along = noisy.T, along, lines
         if self.epsilon is None:
-            _count(walked, lines, along, self.key)
+            _count(in_memory_order, lines, along, self.key)
         else:
-            _stir(walked, lines, along, self.key, 2.0 * self.epsilon)
+            _stir(in_memory_order, lines, along, self.key, 2.0 * self.epsilon)
         return noisy
 
     def of_nonzeros(
         self, v: np.ndarray, columns: np.ndarray, pointers: np.ndarray, places: np.ndarray, n_features: int
     ) -> np.ndarray:
-        """A noisy copy of the nonzeros of rows at these places, as CSR has them."""
+        """A noisy copy of the values `v` of CSR rows at these places; other parameters as in `CsrRows`."""
         noisy = v.copy()
         rows = pointers, columns, noisy, places * n_features
         if self.epsilon is None:
@@ -109,7 +109,7 @@ _ALIASES = np.stack([aliases for _, aliases in _TABLES])
 
 
 def exponential(key: np.uint64, places: np.ndarray) -> np.ndarray:
-    """A positive number of mean 1 for each of these places, shape (n_places,), float64."""
+    """An exponential random number of mean 1 for each of these places, shape (n_places,), float64."""
     drawn = np.empty(len(places))
     _exponential(places, key, drawn)
     return drawn
@@ -181,7 +181,7 @@ def _looked_up(mean: int, bits: np.uint64) -> float:
 
 @inlined
 def _accepted(mean: float, bits: np.uint64) -> float:
-    """Hörmann's PTRS, whose numbers are those of the sequence that begins at an entry's own bits."""
+    """Hörmann's algorithm PTRS; its random words are the sequence whose key is the entry's own word."""
     root, log_mean = math.sqrt(mean), math.log(mean)
     b = 0.931 + 2.53 * root
     a = -0.059 + 0.02483 * b

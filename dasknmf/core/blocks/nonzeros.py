@@ -1,8 +1,9 @@
-"""Compiled loops over the nonzeros of a tile: rows `pointers[i]` to `pointers[i + 1]` of `columns`.
+"""Compiled loops over the nonzeros of a CSR tile.
 
-Factors come as rows of whole vectors (see `dasknmf.core.blocks.simd`), H as Hᵀ, so that what a nonzero
-needs of either lies in one piece. Three of the loops have plain twins, which run where the vector code does
-not compile; their last bits differ.
+Row i of the tile has the columns ``columns[pointers[i]:pointers[i + 1]]``, and values at the same places. W
+and Hᵀ are given with rows that are padded to whole vectors (see `dasknmf.core.blocks.simd`), so that a
+nonzero needs one contiguous row of each. Three loops have a second version in plain code, which runs if the
+vector code does not compile; the results of the two differ in the last bits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def or_plain(fast: Loop, plain: Loop) -> Loop:
         nonlocal fast
         try:
             fast(pointers, columns, q, F, G)
-        except (NumbaError, RuntimeError) as error:  # before any work: kernels themselves raise nothing
+        except (NumbaError, RuntimeError) as error:  # raised by the compiler; kernels raise nothing
             _log.warning("vector code does not compile, sparse products are slower: %s", error)
             fast = plain
             plain(pointers, columns, q, F, G)
@@ -127,11 +128,11 @@ def quotients(pointers: np.ndarray, v: np.ndarray, p: np.ndarray, floors: np.nda
 
 @inlined
 def kullback_leibler_loss(v: np.ndarray, q: np.ndarray) -> float:
-    """Σ v (log q − 1): the divergence less Σ P and what depends on V alone."""
+    """Σ v (log q − 1): the divergence without Σ P and without its part that depends on V alone."""
     result = 0.0
     for e in range(v.size):
         x = np.float64(q[e])
-        # `log` does not see an x that left its range; v = 0 takes its 0 to 0.
+        # `log` is finite for infinity and NaN; its product with v = 0 is 0.
         lost = 0.0 if x <= _MOST else np.inf
         result += np.float64(v[e]) * (log(x) - 1.0 + lost)
     return result
@@ -163,7 +164,7 @@ def column_sums(columns: np.ndarray, v: np.ndarray, sums: np.ndarray) -> None:
 
 @kernel
 def power_sum(v: np.ndarray, exponent: float) -> float:
-    """Σ v^exponent over what is stored and is not zero."""
+    """Σ v^exponent over stored values that are not zero."""
     result = 0.0
     for e in range(v.size):
         if v[e] != 0:

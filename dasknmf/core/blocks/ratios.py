@@ -6,10 +6,12 @@ With p = max(P, floor), entry by entry::
     β = 0    r = 1 / p,   q = (v r) r                           Σ v r − log(v r) − 1
     other    q = v p^{β−2},   r = p^{β−1}                       Σ r ((β − 1) p − β v) / (β (β − 1))
 
-are the divergences less what depends on V alone. NaN and infinities in P go on into q, r and the sums.
+where the sums are divergences without their parts that depend on V alone. If P has NaN or infinities, q, r
+and the sums have them too.
 
-The logarithm is here because a compiled loop that calls the C library is not a vector loop. It is
-fdlibm's: x = 2^e (1 + f) with 1 + f in [√½, √2), and log(1 + f) from an odd series in f / (2 + f).
+A loop that calls the C library for logarithms is not compiled to vector code, so the logarithm is implemented
+here, with the algorithm of fdlibm: x = 2^e (1 + f) with 1 + f in [√½, √2), and log(1 + f) from an odd series
+in f / (2 + f).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _MOST = float(np.finfo(np.float64).max)
 
 @inlined
 def log(x: float) -> float:
-    """log x of a positive normal number; finite for 0, where fdlibm's has branches."""
+    """log x of a positive normal number; a finite number for 0, infinity and NaN."""
     bits = np.float64(x).view(np.int64)
     exponent = (bits - 0x3FE6A09E667F3BCD) >> 52
     f = np.int64(bits - (exponent << 52)).view(np.float64) - 1.0
@@ -57,7 +59,7 @@ def kullback_leibler_loss(v: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
     result = 0.0
     for i in range(v.size):
         x = np.float64(q[i])
-        # `log` does not see an x that left its range; v = 0 takes its 0 to 0.
+        # `log` is finite for infinity and NaN; its product with v = 0 is 0.
         lost = 0.0 if x <= _MOST else np.inf
         result += np.float64(v[i]) * (log(x) - 1.0 + lost) + np.float64(p[i])
     return result
@@ -77,7 +79,7 @@ def itakura_saito(v: np.ndarray, p: np.ndarray, q: np.ndarray, r: np.ndarray, fl
     for i in range(v.size):
         r[i] = one / (least if p[i] < least else p[i])
         q[i] = v[i] * r[i]
-    # (v / p) / p, in a loop of its own lest the compiler square 1 / p, which overflows long before.
+    # (v / p) / p in a loop of its own: the compiler could square 1 / p, which overflows much earlier.
     for i in range(v.size):
         q[i] *= r[i]
 
@@ -101,7 +103,7 @@ def raised(p: np.ndarray, floor: float) -> None:
 
 @kernel
 def weighted(v: np.ndarray, p: np.ndarray, q: np.ndarray, r: np.ndarray) -> None:
-    """q holds p^{β−2}, for which NumPy's power is the fastest, and becomes v p^{β−2}."""
+    """q ← v q and r ← q p, where q holds p^{β−2} before the call: NumPy's power is the fastest."""
     for i in range(v.size):
         power = q[i]
         r[i] = power * p[i]
@@ -120,7 +122,7 @@ def weighted_loss(v: np.ndarray, p: np.ndarray, r: np.ndarray, beta: float) -> f
 def weighted_entries_loss(
     v: np.ndarray, p: np.ndarray, q: np.ndarray, r: np.ndarray, weights: Weights, beta: float
 ) -> float:
-    """The loss above row by row, with `weights` of entries, rows and columns."""
+    """The loss of any β with weights of entries, rows and columns."""
     entries, rows, columns = weights
     total = 0.0
     for i in range(v.shape[0]):

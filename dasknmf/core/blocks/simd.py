@@ -1,9 +1,9 @@
-"""Products of two short rows as vector code.
+"""Products of short rows as vector code, written in LLVM's intermediate language.
 
-A loop over n_components is too short for the compiler's own vector code: its sums run in strides of 32 and
-more and leave the rest to scalars, measured at ten times the cost. Here rows are padded to whole vectors,
-`padded`, and the vectors are written down, two blocks of 8 columns in one as long as there are two: the
-compiler maps them to what the CPU has. `dasknmf.core.blocks.nonzeros` has the same loops in plain code.
+The compiler's own vector code is for long loops: it takes 32 numbers or more at once and the rest one by one.
+For rows of n_components numbers that costs ten times as much as the code here. Rows are padded with zeros to
+blocks of 8 columns, and two blocks make one vector, as long as there are two; the compiler maps vectors to
+the registers of the CPU. `dasknmf.core.blocks.nonzeros` has the same loops in plain code.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def _walk(
     visit: Callable[[ir.IRBuilder, _Row, Held, ir.Value], None],
     finish: Callable[[ir.IRBuilder, _Row, Held], None],
 ) -> Callable[..., None]:
-    """An intrinsic that walks the nonzeros of one row for the next blocks of columns, at most `MOST`.
+    """A numba intrinsic: a loop over the nonzeros of one row, for at most `MOST` blocks of columns.
 
-    It is called as (F, (i, block, left), (q, columns, start, stop), G): row i of F, from `block` on, of which
-    `left` are left, meets rows columns[e] of G, start ≤ e < stop, with the values q[e] between them.
+    The intrinsic is called as (F, (i, block, left), (q, columns, start, stop), G). For each nonzero e, start
+    ≤ e < stop, `visit` combines row i of F, value q[e] and row columns[e] of G, from column block `block` on;
+    `left` blocks are left. `prepare` loads the row of F before the loop, and `finish` may store it.
     """
 
     def typed(_: Untyped, F: Untyped, place: Untyped, nonzeros: Untyped, G: Untyped) -> Untyped:
@@ -182,6 +183,6 @@ def _nothing(builder: ir.IRBuilder, f: _Row, held: Held) -> None:
 dots = _walk(_loaded, _add_dot, _nothing)
 """q[e] += F[i] · G[columns[e]]."""
 gathers = _walk(_summing, _add_row, _store_sums)
-"""F[i] += Σ_e q[e] G[columns[e]]: the sums stay in registers, where stores would wait for each other."""
+"""F[i] += Σ_e q[e] G[columns[e]]; the sums stay in registers until the end, as stores would be slower."""
 scatters = _walk(_loaded, _add_to_row, _nothing)
 """G[columns[e]] += q[e] F[i]."""

@@ -1,5 +1,7 @@
-"""Solvers: one file each, derivation above, step below.
+"""Solvers: one file each, with the derivation in the docstring and the step below it.
 
-`quadratic` and `ratio` are the two kinds of exact pass; `cd`, `mu` and `nnls` (solver ``"bpp"``) are the
-steps they take, `lanes` how they move many rows at once, `packed` Gram matrices that differ by row.
+`quadratic` and `ratio` are the exact passes over V, for the Frobenius loss and for any other; `cd`, `mu` and
+`nnls` (solver ``"bpp"``) are their steps, and `table` has a row of properties for each solver. `lanes` is for
+updates of 64 rows at once. `packed_grams` stores a Gram matrix for each row, where entries are missing or
+have weights; "packed" means that only the upper triangle of a symmetric matrix is stored, as one line.
 """

@@ -6,7 +6,8 @@ parabola in w_t, and its minimum over w_t ≥ 0 is [1]_::
     g_t = (S w)_t − n_t + l1
     w_t ← max(0, w_t − g_t / S_tt)
 
-which is scikit-learn's ``cd``. H moves by the same step on Hᵀ, with A = Wᵀ V and G = Wᵀ W.
+which is scikit-learn's ``cd``. H is updated by
+the same step on Hᵀ, with A = Wᵀ V and G = Wᵀ W.
 
 References
 ----------
@@ -94,11 +95,12 @@ def _move(
 
 
 def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
-    """Move the rows of W in place towards min ½ w S wᵀ − n wᵀ + l1 Σw over w ≥ 0.
+    """Update the rows of W in place towards min ½ w S wᵀ − n wᵀ + l1 Σw over w ≥ 0.
 
     Parameters
     ----------
     W, N : ndarray of shape (n_rows, n_components)
+        N is V Hᵀ.
     S : ndarray of shape (n_components, n_components), or Packed
         The Gram matrix of all rows, or of each, with l2 already on its diagonal. An entry whose
         curvature S_tt is zero stays as it is.

@@ -31,15 +31,15 @@ class EvaluationPhase(Phase):
     name = "evaluation"
 
     def prepare(self, state: State) -> tuple[np.ndarray, float, Any]:
-        small = None if self.exact is None else self.exact.prepare(state)
+        inputs = None if self.exact is None else self.exact.prepare(state)
         H = FactorState.checked(state).factor
-        return H.astype(self.dtype, copy=False), state.eps, small
+        return H.astype(self.dtype, copy=False), state.eps, inputs
 
     def tally(self) -> Tally:
         return Tally.zeros({"entry": (3,), "gap": ()})
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        H, eps, exact = small
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        H, eps, exact = inputs
         if self.exact is not None:
             rows["W"] = self.exact.solved(tile, exact)
         W = rows["W"]

@@ -5,9 +5,9 @@
     shared     S = H diag(b) Hᵀ                      G = Wᵀ diag(a) W
     by row     S_i = Σ_j Ω_ij b_j h_j h_jᵀ           T_j = Σ_i a_i Ω_ij w_i w_iᵀ
 
-with a and b the weights of rows and columns, Ω those of entries. A weight is how often something counts:
-a sample of weight 2 is two equal samples, penalties of its row of W included. So a_i has no part in the
-move of row i, nor b_j in that of column j.
+with a and b the weights of rows and columns, Ω those of entries. S, S_i, G and T_j are k × k. A weight is how
+often something counts: a sample of weight 2 is two equal samples, penalties of its row of W included. So a_i
+does not enter the update of row i of W, nor b_j that of column j of H.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Grams(Protocol):
         """Shapes of the Gram arrays of a tally."""
 
     def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
-        """What tiles need for the Grams of W's rows, from H in float64.
+        """The matrix from which `of_rows` computes the Gram matrices of W's rows, from H in float64.
 
-        To every entry of a Gram `around` is added, and to those of its diagonal l2.
+        `around` is added to every entry of a Gram matrix, and l2 to its diagonal.
         """
 
     def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
-        """The Grams of a tile's rows of W."""
+        """The Gram matrices S of a tile's rows of W."""
 
     def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
-        """Add what a tile's rows leave for the Grams of H's columns."""
+        """Add a tile's share of the Gram matrices of H's columns, from W and diag(a) W."""
 
     def of_columns(self, G: np.ndarray, l2: float) -> Parts:
-        """The Grams of H's columns."""
+        """The Gram matrices of H's columns, with l2 on their diagonals."""
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
         """Σ_j b_j h_jᵀ G_j h_j."""
@@ -129,7 +129,7 @@ class ByRow:
 class ByGroup(ByRow):
     """One of two Gram matrices for each row: for a sparse V with a hidden block.
 
-    No line is made for each feature, of which a sparse V has many.
+    A sparse V has too many features for a line of products for each.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class ByGroup(ByRow):
     def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
         bH = H if b is None else H * b
         seen = ~self._hidden
-        # Of those that are seen by a sum of their own: a difference would lose its digits.
+        # A sum over the columns that are not hidden: a difference of sums would cancel.
         S = np.stack([bH @ H.T, bH[:, seen] @ H[:, seen].T]) + around
         return packed(S + l2 * np.eye(len(H)))
 
@@ -183,7 +183,7 @@ def totals(tile: Tile, W: np.ndarray) -> tuple[float, float]:
 
 
 def sum_gap(tile: Tile, W: np.ndarray, observed: np.ndarray | None) -> float:
-    """Σ a_i (1 − Σ_t w_it)², over the rows with something observed; None: all."""
+    """Σ a_i (1 − Σ_t w_it)² over the rows with observed entries; None: all."""
     gaps = (1.0 - W.sum(axis=1, dtype=np.float64)) ** 2
     if observed is not None:
         gaps *= observed
@@ -191,7 +191,7 @@ def sum_gap(tile: Tile, W: np.ndarray, observed: np.ndarray | None) -> float:
 
 
 def without_fixed(F: np.ndarray, cross: np.ndarray, gram: Gram, n_fixed: int) -> tuple[np.ndarray, Gram]:
-    """The cross products and Grams of the columns of F that move, its first `n_fixed` at rest."""
+    """The cross products and Gram matrices of F without its first `n_fixed` columns, which are fixed."""
     if isinstance(gram, Packed):
         whole = unpacked(gram.lines)
         known = np.einsum("nt,ntr->nr", F[:, :n_fixed], whole[:, :n_fixed, n_fixed:])

@@ -17,14 +17,14 @@ from dasknmf.core.state import FactorState, State
 class HeldOutInputs:
     """Inputs of the wrapped phase, and H at the start of the pass; None if there is no W yet."""
 
-    small: Any
+    inputs: Any
     H: np.ndarray | None
     eps: float
 
     @property
     def Ht(self) -> np.ndarray:
         """The matrix by which the wrapped phase multiplies V."""
-        return np.asarray(self.small.Ht)
+        return np.asarray(self.inputs.Ht)
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class HeldOut(PhaseWrapper):
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
 
-    def tile(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: HeldOutInputs, tally: Tally) -> None:
         solved = "W" not in rows
         if not solved:
-            self._add_hidden_loss(tile, rows, small, tally)
-        self.phase.tile(tile, rows, small.small, tally)
+            self._add_hidden_loss(tile, rows, inputs, tally)
+        self.phase.tile(tile, rows, inputs.inputs, tally)
         if solved:
-            self._add_hidden_loss(tile, rows, small, tally)
+            self._add_hidden_loss(tile, rows, inputs, tally)
 
-    def _add_hidden_loss(self, tile: Tile, rows: Rows, small: HeldOutInputs, tally: Tally) -> None:
+    def _add_hidden_loss(self, tile: Tile, rows: Rows, inputs: HeldOutInputs, tally: Tally) -> None:
         """Add the loss of the entering pair over hidden entries.
 
         Rows of W that no read stores are there once the phase within has solved them for the H that entered.
         """
-        if small.H is not None:
-            tally["hidden"] += tile.hidden_loss(rows["W"], small.H, self.loss.beta, small.eps)
+        if inputs.H is not None:
+            tally["hidden"] += tile.hidden_loss(rows["W"], inputs.H, self.loss.beta, inputs.eps)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         after, outcome = self.phase.update(tally, state)

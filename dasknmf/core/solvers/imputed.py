@@ -1,13 +1,13 @@
 """The exact pass for the quadratic loss where missing entries are imputed from the factors.
 
-With Ω the weights of entries, at most 1, and W, H the pair that stands::
+With Ω the weights of entries, at most 1, and W, H the current pair::
 
     V̂ = Ω ∘ V + (1 − Ω) ∘ W H
 
-makes ½ ‖V̂ − W' H'‖² an upper bound of the weighted loss of any W', H', and equal to it at W, H: a step
-that lowers the bound lowers the loss [1]_. With V̂ a step needs one Gram matrix for all rows; without
-imputation it needs one for each row, whose cost grows with k². A step on V̂ gains less, the more entries are
-missing; V̂ is computed again after each update of W, while V is in cache.
+½ ‖V̂ − W' H'‖² is an upper bound of the weighted loss of any W', H', and equal to the loss at W, H: a step
+that lowers the bound lowers the loss [1]_. A step on V̂ needs one Gram matrix for all rows; without
+imputation it needs one for each row, whose cost grows with k². The more entries are missing, the less a step
+on V̂ lowers the loss; V̂ is computed again before each update of W, while V is in cache.
 
 The loss at the start of the pass comes from the first WH; the loss at its end would need another read of V.
 
@@ -34,7 +34,7 @@ from dasknmf.core.solvers.quadratic import PassInputs, QuadraticPass
 from dasknmf.core.state import FactorState, State
 
 MOST_COMPONENTS = 17
-"""k + 1 above which Grams by row, m k (k + 1) for each, cost more than passes that gain less."""
+"""k + 1 above which a Gram matrix for each row, at m k (k + 1) flops, costs more than imputation."""
 
 
 def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1) -> bool:
@@ -54,7 +54,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
 
 @dataclass(frozen=True)
 class ImputedPass(Phase):
-    """One read of V: W moves a few times, entries that are missing filled in before each, then H.
+    """One read of V: a few updates of W, missing entries being imputed before each, then one of H.
 
     Parameters
     ----------
@@ -74,31 +74,31 @@ class ImputedPass(Phase):
         return self.phase.widths
 
     def prepare(self, state: State) -> tuple[PassInputs, np.ndarray | None]:
-        """Beside what tiles need, for a first W: lines of each feature, or what it is filled with."""
-        small = self.phase.prepare(state)
-        if not small.needs_first_W:
-            return small, None
+        """Inputs of the pass over V̂ and, for a first W, packed products of H or the means of features."""
+        inputs = self.phase.prepare(state)
+        if not inputs.needs_first_W:
+            return inputs, None
         if not self._by_row_once:
-            return small, state.fill.astype(self.phase.dtype)
+            return inputs, state.fill.astype(self.phase.dtype)
         H = FactorState.checked(state).entering_H.astype(np.float64)
-        return small, ByRow().of_H(
-            H, self.phase.column_weights, self.phase.penalties.W.l2, small.sum_to_one_weight
+        return inputs, ByRow().of_H(
+            H, self.phase.column_weights, self.phase.penalties.W.l2, inputs.sum_to_one_weight
         )
 
     @property
     def _by_row_once(self) -> bool:
-        """Whether a first W has a Gram matrix for each row; else means of columns are filled in."""
+        """Whether a first W takes a Gram matrix for each row; else missing entries are column means."""
         return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
         return Tally(self.phase.tally().values | {"imputed": np.zeros(4)})
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, extra = small
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        inner, extra = inputs
         phase, W = self.phase, rows["W"]
         observed = tile.nonempty_rows()
         if inner.needs_first_W:
-            # Once, a Gram matrix for each row is worth its products: nothing could fill the entries in yet.
+            # There is no W to impute from: a Gram matrix for each row pays, this once.
             if self._by_row_once:
                 N, _ = phase.system(tile, inner)
                 gram = ByRow().of_rows(tile, extra)
@@ -112,7 +112,7 @@ class ImputedPass(Phase):
         if not inner.needs_first_W:
             for _ in range(self.fills):
                 filled = tile.imputed(W, inner.H)
-                tally["violation"] += phase.moved(filled, W, *phase.system(filled, inner), inner)
+                tally["violation"] += phase.update_rows(filled, W, *phase.system(filled, inner), inner)
                 W[~observed] = 0
         phase.add(tile.imputed(W, inner.H), W, tally)
 

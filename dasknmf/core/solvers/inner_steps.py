@@ -1,15 +1,14 @@
 """Repeated steps without another read of V: limits of their number, and the δ rule.
 
-For a quadratic loss the cross product N = V Hᵀ and the Gram S = H Hᵀ stay valid while W moves, so
-more steps cost no read [1]_. A row stops after `count` steps, or when a step moves it by less than
-δ times what the first step moved it. The rule is per row for W, so it does not depend on how V is
-cut; H, which moves in one piece, has one rule for the whole.
+For a quadratic loss the cross product N = V Hᵀ, n × k, and the Gram matrix S = H Hᵀ, k × k, do not depend on
+W, so more steps cost no read [1]_. The steps of a row end after `count`, or when a step changes the row by
+less than δ times the change of the first step. The rule is per row for W, so it does not depend on how V is
+cut; H is updated as a whole, and has one rule for the whole.
 
 Extrapolation between passes [2]_ was measured, in a prototype, and left out. Errors after 20 passes from
-nndsvda, without and with it, over about what scikit-learn reaches in 200: Indian Pines .990 and 1.005,
-ORL faces 1.010 and 1.003,
-log-normalised counts 1.0001 and 1.0000, Reuters .9994 and .9993. From a sketch the two are within .05 %
-for the few passes that are left, and a step that it has to take back costs a read.
+nndsvda, without and with it, relative to scikit-learn's after 200: Indian Pines .990 and 1.005,
+ORL faces 1.010 and 1.003, log-normalised counts 1.0001 and 1.0000, Reuters .9994 and .9993. After a
+sketch start the difference is below .05 %, and an extrapolated step that has to be undone costs a read.
 
 References
 ----------

@@ -1,22 +1,23 @@
-"""The exact pass for the quadratic loss ½ ‖V − WH‖²: V is needed once, for N = V Hᵀ and A = Wᵀ V.
+"""The exact pass for the quadratic loss ½ ‖V − WH‖²: one read of V, for V Hᵀ and Wᵀ V.
 
-::
+With V of n rows and m columns, W n × k and H k × m::
 
-    N = V Hᵀ,  S = H Hᵀ                  cross
-    W ← steps given N, S                 move (needs no V: repeated as often as it pays)
-    A += Wᵀ V,  G += Wᵀ W                tally, V still in cache
-    H ← steps given A, G                 update
-    D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)   the loss of the new pair, for free
+    N = V Hᵀ,   n × k      S = H Hᵀ,   k × k      products of V and H, tile by tile
+    W ← steps given N and S                       the update of W, repeated as often as it pays
+    A = Wᵀ V,   k × m      G = Wᵀ W,   k × k      sums over tiles, each of which is still in cache
+    H ← steps given A and G                       the update of H
+    D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)            the loss of the new pair, without another read
 
-After a start that gives H alone, the first move is the exact solution W(V, H).
+After a start that gives H alone, the first update of W is the exact solution for H.
 
 With weights a of rows, b of columns and Ω of entries, N = (Ω ∘ V) diag(b) Hᵀ, A = Wᵀ diag(a) (Ω ∘ V), and
-the Grams are those of `core.solvers.grams`; the loss stays free. Rows of W that are to sum to one meet
-a further column of V, of δ everywhere, with δ in H's: N + δ², S + δ² 1 1ᵀ, in W's move alone [1]_.
+the Gram matrices S and G are those of `dasknmf.core.solvers.grams`; the loss needs no other read either.
+Where rows of W are to sum to one, V and H get a further column, of δ everywhere, in the update of W only:
+N + δ² and S + δ² 1 1ᵀ [1]_.
 
-The rows of W depend on V only through their own panel, so W-then-H is exact Gauss–Seidel whatever
-the panels: with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` puts the exact
-minimisers in place of steps: alternating nonnegative least squares.
+A row of W depends on no panel but its own, so updating W, then H, is exact Gauss–Seidel whatever the panels:
+with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` replaces steps by exact
+solutions: alternating nonnegative least squares.
 
 References
 ----------
@@ -44,10 +45,10 @@ from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.state import FactorState, State
 
 _GRAM_FLOOR = 500
-"""Below D = 500 eps ‖V‖² the Gram identity has lost its digits: the residual is summed instead."""
+"""Below D = 500 eps ‖V‖² rounding dominates the loss by Gram matrices: residuals are summed instead."""
 
 SUM_WEIGHT = 1000.0
-"""δ² in units of the mean squared norm of a row: sums are then one to about a thousandth of the misfit."""
+"""δ² in units of the mean squared norm of a row of V: sums of rows of W are then near one."""
 
 _W_STREAM, _H_STREAM = 0, 1
 
@@ -102,7 +103,7 @@ class QuadraticPass(Phase):
 
     @property
     def _exact_rows(self) -> bool:
-        """Whether W is solved: sweeps crawl along the plane on which sums are one."""
+        """Whether updates of W are exact: single steps hardly change a row whose sum is nearly one."""
         return self.facts.exact or self.sum_to_one or self.recomputed
 
     def prepare(self, state: State) -> PassInputs:
@@ -115,7 +116,7 @@ class QuadraticPass(Phase):
         return PassInputs(
             H=H,
             Ht=np.ascontiguousarray(H.T if b is None else (H64 * b).astype(self.dtype).T),
-            # Factorizations need the digits that sweeps do not.
+            # Exact solutions need S in float64, single steps do not.
             S=S if self._exact_rows or state.needs_first_W else S.astype(self.dtype),
             order=self._order(state.iteration, _W_STREAM),
             eps=state.eps,
@@ -140,51 +141,52 @@ class QuadraticPass(Phase):
     def batching(self) -> Batching:
         return Batched
 
-    def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: PassInputs, tally: Tally) -> None:
         if self.recomputed:
             rows["W"] = np.zeros((tile.n_rows, self.k), self.dtype)
         W = rows["W"]
-        N, S = self.system(tile, small)
-        # W that is kept nowhere is what the H that entered makes of it: the two are the pair that entered.
-        solved_first = small.needs_first_W or self.recomputed
+        N, S = self.system(tile, inputs)
+        # If W is not stored, the pair at the start of the pass is H with the W that is solved for H here.
+        solved_first = inputs.needs_first_W or self.recomputed
         if solved_first:
             self._solved(tile, W, N, S)
-        if small.residual:
-            tally["entry"] += (tile.residual(W, small.H), *totals(tile, W), self.gap(tile, W))
+        if inputs.residual:
+            tally["entry"] += (tile.residual(W, inputs.H), *totals(tile, W), self.gap(tile, W))
         if not solved_first:
-            tally["violation"] += self.moved(tile, W, N, S, small)
+            tally["violation"] += self.update_rows(tile, W, N, S, inputs)
         self.add(tile, W, tally)
 
-    def solved(self, tile: Tile, small: PassInputs) -> np.ndarray:
-        """W of a tile's rows for the H that entered, exactly."""
+    def solved(self, tile: Tile, inputs: PassInputs) -> np.ndarray:
+        """The exact W of a tile's rows for the H at the start of the pass."""
         W = np.zeros((tile.n_rows, self.k), self.dtype)
-        self._solved(tile, W, *self.system(tile, small))
+        self._solved(tile, W, *self.system(tile, inputs))
         return W
 
-    def system(self, tile: Tile, small: PassInputs) -> tuple[np.ndarray, Gram]:
+    def system(self, tile: Tile, inputs: PassInputs) -> tuple[np.ndarray, Gram]:
         """N and S of a tile's rows."""
-        N = tile.cross(small.Ht)
-        if small.sum_to_one_weight:
-            N = N + np.float64(small.sum_to_one_weight)
-        return N, self.grams.of_rows(tile, small.S)
+        N = tile.cross(inputs.Ht)
+        if inputs.sum_to_one_weight:
+            N = N + np.float64(inputs.sum_to_one_weight)
+        return N, self.grams.of_rows(tile, inputs.S)
 
-    def moved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, small: PassInputs) -> float:
-        """Move a tile's rows in place; the violation met."""
+    def update_rows(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, inputs: PassInputs) -> float:
+        """Update a tile's rows of W in place; their violation of optimality before the update."""
         if self._exact_rows:
             self._solved(tile, W, N, S)
             return 0.0
-        steps = Steps(self.penalties.W.l1, small.order, self.inner.rows, self.inner.delta, small.eps)
+        steps = Steps(self.penalties.W.l1, inputs.order, self.inner.rows, self.inner.delta, inputs.eps)
         violation = self.facts.step(W, N, S, steps)
-        self._rest(tile, W)
+        self._clear_empty(tile, W)
         return violation
 
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
-        # W that is recomputed meets no step which could not move its zeros.
+        # Zeros of a recomputed W may stay: no multiplicative step follows.
         positive = not (self.facts.moves_zeros or self.recomputed)
         first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
-        self._rest(tile, W)
+        self._clear_empty(tile, W)
 
-    def _rest(self, tile: Tile, W: np.ndarray) -> None:
+    def _clear_empty(self, tile: Tile, W: np.ndarray) -> None:
+        """Set W to zero in rows without observed entries."""
         if self.grams.by_row and not tile.complete:
             W[~tile.nonempty_rows()] = 0
 
@@ -199,7 +201,7 @@ class QuadraticPass(Phase):
         tile.add_cross(aW, tally["A"])
 
     def gap(self, tile: Tile, W: np.ndarray, observed: np.ndarray | None = None) -> float:
-        """Σ a_i (1 − Σ_t w_it)² over rows with something observed; 0 where sums may be anything."""
+        """Σ a_i (1 − Σ_t w_it)² over rows with observed entries; 0 if sums of rows of W are free."""
         if not self.sum_to_one:
             return 0.0
         if observed is None and self.grams.by_row and not tile.complete:
@@ -209,7 +211,7 @@ class QuadraticPass(Phase):
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state = FactorState.checked(state)
         A, G, squares = tally["A"], tally["G"], state.squares
-        H, violation = self._moved_H(state, A, G)
+        H, violation = self._updated_H(state, A, G)
         H64 = H.astype(np.float64)
         b = self.column_weights
         inner = np.vdot(A, H64 if b is None else H64 * b)
@@ -251,10 +253,10 @@ class QuadraticPass(Phase):
         """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
         return self.facts.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
 
-    def _moved_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
-        """H after its steps, in V's dtype, and the violation met by the first of them.
+    def _updated_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
+        """The updated H, in V's dtype, and the violation of optimality before the update.
 
-        The same step as for W, on Hᵀ; one δ rule for the whole of H.
+        Steps are those of W, on Hᵀ; the δ rule of `dasknmf.core.solvers.inner_steps` is for H as a whole.
         """
         Ht = state.entering_H.T.astype(np.float64, order="C")
         At = np.ascontiguousarray(A.T)
@@ -270,7 +272,7 @@ class QuadraticPass(Phase):
             met = 0.0
             for columns, S in parts:
                 some = Ht[columns]
-                met += self._moved_columns(some, At[columns], S, steps)
+                met += self._step_columns(some, At[columns], S, steps)
                 Ht[columns] = some
             if before is None:  # the first step
                 violation = met
@@ -284,12 +286,12 @@ class QuadraticPass(Phase):
             Ht[state.observed == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
-    def _moved_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
-        """One step of the rows of H that may move."""
+    def _step_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
+        """One step of Hᵀ in place, but for the rows of H that are fixed; the violation before the step."""
         if not self.facts.exact or not self.n_fixed:
             fixed = Ht[:, : self.n_fixed].copy()
             violation = self.facts.step(Ht, At, S, steps)
-            # A step of "mu" moves each entry by itself: of those that are fixed, back.
+            # Multiplicative steps change the fixed rows too.
             Ht[:, : self.n_fixed] = fixed
             return violation
         cross, gram = without_fixed(Ht, At, S, self.n_fixed)

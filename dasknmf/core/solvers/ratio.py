@@ -6,9 +6,9 @@
     P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
     H ← step(A, B)
 
-For β = 1, b and B are the sums of H and W, over what is observed where entries have weights. The loss of
-the pair that *entered* the pass comes from the first P; the loss after H moved would need V again, so the
-history holds the former.
+For β = 1, b and B are the sums of H and of W, over observed entries only if entries have weights. The loss of
+the pair at the *start* of the pass comes from the first P; the loss after the update of H would need another
+read of V, so the history has the former.
 """
 
 from __future__ import annotations
@@ -93,25 +93,25 @@ class RatioPass(Phase):
         B = (k,) if self._summed else (k, m)
         return Tally.zeros({"A": (k, m), "B": B, "usage": (k,), "entry": (3,)})
 
-    def tile(self, tile: Tile, rows: Rows, small: PassInputs, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: PassInputs, tally: Tally) -> None:
         W = rows["W"]
         beta = self.loss.beta
-        if small.guess is not None:
-            small.guess(W, tile)
+        if inputs.guess is not None:
+            inputs.guess(W, tile)
             for _ in range(first_W.STEPS):
-                W[:] = self._moved(W, tile.ratio(W, small.H, beta, small.eps), small)
-        ratio = tile.ratio(W, small.H, beta, small.eps)
+                W[:] = self._moved(W, tile.ratio(W, inputs.H, beta, inputs.eps), inputs)
+        ratio = tile.ratio(W, inputs.H, beta, inputs.eps)
         tally["entry"] += (ratio.loss(), *totals(tile, W))
         first_moved = np.zeros(0)
         going = np.ones(len(W), bool)
         for step in range(self.inner.rows):
-            there = self._moved(W, ratio, small)
+            there = self._moved(W, ratio, inputs)
             moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
             W[going] = there[going]
             if step == 0:
                 first_moved = moved
             going &= (moved > 0) & (moved >= self.inner.delta**2 * first_moved)
-            ratio = tile.ratio(W, small.H, beta, small.eps)
+            ratio = tile.ratio(W, inputs.H, beta, inputs.eps)
             if not going.any():
                 break
         aW = weighted_rows(tile, W)
@@ -123,13 +123,13 @@ class RatioPass(Phase):
         else:
             ratio.add_denominator(aW, tally["B"])
 
-    def _moved(self, W: np.ndarray, ratio: Ratio, small: PassInputs) -> np.ndarray:
+    def _moved(self, W: np.ndarray, ratio: Ratio, inputs: PassInputs) -> np.ndarray:
         """The rows of W after one step."""
-        a = ratio.numerator_rows(small.Ht)
-        b = small.sums if self._summed else ratio.denominator_rows(small.Ht)
-        there = mu.step(W, a, b, mu.Objective(self.loss, self.penalties.W, self.exact_l2), small.eps)
+        a = ratio.numerator_rows(inputs.Ht)
+        b = inputs.sums if self._summed else ratio.denominator_rows(inputs.Ht)
+        there = mu.step(W, a, b, mu.Objective(self.loss, self.penalties.W, self.exact_l2), inputs.eps)
         if self.loss.beta < 1:
-            there[there < small.tiny] = 0
+            there[there < inputs.tiny] = 0
         return there
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:

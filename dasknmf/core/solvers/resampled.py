@@ -1,7 +1,7 @@
 """Random versions of V, which show whether components depend on chance.
 
 NMFk factorizes many random versions of V, and accepts the components that all of them have [1]_ [2]_. A
-version is computed tile by tile in every read, from random numbers by counter: nothing is stored, and a
+version is computed tile by tile in every read, from counter-based random numbers: nothing is stored, and a
 version is the same for any panels, tiles, scheduler or order of tasks.
 
 ::
@@ -12,13 +12,13 @@ version is the same for any panels, tiles, scheduler or order of tasks.
 
 Weights of rows are the Bayesian bootstrap [3]_: a / Σa is Dirichlet(1, …, 1), the smooth sibling of rows
 drawn with replacement, which count 0, 1, 2, … times, in the limit Poisson(1). Mean and variance are 1
-and 1 for both, but no exponential is 0: drawn rows leave any one of them out in 37 of 100 versions, and
-with it what few rows tell, such as the program of a rare type of cells. The weights are not divided by
-their sum, which no tile knows: a common factor scales the loss, and moves nothing but the strength of
+and 1 for both, but no exponential is 0: drawing with replacement leaves out any one row in 37 of 100
+versions, and with it components of few rows, such as the program of a rare type of cells. The weights are not
+divided by their sum, which no tile knows: a common factor scales the loss, and changes only the strength of
 penalties, by about 1 in √n.
 
-V Hᵀ is then V's own, and Wᵀ diag(a) V a product with V itself: models of one read share their products.
-Noise in the entries makes a V of its own for each model, and so products of its own.
+With weights of rows, V Hᵀ (n × k) is that of V, and Wᵀ diag(a) V (k × m) is a product with V: models that
+share a read share these products. Noise in the entries gives each model another V, and so other products.
 
 References
 ----------
@@ -76,7 +76,7 @@ class Resampling:
 
     @property
     def shares_products(self) -> bool:
-        """Whether products with V serve this version of it: only what rows leave behind is weighted."""
+        """Whether products with V itself are those that this version needs: only rows are weighted."""
         return self.kind == "rows"
 
     @property
@@ -89,11 +89,11 @@ class Resampling:
         return key_of(self.seed, _ROWS_STREAM if self.kind == "rows" else _ENTRIES_STREAM)
 
     def row_weights(self, first: int, n_rows: int) -> np.ndarray:
-        """a of rows of V from `first` on, shape (n_rows,), float64; of ``"rows"``."""
+        """Weights a of rows of V from `first` on, shape (n_rows,), float64, for the kind ``"rows"``."""
         return exponential(self._key, self.rows.places(first, first + n_rows))
 
     def seen(self, tile: Tile) -> Tile:
-        """A tile of this version, from that of V."""
+        """The tile of this version, from the tile of V."""
         n_rows = tile.rows.stop - tile.rows.start
         if self.kind == "rows":
             return tile.reweighted(self.row_weights(tile.first, n_rows))
@@ -114,8 +114,8 @@ class ResampledPhase(PhaseWrapper):
 
     resampling: Resampling
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        self.phase.tile(self.resampling.seen(tile), rows, small, tally)
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        self.phase.tile(self.resampling.seen(tile), rows, inputs, tally)
 
     @property
     def batching(self) -> Batching | None:

@@ -19,7 +19,7 @@ from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.resampled import ResampledPhase, Resampling
 
 _FILLS = 2
-"""Moves of W in a pass that fills missing entries in. On Indian Pines, 30 % missing, k = 20, the objective
+"""Updates of W in a pass that imputes missing entries. On Indian Pines, 30 % missing, k = 20, the objective
 after 10 passes from random factors was 2.0 with one, 1.63 with two, 1.62 with eight (in 10⁹)."""
 _FEW = 2**20
 """Entries of V up to which rounding in products does not average out: in float32 the Gram identity is off by

@@ -74,7 +74,7 @@ class MomentsPhase(Phase):
             return Tally.zeros({"features": (3, self.shape[0])})
         return Tally({"features": Pooled.none(self.shape[1])})
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         n_rows = tile.rows.stop - tile.rows.start
         if self.transposed:
             tally["features"][:, tile.first : tile.first + n_rows] = tile.row_moments()

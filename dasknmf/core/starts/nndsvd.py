@@ -60,8 +60,8 @@ class RangeFinder(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"Yt": (self.width, self.n_features)})
 
-    def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
-        tile.add_cross(tile.cross(small), tally["Yt"])
+    def tile(self, tile: Tile, rows: Rows, inputs: np.ndarray, tally: Tally) -> None:
+        tile.add_cross(tile.cross(inputs), tally["Yt"])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         return BasisState.of(state, Q=np.linalg.qr(finite(tally["Yt"]).T)[0]), Outcome()
@@ -87,9 +87,9 @@ class Projection(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"gram": (self.width, self.width)})
 
-    def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: np.ndarray, tally: Tally) -> None:
         R = rows["R"]
-        R[:] = tile.cross(small)
+        R[:] = tile.cross(inputs)
         R64 = R.astype(np.float64)
         tally["gram"] += R64.T @ R64
 
@@ -121,8 +121,8 @@ class SignNorms(Phase):
     def tally(self) -> Tally:
         return Tally.zeros({"positive": (self.k,), "negative": (self.k,)})
 
-    def tile(self, tile: RowRange, rows: Rows, small: np.ndarray, tally: Tally) -> None:
-        U = rows["R"] @ small
+    def tile(self, tile: RowRange, rows: Rows, inputs: np.ndarray, tally: Tally) -> None:
+        U = rows["R"] @ inputs
         tally["positive"] += (np.maximum(U, 0.0) ** 2).sum(axis=0)
         tally["negative"] += (np.minimum(U, 0.0) ** 2).sum(axis=0)
 
@@ -170,12 +170,12 @@ class Lift(Phase):
     def prepare(self, state: State) -> SingularState:
         return SingularState.checked(state)
 
-    def tile(self, tile: RowRange, rows: Rows, small: SingularState, tally: Tally) -> None:
-        U = rows["R"] @ small.to_U
-        W = np.maximum(U * small.signs, 0.0) * small.scales
-        W[:, 0] = np.sqrt(small.S[0]) * np.abs(U[:, 0])
+    def tile(self, tile: RowRange, rows: Rows, inputs: SingularState, tally: Tally) -> None:
+        U = rows["R"] @ inputs.to_U
+        W = np.maximum(U * inputs.signs, 0.0) * inputs.scales
+        W[:, 0] = np.sqrt(inputs.S[0]) * np.abs(U[:, 0])
         places = self.rows.places(tile.first, tile.first + len(W))
-        rows["W"][:] = filled(W, self.fill, small.mean, self.seed, random_start.FILL_W_STREAM, places)
+        rows["W"][:] = filled(W, self.fill, inputs.mean, self.seed, random_start.FILL_W_STREAM, places)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         return FactorState.of(state, H=SingularState.checked(state).start_H), Outcome()

@@ -72,12 +72,12 @@ class RandomStart(Phase):
     def prepare(self, state: State) -> float:
         return self._scale(state)
 
-    def tile(self, tile: RowRange, rows: Rows, small: float, tally: Tally) -> None:
+    def tile(self, tile: RowRange, rows: Rows, inputs: float, tally: Tally) -> None:
         if not self.draws_rows:
             return
         W = rows["W"]
         places = self.rows.places(tile.first, tile.first + len(W))
-        W[:] = np.abs(small * normal_rows(self.seed, W_STREAM, places, self.k))
+        W[:] = np.abs(inputs * normal_rows(self.seed, W_STREAM, places, self.k))
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         drawn = normal_rows(self.seed, H_STREAM, np.arange(self.k), self.n_features)

@@ -62,7 +62,7 @@ class Draw(Phase):
             drawn, places = drawn[counts], places[counts]
         return sample.plus(places, tile.take(drawn))
 
-    def tile(self, tile: Tile, rows: Rows, small: None, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: None, tally: Tally) -> None:
         tally["sample"] = self.more(tile, tally["sample"])
         tally["columns"] += tile.column_sums()
 
@@ -104,8 +104,8 @@ class Audited(PhaseWrapper):
         audit = {"audit": self.draw.nothing(share), "losses": losses}
         return Tally(self.phase.tally().values | drawn | audit)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, H, eps = small
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        inner, H, eps = inputs
         self.phase.tile(tile, rows, inner, tally)
         tally["sample"] = self.draw.more(tile, tally["sample"])
         trial, share = self.draw.trial, self.draw.share

@@ -52,8 +52,8 @@ class Sketch(Phase):
         expected = int(self._share * self.trial.n_rows * width * dtype.itemsize)
         return Tally(self.projection.tally().values | {"rows": SampledRows(width, dtype, expected)})
 
-    def tile(self, tile: Tile, rows: Rows, small: np.ndarray, tally: Tally) -> None:
-        self.projection.tile(tile, rows, small, tally)
+    def tile(self, tile: Tile, rows: Rows, inputs: np.ndarray, tally: Tally) -> None:
+        self.projection.tile(tile, rows, inputs, tally)
         drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self._share)
         tally["rows"] = tally["rows"].plus(places, rows["R"][drawn])
 

@@ -49,7 +49,7 @@ class Survey(Phase):
         }
         return Tally(sums.values | Tally.zeros(more).values)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         sums = tile.sums()
         powers = self._powers(tile, sums)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
@@ -201,9 +201,9 @@ class Surveyed(PhaseWrapper):
     def tally(self) -> Tally:
         return Tally(self.survey.tally().values | self.phase.tally().values)
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         self.survey.tile(tile, rows, None, tally)
-        self.phase.tile(tile, rows, small, tally)
+        self.phase.tile(tile, rows, inputs, tally)
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         state, _ = self.survey.update(tally, state)
@@ -240,8 +240,8 @@ class MeanFilled(PhaseWrapper):
     def prepare(self, state: State) -> Any:
         return self.phase.prepare(state), state.fill
 
-    def tile(self, tile: Tile, rows: Rows, small: Any, tally: Tally) -> None:
-        inner, fill = small
+    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
+        inner, fill = inputs
         # A start uses every observed entry as it is, whatever its weight.
         P = np.broadcast_to(fill.astype(tile.dtype), (tile.n_rows, tile.n_features))
         filled = tile.imputed_from(P, by_weight=False)
