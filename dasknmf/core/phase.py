@@ -74,42 +74,29 @@ class SampledRows:
         return sum(indices.nbytes + matrix.nbytes(values) for indices, values in self.parts)
 
 
-class Tally:
+class Tally(dict[str, Any]):
     """A panel's share of the sums of a pass: named float64 arrays and sampled rows, added with ``+``."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
 
     @classmethod
     def zeros(cls, shapes: Mapping[str, tuple[int, ...]]) -> Tally:
         return cls({name: np.zeros(shape) for name, shape in shapes.items()})
 
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.values[name] = value
-
     def __add__(self, other: Tally) -> Tally:
-        return Tally({name: value + other.values[name] for name, value in self.values.items()})
+        return Tally({name: value + other[name] for name, value in self.items()})
 
     @property
     def nbytes(self) -> int:
-        return sum(value.nbytes for value in self.values.values())
+        return sum(value.nbytes for value in self.values())
 
     def packed(self) -> Tally:
         """The tally with each sample of rows in one matrix, to be sent as one."""
-        whole = {
-            name: value.packed() for name, value in self.values.items() if isinstance(value, SampledRows)
-        }
-        return Tally(self.values | whole)
+        sampled = {name: value.packed() for name, value in self.items() if isinstance(value, SampledRows)}
+        return Tally(self | sampled)
 
     @property
     def capacity(self) -> int:
         """Expected bytes of the sampled rows in the sum of all tallies."""
-        return sum(value.capacity for value in self.values.values() if isinstance(value, SampledRows))
+        return sum(value.capacity for value in self.values() if isinstance(value, SampledRows))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ def _nothing() -> np.ndarray:
     return np.zeros(0)
 
 
+KINDS: dict[str, type[State]] = {}
+"""Classes of states by `kind`, the name in a stored run."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class State:
     """Facts about V that the survey measures; zeros before the survey.
@@ -72,6 +76,10 @@ class State:
     hidden_rows: int = 0
     hidden_columns: int = 0
 
+    def __init_subclass__(cls) -> None:
+        if "kind" in vars(cls):  # states without a kind of their own are not stored
+            KINDS[cls.kind] = cls
+
     @classmethod
     def of(cls, state: State, **own: Any) -> Self:
         """A state of this class, with the fields `own`, and other fields copied from `state`."""
@@ -103,6 +111,9 @@ class State:
         arrays = {name: value for name, value in self.named().items() if isinstance(value, np.ndarray)}
         copies: dict[str, Any] = {name: np.array(value, order="C") for name, value in arrays.items()}
         return replace(self, **copies)
+
+
+KINDS[State.kind] = State
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -239,19 +250,6 @@ class SampledFactorState(FactorState):
 
     columns: Array1
     expected: float
-
-
-_CLASSES: tuple[type[State], ...] = (
-    State,
-    BasisState,
-    ProjectionState,
-    SingularState,
-    SampleState,
-    FactorState,
-    SampledFactorState,
-)
-KINDS: dict[str, type[State]] = {each.kind: each for each in _CLASSES}
-"""Classes of states by name."""
 
 
 def _schema(cls: type[State]) -> dict[str, tuple[type | int, bool]]:

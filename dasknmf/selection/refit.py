@@ -17,7 +17,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, Tally, finite
 from dasknmf.core.solvers import nnls
-from dasknmf.core.solvers.grams import ByRow, Shared
+from dasknmf.core.solvers.grams import ByRow, Grams
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
 from dasknmf.core.solvers.table import exact_solver
@@ -68,7 +68,7 @@ class _Solved(PhaseWrapper):
     k: int
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | Tally.zeros({"shares": (self.k,)}).values)
+        return Tally(self.phase.tally() | Tally.zeros({"shares": (self.k,)}))
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         self.phase.tile(tile, rows, inputs, tally)
@@ -228,7 +228,7 @@ class Refitter:
             exact_solver(),
             Inner(1, 1),
             penalties,
-            grams=ByRow() if masked else Shared(),
+            grams=ByRow() if masked else Grams(),
             sum_to_one=bool(model.sum_to_one),
             recomputed=True,
         )

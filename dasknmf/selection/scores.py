@@ -52,7 +52,7 @@ class _ScoresPhase(PhaseWrapper):
             "G": (self.k, self.k),
             "usage": (self.k,),
         }
-        return Tally(self.phase.tally().values | Tally.zeros(shapes).values)
+        return Tally(self.phase.tally() | Tally.zeros(shapes))
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         self.phase.tile(tile, rows, inputs, tally)

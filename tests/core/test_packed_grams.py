@@ -13,6 +13,7 @@ from scipy.optimize import nnls as theirs
 from dasknmf.core.solvers import cd, mu, nnls
 from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals, packed, packed_products, unpacked
+from dasknmf.core.solvers.table import SOLVERS
 
 SHAPES = [(1, 1), (2, 200), (3, 63), (4, 64), (5, 65), (8, 130), (13, 70), (24, 40)]
 """(k, n): sums with and without a remainder, one row, and lanes that are full, nearly, and just not."""
@@ -212,23 +213,21 @@ def test_one_matrix_for_all_rows_is_the_shared_case(k, dtype):
     np.testing.assert_allclose(own, shared, rtol=1e-6 if dtype == np.float32 else 1e-9, atol=1e-12)
 
 
-STEPS = {
-    "cd": lambda W, N, S: cd.move(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1)),
-    "mu": lambda W, N, S: mu.move(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1, 1e-7)),
-    "nnls": lambda W, N, S: nnls.solve(W, N, S, 0.1),
-}
+def stepped(solver, W, N, S):
+    """Update W in place, by a solver of the table."""
+    SOLVERS[solver].step(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1, 1e-7))
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(k=st.integers(1, 9), n=st.integers(1, 200), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_neighbours_and_memory_order_change_no_bit_of_a_row(step, k, n, seed):
+def test_neighbours_and_memory_order_change_no_bit_of_a_row(solver, k, n, seed):
     case = masked(k, n, seed=seed)
     some = np.random.default_rng(seed).permutation(n)[: n // 2 + 1]
     W, part, turned = case.W.copy(), case.W[some], case.W.copy()
-    STEPS[step](W, case.N, Packed(case.lines))
-    STEPS[step](part, case.N[some], Packed(np.ascontiguousarray(case.lines[some])))
-    STEPS[step](turned, case.N, Packed(np.asfortranarray(case.lines)))
+    stepped(solver, W, case.N, Packed(case.lines))
+    stepped(solver, part, case.N[some], Packed(np.ascontiguousarray(case.lines[some])))
+    stepped(solver, turned, case.N, Packed(np.asfortranarray(case.lines)))
     np.testing.assert_array_equal(part, W[some])
     np.testing.assert_array_equal(turned, W)
 
@@ -247,9 +246,9 @@ def test_a_matrix_out_of_range_spoils_its_row_alone(value):
 
 
 def test_no_rows():
-    for step in STEPS.values():
+    for solver in SOLVERS:
         W = np.zeros((0, 3))
-        step(W, W.copy(), Packed(np.zeros((0, 6))))
+        stepped(solver, W, W.copy(), Packed(np.zeros((0, 6))))
         assert W.shape == (0, 3)
 
 

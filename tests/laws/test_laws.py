@@ -13,6 +13,7 @@ from sklearn.decomposition import NMF as Theirs
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers.table import SOLVERS
 from tests.helpers import ALGORITHMS, BETAS, PENALTIES, SCIKIT_LEARNS, cuts, fitted, matrices, stored
 
 algorithms = st.sampled_from(ALGORITHMS)
@@ -39,8 +40,8 @@ def test_chunking_does_not_matter(small_panels, X, data, algorithm, init):
     assert cut.n_iter_ == whole.n_iter_
 
 
-@given(X=matrices(), data=st.data(), solver=st.sampled_from(["cd", "bpp", "mu"]))
-def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X, data, solver):
+@given(X=matrices(), data=st.data(), solver=st.sampled_from(sorted(SOLVERS)))
+def test_repeated_steps_do_not_depend_on_rows_updated_together(small_panels, X, data, solver):
     X = X if X.shape[1] <= X.shape[0] else X.T
     rows = data.draw(cuts(X.shape[0]))
     assume(len(rows) > 1)  # one chunk may be worked on in exchanged roles
@@ -55,9 +56,7 @@ def test_repeated_steps_do_not_depend_on_rows_that_move_together(small_panels, X
 @pytest.mark.parametrize(
     ("solver", "beta", "init"),
     [
-        ("cd", 2.0, "random"),
-        ("bpp", 2.0, "random"),
-        ("mu", 2.0, "random"),
+        *((solver, 2.0, "random") for solver in SOLVERS),
         ("mu", 0.5, "random"),
         ("cd", 2.0, "nndsvda"),
         ("mu", 1.0, "nndsvda"),
@@ -161,7 +160,10 @@ def test_one_step_stops_where_scikit_learn_stops(low_rank, solver, beta, tol):
     np.testing.assert_allclose(ours.components_, theirs.components_, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("bpp", 2.0), ("mu", 1.0)])
+@pytest.mark.parametrize(
+    ("solver", "beta"),
+    [(name, 2.0 if each.quadratic_only else 1.0) for name, each in SOLVERS.items()],
+)
 def test_float32_follows_float64(low_rank, solver, beta):
     parameters = {"n_components": 3, "solver": solver, "beta_loss": beta, "init": "random"}
     single, W_single = fitted(low_rank.astype(np.float32), **parameters)

@@ -7,24 +7,12 @@ from itertools import chain, islice
 
 import scipy.sparse
 
-from dasknmf.core.blocks.base import Block, PanelSpec, RowsOnly, SlabBlock, Tile
+from dasknmf.core.blocks.base import PanelSpec, RowsOnly, SlabBlock, Tile
 from dasknmf.core.blocks.csr import CsrBlock
 from dasknmf.core.blocks.dense import DenseBlock
 from dasknmf.core.blocks.entries import EntryWeights, Slab, WeightedSlab
 
-__all__ = [
-    "Block",
-    "CsrBlock",
-    "DenseBlock",
-    "EntryWeights",
-    "PanelSpec",
-    "RowsOnly",
-    "Slab",
-    "SlabBlock",
-    "Tile",
-    "WeightedSlab",
-    "block_of",
-]
+__all__ = ["EntryWeights", "PanelSpec", "RowsOnly", "SlabBlock", "Tile", "WeightedSlab", "block_of"]
 
 
 def block_of(slabs: Iterable[Slab], spec: PanelSpec, entries: EntryWeights | None = None) -> SlabBlock:

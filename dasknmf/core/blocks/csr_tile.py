@@ -52,6 +52,11 @@ class CsrTile(Tile):
     entries : EntryWeights or None
         None: every entry counts once, beside the weights of `rows`.
 
+    Attributes
+    ----------
+    in_R, in_C : ndarray of bool of shape (n_rows,), (n_features,)
+        Which rows and which columns make the hidden block.
+
     References
     ----------
     Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix
@@ -68,13 +73,13 @@ class CsrTile(Tile):
         self._walk = walk
         self.plain = entries is None and rows.weights is None
         self.column_weights = None if entries is None else entries.weights
-        self._in_R, self._in_C = np.zeros(self.n_rows, bool), np.zeros(self.n_features, bool)
+        self.in_R, self.in_C = np.zeros(self.n_rows, bool), np.zeros(self.n_features, bool)
         self._places = np.zeros(0, np.intp)
         self._hidden_v = np.zeros(0, self.dtype)
         if entries is not None and (holdout := entries.holdout) is not None:
-            self._in_C = walk.once("hidden", holdout, lambda: holdout.hidden_columns(walk.n_features))
-            self._in_R = holdout.hidden_rows(self.first, self.n_rows)
-            inside = np.repeat(self._in_R, np.diff(self.pointers)) & self._in_C[self.columns]
+            self.in_C = walk.once("hidden", holdout, lambda: holdout.hidden_columns(walk.n_features))
+            self.in_R = holdout.hidden_rows(self.first, self.n_rows)
+            inside = np.repeat(self.in_R, np.diff(self.pointers)) & self.in_C[self.columns]
             self._places = np.flatnonzero(inside)
             self._hidden_v = self.v[self._places]
             self.v = self.v.copy()
@@ -82,7 +87,7 @@ class CsrTile(Tile):
 
     @property
     def complete(self) -> bool:
-        return not self._in_R.any()
+        return not self.in_R.any()
 
     @property
     def _rows(self) -> CsrRows:
@@ -91,11 +96,6 @@ class CsrTile(Tile):
     @property
     def _n_absent(self) -> int:
         return self.n_rows * self.n_features - self.v.size
-
-    @property
-    def hidden_block(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows and which columns make the hidden block, bool."""
-        return self._in_R, self._in_C
 
     def values(self) -> np.ndarray:
         V = self._walk.dense.get("values", self.n_rows)
@@ -143,7 +143,7 @@ class CsrTile(Tile):
         nonzeros.spread(self.pointers, self.columns, self.v, P, -1.0)
         if self.plain:
             return 0.5 * float(sums.product_total(P.reshape(-1), P.reshape(-1)))
-        P[np.ix_(self._in_R, self._in_C)] = 0
+        P[np.ix_(self.in_R, self.in_C)] = 0
         return 0.5 * float(weighted_total(P, P, self._a, self._b))
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> Ratio:
@@ -161,8 +161,8 @@ class CsrTile(Tile):
         W64 = W.astype(np.float64)
         of_rows = W64 @ (totals if self.column_weights is None else H @ self._b)
         if not self.complete:
-            H_C = H[:, self._in_C].astype(np.float64)
-            of_rows -= self._in_R * (W64 @ (H_C @ self._b[self._in_C]))
+            H_C = H[:, self.in_C].astype(np.float64)
+            of_rows -= self.in_R * (W64 @ (H_C @ self._b[self.in_C]))
         return float(self._a @ of_rows)
 
     def dense(self) -> Tile:
@@ -248,7 +248,7 @@ class CsrTile(Tile):
 
     @property
     def _n_hidden(self) -> int:
-        return int(self._in_R.sum()) * int(self._in_C.sum())
+        return int(self.in_R.sum()) * int(self.in_C.sum())
 
     def _row_of(self) -> np.ndarray:
         return np.repeat(np.arange(self.n_rows), np.diff(self.pointers))
@@ -262,33 +262,33 @@ class CsrTile(Tile):
 
     def _hidden_weights(self) -> np.ndarray:
         """Σ a_i over the hidden entries of each column, shape (n_features,), float64."""
-        return np.asarray(self._in_C * self._a[self._in_R].sum(), np.float64)
+        return np.asarray(self.in_C * self._a[self.in_R].sum(), np.float64)
 
     def nonempty_rows(self) -> np.ndarray:
-        return ~self._in_R | bool((~self._in_C).any())
+        return ~self.in_R | bool((~self.in_C).any())
 
     def hidden_counts(self) -> tuple[int, np.ndarray]:
         return int(np.count_nonzero(~self.nonempty_rows())), self._hidden_weights()
 
     def row_grams(self, HH: np.ndarray) -> np.ndarray:
-        return np.asarray(HH[self._in_R.astype(np.intp)])
+        return np.asarray(HH[self.in_R.astype(np.intp)])
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
         whole = WW.sum(axis=0, dtype=np.float64)
         T[0] += whole
-        T[1] += whole - WW[self._in_R].sum(axis=0, dtype=np.float64)
+        T[1] += whole - WW[self.in_R].sum(axis=0, dtype=np.float64)
 
     def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
         n_hidden = self._n_hidden
         if not n_hidden:
             return 0.0, 0
-        a, b = self._a[self._in_R], self._b[self._in_C]
-        W_R, H_C = W[self._in_R].astype(np.float64), H[:, self._in_C].astype(np.float64)
+        a, b = self._a[self.in_R], self._b[self.in_C]
+        W_R, H_C = W[self.in_R].astype(np.float64), H[:, self.in_C].astype(np.float64)
         rows, columns = self._row_of()[self._places], self.columns[self._places]
         v = self._hidden_v.astype(np.float64)
         if beta not in (1, 2):
             V = np.zeros((len(a), len(b)))
-            V[(np.cumsum(self._in_R) - 1)[rows], (np.cumsum(self._in_C) - 1)[columns]] = v
+            V[(np.cumsum(self.in_R) - 1)[rows], (np.cumsum(self.in_C) - 1)[columns]] = v
             return float(a @ Loss(beta).rows(V, W_R @ H_C, eps, b)), n_hidden
         p = np.einsum("et,te->e", W[rows].astype(np.float64), H[:, columns])
         weights = self._a[rows] * self._b[columns]
@@ -304,7 +304,7 @@ class CsrTile(Tile):
         if self.complete:
             return None
         mask = np.ones((self.n_rows, self.n_features), bool)
-        mask[np.ix_(self._in_R, self._in_C)] = False
+        mask[np.ix_(self.in_R, self.in_C)] = False
         return mask
 
 
@@ -323,7 +323,7 @@ class CsrRatio(Ratio):
         return self._tile.gathered(self._q, Ht)
 
     def denominator_rows(self, Ht: np.ndarray) -> np.ndarray:
-        in_R, in_C = self._tile.hidden_block
+        in_R, in_C = self._tile.in_R, self._tile.in_C
         totals = Ht.sum(axis=0, dtype=np.float64) - in_R[:, None] * Ht[in_C].sum(axis=0, dtype=np.float64)
         return np.asarray(totals.astype(Ht.dtype))
 
@@ -331,7 +331,7 @@ class CsrRatio(Ratio):
         self._tile.scattered(self._q, W, A)
 
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
-        in_R, in_C = self._tile.hidden_block
+        in_R, in_C = self._tile.in_R, self._tile.in_C
         B += W.sum(axis=0, dtype=np.float64)[:, None]
         B[:, in_C] -= W[in_R].sum(axis=0, dtype=np.float64)[:, None]
 

@@ -179,8 +179,7 @@ def hide(holdout: Holdout, V: np.ndarray, mask: np.ndarray, places: np.ndarray) 
     """Take the hidden entries out of V and of its mask, given the places in X of the tile's rows."""
     room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
     hidden = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, V.dtype)
-    draw = np.uint64(holdout.n_columns), holdout.transposed, holdout.key, holdout.below
-    count = _hide(V, mask, places, draw, hidden)
+    count = _hide(V, mask, places, holdout.draw, hidden)
     return Hidden(*(part[:count] for part in hidden))
 
 

@@ -114,7 +114,7 @@ class DenseTile(Tile):
         return moments.of_columns(self.V)
 
     def row_moments(self) -> moments.LineMoments:
-        return moments.of_rows(self.V)
+        return moments.of_columns(self.V.T)
 
     def _cross(self, Ht: np.ndarray) -> np.ndarray:
         return np.matmul(self._weighted(self.V), Ht)

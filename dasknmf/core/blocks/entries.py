@@ -42,12 +42,10 @@ class Holdout:
     rows: PixelIndex = InOrder()
 
     @property
-    def key(self) -> np.uint64:
-        return key_of(self.seed, _STREAM)
-
-    @property
-    def below(self) -> np.uint64:
-        return np.uint64(int(self.share * 2.0**64))
+    def draw(self) -> tuple[np.uint64, bool, np.uint64, np.uint64]:
+        """`n_columns`, `transposed`, the key of random words and the word below which an entry is hidden."""
+        below = np.uint64(int(self.share * 2.0**64))
+        return np.uint64(self.n_columns), self.transposed, key_of(self.seed, _STREAM), below
 
     def hidden_rows(self, first: int, n_rows: int) -> np.ndarray:
         """Which rows from `first` on belong to the hidden block of a sparse V, shape (n_rows,), bool."""

@@ -19,7 +19,7 @@ LineMoments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def of_columns(values: np.ndarray) -> LineMoments:
     """The moments of each column of a dense tile."""
-    found = _empty(values.shape[1])
+    found = empty(values.shape[1])
     if values.flags.c_contiguous:
         _across(values, found)
     else:
@@ -27,33 +27,29 @@ def of_columns(values: np.ndarray) -> LineMoments:
     return found
 
 
-def of_rows(values: np.ndarray) -> LineMoments:
-    """The moments of each row of a dense tile."""
-    return of_columns(values.T)
-
-
 def of_sparse_columns(v: np.ndarray, columns: np.ndarray, n_rows: int, n_features: int) -> LineMoments:
     """The moments of each column of a sparse tile, from its stored values and their columns."""
-    found = _empty(n_features)
+    found = empty(n_features)
     _across_sparse(v, columns, n_rows, np.zeros(n_features), found)
     return found
 
 
 def of_sparse_rows(v: np.ndarray, pointers: np.ndarray, n_features: int) -> LineMoments:
     """The moments of each row of a sparse tile, from its stored values and where rows begin in them."""
-    found = _empty(len(pointers) - 1)
+    found = empty(len(pointers) - 1)
     _along_sparse(v, pointers, n_features, found)
     return found
 
 
 def pooled(first: LineMoments, n_first: int, second: LineMoments, n_second: int) -> LineMoments:
     """The moments over `n_first` samples and `n_second` others together."""
-    found = _empty(len(first[0]))
+    found = empty(len(first[0]))
     _pool(first, float(n_first), second, float(n_second), found)
     return found
 
 
-def _empty(length: int) -> LineMoments:
+def empty(length: int) -> LineMoments:
+    """The moments over no samples."""
     return np.zeros(length), np.zeros(length), np.zeros(length)
 
 

@@ -14,7 +14,7 @@ from dasknmf.core.blocks.matrix import Matrix
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalty
 from dasknmf.core.solvers import first_W, mu, nnls
-from dasknmf.core.solvers.grams import ByRow, Grams, Shared
+from dasknmf.core.solvers.grams import ByRow, Grams
 from dasknmf.errors import DataError
 
 
@@ -64,7 +64,7 @@ class Coder:
 
     @cached_property
     def _grams(self) -> tuple[Grams, np.ndarray]:
-        grams: Grams = Shared() if self.entries is None else ByRow()
+        grams = Grams() if self.entries is None else ByRow()
         return grams, grams.of_H(
             self.H.astype(np.float64), self.weights, self.penalty.l2, self.sum_to_one_weight
         )

@@ -13,7 +13,6 @@ does not enter the update of row i of W, nor b_j that of column j of H.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -26,42 +25,20 @@ Parts = Sequence[tuple[slice | np.ndarray, Gram]]
 """Pairs of a subset of H's columns and their Gram matrix; the subsets cover all columns."""
 
 
-class Grams(Protocol):
-    """The Gram matrices of a quadratic pass: their computation, sums and use."""
+class Grams:
+    """The Gram matrices of a quadratic pass: here one for all rows; subclasses have one for each row."""
 
-    by_row: bool
+    by_row = False
 
     def shape(self, k: int, n_features: int) -> tuple[int, ...]:
-        """Shapes of the Gram arrays of a tally."""
+        """Shape of the array G of a tally."""
+        return (k, k)
 
     def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
         """The matrix from which `of_rows` computes the Gram matrices of W's rows, from H in float64.
 
         `around` is added to every entry of a Gram matrix, and l2 to its diagonal.
         """
-
-    def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
-        """The Gram matrices S of a tile's rows of W."""
-
-    def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
-        """Add a tile's share of the Gram matrices of H's columns, from W and diag(a) W."""
-
-    def of_columns(self, G: np.ndarray, l2: float) -> Parts:
-        """The Gram matrices of H's columns, with l2 on their diagonals."""
-
-    def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
-        """Σ_j b_j h_jᵀ G_j h_j."""
-
-
-class Shared:
-    """One Gram matrix for all rows."""
-
-    by_row = False
-
-    def shape(self, k: int, n_features: int) -> tuple[int, ...]:
-        return (k, k)
-
-    def of_H(self, H: np.ndarray, b: np.ndarray | None, l2: float, around: float) -> np.ndarray:
         S = (H if b is None else H * b) @ H.T
         S[np.diag_indices(len(H))] += l2
         if around:
@@ -69,19 +46,23 @@ class Shared:
         return S
 
     def of_rows(self, tile: Tile, prepared: np.ndarray) -> Gram:
+        """The Gram matrices S of a tile's rows of W."""
         return prepared
 
     def add(self, tile: Tile, W: np.ndarray, aW: np.ndarray, G: np.ndarray) -> None:
+        """Add a tile's share of the Gram matrices of H's columns, from W and diag(a) W."""
         G += aW.T @ W
 
     def of_columns(self, G: np.ndarray, l2: float) -> Parts:
+        """The Gram matrices of H's columns, with l2 on their diagonals."""
         return [(slice(None), G + l2 * np.eye(len(G)))]
 
     def product(self, G: np.ndarray, H: np.ndarray, b: np.ndarray | None) -> float:
+        """Σ_j b_j h_jᵀ G_j h_j."""
         return float(np.vdot(G, (H if b is None else H * b) @ H.T))
 
 
-class ByRow:
+class ByRow(Grams):
     """A packed Gram matrix for each row of either factor, for V with masks or weights of entries."""
 
     by_row = True

@@ -43,7 +43,7 @@ class HeldOut(PhaseWrapper):
         return HeldOutInputs(self.phase.prepare(state), H, state.eps)
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | {"hidden": np.zeros(2)})
+        return Tally(self.phase.tally() | {"hidden": np.zeros(2)})
 
     def tile(self, tile: Tile, rows: Rows, inputs: HeldOutInputs, tally: Tally) -> None:
         solved = "W" not in rows

@@ -19,14 +19,13 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.phase import Outcome, Phase, Rows, Tally
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.grams import ByRow, totals
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
@@ -53,7 +52,7 @@ def by_rows_pays(k: int, n_features: int, groups: int | None, patience: int = 1)
 
 
 @dataclass(frozen=True)
-class ImputedPass(Phase):
+class ImputedPass(PhaseWrapper):
     """One read of V: a few updates of W, missing entries being imputed before each, then one of H.
 
     Parameters
@@ -66,12 +65,6 @@ class ImputedPass(Phase):
 
     phase: QuadraticPass
     fills: int
-
-    name = "exact"
-
-    @property
-    def widths(self) -> Mapping[str, int]:
-        return self.phase.widths
 
     def prepare(self, state: State) -> tuple[PassInputs, np.ndarray | None]:
         """Inputs of the pass over V̂ and, for a first W, packed products of H or the means of features."""
@@ -91,7 +84,7 @@ class ImputedPass(Phase):
         return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
-        return Tally(self.phase.tally().values | {"imputed": np.zeros(4)})
+        return Tally(self.phase.tally() | {"imputed": np.zeros(4)})
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         inner, extra = inputs

@@ -39,7 +39,7 @@ from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Batching, Outcome, Phase, Rows, Tally, finite
 from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.batched import Batched
-from dasknmf.core.solvers.grams import Gram, Grams, Shared, sum_gap, totals, weighted_rows, without_fixed
+from dasknmf.core.solvers.grams import Gram, Grams, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner, Steps
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.state import FactorState, State
@@ -80,7 +80,7 @@ class QuadraticPass(Phase):
     penalties: Penalties = Penalties()
     shuffle_seed: int | None = None
     """Seed of the order of coordinates; None: the natural order."""
-    grams: Grams = Shared()
+    grams: Grams = Grams()
     column_weights: np.ndarray | None = None
     n_fixed: int = 0
     """Number of first rows of H that are not updated."""

@@ -23,7 +23,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally, finite
 from dasknmf.core.solvers import first_W, mu
-from dasknmf.core.solvers.grams import Grams, Shared, totals, weighted_rows
+from dasknmf.core.solvers.grams import Grams, totals, weighted_rows
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.state import FactorState, State
 
@@ -59,7 +59,7 @@ class RatioPass(Phase):
     column_weights: np.ndarray | None = None
     n_fixed: int = 0
     """Number of first rows of H that are not updated."""
-    grams: Grams = Shared()
+    grams: Grams = Grams()
     """The Gram matrices of the quadratic guess of the first W."""
 
     name = "exact"

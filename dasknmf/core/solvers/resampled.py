@@ -94,11 +94,10 @@ class Resampling:
 
     def seen(self, tile: Tile) -> Tile:
         """The tile of this version, from the tile of V."""
-        n_rows = tile.rows.stop - tile.rows.start
         if self.kind == "rows":
-            return tile.reweighted(self.row_weights(tile.first, n_rows))
+            return tile.reweighted(self.row_weights(tile.first, tile.n_rows))
         noise = Noise(self._key, self.epsilon if self.kind == "uniform" else None)
-        return tile.noisy(noise, self.rows.places(tile.first, tile.first + n_rows))
+        return tile.noisy(noise, self.rows.places(tile.first, tile.first + tile.n_rows))
 
 
 @dataclass(frozen=True)

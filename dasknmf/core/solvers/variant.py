@@ -10,7 +10,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers.evaluation import EvaluationPhase
-from dasknmf.core.solvers.grams import ByGroup, ByRow, Grams, Shared
+from dasknmf.core.solvers.grams import ByGroup, ByRow, Grams
 from dasknmf.core.solvers.held_out import HeldOut
 from dasknmf.core.solvers.imputed import ImputedPass, by_rows_pays
 from dasknmf.core.solvers.packed_grams import MOST_BYTES, lines_bytes
@@ -107,7 +107,7 @@ class Variant:
     def _grams(self, *, by_row: bool) -> Grams:
         if self.hidden_columns is not None:
             return ByGroup(self.hidden_columns)
-        return ByRow() if by_row else Shared()
+        return ByRow() if by_row else Grams()
 
     def ratio(self, phase: RatioPass) -> RatioPass:
         """The exact pass of this variant for any other loss."""

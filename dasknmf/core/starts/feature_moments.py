@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dasknmf.core.blocks import moments as lines
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.phase import Outcome, Phase, Rows, Tally
@@ -22,15 +20,15 @@ class Pooled:
 
     @classmethod
     def none(cls, n_features: int) -> Pooled:
-        return cls(0, (np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)))
+        return cls(0, lines.empty(n_features))
 
     def __add__(self, other: Pooled) -> Pooled:
         if not self.count:
             return other
         if not other.count:
             return self
-        together = lines.pooled(self.moments, self.count, other.moments, other.count)
-        return Pooled(self.count + other.count, together)
+        pooled = lines.pooled(self.moments, self.count, other.moments, other.count)
+        return Pooled(self.count + other.count, pooled)
 
     @property
     def nbytes(self) -> int:
@@ -75,11 +73,10 @@ class MomentsPhase(Phase):
         return Tally({"features": Pooled.none(self.shape[1])})
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
-        n_rows = tile.rows.stop - tile.rows.start
         if self.transposed:
-            tally["features"][:, tile.first : tile.first + n_rows] = tile.row_moments()
+            tally["features"][:, tile.first : tile.first + tile.n_rows] = tile.row_moments()
         else:
-            tally["features"] += Pooled(n_rows, tile.column_moments())
+            tally["features"] += Pooled(tile.n_rows, tile.column_moments())
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         found = tally["features"]

@@ -80,7 +80,7 @@ def drawn_from(
     tile: Tile, rows: PixelIndex, seed: int, low: float, high: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a tile whose numbers are in [low, high): counted within the tile, and their places."""
-    places = rows.places(tile.first, tile.first + tile.rows.stop - tile.rows.start)
+    places = rows.places(tile.first, tile.first + tile.n_rows)
     numbers = random_start.uniform_rows(seed, random_start.DRAW_STREAM, places)
     drawn = np.flatnonzero((low <= numbers) & (numbers < high))
     return drawn, places[drawn]
@@ -102,7 +102,7 @@ class Audited(PhaseWrapper):
         share = _AUDITED * self.draw.share
         losses = SampledRows(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
         audit = {"audit": self.draw.nothing(share), "losses": losses}
-        return Tally(self.phase.tally().values | drawn | audit)
+        return Tally(self.phase.tally() | drawn | audit)
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         inner, H, eps = inputs

@@ -8,14 +8,13 @@ and the first exact pass solves W.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Outcome, Phase, Rows, SampledRows, Tally
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, SampledRows, Tally
 from dasknmf.core.starts.nndsvd import Projection
 from dasknmf.core.starts.sample import drawn_from
 from dasknmf.core.starts.trial import Trial
@@ -26,38 +25,31 @@ _ROWS = (8192, 256)
 
 
 @dataclass(frozen=True)
-class Sketch(Phase):
+class Sketch(PhaseWrapper):
     """The third read, which also gathers rows of R; its update fits H to them."""
 
-    projection: Projection
+    phase: Projection
     trial: Trial
     rows: PixelIndex = InOrder()
 
     name = "sketch"
 
     @property
-    def widths(self) -> Mapping[str, int]:
-        return self.projection.widths
-
-    @property
     def _share(self) -> float:
         least, each = _ROWS
         return min(1.0, max(least, each * self.trial.k) / self.trial.n_rows)
 
-    def prepare(self, state: State) -> np.ndarray:
-        return self.projection.prepare(state)
-
     def tally(self) -> Tally:
-        width, dtype = self.projection.width, self.trial.dtype
+        width, dtype = self.phase.width, self.trial.dtype
         expected = int(self._share * self.trial.n_rows * width * dtype.itemsize)
-        return Tally(self.projection.tally().values | {"rows": SampledRows(width, dtype, expected)})
+        return Tally(self.phase.tally() | {"rows": SampledRows(width, dtype, expected)})
 
     def tile(self, tile: Tile, rows: Rows, inputs: np.ndarray, tally: Tally) -> None:
-        self.projection.tile(tile, rows, inputs, tally)
+        self.phase.tile(tile, rows, inputs, tally)
         drawn, places = drawn_from(tile, self.rows, self.trial.seed, 0.0, self._share)
         tally["rows"] = tally["rows"].plus(places, rows["R"][drawn])
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        after, outcome = self.projection.update(tally, state)
+        after, outcome = self.phase.update(tally, state)
         found = self.trial.of_sketch(tally["rows"].in_order().values, BasisState.checked(state).Q, state.mean)
         return replace(after, chosen=found.H), outcome

@@ -47,14 +47,14 @@ class Survey(Phase):
             "empty rows": (),
             "hidden rows": (),
         }
-        return Tally(sums.values | Tally.zeros(more).values)
+        return Tally(sums | Tally.zeros(more))
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         sums = tile.sums()
         powers = self._powers(tile, sums)
         counts = (sums.n_nan, sums.n_inf, sums.n_negative, sums.n_zero, sums.n_missing)
         weights = tile.row_weights
-        a = np.ones(tile.rows.stop - tile.rows.start) if weights is None else weights
+        a = np.ones(tile.n_rows) if weights is None else weights
         tally["sums"] += (sums.total, sums.squares, *counts, powers, a.sum())
         if self.masked:
             tally["observed"] += tile.column_counts()
@@ -199,7 +199,7 @@ class Surveyed(PhaseWrapper):
     survey: Survey
 
     def tally(self) -> Tally:
-        return Tally(self.survey.tally().values | self.phase.tally().values)
+        return Tally(self.survey.tally() | self.phase.tally())
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         self.survey.tile(tile, rows, None, tally)
