@@ -97,8 +97,8 @@ class SharedProducts:
 class Tile(RowRange, ABC):
     """A few hundred rows of V, small enough to stay in cache for every product of a visit.
 
-    Subclasses override the defaults, which are those of a tile whose entries all count once. Products with V
-    are enough for a quadratic pass; the other operations are for tiles of data.
+    Defaults are those of a tile whose entries all count once. A tile needs no more than products with V and a
+    residual for a quadratic pass; operations that raise NotImplementedError are for tiles of data.
     """
 
     n_features: int
@@ -135,7 +135,7 @@ class Tile(RowRange, ABC):
 
     @abstractmethod
     def residual(self, W: np.ndarray, H: np.ndarray) -> float:
-        """½ ‖V − WH‖² entry by entry, weighted; free of the cancellation of the Gram identity."""
+        """½ ‖V − WH‖² entry by entry, weighted; from Gram matrices it would cancel on nearly exact fits."""
 
     def values(self) -> np.ndarray:
         """V with its zeros, shape (n_rows, n_features), valid until the next tile is made."""

@@ -21,7 +21,7 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
 
 
 def every(V: Matrix, step: int) -> Matrix:
-    """Each `step`-th row, in memory of its own where that is not all."""
+    """Every `step`-th row: V itself for step 1, else a copy."""
     if step == 1:
         return V
     return np.ascontiguousarray(V[::step]) if isinstance(V, np.ndarray) else V[::step]

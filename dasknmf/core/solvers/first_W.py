@@ -1,12 +1,13 @@
-"""The first W of a start that gives H alone.
+"""The first W, n × k, after a start that gives H alone.
 
-For the quadratic loss it is exact: nonnegative least squares row by row. For another β the divergence
-near v is ½ v^{β−2} (v − p)², so with the column shares h = Σ_t H_t in place of v's own, the rows of::
+For the quadratic loss it is exact: nonnegative least squares row by row. For another β the divergence near v
+is ½ v^{β−2} (v − p)². With the sums of H's columns, h = Σ_t H_t, in place of v in the weight, the solution
+of::
 
-    min ½ ‖(V − W H) diag(h)^{(β−2)/2}‖²      S = (H ∘ h^{β−2}) Hᵀ,   N = V (H ∘ h^{β−2})ᵀ
+    min ½ ‖(V − W H) diag(h)^{(β−2)/2}‖²      S = (H ∘ h^{β−2}) Hᵀ,  k × k      N = V (H ∘ h^{β−2})ᵀ,  n × k
 
-are a guess from which a few multiplicative steps do what dozens from a constant would: measured on
-counts of genes and of words, the guess and two steps are below a constant and ten.
+is a guess, from which a few multiplicative steps reach what takes dozens from a constant W: on counts of
+genes and of words, the loss after the guess and two steps was below that after ten steps from a constant.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STEPS = 4
 """Number of multiplicative steps from the guess to the first W."""
 
 _SHARE = 1e-2
-"""Smallest entry given to a multiplicative solver, under which zeros stay zero, in units of a fair share."""
+"""Smallest entry for a multiplicative solver, in units of an entry's fair share: zeros would stay zero."""
 
 
 def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, positive: bool) -> None:
@@ -75,7 +76,7 @@ def weights_of(H: np.ndarray, loss: Loss) -> np.ndarray:
     shares = H.sum(axis=0, dtype=np.float64)
     mean = float(shares.mean()) or 1.0
     powers = (loss.beta - 2.0) * np.log(np.maximum(shares / mean, _SHARE))
-    # Only ratios matter: scaled so that none overflows; the smallest may underflow.
+    # Only ratios of weights matter: they are scaled so that none overflows; the smallest may underflow.
     return np.asarray(np.exp(powers - powers.max()))
 
 
@@ -88,7 +89,7 @@ class Guess:
     Hwt : ndarray of shape (n_features, n_components)
         (H ∘ h^{β−2})ᵀ, contiguous and in H's dtype.
     S : ndarray
-        What tiles need for the Grams of these.
+        From `Grams.of_H`.
     grams : Grams
     """
 

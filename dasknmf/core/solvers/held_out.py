@@ -1,4 +1,4 @@
-"""A pass that also sums the loss of the entering pair over the entries that are hidden from the fit."""
+"""A pass that also sums the loss, at its start, over the entries that are hidden from the fit."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class HeldOut(PhaseWrapper):
             self._add_hidden_loss(tile, rows, inputs, tally)
 
     def _add_hidden_loss(self, tile: Tile, rows: Rows, inputs: HeldOutInputs, tally: Tally) -> None:
-        """Add the loss of the entering pair over hidden entries.
+        """Add the loss over hidden entries of the pair at the start of the pass.
 
-        Rows of W that no read stores are there once the phase within has solved them for the H that entered.
+        A W that is not stored is the one that the wrapped phase solves for this H.
         """
         if inputs.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], inputs.H, self.loss.beta, inputs.eps)

@@ -1,11 +1,11 @@
-"""Rows of W that are updated side by side, one per vector lane: transposition and products.
+"""Updates of 64 rows of W at once, one in each lane of a vector: transposition and products.
 
-A row of W is too short to fill a vector, and its sums are chains that wait for each other. So 64
-rows are turned, entry t of all of them in one line, and every loop over lanes is a vector loop
-without remainder. A row's result comes from its own lane only, so it does not depend on the other rows.
+A row of W is too short to fill a vector, and each step of its sums waits for the step before. So blocks of 64
+rows are transposed, shape (k, LANES), and every loop over lanes is a vector loop without remainder. The
+result of a row comes from its own lane only, so it does not depend on the other rows.
 
-A Gram matrix that all rows share stays as it is, and its entries are numbers. Where each row has its
-own, every entry is a line of lanes, (k, k, LANES), and `at` lets one text be compiled for both.
+The entries of a Gram matrix S that all rows share are numbers. If each row has its own S, they are arrays of
+64 numbers, and S has the shape (k, k, LANES): with `at`, the same source is compiled for both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dasknmf.core.kernel import inlined
 from dasknmf.core.solvers.packed_grams import Packed
 
 LANES = 64
-"""Fewer, and the compiler unrolls the loops into scalar code: 16 were four times slower."""
+"""With fewer lanes the compiler unrolls loops into scalar code: 16 were four times slower."""
 
 
 def at(line: np.ndarray | float, lane: int) -> float:
-    """A lane's number: of a line of lanes, or the one that all of them share."""
+    """The number of a lane: from an array of lanes, or the number that all lanes share."""
     return line[lane] if isinstance(line, np.ndarray) else line
 
 
@@ -36,9 +36,9 @@ overload(at)(_at)
 
 
 def grams(S: np.ndarray | Packed, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None]:
-    """What a kernel takes for S: the matrix that all rows share, or room for those of 64 rows and the lines.
+    """Arguments of a kernel for S: the shared matrix and None, or a buffer of 64 matrices and S's lines.
 
-    Compiled code drops what it would do with lines where there are none.
+    A kernel that is compiled for None has no code for lines.
     """
     if not isinstance(S, Packed):
         return S, None
@@ -78,9 +78,9 @@ def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> Non
 
 @inlined
 def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
-    """g += Σ_r s_r w_r in every lane; s_r is a number or a line of lanes."""
+    """g += Σ_r s_r w_r in every lane; s_r is a number or an array of lanes."""
     k = len(s)
-    # Four terms at a time: g would otherwise travel through memory for every one of them.
+    # Four terms at a time, as g is read from memory and written for each group of terms.
     for r in range(0, k - 3, 4):
         s0, s1, s2, s3 = s[r], s[r + 1], s[r + 2], s[r + 3]
         for lane in range(LANES):
@@ -110,7 +110,7 @@ def take_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
 def still_going(
     going: np.ndarray, moved: np.ndarray, first_moved: np.ndarray, tolerance: float, step: int
 ) -> int:
-    """Apply the δ rule to every lane after a step; how many go on."""
+    """Apply the δ rule to every lane after a step; the number of lanes that take another step."""
     left = 0
     for lane in range(LANES):
         if step == 0:

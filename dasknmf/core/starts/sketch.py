@@ -2,8 +2,8 @@
 
 Q holds an orthonormal basis of V's leading row space and R = V Q, both from the reads that the nndsvd
 starts make. V̂ is thin, so exact alternation on it costs no read of V: ½ ‖V̂ − WH‖² differs from the
-true loss by a constant and by the part of WH outside Q's span. A part of R's rows is enough for H,
-and the first exact pass solves W.
+true loss by a constant and by the part of WH outside Q's span. H is fitted to a part of R's rows, and the
+first exact pass solves W.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def check(
         After the survey.
     survey : Survey
     dtype : numpy.dtype
-        Penalties of the factors.
+        Dtype of the factors.
     sparse : bool
     advice : str or None
         The remedy of the source for negative values.
@@ -242,7 +242,7 @@ class MeanFilled(PhaseWrapper):
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         inner, fill = inputs
-        # A start uses every observed entry as it is, whatever its weight.
+        # Starts use every observed entry unchanged, whatever its weight.
         P = np.broadcast_to(fill.astype(tile.dtype), (tile.n_rows, tile.n_features))
         filled = tile.imputed_from(P, by_weight=False)
         self.phase.tile(filled, rows, inner, tally)
