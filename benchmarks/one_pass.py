@@ -59,8 +59,8 @@ class OnePass:
         """The same tasks, called one after another: what they cost without a scheduler."""
         one = self._next()
         work = one.work
-        assert work.leaves is not None
-        work.factors.begin(work.leaves)
+        assert work.new_rows is not None
+        work.factors.begin(work.new_rows)
         results: dict[Hashable, Any] = {}
         for key, node in self.graph(one).items():  # tasks stand behind what they need
             results[key] = node({needed: results[needed] for needed in node.dependencies})

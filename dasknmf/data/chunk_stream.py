@@ -22,7 +22,7 @@ import numpy as np
 
 from dasknmf.data.hdf5 import StoredArray
 
-_LEFT_BYTES = 64 * 2**20
+_LEFTOVER_BYTES = 64 * 2**20
 """Largest size of a process's cache of parts of chunks, in bytes."""
 _ENDS_BYTES = 16 * 2**20
 """Largest size of a process's cache of ends of panels, in bytes; the oldest are dropped first."""
@@ -30,7 +30,7 @@ _ENDS_BYTES = 16 * 2**20
 Key = tuple[str | int, ...]
 
 
-class Left:
+class ArrayCache:
     """A cache of parts of chunks in this process, of at most `limit` bytes; the oldest are dropped first.
 
     Keys are tuples that begin with the name of a walk over V.
@@ -81,8 +81,8 @@ class Left:
         return array
 
 
-_left = Left(_LEFT_BYTES)
-_ends = Left(_ENDS_BYTES)
+_leftovers = ArrayCache(_LEFTOVER_BYTES)
+_ends = ArrayCache(_ENDS_BYTES)
 _locks: WeakValueDictionary[Key, Any] = WeakValueDictionary()
 _making = threading.Lock()
 
@@ -106,7 +106,7 @@ class Walk:
         self._forget_in_the_end()
 
     def _forget_in_the_end(self) -> None:
-        weakref.finalize(self, _left.clear, self.name).atexit = False
+        weakref.finalize(self, _leftovers.clear, self.name).atexit = False
 
 
 def _lock(key: Key) -> Any:
@@ -156,7 +156,7 @@ class Stream:
             if self._at == self._start and self._start % chunk:
                 # Waits if the task of the panel before is reading the chunk that both panels share.
                 locks.enter_context(_lock((*self._name, self._start)))
-                after = _left.pop((*self._name, self._start, "after"))
+                after = _leftovers.pop((*self._name, self._start, "after"))
                 if after is not None:
                     self._take(after[: self._stop - self._start])
                     return
@@ -177,7 +177,7 @@ class Stream:
                 self._read(begin, last)  # the rest comes from the panel after, which is reading it
                 return
             locks.callback(edge.release)
-            before = _left.pop((*self._name, self._stop, "before"))
+            before = _leftovers.pop((*self._name, self._stop, "before"))
             if before is not None:
                 if begin < last:
                     self._read(begin, last)
@@ -185,13 +185,13 @@ class Stream:
                 return
             end = min(last + chunk, self._vector.shape[0])
             values = self._read(begin, end)
-            _left.put((*self._name, self._stop, "after"), values[self._stop - begin :])
+            _leftovers.put((*self._name, self._stop, "after"), values[self._stop - begin :])
             self._keep_end(self._stop, values[last - begin : self._stop - begin])
 
     def _read(self, begin: int, end: int) -> np.ndarray:
         values = read(self._vector, begin, end)
         if begin < self._start:
-            _left.put((*self._name, self._start, "before"), values[: self._start - begin])
+            _leftovers.put((*self._name, self._start, "before"), values[: self._start - begin])
             self._keep_end(self._start, values[: self._start - begin])
         self._take(values[self._at - begin : self._stop - begin])
         return values
@@ -212,12 +212,12 @@ def blocks_of(vector: StoredArray, start: int, stop: int, walk: Walk) -> np.ndar
         return read(vector, start, stop)
     begins = range(start // chunk * chunk, stop, chunk)
     with _lock(name):  # tasks of neighbouring panels want the same chunks at the same time
-        blocks = {begin: _left.get((*name, begin)) for begin in begins}
+        blocks = {begin: _leftovers.get((*name, begin)) for begin in begins}
         missing = [begin for begin, block in blocks.items() if block is None]
         if missing:
             values = read(vector, missing[0], min(missing[-1] + chunk, vector.shape[0]))
             for begin in range(missing[0], missing[-1] + 1, chunk):
                 blocks[begin] = block = values[begin - missing[0] :][:chunk]
-                _left.put((*name, begin), block)
+                _leftovers.put((*name, begin), block)
     values = np.concatenate([block for block in blocks.values() if block is not None])
     return values[start - begins[0] : stop - begins[0]]

@@ -44,7 +44,7 @@ class PassStats:
         )
 
 
-class Watched:
+class MeasuredSlabs:
     """Slabs of a panel, with the resident memory of the process measured after the work on each slab.
 
     `peak` is the largest measurement, in bytes; memory between two measurements is not observed.

@@ -29,7 +29,7 @@ from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, v
 from dasknmf.core.state import State
 from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Source, StageLost
-from dasknmf.engine.accounting import PassStats, Watched, lately_resident
+from dasknmf.engine.accounting import MeasuredSlabs, PassStats, lately_resident
 from dasknmf.errors import DataChangedError
 from dasknmf.io.metered import metered
 from dasknmf.io.retry import counted
@@ -62,7 +62,7 @@ class Work:
     """Whether the entries of each panel are summed, and the sum compared with `Pass.sums`."""
 
     @property
-    def leaves(self) -> FactorVersion | None:
+    def new_rows(self) -> FactorVersion | None:
         """The factor rows that the pass writes; None if it writes none."""
         name = f"{self.name}-{self.first}" if self.first else self.name
         version = FactorVersion.of(name, [phase.widths for phase in self.phases], self.first)
@@ -116,8 +116,8 @@ def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]
         a scheduler would take half of the time of a pass over 10 MB.
     """
     work = one.work
-    if work.leaves:
-        work.factors.begin(work.leaves)
+    if work.new_rows:
+        work.factors.begin(work.new_rows)
     if one.source.in_process:
         side = _load(one.worker_side())
         total = _total_here(one, side, each)
@@ -263,7 +263,7 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
     ]
     bytes_written = 0
     sums: tuple[tuple[int, float], ...] = ()
-    slabs = Watched(PanelSlabs(side.source, panel.start, panel.stop, chunks))
+    slabs = MeasuredSlabs(PanelSlabs(side.source, panel.start, panel.stop, chunks))
     if work.reads_data:
         try:
             with metered() as meter:
@@ -279,9 +279,9 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
             _check_sum(panel, block.total, expected)
     else:
         found = visit(RowsOnly(panel.n_rows, panel.start), visitors)
-    if leaves := work.leaves:
-        joined = leaves.joined(dict(enumerate(rows_of_phases, work.first)))
-        work.factors.write_rows(leaves, panel.index, joined)
+    if new_rows := work.new_rows:
+        joined = new_rows.joined(dict(enumerate(rows_of_phases, work.first)))
+        work.factors.write_rows(new_rows, panel.index, joined)
         bytes_written = joined.nbytes
     held = slabs.peak or lately_resident()
     return found, PassStats(bytes_read, bytes_written, sums, memory=held)

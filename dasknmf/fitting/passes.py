@@ -87,7 +87,7 @@ class OpenMatrix:
         rows: tuple[FactorVersion, ...] = (),
         sums: Sequence[float] | None = None,
     ) -> list[Tally]:
-        """The whole tally of each phase, in one read that leaves neither rows nor states.
+        """The whole tally of each phase, in one read that writes neither rows nor states.
 
         Parameters
         ----------
@@ -211,8 +211,8 @@ class PassRunner:
                 by_panel = dict(moved.sums)
                 sums = tuple(by_panel[panel.index] for panel in self.V.grid)
             reads += work.reads_data
-            if work.leaves:
-                rows.append(work.leaves)
+            if work.new_rows:
+                rows.append(work.new_rows)
             for part in group:
                 numbers = tuple(range(first, first + len(part.phases)))
                 models.append(ModelResult(part, numbers, tuple(of_group[: len(numbers)])))

@@ -87,7 +87,7 @@ def test_ends_of_panels_stay_for_the_walks_of_a_fit(tmp_path, monkeypatch):
 def kept(walk=None):
     """How many parts of chunks this process keeps, of one walk or of all."""
     gc.collect()  # what earlier tests have left to the collector
-    return len([key for key in list(chunk_stream._left._arrays) if walk in (None, key[0])])
+    return len([key for key in list(chunk_stream._leftovers._arrays) if walk in (None, key[0])])
 
 
 @pytest.mark.parametrize("places", [1, 2])
@@ -132,7 +132,7 @@ def test_what_panels_leave_for_each_other_goes_from_workers_too(tmp_path, small_
 
 def _kept_there():
     gc.collect()
-    return len(chunk_stream._left)
+    return len(chunk_stream._leftovers)
 
 
 def test_another_walk_reads_what_was_left_and_not_taken(tmp_path, small_panels):
