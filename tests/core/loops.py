@@ -31,7 +31,7 @@ def divergence(v: float, p: float, beta: float) -> float:
 
 @dataclass
 class Weighted:
-    """V with the weights of its entries, rows and columns, and a pair that moves."""
+    """V with the weights of its entries, rows and columns, and a pair W, H that `iterate` updates."""
 
     V: np.ndarray
     omega: np.ndarray

@@ -339,8 +339,8 @@ class CsrRatio(Ratio):
         return self._tile.log_total(self._q) + self._product_total
 
 
-class CsrRowRatios(RowRatios):
-    """Steps at the cost of the nonzeros, for β = 1."""
+class CsrRowRatios:
+    """`RowRatios` at the cost of the nonzeros, for β = 1."""
 
     def __init__(self, tile: CsrTile, H: np.ndarray, bHt: np.ndarray) -> None:
         self._tile = tile

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 
 _FLOOR = float(np.finfo(np.float32).eps)
 
 
-class RowRatios(ABC):
-    """Numerators and denominators of a multiplicative step for some rows of a tile, for a fixed H."""
+RowRatios = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Numerators and denominators of multiplicative steps of some rows of a tile, for a fixed H, and floors of P.
 
-    @abstractmethod
-    def __call__(self, rows: np.ndarray, W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(V ∘ P^{β−2}) Hᵀ, P^{β−1} Hᵀ and the floors of P, float64.
+Parameters
+----------
+rows : ndarray of int of shape (n_rows,)
+    Ascending places in the tile, each among those of the call before.
+W : ndarray of shape (n_rows, n_components), float64
 
-        Parameters
-        ----------
-        rows : ndarray of int of shape (n_rows,)
-            Ascending places in the tile, each among those of the call before.
-        W : ndarray of shape (n_rows, n_components), float64
-
-        Returns
-        -------
-        numerators : ndarray of shape (n_rows, n_components)
-        denominators : ndarray of that shape, or (n_components,) where all rows share one
-        floors : ndarray of shape (n_rows, 1)
-        """
+Returns
+-------
+numerators : ndarray of shape (n_rows, n_components), float64
+    (V ∘ P^{β−2}) Hᵀ.
+denominators : ndarray of that shape, or (n_components,) where all rows share one, float64
+    P^{β−1} Hᵀ.
+floors : ndarray of shape (n_rows, 1), float64
+"""
 
 
-class DenseRowRatios(RowRatios):
-    """Steps that need every entry of P; `mask` is None where every entry counts."""
+class DenseRowRatios:
+    """`RowRatios` that need every entry of P; `mask` is None where every entry counts."""
 
     def __init__(
         self, V: np.ndarray, mask: np.ndarray | None, H: np.ndarray, bHt: np.ndarray, beta: float
