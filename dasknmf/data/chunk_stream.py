@@ -14,7 +14,6 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from contextlib import ExitStack
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -25,7 +24,7 @@ from dasknmf.data.hdf5 import StoredArray
 _LEFTOVER_BYTES = 64 * 2**20
 """Largest size of a process's cache of parts of chunks, in bytes."""
 _ENDS_BYTES = 16 * 2**20
-"""Largest size of a process's cache of ends of panels, in bytes; the oldest are dropped first."""
+"""Largest size of a process's cache of ends of panels, in bytes."""
 
 Key = tuple[str | int, ...]
 
@@ -33,7 +32,7 @@ Key = tuple[str | int, ...]
 class ArrayCache:
     """A cache of parts of chunks in this process, of at most `limit` bytes; the oldest are dropped first.
 
-    Keys are tuples that begin with the name of a walk over V.
+    Keys are tuples that begin with the name of a walk over V, or of a fit.
     """
 
     def __init__(self, limit: int) -> None:
@@ -93,12 +92,12 @@ class Walk:
     Parameters
     ----------
     fit : str, optional
-        Name of the fit whose walks share the ends of panels; None: ends are not kept.
+        Name of the fit whose walks share the ends of panels; None: this walk alone.
     """
 
     def __init__(self, fit: str | None = None) -> None:
-        self.fit = fit
         self.name = uuid.uuid4().hex
+        self.fit = fit or self.name
         self._forget_in_the_end()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,7 +105,8 @@ class Walk:
         self._forget_in_the_end()
 
     def _forget_in_the_end(self) -> None:
-        weakref.finalize(self, _leftovers.clear, self.name).atexit = False
+        for cache in (_leftovers, _ends):
+            weakref.finalize(self, cache.clear, self.name).atexit = False
 
 
 def _lock(key: Key) -> Any:
@@ -135,74 +135,50 @@ class Stream:
     def __init__(self, vector: StoredArray, start: int, stop: int, walk: Walk, name: str) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
-        self._name = (walk.name, name)
-        self._end = None if walk.fit is None else (walk.fit, name)
+        self._name, self._fit = (walk.name, name), (walk.fit, name)
         self._parts: list[np.ndarray] = []
-        self._at = start  # elements before are here, or were given
+        self._at = start  # elements before are in the parts, or were returned
 
-    def until(self, given: int, position: int) -> np.ndarray:
-        """Elements [given, position); `given` is the position of the last call."""
+    def until(self, begin: int, position: int) -> np.ndarray:
+        """Elements [begin, position); `begin` is the position of the last call."""
         while self._at < position:
             self._fetch(position)
         parts = self._parts or [np.empty(0, self._vector.dtype)]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        wanted = position - given
+        wanted = position - begin
         self._parts = [joined[wanted:]] if wanted < len(joined) else []
         return joined[:wanted]
 
     def _fetch(self, position: int) -> None:
-        chunk = self._vector.chunks[0]
-        with ExitStack() as locks:
-            if self._at == self._start and self._start % chunk:
-                # Waits if the task of the panel before is reading the chunk that both panels share.
-                locks.enter_context(_lock((*self._name, self._start)))
-                after = _leftovers.pop((*self._name, self._start, "after"))
-                if after is not None:
-                    self._take(after[: self._stop - self._start])
-                    return
-            begin = self._at // chunk * chunk
-            end = min(-(-position // chunk) * chunk, self._vector.shape[0])
-            last = self._stop // chunk * chunk  # start of the chunk shared with the next panel
-            if end <= last or self._stop in (last, self._vector.shape[0]):
-                self._read(begin, end)
-                return
-            stays = None if self._end is None else _ends.get((*self._end, self._stop))
-            if stays is not None:
-                if begin < last:
-                    self._read(begin, last)
-                self._take(stays[self._at - last :])
-                return
-            edge = _lock((*self._name, self._stop))
-            if not edge.acquire(blocking=begin == last):
-                self._read(begin, last)  # the rest comes from the panel after, which is reading it
-                return
-            locks.callback(edge.release)
-            before = _leftovers.pop((*self._name, self._stop, "before"))
-            if before is not None:
-                if begin < last:
-                    self._read(begin, last)
-                self._take(before[self._at - last :])
-                return
-            end = min(last + chunk, self._vector.shape[0])
-            values = self._read(begin, end)
-            _leftovers.put((*self._name, self._stop, "after"), values[self._stop - begin :])
-            self._keep_end(self._stop, values[last - begin : self._stop - begin])
-
-    def _read(self, begin: int, end: int) -> np.ndarray:
-        values = read(self._vector, begin, end)
-        if begin < self._start:
-            _leftovers.put((*self._name, self._start, "before"), values[: self._start - begin])
-            self._keep_end(self._start, values[: self._start - begin])
-        self._take(values[self._at - begin : self._stop - begin])
-        return values
-
-    def _keep_end(self, place: int, values: np.ndarray) -> None:
-        if self._end is not None:
-            _ends.put((*self._end, place), values)
-
-    def _take(self, values: np.ndarray) -> None:
+        """Read more elements towards `position`: one shared chunk, or chunks of this panel alone."""
+        vector, chunk = self._vector, self._vector.chunks[0]
+        length = vector.shape[0]
+        begin = self._at // chunk * chunk
+        last = length if self._stop == length else self._stop // chunk * chunk
+        if begin < self._start:  # the chunk is shared with the panel before
+            with _lock((*self._name, self._start)):
+                values = _leftovers.pop((*self._name, self._start))
+                if values is None:
+                    before, values = self._read_across(begin, self._start)
+                    _ends.put((*self._fit, self._start), before)
+            values = values[: self._stop - self._start]
+        elif begin < last:
+            values = read(vector, begin, min(-(-position // chunk) * chunk, last))
+        else:  # the chunk is shared with the panel after
+            with _lock((*self._name, self._stop)):
+                values = _ends.get((*self._fit, self._stop))
+                if values is None:
+                    values, after = self._read_across(begin, self._stop)
+                    _ends.put((*self._fit, self._stop), values)
+                    _leftovers.put((*self._name, self._stop), after)
         self._parts.append(values)
         self._at += len(values)
+
+    def _read_across(self, begin: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
+        """The parts before and after an edge of the chunk that starts at `begin`."""
+        end = min(begin + self._vector.chunks[0], self._vector.shape[0])
+        before, after = np.split(read(self._vector, begin, end), [edge - begin])
+        return before, after
 
 
 def blocks_of(vector: StoredArray, start: int, stop: int, walk: Walk) -> np.ndarray:

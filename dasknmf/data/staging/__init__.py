@@ -90,11 +90,11 @@ def staged(source: Source, grid: Grid, stage: Stage | None, client: Client | Non
         if client is not None and not unaided:
             _check_machines(client, stage)
         with directory(_path(stage), source, client) as path:
-            yield Staged(source, FileCache(source, path), unaided=unaided)
+            yield Staged(source, FileCache(path), unaided=unaided)
     elif client is None:
-        yield Staged(source, MemoryCache(source), unaided=True)
+        yield Staged(source, MemoryCache(), unaided=True)
     else:
-        held = WorkerCache(source, grid, client)
+        held = WorkerCache(grid, client)
         try:
             yield Staged(source, held, unaided=False)
         finally:

@@ -23,26 +23,17 @@ class Cache(ABC):
     in_memory = True
     """Whether panels are kept in the memory of the processes that read V."""
 
-    def __init__(self, source: Source) -> None:
-        self._source: Source | None = source
-
-    @property
-    def source(self) -> Source:
-        """The source of V; only the client has it."""
-        assert self._source is not None
-        return self._source
-
     @abstractmethod
-    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
-        """Keys of the chunks that a visit of the panel needs."""
+    def chunk_keys(self, source: Source, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+        """Keys of the chunks that a visit of a panel of `source` needs."""
 
-    def upstream(self) -> dict[Hashable, GraphNode]:
+    def upstream(self, source: Source) -> dict[Hashable, GraphNode]:
         """The graph that computes the chunks."""
-        return self.source.upstream()
+        return source.upstream()
 
-    @abstractmethod
     def for_tasks(self) -> Cache:
         """A copy for tasks, without what only the client needs."""
+        return self
 
     @abstractmethod
     def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
@@ -74,10 +65,10 @@ class Staged(Wrapper):
         return self.changed(source=self.source.for_tasks(), _cache=self._cache.for_tasks())
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        return self._cache.chunk_keys(panel, lost=lost)
+        return self._cache.chunk_keys(self.source, panel, lost=lost)
 
     def upstream(self) -> dict[Hashable, GraphNode]:
-        return self._cache.upstream()
+        return self._cache.upstream(self.source)
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
         row, n_slabs = start, 0
@@ -102,16 +93,12 @@ class Staged(Wrapper):
 class MemoryCache(Cache):
     """A cache of panels in the memory of this process."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self) -> None:
         self.panels: dict[int, list[Packed]] = {}
         """Slabs of each panel, by the panel's first row."""
 
-    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
-        return [] if panel.start in self.panels else self.source.chunk_keys(panel)
-
-    def for_tasks(self) -> Cache:
-        return self
+    def chunk_keys(self, source: Source, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+        return [] if panel.start in self.panels else source.chunk_keys(panel)
 
     def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
         yield from self.panels.get(start, ())

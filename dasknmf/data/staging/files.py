@@ -7,7 +7,6 @@ is read from V and written again. Files are not memory-mapped, as truncation wou
 
 from __future__ import annotations
 
-import copy
 import shutil
 import struct
 import uuid
@@ -39,28 +38,24 @@ class FileCache(Cache):
 
     Parameters
     ----------
-    source : Source
     path : Path
         The directory of this fit; removed at the end of the fit, after which nothing is written.
     """
 
     in_memory = False
 
-    def __init__(self, source: Source, path: Path) -> None:
-        super().__init__(source)
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._written: set[int] = set()
 
-    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+    def chunk_keys(self, source: Source, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
         if panel.index in self._written and not lost:
             return []
         self._written.add(panel.index)
-        return self.source.chunk_keys(panel)
+        return source.chunk_keys(panel)
 
     def for_tasks(self) -> Cache:
-        sent = copy.copy(self)
-        sent._source, sent._written = None, set()
-        return sent
+        return FileCache(self._path)
 
     def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
         if chunks:

@@ -28,31 +28,30 @@ from dasknmf.io.metered import fetched, metered
 class WorkerCache(Cache):
     """A cache of panels as tasks of a cluster, submitted when the first pass needs them."""
 
-    def __init__(self, source: Source, grid: Grid, client: Client) -> None:
-        super().__init__(source)
+    def __init__(self, grid: Grid, client: Client) -> None:
         self._grid = grid
         self._client: Client | None = client
         self._name = f"stage-{uuid.uuid4().hex}"
         self._futures: list[Future] = []
 
-    def chunk_keys(self, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
+    def chunk_keys(self, source: Source, panel: Panel, *, lost: bool) -> list[list[Hashable]]:
         return [[(self._name, panel.index)]]
 
-    def upstream(self) -> dict[Hashable, GraphNode]:
+    def upstream(self, source: Source) -> dict[Hashable, GraphNode]:
         if not self._futures:
             assert self._client is not None
             keys = [(self._name, panel.index) for panel in self._grid]
-            self._futures = self._client.get(self._graph(), keys, sync=False)
+            self._futures = self._client.get(self._graph(source), keys, sync=False)
         return {}  # the scheduler knows the tasks by their keys
 
-    def _graph(self) -> dict[Hashable, GraphNode]:
+    def _graph(self, source: Source) -> dict[Hashable, GraphNode]:
         reader = self._name.replace("stage", "reader", 1)
         graph: dict[Hashable, GraphNode] = {
-            reader: Task(reader, methodcaller("renewed", of_a_fit=True), self.source.for_tasks())
+            reader: Task(reader, methodcaller("renewed", of_a_fit=True), source.for_tasks())
         }
-        upstream = Upstream(self.source.upstream())
+        upstream = Upstream(source.upstream())
         for panel in self._grid:
-            chunks = self.source.chunk_keys(panel)
+            chunks = source.chunk_keys(panel)
             references = List(*(List(*map(TaskRef, row)) for row in chunks))
             key = (self._name, panel.index)
             task = Task(key, _hold, TaskRef(reader), panel.start, panel.stop, references)
@@ -68,7 +67,7 @@ class WorkerCache(Cache):
 
     def for_tasks(self) -> Cache:
         sent = copy.copy(self)
-        sent._source, sent._client, sent._futures = None, None, []
+        sent._client, sent._futures = None, []
         return sent
 
     def read(self, start: int, stop: int, chunks: Chunks) -> Iterator[Packed]:
