@@ -110,8 +110,9 @@ def _open_hdf5(X: MatrixLike) -> Source | None:
     if found is None:
         return None
     path, name = found
-    is_matrix = name and not hdf5.is_anndata(path, name)
-    return matrix_in_hdf5(path, name) if is_matrix else open_anndata(X).matrix()
+    with hdf5.reading(path) as file:  # a group may be an AnnData, too, such as a modality of MuData
+        is_anndata = not name or hdf5.node_in(file, name).attrs.get("encoding-type") == "anndata"
+    return open_anndata(X).matrix() if is_anndata else matrix_in_hdf5(path, name)
 
 
 def _open_zarr(X: MatrixLike) -> Source | None:

@@ -2,7 +2,7 @@
 
 An edge between two panels may lie inside a chunk, which both panels need. Within a process, the panel that
 is visited first caches the other panel's part of the chunk. Chunks that span many panels are cached for all
-of them. The cache of a walk over V is cleared at the end of the walk, as V may be rewritten between walks.
+of them. The cache of one read of V, a walk, is cleared at its end, as V may be rewritten between walks.
 Ends of panels are kept longer: a panel's part of its last chunk is less than a row (where values and
 indices have the same chunks), and is cached for all walks of a fit, so that no pass reads a chunk for part
 of a row. A V that is rewritten during a fit is recognised by the sums of its other rows.
@@ -87,7 +87,7 @@ _making = threading.Lock()
 
 
 class Walk:
-    """One read of V by many tasks; what they cache for each other is removed at its end.
+    """A read of V by many tasks, which share parts of chunks: these are removed from the caches at its end.
 
     Parameters
     ----------

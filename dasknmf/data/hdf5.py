@@ -85,12 +85,6 @@ def node_in(file: Any, name: str) -> Any:
     return file[name]
 
 
-def is_anndata(path: str, name: str) -> bool:
-    """Whether a group is an AnnData, such as a modality of MuData."""
-    with reading(path) as file:
-        return bool(node_in(file, name).attrs.get("encoding-type") == "anndata")
-
-
 class Hdf5Array:
     """A dataset of an HDF5 file, read as `MeteredArray` reads an array of Zarr. Picklable.
 

@@ -266,8 +266,9 @@ class _ChosenRows:
         if chosen is not None:
             counts = np.searchsorted(chosen, cuts)
             self.cuts, first = np.unique(counts, return_index=True)
-            # Stretches between two cuts without a chosen row are read inside of a panel but not at its ends,
-            # which are unknown here: all of them count, but for the first and the last of X.
+            # Rows between two cuts of which none is chosen are read where they lie inside a panel, but not at
+            # its ends. Panels are unknown here: all such rows count, except before the first chosen row and
+            # after the last.
             first[0] = np.searchsorted(counts, 0, side="right") - 1
             self.before = before[first] - before[first[0]]
 

@@ -1,4 +1,4 @@
-"""The content of every export of a run: W in blocks of rows, never whole, and the entries beside it."""
+"""Factors of a run for an export: W in blocks of rows, never whole, H, and the entry of `uns`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def factors_for(run: Run, store: AnnDataStore) -> Exported:
         if store.shape[1] != run.shape[1]:
             raise RunMismatchError(
                 f"{store.path} has {store.shape[1]} genes, and the run has {run.shape[1]} features without "
-                "names; which is which nobody knows: fit the AnnData itself."
+                "names, which cannot be matched: fit the AnnData itself."
             )
         return Exported(run, None, store.shape[1])
     return Exported(run, _places(names, store), store.shape[1])

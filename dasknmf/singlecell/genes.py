@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Loadings: TypeAlias = "AnnData | NMF | Run | StoreLike"
-"""What holds loadings of genes."""
+"""An object or a store with loadings of genes."""
 
 
 def top_genes(source: Loadings, n: int = 20, *, key: str | None = None) -> pd.DataFrame:

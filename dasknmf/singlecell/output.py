@@ -1,4 +1,4 @@
-"""The AnnData that is written into."""
+"""The AnnData that receives the results."""
 
 from __future__ import annotations
 

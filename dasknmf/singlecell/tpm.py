@@ -25,11 +25,12 @@ class InAllGenes:
     Parameters
     ----------
     spectra : ndarray of shape (n_components, n_vars), float64
-        In transcripts per million.
+        Spectra in transcripts per million.
     scores : ndarray of shape (n_components, n_vars), float64
         z-scores; see `dasknmf.selection.scores.scores`.
     usages : ndarray or dask.array.Array of shape (n_obs, n_components)
-        Fitted once more. Lazy where the counts are chunked: computing it reads them once.
+        Usages fitted to the spectra of the genes that were factorized. Lazy where the counts are chunked:
+        to compute them reads the counts once.
     """
 
     spectra: np.ndarray
@@ -56,7 +57,7 @@ def in_all_genes(counts: MatrixLike, columns: np.ndarray | None, usages: Factor)
     columns : ndarray of int or None
         The genes that were factorized; None: all.
     usages : array of shape (n_obs, n_components)
-        Of the consensus.
+        Usages of the consensus.
 
     References
     ----------

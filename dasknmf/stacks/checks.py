@@ -27,7 +27,7 @@ VARIABLE = "variable"
 _RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History().columns())
 """Names in the dataset of a fitted model, beside the coordinates of the stack."""
 _MASK_BYTES = 64 * 2**20
-"""The largest mask of which a digest is made, which takes one more read before a fit."""
+"""Largest size in bytes of a mask whose values are digested, which takes a read of the mask before a fit."""
 _SLACK = 0.01
 """The share of a pixel by which equal coordinates may differ after rounding."""
 
@@ -183,7 +183,7 @@ def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
         most = int(np.argmax(counts))
         if counts[most] > 1:
             raise SourceError(
-                f"the coordinate {dim!r} has {values[most]!s} {counts[most]} times; features are told apart "
+                f"the coordinate {dim!r} has {values[most]!s} {counts[most]} times; features are known "
                 f"by their coordinates: drop_duplicates({dim!r}), or groupby({dim!r}) and take a mean."
             )
 

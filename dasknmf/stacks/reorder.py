@@ -17,7 +17,10 @@ _OF_PIXELS = frozenset({"W", "sample_weight", "weights"})
 
 
 def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> Any:
-    """An option of a fit in the order of V's rows or columns, from the dims of the stack or raster order."""
+    """The value of a fit option, in the order of V's rows or columns.
+
+    A DataArray is matched by its dims; rows of other arrays are pixels in raster order.
+    """
     if not isinstance(value, xr.DataArray):
         return _by_rows(name, value, layout) if name in _OF_PIXELS else value
     check_aligned(name, value, layout.coords)
@@ -42,7 +45,7 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
 
 
 def known_rows(fixed: Any, layout: Layout) -> Any:
-    """`fixed_components` as rows of H: of a DataArray by its dims and coordinates."""
+    """Rows of H from `fixed_components`; a DataArray is matched by its dims and coordinates."""
     if not isinstance(fixed, xr.DataArray):
         return fixed
     if set(fixed.dims) != {arrays.COMPONENT, *layout.feature_dims}:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xarray import Variable
 
 _COPIES = 1.5
-"""Peak of reading a tile over its decoded bytes: its planes come a few chunks at a time."""
+"""Peak memory of the read of a tile, divided by its decoded bytes: planes are read a few chunks at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TileSource(Source):
     ----------
     layout : Layout
     variables : sequence of xarray.Variable
-        Each with the features that follow those of the one before.
+        Columns of V are the features of the first variable, then those of the second, and so on.
     mask : xarray.Variable or None
         True where V counts.
     """
@@ -152,12 +152,12 @@ class TileSource(Source):
 
 def in_memory(variable: Variable) -> bool:
     """Whether an xarray.Variable's values are in this process."""
-    # What xarray decides whether to load by; it has no public name.
+    # xarray's own test before it loads a variable; the attribute has no public name.
     return bool(variable._in_memory)
 
 
 def by_points(variable: Variable) -> bool:
-    """Whether xarray would look up a lazily indexed variable value by value: once it has been transposed."""
+    """Whether xarray would read a lazily indexed variable value by value, as it does after a transpose."""
     data = None if variable.chunks is not None else variable._data
     while data is not None:
         if type(data).__name__ == "LazilyVectorizedIndexedArray":

@@ -11,11 +11,11 @@ from dasknmf.data.stored_csr import SparseSource
 from dasknmf.errors import DataChangedError, SourceError
 from tests.data.anndata_stores import annotated, counts, grouped, parted, rows_of, written
 
-# What anndata asks pandas 3 for, whose newest versions warn about it.
+# Newest versions of pandas 3 warn about an option that anndata sets.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 
-def test_what_is_not_there_is_told(tmp_path):
+def test_missing_parts_are_refused(tmp_path):
     path = written(tmp_path / "a.zarr", annotated(counts()))
     store = open_anndata(path)
     with pytest.raises(SourceError, match=r"has no layer 'raw'; its layers are \['twice'\]"):
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_told(tmp_path):
         ("data", None, "lacks data"),
     ],
 )
-def test_damage_is_told(tmp_path, name, change, message):
+def test_damage_is_refused(tmp_path, name, change, message):
     A = counts()
     group = parted(zarr.open_group(tmp_path / "a", mode="w"), A, 100)
     values = group[name][:]
@@ -70,7 +70,7 @@ def test_damage_is_told(tmp_path, name, change, message):
         rows_of(SparseSource.of_group(group))
 
 
-def test_an_indptr_that_changed_is_told(tmp_path):
+def test_a_changed_indptr_is_refused(tmp_path):
     group = parted(zarr.open_group(tmp_path / "a", mode="w"), counts(), 100)
     source = source_of(SparseSource.of_group(group))
     group["indptr"][:] = group["indptr"][:][::-1]

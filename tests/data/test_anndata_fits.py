@@ -10,7 +10,7 @@ from dasknmf.errors import DataChangedError, SourceError
 from tests.data.anndata_stores import PARAMETERS, annotated, close, counts, grouped, stored_bytes, written
 from tests.helpers import fitted
 
-# What anndata asks pandas 3 for, whose newest versions warn about it.
+# Newest versions of pandas 3 warn about an option that anndata sets.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 LOSSES = ["frobenius", "kullback-leibler"]
@@ -75,7 +75,7 @@ def test_a_fit_reads_what_is_stored_once_a_pass(tmp_path, monkeypatch):
         assert record.bytes_read <= 1.02 * stored_bytes(tmp_path / "a") + W
 
 
-def test_a_V_that_changed_is_told_on_resume(tmp_path, small_panels):
+def test_a_changed_V_is_refused_on_resume(tmp_path, small_panels):
     A = counts()
     path = written(tmp_path / "a.zarr", annotated(A), zarr_format=3)
     run = {"checkpoint": tmp_path / "run"}

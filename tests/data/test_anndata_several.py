@@ -14,7 +14,7 @@ from dasknmf.errors import SourceError
 from tests.data.anndata_stores import GENES, PARAMETERS, annotated, close, counts, rows_of, written
 from tests.helpers import fitted
 
-# What anndata asks pandas 3 for, whose newest versions warn about it.
+# Newest versions of pandas 3 warn about an option that anndata sets.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 

@@ -30,7 +30,7 @@ from tests.data.anndata_stores import (
 )
 from tests.helpers import fitted
 
-# What anndata asks pandas 3 for, whose newest versions warn about it.
+# Newest versions of pandas 3 warn about an option that anndata sets.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 FILES = [

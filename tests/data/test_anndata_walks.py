@@ -35,7 +35,7 @@ from tests.data.anndata_stores import (
 )
 from tests.helpers import fitted
 
-# What anndata asks pandas 3 for, whose newest versions warn about it.
+# Newest versions of pandas 3 warn about an option that anndata sets.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option is deprecated")
 
 
@@ -62,7 +62,7 @@ def test_each_byte_is_fetched_once(tmp_path, monkeypatch, threads, indices_chunk
 
 
 def test_ends_of_panels_stay_for_the_walks_of_a_fit(tmp_path, monkeypatch):
-    """As between processes, here no panel takes what another has left: each is a walk of its own."""
+    """Each panel is read in a walk of its own, as by separate processes."""
     A = counts(4000)
     monkeypatch.setattr("dasknmf.core.panels._PANEL_BYTES", (800 * 8, 800 * 8))
     source = source_of(grouped(tmp_path / "a", A, 200))
@@ -92,7 +92,7 @@ def kept(walk=None):
 
 @pytest.mark.parametrize("places", [1, 2])
 @pytest.mark.parametrize("stage", [None, "memory"])
-def test_what_panels_leave_for_each_other_goes_with_a_fit(tmp_path, small_panels, places, stage):
+def test_parts_cached_for_other_panels_go_with_a_fit(tmp_path, small_panels, places, stage):
     before = kept()
     parts = [grouped(tmp_path / str(i), counts(60, seed=i), 100) for i in range(places)]
     X = parts[0] if places == 1 else Concatenated(parts, [np.arange(30)] * places)
@@ -109,7 +109,7 @@ def test_a_lazy_W_is_of_V_as_it_is_when_it_is_computed(tmp_path, small_panels):
     model, _ = fitted(A, **PARAMETERS)
     W = model.transform(Concatenated(parts, [np.arange(30)] * 2))
     with dask.config.set(scheduler="threads"):
-        W[20:30].compute()  # some panels leave parts for others that are not asked for
+        W[20:30].compute()  # some panels cache parts for others that are not computed
         group["data"][:] = A.data * 3
         found = W.compute()
         assert kept() == before
@@ -117,7 +117,7 @@ def test_a_lazy_W_is_of_V_as_it_is_when_it_is_computed(tmp_path, small_panels):
     np.testing.assert_allclose(found, model.transform(sp.vstack([A * 3, A * 3])), rtol=1e-3, atol=1e-5)
 
 
-def test_what_panels_leave_for_each_other_goes_from_workers_too(tmp_path, small_panels, cluster):
+def test_parts_cached_on_workers_go_too(tmp_path, small_panels, cluster):
     A = counts(60)
     path = written(tmp_path / "a.h5ad", annotated(A))
     with h5py.File(path, "r+") as file:
@@ -135,7 +135,7 @@ def _kept_there():
     return len(chunk_stream._leftovers)
 
 
-def test_another_walk_reads_what_was_left_and_not_taken(tmp_path, small_panels):
+def test_another_walk_does_not_use_cached_parts(tmp_path, small_panels):
     A = counts(60)
     group = parted(zarr.open_group(tmp_path / "a", mode="w"), A, 100)
     source = source_of(SparseSource.of_group(group))
@@ -170,7 +170,7 @@ def test_panels_read_at_once_in_any_order(tmp_path, small_panels):
     same(sp.vstack([found[panel.start] for panel in panels]), A)
 
 
-def test_what_travels_to_tasks_is_small(tmp_path):
+def test_the_source_that_tasks_receive_is_small(tmp_path):
     A = sp.csr_matrix(np.ones((20_000, 2)))
     for X in (grouped(tmp_path / "a", A, 500), _in_file(tmp_path / "a.h5", A)):
         assert len(pickle.dumps(source_of(X).for_tasks())) < 10_000

@@ -194,7 +194,7 @@ def test_a_stage_keeps_what_was_prepared(counts, tmp_path, monkeypatch):
     with staged(source, grid, "memory", None) as kept:
         assert kept.staged_bytes == 90 * 6 * 4
         first = read(kept)
-        monkeypatch.setattr(type(V.preparation), "__call__", None)  # it is not asked again
+        monkeypatch.setattr(type(V.preparation), "__call__", None)  # it is not called again
         np.testing.assert_array_equal(read(kept), first)
     np.testing.assert_allclose(first, beforehand(counts, **STEPS["all"]), rtol=1e-6)
 

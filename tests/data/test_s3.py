@@ -44,16 +44,16 @@ class Faulty:
     def __init__(self, app):
         self.app = app
         self.fault = None
-        """Told the method, the path and how many of both came: what happens instead, or None."""
-        self.asked = Counter()
+        """A function of method, path and number of requests so far: the fault of the request, or None."""
+        self.requests = Counter()
         self.failed = 0
         self._lock = threading.Lock()
 
     def __call__(self, environ, start_response):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         with self._lock:
-            self.asked[method] += 1
-            kind = self.fault and self.fault(method, path, self.asked.total())
+            self.requests[method] += 1
+            kind = self.fault and self.fault(method, path, self.requests.total())
             self.failed += kind is not None
         if kind in (None, "slow"):
             time.sleep(0.2 if kind else 0)
@@ -172,22 +172,22 @@ def test_a_fit_is_that_on_a_disk(bucket, local):
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else str(value),
 )
-def test_what_fails_for_a_moment_is_asked_again(bucket, local, server, kind):
-    # Of a HEAD that is refused with 400 nobody can tell why.
+def test_transient_failures_are_retried(bucket, local, server, kind):
+    # A HEAD that is refused with 400 has no body that names the reason.
     methods = ("GET", "PUT") if kind == (400, "RequestTimeout") else ("GET", "HEAD", "PUT", "DELETE", "POST")
     server.fault = at_times(0.05, kind, methods)
     fit(f"{bucket}/v.zarr", f"{bucket}/run")
     server.fault = None
     assert server.failed > 0
     assert_same(f"{bucket}/run", local)
-    if kind != "closed":  # a connection that was there before: below s3fs, aiohttp asks again itself
+    if kind != "closed":  # a connection that was there before: below s3fs, aiohttp retries by itself
         assert (sum(open_run(f"{bucket}/run").history.columns()["retries"]) > 0) == (kind != "slow")
 
 
 @pytest.mark.slow
-def test_what_s3fs_asks_again_itself_is_no_retry_of_ours(bucket, local, server, monkeypatch):
+def test_retries_of_s3fs_are_not_counted(bucket, local, server, monkeypatch):
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 5)
-    server.fault = at_times(0.2, (503, "SlowDown"), methods=("GET", "PUT"))  # HEAD has no body that tells
+    server.fault = at_times(0.2, (503, "SlowDown"), methods=("GET", "PUT"))  # HEAD has no body
     fit(f"{bucket}/v.zarr", f"{bucket}/run")
     server.fault = None
     assert server.failed > 3
@@ -203,22 +203,22 @@ def test_what_s3fs_asks_again_itself_is_no_retry_of_ours(bucket, local, server, 
         pytest.param("InvalidAccessKeyId", marks=pytest.mark.slow),
     ],
 )
-def test_what_is_forbidden_is_told_at_once(bucket, server, code):
+def test_forbidden_requests_fail_at_once(bucket, server, code):
     fit(f"{bucket}/v.zarr", f"{bucket}/run", 1)
     name = bucket.removeprefix("s3://")
-    for part, error, told in (("/v.zarr/c/", SourceError, "v.zarr"), ("/run/W/", RunAccessError, "/run")):
+    for part, error, place in (("/v.zarr/c/", SourceError, "v.zarr"), ("/run/W/", RunAccessError, "/run")):
 
         def refused(method, path, count, part=part):
             return (400 if code == "ExpiredToken" else 403, code) if part in path else None
 
-        server.fault, began, asked = refused, time.monotonic(), server.asked.total()
+        server.fault, began, before = refused, time.monotonic(), server.requests.total()
         with pytest.raises(error, match=f"{code}|Forbidden|Bad Request") as raised:
             fit(f"{bucket}/v.zarr", f"{bucket}/run", 3)
         server.fault = None
         assert name in str(raised.value)
-        assert told in str(raised.value)
+        assert place in str(raised.value)
         assert time.monotonic() - began < 20
-        assert server.asked.total() - asked < 200
+        assert server.requests.total() - before < 200
         assert "secret-of-the-test" not in str(raised.value)
     fit(f"{bucket}/v.zarr", f"{bucket}/run", 3)
 
@@ -226,7 +226,7 @@ def test_what_is_forbidden_is_told_at_once(bucket, server, code):
 @pytest.mark.slow
 def test_a_bucket_that_is_out_of_reach_is_waited_for_and_then_left(bucket, local, server):
     server.fault = lambda method, path, count: (503, "SlowDown") if count - before > 120 else None
-    before = server.asked.total()
+    before = server.requests.total()
     with pytest.raises(UnavailableError, match="start the same again"):
         fit(f"{bucket}/v.zarr", f"{bucket}/run")
     server.fault = None

@@ -179,7 +179,7 @@ def test_dask_chunks(kind, chunks, init):
     same(fitted(in_chunks(X, *chunks, kind), **parameters), fitted(X, **parameters))
 
 
-def test_chunks_that_their_graph_does_not_tell_of():
+def test_sparse_chunks_of_a_graph_that_says_dense():
     X = counts()
     D = da.from_array(X, chunks=(50, -1)).map_blocks(
         scipy.sparse.csr_matrix, dtype="f8", meta=np.empty((0, 0))
@@ -267,10 +267,10 @@ def test_what_is_refused(where):
 
 
 @pytest.mark.parametrize("beta", [0.5, 1, 2])
-def test_dense_tiles_are_told_of_once(beta, caplog):
+def test_dense_tiles_are_logged_once(beta, caplog):
     fitted(scipy.sparse.csr_array(counts()), n_components=2, beta_loss=beta, init="random")
-    told = [record for record in caplog.records if "made dense" in record.getMessage()]
-    assert len(told) == (beta == 0.5)
+    logged = [record for record in caplog.records if "made dense" in record.getMessage()]
+    assert len(logged) == (beta == 0.5)
 
 
 def test_without_zeros_every_loss_is_taken():
@@ -453,7 +453,7 @@ def test_dense_and_sparse_chunks_of_one_array():
     same(fitted(mixed, **parameters), fitted(X, **parameters))
 
 
-def test_more_rows_than_were_told_are_refused():
+def test_more_rows_than_promised_are_refused():
     def longer(chunk):
         return scipy.sparse.csr_array(np.tile(chunk, (20, 1)))
 

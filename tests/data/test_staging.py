@@ -453,12 +453,12 @@ def test_workers_share_the_memory_of_a_stage(V, cluster, monkeypatch):
     shares = []
     original = execution.models_per_read
 
-    def told(*arguments, **parameters):
-        together, projections = original(*arguments, **parameters)
+    def recorded(*arguments, **parameters):
+        per_read, projections = original(*arguments, **parameters)
         shares.extend(each.staged for each in projections)
-        return together, projections
+        return per_read, projections
 
-    monkeypatch.setattr(execution, "models_per_read", told)
+    monkeypatch.setattr(execution, "models_per_read", recorded)
     fitted(V, cluster, {"stage": "memory"}, **PARAMETERS)
     assert set(shares) == {90 * 14 * 2 // 2}
     shares.clear()
@@ -496,7 +496,7 @@ def test_a_stage_that_is_no_directory(V, place):
         fitted(V, run={"stage": "s3://bucket/stage"}, **PARAMETERS)
 
 
-def test_a_disk_that_fills_is_told(V, place, monkeypatch):
+def test_a_full_disk_is_an_error(V, place, monkeypatch):
     class Full:
         def __init__(self, file):
             self._file = file
@@ -601,8 +601,8 @@ def test_a_home_directory_is_found(small_panels, low_rank, tmp_path, monkeypatch
     assert not any((tmp_path / "kept").iterdir())
 
 
-def test_what_is_asked_after_the_fits_meets_no_holes(low_rank, place):
-    """The read that tells of every rank makes lost panels again, as passes do."""
+def test_reads_after_the_fits_restore_lost_panels(low_rank, place):
+    """The read that scores every rank reads lost panels again, as passes do."""
 
     def lose(record):
         if record.iteration == 2:

@@ -108,9 +108,9 @@ def test_programs_over_all_genes_are_least_squares(adata, agreed):
 
 def test_stability_and_error_of_each_rank_are_cnmfs(adata, checkpoint):
     sweep = open_sweep(checkpoint)  # which has columns of NaN
-    told = adata.uns["cnmf"]["k_selection"]
-    assert told["n_components"].tolist() == sweep.n_components == [2, K, 4]
-    assert told["best"] == sweep.best == K
+    stored = adata.uns["cnmf"]["k_selection"]
+    assert stored["n_components"].tolist() == sweep.n_components == [2, K, 4]
+    assert stored["best"] == sweep.best == K
     assert np.isnan(sweep.columns["holdout"]).all()
     V = adata.X.toarray()[:, adata.var["highly_variable"]] / adata.uns["cnmf"]["scale"]
     for at, rank in enumerate(sweep.n_components):
@@ -118,18 +118,18 @@ def test_stability_and_error_of_each_rank_are_cnmfs(adata, checkpoint):
         stack = np.concatenate([each.components.astype("f8") for each in found])
         stack /= np.linalg.norm(stack, axis=1, keepdims=True)
         labels = KMeans(rank, n_init=10, random_state=1).fit(stack).labels_
-        assert told["silhouette_mean"][at] == pytest.approx(silhouette_score(stack, labels))
+        assert stored["silhouette_mean"][at] == pytest.approx(silhouette_score(stack, labels))
         medians = np.stack([np.median(stack[labels == each], axis=0) for each in range(rank)])
         medians /= medians.sum(axis=1, keepdims=True)
         error = np.sum((V - nnls(medians.T, V.T).T @ medians) ** 2)
-        assert 2 * told["loss"][at] == pytest.approx(error, rel=1e-4)
-        assert told["relative_error"][at] == pytest.approx(np.sqrt(error / np.sum(V**2)), rel=1e-4)
+        assert 2 * stored["loss"][at] == pytest.approx(error, rel=1e-4)
+        assert stored["relative_error"][at] == pytest.approx(np.sqrt(error / np.sum(V**2)), rel=1e-4)
 
 
-def test_a_run_tells_of_ranks_and_of_the_consensus(adata, checkpoint, tmp_path):
-    told = CliRunner().invoke(main, ["info", str(checkpoint)]).output
+def test_info_and_report_show_ranks_and_the_consensus(adata, checkpoint, tmp_path):
+    shown = CliRunner().invoke(main, ["info", str(checkpoint)]).output
     for part in ("2–4 components, 6 starts of each: cNMF", f"→ {K}", "18 of 18 kept", "chosen: 3"):
-        assert part in told
+        assert part in shown
     CliRunner().invoke(main, ["report", str(checkpoint), "-o", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
     assert page.index("Number of components</h2>") < page.index("Consensus</h2>")
@@ -165,8 +165,8 @@ def test_a_run_that_has_ended_is_thresholded_anew_without_a_fit(adata, checkpoin
     assert third.n_reads == open_consensus(tmp_path / "run").n_reads == other.n_reads
     assert third.rethreshold(2.0).kept.all()
     with pytest.warns(UserWarning, match="no rank has a smallest silhouette"):
-        told, _ = selected(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
-    assert open_sweep(tmp_path / "run").rule == told.rule == "silhouette"
+        sweep, _ = selected(X, [2, 3], density_threshold=threshold, **kw | {"rule": "silhouette"})
+    assert open_sweep(tmp_path / "run").rule == sweep.rule == "silhouette"
     with pytest.raises(DataError, match="densities are"):
         selected(X, [2, 3], density_threshold=1e-9, **kw)
 
@@ -183,7 +183,7 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "message"),
+    ("options", "error", "message"),
     [
         ({"rule": "holdout"}, ValueError, r"rule is 'holdout'; .* \['silhouette', 'stability'\]"),
         ({"rule": "elbow"}, ValueError, "rule is 'elbow'"),
@@ -191,11 +191,11 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
         ({"n_components": [1]}, ValueError, "one program has no silhouette"),
     ],
 )
-def test_what_cannot_be_concluded_is_refused_before_a_fit(asked, error, message):
+def test_impossible_rules_are_refused_before_a_fit(options, error, message):
     passes = []
     usual = {"n_components": [2, 3], "n_init": 4, "callbacks": [passes.append], "max_iter": 1}
     with pytest.raises(error, match=message):
-        selected(cells().X, **usual | asked)
+        selected(cells().X, **usual | options)
     assert not passes
 
 
@@ -242,8 +242,8 @@ def test_genes_are_chosen_by_cnmfs_rule(adata):
     counts = without.X.toarray().astype("f8")
     tpm = 1e6 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     quick = USUAL | {"n_init": 2, "max_iter": 2, "local_neighborhood_size": 0.5}
-    for asked, n_genes in [({}, N_GENES - 1), ({"n_top_genes": 10}, 10)]:
-        chosen = consensus_nmf(without, 2, copy=True, **asked, **quick).uns["cnmf"]
+    for options, n_genes in [({}, N_GENES - 1), ({"n_top_genes": 10}, 10)]:
+        chosen = consensus_nmf(without, 2, copy=True, **options, **quick).uns["cnmf"]
         np.testing.assert_array_equal(chosen["params"]["mask_var"], highly_variable(moments(tpm), n_genes))
         assert len(chosen["scale"]) == n_genes
     every = consensus_nmf(without, 2, copy=True, mask_var=None, scale=False, **quick).uns["cnmf"]
@@ -252,7 +252,7 @@ def test_genes_are_chosen_by_cnmfs_rule(adata):
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "message"),
+    ("options", "error", "message"),
     [
         ({"n_top_genes": 9, "mask_var": None}, ValueError, "choose genes in different ways"),
         ({"layer": "none"}, SourceError, "no layer 'none'"),
@@ -265,19 +265,19 @@ def test_genes_are_chosen_by_cnmfs_rule(adata):
         ({"mask_var": "none"}, ValueError, "var has no column 'none'"),
     ],
 )
-def test_what_is_refused(asked, error, message):
+def test_what_is_refused(options, error, message):
     with pytest.raises(error, match=message):
-        consensus_nmf(cells(), **({"n_components": 2, "scale": False} | asked))
+        consensus_nmf(cells(), **({"n_components": 2, "scale": False} | options))
 
 
 @pytest.mark.parametrize(
-    "asked", [{"n_init": 1}, {"density_threshold": 0}, {"holdout": 0.1}, {"init": "nndsvd"}], ids=str
+    "options", [{"n_init": 1}, {"density_threshold": 0}, {"holdout": 0.1}, {"init": "nndsvd"}], ids=str
 )
-def test_what_is_refused_costs_no_read(asked):
+def test_what_is_refused_costs_no_read(options):
     unread = cells()
     unread.X.data[0] = -1  # whoever reads it says so
-    with pytest.raises((ValueError, TypeError), match=next(iter(asked))):
-        consensus_nmf(unread, 2, n_top_genes=9, **asked)
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        consensus_nmf(unread, 2, n_top_genes=9, **options)
 
 
 def test_negative_values_are_refused_with_where_counts_are():

@@ -54,10 +54,10 @@ def table(path: Path) -> pd.DataFrame:
 
 def test_tables_are_those_of_the_anndata(fitted, tmp_path):
     adata, path, run = fitted
-    told = export(run, tmp_path / "out", "--cnmf", "pbmc", "--names-from", path)
+    output = export(run, tmp_path / "out", "--cnmf", "pbmc", "--names-from", path)
     place = tmp_path / "out" / "pbmc"
     assert sorted(os.listdir(place)) == FILES
-    assert all(name in told for name in FILES)
+    assert all(name in output for name in FILES)
     usages = table(place / FILES[5])
     assert usages.index.tolist() == adata.obs_names.tolist()
     assert usages.columns.tolist() == ["1", "2", "3"]
@@ -79,10 +79,10 @@ def test_ranks_are_a_table_that_needs_no_pickle(fitted, tmp_path):
     with np.load(tmp_path / "pbmc" / FILES[2]) as file:  # which refuses pickles
         stats = pd.DataFrame(**file)
     assert stats.columns.tolist() == ["k", "local_density_threshold", "silhouette", "prediction_error"]
-    told = adata.uns["cnmf"]["k_selection"]
-    np.testing.assert_array_equal(stats["k"], told["n_components"])
-    np.testing.assert_array_equal(stats["silhouette"], told["silhouette_mean"])
-    np.testing.assert_array_equal(stats["prediction_error"], 2 * told["loss"])
+    stored = adata.uns["cnmf"]["k_selection"]
+    np.testing.assert_array_equal(stats["k"], stored["n_components"])
+    np.testing.assert_array_equal(stats["silhouette"], stored["silhouette_mean"])
+    np.testing.assert_array_equal(stats["prediction_error"], 2 * stored["loss"])
 
 
 def test_without_counts_what_needs_them_is_left_out(fitted, tmp_path):
@@ -109,15 +109,15 @@ def test_counts_of_a_layer_and_a_consensus_of_one_rank_without_names(tmp_path):
     np.testing.assert_allclose(spectra, agreed.spectra)
 
 
-def test_nothing_is_replaced_unasked_and_nothing_stays_of_what_was_replaced(fitted, tmp_path):
+def test_replacement_needs_overwrite_and_is_complete(fitted, tmp_path):
     _, path, run = fitted
     export(run, tmp_path, "--cnmf", "pbmc", "--names-from", path)
     other = tmp_path / "pbmc" / "pbmc.usages.k_9.dt_0_5.consensus.txt"
     other.write_text("of another rank")
     before = {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()}
-    told = export(run, tmp_path, "--cnmf", "pbmc", code=4)
-    assert FILES[5] in told
-    assert FILES[3] not in told  # the genes are the same
+    output = export(run, tmp_path, "--cnmf", "pbmc", code=4)
+    assert FILES[5] in output
+    assert FILES[3] not in output  # the genes are the same
     assert {each.name: each.read_bytes() for each in (tmp_path / "pbmc").iterdir()} == before
     export(run, tmp_path, "--cnmf", "pbmc", "--overwrite")
     assert sorted(os.listdir(tmp_path / "pbmc")) == sorted([*FILES[2:], other.name])

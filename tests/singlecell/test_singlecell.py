@@ -141,10 +141,10 @@ def test_cells_and_genes_without_counts_are_kept_and_counted_once(adata):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         nmf(adata, K)
-    told = [str(each.message) for each in caught if "they are kept" in str(each.message)]
-    assert len(told) == 1
-    assert "1 of 240 cells have no counts" in told[0]
-    assert "1 of 25 genes are in no component" in told[0]
+    warned = [str(each.message) for each in caught if "they are kept" in str(each.message)]
+    assert len(warned) == 1
+    assert "1 of 240 cells have no counts" in warned[0]
+    assert "1 of 25 genes are in no component" in warned[0]
     assert not adata.obsm["X_nmf"][5].any()
     assert not adata.varm["NMF"][7].any()
 

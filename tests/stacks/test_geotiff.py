@@ -285,7 +285,7 @@ def test_an_image_of_one_line_has_square_pixels(part, expected):
         assert geotiff_out._grid(W, layout)["transform"][:6] == expected
 
 
-def test_pixels_of_which_nothing_was_found_are_told_from_none(tmp_path):
+def test_zero_pixels_are_counted_apart_from_unobserved_ones(tmp_path):
     obj = grid()
     obj[4, :, 5] = 0.0
     obj[6, :, 7] = np.nan

@@ -100,9 +100,9 @@ def test_a_mask_goes_beside_each_slab(small_tiles, tmp_path, dims, kind):
         stored = write(mask.rename("mask"), tmp_path / "m", [min(10, obj.sizes[dim]) for dim in dims])
         given = open_stack(stored).astype(bool)
     stack = Stack(obj.chunk(time=1, y=20, x=20), mask=given)
-    told = np.concatenate([slab.weights for _, slab in slabs_of(stack)])
+    weights = np.concatenate([slab.weights for _, slab in slabs_of(stack)])
     expected = mask.broadcast_like(obj).transpose(*obj.dims)
-    np.testing.assert_array_equal(told, matrix(expected, stack.layout))
+    np.testing.assert_array_equal(weights, matrix(expected, stack.layout))
 
 
 @pytest.mark.parametrize("kind", ["dask", "zarr"])
@@ -117,8 +117,10 @@ def test_tiles_follow_the_stack_whatever_the_chunks_of_a_mask(small_tiles, tmp_p
     stack = Stack(obj.chunk(time=1, y=20, x=20), mask=mask)
     assert stack.layout.tiles == Stack(obj.chunk(y=20, x=20)).layout.tiles
     assert len(list(stack.layout.tiles)) == 6
-    told = np.concatenate([slab.weights for _, slab in slabs_of(stack)])
-    np.testing.assert_array_equal(told, matrix(land.broadcast_like(obj).transpose(*obj.dims), stack.layout))
+    weights = np.concatenate([slab.weights for _, slab in slabs_of(stack)])
+    np.testing.assert_array_equal(
+        weights, matrix(land.broadcast_like(obj).transpose(*obj.dims), stack.layout)
+    )
     with pytest.raises(ValueError, match="give it to Stack"):
         StackNMF(2).fit(stack, mask=mask)
 
@@ -169,7 +171,7 @@ def test_stored_scale_and_offset_are_applied_in_the_tile(small_tiles, tmp_path, 
     assert open_run(tmp_path / "run").layout.attrs == reference.layout.attrs
 
 
-def test_negative_values_are_clipped_or_masked_as_asked(small_tiles):
+def test_negative_values_are_clipped_or_masked(small_tiles):
     obj = scene(dtype="int16").astype("int16") - 60
     given = obj.chunk(y=20, x=20).astype("int16")
     assert int((obj < 0).sum()) > 20

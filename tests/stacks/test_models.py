@@ -121,7 +121,7 @@ def test_transform_finds_the_abundances_of_another_scene(small_tiles, tmp_path):
     assert float(abs(back - other).mean() / other.mean()) < 1
 
 
-def test_transform_tells_features_apart():
+def test_transform_refuses_other_features():
     obj = scene()
     model = fitted(obj)
     with pytest.raises(ValueError, match=r"2024-01-03T10:30 B00' became '2024-01-04T10:30 B00"):
@@ -176,7 +176,7 @@ def test_a_fitted_model_has_a_card():
         assert part in html
 
 
-def test_known_endmembers_are_told_by_their_coordinates():
+def test_known_endmembers_are_matched_by_coordinates():
     obj = scene()[0, ..., :20, :20].astype(float)
     known = StackNMF(2, random_state=0, max_iter=200, tol=1e-2).fit(obj).endmember[:1]
     model = StackNMF(3, random_state=0, tol=1e-2, fixed_components=known).fit(obj)

@@ -66,7 +66,7 @@ def raster(obj: xr.DataArray) -> np.ndarray:
 
 
 def parameters(solver, beta, init, *, holes=False):
-    # "auto" would move W of a V in memory as often as the others once, for losses that are not quadratic.
+    # "auto" would update W of a V in memory as often as the others once, for losses that are not quadratic.
     found = {"solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2 if beta == 1 else "auto"}
     found |= {"random_state": 3, "max_iter": 3, "tol": 0.0, "missing_values": "nan" if holes else "error"}
     return found | ({"sample_bytes": HEIGHT * WIDTH * 6 * 8 // 3} if init == "sample" else {})
@@ -184,7 +184,7 @@ def test_arrays_have_a_row_for_each_pixel_in_raster_order(stacks):
 
 
 def test_a_run_does_not_go_on_with_rows_in_another_order(tmp_path, monkeypatch):
-    """The grid may be the same: what tells is where the rows lie."""
+    """The grid may be the same, but the rows lie elsewhere."""
     monkeypatch.setattr(stacking, "_TILE_BYTES", 1)
     obj = scene((2, 3, 24, 24), "float64", K)
     given = parameters("cd", 2.0, "random")

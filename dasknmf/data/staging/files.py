@@ -11,10 +11,11 @@ import shutil
 import struct
 import uuid
 import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
@@ -162,24 +163,27 @@ def directory(stage: Path, source: Source, client: Client | None) -> Iterator[Pa
     path = stage / f"{_PREFIX}{signed()}"
     # The scheduler assigns panels to workers: a machine may get all panels.
     needed = nbytes_of(source)
-    maker = _Maker(path)
-    try:
+
+    def everywhere(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """The result on each worker, or in this process."""
         if client is None:
-            _forget(left_behind(_others(stage)), stage)
-            _check({"this process": _made(path)}, stage, needed)
-        else:
-            # The directories are on the workers' machines; their owners are processes of this machine.
-            names = set().union(*client.run(_others, stage, on_error="ignore").values())
-            client.run(_forget, left_behind(names), stage, on_error="ignore")
-            client.register_plugin(maker, name=path.name)  # for workers that come later
-            _check(client.run(_made, path), stage, needed)
+            return {"this process": function(*arguments)}
+        return client.run(function, *arguments, on_error="ignore")
+
+    try:
+        # The directories are on the workers' machines; their owners are processes of this machine.
+        names = set().union(*everywhere(_others, stage).values())
+        everywhere(_forget, left_behind(names), stage)
+        if client is not None:
+            client.register_plugin(_Maker(path), name=path.name)  # for workers that come later
+        _check(everywhere(_made, path), stage, needed)
         yield path
     finally:
         if client is None:
             _remove(path)
         elif client.status == "running":
             client.unregister_worker_plugin(path.name)
-            client.run(_remove, path, on_error="ignore")
+            everywhere(_remove, path)
 
 
 def _check(answers: dict[str, int | str], stage: Path, needed: int) -> None:
