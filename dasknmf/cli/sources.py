@@ -16,7 +16,7 @@ from dasknmf.data import opened
 from dasknmf.data.anndata_file import AnnDataStore, open_anndata
 from dasknmf.errors import SourceError
 from dasknmf.singlecell import deviations
-from dasknmf.singlecell.genes_mask import Mask, mask_name, mask_of
+from dasknmf.singlecell.genes_mask import Mask, mask_of
 
 _TWICE = "Takes one more read of SOURCE whenever the command starts, also to resume a run."
 
@@ -93,8 +93,7 @@ class MatrixOptions:
         mask = None
         if self.n_top_genes is None and not self.all_genes:
             wanted = Mask.HIGHLY_VARIABLE if self.mask_var is None else self.mask_var
-            mask = mask_of(store.var, wanted)
-            name = mask_name(store.var, wanted)
+            mask, name = mask_of(store.var, wanted)
             chosen = "all" if mask is None else f"{int(mask.sum())} of {len(mask)}, by var[{name!r}]"
             note(f"genes: {chosen}")
         return self._prepared(store.matrix(self.layer), mask, store.var_names)

@@ -39,7 +39,7 @@ class Concatenated(Source):
         feature_names: np.ndarray | None = None,
     ) -> None:
         for part in parts:
-            if not part.is_chunked or part.by_columns:
+            if part.by_columns:
                 raise SourceError(
                     f"{part!r} cannot be stacked; parts must be stored matrices whose rows can be read: "
                     "store it as CSR, or as a Zarr array."

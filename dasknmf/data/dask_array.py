@@ -111,3 +111,23 @@ def side_by_side(row: Sequence[InMemory]) -> Rows:
 def _dense(row: Sequence[InMemory]) -> np.ndarray:
     parts = [np.asarray(chunk if isinstance(chunk, np.ndarray) else chunk.toarray()) for chunk in row]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def row_blocks(W: np.ndarray | da.Array, at_once: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of rows of an array from top to bottom, each with the number of its first row.
+
+    Parameters
+    ----------
+    W : ndarray or dask.array.Array of shape (n_rows, n_columns)
+        A Dask array in chunks of whole rows.
+    at_once : int
+        Number of chunks that are computed together, and are in memory together.
+    """
+    if not isinstance(W, da.Array):
+        yield 0, W
+        return
+    first = 0
+    for begin in range(0, W.numblocks[0], at_once):
+        for rows in dask.compute(*W.blocks[begin : begin + at_once].blocks):
+            yield first, np.asarray(rows)
+            first += len(rows)

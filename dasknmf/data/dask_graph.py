@@ -38,16 +38,11 @@ class Upstream:
             for dependency in node.dependencies:
                 uses[dependency] += 1
                 waiting.append(dependency)
-        for key in list(shared):
-            self._closure(key, shared)
+        waiting = list(shared)
+        while waiting:
+            for dependency in self._graph[waiting.pop()].dependencies:
+                if dependency in self._graph and dependency not in shared:
+                    shared[dependency] = self._graph[dependency]
+                    waiting.append(dependency)
         fused = Task.fuse(*private.values(), task) if private else task
         return {**shared, task.key: fused}
-
-    def _closure(self, key: Hashable, found: dict[Hashable, GraphNode]) -> None:
-        waiting = [key]
-        while waiting:
-            node = self._graph[waiting.pop()]
-            for dependency in node.dependencies:
-                if dependency in self._graph and dependency not in found:
-                    found[dependency] = self._graph[dependency]
-                    waiting.append(dependency)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dasknmf.errors import SourceError
 from dasknmf.io.metered import MeteredArray, fetched
+from dasknmf.io.optional import needed
 from dasknmf.io.retry import patiently, read_patiently
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -42,12 +43,7 @@ def reading(path: str) -> Iterator[Any]:
     SourceError
         If h5py is not installed, or the file cannot be opened.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise SourceError(
-            f"{path} is an HDF5 file, and h5py is not installed: install dasknmf[anndata]."
-        ) from error
+    h5py = needed("h5py", "HDF5 files")
 
     def opened() -> Any:
         try:

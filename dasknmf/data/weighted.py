@@ -59,10 +59,6 @@ class WeightedSource(Wrapper):
             slab_bytes = of_V + of_weights + (weights.facts.slab_bytes or of_weights)
         return replace(V.facts, slab_bytes=slab_bytes, total_bytes=nbytes_of(V))
 
-    def with_entries(self, entries: EntryWeights) -> Self:
-        """The same V with another meaning of its stored values."""
-        return self.changed(entries=entries)
-
     def for_tasks(self) -> Self:
         weights = None if self._weights is None else self._weights.for_tasks()
         return self.changed(source=self.source.for_tasks(), _weights=weights)

@@ -267,7 +267,7 @@ def _unhidden(opened: Session) -> OpenMatrix:
     source, entries = opened.V.source, opened.inputs.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
         return opened.V
-    return replace(opened.V, source=source.with_entries(replace(entries, holdout=None)))
+    return replace(opened.V, source=source.changed(entries=replace(entries, holdout=None)))
 
 
 def finished_run(target: StoreLike, kind: str, maker: str) -> tuple[Run, schema.Many, dict[str, Any]]:

@@ -10,14 +10,14 @@ from zarr.storage import StoreLike
 
 from dasknmf import Consensus, RankSweep, consensus, highly_variable, moments
 from dasknmf.data.anndata_file import matrix_of
-from dasknmf.fitting.problem import FitOptions
+from dasknmf.fitting.problem import FitOptions, computed
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.refit import normalised
 from dasknmf.singlecell.entries import Keys, lifted, plain
-from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
+from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
 from dasknmf.singlecell.nmf import prepared
-from dasknmf.singlecell.output import in_memory, target_of, warn_of_zeros
+from dasknmf.singlecell.output import target_of, warn_of_zeros
 from dasknmf.singlecell.tpm import in_all_genes, tpm_of
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def consensus_nmf(
     names = np.asarray(adata.var_names, dtype=str)
     mask = column = None
     if n_top_genes is None:
-        mask, column = mask_of(adata.var, mask_var), mask_name(adata.var, mask_var)
+        mask, column = mask_of(adata.var, mask_var)
         if mask is None and mask_var is Mask.HIGHLY_VARIABLE:
             n_top_genes = _TOP_GENES
     nmf = {"random_state": random_state} | parameters
@@ -189,7 +189,7 @@ def consensus_nmf(
         else:
             found = consensus(V, n_components, n_init=n_init, **clustering.numbers, **options, **nmf)
         whole = in_all_genes(X, columns, found.usages)
-        usages = in_memory(whole.usages)
+        usages = computed(whole.usages)
 
     keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
     params = {

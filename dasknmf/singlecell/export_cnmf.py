@@ -15,16 +15,15 @@ Tables are separated by tabs and have a line and a column of names; programs are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 
+from dasknmf.data.dask_array import row_blocks
 from dasknmf.errors import RunError, SourceError
-from dasknmf.fitting.problem import Factor
 from dasknmf.io.atomic import Directory, put
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
@@ -131,7 +130,7 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
         new.mkdir(parents=True)
         whole = None if tables.in_all_genes is None else tables.in_all_genes()
         with open(new / usages, "w", newline="") as file:
-            for first, rows in _blocks(consensus.usages if whole is None else whole.usages):
+            for first, rows in row_blocks(consensus.usages if whole is None else whole.usages, _AT_ONCE):
                 table = pd.DataFrame(rows, index=tables.cells[first : first + len(rows)], columns=programs)
                 table.to_csv(file, sep="\t", header=first == 0)
         write(spectra, consensus.spectra, genes)
@@ -147,15 +146,3 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
     put(own + shared, room, fill)
     room.forget(".", own + shared)
     return [each for each in [*own, chosen, ranks] if room.exists(each)]
-
-
-def _blocks(usages: Factor) -> Iterator[tuple[int, np.ndarray]]:
-    """The index of the first row of each block, and the block; only a few blocks are in memory at a time."""
-    if not isinstance(usages, da.Array):
-        yield 0, usages
-        return
-    first = 0
-    for block in range(0, usages.numblocks[0], _AT_ONCE):
-        rows = np.asarray(usages.blocks[block : block + _AT_ONCE].compute())
-        yield first, rows
-        first += len(rows)

@@ -28,17 +28,26 @@ MaskLike: TypeAlias = Mask | ArrayLike | None
 """A column of `var` by its name, one boolean for each gene, or None for all genes."""
 
 
-def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> np.ndarray | None:
-    """The genes to factorize as a boolean array, shape (n_vars,), or None for all.
+def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> tuple[np.ndarray | None, str | None]:
+    """The genes to factorize.
+
+    Returns
+    -------
+    mask : ndarray of bool of shape (n_vars,), or None
+        None: all genes.
+    column : str or None
+        The column of `var` that the mask is; None if it is none.
 
     Raises
     ------
     ValueError
         If there is no such column of `var`, it is not boolean, or the array does not fit.
     """
-    name = mask_name(var, mask_var)
-    if name is None and (mask_var is None or mask_var is Mask.HIGHLY_VARIABLE):
-        return None
+    if mask_var is Mask.HIGHLY_VARIABLE:
+        mask_var = "highly_variable" if "highly_variable" in var else None
+    if mask_var is None:
+        return None, None
+    name = mask_var if isinstance(mask_var, str) else None
     if name is not None and name not in var:
         flags = [str(column) for column in var.columns if _is_boolean(var[column])]
         raise ValueError(f"var has no column {name!r}; its boolean columns are {flags}: give one of these.")
@@ -53,14 +62,7 @@ def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> np.ndarray | None:
     mask = values.astype(bool)
     if not mask.any():
         raise ValueError(f"{what} selects none of {len(mask)} genes: select some.")
-    return mask
-
-
-def mask_name(var: pd.DataFrame, mask_var: MaskLike) -> str | None:
-    """The column of `var` that `mask_var` selects, or None."""
-    if mask_var is Mask.HIGHLY_VARIABLE:
-        return "highly_variable" if "highly_variable" in var else None
-    return mask_var if isinstance(mask_var, str) else None
+    return mask, name
 
 
 def _is_boolean(values: ArrayLike) -> bool:

@@ -10,10 +10,11 @@ from zarr.storage import StoreLike
 from dasknmf import NMF, Prepared, moments
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.source import MatrixLike
+from dasknmf.fitting.problem import computed
 from dasknmf.selection.parameters import RandomState, Stage
 from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
-from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_name, mask_of
-from dasknmf.singlecell.output import in_memory, target_of, warn_of_zeros
+from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
+from dasknmf.singlecell.output import target_of, warn_of_zeros
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,7 +118,7 @@ def nmf(
     """
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer, obsm)
-    mask = None if obsm is not None else mask_of(adata.var, mask_var)
+    mask, column = (None, None) if obsm is not None else mask_of(adata.var, mask_var)
     if obsm is not None and not (mask_var is None or mask_var is Mask.HIGHLY_VARIABLE):
         raise ValueError(f"mask_var selects genes and obsm={obsm!r} has none: give one of the two.")
     columns = None if mask is None else np.flatnonzero(mask)
@@ -125,14 +126,13 @@ def nmf(
     model = NMF(n_components, random_state=random_state, **parameters)
     with advising():
         V = prepared(X, names, columns, scale=scale, target_sum=normalize, log1p=log1p)
-        W = in_memory(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
+        W = computed(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
     H = model.components_
 
     keys = Keys.named(key_added)
     params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)})
     params |= {"layer": layer, "obsm": obsm, "normalize": normalize, "log1p": log1p, "scale": scale}
     if obsm is None:
-        column = mask_name(adata.var, mask_var)
         params["mask_var"] = mask if column is None else column
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
     if scale:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dasknmf.fitting.problem import Factor, computed
-
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -27,11 +25,6 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
             "copy out, X is not changed, or give adata.to_memory()."
         )
     return adata.copy() if copy else adata
-
-
-def in_memory(W: Factor) -> np.ndarray:
-    """W as NumPy has it."""
-    return np.asarray(computed(W))
 
 
 def warn_of_zeros(W: np.ndarray, H: np.ndarray, key: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import dask
 import dask.array as da
 import numpy as np
 
 from dasknmf.core.image_grid import Layout, Tile
+from dasknmf.data.dask_array import row_blocks
 
 _AT_ONCE = 4
 """Panels that are computed together: a transform keeps as many cores busy."""
@@ -23,12 +23,9 @@ def tiles_of(W: da.Array, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
         In chunks of whole tiles.
     layout : Layout
     """
-    first = 0
-    for begin in range(0, W.numblocks[0], _AT_ONCE):
-        for rows in dask.compute(*W.blocks[begin : begin + _AT_ONCE].blocks):
-            for tile in layout.tiles.between(first, first + len(rows)):
-                yield tile, rows[tile.start - first : tile.stop - first]
-            first += len(rows)
+    for first, rows in row_blocks(W, _AT_ONCE):
+        for tile in layout.tiles.between(first, first + len(rows)):
+            yield tile, rows[tile.start - first : tile.stop - first]
 
 
 def places_of(tile: Tile, layout: Layout) -> list[np.ndarray]:

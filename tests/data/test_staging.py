@@ -394,12 +394,12 @@ def test_panels_are_still_summed(V, place):
 
 
 def test_staged_panels_are_summed_too(V, tmp_path, monkeypatch):
-    """A bit that flips in the memory of a stage is noticed as one that flips in V."""
+    """A flipped bit in the memory of a stage is detected, as one in V is."""
     kept = []
     original = MemoryCache.__init__
 
-    def keep(self, source):
-        original(self, source)
+    def keep(self):
+        original(self)
         kept.append(self)
 
     def flip(record):
