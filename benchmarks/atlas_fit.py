@@ -22,11 +22,11 @@ import click
 import numpy as np
 
 from benchmarks.atlas import Atlas, described, planted_programs, write
+from benchmarks.matching import matched_cosines
 from benchmarks.memory import Watch, pid
 from benchmarks.runner import report, two_workers
 from dasknmf import NMF
 from dasknmf.core.history import Record
-from dasknmf.selection.matching import matched_cosines
 
 STAGES = ["none", "memory", "path"]
 _UNLIKE = 2  # exact passes that are not like the others

@@ -22,11 +22,11 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.matching import matched_cosines
 from benchmarks.memory import Watch, pid
 from benchmarks.runner import report, two_workers
 from benchmarks.stack import NODATA, SIZES, VARIABLE, described, planted_endmembers, write
 from dasknmf.core.history import Record
-from dasknmf.selection.matching import matched_cosines
 from dasknmf.stacks import StackNMF, open_stack
 
 WAYS = {"masked": NODATA, "plain": "error"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dasknmf.cli.parameter_types import Target, ValueType
+from dasknmf.cli.parameter_types import TARGET, ValueType
 
 _MOST_BYTES = 2**20
 """Size of a file of options, which has some dozens of lines."""
@@ -64,7 +64,7 @@ def _checked(path: Path, option: click.Parameter, value: object, context: click.
         what = "a table" if isinstance(value, dict) else "a date or a time"
         raise click.BadParameter(f"{path} sets {option.name!r} to {what}; it takes a value: correct it.")
     parts = value if isinstance(value, list) else [value]
-    takes_target = isinstance(option.type, Target)
+    takes_target = option.type is TARGET
     is_flag = isinstance(option, click.Option) and option.is_flag and not takes_target
     # Click would make text of anything, and a flag of some text.
     kinds: tuple[type, ...] = (bool,) if is_flag else (str, int, float)
@@ -86,5 +86,5 @@ def _checked(path: Path, option: click.Parameter, value: object, context: click.
     except click.BadParameter as error:
         raise click.BadParameter(f"{path} sets {option.name!r}: {error.message}") from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise click.BadParameter(f"{path} sets {option.name!r} to what it does not take ({error})") from error
+        raise click.BadParameter(f"{path} sets {option.name!r} wrongly ({error}): correct it.") from error
     return taken

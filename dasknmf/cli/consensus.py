@@ -34,7 +34,7 @@ def consensus(job: ConsensusJob) -> None:
 
     SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their spectra.
 
-    Started again, the same command goes on from the last commit. With another --density-threshold or
+    Started again, the same command is resumed from the last commit. With another --density-threshold or
     --local-neighborhood-size, only the clustering is repeated.
     """
     with job.working() as work:

@@ -3,8 +3,8 @@
 0 done; 1 a defect of dasknmf (with a traceback); 2 a wrong option or parameter; 3 V was refused; 4 the run
 store was refused or could not be written; 5 V, or its stage, does not fit; 6 no usable scheduler; 75 stopped
 by a signal or a time limit, or a store, a scheduler or the run's lock is out of reach for now; 130 a command
-that commits no passes was interrupted. After 4 (disk full), 5, 6 and 75 the same command goes on from the
-last commit; after 75 nothing else has to be done.
+that commits no passes was interrupted. After 4 (disk full), 5, 6 and 75 the same command resumes the run from
+the last commit; after 75 nothing else has to be done.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dasknmf import open_consensus, open_run
 from dasknmf.cli import tables
 from dasknmf.cli.options import argument, command, flag, option
 from dasknmf.cli.output import note
-from dasknmf.cli.parameter_types import Name
+from dasknmf.cli.parameter_types import NAME
 from dasknmf.core.image_grid import Layout
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
@@ -58,12 +58,12 @@ class ExportJob:
     cnmf: str | None = option(
         "Of a consensus: write the files TARGET/NAME/NAME.* of cNMF. With --names-from also gene scores and "
         "TPM spectra over all genes, and usages refitted to them, in three reads of the counts.",
-        type=Name(),
+        type=NAME,
     )
     layer: str | None = option(
         "With --cnmf: the layer of --names-from that holds counts.  [default: X]", metavar="LAYER"
     )
-    key_added: str | None = option("One key in place of X_nmf, NMF and nmf in an AnnData.", type=Name())
+    key_added: str | None = option("One key in place of X_nmf, NMF and nmf in an AnnData.", type=NAME)
     overwrite: bool = flag("Replace an earlier export.")
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from dasknmf import NMF, open_run
 from dasknmf.cli.job import CONFIG, ConstrainedJob
 from dasknmf.cli.options import command, flag, option
 from dasknmf.cli.output import result
-from dasknmf.cli.parameter_types import Count
+from dasknmf.cli.parameter_types import COUNT
 from dasknmf.cli.summary import summary
 
 
@@ -17,7 +17,7 @@ class Fit(ConstrainedJob):
     """Arguments and options of `fit`."""
 
     n_components: int | str = option(
-        "Number of components.", "-k", "--n-components", type=Count(), required=True
+        "Number of components.", "-k", "--n-components", type=COUNT, required=True
     )
     n_init: int = option(
         "Number of starts; all share each read of V, and the lowest loss is kept.", default=1, metavar="N"
@@ -33,8 +33,8 @@ def fit(job: Fit) -> None:
     are concatenated, with the genes that all have. With --sample-dims SOURCE is a stack of images in a Zarr
     store that xarray has written. A GeoTIFF is a stack; several of one grid are its dates.
 
-    Started again, the same command goes on from the last commit. With a larger --max-iter or a smaller --tol
-    a finished run is continued.
+    Started again, the same command is resumed from the last commit. With a larger --max-iter or a smaller
+    --tol a finished run is continued.
     """
     with job.working() as work:
         model = NMF(job.n_components, n_init=job.n_init, halving=job.halving, **work.parameters)

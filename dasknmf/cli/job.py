@@ -16,7 +16,7 @@ from dasknmf.cli.fixed_components import rows_at
 from dasknmf.cli.heartbeat import Heartbeat, in_directory
 from dasknmf.cli.options import EXISTING_FILE, FILE, argument, flag, option
 from dasknmf.cli.output import FORMATS, event, is_json, json_records, result
-from dasknmf.cli.parameter_types import Beta, Bytes
+from dasknmf.cli.parameter_types import BETA, BYTES
 from dasknmf.cli.progress import progress
 from dasknmf.cli.scheduling import SchedulerOptions
 from dasknmf.cli.signals import TRY_AGAIN, Stop
@@ -51,7 +51,7 @@ class RunOptions(SchedulerOptions):
     overwrite: bool = flag("Discard the run that RUN holds and start over.")
     max_seconds: float | None = option(
         f"Stop within this time with exit code {TRY_AGAIN}, before a pass that would not end in time; the "
-        "same command goes on.",
+        "same command is then resumed.",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
     )
@@ -74,7 +74,7 @@ class ModelOptions:
 
     beta_loss: float | str = option(
         "The beta-divergence D(V | WH): frobenius (2), kullback-leibler (1), itakura-saito (0), or β.",
-        type=Beta(),
+        type=BETA,
         default="frobenius",
     )
     solver: str = option(
@@ -89,7 +89,7 @@ class ModelOptions:
     )
     sample_bytes: int = option(
         "Size of the rows that --init sample draws.  [default: 64 MiB]",
-        type=Bytes(),
+        type=BYTES,
         default=SAMPLE_BYTES,
         show_default=False,
     )
@@ -212,7 +212,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
             stop.resumes = not self.overwrite and _has_commits(self.run)
             if is_json():
                 facts = {"sources": self.sources, "run": self.run, "scheduler": self.scheduler}
-                event("start", "start", **facts, version=__version__, goes_on=stop.resumes)
+                event("start", "start", **facts, version=__version__, resumed=stop.resumes)
             stack.enter_context(heartbeat.beating())
             heartbeat.client = stack.enter_context(self.computing())
             report = stack.enter_context(progress(self.max_iter, workers=heartbeat.workers))

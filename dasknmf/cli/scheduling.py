@@ -175,7 +175,7 @@ class SchedulerOptions:
                     "one is needed: start workers, and then the same again, or raise --wait."
                 ) from None
             if came < wanted:
-                note(f"{came} of {wanted} workers came within {self.wait:g} s: going on with these")
+                note(f"{came} of {wanted} workers came within {self.wait:g} s: the command begins with these")
                 return
         came = len(client.nthreads())
         note(f"{came} workers came" if came > 1 else "1 worker came")

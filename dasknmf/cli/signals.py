@@ -19,7 +19,7 @@ from dasknmf.core.history import Record
 from dasknmf.store.lock import let_go
 
 TRY_AGAIN = 75
-"""Exit code, EX_TEMPFAIL of sysexits.h: the same command started again goes on."""
+"""Exit code, EX_TEMPFAIL of sysexits.h: the same command, started again, resumes the run."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _RELEASE = 3.0
 """Seconds in which a store must take the release of a lock; after them its lease ends it."""
@@ -46,7 +46,7 @@ class Stop:
         self._after = " before another pass was committed"
         self._ending = threading.Lock()
         self.resumes: bool | None = False if overwrite else None
-        """Whether the same command has a commit to go on from; None until the run store has been opened."""
+        """Whether the same command would resume from a commit; None until the run store has been opened."""
 
     def committed(self, record: Record) -> None:
         """Remember the last commit: a callback of fits."""
@@ -85,11 +85,11 @@ class Stop:
         if not self._ending.acquire(blocking=False):
             return
         try:
-            # In another thread: the store may not answer.
+            # In a thread, which is given up where the store does not answer.
             releasing = threading.Thread(target=let_go, daemon=True)
             releasing.start()
             releasing.join(_RELEASE)
-            # Not through sys.stderr, in the middle of a write of which a signal may have come.
+            # Not through sys.stderr: the signal may have interrupted a write to it.
             line = line_of("stopped", self._line(why), exit_code=TRY_AGAIN)
             os.write(2, f"{line}\n".encode())
             with suppress(Exception):
@@ -99,9 +99,9 @@ class Stop:
 
     def _line(self, why: str) -> str:
         if self.resumes is None:
-            what = f" before any pass; {self._command} goes on"
+            what = f" before any pass; {self._command} resumes the run"
         elif self.resumes:
-            what = f"{self._after}; {self._command} goes on from {self._run}"
+            what = f"{self._after}; {self._command} resumes {self._run}"
         else:
             what = " before the first commit; the same command starts again from the beginning"
         return f"stopped by {why}{what} ({TRY_AGAIN}: try again)"

@@ -11,7 +11,7 @@ import numpy as np
 from dasknmf import Prepared, highly_variable, moments
 from dasknmf.cli.options import flag, given, option
 from dasknmf.cli.output import note
-from dasknmf.cli.parameter_types import TARGET_SUM, Target
+from dasknmf.cli.parameter_types import TARGET, TARGET_SUM
 from dasknmf.data import opened
 from dasknmf.data.anndata_file import AnnDataStore, open_anndata
 from dasknmf.errors import SourceError
@@ -39,7 +39,7 @@ class MatrixOptions:
     normalize: float | None = option(
         "Scale the counts of each cell, over all genes, to the sum TARGET. Write --normalize=1e4, or put "
         f"--normalize without TARGET last or before another option.  [TARGET if left out: {TARGET_SUM:g}]",
-        type=Target(),
+        type=TARGET,
         is_flag=False,
         flag_value=TARGET_SUM,
         metavar="[TARGET]",
@@ -86,8 +86,8 @@ class MatrixOptions:
             if self.n_top_genes is not None and X.feature_names is None:
                 raise click.UsageError(
                     f"--n-top-genes chooses among {X.shape[1]} features by their values, and those of "
-                    f"{sources[0]!r} have no names that would tell which were chosen: give the path of an "
-                    "AnnData, or, in Python, Prepared(X, columns=..., feature_names=...)."
+                    f"{sources[0]!r} have no names by which the chosen ones could be stored: give the path "
+                    "of an AnnData, or, in Python, Prepared(X, columns=..., feature_names=...)."
                 )
             return self._prepared(X, None, None)
         mask = None

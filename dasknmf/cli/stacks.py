@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import click
 import numpy as np
 
 from dasknmf.cli.options import given, option
 from dasknmf.cli.output import note
-from dasknmf.cli.parameter_types import Dims, Missing
+from dasknmf.cli.parameter_types import DIMS, MISSING
 from dasknmf.errors import SourceError
+from dasknmf.stacks.checks import StackLike
 from dasknmf.stacks.encoding import entries_of
 from dasknmf.stacks.geotiff_in import is_raster
 from dasknmf.stacks.stack import Stack, open_stack
+
+if TYPE_CHECKING:
+    from xarray import DataArray
 
 _MISSING = (
     "Value of missing entries: error (none is missing, NaN is refused), nan, or a stored number such as a "
@@ -36,18 +40,48 @@ class StackSelection:
         "that xarray has written, or a GeoTIFF of one band (neither 0 nor nodata).",
         metavar="STORE[:VARIABLE]",
     )
-    missing: str | float | None = option(f"{_MISSING}  [default: as in the fit]", type=Missing())
+    missing: str | float | None = option(f"{_MISSING}  [default: as in the fit]", type=MISSING)
+
+    def images(self, place: str | list[str], variables: str | list[str] | None = None) -> StackLike:
+        """The images at a place.
+
+        Parameters
+        ----------
+        place : str or list of str
+            A Zarr store, a GeoTIFF, or several GeoTIFFs.
+        variables : str or list of str, optional
+            The variables of a Zarr store where --variable is not given; by default all.
+
+        Raises
+        ------
+        SourceError
+            If the place cannot be opened.
+        click.UsageError
+            If --variable is given for a GeoTIFF.
+        """
+        if is_raster(place if isinstance(place, str) else place[0]):
+            if self.variable:
+                raise click.UsageError(
+                    "--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out."
+                )
+            return open_stack(place)
+        names = list(self.variable) if len(self.variable) > 1 else "".join(self.variable)
+        return open_stack(place, names or variables)
+
+    def mask_array(self) -> DataArray | None:
+        """The mask of --mask."""
+        return None if self.mask is None else mask_at(self.mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackOptions(StackSelection):
     """Options of a stack of images that is factorized."""
 
-    missing: str | float | None = option(f"{_MISSING}  [default: error; of stacks auto]", type=Missing())
+    missing: str | float | None = option(f"{_MISSING}  [default: error; of stacks auto]", type=MISSING)
     sample_dims: tuple[str, ...] | None = option(
         "SOURCE is a stack of images with these dims, such as y,x, as samples; all other dims are features.  "
         "[default of GeoTIFFs: y,x]",
-        type=Dims(),
+        type=DIMS,
     )
     negatives: str | None = option(
         "Stack: refuse values below zero, take them as 0, or take them as missing.  [default: error]",
@@ -82,18 +116,14 @@ class StackOptions(StackSelection):
             If sources or options contradict each other.
         """
         rasters = [is_raster(source) for source in sources]
-        if self.variable and all(rasters):
-            raise click.UsageError("--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out.")
         if len(sources) > 1 and not all(rasters):
             raise click.UsageError(
                 f"{sources[rasters.index(False)]!r} is no GeoTIFF, and {len(sources)} sources are given; of "
                 "stacks only GeoTIFFs are put together, along time: give these, or one store."
             )
-        place = sources[0] if len(sources) == 1 else list(sources)
-        obj = open_stack(place, one_or_all(self.variable))
-        dims = self.sample_dims or ("y", "x")
-        mask = None if self.mask is None else mask_at(self.mask)
-        stack = Stack(obj, dims, mask, negatives=self.negatives or "error")
+        images = self.images(sources[0] if len(sources) == 1 else list(sources))
+        dims, mask, negatives = self.sample_dims or ("y", "x"), self.mask_array(), self.negatives or "error"
+        stack = Stack(images, dims, mask, negatives=negatives)
         if self.missing in (None, "auto"):
             return stack
         nodata = None if stack.entries is None else stack.entries.nodata
@@ -101,14 +131,14 @@ class StackOptions(StackSelection):
             values = np.unique(nodata)
             shown = ", ".join(f"{value:g}" for value in values[~np.isnan(values)])
             note(
-                f"the stack says itself that {shown} stands for nothing observed; with --missing "
-                f"{self.missing} it is a value like any other: leave --missing out to have it missing"
+                f"the stack declares {shown} as its missing value; with --missing {self.missing} it is a "
+                "value like any other: leave --missing out to treat it as missing"
             )
-        return Stack(obj, dims, mask, self.missing, self.negatives or "error")
+        return Stack(images, dims, mask, self.missing, negatives)
 
 
-def mask_at(place: str) -> Any:
-    """The mask at ``STORE`` or ``STORE:VARIABLE``, an xarray.DataArray, whose dtype is checked by `Stack`.
+def mask_at(place: str) -> DataArray:
+    """The mask at ``STORE`` or ``STORE:VARIABLE``; `Stack` checks its dtype.
 
     Raises
     ------
@@ -116,7 +146,7 @@ def mask_at(place: str) -> Any:
         If it cannot be opened, or is none.
     """
     store, colon, variable = place.rpartition(":")
-    if not colon or "/" in variable:  # a colon of a URL, or none
+    if not colon or "/" in variable:  # no colon, or that of a URL
         store, variable = place, ""
     found = open_stack(store, variable or None)
     if hasattr(found, "data_vars"):
@@ -124,21 +154,13 @@ def mask_at(place: str) -> Any:
             f"{store!r} has the variables {sorted(map(str, found.data_vars))}; a mask is one of them: give "
             f"{store}:NAME."
         )
-    if is_raster(store):
-        if found.sizes["band"] > 1:
-            return found
-        found = found.squeeze("band", drop=True)
-        nodata = entries_of([found.variable], [1], "auto", "error").nodata
-        counts = (found != 0) & found.notnull()
-        return counts if nodata is None else counts & (found != nodata)
-    return found
-
-
-def one_or_all(names: tuple[str, ...]) -> str | list[str] | None:
-    """The argument of `open_stack` for the values of --variable."""
-    if not names:
-        return None
-    return names[0] if len(names) == 1 else list(names)
+    mask = cast("DataArray", found)
+    if not is_raster(store) or mask.sizes["band"] > 1:
+        return mask
+    mask = mask.squeeze("band", drop=True)
+    nodata = entries_of([mask.variable], [1], "auto", "error").nodata
+    counts = (mask != 0) & mask.notnull()
+    return counts if nodata is None else counts & (mask != nodata)
 
 
 def missing_of_matrix(missing: str | float | None) -> str | float:
@@ -151,7 +173,7 @@ def missing_of_matrix(missing: str | float | None) -> str | float:
     """
     if missing == "auto":
         raise click.UsageError(
-            "--missing auto is for stacks of images, which say themselves what is missing; a matrix does "
-            "not: give error, nan or a number."
+            "--missing auto is for stacks of images, which declare their missing values; a matrix does not: "
+            "give error, nan or a number."
         )
     return "error" if missing is None else missing

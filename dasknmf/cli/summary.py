@@ -41,7 +41,7 @@ def summary(run: Run) -> str:
     if len(run.history):
         seconds = sum(record.seconds for record in run.history)
         read = format_bytes(sum(record.bytes_read for record in run.history))
-        again = f"   storage asked again {run.history.retries} times" if run.history.retries else ""
+        again = f"   retries of storage: {run.history.retries}" if run.history.retries else ""
         lines.append(
             f"passes: {run.n_iter}   reads of V: {run.history.reads:g}   {seconds:.1f} s   {read} read{again}"
         )

@@ -11,7 +11,7 @@ from dasknmf import open_run, rank_sweep
 from dasknmf.cli.job import CONFIG, ConstrainedJob
 from dasknmf.cli.options import command, option
 from dasknmf.cli.output import result
-from dasknmf.cli.parameter_types import Ranks
+from dasknmf.cli.parameter_types import RANKS
 from dasknmf.cli.summary import summary
 from dasknmf.core.solvers.resampled import EPSILON, Kind
 from dasknmf.selection.rules import RULES
@@ -33,7 +33,7 @@ class Sweep(ConstrainedJob):
         "file also a list.",
         "-k",
         "--n-components",
-        type=Ranks(),
+        type=RANKS,
         required=True,
     )
     n_init: int = option("Number of starts for each number of components.", default=10, metavar="N")

@@ -43,7 +43,7 @@ def write_tables(
     pd = needed("pandas")
     if directory.exists() and not overwrite:
         raise RunError(
-            f"{str(directory)!r} exists; nothing is replaced unasked: give --overwrite, which replaces the "
+            f"{str(directory)!r} exists and is not replaced by default: give --overwrite, which replaces the "
             "two tables, or another directory."
         )
     columns = component_names(factors.shape[1])

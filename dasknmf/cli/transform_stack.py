@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from dasknmf.cli.export import new_path, write_geotiff
-from dasknmf.cli.stacks import StackSelection, mask_at, one_or_all
-from dasknmf.core.image_grid import Layout
+from dasknmf.cli.stacks import StackSelection
 from dasknmf.io.atomic import refuse_existing
 from dasknmf.stacks.geotiff_in import is_raster
-from dasknmf.stacks.stack import Stack, open_stack
+from dasknmf.stacks.stack import Stack
 from dasknmf.store.run import Run
 from dasknmf.store.schema import Entries
 
@@ -55,37 +54,24 @@ def write_maps(run: Run, source: str, out: Path, selection: StackSelection) -> N
 
 
 def _scene(run: Run, source: str, selection: StackSelection) -> Stack:
-    layout, missing = run.layout, selection.missing
+    layout, entries = run.layout, run.identity.entries or Entries()
     assert layout is not None  # a run of a stack
-    if is_raster(source):
-        if selection.variable:
-            raise click.UsageError("--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out.")
-        obj = open_stack(source)
-    else:
-        obj = open_stack(source, one_or_all(selection.variable) or _variables_of(layout))
-    entries = run.identity.entries or Entries()
-    options: dict[str, Any] = {
-        "sample_dims": layout.sample_dims,
-        "mask": None if selection.mask is None else mask_at(selection.mask),
-        "negatives": entries.negatives or "error",
-    }
-    if missing is not None:
-        return Stack(obj, missing=missing, **options)
-    stack = Stack(obj, **options)
-    then = entries.nodata
-    if not isinstance(then, float):
+    # The fitted variables: those of a dataset in their order, or the name of the only one.
+    images = selection.images(source, layout.name if layout.variables is None else list(layout.variables))
+    scene = partial(
+        Stack, images, layout.sample_dims, selection.mask_array(), negatives=entries.negatives or "error"
+    )
+    if selection.missing is not None:
+        return scene(missing=selection.missing)
+    stack, of_fit = scene(), entries.nodata
+    if not isinstance(of_fit, float):
         return stack
-    now = None if stack.entries is None else stack.entries.nodata
-    if now is None:
-        return Stack(obj, missing=then, **options)
-    if np.ndim(now) or now != then:
+    nodata = None if stack.entries is None else stack.entries.nodata
+    if nodata is None:
+        return scene(missing=of_fit)
+    if np.ndim(nodata) or nodata != of_fit:
         raise click.UsageError(
-            f"{source!r} says that {now} stands for nothing observed, and in the fit it was {then:g}: give "
-            "--missing auto, as the scene says, or --missing NUMBER."
+            f"{source!r} declares {nodata} as its missing value, and in the fit it was {of_fit:g}: give "
+            "--missing auto for the value of the scene, or --missing NUMBER."
         )
     return stack
-
-
-def _variables_of(layout: Layout) -> str | list[str] | None:
-    """The fitted variables: those of a dataset in their order, or the name of the only one."""
-    return layout.name if layout.variables is None else list(layout.variables)

@@ -96,14 +96,14 @@ def clustered(stack: np.ndarray, density: np.ndarray, threshold: float, k: int) 
     # Its threads wait for each other after every one of some hundred short steps: where cores have other
     # work, 800 x 2000 took 3.5 s with two and 0.3 s with one.
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
-        # Fewer distinct spectra than clusters are told below.
+        # The number of distinct spectra is checked below.
         warnings.simplefilter("ignore", ConvergenceWarning)
         labels[kept] = means.fit(stack[kept]).labels_
     n_found = len(np.unique(labels[kept]))
     if n_found < k:
         raise DataError(
             f"the {n_kept} spectra below density_threshold={threshold:g} make {n_found} clusters, and {k} "
-            f"programs are asked for; densities are {_quantiles(density[alive])}: {remedy}."
+            f"programs need {k}; densities are {_quantiles(density[alive])}: {remedy}."
         )
     return labels
 

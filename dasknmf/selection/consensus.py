@@ -15,7 +15,7 @@ from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters
 from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
-from dasknmf.selection.result import Consensus, SpectraPool, consensus_of
+from dasknmf.selection.result import Consensus, consensus_of
 from dasknmf.selection.study import Choice, Study, finished_run, open_study
 
 _NUMBERS = (
@@ -161,10 +161,10 @@ def study_consensus(
     rank : int
     clustering : Clustering
     choice : Choice, optional
-        Why it is this rank, stored beside the consensus; a stored consensus must have the same.
+        The choice of the rank, stored with the consensus. A stored consensus of another choice is not used.
     """
     run, names = study.session.run, study.session.inputs.features.names
-    extra = {} if choice is None else {"rule": choice.rule, "best": rank}
+    extra = {} if choice is None else {"rule": choice.rule, "best": choice.best}
     found = run.found if run.concluded else None
     if found is not None and all(
         found[name] == value for name, value in (clustering.numbers | extra).items()
@@ -174,10 +174,10 @@ def study_consensus(
     stack = clusters.stacked([each.components for each in study.of_rank(rank)])
     _warn_of_zeros(stack)
     density = clusters.local_density(stack, clustering.n_neighbors)
-    n_reads = study.history.reads + 1  # the final pass
-    pool = SpectraPool(stack, density, clustering, names, n_reads)
-    made = consensus_of(pool, study.refitter, study.V)
-    study.n_extra_reads += round(made.n_reads - n_reads)
+    made = consensus_of(stack, density, clustering, study.refitter, study.V)
+    study.n_extra_reads += round(made.n_reads)
+    n_reads = study.history.reads + made.n_reads + 1  # one of the final pass
+    made = replace(made, feature_names=names, n_reads=n_reads)
     run.keep(
         {_STORED_AS.get(name, name): _plain(getattr(made, name)) for name in _NUMBERS}
         | extra
@@ -190,7 +190,7 @@ def study_consensus(
 
 
 def _plain(number: Any) -> Any:
-    """A number as JSON holds it."""
+    """The number as a type of Python, for JSON."""
     return number.item() if isinstance(number, np.generic) else number
 
 

@@ -29,9 +29,9 @@ class Moments:
     ----------
     n_samples : int
     mean, variance : ndarray of shape (n_features,), float64
-        The variance is that of the samples themselves: Σ (v − mean)² / n_samples, NumPy's ``ddof=0``.
+        The variance is Σ (v − mean)² / n_samples, NumPy's ``ddof=0``.
     nonzeros : ndarray of shape (n_features,), int64
-        Samples in which the feature is not zero.
+        Number of samples in which the feature is not zero.
     feature_names : ndarray of str or None
     """
 
@@ -41,6 +41,12 @@ class Moments:
     nonzeros: np.ndarray
     feature_names: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, state: MomentsState, n_samples: int, feature_names: np.ndarray | None) -> Moments:
+        """The moments in the state of a pass."""
+        variance, nonzeros = state.feature_squares / n_samples, state.feature_nonzeros.astype(np.int64)
+        return cls(n_samples, state.feature_means, variance, nonzeros, feature_names)
+
     def std(self, ddof: int = 1) -> np.ndarray:
         """Standard deviation of each feature, shape (n_features,).
 
@@ -48,14 +54,19 @@ class Moments:
         ----------
         ddof : int, default=1
             The divisor is n_samples − ddof; scanpy and cNMF use 1.
+
+        Raises
+        ------
+        ValueError
+            If `ddof` is not below n_samples.
         """
-        left = self.n_samples - ddof
-        if left < 1:
+        divisor = self.n_samples - ddof
+        if divisor < 1:
             raise ValueError(
                 f"ddof is {ddof} and there are {self.n_samples} samples; more samples than that are needed: "
                 "give ddof=0."
             )
-        return np.sqrt(self.variance * (self.n_samples / left))
+        return np.sqrt(self.variance * (self.n_samples / divisor))
 
     def to_dataframe(self, feature_names: ArrayLike | None = None) -> pd.DataFrame:
         """A pandas DataFrame with one row per feature and columns mean, variance and nonzeros.
@@ -105,20 +116,14 @@ def moments(X: MatrixLike) -> Moments:
     transposed = data.rather_transposed(V, parity=False)
     source = data.source_of(V, transposed=transposed)
     phase = MomentsPhase(source.shape, transposed)
-    state = MomentsState.checked(single_read(OpenMatrix.of(source), phase, dtype=working_dtype(V.dtype))[0])
-    return Moments(
-        V.shape[0],
-        state.feature_means,
-        state.feature_squares / V.shape[0],
-        state.feature_nonzeros.astype(np.int64),
-        V.feature_names,
-    )
+    state = single_read(OpenMatrix.of(source), phase, dtype=working_dtype(V.dtype))[0]
+    return Moments.of(MomentsState.checked(state), V.shape[0], V.feature_names)
 
 
 _LARGEST = 20
-"""Features of largest mean, the steadiest of which tells how much all samples vary together."""
+"""Number of features of largest mean, among which A is the smallest √variance / mean."""
 _TRIMMED = (0.1, 0.9)
-"""Quantiles of means and of Fano factors between which features are ordinary."""
+"""Quantiles of mean and F between which features take part in B²."""
 
 
 def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
@@ -180,10 +185,10 @@ def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
         raise ValueError(
             f"none of {len(present)} features that are not zero throughout has its mean and its variance / "
             f"mean inside the {_TRIMMED[0]:.0%} to {_TRIMMED[1]:.0%} quantiles of all; the expected variance "
-            "cannot be told from so few: choose features in another way."
+            "cannot be estimated from so few: choose features in another way."
         )
     expected = A**2 * mean + np.median(fano[ordinary])
-    # Stable, so that of equal features the first are taken.
+    # Stable: of equal features the first are chosen.
     order = np.argsort(-fano / expected, kind="stable")[:n_top]
     mask = np.zeros(len(moments.mean), dtype=bool)
     mask[present[order]] = True

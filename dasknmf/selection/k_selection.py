@@ -16,11 +16,9 @@ from dasknmf.selection import clusters
 from dasknmf.selection.consensus import study_consensus
 from dasknmf.selection.parameters import Clustering, seeded
 from dasknmf.selection.result import Consensus
-from dasknmf.selection.rules import choose, default_rule
 from dasknmf.selection.stability import instability
-from dasknmf.selection.study import Choice, Factorization, Study, open_study
+from dasknmf.selection.study import Factorization, Study, open_study
 from dasknmf.selection.sweep import RankSweep, sweep_of
-from dasknmf.store.selection import COLUMNS
 
 _RULES = ("silhouette", "stability")
 """Rules whose columns a consensus of each rank fills."""
@@ -87,20 +85,13 @@ def k_selection(
         )
     if max(ranks) == 1 and rule != "stability":
         raise ValueError(
-            f"n_components is {ranks}; one program has no silhouette, by which ranks are told apart: give "
+            f"n_components is {ranks}; one program has no silhouette, by which ranks are compared: give "
             "range(2, 13), or consensus(X, 1)."
         )
     options = replace(options, many={"consensus": True, "method": "consensus"})
     with open_study(X, ranks, clustering.n_init, options, **seeded(nmf)) as study:
-        found = study.session.run.found
-        if found is None:
-            columns = _columns(study, ranks)
-        else:
-            columns = {name: found[name] for name in COLUMNS}
-            study.n_extra_reads = found["n_asked"]
-        choice = Choice(rule or default_rule(columns), columns)
-        best = choose(ranks, columns, choice.rule, n_init=clustering.n_init)
-        consensus = study_consensus(study, best, clustering, choice)
+        choice = study.choice(ranks, rule, lambda: _columns(study, ranks))
+        consensus = study_consensus(study, choice.best, clustering, choice)
         H = consensus.spectra.astype(study.session.inputs.model.dtype)
         return sweep_of(study, "consensus", choice, H, consensus.usages), consensus
 

@@ -41,8 +41,8 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
         )
     if nmf.get("fixed_components") is not None:
         raise ValueError(
-            "fixed_components are the same in every factorization, so that their agreement tells nothing: "
-            "leave them out, or use NMF(fixed_components=) alone."
+            "fixed_components are the same in every factorization, which therefore agree on them: leave them "
+            "out, or use NMF(fixed_components=) alone."
         )
     return nmf
 

@@ -15,7 +15,7 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, Tally, finite
+from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally, finite
 from dasknmf.core.solvers import nnls
 from dasknmf.core.solvers.grams import ByRow, Grams
 from dasknmf.core.solvers.inner_steps import Inner
@@ -30,19 +30,20 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import Factor
-from dasknmf.selection.single_read import DTYPE, Usages, checked_usages, single_read
+from dasknmf.selection.products import products
+from dasknmf.selection.single_read import DTYPE, Usages, single_read
 
 
 @dataclass(frozen=True)
 class Refit:
-    """The fit of given spectra to X.
+    """The result of a refit of spectra to X.
 
     Parameters
     ----------
     components : ndarray of shape (n_components, n_features)
-        The best H for the usages of these spectra.
+        The best H for the usages of the spectra.
     shares : ndarray of shape (n_components,), float64
-        Σ over rows of the usages, each row made to add up to one.
+        Sums over rows of the usages, with each row scaled to a sum of one.
     loss : float
         D(X | usages components).
     n_reads : int
@@ -63,7 +64,7 @@ class _SolvedState(FactorState):
 
 @dataclass(frozen=True)
 class _Solved(PhaseWrapper):
-    """The quadratic pass that recomputes W, with each program's share of the usage of every row."""
+    """A quadratic pass that computes W, and adds the shares of the programs over all rows."""
 
     k: int
 
@@ -79,31 +80,8 @@ class _Solved(PhaseWrapper):
         return _SolvedState.of(after, shares=tally["shares"]), outcome
 
 
-@dataclass(frozen=True)
-class _SpectraPhase(Phase):
-    """A = Wᵀ V and G = Wᵀ W for a given W, and the nonnegative least squares H."""
-
-    k: int
-    n_features: int
-
-    name = "spectra"
-
-    def tally(self) -> Tally:
-        return Tally.zeros({"A": (self.k, self.n_features), "G": (self.k, self.k)})
-
-    def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
-        W = rows["W"]
-        tile.add_cross(W, tally["A"])
-        tally["G"] += W.T @ W
-
-    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        Ht = np.zeros((self.n_features, self.k))
-        nnls.solve(Ht, np.ascontiguousarray(tally["A"].T), tally["G"], 0.0)
-        return FactorState.of(state, H=finite(np.ascontiguousarray(Ht.T))), Outcome()
-
-
 def normalised(usages: Factor) -> Factor:
-    """Usages whose rows add up to one; rows of zeros stay.
+    """Usages with each row scaled to a sum of one; rows of zeros remain zero.
 
     Parameters
     ----------
@@ -115,17 +93,17 @@ def normalised(usages: Factor) -> Factor:
 
 
 def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
-    """Nonnegative spectra for given usages: min ‖X − usages H‖² over H ≥ 0, exact, in one read.
+    """Nonnegative spectra for given usages: the exact minimum of ‖X − usages H‖² over H ≥ 0, in one read.
 
-    X may have other features than those that were factorized: all genes in TPM, for example, with usages
-    from the 2000 most variable.
+    X may have other features than the matrix that was factorized: TPM of all genes, for example, with usages
+    from the 2000 most variable genes.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+        Any input of `NMF.fit` that is stored by rows, `Prepared` included.
     usages : ndarray, dask.array.Array or zarr.Array of shape (n_samples, n_components)
-        With rows that add up to one, as in cNMF, spectra are in the units of X.
+        If their rows sum to one, as in cNMF, spectra are in the units of X.
 
     Returns
     -------
@@ -139,23 +117,23 @@ def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
     DataError, MemoryLimitError, SourceError
         As `NMF.fit`.
     """
-    X = X if isinstance(X, Prepared) else Prepared(X)
-    usages = checked_usages(usages, X.shape)
-    k = int(usages.shape[1])
-    V, phase = OpenMatrix.of(data.source_of(X)), _SpectraPhase(k, X.shape[1])
-    return FactorState.checked(single_read(V, phase, k=k, usages=usages)[0]).factor
+    found = products(X if isinstance(X, Prepared) else Prepared(X), usages)
+    Ht = np.zeros(found.A.shape[::-1])
+    with np.errstate(all="ignore"):  # `finite` raises an error for overflows
+        nnls.solve(Ht, np.ascontiguousarray(found.A.T), found.G, 0.0)
+    return finite(np.ascontiguousarray(Ht.T))
 
 
 def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
-    """Usages for given spectra: exact nonnegative least squares of each row of X.
+    """Usages for given spectra: exact nonnegative least squares for each row of X.
 
-    The last step of cNMF, for example: X is TPM of the variable genes, each divided by its standard
-    deviation, and the spectra are divided likewise.
+    In the last step of cNMF X is TPM of the variable genes, and both X and the spectra are divided by the
+    standard deviations of these genes.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        Whatever `NMF.fit` takes, `Prepared` included, except for what is stored by columns.
+        Any input of `NMF.fit` that is stored by rows, `Prepared` included.
     spectra : ndarray of shape (n_components, n_features)
 
     Returns
@@ -164,18 +142,18 @@ def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
         Lazy where X is chunked: computing it reads X once.
     """
     X = validation.validated(NMF(), X, reset=True)
-    data.source_of(X)  # refuses what is stored by columns
+    data.source_of(X)  # refuses an X that is stored by columns
     return Refitter(X).usages(np.asarray(spectra))
 
 
 @dataclass(frozen=True)
 class Refitter:
-    """The fits of given spectra to X.
+    """Refits of spectra to one X.
 
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        As `validation.validated` gives it.
+        As returned by `validation.validated`.
     parameters : mapping of str
         Parameters of `NMF`.
     mean_row_square : float, optional
@@ -203,14 +181,14 @@ class Refitter:
         """Usages for these spectra, and the best components for these usages.
 
         For the Frobenius loss both are exact nonnegative least squares, in one read and without storing W:
-        each tile solves its rows of W and adds their products. For other losses `NMF.transform` fits usages,
-        and the components are the spectra, as no step in closed form improves them.
+        each tile solves its rows of W and adds their products. For other losses `NMF.transform` computes the
+        usages, and the components are the spectra, as there is no better H in closed form.
 
         Parameters
         ----------
         spectra : ndarray of shape (n_components, n_features)
         V : OpenMatrix, optional
-            X, if open already: read for the Frobenius loss.
+            X, if it is open already; used for the Frobenius loss.
         """
         model, X = self.model(spectra), self.X
         if not Loss.named(model.beta_loss).quadratic:

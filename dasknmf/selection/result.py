@@ -16,28 +16,6 @@ from dasknmf.selection.parameters import Clustering, check_threshold
 from dasknmf.selection.scores import scores
 
 
-@dataclass(frozen=True)
-class SpectraPool:
-    """Spectra of all starts, before they are filtered and clustered.
-
-    Parameters
-    ----------
-    stack : ndarray of shape (n_init * n_components, n_features)
-        As `clusters.stacked` gives it.
-    density : ndarray of shape (n_init * n_components,)
-    clustering : Clustering
-    feature_names : ndarray of str or None
-    n_reads : float
-        Of X so far.
-    """
-
-    stack: np.ndarray
-    density: np.ndarray
-    clustering: Clustering
-    feature_names: np.ndarray | None
-    n_reads: float
-
-
 @dataclass(frozen=True, repr=False, eq=False)
 class Consensus:
     """The programs that factorizations from many starts share, in descending order of usage.
@@ -133,9 +111,9 @@ class Consensus:
         remedy = "start consensus() with this checkpoint and the other threshold"
         refitter = self._with_X("rethreshold", remedy)
         clustering = Clustering(self.n_init, density_threshold, self.local_neighborhood_size)
-        pool = SpectraPool(self.stack, self.density, clustering, self.feature_names, self.n_reads)
-        found = consensus_of(pool, refitter)
-        return replace(found, usages=refitter.usages(found.spectra))
+        found = consensus_of(self.stack, self.density, clustering, refitter)
+        n_reads, usages = self.n_reads + found.n_reads, refitter.usages(found.spectra)
+        return replace(found, usages=usages, feature_names=self.feature_names, n_reads=n_reads)
 
     def scores(self, X: MatrixLike | None = None) -> np.ndarray:
         """z-scores of features in each program, in one read; see `dasknmf.selection.scores.scores`.
@@ -174,42 +152,50 @@ class Consensus:
         return self._refitter
 
 
-def consensus_of(pool: SpectraPool, refitter: refit.Refitter, V: OpenMatrix | None = None) -> Consensus:
-    """The consensus of a pool of spectra, its components refitted to X, with `usages` of no rows as yet.
+def consensus_of(
+    stack: np.ndarray,
+    density: np.ndarray,
+    clustering: Clustering,
+    refitter: refit.Refitter,
+    V: OpenMatrix | None = None,
+) -> Consensus:
+    """The consensus of spectra, its components refitted to X, still without usages and names of features.
 
     Parameters
     ----------
-    pool : SpectraPool
+    stack : ndarray of shape (n_init * n_components, n_features)
+        Spectra as returned by `clusters.stacked`.
+    density : ndarray of shape (n_init * n_components,)
+    clustering : Clustering
     refitter : Refitter
     V : OpenMatrix, optional
-        X, if open already.
+        X, if it is open already.
 
     Raises
     ------
     DataError
         If too few spectra, or clusters of them, are left.
     """
-    stack, clustering = pool.stack, pool.clustering
     k = len(stack) // clustering.n_init
-    labels = clusters.clustered(stack, pool.density, clustering.density_threshold, k)
+    labels = clusters.clustered(stack, density, clustering.density_threshold, k)
     spectra = clusters.medians(stack, labels, k)
     best = refitter.refit(spectra, V)
     order = np.argsort(-best.shares, kind="stable")
-    place = np.append(np.argsort(order), -1)
+    place = np.append(np.argsort(order), -1)  # the last for the label −1
     return Consensus(
         n_components=k,
         spectra=spectra[order],
         usages=np.empty((0, k)),
         components=best.components[order],
         stack=stack,
-        density=pool.density,
+        density=density,
         kept=labels >= 0,
         labels=place[labels],
         silhouette=clusters.silhouette(stack, labels),
         loss=best.loss,
         **clustering.numbers,
         n_init=clustering.n_init,
-        feature_names=pool.feature_names,
-        n_reads=pool.n_reads + best.n_reads,
+        feature_names=None,
+        n_reads=best.n_reads,
         _refitter=refitter,
     )

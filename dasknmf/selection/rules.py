@@ -1,4 +1,4 @@
-"""Rules that choose a rank by what is known of each."""
+"""Rules that choose a rank from the columns of the table of ranks."""
 
 from __future__ import annotations
 
@@ -8,65 +8,56 @@ from typing import Any
 
 import numpy as np
 
-SILHOUETTE = 0.8
-"""NMFk's threshold of the smallest silhouette."""
-_LOOKS_AT = {
+_SILHOUETTE = 0.8
+"""The threshold of NMFk for the smallest silhouette."""
+_COLUMNS = {
     "holdout": "holdout",
     "silhouette": "silhouette_min",
     "stability": "instability",
     "cophenetic": "cophenetic",
     "dispersion": "dispersion",
 }
-"""The column that each rule decides by."""
-RULES = tuple(_LOOKS_AT)
+"""The column by which each rule chooses."""
+RULES = tuple(_COLUMNS)
 _AGREEMENT = ("stability", "cophenetic", "dispersion")
-"""Rules for which a single component is perfect, whatever V is."""
+"""Rules for which rank 1 is perfect, whatever V is."""
 _EQUAL = 1e-3
-"""What two values of a measure of agreement must differ by: less is the tolerance of the stop rule."""
+"""Measures of agreement that differ by less are equal: the stop rule makes no finer difference."""
 
 
 def choose(
-    n_components: Sequence[int],
-    columns: Mapping[str, Any],
-    rule: str | None = None,
-    *,
-    n_init: int = 1,
-    threshold: float = SILHOUETTE,
+    n_components: Sequence[int], columns: Mapping[str, Any], rule: str | None = None, *, n_init: int = 1
 ) -> int:
-    """The rank that a rule chooses.
+    """The rank that a rule chooses. Each rule leaves out the ranks of which its column is NaN.
 
     ``"holdout"``
-        The smallest rank whose mean loss over hidden entries is within one standard error of the lowest
-        (``holdout``, ``holdout_std``), after Breiman, Friedman, Olshen & Stone (1984), Classification and
-        Regression Trees, 3.4.3. Theirs is the error over folds; all starts have the same entries hidden, and
-        this is that of their mean: it tells how far starts differ, and not what other entries would say.
-        Hidden entries after Wold (1978), Technometrics 20, and Owen & Perry (2009), Ann. Appl. Stat. 3.
+        The smallest rank whose mean loss over hidden entries [1]_ [2]_ is at most one standard error above
+        the lowest (``holdout``, ``holdout_std``), the rule of [3]_. There the error is over folds. Here it is
+        over starts, all with the same entries hidden: it does not cover the choice of the entries.
     ``"silhouette"``
-        The largest rank whose smallest silhouette (``silhouette_min``) is at least 0.8: NMFk, Nebgen
-        et al. (2021). Where none reaches that, the highest that is reached takes its place, with a warning.
+        The largest rank whose smallest silhouette (``silhouette_min``) is at least 0.8, as in NMFk [4]_. If
+        none is, the rank with the highest one, with a warning.
     ``"stability"``
-        The lowest ``instability``: Wu et al. (2016).
+        The lowest ``instability`` [5]_.
     ``"cophenetic"``
-        The last rank before ``cophenetic`` first falls: Brunet et al. (2004).
+        The last rank before ``cophenetic`` first falls [6]_.
     ``"dispersion"``
-        The highest ``dispersion``: Kim & Park (2007).
+        The highest ``dispersion`` [7]_.
 
-    A single component always agrees with itself: the last three rules take rank 1 only where there is no
-    other. Values of theirs within 0.001 are equal; of equal ones the largest rank is taken. A few
-    components may agree better than the right number of them: look at the curve before one of these rules.
+    The last three rules choose rank 1 only if no other rank is known, as a single component always agrees
+    with itself. They take values within 0.001 as equal, and choose the largest of equal ranks. Ranks that are
+    too small may agree better than the right one: look at the whole curve.
 
     Parameters
     ----------
     n_components : sequence of int
         The ranks, in any order.
     columns : mapping of str to sequence of float, or DataFrame
-        What is known of each rank, NaN where it is not: such a rank is left out.
+        One value per rank, NaN where unknown.
     rule : str, optional
-        ``"holdout"`` where that is known of any rank, else ``"silhouette"``, if not given.
+        By default ``"holdout"`` if its column has a value, else ``"silhouette"``.
     n_init : int, default=1
-        Of how many starts ``holdout`` is the mean and ``holdout_std`` the standard deviation.
-    threshold : float, default=0.8
-        Of the rule ``"silhouette"``.
+        Number of starts, of which ``holdout`` is the mean and ``holdout_std`` the standard deviation.
 
     Returns
     -------
@@ -75,23 +66,45 @@ def choose(
     Raises
     ------
     ValueError
-        If the rule is unknown, what it looks at is known of no rank, or a column is of another length.
+        If the rule is unknown, or its column has no value.
 
     Warns
     -----
     UserWarning
-        If the threshold was lowered.
+        If no smallest silhouette reaches the threshold.
+
+    References
+    ----------
+    .. [1] Wold, S. (1978). Cross-validatory estimation of the number of components in factor and principal
+       components models. Technometrics, 20(4), 397-405.
+    .. [2] Owen, A. B., & Perry, P. O. (2009). Bi-cross-validation of the SVD and the nonnegative matrix
+       factorization. Ann. Appl. Stat., 3(2), 564-594.
+    .. [3] Breiman, L., Friedman, J., Olshen, R., & Stone, C. (1984). Classification and Regression Trees,
+       section 3.4.3.
+    .. [4] Nebgen, B. T., et al. (2021). A neural network for determination of latent dimensionality in
+       non-negative matrix factorization. Machine Learning: Science and Technology, 2(2).
+    .. [5] Wu, S., et al. (2016). Stability-driven nonnegative matrix factorization to interpret spatial gene
+       expression and build local gene networks. PNAS, 113(16), 4290-4295.
+    .. [6] Brunet, J.-P., et al. (2004). Metagenes and molecular pattern discovery using matrix factorization.
+       PNAS, 101(12), 4164-4169.
+    .. [7] Kim, H., & Park, H. (2007). Sparse non-negative matrix factorizations via alternating
+       non-negativity-constrained least squares for microarray data analysis. Bioinformatics, 23(12).
+
+    Examples
+    --------
+    >>> from dasknmf.selection.rules import choose
+    >>> choose([2, 3, 4], {"silhouette_min": [0.9, 0.95, 0.4]})
+    3
     """
     rule = default_rule(columns) if rule is None else rule
     check_rule(rule)
     ranks = np.asarray(n_components, dtype=int)
-    values = _column(columns, _LOOKS_AT[rule], len(ranks))
-    stds = _column(columns, "holdout_std", len(ranks))
+    values, errors = _values(columns, rule, ranks), _errors(columns, ranks, n_init)
     known = np.isfinite(values)
     if not known.any():
         remedy = "hide entries (holdout=0.05)" if rule == "holdout" else "run each with two starts or more"
         raise ValueError(
-            f"{_LOOKS_AT[rule]} is known of none of the ranks {ranks.tolist()}; the rule {rule!r} looks at "
+            f"{_COLUMNS[rule]} is known of none of the ranks {ranks.tolist()}; the rule {rule!r} chooses by "
             f"it: {remedy}, or choose another rule."
         )
     if rule in _AGREEMENT and (ranks[known] > 1).any():
@@ -99,38 +112,47 @@ def choose(
     order = np.flatnonzero(known)[np.argsort(ranks[known])]
     ranks, values = ranks[order], values[order]
     if rule == "holdout":
-        at = _within_one_error(values, np.nan_to_num(stds[order]) / np.sqrt(n_init))
-    elif rule == "silhouette":
-        at = _above(values, threshold)
-    elif rule == "cophenetic":
-        at = _before_the_fall(values)
-    else:
-        at = _lowest(values if rule == "stability" else -values)
-    return int(ranks[at])
+        lowest = int(values.argmin())
+        return int(ranks[values <= values[lowest] + errors[order][lowest]][0])
+    if rule == "silhouette":
+        highest = float(values.max())
+        if highest < _SILHOUETTE:
+            warnings.warn(
+                f"no rank has a smallest silhouette of {_SILHOUETTE:g}; the rank with the highest, "
+                f"{highest:.3g}, is chosen, and no rank is stable: try other ranks, more starts or a smaller "
+                "tol.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return int(ranks[values >= min(_SILHOUETTE, highest)][-1])
+    if rule == "cophenetic":
+        falls = np.flatnonzero(np.diff(values) < -_EQUAL)
+        return int(ranks[falls[0] if len(falls) else -1])
+    values = values if rule == "stability" else -values
+    return int(ranks[values <= values.min() + _EQUAL][-1])
 
 
 def check_rule(rule: str | None) -> None:
-    """Refuse a rule that there is not."""
-    if rule is not None and rule not in _LOOKS_AT:
-        raise ValueError(f"rule is {rule!r}; it must be one of {sorted(_LOOKS_AT)}: choose one.")
+    """Refuse the name of an unknown rule.
+
+    Raises
+    ------
+    ValueError
+    """
+    if rule is not None and rule not in _COLUMNS:
+        raise ValueError(f"rule is {rule!r}; it must be one of {sorted(_COLUMNS)}: choose one.")
 
 
 def explained(
-    best: int,
-    n_components: Sequence[int],
-    columns: Mapping[str, Any],
-    rule: str,
-    *,
-    n_init: int = 1,
-    threshold: float = SILHOUETTE,
+    best: int, n_components: Sequence[int], columns: Mapping[str, Any], rule: str, *, n_init: int = 1
 ) -> str:
-    """Why a rule chose a rank, in its figures; the other parameters are those of `choose`."""
+    """The reason why a rule chose the rank `best`, with numbers; other parameters as for `choose`."""
     ranks = np.asarray(n_components, dtype=int)
-    values = _column(columns, _LOOKS_AT[rule], len(ranks))
+    values = _values(columns, rule, ranks)
     own = float(values[ranks == best][0])
     if rule == "holdout":
         at = int(np.nanargmin(values))
-        error = np.nan_to_num(_column(columns, "holdout_std", len(ranks))[at]) / np.sqrt(n_init)
+        error = _errors(columns, ranks, n_init)[at]
         bound = f"{values[at]:.4g} + {error:.2g} (one standard error over starts)"
         if ranks[at] == best:
             return f"the lowest loss over hidden entries, and no smaller rank is within {bound}"
@@ -139,9 +161,9 @@ def explained(
             f"components, {bound}"
         )
     if rule == "silhouette":
-        if own < threshold:
-            return f"none reaches a smallest silhouette of {threshold:g}, and its {own:.3g} is the highest"
-        return f"the largest whose smallest silhouette, {own:.3g}, is at least {threshold:g}"
+        if own < _SILHOUETTE:
+            return f"none reaches a smallest silhouette of {_SILHOUETTE:g}, and its {own:.3g} is the highest"
+        return f"the largest whose smallest silhouette, {own:.3g}, is at least {_SILHOUETTE:g}"
     if rule == "cophenetic":
         if best == ranks[np.isfinite(values)].max():
             return f"the largest, as the cophenetic correlation, here {own:.4g}, never falls"
@@ -151,46 +173,18 @@ def explained(
 
 
 def default_rule(columns: Mapping[str, Any]) -> str:
-    """``"holdout"`` where a loss over hidden entries is known of any rank, else ``"silhouette"``."""
+    """``"holdout"`` if a loss over hidden entries is known of any rank, else ``"silhouette"``."""
     known = "holdout" in columns and np.isfinite(np.asarray(columns["holdout"], dtype=float)).any()
     return "holdout" if known else "silhouette"
 
 
-def _column(columns: Mapping[str, Any], name: str, length: int) -> np.ndarray:
-    if name not in columns:
-        return np.full(length, np.nan)
-    values = np.asarray(columns[name], dtype=float)
-    if values.shape != (length,):
-        raise ValueError(
-            f"{name} has shape {values.shape} and there are {length} ranks; each needs one: give as many."
-        )
-    return values
+def _values(columns: Mapping[str, Any], rule: str, ranks: np.ndarray) -> np.ndarray:
+    """The column by which a rule chooses, NaN if it is missing."""
+    name = _COLUMNS[rule]
+    return np.asarray(columns[name] if name in columns else np.full(len(ranks), np.nan), dtype=float)
 
 
-# Below, values are in the order of their ranks, and all known; an index is returned.
-
-
-def _within_one_error(losses: np.ndarray, errors: np.ndarray) -> int:
-    lowest = int(losses.argmin())
-    return int(np.flatnonzero(losses <= losses[lowest] + errors[lowest])[0])
-
-
-def _above(smallest: np.ndarray, threshold: float) -> int:
-    highest = float(smallest.max())
-    if highest < threshold:
-        warnings.warn(
-            f"no rank has a smallest silhouette of {threshold:g}; the highest, {highest:.3g}, decides, and "
-            "says that no rank is stable: try other ranks, more starts or a smaller tol.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return int(np.flatnonzero(smallest >= min(threshold, highest))[-1])
-
-
-def _lowest(values: np.ndarray) -> int:
-    return int(np.flatnonzero(values <= values.min() + _EQUAL)[-1])
-
-
-def _before_the_fall(values: np.ndarray) -> int:
-    falls = np.flatnonzero(np.diff(values) < -_EQUAL)
-    return int(falls[0]) if len(falls) else len(values) - 1
+def _errors(columns: Mapping[str, Any], ranks: np.ndarray, n_init: int) -> np.ndarray:
+    """The standard error over starts of the loss over hidden entries, 0 where unknown."""
+    stds = columns["holdout_std"] if "holdout_std" in columns else np.zeros(len(ranks))
+    return np.asarray(np.nan_to_num(np.asarray(stds, dtype=float)) / np.sqrt(n_init))

@@ -1,4 +1,7 @@
-"""How much many factorizations of one rank agree."""
+"""Measures of the agreement of several factorizations of one rank.
+
+A *run* is one factorization; its spectra are the rows of its H.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +9,47 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dasknmf.selection.matching import stacked, unit_rows
+from dasknmf.selection.matching import unit_rows
 
 _SAME = 1e-13
-"""One minus a cosine below which two directions are the same: the rounding of a sum of products, and an
-angle of 4.5e-7."""
-MOST_ROWS = 4096
-"""Rows of a consensus matrix: 64 MiB of it, and as much in float64 for every pair in the hierarchy."""
+"""Two directions are equal if one minus their cosine is below this: an angle of 4.5e-7, rounding of sums."""
 
 
 def silhouettes(spectra: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """The mean silhouette of each cluster, on the angles between components.
+    """The mean silhouette [1]_ of each cluster of components, by the angles between them.
 
-    (b - a) / max(a, b) of a component, with a its mean distance to the others of its cluster and b that to
-    the nearest other cluster. The distance is NMFk's, arccos of the cosine, which its threshold of 0.8 is
-    made for: unlike one minus the cosine it is a metric, and it is not flat where components are nearly
-    parallel. A dead component is at right angles to everything, also to other dead ones: a cluster of these
-    has a silhouette of zero. Holds an array of (R n_components)² float64.
+    The silhouette of a component is (b − a) / max(a, b): a is its mean distance to the other components of
+    its cluster, b the mean distance to the nearest other cluster. The distance is that of NMFk [2]_, the
+    arc cosine of the cosine, for which the threshold 0.8 is meant. A row of zeros is at right angles to every
+    component, also to other rows of zeros: a cluster of these has a silhouette of zero. Needs memory for
+    (R n_components)² values of float64.
 
     Parameters
     ----------
     spectra : sequence of R arrays of shape (n_components, n_features)
     labels : ndarray of int of shape (R, n_components)
-        As `matched` makes them: one component of each run in each cluster.
+        The cluster of each component, as `matched` returns it.
 
     Returns
     -------
     ndarray of shape (n_components,)
-        Between -1 and 1, in the order of the clusters. 1 for a single component, which has no other cluster:
-        as NMFk has it. NaN for a single run.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a cluster does not hold one component of each run.
+        Between −1 and 1, in the order of the clusters. 1 for a single component, as in NMFk; NaN for a single
+        run.
 
     References
     ----------
-    Rousseeuw (1987), Silhouettes, J. Comput. Appl. Math. 20, 53-65; Alexandrov et al. (2013).
+    .. [1] Rousseeuw, P. J. (1987). Silhouettes: a graphical aid to the interpretation and validation of
+       cluster analysis. J. Comput. Appl. Math., 20, 53-65.
+    .. [2] Alexandrov, L. B., Nik-Zainal, S., Wedge, D. C., Campbell, P. J., & Stratton, M. R. (2013).
+       Deciphering signatures of mutational processes operative in human cancer. Cell Reports, 3(1).
     """
-    H = stacked(spectra)
+    H = np.asarray(spectra, np.float64)
     runs, k = H.shape[:2]
-    labels = np.asarray(labels)
-    if labels.shape != (runs, k) or (np.sort(labels, axis=1) != np.arange(k)).any():
-        raise ValueError(
-            f"labels of shape {labels.shape} do not put one component of each of {runs} runs into each of "
-            f"{k} clusters; silhouettes are of such clusters: give what matched(spectra) returns."
-        )
     if runs == 1:
         return np.full(k, np.nan)
     if k == 1:
         return np.ones(1)
-    # The components of a cluster side by side: a mean over a cluster is one over a block.
+    # Components in the order of their clusters: a mean over a cluster is one over a block.
     order = np.argsort(labels, axis=1).T
     units = unit_rows(H)[np.arange(runs), order].reshape(k * runs, -1)
     angles = units @ units.T
@@ -70,17 +62,16 @@ def silhouettes(spectra: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray
     sums[own] = np.inf
     b = sums.min(axis=1) / runs
     larger = np.maximum(a, b)
-    each = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
-    return np.asarray(each.reshape(k, runs).mean(axis=1))
+    of_components = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
+    return np.asarray(of_components.reshape(k, runs).mean(axis=1))
 
 
 def instability(spectra: Sequence[np.ndarray]) -> float:
-    """The Amari-type dissimilarity of two runs, averaged over all pairs of runs.
+    """The Amari-type dissimilarity of two runs [1]_, averaged over all pairs of runs.
 
-    diss(D, D') = (2 k - Σ_j max_i C_ij - Σ_i max_j C_ij) / (2 k), with C_ij the absolute correlation
-    (Pearson's, as the authors compute it) of component i of one run and j of the other. A row that is
-    constant over its features, such as that of a dead component, correlates with nothing. Holds an
-    array of (R n_components)² float64.
+    diss(D, D') = (2 k − Σ_j max_i C_ij − Σ_i max_j C_ij) / (2 k), where C_ij is the absolute Pearson
+    correlation of component i of one run and component j of the other. A row that is constant, such as a row
+    of zeros, has the correlation zero. Needs memory for (R n_components)² values of float64.
 
     Parameters
     ----------
@@ -91,150 +82,112 @@ def instability(spectra: Sequence[np.ndarray]) -> float:
     float
         Between 0, the same components in all runs, and 1; NaN for a single run.
 
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or a value is not finite.
-
     References
     ----------
-    Wu, Joseph, Hammonds, Celniker, Yu & Frise (2016), Stability-driven nonnegative matrix factorization to
-    interpret spatial gene expression and build local gene networks, PNAS 113, 4290-4295.
+    .. [1] Wu, S., Joseph, A., Hammonds, A. S., Celniker, S. E., Yu, B., & Frise, E. (2016). Stability-driven
+       nonnegative matrix factorization to interpret spatial gene expression and build local gene networks.
+       PNAS, 113(16), 4290-4295.
     """
-    H = stacked(spectra)
+    H = np.asarray(spectra, np.float64)
     runs, k, m = H.shape
     if runs == 1:
         return float("nan")
     scaled = unit_rows(H)
     centred = scaled - scaled.mean(axis=2, keepdims=True)
-    # Of a constant row rounding would be left, which at length one looks like a spectrum.
+    # Rounding remains of a constant row, which would look like a spectrum at unit length.
     centred[np.linalg.norm(centred, axis=2) < 1e-13] = 0.0
     flat = unit_rows(centred).reshape(runs * k, m)
     C = np.abs(flat @ flat.T).reshape(runs, k, runs, k)
-    # What a component has at best in another run; the other sum is this with the runs exchanged.
+    # The best match of a component in each other run. The other sum is the same with the runs exchanged.
     best = np.minimum(C.max(axis=3), 1.0).mean(axis=1)
     pairs = ~np.eye(runs, dtype=bool)
     return float(1.0 - best[pairs].mean())
 
 
-def consensus_matrix(labels: np.ndarray) -> np.ndarray:
-    """The share of runs that put two rows of V into one cluster.
+def co_occurrences(labels: np.ndarray) -> np.ndarray:
+    """The number of runs in which two rows of V are in the same cluster: R times the consensus matrix [1]_.
 
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        The cluster of each row in each run: the component with its largest usage (Brunet et al. 2004).
-        Clusters of different runs need no common names.
+        The cluster of each row in each run: the component with its largest usage. Runs number their clusters
+        independently.
 
     Returns
     -------
     ndarray of float32 of shape (n_rows, n_rows)
 
-    Raises
-    ------
-    ValueError
-        If there are no labels, or more than 4096 rows.
+    References
+    ----------
+    .. [1] Brunet, J.-P., Tamayo, P., Golub, T. R., & Mesirov, J. P. (2004). Metagenes and molecular pattern
+       discovery using matrix factorization. PNAS, 101(12), 4164-4169.
     """
-    return _together(labels) / np.float32(len(labels))
-
-
-def _together(labels: np.ndarray) -> np.ndarray:
-    """How many runs put two rows into one cluster: whole numbers."""
-    labels = np.asarray(labels)
-    if labels.ndim != 2 or labels.size == 0:
-        raise ValueError(
-            f"labels have shape {labels.shape}; they are a line of clusters per run: give (runs, rows)."
-        )
-    n = labels.shape[1]
-    if n > MOST_ROWS:
-        raise ValueError(
-            f"labels are of {n} rows; a consensus matrix has all pairs of them, and at most {MOST_ROWS} "
-            "rows: draw so many of them."
-        )
-    hot = []
-    for run in labels:
-        names, which = np.unique(run, return_inverse=True)
-        hot.append(np.eye(len(names), dtype=np.float32)[which])
-    members = np.concatenate(hot, axis=1)
+    members = np.concatenate([run[:, None] == np.unique(run) for run in labels], axis=1).astype(np.float32)
     return members @ members.T
 
 
 def dispersion(labels: np.ndarray) -> float:
-    """The dispersion coefficient of the consensus matrix: Σ_ij 4 (C_ij - 1/2)² / n².
+    """The dispersion coefficient [1]_ of the consensus matrix C: Σ_ij 4 (C_ij − 1/2)² / n².
 
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        As for `consensus_matrix`.
+        The cluster of each row in each run.
 
     Returns
     -------
     float
-        Between 0, all pairs of rows as often together as apart, and 1, the same clusters in all runs. NaN
-        for a single run, which always agrees with itself.
-
-    Raises
-    ------
-    ValueError
-        As `consensus_matrix`.
+        1 for the same clusters in all runs; 0 if each pair of rows is in the same cluster in half of the
+        runs; NaN for a single run.
 
     References
     ----------
-    Kim & Park (2007), Sparse non-negative matrix factorizations via alternating non-negativity-constrained
-    least squares for microarray data analysis, Bioinformatics 23, 1495-1502.
+    .. [1] Kim, H., & Park, H. (2007). Sparse non-negative matrix factorizations via alternating
+       non-negativity-constrained least squares for microarray data analysis. Bioinformatics, 23(12).
     """
-    C = consensus_matrix(labels)
     if len(labels) == 1:
         return float("nan")
+    C = co_occurrences(labels) / np.float32(len(labels))
     C -= np.float32(0.5)
     return float(4.0 * np.mean(np.square(C, out=C), dtype=np.float64))
 
 
 def cophenetic(labels: np.ndarray) -> float:
-    """The cophenetic correlation of the consensus matrix.
+    """The cophenetic correlation [1]_ of the consensus matrix C.
 
-    The Pearson correlation of the distances 1 - C_ij of rows with the heights at which average linkage joins
-    them. Of 4096 rows it takes one to three seconds and 0.3 GB.
+    The Pearson correlation of the distances 1 − C_ij of rows with the heights at which average linkage joins
+    them. Takes one to three seconds and 0.3 GB for 4096 rows.
 
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        As for `consensus_matrix`.
+        The cluster of each row in each run.
 
     Returns
     -------
     float
-        1 for the same clusters in all runs, also where there is one cluster and no distance varies. NaN for a
-        single run or row, and where all rows are equally far apart by something else.
-
-    Raises
-    ------
-    ValueError
-        As `consensus_matrix`.
+        1 for the same clusters in all runs. NaN for a single run or row, and where all distances are equal
+        but not 0 or 1.
 
     References
     ----------
-    Brunet, Tamayo, Golub & Mesirov (2004), Metagenes and molecular pattern discovery using matrix
-    factorization, PNAS 101, 4164-4169.
+    .. [1] Brunet, J.-P., Tamayo, P., Golub, T. R., & Mesirov, J. P. (2004). Metagenes and molecular pattern
+       discovery using matrix factorization. PNAS, 101(12), 4164-4169.
     """
     from scipy.cluster.hierarchy import cophenet, linkage
+    from scipy.spatial.distance import squareform
 
-    counts = _together(labels)
-    runs, n = np.shape(labels)
+    runs, n = labels.shape
     if runs == 1 or n == 1:
         return float("nan")
+    counts = co_occurrences(labels)
     if ((counts == 0) | (counts == runs)).all():
         return 1.0
-    distances = np.empty(n * (n - 1) // 2)
-    end = 0
-    for row in range(n - 1):
-        begin, end = end, end + n - 1 - row
-        # R (1 - C_ij): in whole numbers equal distances are equal, and are joined in the same order anywhere.
-        np.subtract(runs, counts[row, row + 1 :], out=distances[begin:end], dtype=np.float64)
+    # R (1 − C_ij): whole numbers, so that equal distances are equal, and joined in the same order anywhere.
+    distances = np.subtract(runs, squareform(counts, checks=False), dtype=np.float64)
     del counts
     heights = cophenet(linkage(distances, "average"))
-    # In place: as few arrays of all pairs as there can be.
-    for values in (distances, heights):
+    for values in (distances, heights):  # in place, as these are arrays of all pairs
         values -= values.mean()
     spread = float(np.sqrt((distances @ distances) * (heights @ heights)))
     if spread <= 1e-12 * len(distances):

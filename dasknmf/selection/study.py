@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +31,7 @@ from dasknmf.fitting.problem import FitOptions, spawned
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
 from dasknmf.selection.refit import Refitter
+from dasknmf.selection.rules import choose, default_rule
 from dasknmf.store import schema
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import states_of
@@ -79,40 +80,38 @@ class Evaluated:
     ----------
     loss : float
         D(V | WH), with the best W.
-    usage : ndarray of shape (n_components,), float64
-        Sums of the columns of W.
     rows : ndarray of shape (at most 4096, n_components)
-        Some rows of W, drawn from all over V, the same ones for every H.
+        Rows of W, sampled from all of V; the same ones for every H.
     """
 
     loss: float
-    usage: np.ndarray
     rows: np.ndarray
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The rule by which one of several ranks was chosen, and the columns of the table of ranks."""
+    """The choice of one of several ranks, and the columns of the table of ranks."""
 
     rule: str
+    best: int
     columns: dict[str, np.ndarray]
 
 
 @dataclass
 class Study:
-    """Factorizations of one V from many starts, all ended, and V, still open for reading.
+    """Factorizations of one V from many starts, all of which have ended; V is still open for reading.
 
     Parameters
     ----------
     nmf : NMF
         Parameters of all factorizations; `n_components` is the largest rank.
     parameters : dict
-        Parameters of `NMF` as given.
+        The parameters of `NMF` that the caller gave.
     session : Session
     factorizations : tuple of Factorization
         By rank, then by start.
     n_extra_reads : int
-        Reads of V so far that belong to no pass.
+        Number of reads of V so far that are not in the history.
     """
 
     nmf: NMF
@@ -127,12 +126,12 @@ class Study:
         return self.session.run.history
 
     def of_rank(self, n_components: int) -> list[Factorization]:
-        """The factorizations with so many components."""
+        """The factorizations with `n_components` components, by start."""
         return [each for each in self.factorizations if each.n_components == n_components]
 
     @cached_property
     def surveyed(self) -> State:
-        """The survey of all of V: one more read where models have seen only a part of V, or a resampled V."""
+        """The survey of V: one more read if entries were hidden from the models, or V was resampled."""
         run, model = self.session.run, self.session.inputs.model
         if model.variant.resampling is None and not model.variant.hidden:
             location = run.progress.location_of(run.progress.models[0])
@@ -143,7 +142,7 @@ class Study:
 
     @property
     def refitter(self) -> Refitter:
-        """The fits of given spectra to X, with the parameters of this study."""
+        """Refits of spectra to X, with the parameters of this study."""
         X = self.session.inputs.X
         return Refitter(X, self.parameters, self.surveyed.squares / X.shape[0])
 
@@ -152,8 +151,21 @@ class Study:
         """X open for reading, with nothing hidden."""
         return self.session.V
 
+    def choice(
+        self, ranks: Sequence[int], rule: str | None, columns: Callable[[], dict[str, np.ndarray]]
+    ) -> Choice:
+        """The rank that a rule chooses, from the stored columns or else those that `columns` computes."""
+        found = self.session.run.found
+        if found is None:
+            table = columns()
+        else:
+            table = {name: found[name] for name in COLUMNS}
+            self.n_extra_reads = found["n_asked"]
+        rule = rule or default_rule(table)
+        return Choice(rule, choose(ranks, table, rule, n_init=self.nmf.n_init), table)
+
     def rank_columns(self, ranks: Sequence[int], losses: ArrayLike) -> dict[str, np.ndarray]:
-        """The columns of a table of ranks, NaN except for those that follow from the loss of each rank."""
+        """The columns of a table of ranks: those that follow from the losses, and NaN in the others."""
         columns = {name: np.full(len(ranks), np.nan) for name in COLUMNS}
         columns["loss"][:] = losses
         squares = self.surveyed.squares
@@ -164,14 +176,16 @@ class Study:
         return columns
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
-        """The fit of each H to V: one read for all, as far as they fit into memory together."""
+        """The fit of each H to V, in one read if all fit into memory together, else in several."""
         phases = [self._evaluation(H, drawn=True) for H in spectra]
         models = [replace(self.session.inputs.model, k=len(H)) for H in spectra]
-        tallies = self._read(phases, models)
-        return [self._evaluated(*each) for each in zip(phases, tallies, strict=True)]
+        return [
+            Evaluated(phase.loss_of(tally), np.asarray(tally["drawn"].in_order().values)[:DRAWN_ROWS])
+            for phase, tally in zip(phases, self._read(phases, models), strict=True)
+        ]
 
     def final_pass(self, H: np.ndarray) -> None:
-        """Write W for this H: the pair becomes the result of the run. One read."""
+        """Compute and write W for H, in one read; the pair becomes the result of the run."""
         self.session.final_pass(self._evaluation(H, drawn=False))
 
     def returned_W(self) -> np.ndarray | da.Array:
@@ -182,11 +196,9 @@ class Study:
 
     @property
     def _entries(self) -> EntryWeights | None:
-        """Weights of the entries of V if some are missing: each row then needs its own Gram matrix."""
+        """Weights of the entries of V; None if no entry is missing, so that rows share one Gram matrix."""
         entries: EntryWeights | None = self.V.source.entries
-        if entries is None or entries.masks or self.V.source.masked:
-            return entries
-        return None  # hidden entries are back
+        return entries if entries is not None and (entries.masks or self.V.source.masked) else None
 
     def _read(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
         tallies, n_reads = self.session.read(phases, models)
@@ -208,11 +220,6 @@ class Study:
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
         return Evaluation(coder, model.dtype, surveyed, draw, self.V.source.sparse)
 
-    @staticmethod
-    def _evaluated(phase: Evaluation, tally: Tally) -> Evaluated:
-        rows = np.asarray(tally["drawn"].in_order().values)[:DRAWN_ROWS]
-        return Evaluated(phase.loss_of(tally), tally["usage"], rows)
-
 
 @contextmanager
 def open_study(
@@ -229,7 +236,8 @@ def open_study(
     ranks : sequence of int
     n_init : int
     options : FitOptions
-        `many` has further fields of the run's identity; `resampling` gives each start its own version of X.
+        `many` holds further fields of the identity of the run; with `resampling` each start has its own
+        version of X.
     **nmf
         Parameters of `NMF`; ``init="random"`` unless given.
     """
@@ -238,8 +246,8 @@ def open_study(
     template = NMF(max(ranks), n_init=n_init, **nmf)
     if template.halving:
         raise ValueError(
-            "halving is True; what starts agree on needs all of them, to their ends: leave it out, or "
-            "use NMF(n_init=, halving=True)."
+            "halving is True, which gives starts up; their agreement needs all starts to the end: leave it "
+            "out, or use NMF(n_init=, halving=True)."
         )
     options = replace(
         options,
@@ -294,8 +302,8 @@ def finished_run(target: StoreLike, kind: str, maker: str) -> tuple[Run, schema.
         )
     if found is None or not run.concluded:
         raise RunError(
-            f"the {kind} at {str(target)!r} has not ended, it stands after {run.n_passes} passes; what it "
-            "finds is known at the end: start the same command again."
+            f"the {kind} at {str(target)!r} has not ended, after {run.n_passes} passes; its result is known "
+            "at the end: start the same command again."
         )
     return run, many, found
 
@@ -316,7 +324,7 @@ def factorizations_of(
     factorizations = []
     for status, state in zip(statuses, states, strict=True):
         records = histories[status.model] if len(models) > 1 else run.history
-        # The final pass of a run is in the history, too, and belongs to no model.
+        # The history also holds the final pass of the run, which belongs to no model.
         last = next(each for each in reversed(records) if each.phase in ("exact", "evaluation"))
         factorizations.append(
             Factorization(

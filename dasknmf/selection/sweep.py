@@ -17,7 +17,7 @@ from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import Factor, FitOptions, spawned
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.parameters import Stage, is_count
-from dasknmf.selection.rules import check_rule, choose, default_rule, explained
+from dasknmf.selection.rules import check_rule, choose, explained
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
 from dasknmf.selection.study import Choice, Factorization, Study, factorizations_of, finished_run, open_study
 from dasknmf.store.selection import COLUMNS
@@ -233,24 +233,18 @@ def rank_sweep(
         run = study.session.run
         centres = [_centre(study.of_rank(rank), method) for rank in ranks]
         found = run.found
-        if found is None:
-            columns = _columns(study, ranks, centres)
-        else:
-            columns = {name: found[name] for name in COLUMNS}
-            study.n_extra_reads = found["n_asked"]
-        choice = Choice(rule or default_rule(columns), columns)
-        best = choose(ranks, columns, choice.rule, n_init=n_init)
-        H = centres[ranks.index(best)]
-        if found is None or (found["rule"], found["best"]) != (choice.rule, best) or not run.concluded:
+        choice = study.choice(ranks, rule, lambda: _columns(study, ranks, centres))
+        H = centres[ranks.index(choice.best)]
+        if found is None or (found["rule"], found["best"]) != (choice.rule, choice.best) or not run.concluded:
             n_asked = study.n_extra_reads
-            run.keep({"rule": choice.rule, "best": best, "n_asked": n_asked}, columns)
+            run.keep({"rule": choice.rule, "best": choice.best, "n_asked": n_asked}, choice.columns)
             study.final_pass(H)
             study.n_extra_reads = n_asked
         return sweep_of(study, method, choice, H, study.returned_W())
 
 
 def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Factor) -> RankSweep:
-    """The sweep of a study whose rank is chosen and whose W and H are written."""
+    """The sweep of a study, with the chosen rank and its W and H."""
     many, history = study.session.options.many or {}, study.history
     return RankSweep(
         many["ranks"],
@@ -258,7 +252,7 @@ def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Fac
         method,
         choice.columns,
         choice.rule,
-        len(H),
+        choice.best,
         H,
         W,
         study.factorizations,
@@ -340,35 +334,30 @@ def _columns(study: Study, ranks: Sequence[int], centres: Sequence[np.ndarray]) 
 def _checked(
     n_components: Iterable[int], n_init: int, method: str, rule: str | None, holdout: float | None
 ) -> list[int]:
-    """The ranks, if these arguments go together."""
-    if isinstance(n_components, Integral):
-        raise ValueError(
-            f"n_components is {n_components}; a sweep is over several: give range(2, {n_components + 1}), or "
-            "use NMF(n_init=)."
-        )
+    """The ranks, after a check that the arguments agree."""
     try:
         ranks = list(n_components)
     except TypeError:
         ranks = []
-    if not ranks:
+    if not ranks or not all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
         raise ValueError(
             f"n_components is {n_components!r}; a sweep is over several ranks, whole numbers: give some, "
-            "such as range(2, 11)."
+            "such as range(2, 11), or use NMF(n_init=) for one."
         )
-    if not all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
-        raise ValueError(f"n_components is {ranks}; ranks are whole numbers: give such.")
     if method not in ("restarts", "nmfk"):
         raise ValueError(f"method is {method!r}; it must be 'restarts' or 'nmfk': choose one.")
     if not is_count(n_init):
         raise ValueError(f"n_init is {n_init!r}; each rank is fitted from one start or more: give about 10.")
     if n_init == 1 and holdout is None:
         raise ValueError(
-            "n_init is 1 and nothing is held out; ranks are told apart by how far starts agree, or by the "
+            "n_init is 1 and nothing is held out; ranks are compared by the agreement of starts, or by the "
             "loss over hidden entries: give n_init=10, or holdout=0.05."
         )
     check_rule(rule)
     if rule == "holdout" and holdout is None:
         raise ValueError("rule is 'holdout' and nothing is held out: give holdout=0.05, or another rule.")
     if rule not in (None, "holdout") and n_init == 1:
-        raise ValueError(f"n_init is 1, and rule = {rule!r} looks at how far starts agree: give n_init=10.")
+        raise ValueError(
+            f"n_init is 1, and rule={rule!r} chooses by the agreement of starts: give n_init=10."
+        )
     return [int(rank) for rank in ranks]

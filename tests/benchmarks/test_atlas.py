@@ -19,7 +19,7 @@ import anndata
 
 from benchmarks import atlas
 from benchmarks.atlas import BLOCK, Atlas
-from dasknmf.selection.matching import matched_cosines
+from benchmarks.matching import matched_cosines
 
 # anndata 0.13 asks pandas 3 for an option that pandas 4 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'future.infer_string' option")

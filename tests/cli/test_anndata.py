@@ -205,7 +205,7 @@ def test_options_of_an_anndata_need_one(tmp_path, fitted):
     assert "holds no AnnData" in refused(3, "fit", source, path, run, *FIT)
     assert not run.exists()
     output = refused(2, "fit", source, run, *FIT, "--n-top-genes", 12)
-    assert "have no names that would tell which were chosen: give the path of an AnnData" in output
+    assert "have no names by which the chosen ones could be stored: give the path of an AnnData" in output
     assert not run.exists()
     done("fit", source, run, *FIT, "--normalize", "--log1p")  # steps of any matrix
     assert open_run(run).preparation["target_sum"] == 1e4

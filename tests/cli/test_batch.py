@@ -59,7 +59,7 @@ def test_a_limit_stops_before_a_pass_and_the_same_command_goes_on(V, tmp_path, m
     assert limited.exit_code == 75
     last = limited.stderr.splitlines()[-1]
     assert last.startswith("stopped by --max-seconds 600 after its ")
-    assert last.endswith(f"the same command goes on from {run} (75: try again)")
+    assert last.endswith(f"the same command resumes {run} (75: try again)")
     assert len(open_run(run).history) == 1
     assert open_run(run).writer is None
     assert call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600).exit_code == 0
@@ -79,7 +79,7 @@ def test_what_overwrites_is_not_told_to_go_on_so(V, tmp_path, monkeypatch):
     monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
     told = call("fit", V, tmp_path / "run", *MODEL, "--overwrite", "--max-seconds", 600)
     assert told.exit_code == 75
-    assert "the same command without --overwrite goes on" in told.stderr
+    assert "the same command without --overwrite resumes" in told.stderr
 
 
 def test_a_file_does_not_overwrite(V, tmp_path):
@@ -271,7 +271,7 @@ def test_fewer_workers_than_asked_for(V, tmp_path, cluster):
         *("--workers", 3, "--wait", 0.1),
     )
     assert told.exit_code == 0, told.output
-    assert "2 of 3 workers came within 0.1 s: going on with these" in told.stderr
+    assert "2 of 3 workers came within 0.1 s: the command begins with these" in told.stderr
     config = tmp_path / "run.toml"
     config.write_text(f'scheduler = "{address}"\nworkers = 2\nwait = 5\nlog-format = "json"\n')
     told = call("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 2, "--config", config)

@@ -86,8 +86,8 @@ def test_a_config_file_sets_options(V, tmp_path):
     ("arguments", "code", "message"),
     [
         (["-k", "0"], 2, "'n_components' parameter of NMF must be"),
-        (["-k", "three"], 2, "neither an integer nor 'auto'"),
-        (["-k", "3", "--beta-loss", "poisson"], 2, "neither a number nor one of"),
+        (["-k", "three"], 2, "neither an integer nor auto"),
+        (["-k", "3", "--beta-loss", "poisson"], 2, "neither a number nor frobenius nor"),
         (["-k", "3", "--scheduler", "dragons"], 6, "the scheduler 'dragons' is unknown"),
         (["-k", "3", "--solver", "cd", "--beta-loss", "1"], 2, "does not handle beta_loss"),
         ([], 2, "Missing option"),

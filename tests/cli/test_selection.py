@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from dasknmf import NMF, consensus, open_consensus, open_run, open_sweep, rank_sweep
 from dasknmf.cli.commands import main
-from dasknmf.cli.parameter_types import Ranks
+from dasknmf.cli.parameter_types import RANKS
 from dasknmf.fitting.results import start_losses
 from dasknmf.plots import ranks as draw_ranks
 from dasknmf.plots.report.models import ranges
@@ -82,13 +82,13 @@ def row_of(text, rank):
     ],
 )
 def test_ranks_are_told_as_numbers_and_ranges(told, ranks):
-    assert Ranks().convert(told, None, None) == ranks
+    assert RANKS.convert(told, None, None) == ranks
 
 
 @pytest.mark.parametrize("told", ["", "2,", "8-5", "2-9:0", "-3", "2.5", "two", "2-4-6"])
 def test_what_is_no_rank_is_refused(told):
     with pytest.raises(click.BadParameter, match="5-15"):
-        Ranks().convert(told, None, None)
+        RANKS.convert(told, None, None)
 
 
 def test_ranks_are_told_again_in_short():

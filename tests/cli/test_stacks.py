@@ -106,7 +106,7 @@ def test_a_config_file_sets_them(fitted, tmp_path):
     np.testing.assert_array_equal(open_run(tmp_path / "run").H, open_run(run).H)
     (tmp_path / "nan.toml").write_text('n-components = 2\nmissing = nan\nmax-iter = 2\nsample-dims = "y,x"\n')
     said = done("fit", path, tmp_path / "other", "--config", tmp_path / "nan.toml").stderr
-    assert "the stack says itself that 0 stands for nothing observed; with --missing nan" in said
+    assert "the stack declares 0 as its missing value; with --missing nan" in said
 
 
 def test_missing_values_of_a_plain_matrix(tmp_path, low_rank):
@@ -203,7 +203,7 @@ def test_transform_gives_maps_of_another_scene(fitted, tmp_path):
     assert not np.array_equal(there, maps)
     another = write(other, tmp_path / "another.zarr", _FillValue=np.uint16(9))
     output = refused(2, "transform", run, another, tmp_path / "v.zarr")
-    assert "says that 9.0 stands for nothing observed, and in the fit it was 0: give --missing auto" in output
+    assert "declares 9.0 as its missing value, and in the fit it was 0: give --missing auto" in output
     fewer = write(other.isel(band=slice(2)), tmp_path / "fewer.zarr")
     refused(2, "transform", run, fewer, tmp_path / "v.zarr")
     assert not (tmp_path / "v.zarr").exists()
@@ -224,7 +224,7 @@ def test_what_does_not_go_together_is_refused(fitted, tmp_path, low_rank):
         (2, "--variable and --mask", ["fit", matrix, new, *FIT, "--variable", "a", "--mask", "m.zarr"]),
         (2, "--negatives", ["fit", matrix, new, *FIT, "--negatives", "clip"]),
         (2, "--missing auto is for stacks", ["fit", matrix, new, *FIT, "--missing", "auto"]),
-        (2, "neither error, nan nor a number", ["fit", matrix, new, *FIT, "--missing", "none"]),
+        (2, "neither a number nor auto nor error nor nan", ["fit", matrix, new, *FIT, "--missing", "none"]),
         (2, "--log1p", ["fit", path, new, *FIT, *STACK, "--log1p"]),
         (2, "is no GeoTIFF, and 2 sources", ["fit", path, path, new, *FIT, *STACK]),
         (2, "holdout is 2.0", ["fit", path, new, *FIT, *STACK, "--holdout", 2]),

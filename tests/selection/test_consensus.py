@@ -13,13 +13,13 @@ from sklearn.metrics import silhouette_score
 from zarr.storage import LocalStore
 
 from benchmarks.counting import CountingStore
+from benchmarks.matching import matched_cosines
 from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus
 from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters, refit
 from dasknmf.selection.consensus import study_consensus
-from dasknmf.selection.matching import matched_cosines
 from dasknmf.selection.parameters import Clustering
 from dasknmf.selection.scores import scores
 from dasknmf.selection.study import open_study
@@ -136,7 +136,7 @@ def test_too_few_clusters_tell_the_densities():
     stack = np.repeat(np.eye(4)[:2], 5, axis=0)
     density = clusters.local_density(stack, 2)
     np.testing.assert_allclose(density, 0, atol=1e-7)
-    with pytest.raises(DataError, match=r"make 2 clusters, and 3 programs are asked for; densities are"):
+    with pytest.raises(DataError, match=r"make 2 clusters, and 3 programs need 3; densities are"):
         clusters.clustered(stack, density, 0.5, 3)
 
 

@@ -358,7 +358,7 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         assert run._repr_html_()
         assert run.writer is not None
         if not run.concluded:
-            with pytest.raises(RunError, match="has not ended, it stands after"):
+            with pytest.raises(RunError, match="has not ended, after"):
                 open_sweep(tmp_path / "run")
             if beta == 2:
                 with pytest.raises(RunError, match="whose W is written at the end"):

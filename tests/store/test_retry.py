@@ -165,7 +165,7 @@ def test_the_history_counts_them(tmp_path, low_rank):
     told = open_run(store).history.columns()["retries"]
     assert len(told) == 6
     assert sum(told) >= 5
-    assert f"storage asked again {sum(told)} times" in summary(open_run(store))
+    assert f"retries of storage: {sum(told)}" in summary(open_run(store))
 
 
 class Full(WrapperStore):

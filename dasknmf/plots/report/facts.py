@@ -53,7 +53,7 @@ def status_of(run: Run) -> tuple[str, str]:
     what = "fit" if run.identity.many is None else "command"
     return (
         "interrupted",
-        f"No living process writes this run: start the same {what} again to go on from here.",
+        f"No living process writes this run: start the same {what} again to resume it.",
     )
 
 
@@ -192,7 +192,7 @@ def throughput_facts(run: Run) -> Facts:
         ("written in all", format_bytes(sum(record.bytes_written for record in records))),
     ]
     if run.history.retries:
-        facts.append(("retries of storage", f"{run.history.retries} times"))
+        facts.append(("retries of storage", str(run.history.retries)))
     exact = run.history.exact
     if exact:
         typical = float(np.median([record.seconds for record in exact]))
