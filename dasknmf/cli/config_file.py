@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from dasknmf.cli.parameter_types import TARGET, ValueType
 
 _MOST_BYTES = 2**20
-"""Size of a file of options, which has some dozens of lines."""
+"""Largest size of a file of options, which has some dozens of lines."""
 
 
 def set_defaults(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -59,27 +58,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, option: click.Parameter, value: object, context: click.Context) -> object:
-    """A value that the option takes. Errors are raised here, where the file is known."""
-    if isinstance(value, (dict, dt.date, dt.time)):
-        what = "a table" if isinstance(value, dict) else "a date or a time"
-        raise click.BadParameter(f"{path} sets {option.name!r} to {what}; it takes a value: correct it.")
-    parts = value if isinstance(value, list) else [value]
-    takes_target = option.type is TARGET
-    is_flag = isinstance(option, click.Option) and option.is_flag and not takes_target
-    # Click would make text of anything, and a flag of some text.
-    kinds: tuple[type, ...] = (bool,) if is_flag else (str, int, float)
-    wrong = [
-        part
-        for part in parts
-        if not isinstance(part, kinds) or (isinstance(part, bool) and not is_flag and not takes_target)
-    ]
-    takes_lists = option.multiple or (isinstance(option.type, ValueType) and option.type.takes_lists)
-    if isinstance(value, list) and not takes_lists:
-        wrong = [value]
-    if wrong:
-        kind = "true or false" if is_flag else "text or a number"
-        shown = repr(wrong[0]) if len(repr(wrong[0])) <= 60 else f"{repr(wrong[0])[:57]}..."
-        raise click.BadParameter(f"{path} sets {option.name!r} to {shown}; it takes {kind}: correct it.")
+    """The value of an option, after a check of its type; click's own errors would not name the file."""
+    many = option.multiple or (isinstance(option.type, ValueType) and option.type.takes_lists)
+    parts = value if isinstance(value, list) and many else [value]
+    is_flag = isinstance(option, click.Option) and option.is_flag and option.type is not TARGET
+    for part in parts:
+        # Click would make text of any value, and a flag of some texts.
+        is_number_or_text = isinstance(part, (str, int, float)) and (
+            not isinstance(part, bool) or option.type is TARGET
+        )
+        if not (isinstance(part, bool) if is_flag else is_number_or_text):
+            kind = "true or false" if is_flag else "text or a number"
+            shown = repr(part) if len(repr(part)) <= 60 else f"{repr(part)[:57]}..."
+            raise click.BadParameter(f"{path} sets {option.name!r} to {shown}; it takes {kind}: correct it.")
     taken = parts if option.multiple else value
     try:
         option.type_cast_value(context, taken)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import click
 from dask.utils import format_bytes
@@ -36,8 +36,7 @@ def progress(
         return
     with short_warnings():
         if not sys.stderr.isatty():
-            with _log() as log:
-                yield lambda record: log.info("%s", _line(record))
+            yield lambda record: click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {_line(record)}", err=True)
             return
         with click.progressbar(
             length=max_iter, label="start", file=sys.stderr, item_show_func=lambda text: text
@@ -51,21 +50,6 @@ def progress(
             bar.update(bar.length - bar.pos if bar.length else 0)
 
 
-@contextmanager
-def _log() -> Iterator[logging.Logger]:
-    """Context with a logger that writes lines with their time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log = logging.getLogger("dasknmf.cli")
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    log.propagate = False
-    try:
-        yield log
-    finally:
-        log.removeHandler(handler)
-
-
 def _write_object(record: Record, workers: int | None) -> None:
     values = {name: getattr(record, name) for name in (*_FIELDS, *_COUNTS)}
     event("pass", _line(record), **values, models=len(record.models) or 1, workers=workers)
@@ -75,14 +59,14 @@ def _brief(record: Record) -> str:
     if record.objective is None:
         return f"{record.reads:g} reads"
     if record.models:
-        return f"{len(record.models)} models at work, {record.reads:g} reads"
+        return f"{len(record.models)} models, {record.reads:g} reads"
     return f"objective {record.objective:.6g}, {record.reads:g} reads"
 
 
 def _line(record: Record) -> str:
     parts = [f"{record.phase} {record.iteration}"]
     if record.models:
-        parts.append(f"{len(record.models)} models at work, lowest")
+        parts.append(f"{len(record.models)} models, lowest")
     if record.objective is not None:
         parts.append(f"objective {record.objective:.8g}")
     if record.change is not None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dasknmf.errors import RunError
-from dasknmf.io.atomic import Directory, put
+from dasknmf.io.atomic import Directory, put, refuse_existing
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
 from dasknmf.singlecell.entries import component_names
@@ -41,25 +40,22 @@ def write_tables(
         If pandas is not installed.
     """
     pd = needed("pandas")
-    if directory.exists() and not overwrite:
-        raise RunError(
-            f"{str(directory)!r} exists and is not replaced by default: give --overwrite, which replaces the "
-            "two tables, or another directory."
-        )
+    if not overwrite:
+        refuse_existing(directory)
     columns = component_names(factors.shape[1])
     prefix = f".{directory.name}."
-    room = Directory(directory, directory.with_name(f"{prefix}{signed()}.new"))
+    target = Directory(directory, directory.with_name(f"{prefix}{signed()}.new"))
 
     def fill() -> None:
-        new = Path(room.new)
+        new = Path(target.new)
         new.mkdir(parents=True)
         with open(new / "usages.csv", "w", newline="") as file:
             for first, rows, index in _blocks(factors, cells, pd):
                 pd.DataFrame(rows, index=index, columns=columns).to_csv(file, header=first == 0)
         pd.DataFrame(factors.H, index=columns, columns=genes).to_csv(new / "spectra.csv")
 
-    put(_TABLES, room, fill)
-    room.forget(prefix, _TABLES)
+    put(_TABLES, target, fill)
+    target.forget(prefix, _TABLES)
 
 
 def _blocks(factors: Exported, cells: np.ndarray | None, pd: Any) -> Iterator[tuple[int, np.ndarray, Any]]:

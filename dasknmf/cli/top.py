@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import shutil
-import textwrap
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 import click
 
@@ -18,7 +18,7 @@ from dasknmf.singlecell.entries import component_names
 from dasknmf.store.run import Run
 
 _WIDTHS = (60, 100)
-"""Smallest and largest width of the table, which else is that of the terminal."""
+"""Smallest and largest width of the table, which otherwise has the width of the terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,25 +54,19 @@ def top(job: TopJob) -> None:
 
 def leading(run: Run, n: int) -> str:
     """A table of the leading genes of each component of a run."""
+    genes = _genes(run, n)
     least, most = _WIDTHS
-    return _table(_genes(run, n), min(most, max(least, shutil.get_terminal_size().columns)))
+    margin = max(map(len, genes)) + 2
+    table = TextWrapper(
+        width=min(most, max(least, shutil.get_terminal_size().columns)),
+        subsequent_indent=" " * margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(table.fill(name.ljust(margin) + ("  ".join(row) or "-")) for name, row in genes.items())
 
 
 def _genes(run: Run, n: int) -> dict[str, list[str]]:
     table = leading_genes(run, n).tolist()
     names = component_names(len(table))
     return {name: [gene for gene in row if gene] for name, row in zip(names, table, strict=True)}
-
-
-def _table(genes: dict[str, list[str]], width: int) -> str:
-    """A block of lines for each component, genes in columns that stand below each other."""
-    margin = max(map(len, genes)) + 2
-    cell = max((len(gene) for row in genes.values() for gene in row), default=1) + 2
-    across = max(1, (width - margin) // cell)
-    lines: list[str] = []
-    for name, row in genes.items():
-        cells = [gene.ljust(cell) for gene in row] or ["-"]
-        rows = ["".join(cells[first : first + across]).rstrip() for first in range(0, len(cells), across)]
-        lines += textwrap.indent("\n".join(rows), " " * margin).splitlines()
-        lines[-len(rows)] = name.ljust(margin) + lines[-len(rows)].strip()
-    return "\n".join(lines)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import dask.array as da
+import numpy as np
 import zarr
 
 from dasknmf import NMF, Prepared, open_run
+from dasknmf.cli.export import new_path, write_geotiff
 from dasknmf.cli.options import argument, command, option
 from dasknmf.cli.output import short_warnings
 from dasknmf.cli.scheduling import SchedulerOptions
 from dasknmf.cli.sources import anndata_at
 from dasknmf.cli.stacks import StackSelection, missing_of_matrix
-from dasknmf.cli.transform_stack import write_maps
 from dasknmf.data import opened
-from dasknmf.errors import RunError
+from dasknmf.io.atomic import refuse_existing
 from dasknmf.singlecell import steps_to_repeat, usage
+from dasknmf.stacks.geotiff_in import is_raster
+from dasknmf.stacks.stack import Stack
+from dasknmf.store.run import Run
+from dasknmf.store.schema import Entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ def transform(job: TransformJob) -> None:
         if run.layout is not None:
             if job.layer is not None:
                 raise click.UsageError("--layer chooses a part of an AnnData, and RUN is one of a stack.")
-            write_maps(run, job.source, job.out, job)
+            _write_maps(run, job)
             return
         if job.variable or job.mask is not None:
             raise click.UsageError(
@@ -77,8 +83,7 @@ def write_rows(W: da.Array, path: Path) -> None:
     RunError
         If the path exists.
     """
-    if path.exists():
-        raise RunError(f"{str(path)!r} exists; W is only written to a new place: choose another.")
+    refuse_existing(path)
     rows = max(W.chunks[0])
     aligned = W.rechunk((rows, -1))
     try:
@@ -88,3 +93,54 @@ def write_rows(W: da.Array, path: Path) -> None:
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
+
+
+def _write_maps(run: Run, job: TransformJob) -> None:
+    """Write the abundances of a scene for the endmembers of a run.
+
+    Raises
+    ------
+    SourceError
+        If the scene cannot be opened, or is another kind of stack.
+    ValueError
+        If its features are not those of the run, or its missing values are not known.
+    RunError
+        If the target exists.
+    """
+    from dasknmf.stacks import StackNMF, export_zarr
+
+    path = new_path(str(job.out))
+    refuse_existing(path)
+    stack = _scene(run, job.source, job)
+    model = StackNMF.from_run(run)
+    maps = model.transform(stack)  # checks the dims, too
+    if is_raster(path):
+        masks = stack.masked or (stack.entries is not None and stack.entries.masks)
+        write_geotiff(path, model.model_.transform(stack), stack.layout, None if masks else 0)
+        return
+    export_zarr.write_dataset(maps.to_dataset(name="abundance"), path)
+    click.echo(f"abundance: {path}   open it: xarray.open_zarr({str(path)!r})")
+
+
+def _scene(run: Run, source: str, selection: StackSelection) -> Stack:
+    layout, entries = run.layout, run.identity.entries or Entries()
+    assert layout is not None  # a run of a stack
+    # The fitted variables: those of a dataset in their order, or the name of the only one.
+    images = selection.images(source, layout.name if layout.variables is None else list(layout.variables))
+    scene = partial(
+        Stack, images, layout.sample_dims, selection.mask_array(), negatives=entries.negatives or "error"
+    )
+    if selection.missing is not None:
+        return scene(missing=selection.missing)
+    stack, of_fit = scene(), entries.nodata
+    if not isinstance(of_fit, float):
+        return stack
+    nodata = None if stack.entries is None else stack.entries.nodata
+    if nodata is None:
+        return scene(missing=of_fit)
+    if np.ndim(nodata) or nodata != of_fit:
+        raise click.UsageError(
+            f"{source!r} declares {nodata} as its missing value, and in the fit it was {of_fit:g}: give "
+            "--missing auto for the value of the scene, or --missing NUMBER."
+        )
+    return stack

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import Factorization, abscissa_of, check_image, factor_of, names_of, titled_rows
+from dasknmf.plots.sources import Factorization, abscissa_of, check_image, factor_of, names_of, titles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def components(
     names = names_of(source, feature_names, n_features) if kind == "bars" else None
     if kind == "spectra" and coordinate is None:
         coordinate = abscissa_of(source)
-    shown = titled_rows(H, labels, n_components)
+    shown = list(zip(titles_of(labels, len(H)), H, strict=True))[:n_components]
     axes = style.panels(len(shown), ax, size=(2.2, 2.4) if kind == "images" else (2.8, 1.9))
     for panel, (title, row) in zip(axes, shown, strict=True):
         style.title(panel, title)

@@ -120,7 +120,7 @@ def _histogram(ax: Axes, density: np.ndarray, kept: np.ndarray, threshold: float
     if threshold < 2:
         farthest = float(density[known].max(initial=0.0))
         beyond = 0 < _FAR * farthest < threshold
-        label = f"threshold: {threshold:g}" + (", beyond the right edge" if beyond else "")
+        label = f"threshold: {threshold:g}" + (", not shown" if beyond else "")
         ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=label)
         if beyond:  # else the densities would be a hair at the left edge
             ax.set_xlim(0, 1.1 * farthest)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import Factorization, factor_of, names_of, titled_rows
+from dasknmf.plots.sources import Factorization, factor_of, names_of, titles_of
 
 
 def top_features(
@@ -57,7 +57,7 @@ def top_features(
     H = factor_of(source)
     names = names_of(source, feature_names, H.shape[1])
     names = np.arange(H.shape[1]) if names is None else names
-    shown = titled_rows(H, labels, n_components)
+    shown = list(zip(titles_of(labels, len(H)), H, strict=True))[:n_components]
     axes = style.panels(len(shown), ax, size=(2.8, 0.5 + 0.19 * n))
     for panel, (title, row) in zip(axes, shown, strict=True):
         leading = leading_of(row, n)

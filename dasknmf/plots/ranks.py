@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Sweep: TypeAlias = "RankSweep | Run | str | os.PathLike[str] | DataFrame | Mapping[str, npt.ArrayLike]"
 
 _STEEP = 30.0
-"""The ratio of held-out losses above which their axis is logarithmic."""
+"""The ratio of the largest to the smallest held-out loss above which their axis is logarithmic."""
 _STABILITY = {
     "silhouette": ("silhouette_mean", "silhouette"),
     "instability": ("instability", "instability"),
@@ -32,6 +32,8 @@ _STABILITY = {
 _LINE: dict[str, Any] = {"lw": 1.6, "ms": 4}
 _DASHED: dict[str, Any] = {"lw": 1.2, "ms": 4, "ls": "--", "mfc": "none"}
 _ERRORS = {"relative_error": "relative error", "loss": "D(V | WH)"}
+"""The errors, the first of which that is known is drawn."""
+_COLUMNS = ("silhouette_min", *(name for name, _ in _STABILITY.values()), *_ERRORS, "holdout", "holdout_std")
 
 
 def ranks(
@@ -80,28 +82,31 @@ def ranks(
     if stability not in _STABILITY:
         raise ValueError(f"stability is {stability!r}; it must be one of {list(_STABILITY)}: choose one.")
     found = selection_of(source)
-    table = _Table(found)
+    at, known = _table_of(found)
     name, label = _STABILITY[stability]
-    error = next((each for each in _ERRORS if table.knows(each)), None)
-    if error is None and not table.knows(name) and not table.knows("holdout"):
+    error = next((each for each in _ERRORS if each in known), None)
+    if error is None and name not in known and "holdout" not in known:
         raise ValueError(
-            f"of {len(table.at)} ranks neither {name} nor an error is known; there is nothing to draw: give "
+            f"of {len(at)} ranks neither {name} nor an error is known; there is nothing to draw: give "
             "the table of a sweep."
         )
     best = getattr(found, "best", None) if best is None else best
-    if best is not None and best not in table.at:
-        raise ValueError(f"best is {best}; the ranks are {table.at.tolist()}: give one of these.")
-    held = table.knows("holdout")
+    if best is not None and best not in at:
+        raise ValueError(f"best is {best}; the ranks are {at.tolist()}: give one of these.")
+    held = "holdout" in known
     panel: Axes = style.panels(1, ax, size=(5.6, 4.6 if held else 3.4))[0]
     lowest = style.below(panel) if held else panel
     style.plain(panel)
-    if table.knows(name):
+    if name in known:
         mean = "mean silhouette" if stability == "silhouette" else label
-        panel.plot(*table.known(name), color=style.BLUE, marker="o", label=mean, **_LINE)
-        if stability == "silhouette" and table.knows("silhouette_min"):
-            smallest = table.known("silhouette_min")
+        panel.plot(*known[name], color=style.BLUE, marker="o", label=mean, **_LINE)
+        if stability == "silhouette" and "silhouette_min" in known:
+            smallest = known["silhouette_min"]
             panel.plot(*smallest, color=style.BLUE, marker="v", label="smallest silhouette", **_DASHED)
-    _coloured(panel, label, style.BLUE, drawn=table.knows(name))
+        _coloured(panel, label, style.BLUE)
+    else:
+        panel.set_yticks([])
+        panel.spines["left"].set_visible(False)
     if error is not None:
         other = panel.twinx()
         style.plain(other)
@@ -111,89 +116,68 @@ def ranks(
         panel.set_zorder(other.get_zorder() + 1)
         panel.patch.set_visible(False)
         shown: dict[str, Any] = {"color": style.ORANGE, "marker": "s", "label": _ERRORS[error], **_LINE}
-        other.plot(*table.known(error), **shown)
+        other.plot(*known[error], **shown)
         _coloured(other, _ERRORS[error], style.ORANGE)
         panel.plot([], [], **shown)
     if held:
-        at, losses = table.known("holdout")
-        spread = dict(zip(table.at.tolist(), table.column("holdout_std"), strict=True))
-        bars = np.nan_to_num([spread[rank] for rank in at.tolist()])
-        lowest.plot(at, losses, color=style.GREEN, marker="D", label="held out", **_LINE)
-        if bars.any():
-            lowest.errorbar(at, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
+        tried, losses = known["holdout"]
+        stds = dict(zip(*known.get("holdout_std", ((), ())), strict=True))
+        bars = [stds.get(rank, 0.0) for rank in tried]
+        lowest.plot(tried, losses, color=style.GREEN, marker="D", label="held out", **_LINE)
+        if any(bars):
+            lowest.errorbar(tried, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
         style.plain(lowest)
         _coloured(lowest, "held out", style.GREEN)
         if (losses > 0).all() and losses.max() > _STEEP * losses.min():
-            lowest.set_yscale("log")  # too many components cost more by powers of ten
+            lowest.set_yscale("log")  # too many components cost powers of ten
         panel.tick_params(axis="x", labelbottom=False)
     if best is not None:
         rule = getattr(found, "rule", None)
         label = f"chosen: {best}" + (f" ({rule})" if rule else "")
-        panel.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0, label=label)
-        if held:
-            lowest.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0)
-    _abscissa(lowest, table.at)
+        for each in {panel, lowest}:
+            each.axvline(best, color=style.PALE, lw=1.2, ls=":", zorder=0, label=label)
+    lowest.set_xlabel("number of components", fontsize=9)
+    if len(at) <= 12:
+        lowest.set_xticks(at)
+    else:
+        lowest.locator_params(axis="x", nbins=10, integer=True)
     style.legend_above(panel)
     return panel
 
 
-class _Table:
-    """Columns over ranks, in the order of the ranks."""
+def _table_of(source: Any) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The ranks in ascending order, and for each column with values the ranks of these values, and they.
 
-    def __init__(self, source: Any) -> None:
-        columns = source.to_dataframe() if hasattr(source, "to_dataframe") else source
-        if hasattr(source, "ranks"):  # the findings of a run
-            columns = vars(source) | {"n_components": source.ranks}
-        at = np.asarray(_ranks_of(columns), dtype=int)
-        self._order = np.argsort(at, kind="stable")
-        self._columns = columns
-        self.at = at[self._order]
-
-    def column(self, name: str) -> np.ndarray:
-        if name not in self._columns:
-            return np.full(len(self.at), np.nan)
-        return np.asarray(self._columns[name], dtype=float)[self._order]
-
-    def knows(self, name: str) -> bool:
-        return bool(np.isfinite(self.column(name)).any())
-
-    def known(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ranks for which the column has a value, and these values."""
-        values = self.column(name)
-        there = np.isfinite(values)
-        return self.at[there], values[there]
-
-
-def _ranks_of(columns: Any) -> Any:
-    if hasattr(columns, "columns") and "n_components" not in columns:
-        return columns.index
-    if not hasattr(columns, "keys") or "n_components" not in columns:
+    Raises
+    ------
+    ValueError
+        If the source has no ranks.
+    """
+    table = source.to_dataframe() if hasattr(source, "to_dataframe") else source
+    if hasattr(source, "ranks"):  # the findings of a run
+        table = vars(source) | {"n_components": source.ranks}
+    elif hasattr(table, "rename_axis") and "n_components" not in table:
+        table = table.rename_axis("n_components").reset_index()
+    if not hasattr(table, "keys") or "n_components" not in table:
         raise ValueError(
-            f"a {type(columns).__name__} has no ranks; the abscissa is n_components: give a sweep, its "
+            f"a {type(table).__name__} has no ranks; the abscissa is n_components: give a sweep, its "
             "table, or a mapping with that column."
         )
-    return columns["n_components"]
+    at = np.asarray(table["n_components"], dtype=int)
+    order = np.argsort(at, kind="stable")
+    at, known = at[order], {}
+    for name in _COLUMNS:
+        if name in table:
+            values = np.asarray(table[name], dtype=float)[order]
+            there = np.isfinite(values)
+            if there.any():
+                known[name] = (at[there], values[there])
+    return at, known
 
 
-def _coloured(ax: Axes, label: str, colour: str, *, drawn: bool = True) -> None:
-    """Give an axis the colour of its curve, and no numbers where there is no curve."""
-    if not drawn:
-        ax.set_yticks([])
-        ax.spines["left"].set_visible(False)
-        return
+def _coloured(ax: Axes, label: str, colour: str) -> None:
+    """Give the ordinate the label and the colour of its curve."""
     ax.set_ylabel(label, fontsize=9, color=colour)
     ax.tick_params(axis="y", labelcolor=colour)
     ax.margins(y=0.08)
-    ax.locator_params(axis="y", nbins=5)
-    ax.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True, useOffset=False)
-    ax.yaxis.offsetText.set_fontsize(7)
-
-
-def _abscissa(ax: Axes, at: np.ndarray) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    if len(at) <= 12:
-        ax.set_xticks(at)
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    ax.set_xlabel("number of components", fontsize=9)
+    style.short_numbers(ax, "y", n_ticks=5)

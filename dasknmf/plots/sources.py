@@ -1,4 +1,4 @@
-"""W, H, names and passes for a picture, taken from a model, a run or arrays."""
+"""W, H, names and passes of the source of a picture: a model, a run or arrays."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Factorization: TypeAlias = "NMF | StackModel | Run | os.PathLike[str] | npt.Arra
 
 
 def opened(source: Any) -> Any:
-    """The run at a path; anything else as it is."""
+    """The run, if the source is the path of one; else the source itself."""
     return open_run(source) if isinstance(source, (str, os.PathLike)) else source
 
 
 def selection_of(source: Any) -> Any:
-    """The findings of a sweep or a consensus, from its run or the path of the run; anything else as it is.
+    """The findings of a sweep or a consensus, if the source is its run or the path; else the source itself.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def selection_of(source: Any) -> Any:
 
 
 def fitted(source: Any) -> Any:
-    """The run at a path, the NMF of a model of a stack; anything else as it is."""
+    """The run at a path, or the NMF of a model of a stack; else the source itself."""
     source = opened(source)
     return getattr(source, "model_", source)
 
@@ -66,7 +66,7 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
     Raises
     ------
     ValueError
-        If the places of W's rows are unknown, or no image of two dimensions.
+        If the layout of the rows of W is unknown, or not that of an image.
     """
     source = opened(source)
     # A DataArray or that of a model of a stack: (component, y, x), whatever the names of y and x.
@@ -126,7 +126,7 @@ def factor_of(source: Any) -> np.ndarray:
 
 
 def coordinate_of(layout: Layout, dim: str) -> np.ndarray | None:
-    """The numbers or dates along a feature dim, all finite, as an abscissa; None where there are none."""
+    """The coordinate of a feature dim as an abscissa; None unless all values are finite numbers or dates."""
     coordinate = layout.coords.get(dim)
     if coordinate is None or coordinate.dims != (dim,) or coordinate.values.dtype.kind not in "iufM":
         return None
@@ -136,7 +136,7 @@ def coordinate_of(layout: Layout, dim: str) -> np.ndarray | None:
 
 
 def abscissa_of(source: Any) -> np.ndarray | None:
-    """The coordinate of the features of a stack's run, where the stack has one feature dim."""
+    """The coordinate of the features, if the source is the run of a stack with one feature dim; else None."""
     layout = getattr(opened(source), "layout", None)
     if layout is None or len(layout.feature_dims) != 1:
         return None
@@ -144,7 +144,7 @@ def abscissa_of(source: Any) -> np.ndarray | None:
 
 
 def names_of(source: Any, given: Sequence[str] | None, n_features: int) -> np.ndarray | None:
-    """Names of the features: those that are given, or else those of the source.
+    """Names of the features: the given ones, or else those of the source, None if it has none.
 
     Raises
     ------
@@ -177,13 +177,6 @@ def matrix(values: npt.ArrayLike, what: str) -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(f"{what} has shape {array.shape}; it must have two dimensions: give a matrix.")
     return array
-
-
-def titled_rows(
-    H: np.ndarray, labels: Sequence[str] | None, n_components: int | None
-) -> list[tuple[str, np.ndarray]]:
-    """The title and the row of each of the first components."""
-    return list(zip(titles_of(labels, len(H)), H, strict=True))[:n_components]
 
 
 def titles_of(labels: Sequence[str] | None, count: int) -> list[str]:

@@ -105,10 +105,10 @@ def plain(ax: Axes) -> None:
     ax.tick_params(labelsize=8)
 
 
-def short_numbers(ax: Axes, axis: Literal["x", "y"]) -> None:
+def short_numbers(ax: Axes, axis: Literal["x", "y"], *, n_ticks: int = 3) -> None:
     """A few ticks on an axis, with a common power of ten where numbers are long."""
-    ax.locator_params(axis=axis, nbins=3)
-    ax.ticklabel_format(axis=axis, scilimits=(-2, 4), useMathText=True)
+    ax.locator_params(axis=axis, nbins=n_ticks)
+    ax.ticklabel_format(axis=axis, scilimits=(-2, 4), useMathText=True, useOffset=False)
     (ax.xaxis if axis == "x" else ax.yaxis).get_offset_text().set_fontsize(7)
 
 

@@ -1,4 +1,4 @@
-"""What the spectra of many starts agree on: how dense they lie, which are kept, medians of clusters."""
+"""Steps of consensus NMF: the density of spectra, the filter, the clusters and their medians."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dasknmf.errors import DataError
 from dasknmf.selection.matching import unit_rows
 
 NO_FILTER = 2.0
-"""No two nonnegative spectra of unit length are further apart than √2."""
+"""A threshold that filters nothing: the distance of nonnegative spectra of unit length is at most √2."""
 
 
 def stacked(spectra: Sequence[np.ndarray]) -> np.ndarray:
-    """All rows below each other, each of unit length; rows of zeros, which have none, stay.
+    """The spectra of all starts in one array, each scaled to unit length; rows of zeros remain zero.
 
     Returns
     -------
@@ -30,23 +30,23 @@ def stacked(spectra: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def local_density(stack: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Mean Euclidean distance of each spectrum to so many others, the nearest.
+    """Mean Euclidean distance of each spectrum to its nearest neighbours.
 
     Parameters
     ----------
     stack : ndarray of shape (n_spectra, n_features)
-        As `stacked` gives it.
+        Spectra as returned by `stacked`.
     n_neighbors : int
 
     Returns
     -------
     density : ndarray of shape (n_spectra,), float64
-        Infinite for a spectrum of zeros, which is nobody's neighbour.
+        Infinite for a spectrum of zeros, which is no neighbour of others.
 
     Raises
     ------
     DataError
-        If fewer spectra are alive.
+        If at most `n_neighbors` spectra are not zero.
     """
     alive = np.flatnonzero(stack.any(axis=1))
     if len(alive) <= n_neighbors:
@@ -61,14 +61,14 @@ def local_density(stack: np.ndarray, n_neighbors: int) -> np.ndarray:
 
 
 def clustered(stack: np.ndarray, density: np.ndarray, threshold: float, k: int) -> np.ndarray:
-    """The cluster of each spectrum, −1 for those that are filtered.
+    """The cluster of each spectrum by k-means, −1 for filtered spectra.
 
     Parameters
     ----------
     stack : ndarray of shape (n_spectra, n_features)
     density : ndarray of shape (n_spectra,)
     threshold : float
-        Spectra of this density or more are filtered.
+        Spectra whose density is not below this are filtered.
     k : int
 
     Returns
@@ -93,8 +93,8 @@ def clustered(stack: np.ndarray, density: np.ndarray, threshold: float, k: int) 
         )
     labels = np.full(len(stack), -1)
     means = KMeans(k, n_init=10, random_state=1)
-    # Its threads wait for each other after every one of some hundred short steps: where cores have other
-    # work, 800 x 2000 took 3.5 s with two and 0.3 s with one.
+    # One thread: k-means joins its threads after each of some hundred short steps. On busy cores 800 x 2000
+    # took 3.5 s with two threads and 0.3 s with one.
     with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
         # The number of distinct spectra is checked below.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -114,7 +114,7 @@ def _quantiles(density: np.ndarray) -> str:
 
 
 def medians(stack: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """The median of each cluster, feature by feature, made to add up to one.
+    """The median of each cluster, feature by feature, scaled to a sum of one.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def medians(stack: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def silhouette(stack: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette (Euclidean) of the kept; NaN where there is one cluster, or one spectrum in each."""
+    """Mean silhouette (Euclidean) of the clustered spectra; NaN for one cluster, or one spectrum in each."""
     kept = labels >= 0
     if not 1 < len(np.unique(labels[kept])) < kept.sum():
         return float("nan")

@@ -1,4 +1,4 @@
-"""The fit of given spectra to V: one read for those of many factorizations."""
+"""The evaluation of given H: the best W for each, and the loss, in one read of V."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from dasknmf.core.starts.sample import drawn_from
 from dasknmf.core.state import FactorState, State
 
 DRAWN_ROWS = 4096
-"""Most rows of W that are drawn for each."""
+"""Largest number of sampled rows of W."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Which rows of W are kept.
+    """A random sample of the rows of W.
 
     Parameters
     ----------
     n_rows : int
-        Of V.
+        Number of rows of V.
     seed : int
     rows : PixelIndex
-        Of V's rows.
+        Numbers of V's rows, to which the random numbers belong.
     """
 
     n_rows: int
@@ -40,7 +40,7 @@ class Draw:
 
     @property
     def share(self) -> float:
-        """Such that hardly ever more than `DRAWN_ROWS` are drawn: three standard deviations below."""
+        """The share of rows that are drawn; their expected number is three deviations below `DRAWN_ROWS`."""
         if self.n_rows <= DRAWN_ROWS:
             return 1.0
         return (DRAWN_ROWS - 3 * DRAWN_ROWS**0.5) / self.n_rows
@@ -48,19 +48,19 @@ class Draw:
 
 @dataclass(frozen=True)
 class Evaluation(Phase):
-    """W for an H that is given: its loss, the sum of its columns, and either some of its rows or all.
+    """The best W for a given H: the loss, the sums of the columns of W, and a sample of its rows or all rows.
 
     Parameters
     ----------
     coder : Coder
-        With H.
+        Holds H, and solves for W.
     dtype : numpy.dtype
     surveyed : State
-        What the survey of V found.
+        The survey of V.
     draw : Draw or None
-        Rows of W that the tally keeps; None: the pass leaves all rows behind.
+        The sample of rows of W that the tally holds; None: the pass writes all rows.
     sparse : bool
-        Whether V is.
+        Whether V is sparse.
     """
 
     coder: Coder
@@ -81,7 +81,7 @@ class Evaluation(Phase):
 
     @property
     def lines_bytes(self) -> int:
-        """Of the packed products of all features, which it has where entries are missing."""
+        """Bytes of the packed products of all features, which are needed where entries are missing."""
         return 0 if self.coder.entries is None else lines_bytes(self.coder.H.shape[1], self.k)
 
     def tally(self) -> Tally:
@@ -100,7 +100,7 @@ class Evaluation(Phase):
         self.add(tile, rows, N, tally, self.drawn(tile))
 
     def drawn(self, tile: Tile) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which rows of a tile are kept, counted within it, and their places."""
+        """The sampled rows of a tile, counted within the tile, and their numbers in V."""
         if self.draw is None:
             return None
         return drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
@@ -113,15 +113,15 @@ class Evaluation(Phase):
         tally: Tally,
         drawn: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
-        """The same, given V Hᵀ and the rows that are kept."""
+        """Visit a tile, given N = V Hᵀ and the sampled rows."""
         n_rows = tile.rows.stop - tile.rows.start
         W = rows["W"] if "W" in rows else np.zeros((n_rows, self.k), self.dtype)
         self.coder.solve(tile, W, N)
         tally["loss"] += self._loss(tile, W, N)
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
         if drawn is not None:
-            kept, places = drawn
-            tally["drawn"] = tally["drawn"].plus(places, W[kept])
+            inside, numbers = drawn
+            tally["drawn"] = tally["drawn"].plus(numbers, W[inside])
 
     def _loss(self, tile: Tile, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
@@ -129,14 +129,14 @@ class Evaluation(Phase):
             return float(tile.ratio(W, H, self.coder.loss.beta, self.surveyed.eps).loss())
         if not self._by_gram:
             return float(tile.residual(W, H))
-        # ‖V − WH‖² less ‖V‖², which the survey knows.
+        # ½‖V − WH‖² without ½‖V‖², which `loss_of` adds.
         a = np.ones(len(W)) if tile.row_weights is None else tile.row_weights
         W64 = W.astype(np.float64)
         return float(a @ (((0.5 * W64) @ self.coder.gram - N) * W64).sum(axis=1))
 
     @property
     def _by_gram(self) -> bool:
-        """Whether the loss is computed without WH, which would be dense; it cancels on nearly exact fits."""
+        """Whether the loss is computed without WH, which is dense. Its terms cancel in nearly exact fits."""
         return self.sparse and self.coder.loss.quadratic and self.coder.entries is None
 
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
@@ -153,7 +153,7 @@ class Evaluation(Phase):
 
 
 class _Evaluations:
-    """Evaluations of several H, whose products with V are one, and which keep the same rows."""
+    """The walk of evaluations of several H: one product with V for all, and the same sampled rows."""
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
         self._parts: list[tuple[Evaluation, Visitor, Tally]] = [
@@ -168,7 +168,7 @@ class _Evaluations:
 
     def __call__(self, tile: Tile) -> None:
         N = None if self._Ht is None else tile.cross(self._Ht)
-        drawn = self._parts[0][0].drawn(tile)  # once: a number for each row of V is not free
+        drawn = self._parts[0][0].drawn(tile)  # once, as random numbers of all rows of V take time
         for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
             own = None if N is None else np.ascontiguousarray(N[:, columns])
             phase.add(tile, visitor.rows_of(tile), own, tally, drawn)

@@ -16,16 +16,16 @@ RandomState: TypeAlias = int | np.random.RandomState | None
 Stage: TypeAlias = str | os.PathLike[str] | None
 """Where the data of a fit are staged, as for `NMF.fit`."""
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
-"""Starts that are the same, or nearly, for every seed."""
+"""Values of `init` that give the same, or nearly the same, start for every seed."""
 
 
 def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of `NMF`, with ``init="random"`` unless given, if starts of different seeds differ.
+    """Parameters of `NMF` for starts that differ by their seeds; ``init="random"`` unless given.
 
     Raises
     ------
     ValueError
-        If all seeds give the same start or the same H.
+        If all seeds give the same start, or rows of H are fixed.
     TypeError
         If `NMF` has no parameter of a given name.
     """
@@ -36,7 +36,7 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
     nmf = {"init": "random"} | nmf
     if nmf["init"] in _UNSEEDED:
         raise ValueError(
-            f"init is {nmf['init']!r}, nearly the same for every seed; a consensus is of starts that differ: "
+            f"init is {nmf['init']!r}, nearly the same for every seed; a consensus needs starts that differ: "
             "use init='random', 'sample' or 'nndsvdar'."
         )
     if nmf.get("fixed_components") is not None:
@@ -109,7 +109,7 @@ class Clustering:
 
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Whether a value is a whole number of at least so many."""
+    """Whether a value is a whole number and not below `least`."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 

@@ -1,4 +1,4 @@
-"""The result of a consensus: programs, and the spectra that they are medians of."""
+"""The result of a consensus: the programs, and the spectra of all starts."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ class Consensus:
 
     def _with_X(self, method: str, remedy: str) -> refit.Refitter:
         if self._refitter is None:
-            raise ValueError(f"{method} needs X, which a consensus that was opened does not know: {remedy}.")
+            raise ValueError(
+                f"{method} needs X, which a consensus opened from a run lacks: {remedy}."
+            )
         return self._refitter
 
 

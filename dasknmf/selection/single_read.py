@@ -1,4 +1,4 @@
-"""One read of V by one phase, with rows of W given beside it or without."""
+"""One read of V by one phase, with or without given usages."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from dasknmf.store.factors import FactorVersion, MemoryFactors
 Usages: TypeAlias = np.ndarray | da.Array | zarr.Array
 """W of shape (n_samples, n_components)."""
 DTYPE = np.dtype(np.float64)
-"""Of the products: they are made once, and nothing later mends them."""
+"""The dtype of products: no later pass corrects their rounding."""
 
 
 class GivenRows(MemoryFactors):
-    """Rows of W that are given, in memory or in a store that every worker reaches.
+    """Given rows of W, in memory or in a store that every worker can read.
 
     Parameters
     ----------
     rows : ndarray or zarr.Array of shape (n_samples, n_components)
     grid : Grid
-        Panels of the V beside which they stand.
+        Panels of V.
     """
 
     def __init__(self, rows: np.ndarray | zarr.Array, grid: Grid) -> None:
@@ -55,31 +55,31 @@ def single_read(
     usages: Usages | None = None,
     dtype: np.dtype = DTYPE,
 ) -> tuple[State, Outcome]:
-    """The state and the outcome of a phase after one read of V, whose values the same read checks.
+    """The state and the outcome of a phase after one read of V. The same read checks the values of V.
 
     Nothing is stored.
 
     Parameters
     ----------
     V : OpenMatrix
-        V as it is read by rows: ``OpenMatrix.of(source)``, or `Study.V`, which may be staged.
+        ``OpenMatrix.of(source)``, read by rows, or `Study.V`, which may be staged.
     phase : Phase
-        One that leaves no rows.
+        A phase that writes no rows.
     k : int, default=0
-        n_components: columns of the rows that tiles have; 0 for a phase without rows.
+        Number of columns of W in the phase; 0 for a phase without W.
     state : State, optional
-        What the phase starts from; by default nothing.
+        The state from which the phase starts; empty by default.
     usages : array of shape (n_samples, k), optional
-        The rows "W" of the phase: NumPy, Dask or Zarr.
+        W for the phase, its rows "W": NumPy, Dask or Zarr.
     dtype : numpy.dtype, default=float64
-        Of tiles and their products; sums are float64.
+        The dtype of tiles and their products; sums are float64.
 
     Returns
     -------
     state : State
-        As `phase.update` leaves it, with what the survey of V adds.
+        The state that `phase.update` returns, with the survey of V.
     outcome : Outcome
-        Of the phase.
+        The outcome that `phase.update` returns.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def single_read(
     MemoryLimitError
         If a slab of V and its products, or usages in this process, do not fit in memory.
     SchedulerError
-        If workers do not reach a directory of this process, and usages are no Zarr array.
+        If usages are no Zarr array, and workers cannot read a directory of this process.
     """
     source = V.source
     V_survey = survey.Survey(source.shape, Loss.named("frobenius"), V.masked)
@@ -103,7 +103,7 @@ def single_read(
             rows = (FactorVersion.of(GIVEN, [{"W": k}]),)
         factors.write_states(GIVEN, 0, [state or State()])
         (tally,) = V.tallies([surveyed], dtype, factors, rows)
-    with np.errstate(all="ignore"):  # `finite` refuses what left its range
+    with np.errstate(all="ignore"):  # `finite` raises an error for overflows
         after, outcome = surveyed.update(tally, state or State())
     survey.check(after, V_survey, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
     return after, outcome
@@ -112,7 +112,7 @@ def single_read(
 def _within_reach(
     usages: Usages, grid: Grid, scheduler: Scheduler, stack: ExitStack
 ) -> np.ndarray | zarr.Array:
-    """Rows of W where every task reaches them."""
+    """Usages where every task can read them: in this process, or in a Zarr array."""
     n_rows, k = (int(length) for length in usages.shape)
     if scheduler.client is None:
         if isinstance(usages, da.Array):
@@ -132,12 +132,12 @@ def _within_reach(
 
 
 def checked_usages(usages: Usages, shape: tuple[int, int]) -> Usages:
-    """Usages with a row for each row of an X of that shape.
+    """Usages, after a check that they have a row for each row of an X of this shape.
 
     Raises
     ------
     ValueError
-        If there are more or fewer rows, or a NumPy array holds values that are negative or not finite.
+        If the number of rows differs, or a NumPy array holds values that are negative or not finite.
     """
     usages = usages if isinstance(usages, (da.Array, zarr.Array)) else np.asarray(usages)
     if usages.ndim != 2 or usages.shape[0] != shape[0]:
@@ -146,7 +146,7 @@ def checked_usages(usages: Usages, shape: tuple[int, int]) -> Usages:
             f"usages of the same rows, shape ({shape[0]}, n_components)."
         )
     if not isinstance(usages, np.ndarray):
-        return usages  # values that are not finite show in what follows from them
+        return usages  # not read here: values that are not finite give a result that is not finite
     if not np.isfinite(usages).all() or (usages < 0).any():
         raise ValueError(
             f"usages hold {usages.min():g} or values that are not finite; they are nonnegative: give those "

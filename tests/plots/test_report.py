@@ -137,7 +137,7 @@ def test_a_running_job(tmp_path, low_rank, small_panels):
     first, last = pages[0], pages[-1]
     assert first[0].phase != "exact"
     assert "No components yet" in first[1]
-    assert "The loss of no pass is known yet" in first[1]
+    assert "No pass has computed the loss yet" in first[1]
     assert re.search(r"running process \d+ on \S+ writes this run", last[1])
     assert f"{last[0].loss:.8g}" in last[1]
     assert "at most 7 passes" in last[1]

@@ -87,7 +87,7 @@ def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
     with pytest.raises(InterruptedError):
         rank_sweep(V, [2, 3], n_init=2, random_state=0, max_iter=3, checkpoint=run, callbacks=[look])
     assert "0 of 4 have ended" in pages[2][1]
-    assert "components ended passes lowest loss highest 2 0 of 2 1 " in pages[2][1]
+    assert "components ended passes lowest loss highest loss 2 0 of 2 1 " in pages[2][1]
     assert re.search(r"running process \d+ on \S+ writes this run", pages[2][1])
     before = next(text for record, text in reversed(pages) if record.phase != "final")
     assert "4 of 4 have ended: 4 max_iter" in before
@@ -143,9 +143,8 @@ def test_cards(swept, agreed):
 
 
 def test_cells_of_the_chosen_row_are_escaped(swept, monkeypatch):
-    monkeypatch.setattr(models, "rank_table", lambda run: (["<a>"], [["<b>"], ["c"]]))
-    monkeypatch.setattr(models, "chosen_row", lambda run: 0)
-    assert '<th>&lt;a&gt;</th></tr><tr class="chosen"><td>&lt;b&gt;</td></tr><tr><td>c</td></tr>' in page(
+    monkeypatch.setattr(models, "rank_table", lambda run: (["<a>"], [["→ <b>"], ["c"]]))
+    assert '<th>&lt;a&gt;</th></tr><tr class="chosen"><td>→ &lt;b&gt;</td></tr><tr><td>c</td></tr>' in page(
         swept[1]
     )
 

@@ -1,4 +1,4 @@
-"""A run in words and numbers, for the command line and the report."""
+"""Facts about a run, for the command line and the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from dask.utils import format_bytes
-from msgspec.structs import asdict
 
 from dasknmf.core.history import Ending, Record
 from dasknmf.core.losses import NAMES
@@ -19,26 +18,12 @@ from dasknmf.store.schema import Entries, Preparation
 Facts = list[tuple[str, str]]
 """Names and values, in the order in which they are shown."""
 
-_SHOWN_APART = {
-    "shape",
-    "dtype",
-    "transposed",
-    "seed",
-    "model",
-    "feature_names",
-    "preparation",
-    "layout",
-    "entries",
-    "many",
-}
-"""Fields of a run's identity that other lines show."""
-
-_WEIGHTS = {"sample_weight", "feature_weight", "weights"}
-"""Fields of which a run keeps a digest only."""
+_DIGESTS = ("feature_weight", "mask", "sample_weight", "weights")
+"""Inputs of which a run stores a digest only."""
 
 
 def status_of(run: Run) -> tuple[str, str]:
-    """The status of a run in a word, and advice."""
+    """The status of a run in one word, and advice."""
     if run.status != "running" and not is_unfinished(run):
         if run.identity.many is None:
             return run.status, Ending(run.status).advice
@@ -47,14 +32,10 @@ def status_of(run: Run) -> tuple[str, str]:
             return Ending.CONVERGED.value, Ending.CONVERGED.advice
         reached = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met"
         return Ending.MAX_ITER.value, f"{reached}: raise max_iter, or tol."
-    writer = run.writer
-    if writer:
+    if writer := run.writer:
         return "running", f"{writer} writes this run."
     what = "fit" if run.identity.many is None else "command"
-    return (
-        "interrupted",
-        f"No living process writes this run: start the same {what} again to resume it.",
-    )
+    return "interrupted", f"No living process writes this run: start the same {what} again to resume it."
 
 
 def loss_named(beta: float) -> str:
@@ -93,7 +74,7 @@ def layout_facts(run: Run) -> Facts:
 
 
 def preparation_facts(run: Run) -> Facts:
-    """The steps of preparation, and the other inputs that must be the same when a run goes on."""
+    """The steps of preparation, and the other inputs that must be the same when the run is resumed."""
     facts: Facts = []
     steps = run.identity.preparation
     while steps is not None:
@@ -101,12 +82,8 @@ def preparation_facts(run: Run) -> Facts:
         steps = steps.before
     if run.identity.entries is not None:
         facts += _entries_facts(run.identity.entries)
-    rest = {name: value for name, value in asdict(run.identity).items() if name not in _SHOWN_APART}
-    for name, value in sorted(rest.items()):
-        if value is not None:
-            plain = f"given ({value})" if name in _WEIGHTS else _plain(value)
-            facts.append((name.replace("_", " "), plain))
-    return facts
+    digests = [(name.replace("_", " "), getattr(run.identity, name)) for name in _DIGESTS]
+    return facts + [(name, f"given ({digest})") for name, digest in digests if digest is not None]
 
 
 def _entries_facts(entries: Entries) -> Facts:
@@ -147,23 +124,19 @@ def model_facts(run: Run) -> Facts:
 def loss_facts(run: Run) -> Facts:
     """The last known loss and the pair (W, H) that it belongs to."""
     last = last_with_loss(run)
-    if last is None or last.loss is None:
+    if last is None:
         return []
-    facts = [("loss D(V | WH)", f"{last.loss:.8g}, {loss_place(last)}")]
+    pair = f"at the {last.loss_at} of the last pass"
+    if last.closed:
+        pair = "of these W and H"
+    elif last.models:
+        pair = "of the lowest model"
+    facts = [("loss D(V | WH)", f"{last.loss:.8g}, {pair}")]
     if run.params["beta_loss"] == 2:
         facts.append(("relative error ‖V − WH‖ / ‖V‖", f"{relative_error(run):.4g}"))
-    if "holdout" in last.measures:
-        facts.append(("loss of held-out entries", f"{last.measures['holdout']:.8g}"))
+    if last.holdout is not None:
+        facts.append(("loss of held-out entries", f"{last.holdout:.8g}"))
     return facts
-
-
-def loss_place(record: Record) -> str:
-    """The pair (W, H) that the loss of a record belongs to."""
-    if record.closed:
-        return "of these W and H"
-    if record.models:
-        return "of the lowest model"
-    return f"at the {record.loss_at} of the last pass"
 
 
 def last_with_loss(run: Run) -> Record | None:
@@ -210,23 +183,21 @@ def throughput_facts(run: Run) -> Facts:
 def memory_facts(run: Run) -> Facts:
     """The projected and the largest measured memory of a process."""
     facts: Facts = []
-    plan = run.plan
+    plan, seen = run.plan, memory_seen(run)
     if plan is not None:
         facts += [
             ("projected peak", f"{format_bytes(plan.memory_projected)} in one process"),
             ("limit", format_bytes(plan.memory_limit)),
-            ("where", f"{plan.scheduler}: {plan.processes} × {plan.threads} threads"),
+            ("scheduler", f"{plan.scheduler}: {plan.processes} × {plan.threads} threads"),
         ]
-    seen = memory_seen(run)
     if seen is not None:
-        facts.append(("largest process seen", format_bytes(seen)))
+        facts.append(("largest process", format_bytes(seen)))
     return facts
 
 
 def memory_seen(run: Run) -> int | None:
-    """Bytes of the largest process in any pass; None where no pass has measured them."""
-    seen = [record.memory for record in run.history if record.memory]
-    return max(seen) if seen else None
+    """Bytes of the largest process in any pass; None if no pass has measured memory."""
+    return max((record.memory for record in run.history if record.memory), default=None)
 
 
 def warnings_of(run: Run) -> list[str]:
@@ -252,7 +223,7 @@ def warnings_of(run: Run) -> list[str]:
         if count:
             found.append(
                 f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave these "
-                "{name} out, or check the missing values."
+                f"{name} out, or check the missing values."
             )
     seen, plan = memory_seen(run), run.plan
     if plan is not None and seen is not None and seen > plan.memory_projected:

@@ -1,4 +1,4 @@
-"""Pictures as text inside of a page: curves as SVG, maps as PNG. Needs matplotlib."""
+"""Pictures of a report as HTML: curves as SVG, maps as PNG. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _INK = "#010203"
 """A placeholder for the colour of the page's text, in light and in dark pages."""
 _CHARACTERS = 22
-"""The characters of names that fit below a small panel."""
+"""The number of characters that fit below a small panel."""
 
 
 def loss_curve(run: Run) -> Markup:
@@ -104,21 +104,14 @@ def _curves(ax: Axes, values: np.ndarray, layout: Layout, lines: str, dim: str) 
 
 def _matrix(ax: Axes, values: np.ndarray, layout: Layout) -> None:
     """An image with a row for each element of the first feature dim."""
-    ax.imshow(
-        values,
-        cmap=style.colours(style.FACES),
-        vmin=0,
-        vmax=style.top_of(values),
-        aspect="auto",
-        interpolation="nearest",
-    )
+    style.image(ax, values, style.FACES, 0.0, style.top_of(values)).axes.set_aspect("auto")
     for axis, dim in zip((ax.yaxis, ax.xaxis), layout.feature_dims, strict=True):
         axis.set_label_text(_titled(layout, dim), fontsize=8, parse_math=False)
         _named(axis, layout, dim)
 
 
 def _named(axis: Axis, layout: Layout, dim: str) -> None:
-    """Names at the ticks of an axis: all, or every few where they do not fit."""
+    """Names at the ticks of an axis: all, or every n-th where they do not fit."""
     names = _names(layout, dim)
     longest = max(map(len, names)) + 1
     most = 8 if axis is axis.axes.yaxis else max(1, _CHARACTERS // longest)
@@ -157,7 +150,7 @@ def picture(values: np.ndarray, cmap: str, label: str) -> Markup:
 
 @contextmanager
 def _canvas(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
-    """A figure without a window, and its Axes, with text in the colour of the page."""
+    """Context with a figure and its Axes, with text in the colour of the page; no window opens."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -177,7 +170,7 @@ def _svg(figure: Figure, label: str) -> Markup:
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawn = file.getvalue()
     drawn = drawn[drawn.index("<svg") :]
-    # A page knows these already, and several pictures in it may not have the same identifiers.
+    # A page needs no metadata and namespaces, and its pictures may not share identifiers.
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn)
     drawn = re.sub(r'<g id="[^"]*"', "<g", drawn)

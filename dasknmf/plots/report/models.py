@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def many_of(run: Run) -> Many:
-    """The factorizations of a sweep or a consensus."""
+    """The ranks and starts of a sweep or a consensus."""
     assert run.identity.many is not None
     return run.identity.many
 
@@ -67,96 +68,78 @@ def is_consensus(run: Run) -> bool:
     return run.identity.many is not None and run.identity.many.consensus
 
 
-def is_study(run: Run) -> bool:
-    """Whether a run is a rank sweep or a consensus."""
-    return run.identity.many is not None
-
-
-def chosen_row(run: Run) -> int:
-    """The row of the rank table that holds the chosen number of components."""
-    return many_of(run).ranks.index(findings_of(run)["best"])
-
-
 def is_unfinished(run: Run) -> bool:
-    """Whether a run is a sweep or a consensus without findings yet."""
+    """Whether a run is a sweep or a consensus that has not ended."""
     return run.identity.many is not None and (not run.concluded or run.found is None)
 
 
 def components_text(run: Run) -> str:
-    """The number of components, and of a sweep the numbers that it tries."""
+    """The number of components; of a sweep also the numbers that are compared."""
     if not is_sweep(run):
         return str(run.params["n_components"])
-    tried = ranges(many_of(run).ranks)
-    return f"{run.n_components} of {tried}" if run.concluded else tried
+    compared = ranges(many_of(run).ranks)
+    return f"{run.n_components} of {compared}" if run.concluded else compared
 
 
 def models_facts(run: Run) -> list[tuple[str, str]]:
-    """The models of a run and the number that have ended; empty for a run of one model."""
+    """The starts and ranks of a run of several models, and how many models have ended; else empty."""
     ranks = ranks_of(run)
     if len(ranks) == 1:
         return []
     many, n_init = run.identity.many, starts_of(run)
     facts = []
     if many is not None and many.method is not None:
-        how = f"{'1 start' if n_init == 1 else f'{n_init} starts'} of each: {_METHODS[many.method]}"
-        facts.append(("sweep", f"{ranges(many.ranks)} components, {how}"))
+        starts = "1 start" if n_init == 1 else f"{n_init} starts"
+        facts.append(("sweep", f"{ranges(many.ranks)} components, {starts} of each: {_METHODS[many.method]}"))
     if is_consensus(run) and (run.concluded or not is_sweep(run)):
         facts.append(("consensus", f"of {n_init} starts with {run.n_components} components"))
     if many is None:
-        facts.append(("starts", f"{n_init}, of which the lowest loss is kept"))
-    return [*facts, ("models", outcomes_text(run, len(ranks)))]
-
-
-def outcomes_text(run: Run, n_models: int) -> str:
-    """The number of models that have ended, by outcome."""
-    outcomes = Counter(member.outcome for member in run.progress.models if member.outcome is not None)
-    given_up = n_models - len(run.progress.models)
-    running = len(run.progress.models) - outcomes.total()
-    parts = [f"{outcomes[name]} {name}" for name in sorted(outcomes)]
-    parts += [f"{given_up} given up"] if given_up else []
-    ended = f"{n_models - running} of {n_models} have ended"
-    return f"{ended}: {', '.join(parts)}" if parts else ended
+        facts.append(("starts", f"{n_init}; the one with the lowest loss is kept"))
+    models = run.progress.models
+    outcomes: Counter[str] = Counter(sorted(model.outcome for model in models if model.outcome is not None))
+    outcomes["given up"] = len(ranks) - len(models)
+    ended = f"{outcomes.total()} of {len(ranks)} have ended"
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
+    return [*facts, ("models", f"{ended}: {parts}" if parts else ended)]
 
 
 def model_table(run: Run) -> Table:
-    """The progress of the models of each rank, and their losses."""
+    """The progress and the losses of the models of each rank, of a sweep or a consensus."""
     ranks = np.asarray(ranks_of(run))
     losses = start_losses(run.history, len(ranks))
-    members = {member.model: member for member in run.progress.models}
     rows = []
-    for rank in np.unique(ranks).tolist():
-        own = np.flatnonzero(ranks == rank).tolist()
-        there = [members[model] for model in own if model in members]
-        ended = len(own) - sum(member.outcome is None for member in there)
-        known = losses[own][np.isfinite(losses[own])]
-        passes = [member.iteration for member in there]
+    for rank in many_of(run).ranks:
+        models = [model for model in run.progress.models if ranks[model.model] == rank]
+        passes = [model.iteration for model in models]
+        known = losses[(ranks == rank) & np.isfinite(losses)]
         rows.append(
             [
                 str(rank),
-                f"{ended} of {len(own)}",
+                f"{sum(model.outcome is not None for model in models)} of {len(models)}",
                 _from_to(min(passes), max(passes)),
                 f"{known.min():.6g}" if len(known) else "",
                 f"{known.max():.6g}" if len(known) else "",
             ]
         )
-    return ["components", "ended", "passes", "lowest loss", "highest"], rows
+    return ["components", "ended", "passes", "lowest loss", "highest loss"], rows
 
 
 def start_table(run: Run) -> Table:
     """The loss and the outcome of each start, the lowest loss first."""
     losses = start_losses(run.history, len(ranks_of(run)))
-    members = {member.model: member for member in run.progress.models}
+    models = {model.model: model for model in run.progress.models}
     rows = []
-    for model in np.argsort(losses, kind="stable").tolist():
-        member, loss = members.get(model), losses[model]
-        how = "given up" if member is None else member.outcome or "running"
-        passes = "" if member is None else str(member.iteration)
-        rows.append([str(model), f"{loss:.8g}" if np.isfinite(loss) else "", passes, how])
+    for start in np.argsort(losses, kind="stable").tolist():
+        loss = f"{losses[start]:.8g}" if np.isfinite(losses[start]) else ""
+        passes, outcome = "", "given up"
+        if start in models:
+            passes, outcome = str(models[start].iteration), models[start].outcome or "running"
+        rows.append([str(start), loss, passes, outcome])
     return ["start", "loss", "passes", "ended"], rows
 
 
 def rank_table(run: Run) -> Table:
-    """The measures of each rank of a sweep that has ended, the chosen rank marked."""
+    """The measures of each rank of a sweep that has ended, with an arrow at the chosen rank."""
     found, ranks = findings_of(run), many_of(run).ranks
     known = [name for name in _COLUMNS if np.isfinite(found[name]).any()]
     rows = [
@@ -193,14 +176,9 @@ def consensus_facts(run: Run) -> list[tuple[str, str]]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending whole numbers as text, runs of them as ranges."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(_from_to(part[0], part[-1]) for part in parts)
+    """Ascending whole numbers as text, successive ones as ranges."""
+    parts = [list(part) for _, part in groupby(enumerate(numbers), lambda each: each[1] - each[0])]
+    return ", ".join(_from_to(part[0][1], part[-1][1]) for part in parts)
 
 
 def _from_to(first: int, last: int) -> str:

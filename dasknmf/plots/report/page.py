@@ -1,6 +1,6 @@
 """The HTML page about a run: its status, factors and passes.
 
-The template is one of Jinja2, which escapes the texts of a run.
+Jinja2 fills the template, and escapes all texts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dasknmf.plots.report.maps import maps_of
 from dasknmf.store.run import Run, open_run
 
 _MOST = 60
-"""The most components with a card."""
+"""The largest number of components with a card."""
 _LEADING = 10
-"""The most features named in a card."""
+"""The largest number of features in a card."""
 _FEW = 12
-"""The most starts whose table is not folded."""
+"""The largest number of starts whose table is not folded."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ class ModelsPart:
     pictures: tuple[Markup, ...] = ()
     reason: str = ""
     table: models.Table | None = None
-    chosen: int | None = None
     folded: bool = False
 
 
@@ -111,7 +110,7 @@ def page(run: Run | str | os.PathLike[str]) -> str:
         components=components,
         note=note,
         facts=[
-            ("What was factorized", facts.data_facts(run)),
+            ("Data", facts.data_facts(run)),
             ("Parameters", facts.model_facts(run)),
             ("Throughput", facts.throughput_facts(run)),
             ("Memory", facts.memory_facts(run)),
@@ -147,31 +146,23 @@ def _headline(run: Run) -> facts.Facts:
 
 def _models(run: Run) -> list[ModelsPart]:
     """Sections about several models; none for a run of one model."""
-    if len(models.ranks_of(run)) == 1:
+    about = models.models_facts(run)
+    if not about:
         return []
-    several = models.models_facts(run)
     if models.is_unfinished(run):
         table = models.model_table(run) if len(run.history.evaluated) else None
-        return [ModelsPart("Models", several, table=table)]
-    if not models.is_study(run):
+        return [ModelsPart("Models", about, table=table)]
+    if run.identity.many is None:
         table = models.start_table(run)
-        return [ModelsPart("Starts", several, table=table, folded=len(table[1]) > _FEW)]
+        return [ModelsPart("Starts", about, table=table, folded=len(table[1]) > _FEW)]
     parts = []
     if models.is_sweep(run):
-        parts.append(
-            ModelsPart(
-                "Number of components",
-                several,
-                (figures.rank_curves(run),),
-                models.reason(run),
-                models.rank_table(run),
-                models.chosen_row(run),
-            )
-        )
-        several = []
+        curves, table = figures.rank_curves(run), models.rank_table(run)
+        parts.append(ModelsPart("Number of components", about, (curves,), models.reason(run), table))
+        about = []
     if models.is_consensus(run):
-        found = [*several, *models.consensus_facts(run)]
-        parts.append(ModelsPart("Consensus", found, figures.agreement(run)))
+        about = about + models.consensus_facts(run)
+        parts.append(ModelsPart("Consensus", about, figures.agreement(run)))
     return parts
 
 
