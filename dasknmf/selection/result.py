@@ -148,9 +148,7 @@ class Consensus:
 
     def _with_X(self, method: str, remedy: str) -> refit.Refitter:
         if self._refitter is None:
-            raise ValueError(
-                f"{method} needs X, which a consensus opened from a run lacks: {remedy}."
-            )
+            raise ValueError(f"{method} needs X, which a consensus opened from a run lacks: {remedy}.")
         return self._refitter
 
 
