@@ -21,5 +21,5 @@ def main() -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    # An exception: what is half written is removed on the way out.
+    # By an exception, so that incomplete files are removed.
     sys.exit(128 + number)

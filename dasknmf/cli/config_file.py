@@ -34,8 +34,8 @@ def set_defaults(context: click.Context, parameter: click.Parameter, path: Path 
         )
     if "overwrite" in given:
         raise click.BadParameter(
-            f"{path} sets 'overwrite'; every start with this file would throw away what the one before has "
-            "committed: leave it out, and give --overwrite once, on the command line."
+            f"{path} sets 'overwrite'; every start with this file would discard the commits of the one "
+            "before: leave it out, and give --overwrite once, on the command line."
         )
     if len(given) < len(values):
         raise click.BadParameter(f"{path} sets an option twice, as a-b and as a_b: leave one of them out.")

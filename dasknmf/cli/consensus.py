@@ -37,15 +37,15 @@ def consensus(job: ConsensusJob) -> None:
     Started again, the same command is resumed from the last commit. With another --density-threshold or
     --local-neighborhood-size, only the clustering is repeated.
     """
-    with job.working() as work:
+    with job.working() as (V, parameters, options):
         dasknmf.consensus(
-            work.V,
+            V,
             job.n_components,
             n_init=job.n_init,
             density_threshold=job.density_threshold,
             local_neighborhood_size=job.local_neighborhood_size,
-            **work.options,
-            **work.parameters,
+            **options,
+            **parameters,
         )
     run = open_run(job.run)
     result(summary(run))

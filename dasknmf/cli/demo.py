@@ -95,9 +95,7 @@ def draw(run: Run, shape: tuple[int, int], path: Path) -> Path:
     figure = Figure(figsize=(3.1 * across, 3.6 * down), layout="constrained")
     grid = figure.subplots(2 * down, across, squeeze=False, gridspec_kw={"height_ratios": [4, 1] * down})
     plots.abundances(run.W[:, order], shape, scale="own", labels=labels, ax=grid[::2])
-    peaks = H.max(axis=1, keepdims=True)
-    spectra = (H / np.where(peaks > 0, peaks, 1))[order]
-    for panel in plots.components(spectra, kind="spectra", labels=[""] * len(order), ax=grid[1::2]):
+    for panel in plots.components(H[order], kind="spectra", labels=[""] * len(order), ax=grid[1::2]):
         panel.set_yticks([])
         panel.set_xlabel("band", fontsize=7)
     for spare in (*grid[::2].ravel()[len(order) :], *grid[1::2].ravel()[len(order) :]):

@@ -79,7 +79,7 @@ def errors_as_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**options)
         except KeyboardInterrupt:
-            # Zarr's event loop dies with this process, and should do so in silence.
+            # Coroutines of Zarr's event loop end with this process.
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             event("stopped", "interrupted: start the same command again", exit_code=130)
             sys.exit(130)

@@ -36,7 +36,7 @@ class ExportJob:
     Raises
     ------
     click.UsageError
-        If they do not go together.
+        If they contradict each other.
     """
 
     run: str = argument()
@@ -190,12 +190,12 @@ def _export_stack(run: Run, target: str, kind: str, overwrite: bool) -> None:
 def write_geotiff(
     path: Path, W: da.Array, layout: Layout, n_unobserved: int | None, overwrite: bool = False
 ) -> None:
-    """Write maps, and note what a reader of them must know.
+    """Write maps to a GeoTIFF, with notes about its CRS and its NaN.
 
     Parameters
     ----------
     n_unobserved : int or None
-        Pixels with nothing observed; None if unknown.
+        Number of pixels without observed entries; None if unknown.
     """
     from dasknmf.stacks import geotiff_out
 

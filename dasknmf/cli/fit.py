@@ -36,8 +36,8 @@ def fit(job: Fit) -> None:
     Started again, the same command is resumed from the last commit. With a larger --max-iter or a smaller
     --tol a finished run is continued.
     """
-    with job.working() as work:
-        model = NMF(job.n_components, n_init=job.n_init, halving=job.halving, **work.parameters)
-        model.fit(work.V, holdout=job.holdout, **work.options)
+    with job.working() as (V, parameters, options):
+        model = NMF(job.n_components, n_init=job.n_init, halving=job.halving, **parameters)
+        model.fit(V, holdout=job.holdout, **options)
     result(summary(open_run(job.run)))
     job.report_next_steps()

@@ -1,4 +1,4 @@
-"""Rows of H that are known, from a file."""
+"""Known rows of H from a file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _table(path: Path) -> np.ndarray:
         rows = [row for row in csv.reader(file) if row]
     if not rows:
         raise ValueError("it is empty")
-    # pandas leaves the corner of a table with names empty.
+    # The corner of a table with names is empty in files of pandas.
     has_names = rows[0][0] == "" or not all(map(_is_number, rows[0][1:]))
     lines = rows[1:] if has_names else rows
     first = 1 if lines and (rows[0][0] == "" or not _is_number(lines[0][0])) else 0

@@ -1,7 +1,7 @@
-"""Heartbeat of a command at work: a file that is touched, and JSON objects on stderr.
+"""Heartbeat of a running command: a file that is touched, and JSON objects on stderr.
 
-Both show that the process lives and that its scheduler answers. Neither shows that the pass at work will end,
-as nobody knows how long a pass may take: the objects hold the seconds since the last commit.
+Both show that the process lives and that its scheduler answers. Neither shows that the current pass will end:
+the objects hold the seconds since the last commit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Heartbeat:
     file : Path, optional
         A file that is touched as long as the scheduler answers.
     touch_every, event_every : float
-        Seconds from one touch to the next; seconds without commit or object before the next object.
+        Seconds between two touches; seconds without a commit or an object, after which an object follows.
     """
 
     def __init__(self, file: Path | None, *, touch_every: float = 10.0, event_every: float = 30.0) -> None:
@@ -45,7 +45,7 @@ class Heartbeat:
         if client is None:
             return 1
         if client.status == "running":
-            with suppress(Exception):  # of many kinds, which all mean that the scheduler does not answer
+            with suppress(Exception):  # any error means that the scheduler does not answer
                 return len(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER))
         return None
 

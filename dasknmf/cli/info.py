@@ -24,7 +24,7 @@ class InfoJob:
 
 @command(InfoJob)
 def info(job: InfoJob) -> None:
-    """Show what RUN is and how far it has come."""
+    """Show the data, the parameters and the progress of RUN."""
     opened = open_run(job.run)
     if not job.as_json:
         click.echo(summary(opened))

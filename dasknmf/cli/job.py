@@ -127,25 +127,6 @@ class ConstrainedModelOptions(ModelOptions):
     )
 
 
-@dataclass(frozen=True)
-class Work:
-    """An opened job.
-
-    Parameters
-    ----------
-    V : array
-        As `NMF.fit` takes it.
-    parameters : dict
-        Parameters of `NMF`, but for `n_components` and `n_init`.
-    options : dict
-        ``checkpoint``, ``overwrite``, ``stage`` and ``callbacks`` of `NMF.fit`, `rank_sweep` and `consensus`.
-    """
-
-    V: Any
-    parameters: dict[str, Any]
-    options: dict[str, Any]
-
-
 @dataclass(frozen=True, kw_only=True)
 class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
     """Arguments and options that `fit`, `sweep` and `consensus` share, from the command line and a TOML file.
@@ -186,8 +167,17 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
         return {name: value for name, value in values.items() if value is not None}
 
     @contextmanager
-    def working(self) -> Iterator[Work]:
+    def working(self) -> Iterator[tuple[Any, dict[str, Any], dict[str, Any]]]:
         """Context in which the job is done: signals, time limit, heartbeat, scheduler and progress.
+
+        Returns
+        -------
+        V : array
+            Input of `NMF.fit`.
+        parameters : dict
+            Parameters of `NMF` but for `n_components` and `n_init`.
+        options : dict
+            ``checkpoint``, ``overwrite``, ``stage`` and ``callbacks``, for fits, sweeps and consensus.
 
         Raises
         ------
@@ -219,7 +209,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
             V = self.stack(self.sources) if self.is_stack else self.matrix(self.sources)
             stack.enter_context(advising())
             options = {"checkpoint": self.run, "overwrite": self.overwrite, "stage": self.stage}
-            yield Work(V, parameters, options | {"callbacks": [committed]})
+            yield V, parameters, options | {"callbacks": [committed]}
 
     def report_next_steps(self) -> None:
         """Write where W and H are, and the commands that use them."""

@@ -171,6 +171,6 @@ class JsonWorker(WorkerPlugin):
 
 @contextmanager
 def silent_workers() -> Iterator[None]:
-    """Context whose new workers log nothing of Dask's own: they begin before they have a plugin."""
+    """Context in which new workers do not log messages of Dask: they start before `JsonWorker` is set up."""
     with dask.config.set({"distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical"}):
         yield

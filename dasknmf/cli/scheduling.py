@@ -87,7 +87,7 @@ class SchedulerOptions:
 
     @contextmanager
     def computing(self) -> Iterator[Client | None]:
-        """Context in which Dask computes there; gives the client of a cluster, None without one.
+        """Context in which Dask uses this scheduler; gives the client of a cluster, None without a cluster.
 
         Raises
         ------
@@ -101,14 +101,14 @@ class SchedulerOptions:
                 yield None
             return
         with ExitStack() as stack:
-            # A client that cannot be made would leave itself behind as the scheduler of all that follows.
+            # A client that fails to connect would remain the scheduler of all later computations.
             stack.enter_context(dask.config.set(scheduler=None))
             try:
                 client = self._local(stack) if self.scheduler == "local" else self._remote(stack)
                 with connected(client):
                     yield client
             except UnavailableError:
-                # The client reports the same loss again on its way out.
+                # The client would report the same loss again while it closes.
                 for name in ("distributed", "distributed.client"):
                     logging.getLogger(name).setLevel(logging.CRITICAL)
                 raise

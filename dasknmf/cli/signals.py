@@ -1,7 +1,7 @@
 """The end of a run by a signal or by its time limit.
 
-A run store survives SIGKILL at every write, so nothing is put away: the lock is released, one line says where
-the run stopped, and the process ends at once.
+A run store survives SIGKILL at every write, so the process ends at once. Before, it releases the lock and
+writes one line with the last commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRY_AGAIN = 75
 """Exit code, EX_TEMPFAIL of sysexits.h: the same command, started again, resumes the run."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _RELEASE = 3.0
-"""Seconds in which a store must take the release of a lock; after them its lease ends it."""
+"""Seconds that the release of the lock may take; a lock that is not released ends with its lease."""
 
 
 class Stop:
@@ -54,7 +54,7 @@ class Stop:
         self._after = f" after pass {record.iteration}" if record.iteration else f" after its {record.phase}"
 
     def is_due(self, seconds: float) -> bool:
-        """Whether a pass of so many seconds would end after the time limit."""
+        """Whether a pass that takes `seconds` would end after the time limit."""
         elapsed = time.monotonic() - self._began
         return self._max_seconds is not None and elapsed + seconds > self._max_seconds
 
@@ -114,7 +114,7 @@ def blocked() -> Iterator[None]:
     A terminal or a batch system sends a signal to every process of a job.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    # Python's own helper of multiprocessing removes what killed workers leave, and warns about it.
+    # The resource tracker of multiprocessing warns about objects of killed workers, which it removes.
     sys.warnoptions.append("ignore:resource_tracker:UserWarning")
     try:
         yield

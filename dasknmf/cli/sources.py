@@ -32,7 +32,8 @@ class MatrixOptions:
     )
     all_genes: bool = flag("AnnData: use all genes.")
     n_top_genes: int | None = option(
-        f"Use the N genes whose variance most exceeds what their mean explains; genes need names. {_TWICE}",
+        "Use the N genes whose variance is largest relative to the variance expected from their mean; genes "
+        f"need names. {_TWICE}",
         type=click.IntRange(min=1),
         metavar="N",
     )
@@ -119,7 +120,7 @@ class MatrixOptions:
 
 
 def anndata_at(sources: tuple[str, ...]) -> AnnDataStore | None:
-    """The AnnData at these places, or None where a single one holds something else.
+    """The AnnData at these places; None if there is one place, which holds something else.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def anndata_at(sources: tuple[str, ...]) -> AnnDataStore | None:
     try:
         return open_anndata(sources[0])
     except SourceError:
-        # Opened as a matrix, it gives the better message.
+        # The error of opening it as a matrix has the better message.
         if sources[0].endswith(".h5ad"):
             raise
         return None

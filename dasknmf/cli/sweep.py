@@ -25,7 +25,7 @@ class Sweep(ConstrainedJob):
     Raises
     ------
     click.UsageError
-        If they do not go together.
+        If they contradict each other.
     """
 
     n_components: list[int] = option(
@@ -73,9 +73,9 @@ def sweep(job: Sweep) -> None:
     Started again, the same command is resumed from the last commit. With another --rule, only the choice of
     the number of components is repeated.
     """
-    with job.working() as work:
+    with job.working() as (V, parameters, options):
         rank_sweep(
-            work.V,
+            V,
             job.n_components,
             n_init=job.n_init,
             holdout=job.holdout,
@@ -83,8 +83,8 @@ def sweep(job: Sweep) -> None:
             perturb=job.perturb or "rows",
             epsilon=EPSILON if job.epsilon is None else job.epsilon,
             rule=job.rule,
-            **work.options,
-            **work.parameters,
+            **options,
+            **parameters,
         )
     result(summary(open_run(job.run)))
     job.report_next_steps()

@@ -76,7 +76,7 @@ def _transformed(model: NMF, source: str, layer: str | None) -> da.Array:
 
 
 def write_rows(W: da.Array, path: Path) -> None:
-    """Write W to a new Zarr array, one task per chunk; a write that fails leaves nothing behind.
+    """Write W to a new Zarr array, one task per chunk; a write that fails is removed.
 
     Raises
     ------

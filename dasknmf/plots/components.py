@@ -35,7 +35,7 @@ def components(
     Parameters
     ----------
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
-        H, or what has it.
+        H, or a source of H.
     kind : {"bars", "spectra", "images"}, default="bars"
     image_shape : tuple of int, optional
         Rows and columns of ``kind="images"``, which needs them: their product is n_features.

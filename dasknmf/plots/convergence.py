@@ -20,7 +20,7 @@ _WIDE = 5.0
 _FLAT = 1e-4
 """The smallest half range of an axis relative to its values: ticks of a smaller one would be long numbers."""
 _POINTS = 60
-"""The most points of the line of one of several models."""
+"""The largest number of points in the line of one of several models."""
 _AXES = {"iteration": "exact passes", "reads": "reads of V", "seconds": "seconds"}
 
 
@@ -87,7 +87,7 @@ def convergence(
         _rivals(panel, records, ends)
     lowest = panel
     if parted:
-        # A panel of their own: these are sums over fewer entries, and on one axis both curves would be flat.
+        # Held-out losses are sums over fewer entries: on one axis both curves would be flat.
         lowest = style.below(panel)
         _phases(lowest, records, ends, named=False)
         _ordinate(lowest, _line(lowest, at, held, style.ORANGE, "held out"), "held out", style.ORANGE)
@@ -179,7 +179,7 @@ def _ordinate(ax: Axes, values: Sequence[float], label: str, colour: str | None 
 def _rivals(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> None:
     """The objectives of the starts that were given up.
 
-    The range grows by at most a third for them: a curve far above is outside of it, and only in the legend.
+    The range grows by at most 30 % for them. A curve far above is outside of it, and only in the legend.
     """
     compared = [
         (end, each.measures) for end, each in zip(ends, records, strict=True) if "rival 0" in each.measures

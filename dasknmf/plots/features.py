@@ -24,7 +24,7 @@ def top_features(
     Parameters
     ----------
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
-        H, or what has it.
+        H, or a source of H.
     n : int, default=10
         The number of features in a panel; fewer where fewer entries are above zero.
     feature_names : sequence of str, optional

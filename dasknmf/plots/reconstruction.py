@@ -1,4 +1,4 @@
-"""Rows of V beside what the factors make of them."""
+"""Rows of V beside their reconstruction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reconstruction(
     W : array of shape (n_components,) or (n_rows, n_components)
         The rows of W that belong to them.
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
-        H, or what has it.
+        H, or a source of H.
     image_shape : tuple of int, optional
         The numbers of rows and columns, where each row of V is an image. By default rows of V are curves.
     coordinate : array of shape (n_features,), optional

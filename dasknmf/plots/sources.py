@@ -69,7 +69,7 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
         If the layout of the rows of W is unknown, or not that of an image.
     """
     source = opened(source)
-    # A DataArray or that of a model of a stack: (component, y, x), whatever the names of y and x.
+    # A DataArray, or that of a model of a stack, with dims (component, rows, columns) of any names.
     images = getattr(source, "abundance", source)
     if getattr(images, "dims", ())[:1] == ("component",):
         maps = images.to_numpy()

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, panels, labels."""
+"""Colours, panels and labels of all pictures."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Many factorizations of one V: over ranks, restarts and perturbations, and what they agree on."""
+"""Selection among factorizations: rank sweeps, consensus, agreement of starts, and features."""

@@ -153,7 +153,7 @@ def _stored(found: Mapping[str, Any]) -> dict[str, Any]:
 def study_consensus(
     study: Study, rank: int, clustering: Clustering, choice: Choice | None = None
 ) -> Consensus:
-    """The consensus of the factorizations of one rank: the stored one, or a new one made in two reads.
+    """The consensus of the factorizations of one rank: the stored consensus, or a new one in two reads.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def study_consensus(
     density = clusters.local_density(stack, clustering.n_neighbors)
     made = consensus_of(stack, density, clustering, study.refitter, study.V)
     study.n_extra_reads += round(made.n_reads)
-    n_reads = study.history.reads + made.n_reads + 1  # one of the final pass
+    n_reads = study.history.reads + made.n_reads + 1  # the last for the final pass
     made = replace(made, feature_names=names, n_reads=n_reads)
     run.keep(
         {_STORED_AS.get(name, name): _plain(getattr(made, name)) for name in _NUMBERS}

@@ -1,4 +1,4 @@
-"""The number of programs: a consensus of every rank, and the rank that a rule chooses among them."""
+"""Selection of the number of programs: a consensus of every rank, and a rule that chooses a rank."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _columns(study: Study, ranks: Sequence[int]) -> dict[str, np.ndarray]:
         try:
             medians[at], widths[at] = _unfiltered(study.of_rank(rank), rank)
         except DataError:
-            continue  # its columns stay NaN, and no rule chooses it
+            continue  # the columns of this rank remain NaN, and no rule chooses it
     losses = np.full(len(ranks), np.nan)
     if medians:
         losses[list(medians)] = [each.loss for each in study.evaluated(list(medians.values()))]

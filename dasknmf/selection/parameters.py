@@ -12,7 +12,7 @@ import numpy as np
 from dasknmf.estimator import NMF
 
 RandomState: TypeAlias = int | np.random.RandomState | None
-"""Seeds, as scikit-learn has them."""
+"""A seed, as in scikit-learn."""
 Stage: TypeAlias = str | os.PathLike[str] | None
 """Where the data of a fit are staged, as for `NMF.fit`."""
 _UNSEEDED = ("nndsvd", "nndsvda", "custom")
@@ -49,7 +49,7 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Clustering:
-    """Parameters of a consensus: how many spectra there are, and which of them are clustered.
+    """Parameters of a consensus: the number of spectra, and the filter before they are clustered.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ class Clustering:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The two parameters that a stored consensus is compared by."""
+        """The parameters of the filter, which are compared with those of a stored consensus."""
         return {
             "density_threshold": self.density_threshold,
             "local_neighborhood_size": self.local_neighborhood_size,
         }
 
     def check(self, n_components: int) -> None:
-        """Refuse parameters out of their ranges, for a consensus of so many components.
+        """Refuse parameters out of their ranges, for a consensus of `n_components` components.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Least squares for one factor while the other is fixed: usages for spectra, spectra for usages."""
+"""Usages for given spectra, and spectra for given usages."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Study:
 
     @property
     def V(self) -> OpenMatrix:
-        """X open for reading, with nothing hidden."""
+        """X open for reading, without hidden entries."""
         return self.session.V
 
     def choice(
@@ -271,7 +271,7 @@ def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
 
 
 def _unhidden(opened: Session) -> OpenMatrix:
-    """V with nothing hidden."""
+    """V without hidden entries."""
     source, entries = opened.V.source, opened.inputs.entries
     if entries is None or entries.holdout is None or not isinstance(source, WeightedSource):
         return opened.V
@@ -286,7 +286,7 @@ def finished_run(target: StoreLike, kind: str, maker: str) -> tuple[Run, schema.
     target : path, URL or Zarr store
     kind : "sweep" or "consensus"
     maker : str
-        The function that writes such a run, for messages.
+        Name of the function that writes runs of this kind, for messages.
 
     Raises
     ------

@@ -11,16 +11,16 @@ from dasknmf.errors import RunDamagedError
 from dasknmf.store.run import Run, open_run
 
 _SIDE = 256
-"""The least pixels of a map's longer side, where the image has as many; the most are twice as many."""
+"""Smallest length in pixels of the longer side of a map of a larger image; the largest is twice this."""
 _TRIES = 3
-"""Tries to read W: a running fit may replace the version that is being read."""
+"""Number of attempts to read W, as a running fit may replace the version that is read."""
 
 
 def maps_of(run: Run, chosen: np.ndarray) -> np.ndarray | None:
     """Thinned abundance maps of some components, with a longer side of 256 to 512 pixels.
 
-    A run keeps the number of pixels without an observed entry, not their places. Where there are such pixels,
-    those with zeros in all components are NaN.
+    A run stores the number of pixels without an observed entry, but not where they are. If there are any,
+    pixels with zeros in all components are NaN.
 
     Parameters
     ----------
