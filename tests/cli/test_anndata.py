@@ -16,35 +16,17 @@ import pandas as pd
 import pytest
 import zarr
 from anndata.io import write_elem
-from click.testing import CliRunner
 
 from dasknmf import NMF, Prepared, highly_variable, moments, open_run
-from dasknmf.cli.commands import main
 from dasknmf.singlecell import top_genes
 from dasknmf.singlecell.export import Exported
+from tests.cli.calls import done, refused
 from tests.helpers import stored
 from tests.singlecell.cells import N_CELLS, N_GENES, STORES, K, cells, read, written
 
 pytestmark = pytest.mark.filterwarnings("ignore:Forward slashes:FutureWarning")
 
 FIT = ["-k", K, "--random-state", 0, "--tol", 0.001]
-
-
-def call(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result
-
-
-def refused(code, *arguments):
-    result = call(*arguments)
-    assert result.exit_code == code, result.output + str(result.exception)
-    assert "Traceback" not in result.output
-    return result.output
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from click.testing import CliRunner
 
 from dasknmf import NMF, consensus, open_consensus, open_run, open_sweep, rank_sweep
-from dasknmf.cli.commands import main
 from dasknmf.cli.parameter_types import RANKS
 from dasknmf.fitting.results import start_losses
 from dasknmf.plots import ranks as draw_ranks
 from dasknmf.plots.report.models import ranges
+from tests.cli.calls import done, refused
 from tests.helpers import stored
 from tests.singlecell.cells import N_CELLS, K, cells, written
 from tests.stacks.draw import UNSTABLE, scene, write
@@ -30,23 +29,6 @@ pytestmark = [
 
 SWEEP = ["-k", "2-4", "--n-init", 3, "--random-state", 0, "--max-iter", 6]
 CONSENSUS = ["-k", K, "--n-init", 6, "--random-state", 0, "--max-iter", 6]
-
-
-def call(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result
-
-
-def refused(code, *arguments):
-    result = call(*arguments)
-    assert result.exit_code == code, result.output + str(result.exception)
-    assert "Traceback" not in result.output
-    return result.output
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
-from click.testing import CliRunner
 
 from dasknmf import NMF, open_run
-from dasknmf.cli.commands import main
 from dasknmf.cli.fixed_components import rows_at
 from dasknmf.stacks import Stack, StackNMF, export_zarr, open_stack
+from tests.cli.calls import done, refused
 from tests.helpers import stored
 from tests.stacks.draw import UNSTABLE, scene, write
 
@@ -30,23 +29,6 @@ K = 3
 FIT = ["-k", K, "--random-state", 0, "--max-iter", 3, "--tol", 0]
 STACK = ["--sample-dims", "y,x"]
 N_EMPTY = 12
-
-
-def call(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result
-
-
-def refused(code, *arguments):
-    result = call(*arguments)
-    assert result.exit_code == code, result.output + str(result.exception)
-    assert "Traceback" not in result.output
-    return result.output
 
 
 def cloudy(seed=0) -> xr.DataArray:

@@ -8,14 +8,13 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from click.testing import CliRunner
 
 from dasknmf import open_run
-from dasknmf.cli.commands import main
 from dasknmf.cli.stacks import mask_at
 from dasknmf.errors import SourceError
 from dasknmf.io.atomic import placed
 from dasknmf.stacks import Stack, StackNMF, geotiff_in, geotiff_out, open_stack
+from tests.cli.calls import done, refused
 
 rasterio = pytest.importorskip("rasterio", reason="the raster extra is not installed")
 pytest.importorskip("rioxarray", reason="the raster extra is not installed")
@@ -57,22 +56,6 @@ def tiff(path, seed=0, shape=SHAPE, **changes):
         file.scales = changes.get("scales", (1e-4,) * shape[0])
         file.descriptions = changes.get("descriptions", ("B02", "B03", "B04")[: shape[0]])
     return values
-
-
-def call(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def done(*arguments):
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output + str(result.exception)
-    return result
-
-
-def refused(code, *arguments):
-    result = call(*arguments)
-    assert result.exit_code == code, result.output + str(result.exception)
-    return result.output
 
 
 def test_a_file_is_opened_as_it_is_stored(tmp_path):
