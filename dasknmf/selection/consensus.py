@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,10 @@ from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.result import Consensus, consensus_of
 from dasknmf.selection.study import Choice, Study, finished_run, open_study
 
-_NUMBERS = (
-    "n_components",
-    "silhouette",
-    "loss",
-    "density_threshold",
-    "local_neighborhood_size",
-    "n_init",
-    "n_reads",
+_STORED = tuple(
+    field.name for field in fields(Consensus) if field.name not in ("usages", "feature_names", "_refitter")
 )
-_ARRAYS = ("spectra", "components", "stack", "density", "kept", "labels")
-"""The stored attributes of a consensus; usages are W of the run."""
+"""The attributes of a consensus among the findings of a run; usages are W of the run."""
 _STORED_AS = {"loss": "consensus_loss"}
 """Attributes stored under another name: "loss" is a column of ranks."""
 
@@ -147,7 +140,7 @@ def open_consensus(target: StoreLike) -> Consensus:
 
 def _stored(found: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a consensus among the findings of a run."""
-    return {name: found[_STORED_AS.get(name, name)] for name in (*_NUMBERS, *_ARRAYS)}
+    return {name: found[_STORED_AS.get(name, name)] for name in _STORED}
 
 
 def study_consensus(
@@ -174,17 +167,15 @@ def study_consensus(
     stack = clusters.stacked([each.components for each in study.of_rank(rank)])
     _warn_of_zeros(stack)
     density = clusters.local_density(stack, clustering.n_neighbors)
-    made = consensus_of(stack, density, clustering, study.refitter, study.V)
+    made = consensus_of(stack, density, clustering, study.refitter, study.session.V)
     study.n_extra_reads += round(made.n_reads)
     n_reads = study.history.reads + made.n_reads + 1  # the last for the final pass
     made = replace(made, feature_names=names, n_reads=n_reads)
-    run.keep(
-        {_STORED_AS.get(name, name): _plain(getattr(made, name)) for name in _NUMBERS}
-        | extra
-        | {"n_asked": study.n_extra_reads},
-        {name: np.asarray(getattr(made, name)) for name in _ARRAYS}
-        | (choice.columns if choice is not None else {}),
-    )
+    values = {_STORED_AS.get(name, name): getattr(made, name) for name in _STORED}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    numbers = {name: _plain(value) for name, value in values.items() if name not in arrays}
+    columns = {} if choice is None else choice.columns
+    run.keep(numbers | extra | {"n_asked": study.n_extra_reads}, arrays | columns)
     study.final_pass(made.spectra)
     return replace(made, usages=study.returned_W())
 

@@ -146,11 +146,6 @@ class Study:
         X = self.session.inputs.X
         return Refitter(X, self.parameters, self.surveyed.squares / X.shape[0])
 
-    @property
-    def V(self) -> OpenMatrix:
-        """X open for reading, without hidden entries."""
-        return self.session.V
-
     def choice(
         self, ranks: Sequence[int], rule: str | None, columns: Callable[[], dict[str, np.ndarray]]
     ) -> Choice:
@@ -197,8 +192,8 @@ class Study:
     @property
     def _entries(self) -> EntryWeights | None:
         """Weights of the entries of V; None if no entry is missing, so that rows share one Gram matrix."""
-        entries: EntryWeights | None = self.V.source.entries
-        return entries if entries is not None and (entries.masks or self.V.source.masked) else None
+        entries: EntryWeights | None = self.session.V.source.entries
+        return entries if entries is not None and (entries.masks or self.session.V.source.masked) else None
 
     def _read(self, phases: Sequence[Phase], models: Sequence[Model]) -> list[Tally]:
         tallies, n_reads = self.session.read(phases, models)
@@ -218,7 +213,7 @@ class Study:
             weights=model.variant.column_weights,
         )
         draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
-        return Evaluation(coder, model.dtype, surveyed, draw, self.V.source.sparse)
+        return Evaluation(coder, model.dtype, surveyed, draw, self.session.V.source.sparse)
 
 
 @contextmanager

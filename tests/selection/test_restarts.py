@@ -581,9 +581,9 @@ def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
         return told[-1][1]
 
     monkeypatch.setattr(memory.Footprint, "projection", noted)
-    assert memory.phases_per_read(study.V, phases, models) == 4
+    assert memory.phases_per_read(study.session.V, phases, models) == 4
     monkeypatch.setattr(Scheduler, "memory_limit", told[-1][1].peak - 1)
-    assert memory.phases_per_read(study.V, phases, models) < 4
+    assert memory.phases_per_read(study.session.V, phases, models) < 4
     assert told[-1][0] == [9, 9][: len(told[-1][0])]
 
 
@@ -595,7 +595,7 @@ def test_lines_of_an_evaluation_are_projected():
     phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
     lines = [phase.coder._grams[1].nbytes for phase in phases]
     told = [
-        memory.footprint(asked, models, 50, 0, sparse=False).projection(study.V)
+        memory.footprint(asked, models, 50, 0, sparse=False).projection(study.session.V)
         for asked in (phases, phases[:1])
     ]
     assert told[0].small - told[1].small >= 0.99 * lines[1]
