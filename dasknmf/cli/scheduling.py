@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,31 +165,29 @@ class SchedulerOptions:
 
     def _await_workers(self, client: Client) -> None:
         wanted = self.workers or 1
-        try:
+        with suppress(TimeoutError):
             client.wait_for_workers(wanted, timeout=max(self.wait, 0.01))
-        except TimeoutError:
-            came = len(client.nthreads())
-            if not came:
-                raise UnavailableError(
-                    f"no worker came to the scheduler at {client.scheduler.address} within {self.wait:g} s; "
-                    "one is needed: start workers, and then the same again, or raise --wait."
-                ) from None
-            if came < wanted:
-                note(f"{came} of {wanted} workers came within {self.wait:g} s: the command begins with these")
-                return
         came = len(client.nthreads())
-        note(f"{came} workers came" if came > 1 else "1 worker came")
+        if not came:
+            raise UnavailableError(
+                f"no worker came to the scheduler at {client.scheduler.address} within {self.wait:g} s; "
+                "one is needed: start workers, and then the same again, or raise --wait."
+            )
+        if came < wanted:
+            note(f"{came} of {wanted} workers came within {self.wait:g} s: the command begins with these")
+        else:
+            note(f"{came} workers came" if came > 1 else "1 worker came")
 
 
 def address_in(file: Path, wait: float) -> str:
-    """The address in a scheduler file, which may be written only within `wait` seconds.
+    """The address in a scheduler file, for which the command waits up to `wait` seconds.
 
     Raises
     ------
     UnavailableError
-        If there was no such file in time.
+        If there is no such file in time.
     SchedulerError
-        If it is no scheduler file.
+        If the file is not a scheduler file.
     """
     end = time.monotonic() + wait
     problem: UnavailableError | SchedulerError

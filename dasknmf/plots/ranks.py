@@ -146,7 +146,7 @@ def ranks(
 
 
 def _table_of(source: Any) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The ranks in ascending order, and for each column with values the ranks of these values, and they.
+    """The ascending ranks, and for each column with known values the ranks and the values where it is known.
 
     Raises
     ------
