@@ -30,7 +30,7 @@ FIT = ["-k", K, "--random-state", 0, "--tol", 0.001]
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """Everything below a path, to be compared."""
+    """The content of all files below a path."""
     found = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     return {str(each.relative_to(path)): each.read_bytes() for each in found}
 
@@ -80,7 +80,7 @@ def test_round_trip(tmp_path, kind, dense):
     pd.testing.assert_frame_equal(again.var, adata.var)
     if kind == "h5ad":
         return
-    # What stood there before is as it was, but for what says what is there.
+    # Earlier entries are unchanged; only the metadata of groups changes.
     after = files(path)
     metadata = {"zarr.json", ".zmetadata"}
     assert all(after[name] == value for name, value in before.items() if name not in metadata)
@@ -99,7 +99,7 @@ def test_steps_that_are_asked_for_are_done(tmp_path, fitted):
     V = Prepared(X, **steps, scale=np.where(deviation > 0, deviation, 1))
     expected = NMF(K, random_state=0, tol=0.001).fit(V)
     np.testing.assert_allclose(open_run(run).H, expected.components_, rtol=1e-3, atol=1e-4)
-    # The same command goes on; another scale is another V.
+    # The same command is resumed; another scale is another V.
     assert "status: converged" in done("fit", path, run, *FIT, "--normalize", "--log1p", "--scale").stdout
     assert "preparation was" in refused(4, "fit", path, run, *FIT, "--normalize", "--log1p")
 
@@ -137,7 +137,7 @@ def test_a_stacked_run_is_exported_with_the_names_of_all(tmp_path):
     run, new, tables = tmp_path / "run", tmp_path / "new.h5ad", tmp_path / "tables"
     said = done("fit", *paths, run, *FIT).stdout
     assert f"dasknmf top {run}" in said
-    assert "dasknmf export" not in said  # of one of them it would be refused
+    assert "dasknmf export" not in said  # which one of the sources would refuse
     names = [part for path in paths for part in ("--names-from", path)]
     W, cell_names = open_run(run).W.compute(), [*first.obs_names, *second.obs_names]
 
@@ -156,7 +156,7 @@ def test_a_stacked_run_is_exported_with_the_names_of_all(tmp_path):
 
 
 def test_places_inside_a_file(tmp_path):
-    """A layer alone is a matrix, and an AnnData inside has cells and genes of its own."""
+    """A layer is read as a matrix, and an AnnData inside of another has its own cells and genes."""
     adata = cells()
     path = written(adata, tmp_path, "h5ad")
     done("fit", path / "layers" / "counts", tmp_path / "layer", *FIT)
@@ -189,7 +189,7 @@ def test_options_of_an_anndata_need_one(tmp_path, fitted):
     output = refused(2, "fit", source, run, *FIT, "--n-top-genes", 12)
     assert "have no names by which the chosen ones could be stored: give the path of an AnnData" in output
     assert not run.exists()
-    done("fit", source, run, *FIT, "--normalize", "--log1p")  # steps of any matrix
+    done("fit", source, run, *FIT, "--normalize", "--log1p")  # steps that any matrix has
     assert open_run(run).preparation["target_sum"] == 1e4
 
 
@@ -374,7 +374,7 @@ def test_normalize_on_the_line(tmp_path, fitted):
     for at, (given, target) in enumerate([(["--normalize"], 1e4), (["--normalize=500"], 500)]):
         done("fit", path, tmp_path / f"run{at}", *FIT, *given)
         assert open_run(tmp_path / f"run{at}").preparation["target_sum"] == target
-    # Before SOURCE it takes it for its own, and says so.
+    # --normalize before SOURCE takes SOURCE as its value: an error.
     assert "is not a positive number" in refused(2, "fit", "--normalize", path, tmp_path / "run", *FIT)
     assert "--normalize=1e4" in " ".join(done("fit", "--help").stdout.split())
 

@@ -52,7 +52,7 @@ MODEL = ("-k", 3, "--random-state", 0, "--tol", 0, "--scheduler", "sync")
 def test_a_limit_stops_before_a_pass_and_the_same_command_goes_on(V, tmp_path, monkeypatch):
     quiet, run = tmp_path / "quiet", tmp_path / "run"
     assert call("fit", V, quiet, *MODEL, "--max-iter", 4).exit_code == 0
-    # A pass of an hour, as far as its record says: no other would end in time.
+    # The record says that the pass took an hour: the next one would not end in time.
     monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
     limited = call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600)
     monkeypatch.undo()
@@ -70,7 +70,7 @@ def test_a_fit_that_ends_in_time_has_ended(V, tmp_path, monkeypatch):
     run = tmp_path / "run"
     assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
     monkeypatch.setattr("dasknmf.fitting.passes.time.perf_counter", iter(range(0, 10**9, 3600)).__next__)
-    # One pass more, which takes longer than there is; then nothing is left to stop.
+    # One more pass, longer than the limit; it is the last, so the command is not stopped.
     assert call("fit", V, run, *MODEL, "--max-iter", 3, "--max-seconds", 600).exit_code == 0
     assert open_run(run).status == "max_iter"
 
@@ -83,7 +83,7 @@ def test_what_overwrites_is_not_told_to_go_on_so(V, tmp_path, monkeypatch):
 
 
 def test_a_file_does_not_overwrite(V, tmp_path):
-    """Whoever starts the same again would start over, and over."""
+    """A file with overwrite = true would discard the run at each start."""
     config = tmp_path / "run.toml"
     config.write_text("overwrite = true\n")
     told = call("fit", V, tmp_path / "run", *MODEL, "--config", config)
@@ -114,7 +114,7 @@ def test_json_is_one_object_a_line(V, tmp_path):
         *("memory", "workers", "retries"),
     }
     assert passes[-1]["workers"] == 1
-    assert told.stdout == ""  # it may be the same stream
+    assert told.stdout == ""  # stdout and stderr may be one stream
     assert "status: max_iter" in events[-1]["summary"]
     assert f"W and H: dasknmf.open_run({str(run)!r})" in events[-1]["summary"]
     assert events[-1]["exit_code"] == 0
@@ -227,7 +227,7 @@ def test_unlock_tells_who_had_it(V, tmp_path):
     assert not lock.is_held()
     assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
     lock.release()
-    early = Lock(opened(tmp_path / "early"))  # whose process has committed nothing yet
+    early = Lock(opened(tmp_path / "early"))  # of a process without a commit
     assert "was locked by process" in call("unlock", tmp_path / "early").stdout
     assert not early.is_held()
     early.release()
@@ -280,7 +280,7 @@ def test_fewer_workers_than_asked_for(V, tmp_path, cluster):
 
 
 class Died:
-    """A client that lost its scheduler, and says so in one of its ways."""
+    """A client that lost its scheduler, with one of the errors that tell so."""
 
     status = "connecting"
 

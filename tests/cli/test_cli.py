@@ -119,12 +119,12 @@ def test_an_unreachable_scheduler(V, tmp_path):
 
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         result = call("fit", V, tmp_path / "r", "-k", 3, "--scheduler", "tcp://127.0.0.1:1")
-    assert result.exit_code == 75  # it may only not have started yet
+    assert result.exit_code == 75  # the scheduler may start later
     assert "no scheduler answers" in result.output
 
 
 def test_a_bar_on_a_terminal(V, tmp_path):
-    """A real terminal: one line that moves, no log lines."""
+    """A terminal has one line that is redrawn, and no log lines."""
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "dasknmf.cli", "fit", V, str(tmp_path / "run"), "-k", "3"]
     command += ["--tol", "0.01"]

@@ -39,7 +39,7 @@ def V(tmp_path, low_rank):
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """The path of cells, and a consensus of them with what its command said."""
+    """The path of cells, the run of their consensus, and the output of the command."""
     directory = tmp_path_factory.mktemp("programs")
     path = written(cells(), directory, "h5ad")
     said = done("consensus", path, directory / "run", *CONSENSUS, "--all-genes", "--normalize").stdout
@@ -47,7 +47,7 @@ def programs(tmp_path_factory):
 
 
 def row_of(text, rank):
-    """The cells of the table's line of a rank; the first is the arrow of the chosen one."""
+    """The cells of the line of a rank in the table; an arrow precedes the chosen rank."""
     lines = [line.split() for line in text.splitlines()]
     return next(line for line in lines if line[:1] == [str(rank)] or line[:2] == ["→", str(rank)])
 
@@ -226,7 +226,7 @@ def test_info_of_a_sweep_that_runs(V, tmp_path):
 def test_info_and_the_page_of_a_sweep_that_goes_on_beyond_its_conclusion(V, tmp_path):
     run, asked = tmp_path / "run", {"n_init": 2, "random_state": 0, "tol": 0}
     sweep = rank_sweep(V, [2, 3], max_iter=2, **asked, checkpoint=run)
-    losses = start_losses(open_run(run).history, 4)  # the conclusion's is not the first start's
+    losses = start_losses(open_run(run).history, 4)  # without the loss of the final pass
     np.testing.assert_allclose(losses, [each.loss for each in sweep.factorizations])
 
     def stop(record):

@@ -1,4 +1,4 @@
-"""Commands that a signal or a limit ends, or whose scheduler is lost: real processes and what they leave."""
+"""Commands that end by a signal, a limit or a lost scheduler: real processes and their runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = ["-k", "30", "--beta-loss", "1.5", "--init", "random", "--random-state",
 PASSES = ["--max-iter", "2"]
 LONG = ["--max-iter", "400"]
 BOUND = 15.0
-"""Seconds from a signal to the end, on a machine that does much else."""
+"""Seconds from a signal to the end, on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def V(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quiet(V, tmp_path_factory):
-    """W after so many iterations of the same fit to which nothing happens."""
+    """W after some number of iterations of the same fit without interruption."""
 
     @cache
     def of(max_iter):
@@ -55,7 +55,7 @@ def quiet(V, tmp_path_factory):
 
 
 def goes_on(started, run, command, quiet):
-    """Started again, it ends after one iteration more as if nothing had been."""
+    """Started again, the command ends one iteration later with the W of an uninterrupted fit."""
     more = open_run(run).n_iter + 1
     again = started(*command, "--max-iter", more)
     ended(again, 120)
@@ -65,7 +65,7 @@ def goes_on(started, run, command, quiet):
 
 @pytest.fixture
 def started():
-    """Begins commands; none of them outlives the test."""
+    """Starts commands, and ends them with the test."""
     begun = []
 
     def start(*arguments):
@@ -95,7 +95,7 @@ def until(what, seconds=90.0):
 
 
 def ended(process, seconds=60.0):
-    """What it said on stderr; every process of it is gone."""
+    """The stderr of a command, once all its processes have ended."""
     _, told = process.communicate(timeout=seconds)
     assert "Traceback" not in told, told
     return told
@@ -106,12 +106,12 @@ def ended(process, seconds=60.0):
     [("sync", signal.SIGTERM), ("local", signal.SIGTERM), ("local", signal.SIGINT)],
 )
 def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(started, V, quiet, tmp_path, scheduler, number):
-    """As a batch system sends it, and a terminal its Ctrl-C: to every process."""
+    """The signal goes to every process of a command, as from batch systems, and from terminals for Ctrl-C."""
     run = tmp_path / "run"
     command = ["fit", V, run, *MODEL, "--scheduler", scheduler]
     fit = started(*command, *LONG)
     until((run / "commit").exists)
-    time.sleep(0.5)  # into the pass after it
+    time.sleep(0.5)  # into the next pass
     family = [*psutil.Process(fit.pid).children(recursive=True), psutil.Process(fit.pid)]
     began = time.monotonic()
     os.killpg(fit.pid, number)
@@ -119,7 +119,7 @@ def test_a_fit_that_is_stopped_goes_on_as_if_it_had_not_been(started, V, quiet, 
     assert time.monotonic() - began < BOUND
     assert fit.returncode == 75
     assert f"\nstopped by {number.name} after " in told
-    # Workers that have the signal, too, and those that are to replace them, may say how they ended.
+    # Workers receive the signal, too, and may write how they ended, as may their replacements.
     assert scheduler == "local" or "Traceback" not in told
     assert open_run(run).writer is None
     assert not (run / "lock").exists()
@@ -142,7 +142,7 @@ def test_killed_it_goes_on(started, V, quiet, tmp_path):
 def test_before_the_first_commit(started, V, tmp_path):
     fit = started("fit", V, tmp_path / "run", *MODEL, *PASSES, "--log-format", "json")
     until((tmp_path / "run" / "lock").exists)
-    for _ in range(3):  # impatience changes nothing
+    for _ in range(3):  # repeated signals change nothing
         with suppress(ProcessLookupError):
             fit.send_signal(signal.SIGTERM)
     stopped = json.loads(ended(fit).splitlines()[-1])
@@ -161,7 +161,7 @@ def test_the_limit_of_time_ends_a_pass_that_has_begun(started, V, quiet, tmp_pat
 
 
 def test_commands_without_commits_end_in_order(V, tmp_path):
-    """They have handlers as soon as Python runs, which process 1 of a container needs."""
+    """Handlers are set as soon as Python runs, as process 1 of a container needs."""
     process = subprocess.Popen([*COMMAND, "info", V], stderr=subprocess.PIPE, text=True)
     until(lambda: handles(process, signal.SIGUSR1))
     process.send_signal(signal.SIGTERM)
@@ -176,7 +176,7 @@ def handles(process, number):
 
 
 def test_process_1_hears_signals(V, quiet, tmp_path):
-    """As in a container, whose kernel drops what process 1 does not handle."""
+    """The command is process 1 of a namespace, whose kernel drops signals without handlers."""
     run = tmp_path / "run"
     alone = ["unshare", "--pid", "--fork", "--mount-proc", *COMMAND]
     if subprocess.run([*alone[:-3], "true"], check=False, capture_output=True).returncode:
@@ -270,7 +270,7 @@ def test_an_encrypted_cluster(started, V, quiet, tmp_path):
 
 
 def test_a_cluster_without_workers_has_sizes_too():
-    """All of them may have left for a moment."""
+    """All workers may be away for a moment."""
     with (
         LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as client,

@@ -32,7 +32,7 @@ N_EMPTY = 12
 
 
 def cloudy(seed=0) -> xr.DataArray:
-    """A scene with a cloud over one date, and a corner that nobody has seen."""
+    """A scene with a cloud on one date and a corner without observations."""
     obj = scene(seed=seed)
     obj[0, :, 5:15, 5:20] = 0
     obj[:, :, :3, :4] = 0
@@ -132,7 +132,7 @@ def test_export_replaces_exports_only_and_leaves_nothing_half_written(fitted, tm
     shutil.copytree(path, scene_of_a_user)
     assert "no export has written" in refused(4, "export", run, scene_of_a_user, "--overwrite")
     xr.testing.assert_identical(open_stack(scene_of_a_user).load(), open_stack(path).load())
-    # A run names itself in the same attribute as an export.
+    # A run and an export use the same attribute.
     other = tmp_path / "other.zarr"
     shutil.copytree(run, other)
     assert "no export has written" in refused(4, "export", run, other, "--overwrite")
@@ -163,14 +163,14 @@ def test_tables_tell_pixels_and_planes_by_coordinates(fitted, tmp_path):
     assert len(usages) == 2400
     for y, x in [(390.0, 0.0), (120.0, 410.0)]:
         np.testing.assert_allclose(usages.loc[(y, x)], maps.sel(y=y, x=x), rtol=1e-6)
-    # What was written can be known to another fit.
+    # An exported endmember can be a fixed component of another fit.
     np.testing.assert_allclose(rows_at(str(tmp_path / "tables" / "spectra.csv")), spectra, rtol=1e-6)
 
 
 def test_transform_gives_maps_of_another_scene(fitted, tmp_path):
     _, run = fitted
     other = cloudy().isel(y=slice(0, 20)).drop_vars("latitude")
-    new = write(other, tmp_path / "new.zarr")  # which does not say that 0 is no value
+    new = write(other, tmp_path / "new.zarr")  # which does not declare 0 as missing
     done("transform", run, new, tmp_path / "w.zarr")
     maps = xr.open_zarr(tmp_path / "w.zarr", consolidated=False).abundance
     assert maps.dims == ("component", "y", "x")

@@ -221,7 +221,7 @@ def test_reconstruction(model, low_rank):
 
 @pytest.fixture
 def sweep():
-    """What a sweep of the ranks 2 to 6 tells, in no order."""
+    """The table of a sweep of the ranks 2 to 6, unordered."""
     table = pd.DataFrame(
         {
             "n_components": [3, 2, 4, 6, 5],
@@ -274,7 +274,7 @@ def test_ranks_of_a_table_and_of_what_is_known(sweep):
 
 @pytest.fixture
 def agreed():
-    """Three clusters of nine spectra each, and three that lie apart and were filtered."""
+    """Three clusters of nine spectra each, and three distant spectra, which were filtered."""
     rng = np.random.default_rng(0)
     stack = np.eye(4)[np.arange(30) % 3] + 0.1 * rng.random((30, 4))
     stack[27:] = rng.random((3, 4))

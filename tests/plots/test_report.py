@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with names from strangers."""
+    """A run with hostile names of features."""
     rng = np.random.default_rng(0)
     X = rng.poisson(rng.random((60, 3)) @ rng.gamma(0.3, size=(3, 14)) * 20 + 0.1).astype("f4")
     path = tmp_path_factory.mktemp("report") / "run.zarr"
@@ -87,7 +87,7 @@ def test_names_are_escaped_and_nothing_is_loaded(run, text):
     parsed = Page(text)
     assert "script" not in parsed.tags
     assert NAMES[0] not in text
-    assert escaping.escape(NAMES[0]) in text  # it is the first of the names of features
+    assert escaping.escape(NAMES[0]) in text  # the first of the feature names
     assert all(address.startswith(("#", "data:image/png;base64,")) for address in parsed.addresses)
     assert not re.search(r"https?:|url\((?!#)|@import", text)
 
@@ -120,7 +120,7 @@ def test_components_that_are_zero_are_told(tmp_path):
 
 
 def test_a_running_job(tmp_path, low_rank, small_panels):
-    """At each commit of a fit: after its start there is no pair, later there are components."""
+    """The page at each commit of a fit: without components after the start, with components later."""
     stored(tmp_path / "v", low_rank, (30, 14))
     pages = []
 
@@ -147,7 +147,7 @@ def test_a_running_job(tmp_path, low_rank, small_panels):
 
 
 def test_a_run_that_kept_less(tmp_path, low_rank):
-    """Runs of earlier versions have neither a plan nor what processes held."""
+    """A run without a plan and without measured memory."""
     fitted(low_rank, n_components=2, max_iter=2, run={"checkpoint": tmp_path / "run"})
     shutil.rmtree(tmp_path / "run" / "plan")
     old = open_run(tmp_path / "run")
@@ -160,7 +160,7 @@ def test_a_run_that_kept_less(tmp_path, low_rank):
 
 
 def test_memory_of_a_pass_is_the_largest_measurement(low_rank, monkeypatch):
-    """Measured by a stand-in: what a process really holds depends on the kernel, which may reclaim pages."""
+    """Memory is given by a stand-in, as the kernel may reclaim pages of a real process."""
     measured = []
 
     def measure():
@@ -206,7 +206,7 @@ def test_maps_are_read_panel_by_panel(tmp_path, monkeypatch):
 
 
 def scene(n_dates, n_bands, names):
-    """A stack of two components under clouds, with a corner that was never seen and an empty band."""
+    """A stack of two components with clouds, a corner without observations and an empty band."""
     import xarray as xr
 
     rng = np.random.default_rng(0)
@@ -321,7 +321,7 @@ def test_a_card_of_losses_that_reach_zero(tmp_path):
 
 
 def browse(tmp_path, *options):
-    """What headless Chromium prints, without a profile of its own and without a network."""
+    """The output of headless Chromium, with a new profile and without a network."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += ["--disable-sync", "--no-first-run", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'user'}"]
     command = [str(BROWSER), *flags, *options]

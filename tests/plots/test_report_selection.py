@@ -76,7 +76,7 @@ def test_several_starts(V, tmp_path):
 
 
 def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
-    """Models that have ended are told while others run; a run with nothing chosen is not finished."""
+    """The page counts ended models while others run; a run without a choice is not finished."""
     run, pages = tmp_path / "run", []
 
     def look(record):
@@ -170,7 +170,7 @@ def test_pages_are_as_wide_as_the_screen(swept, agreed, tmp_path):
 
 
 def test_a_consensus_of_a_rank_that_was_chosen(V, tmp_path):
-    """One run is a sweep and a consensus: both are told."""
+    """The page of a run that is both a sweep and a consensus has both sections."""
     asked = {"n_init": 5, "random_state": 0, "max_iter": 6, "local_neighborhood_size": 0.4}
     sweep, found = selected(V, [2, 3], **asked, checkpoint=tmp_path / "run")
     shown = Page(page(tmp_path / "run")).text

@@ -1,4 +1,4 @@
-"""Studies as the tests of this folder make them."""
+"""Studies for the tests of this folder."""
 
 from __future__ import annotations
 

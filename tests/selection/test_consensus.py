@@ -30,7 +30,7 @@ N_INIT = 8
 
 
 def planted(seed=0, n=150, m=20):
-    """Rows that use one program or several, which have features of their own and others in common."""
+    """Rows that use one or several programs; programs have own and common features."""
     rng = np.random.default_rng(seed)
     H = 0.5 + rng.random((K, m))
     H[:, : 4 * K] *= np.repeat(np.eye(K), 4, axis=1)
@@ -40,14 +40,14 @@ def planted(seed=0, n=150, m=20):
 
 
 def agreed(X, **options):
-    """A consensus of few starts, of a fixed length: they need not have converged."""
+    """A consensus of few starts with a fixed number of passes, converged or not."""
     usual = {"n_init": N_INIT, "random_state": 0, "local_neighborhood_size": 0.5, "max_iter": 30, "tol": 0}
     return consensus(X, K, **(usual | options))
 
 
 @pytest.fixture(scope="module")
 def counts():
-    """Small counts with zeros, and rows in which nothing was counted."""
+    """Small counts, with rows of zeros."""
     X = np.random.default_rng(3).poisson(planted()[0]).astype("u2")
     X[[4, 77]] = 0
     return X
@@ -239,7 +239,7 @@ def test_in_memory_usages_are_made_once(counts, monkeypatch):
     made = []
     monkeypatch.setattr(NMF, "transform", lambda *_: made.append(1))
     found = agreed(counts, n_init=2, max_iter=2, density_threshold=2)
-    assert (len(made), found.usages.shape) == (0, (len(counts), K))  # the conclusion has made them
+    assert (len(made), found.usages.shape) == (0, (len(counts), K))  # the final pass has made them
 
 
 def test_names_and_seeds(counts):
@@ -275,7 +275,7 @@ def test_missing_values_and_sums_of_one():
     assert found.loss == pytest.approx(0.5 * (gap**2).sum(), abs=1e-6 * (X**2).sum())
     W = np.random.default_rng(2).dirichlet(np.ones(K), 90)
     unmixed = agreed(W @ planted()[1], n_init=2, sum_to_one=True, density_threshold=2)
-    # In units of spectra that add up to one these are not fractions: the pull is towards one all the same.
+    # For spectra with a sum of one usages are no fractions; the penalty still draws their sums to one.
     assert np.isfinite(unmixed.components).all()
     assert unmixed.usages.shape == (90, K)
 
@@ -344,7 +344,7 @@ def test_what_does_not_fit_in_memory_is_refused(one, counts, monkeypatch):
 
 
 class Unread:
-    """An X that may be looked at and not read."""
+    """An X with a shape and a dtype, whose values must not be read."""
 
     shape, dtype, ndim = (100, 10), np.dtype("f8"), 2
 

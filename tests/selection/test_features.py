@@ -64,7 +64,7 @@ def test_moments_of_every_input(counts, tmp_path, kind, dtype):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moments_of_a_prepared_matrix(counts, tmp_path, kind):
-    if kind != "stored csc":  # which has no rows to take totals of
+    if kind != "stored csc":  # whose rows cannot be summed
         V = Prepared(KINDS[kind](counts, tmp_path), target_sum=100, log1p=True, columns=[9, 0, 6, 2])
         values = V.preparation(counts[:10] if kind == "wide" else counts)
         check(moments(V), values, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_the_same_bits_on_every_scheduler(counts, tmp_path, cluster, kind):
 
 
 def test_workers_need_not_see_this_process(counts, tmp_path, cluster: Client, monkeypatch):
-    """Nothing goes through a directory: only tallies travel."""
+    """Workers send tallies only, and need no common directory."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     with computing(cluster):
         check(moments(da.from_array(counts, chunks=(20, 14))), counts, rtol=1e-12)
@@ -99,7 +99,7 @@ def test_a_large_mean_does_not_swallow_the_variance(tmp_path):
     found = moments(stored(tmp_path / "x", X, (70, 3)))
     np.testing.assert_allclose(found.variance, X.var(axis=0), rtol=1e-6)
     plain = (X**2).mean(axis=0) - X.mean(axis=0) ** 2
-    assert abs(plain / X.var(axis=0) - 1).max() > 1  # what sums of squares would have told
+    assert abs(plain / X.var(axis=0) - 1).max() > 1  # the error of plain sums of squares
 
 
 def test_one_read(tmp_path, counts):
@@ -182,7 +182,7 @@ def test_a_table(counts):
 
 
 def over_dispersed(V, n_top):
-    """The rule of cNMF in pandas, for features none of which is zero throughout."""
+    """The rule of cNMF in pandas, for features that are not zero throughout."""
     mean, variance = pd.Series(V.mean(axis=0)), pd.Series(V.var(axis=0))
     fano = variance / mean
     A = (np.sqrt(variance) / mean)[mean.nlargest(20).index].min()
@@ -195,7 +195,7 @@ def over_dispersed(V, n_top):
 
 @pytest.fixture(scope="module")
 def expression():
-    """400 x 300 counts of five programs with depths of their own; every gene expressed."""
+    """400 x 300 counts of five programs, cells of different depths, every gene expressed."""
     rng = np.random.default_rng(5)
     usages = rng.dirichlet(np.full(5, 0.3), size=400) * rng.lognormal(7, 0.5, size=(400, 1))
     X = rng.poisson(usages @ rng.dirichlet(np.full(300, 0.2), size=5))

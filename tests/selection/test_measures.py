@@ -25,7 +25,7 @@ from dasknmf.selection.stability import (
 
 
 def runs_of(truth, n_runs, noise, rng):
-    """Copies in any order and scale, with noise; and of which row of the truth each row is."""
+    """Copies of the truth in any order and scale, with noise; and the row of the truth of each row."""
     orders = np.array([rng.permutation(len(truth)) for _ in range(n_runs)])
     scales = rng.gamma(2.0, size=(n_runs, len(truth), 1)) + 0.1
     return scales * (truth[orders] + noise * rng.random((n_runs, *truth.shape))), orders
@@ -49,7 +49,7 @@ def as_one(spectra):
 def test_components_of_one_kind_are_matched(truth, rng):
     spectra, orders = runs_of(truth, 9, 0.3, rng)
     labels = matched(list(spectra))
-    names = np.argsort(labels[0])  # of clusters, the rows of the first run
+    names = np.argsort(labels[0])  # clusters have the order of the rows of the first run
     assert (orders[0][names][labels] == orders).all()
     assert (labels == matched(spectra)).all()
     scaled = matched([each * 10.0**run for run, each in enumerate(spectra)])
@@ -57,7 +57,7 @@ def test_components_of_one_kind_are_matched(truth, rng):
 
 
 def test_each_run_gives_one_to_each_cluster_and_no_swap_is_better(rng):
-    spectra = rng.random((7, 4, 5))  # nothing to find: the assignments have work to do
+    spectra = rng.random((7, 4, 5))  # without structure, so that assignments change
     labels = matched(spectra)
     assert (np.sort(labels, axis=1) == np.arange(4)).all()
     units = spectra / np.linalg.norm(spectra, axis=2, keepdims=True)
@@ -83,7 +83,7 @@ def test_dead_components_are_matched_with_what_is_left(truth, rng):
     assert each[dead[0]] == 0
     assert np.delete(each, dead[0]).min() > 0.7
     spectra[:, 0] = 0
-    spectra[0] = 0  # a first run in which all are dead is no start
+    spectra[0] = 0  # first centroids of zeros
     assert (np.sort(matched(spectra), axis=1) == np.arange(6)).all()
 
 
@@ -130,7 +130,7 @@ def test_silhouettes_are_scikit_learns_on_angles(truth, rng, noise):
 def test_silhouettes_where_nothing_differs(truth):
     same = np.array([truth, truth[::-1], 5 * truth])
     assert silhouettes(same, matched(same)) == pytest.approx(np.ones(6), abs=1e-12)
-    twins = np.array([truth[[0, 0, 1]]] * 4)  # of two clusters at one place neither is one
+    twins = np.array([truth[[0, 0, 1]]] * 4)  # two equal clusters have silhouette zero
     each = silhouettes(twins, matched(twins))
     assert each == pytest.approx([0, 0, 1])
     assert silhouettes(truth[:4, None], np.zeros((4, 1), int)) == pytest.approx([1.0])
@@ -155,7 +155,7 @@ def test_instability_is_the_amari_error_of_all_pairs(truth, rng):
 
 
 def clusters(rng, n_runs, n_rows, n_clusters, share):
-    """Labels of which about so many are as in the first run, under other names in each."""
+    """Labels that agree for a share of the rows; each run numbers its clusters in another way."""
     base = rng.integers(n_clusters, size=n_rows)
     drawn = rng.integers(n_clusters, size=(n_runs, n_rows))
     labels = np.where(rng.random((n_runs, n_rows)) < share, base, drawn)

@@ -12,7 +12,7 @@ from tests.selection.studies import many
 
 
 def test_losses_of_nearly_exact_fits_are_those_of_their_pairs():
-    """Near an exact fit in float32 the loss is summed entry by entry, of the pair that entered the pass."""
+    """Near an exact fit in float32 the loss of the pair at the start of the pass is summed entry by entry."""
     rng = np.random.default_rng(0)
     X = rng.gamma(0.3, size=(80, 3)) @ rng.gamma(0.3, size=(3, 12)) + 1e-3 * rng.random((80, 12))
     X = X.astype("f4")

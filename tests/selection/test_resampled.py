@@ -48,7 +48,7 @@ def inputs_for(X, resampling, holdout=None, **parameters):
 
 
 class Found:
-    """A fit of a model to a version of X, as `NMF` would make it."""
+    """A fit of a model to a version of X, equal to that of `NMF`."""
 
     def __init__(self, X, resampling, *, holdout=None, **parameters):
         nmf = NMF(**({"n_components": K, "init": "random", "random_state": 5, "max_iter": 6} | parameters))
@@ -65,7 +65,7 @@ class Found:
 
 
 def tiles_of(X, dtype=np.float64, **told):
-    """The tiles of a block of X, each with whatever is asked of it before the next one is made."""
+    """The tiles of a block of X; each is used before the next one is made."""
     slabs = told.pop("slabs", [X])
     return block_of(slabs, PanelSpec(X.shape[0], 0, X.shape[1], np.dtype(dtype)), **told).tiles()
 
@@ -112,7 +112,7 @@ def test_rows_join_the_weights_of_what_is_observed_and_hidden_entries_keep_their
     (tile,) = map(ours.version.seen, tiles_of(X, entries=EntryWeights(nan=True, holdout=hidden)))
     seen[plain.hidden.rows, plain.hidden.columns] = False
     np.testing.assert_allclose(tile.sums().squares, (a[:, None] * np.where(seen, V, 0) ** 2).sum())
-    # What is hidden is compared as it is, once for each entry.
+    # Hidden entries are compared without noise, once each.
     last = ours.run.history[-1]
     answer = ours.run.progress.location
     state = ours.run.factors.read_state(answer.state, answer.phase_index)
@@ -133,7 +133,7 @@ def test_noise_is_a_v_of_its_own(V, init, kind, beta):
     theirs, _ = fitted(
         version_of(V, ours.version), n_components=K, random_state=5, max_iter=6, tol=0, **parameters
     )
-    # Two models of a plain V share their products, which those of a version have for themselves.
+    # Two models of a plain V share products; a model of a version has products of its own.
     np.testing.assert_allclose(ours.H, theirs.components_, rtol=1e-10, atol=1e-12)
     expected = [record.objective for record in theirs.history_ if record.objective is not None]
     assert [record.objective for record in ours.history] == pytest.approx(expected, rel=1e-10)
@@ -167,7 +167,7 @@ def test_the_objective_never_rises_and_is_that_of_the_version(V, kind, beta, mak
     objectives = np.array([record.objective for record in ours.history])
     assert (np.diff(objectives) <= 1e-10 * objectives[:-1]).all()
     assert objectives[-1] < 0.9 * objectives[0]
-    if beta == 2:  # told through Grams and the survey's squares: here from every entry
+    if beta == 2:  # the pass uses Gram matrices and the squares of the survey; here every entry is summed
         at = ours.run.progress
         W = ours.run.factors.read_rows(at.location.rows, 0, N)
         X = V if kind == "rows" else version_of(V, ours.version)
@@ -221,7 +221,7 @@ def test_noise_is_the_same_for_any_chunks_storage_and_order_of_memory(V, kind, d
     np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=cut), whole)
     turned = [np.asfortranarray(V)]
     np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=turned), whole)
-    within = [np.hstack([V, V])[:, :M]]  # rows of something wider
+    within = [np.hstack([V, V])[:, :M]]  # rows of a wider array
     np.testing.assert_array_equal(version_of(V, resampling, dtype=dtype, slabs=within), whole)
     X = scipy.sparse.csr_array(V)
     sparse = [X[:5], X[5:]]
@@ -259,7 +259,7 @@ def test_uniform_noise_is_uniform_and_unbiased():
     assert abs(u.mean()) < 4 / np.sqrt(3 * u.size)
     assert scipy.stats.kstest(u.ravel(), scipy.stats.uniform(-1, 2).cdf).pvalue > 0.01
     assert abs(u).max() < 1
-    # Neighbours along rows and columns, and entries of other seeds, know nothing of each other.
+    # Neighbours along rows and columns, and entries of other seeds, are independent.
     other = (version_of(V, Resampling("uniform", 0.2, seed=2)) / V - 1) / 0.2
     for left, right in ((u[:, 1:], u[:, :-1]), (u[1:], u[:-1]), (u, other)):
         assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 4 / np.sqrt(u.size)
@@ -311,7 +311,7 @@ def test_the_tile_beside_stays_what_it_is(V):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_of_one_read_see_versions_of_their_own(V, kind):
-    """Side by side in one walk, each is what it is alone."""
+    """Models that share a walk have the results that they have alone."""
     models = [model_of(V, Resampling(kind, 0.3), seed) for seed in (1, 2)]
     surveys = [model.starts()[0][0] for model in models]
     together = visit(

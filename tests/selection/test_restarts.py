@@ -90,7 +90,7 @@ def test_each_start_is_its_separate_fit(name):
     losses, objectives, models = [], [], []
     for start, seed in enumerate(model.start_seeds_.tolist()):
         if run.get("holdout") and start:
-            continue  # alone, another seed hides other entries
+            continue  # alone it would hide the entries of another seed
         alone, W_alone = several(X, run, **parameters | {"n_init": 1, "random_state": seed})
         losses.append(alone.history_[-1].loss)
         objectives.append(alone.history_[-1].objective)
@@ -106,7 +106,7 @@ def test_each_start_is_its_separate_fit(name):
     np.testing.assert_allclose(model.start_losses_[: len(losses)], losses, rtol=close["rtol"])
     if len(losses) == R:
         assert model.best_start_ == np.argmin(objectives)
-        assert len(set(np.round(objectives, 9))) > 1  # else nobody could tell them apart
+        assert len(set(np.round(objectives, 9))) > 1  # else equality would show nothing
     if model.best_start_ < len(models):
         alone, W_alone = models[model.best_start_]
         np.testing.assert_allclose(W, W_alone, **close)
@@ -181,7 +181,7 @@ def test_each_ends_when_it_would_alone(tmp_path, name, stores):
             np.testing.assert_allclose(W, W_alone, rtol=1e-8, atol=1e-9)
             np.testing.assert_allclose(model.components_, alone.components_, rtol=1e-8, atol=1e-9)
             assert model.n_iter_ == alone.n_iter_
-    assert len(set(ends)) > 1  # else this test tells nothing
+    assert len(set(ends)) > 1  # else this test shows nothing
     assert max(record.iteration for record in model.history_) == max(ends)
     beta = parameters.get("beta_loss", 2)
     loss = divergence_of(X, W, model.components_, beta)
@@ -223,7 +223,7 @@ def test_the_higher_half_is_given_up(tmp_path):
 
 @pytest.mark.parametrize("beta", [2.0, 1.0])
 def test_halves_that_end_at_different_passes(tmp_path, beta):
-    """Those that are left may have ended before the last pass, which has nothing of theirs."""
+    """The models that are left may have ended before the last pass, which then has no state of theirs."""
     X, parameters = V, {"n_init": 6, "halving": True, "max_iter": 30, "beta_loss": beta, "tol": 0.1}
     for seed in range(2):
         run = {"checkpoint": tmp_path / f"run{seed}"}
@@ -238,7 +238,7 @@ def test_halves_that_end_at_different_passes(tmp_path, beta):
 
 @pytest.fixture
 def room_for(monkeypatch):
-    """Gives this process no more memory than so many of the models take together."""
+    """Limits the memory of this process to the need of some number of models."""
     project = memory.Footprint.projection
 
     def room(count, X, parameters):
@@ -254,7 +254,7 @@ def room_for(monkeypatch):
             context.setattr(Scheduler, "baseline", 0)
             several(X, **parameters | {"n_init": count, "max_iter": 1, "scheduler": "synchronous"})
         monkeypatch.setattr(Scheduler, "baseline", 0)
-        # Rows of models that wait stay in memory: less than one more in a read would take.
+        # Rows of waiting models stay in memory: less than one more model in a read needs.
         monkeypatch.setattr(Scheduler, "memory_limit", max(peaks) + 2**17)
         return max(peaks)
 
@@ -289,7 +289,7 @@ def test_models_that_do_not_fit_together_take_turns(room_for, tmp_path, caplog, 
             generations = {path.name for path in (tmp_path / f"run{count}" / "W").iterdir()} - {"zarr.json"}
             position = open_run(tmp_path / f"run{count}").progress
             assert generations >= position.versions
-            # Beside them only those that a reader may have pinned, of the pass before.
+            # Others are of the pass before, which a reader may have pinned.
             last = max(int(name.split("-")[0]) for name in position.versions)
             assert {int(name.split("-")[0]) for name in generations} <= {last, last - 1}
             assert turns <= len(generations) <= 2 * turns
@@ -298,7 +298,7 @@ def test_models_that_do_not_fit_together_take_turns(room_for, tmp_path, caplog, 
 
 
 class Unread:
-    """Chunks that must not be made."""
+    """Chunks that must not be computed."""
 
     def __call__(self, block):
         raise AssertionError("X was read")
@@ -317,14 +317,14 @@ def test_where_not_even_one_fits_nothing_is_read(room_for, monkeypatch, tmp_path
 
 
 def deaths_of(store):
-    """Before each commit and after the last, and at moments of all that is kept of what was found out."""
+    """Deaths before each commit, after the last commit, and while findings are written."""
     commits = [i for i, key in enumerate(store.keys) if key.startswith("commit/")]
     found = next((i for i, key in enumerate(store.keys) if key.startswith("selection/")), len(store.keys))
     return sorted({*commits, *range(found + 2, len(store.keys), 12), commits[-1] + 1} - {len(store.keys)})
 
 
 def assert_no_death_matters(tmp_path, run, same):
-    """`run` gives what it makes of X in a store; `same` compares two of these."""
+    """`run` returns the result for X at a store; `same` compares two results."""
     quiet = DyingStore(tmp_path / "quiet")
     whole = run(quiet)
     at = deaths_of(quiet)
@@ -362,7 +362,7 @@ def test_death_at_a_commit_changes_nothing(tmp_path, parameters):
 
 @pytest.mark.parametrize("beta", [2.0, 1.0])
 def test_any_budget_may_follow(tmp_path, beta):
-    """All starts that ended for want of passes go on; those that had converged stay."""
+    """Starts that had reached max_iter are continued; converged starts stay."""
     usual = {"beta_loss": beta, "random_state": 2}
     run = {"checkpoint": tmp_path / "run"}
     several(V, run, **usual, max_iter=3)
@@ -418,7 +418,7 @@ def test_a_run_at_work_gives_the_lowest_so_far(tmp_path, beta):
 
 def test_an_estimator_among_others():
     model, W = several(V, init=None, max_iter=3)
-    assert model.init_ == "random"  # for None: other starts would be alike
+    assert model.init_ == "random"  # for None: with other values all starts would be equal
     again = clone(model)
     assert again.get_params() == model.get_params()
     with warnings.catch_warnings():
@@ -482,7 +482,7 @@ HIDING = {"n_init": 1, "max_iter": 2, "random_state": 0}
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_holdout_that_hides_a_whole_line_is_refused(tmp_path, axis, wide):
     X = GAPS.copy()
-    X[7], X[:, 5] = np.nan, np.nan  # nothing to hide: not the doing of a hold-out
+    X[7], X[:, 5] = np.nan, np.nan  # nothing to hide here, which is no error of the hold-out
     if axis == 0:
         X[20:32, 1:] = np.nan
     else:
@@ -512,7 +512,7 @@ def test_a_block_that_hides_whole_rows_of_sparse_x_is_refused():
 
 
 def test_states_in_memory_are_those_that_are_needed():
-    """Models end in many passes, each of which had the states of all that were left."""
+    """Models end in many passes, each with the states of all models that were left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with open_study(V, [2, 3], 6, FitOptions(), max_iter=30, tol=0.05, random_state=0) as study:
@@ -544,7 +544,7 @@ def test_states_that_one_pass_left_are_read_at_once(tmp_path):
 
 
 def projections_of(X, ranks, n_init, **parameters):
-    """Of the passes of a sweep in this process, and the models."""
+    """The passes of a sweep in this process, and its models."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with open_study(X, ranks, n_init, FitOptions(), max_iter=1, random_state=0, **parameters) as study:
@@ -556,7 +556,7 @@ def projections_of(X, ranks, n_init, **parameters):
 
 
 def test_rows_of_the_models_that_keep_theirs_are_projected():
-    """Of a V with gaps only the smaller ranks are recomputed; the lowest that ended keeps its generation."""
+    """With missing entries only the smaller ranks are recomputed; the best ended model keeps its rows."""
     X = np.where(np.random.default_rng(0).random((60, 24)) < 0.1, np.nan, noisy(60, 24))
     models, projections, _ = projections_of(X, [3, 20], 2, missing_values="nan")
     assert [model.recomputed for model in models] == [True, True, False, False]
@@ -570,7 +570,7 @@ def test_rows_of_the_models_that_keep_theirs_are_projected():
 
 
 def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
-    """Ranks ascend: those of the first read would be the smallest."""
+    """Ranks ascend: a first read without care would have the smallest ranks."""
     monkeypatch.setattr(Scheduler, "baseline", 0)
     models, _, study = projections_of(V, [2, 9], 2)
     phases = [study._evaluation(np.ones((model.k, M)), drawn=True) for model in models]

@@ -48,12 +48,12 @@ def swept(X, ranks=RANKS, scheduler="synchronous", **parameters) -> RankSweep:
 
 
 def rows_of(X, H):
-    """W by another's nonnegative least squares, row by row."""
+    """W by the nonnegative least squares of SciPy, row by row."""
     return np.array([nnls(H.T.astype(float), x)[0] for x in np.asarray(X, float)])
 
 
 def test_recomputed_rows_are_exact_and_the_objective_never_rises():
-    """Against two exact solves in turn, of which every pass must be a half."""
+    """Alternating exact solves of W and H, to which passes are compared."""
     found = many(V, [2, 4], 2, random_state=0, solver="bpp", max_iter=6, tol=0)
     for start, each in enumerate(found.factorizations):
         begun = many(V, [each.n_components], 1, random_state=each.seed, solver="bpp", max_iter=1, tol=0)
@@ -122,7 +122,7 @@ def test_what_ranks_tell_is_of_all_of_x(X, beta, holdout):
 
 
 def hidden_of(X, share, seed):
-    """Which entries are hidden, as a mask."""
+    """The mask of hidden entries."""
     holdout = Holdout(share, seed, X.shape[1])
     if sp.issparse(X):
         return np.outer(holdout.hidden_rows(0, X.shape[0]), holdout.hidden_columns(X.shape[1]))
@@ -136,7 +136,7 @@ def hidden_of(X, share, seed):
 
 @pytest.mark.parametrize("X", [V, COUNTS], ids=["dense", "sparse"])
 def test_the_loss_of_hidden_entries_by_brute_force(X):
-    """W of the entries that are seen, row by row; its loss over the others."""
+    """The loss over hidden entries of the W that is fitted to the others, row by row."""
     sweep = swept(X, [2, 3], holdout=0.15, random_state=1)
     dense = np.asarray(X.toarray() if sp.issparse(X) else X, float)
     mask = hidden_of(X, 0.15, 1)
@@ -170,7 +170,7 @@ def test_the_planted_rank(parameters):
 
 @pytest.mark.parametrize("kind", ["rows", "uniform", "poisson"])
 def test_versions_of_x(kind):
-    """Each start is the fit of its own version, as a fit with that perturbation alone is."""
+    """Each start equals a fit to its own version of V alone."""
     X = V if kind != "poisson" else COUNTS
     sweep = swept(X, [2, 3], method="nmfk", perturb=kind, max_iter=5)
     for each in sweep.factorizations:
@@ -223,7 +223,7 @@ SWEEPS = {
 }
 
 
-# Each is a pair of sweeps for every death: the others tell of less.
+# Each case runs two sweeps for every death: these cover most.
 @pytest.mark.parametrize(
     "name", ["holdout", *(pytest.param(name, marks=pytest.mark.slow) for name in SWEEPS if name != "holdout")]
 )
@@ -238,11 +238,11 @@ def test_death_changes_nothing(tmp_path, name):
     assert_no_death_matters(tmp_path, run, same_sweep)
     plain = swept(X, ranks, **parameters)
     same_sweep(open_sweep(tmp_path / "quiet"), plain)
-    same_sweep(run(tmp_path / "quiet"), plain)  # of a run that has ended
+    same_sweep(run(tmp_path / "quiet"), plain)  # the run has ended
 
 
 def test_another_rule_that_dies_leaves_no_mixture(tmp_path):
-    """Between what was found and what follows from it stands the W of another rank."""
+    """Deaths between the new findings and the final pass, while W is that of another rank."""
     X = da.from_array(np.random.default_rng(0).random((30, 8)), chunks=(15, 8))
     usual = {"n_init": 3, "max_iter": 4, "ranks": [2, 3, 4, 5]}
     first = swept(X, checkpoint=tmp_path / "run", **usual)
@@ -290,7 +290,7 @@ def test_more_passes_follow(tmp_path):
     for name in COLUMNS:
         np.testing.assert_array_equal(longer.columns[name], whole.columns[name])
     np.testing.assert_array_equal(np.asarray(longer.W), np.asarray(whole.W))
-    # A single model, whose passes are those of the run, the conclusion among them.
+    # A single model has all passes of the run, the final pass included.
     run = {"n_init": 1, "holdout": 0.1}
     swept(X, [3], **run, checkpoint=tmp_path / "one", max_iter=2)
     longer = swept(X, [3], **run, checkpoint=tmp_path / "one", max_iter=6)
@@ -343,7 +343,7 @@ def test_another_study_is_another_run(tmp_path):
 
 
 class Interrupted(Exception):
-    """What a callback ends a sweep with."""
+    """The exception by which a callback ends a sweep."""
 
 
 @pytest.mark.parametrize("beta", [2, 1])
@@ -482,7 +482,7 @@ def test_consensus_that_dies_goes_on(tmp_path):
 
 @pytest.mark.parametrize("X", [V, COUNTS], ids=["dense", "sparse"])
 def test_what_was_hidden_from_fits_costs_no_gram_for_each_row(X):
-    """After the fits nothing is missing: lines of packed products would be larger than V."""
+    """After the fits no entry is missing: packed products would be larger than V."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with open_study(X, [2], 2, FitOptions(holdout=0.1), max_iter=2, random_state=1) as study:
@@ -535,7 +535,7 @@ def test_another_v_leaves_what_has_ended_as_it_was(tmp_path):
 
 
 def test_a_sweep_whose_best_model_has_ended_first_opens(tmp_path):
-    """A pass is exact while one model goes on, though the best model was only evaluated in it."""
+    """A pass is exact while any model continues, though the best model was only evaluated in it."""
     rng = np.random.default_rng(0)
     X = rng.poisson(3 * rng.gamma(0.5, size=(300, 6)) @ rng.gamma(0.3, size=(6, 30))).astype("float32")
     options = {
