@@ -27,6 +27,7 @@ from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
+from dasknmf.fitting.execution import Execution
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
 from dasknmf.fitting.problem import Factor, FitOptions
@@ -427,11 +428,10 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """W if `options.returns_W`, else None."""
         if self.verbose:
             options = replace(options, callbacks=(*options.callbacks, logged))
-        problem, inputs = open_problem(self, X, options)
-        with session(problem, inputs, options) as work:
-            work.fit(work.inputs.restarted(self.n_init))
+        with session(*open_problem(self, X, options)) as work:
+            Execution(work, work.inputs.restarted(self.n_init))()
             W = set_from_session(self, work)
-            return work.returned(W, lazy=inputs.chunked) if options.returns_W else None
+            return work.returned(W, lazy=work.inputs.chunked) if options.returns_W else None
 
     def _coded(self, X: MatrixLike, method: str) -> Any:
         check_is_fitted(self)

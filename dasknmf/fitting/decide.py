@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from zarr.abc.store import Store
 
 from dasknmf import data
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
@@ -22,19 +23,16 @@ from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.staging import check_stage
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
-from dasknmf.fitting.fingerprint import with_stored_scale
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.problem import (
-    Choices,
-    Factor,
-    FitOptions,
-    Problem,
-    Roles,
-    described_entries,
-    digest,
-    spawned,
-)
-from dasknmf.store import features
+from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, spawned
+from dasknmf.store import features, schema
+from dasknmf.store.convert import converted
+from dasknmf.store.progress import environment, read_run
+from dasknmf.store.roles import Roles
+from dasknmf.store.stored_run import writable
+
+_ROUNDING = 1e-6
+"""Relative tolerance between two scales of the same data: far above rounding, far below another X."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Inputs:
     ----------
     X : array
         Open and checked.
+    options : FitOptions
     roles : Roles
     source : Source
         Source of V, without weights; `weighted` adds them after staging.
@@ -59,9 +58,12 @@ class Inputs:
     start : tuple of arrays or None
         A custom start.
     features : Features
+    store : Store or None
+        The checkpoint, open.
     """
 
     X: Matrix
+    options: FitOptions
     roles: Roles
     source: data.Source
     grid: Grid
@@ -71,6 +73,7 @@ class Inputs:
     entry_weights: data.Source | None
     start: tuple[Factor, np.ndarray] | None
     features: features.Features
+    store: Store | None = None
 
     @property
     def chunked(self) -> bool:
@@ -104,7 +107,7 @@ class Inputs:
         )
 
 
-def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tuple[Problem, Inputs]:
+def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tuple[schema.Problem, Inputs]:
     """Open X, check it against the parameters of a model and the options of a fit, and decide.
 
     Parameters
@@ -123,9 +126,28 @@ def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tupl
     nmf._validate_params()
     check_stage(options.stage, options.checkpoint)
     X = validation.validated(nmf, X, reset=True)
-    X = with_stored_scale(X, None if options.overwrite else options.checkpoint)
-    inputs = decide(nmf, X, options)
-    return problem_of(nmf, options, inputs), inputs
+    store = None if options.checkpoint is None else writable(options.checkpoint)
+    if store is not None and not options.overwrite:
+        X = _with_stored_scale(X, store)
+    inputs = replace(decide(nmf, X, options), store=store)
+    return problem_of(nmf, inputs), inputs
+
+
+def _with_stored_scale(X: Matrix, store: Store) -> Matrix:
+    """X with the scale of a stored run, where both scales are equal up to rounding.
+
+    A scale computed again may differ in the last bits on another kind of CPU; with the stored scale, V is
+    bit for bit that of the run.
+    """
+    if not isinstance(X, data.Prepared) or X.preparation.scale is None:
+        return X
+    problem = read_run(store)
+    if problem is None:
+        return X
+    stored = features.read_preparation(store, problem.identity).get("scale")
+    if stored is None or stored.shape != X.preparation.scale.shape:
+        return X
+    return X.rescaled(stored) if np.allclose(X.preparation.scale, stored, rtol=_ROUNDING, atol=0) else X
 
 
 def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
@@ -197,24 +219,22 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     start = None if W is None or H is None else roles.start(W, _with_fixed(H, fixed))
     names = getattr(nmf, "feature_names_in_", None)
     known = features.Features(names, data.steps_of(X).get("scale"), b, source.layout)
-    return Inputs(X, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
+    return Inputs(X, options, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
 
 
-def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Problem:
+def problem_of(nmf: BaseEstimator, inputs: Inputs) -> schema.Problem:
     """The decided problem; with a checkpoint, digests of arrays are computed for comparison with the run."""
+    X, options, model, known = inputs.X, inputs.options, inputs.model, inputs.features
+    variant, resampling = model.variant, model.variant.resampling
 
     def mark(array: object) -> str | None:
         if array is None:
             return None
-        return digest(array) if options.checkpoint is not None else "given"
+        return "given" if inputs.store is None else digest(array)
 
-    X, model, known = inputs.X, inputs.model, inputs.features
-    variant, resampling = model.variant, model.variant.resampling
-    sampled = model.init == "sample"
-    many_inner_steps = not model.loss.quadratic and model.inner_iter == "auto"
     several = nmf.n_init > 1
     custom = inputs.start is not None
-    choices = Choices(
+    parameters = schema.Parameters(
         n_components=model.k,
         init=model.init,
         solver=model.solver,
@@ -227,8 +247,8 @@ def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Probl
         inner_iter=model.inner_iter if isinstance(model.inner_iter, str) else int(model.inner_iter),
         n_init=int(nmf.n_init) if several else None,
         halving=bool(nmf.halving) if several else None,
-        sample_bytes=int(model.sample_bytes) if sampled else None,
-        X_in_memory=not model.streamed if many_inner_steps else None,
+        sample_bytes=int(model.sample_bytes) if model.init == "sample" else None,
+        X_in_memory=None if model.loss.quadratic or model.inner_iter != "auto" else not model.streamed,
         fixed_components=mark(variant.fixed),
         sum_to_one=variant.sum_to_one or None,
         perturbation=None if resampling is None else resampling.described,
@@ -240,24 +260,23 @@ def problem_of(nmf: BaseEstimator, options: FitOptions, inputs: Inputs) -> Probl
     if inputs.entry_weights is not None:
         # Weights that are read with V are compared at every read, by their sums.
         weights = mark(options.weights) if inputs.entry_weights.in_process else "in chunks"
-    return Problem(
+    identity = schema.Identity(
         shape=(int(X.shape[0]), int(X.shape[1])),
         dtype=model.dtype.str,
         transposed=inputs.roles.transposed,
         seed=model.seed,
-        model=choices,
-        max_iter=int(nmf.max_iter),
-        tol=float(nmf.tol),
+        model=parameters,
         feature_names=None if known.names is None else features.digest(known.names),
-        preparation=X.described() if isinstance(X, data.Prepared) else None,
-        layout=None if known.layout is None else known.layout.geometry(),
+        preparation=converted(X.described(), schema.Preparation) if isinstance(X, data.Prepared) else None,
+        layout=None if known.layout is None else converted(known.layout.geometry(), schema.Geometry),
         entries=None if inputs.entries is None else described_entries(inputs.entries),
         sample_weight=mark(sample_weight),
         feature_weight=mark(feature_weight),
         weights=weights,
         mask=inputs.source.described_mask(),
-        many=options.many,
+        many=None if options.many is None else converted(options.many, schema.Many),
     )
+    return schema.Problem(identity, schema.Budget(int(nmf.max_iter), float(nmf.tol)), environment())
 
 
 def entries_of(nmf: BaseEstimator, X: Matrix) -> EntryWeights | None:

@@ -13,22 +13,22 @@ import numpy as np
 from dask.utils import format_bytes
 from msgspec import structs
 
-from dasknmf.core.history import Callback, History, Record
+from dasknmf.core.history import History, Record
 from dasknmf.core.starts import survey
 from dasknmf.core.state import FactorState
 from dasknmf.data.source import nbytes_of
 from dasknmf.engine.memory import Projection
-from dasknmf.errors import DataError, NumericalError
+from dasknmf.errors import DataError, MemoryLimitError, NumericalError
 from dasknmf.fitting.loop import Histories, Schedule, last_objective, record_of, start_passes, started
 from dasknmf.fitting.memory import makes_tiles_dense, models_per_read, tile_bytes
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.passes import OpenMatrix, PassRunner
-from dasknmf.fitting.problem import Factor, Problem
+from dasknmf.fitting.passes import PassRunner
+from dasknmf.fitting.problem import Factor
+from dasknmf.fitting.session import Session
 from dasknmf.io.retry import counted
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import ModelStatus, Progress, states_of
-from dasknmf.store.stored_run import StoredRun
+from dasknmf.store.progress import ModelStatus, states_of
 
 log = logging.getLogger("dasknmf")
 
@@ -39,28 +39,26 @@ class Execution:
 
     Parameters
     ----------
-    problem : Problem
+    session : Session
     models : sequence of Model
         Of one start and one loss.
-    V : OpenMatrix
-    run : MemoryRun or StoredRun
-    start : tuple of arrays or None
-        Rows of W, shape (n_samples, k), NumPy or Dask, and H, for ``init="custom"``.
-    callbacks : sequence of callable
-        Called with the new `Record` after each pass.
     """
 
-    problem: Problem
+    session: Session
     models: Sequence[Model]
-    V: OpenMatrix
-    run: MemoryRun | StoredRun
-    start: tuple[Factor, np.ndarray] | None = None
-    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        self.V, self.run = self.session.V, self.session.run
 
     def __call__(self) -> None:
         """Run all passes after the last commit."""
-        run, model = self.run, self.models[0]
-        per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
+        run, model, start = self.run, self.models[0], self.session.inputs.start
+        try:
+            per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
+        except MemoryLimitError:
+            if not run.progress.passes:
+                run.discard()  # models that cannot be fitted leave no run behind
+            raise
         self._runner = PassRunner(self.V, run, model.dtype, per_read)
         if not run.progress.passes:
             models = tuple(map(ModelStatus, range(len(self.models))))
@@ -72,25 +70,26 @@ class Execution:
         with self.V.at_work() as self._runner.each, counted() as self._runner.retries:
             while run.progress.start < n_starts:
                 self._run_start()
-            if self.start is not None and not run.history.exact and not self._has_start():
-                self._place(*self.start)
+            if start is not None and not run.history.exact and not self._has_start():
+                self._place(*start)
             schedule, histories = self._schedule(), self._histories()
             after = schedule.resumed(run.progress, histories)
             if after.outcome is not None and run.progress.outcome is None:
-                self._commit(after, None, run.sums)
+                self.session.commit(after, None, run.sums)
             run.progress = after
             while run.progress.outcome is None:
                 histories = self._advance(schedule, histories)
 
     def _schedule(self) -> Schedule:
-        progress = self.run.progress
+        progress, problem = self.run.progress, self.session.problem
         # The last pass has no state of a model that ended before.
         states = states_of(self.run.factors, [progress.location_of(status) for status in progress.models])
         rules = {
-            status.model: self.models[status.model].stop_rule(self.problem.tol, state)
+            status.model: self.models[status.model].stop_rule(problem.budget.tol, state)
             for status, state in zip(progress.models, states, strict=True)
         }
-        return Schedule(self.models, rules, self.problem.max_iter, bool(self.problem.model.halving))
+        halving = bool(problem.identity.model.halving)
+        return Schedule(self.models, rules, problem.budget.max_iter, halving)
 
     def _histories(self) -> Histories:
         if len(self.models) == 1:
@@ -127,7 +126,7 @@ class Execution:
             history.reads,
             last_objective(history),
         )
-        self._commit(started(at, result, alike=alike), record, result.sums)
+        self.session.commit(started(at, result, alike=alike), record, result.sums)
 
     def _has_start(self) -> bool:
         at = self.run.progress
@@ -153,7 +152,7 @@ class Execution:
         reads = self.run.history.reads
         record = Record(0, "start", None, None, None, None, seconds, 0, written, reads)
         after = structs.replace(at, passes=at.passes + 1, state=name, rows=(rows,))
-        self._commit(after, record, self.run.sums)
+        self.session.commit(after, record, self.run.sums)
 
     def _advance(self, schedule: Schedule, histories: Histories) -> Histories:
         """Run and commit one pass: exact for unfinished models, an evaluation for those that just ended."""
@@ -162,14 +161,8 @@ class Execution:
         step = schedule.advanced(progress, histories, self.run.history, result)
         if step.undone:
             self.run.forget(result.rows)
-        self._commit(step.progress, step.record, result.sums)
+        self.session.commit(step.progress, step.record, result.sums)
         return step.histories
-
-    def _commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        self.run.commit(progress, record, sums)
-        if record is not None:
-            for callback in self.callbacks:
-                callback(record)
 
     def _plan(self, projections: Sequence[Projection]) -> dict[str, Any]:
         """The storage of V, and the processes and memory of its passes: for reports."""

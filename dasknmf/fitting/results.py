@@ -15,7 +15,7 @@ from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.state import FactorState
 from dasknmf.fitting.problem import spawned
 from dasknmf.fitting.session import Session
-from dasknmf.store.run import Run, oriented, unobserved
+from dasknmf.store.run import Run
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -29,18 +29,17 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     W : dask.array.Array of shape (n_samples, n_components)
         Lazy, backed by the factors of the run.
     """
-    run, problem, inputs = session.run, session.problem, session.inputs
+    run, inputs = session.run, session.inputs
     progress, history, location = run.progress, run.history, run.progress.location
-    transposed = inputs.roles.transposed
     state = FactorState.checked(run.factors.read_state(location.state, location.phase_index))
-    W, H = oriented(run.factors, location, inputs.grid, transposed=transposed)
+    W, H = inputs.roles.factors(run.factors, location, inputs.grid)
     nmf.components_ = H
     nmf.n_components_ = len(H)
-    nmf.init_ = problem.model.init
+    nmf.init_ = inputs.model.init
     nmf.n_iter_ = progress.best.iteration
     nmf.n_reads_ = history.reads
     nmf.history_ = history
-    nmf.start_seeds_ = np.array(spawned(problem.seed, nmf.n_init))
+    nmf.start_seeds_ = np.array(spawned(inputs.model.seed, nmf.n_init))
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = progress.best.model
     nmf.sum_of_squares_ = state.squares
@@ -48,7 +47,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss or 0.0, 0.0)))
     nmf.preparation_ = inputs.preparation
     nmf.feature_weight_ = inputs.features.weight
-    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = unobserved(state, transposed=transposed)
+    nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = inputs.roles.unobserved(state)
     usage = np.ones(len(H)) if state.usage is None else state.usage  # unknown after a start
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))
     for message, category in _warnings(nmf, progress.outcome):

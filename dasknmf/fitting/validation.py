@@ -366,6 +366,11 @@ def check_choices(
     """Refuse parameters and options that contradict each other or the shape of X."""
     if options.many is not None:
         _check_ranks(options.many["ranks"], shape, model.fixed_components)
+        if options.many.get("consensus") and options.holdout is not None:
+            raise ValueError(
+                f"holdout is {options.holdout!r}; a consensus is of all entries of X: leave it out, or use "
+                "rank_sweep(holdout=)."
+            )
     if model.sum_to_one and not (loss.quadratic and SOLVERS[solver].sum_to_one):
         raise ValueError(
             f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "

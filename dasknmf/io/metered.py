@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore, WrapperStore
 from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.credentials import refuse_credentials
-from dasknmf.io.retry import PatientStore, patiently, read_patiently
+from dasknmf.io.retry import awaited_patiently, patiently, read_patiently
 from dasknmf.io.zarrs import decoded_fast, reopened, stored_bytes
 
 
@@ -58,13 +58,14 @@ def fetched(nbytes: int) -> None:
         meter.add(nbytes)
 
 
-class MeteredStore(WrapperStore[Any]):
-    """A store that reports the size of every value it returns."""
+class SourceStore(WrapperStore[Any]):
+    """A store of V: reads are repeated after transient errors, and their bytes counted."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        return _counted(await super().get(key, prototype, byte_range))
+        what = self._what(key)
+        return _counted(await awaited_patiently(lambda: self._store.get(key, prototype, byte_range), what))
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -74,13 +75,21 @@ class MeteredStore(WrapperStore[Any]):
     # Zarr 3.3 and later read parts of shards by these methods.
 
     async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
-        async for group in self._store.get_ranges(key, byte_ranges, **options):
+        ranges = list(byte_ranges)
+
+        async def groups() -> list[Any]:
+            return [group async for group in self._store.get_ranges(key, ranges, **options)]
+
+        for group in await awaited_patiently(groups, self._what(key)):
             for _, value in group:
                 _counted(value)
             yield group
 
     def get_sync(self, key: str, **options: Any) -> Buffer | None:
-        return _counted(self._store.get_sync(key, **options))
+        return _counted(read_patiently(lambda: self._store.get_sync(key, **options), self._what(key)))
+
+    def _what(self, key: str) -> str:
+        return f"{key!r} of {str(self._store)!r}"
 
 
 def _counted(value: Buffer | None) -> Buffer | None:
@@ -103,7 +112,7 @@ class MeteredArray:
         refuse_pickles(array)
         fast = decoded_fast(array)
         self._is_fast = fast is not None
-        self._array = reopened(array, MeteredStore(PatientStore(array.store))) if fast is None else fast
+        self._array = reopened(array, SourceStore(array.store)) if fast is None else fast
         self.label = str(array.store_path)
         self.dtype = np.dtype(array.dtype)
         self.in_process = isinstance(array.store, MemoryStore)

@@ -11,13 +11,12 @@ import logging
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import tenacity
-from zarr.storage import WrapperStore
 
 from dasknmf.errors import DaskNMFError, SourceError, UnavailableError, brief
 
@@ -96,13 +95,6 @@ def patiently(call: Callable[[], T], what: str) -> T:
     raise AssertionError  # the policy returns or raises
 
 
-async def _patiently_awaited(call: Callable[[], Awaitable[T]], what: str) -> T:
-    async for attempt in tenacity.AsyncRetrying(**_policy(what)):
-        with attempt:
-            return await call()
-    raise AssertionError
-
-
 def read_patiently(call: Callable[[], T], what: str) -> T:
     """The result of `call`, which reads V; see `patiently`.
 
@@ -117,6 +109,15 @@ def read_patiently(call: Callable[[], T], what: str) -> T:
         return patiently(call, what)
 
 
+async def awaited_patiently(call: Callable[[], Awaitable[T]], what: str) -> T:
+    """`read_patiently` for a call that is awaited."""
+    with _naming(what):
+        async for attempt in tenacity.AsyncRetrying(**_policy(what)):
+            with attempt:
+                return await call()
+    raise AssertionError
+
+
 @contextmanager
 def _naming(what: str) -> Iterator[None]:
     try:
@@ -128,34 +129,6 @@ def _naming(what: str) -> Iterator[None]:
             f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
             "reads it: bring it back, or check permissions and credentials, then start the same again."
         ) from error
-
-
-class PatientStore(WrapperStore[Any]):
-    """A store of V with retries."""
-
-    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        return await self._patiently(key, lambda: self._store.get(key, prototype, byte_range))
-
-    # Zarr 3.3 and later read parts of shards by these methods.
-
-    async def get_ranges(self, key: str, byte_ranges: Any, **options: Any) -> AsyncIterator[Any]:
-        ranges = list(byte_ranges)
-
-        async def groups() -> list[Any]:
-            return [group async for group in self._store.get_ranges(key, ranges, **options)]
-
-        for group in await self._patiently(key, groups):
-            yield group
-
-    def get_sync(self, key: str, **options: Any) -> Any:
-        return read_patiently(lambda: self._store.get_sync(key, **options), self._what(key))
-
-    async def _patiently(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
-        with _naming(self._what(key)):
-            return await _patiently_awaited(call, self._what(key))
-
-    def _what(self, key: str) -> str:
-        return f"{key!r} of {str(self._store)!r}"
 
 
 def _policy(what: str) -> dict[str, Any]:

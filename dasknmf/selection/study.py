@@ -24,6 +24,7 @@ from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
 from dasknmf.fitting.decide import open_problem
+from dasknmf.fitting.execution import Execution
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
@@ -35,7 +36,7 @@ from dasknmf.selection.rules import choose, default_rule
 from dasknmf.store import schema
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import states_of
-from dasknmf.store.run import Run, open_run, oriented
+from dasknmf.store.run import Run, open_run
 from dasknmf.store.selection import COLUMNS
 from dasknmf.store.stored_run import StoredRun
 
@@ -186,7 +187,7 @@ class Study:
     def returned_W(self) -> np.ndarray | da.Array:
         """W of the result, shape (n_samples, n_components): a Dask array where X is chunked."""
         run, inputs = self.session.run, self.session.inputs
-        W, _ = oriented(run.factors, run.progress.location, inputs.grid, transposed=False)
+        W, _ = inputs.roles.factors(run.factors, run.progress.location, inputs.grid)
         return self.session.returned(W, lazy=inputs.chunked)
 
     @property
@@ -249,10 +250,9 @@ def open_study(
         callbacks=(*options.callbacks, logged) if template.verbose else tuple(options.callbacks),
         many={"ranks": ranks, "n_init": n_init} | (options.many or {}),
     )
-    problem, inputs = open_problem(template, X, options)
-    with session(problem, inputs, options) as opened:
+    with session(*open_problem(template, X, options)) as opened:
         models = _models(opened.inputs.model, ranks, n_init)
-        opened.fit(models)
+        Execution(opened, models)()
         factorizations = factorizations_of(opened.run, [(model.k, model.seed) for model in models])
         yield Study(template, nmf, replace(opened, V=_unhidden(opened)), factorizations)
 

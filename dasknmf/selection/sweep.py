@@ -245,7 +245,7 @@ def rank_sweep(
 
 def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Factor) -> RankSweep:
     """The sweep of a study, with the chosen rank and its W and H."""
-    many, history = study.session.options.many or {}, study.history
+    many, history = study.session.inputs.options.many or {}, study.history
     return RankSweep(
         many["ranks"],
         many["n_init"],

@@ -13,9 +13,8 @@ from zarr.abc.store import Store
 from dasknmf.core.image_grid import Coordinate, Layout, common, merged
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.metered import MeteredStore, open_node
+from dasknmf.io.metered import SourceStore, open_node
 from dasknmf.io.optional import needed
-from dasknmf.io.retry import PatientStore
 from dasknmf.stacks.checks import (
     VARIABLE,
     StackLike,
@@ -233,7 +232,7 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
         )
     refuse_pickles(group)
     found = xarray.open_dataset(
-        MeteredStore(PatientStore(group.store)),
+        SourceStore(group.store),
         engine="zarr",
         group=group.path or None,
         consolidated=group.metadata.consolidated_metadata is not None,

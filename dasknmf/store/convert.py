@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from math import prod
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 
 T = TypeVar("T")
 
@@ -89,21 +86,3 @@ def shown(value: Any) -> str:
     """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def array_of(values: Sequence[Any], dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """An array of values in a record.
-
-    Raises
-    ------
-    ValueError
-        If the values do not fill it, or are not of that dtype.
-    """
-    if prod(shape) != len(values):
-        raise ValueError(
-            f"an array of shape {list(shape)} has {prod(shape)} values, and here are {len(values)}"
-        )
-    try:
-        return np.array(values, dtype).reshape(shape)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise ValueError(f"the values {shown(values)} must be of {dtype}") from error

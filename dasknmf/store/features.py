@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 from msgspec import to_builtins
 from zarr.abc.store import Store
-from zarr.storage import StoreLike
 
 from dasknmf.core.feature_names import renamed
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
-from dasknmf.store import arrays, keys, records
-from dasknmf.store.progress import read_run
+from dasknmf.store import arrays, records
 from dasknmf.store.schema import FeatureNames, Identity
 
 log = logging.getLogger("dasknmf")
@@ -119,23 +117,6 @@ def check(store: Store, identity: Identity, features: Features) -> None:
         "with the same V: give the same scale, and where it was computed the same data, choose another "
         "checkpoint, or start over with overwrite=True."
     )
-
-
-def stored_scale(target: StoreLike) -> np.ndarray | None:
-    """The divisors of the features of the run at a path, URL or store; None if there are none.
-
-    Raises
-    ------
-    RunDamagedError
-        If a record is not as it was written.
-    """
-    try:
-        store = keys.opened(target, read_only=True)
-        about = read_run(store)
-    except (OSError, ValueError, TypeError):  # said in full where the run is opened to be written
-        return None
-    scale: np.ndarray | None = read_preparation(store, about.identity).get("scale") if about else None
-    return scale
 
 
 def read_preparation(store: Store, identity: Identity) -> dict[str, Any]:

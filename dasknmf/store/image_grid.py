@@ -11,11 +11,9 @@ from zarr.abc.store import Store
 from dasknmf.core.image_grid import Coordinate, Layout, Tiles
 from dasknmf.errors import RunMismatchError
 from dasknmf.store import arrays, records
-from dasknmf.store.convert import array_of
 from dasknmf.store.schema import CoordinateRecord, Identity, LayoutRecord, StackRecord
 
 PATH = "layout"
-_INLINE = 4096  # values; longer coordinates are arrays of their own
 _MOST_TEXT_BYTES = 2**28
 """Largest size of a text coordinate, whose values all have the width of the dtype."""
 
@@ -29,11 +27,10 @@ def write_layout(store: Store, layout: Layout | None) -> None:
         values, inline, array = coord.values, None, None
         if values.dtype.kind == "U":
             inline = values.reshape(-1).tolist()
-        elif values.size <= _INLINE:
-            inline = _as_integers(values).tolist()
         else:
             array = f"{PATH}/{number}"
-            arrays.write_array(store, array, _as_integers(values))
+            bits = np.ascontiguousarray(values).reshape(-1).view(f"i{values.itemsize}")
+            arrays.write_array(store, array, bits)  # NaN and NaT are stored unchanged
         coords[name] = CoordinateRecord(
             coord.dims, values.shape, values.dtype.str, dict(coord.attrs), inline, array
         )
@@ -89,11 +86,9 @@ def _values(store: Store, kept: CoordinateRecord) -> np.ndarray:
             )
         return values.view(dtype).reshape(shape)
     assert kept.values is not None
-    if dtype.kind != "U":
-        return array_of(kept.values, f"i{dtype.itemsize}", shape).view(dtype)
     if dtype.itemsize * len(kept.values) > _MOST_TEXT_BYTES:
         raise ValueError(f"dtype is {kept.dtype!r}; text has at most {_MOST_TEXT_BYTES} bytes in all")
-    return array_of(kept.values, kept.dtype, shape)
+    return np.array(kept.values, dtype).reshape(shape)
 
 
 def check(store: Store, identity: Identity, layout: Layout | None) -> None:
@@ -131,8 +126,3 @@ def _counted(tiles: Tiles) -> str:
 
 def _largest(tiles: Tiles) -> str:
     return " x ".join(str(max(each)) for each in tiles.lengths)
-
-
-def _as_integers(values: np.ndarray) -> np.ndarray:
-    """The bits of the values as a flat integer array, so that NaN and NaT are stored unchanged."""
-    return np.ascontiguousarray(values).reshape(-1).view(f"i{values.dtype.itemsize}")

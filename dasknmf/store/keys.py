@@ -29,7 +29,7 @@ META = "zarr.json"
 
 
 def opened(target: StoreLike, *, read_only: bool = False) -> Store:
-    """The Zarr store of a path, an fsspec URL or a store."""
+    """The Zarr store of a path, an fsspec URL or a store; a directory is made by the first write."""
     refuse_credentials(target, RunError)
     if isinstance(target, Store):
         return target.with_read_only() if read_only and not target.read_only else target
@@ -38,7 +38,7 @@ def opened(target: StoreLike, *, read_only: bool = False) -> Store:
     target = str(target).removeprefix("file://")  # a directory has renames and fsync, fsspec has not
     if "://" in target:
         return FsspecStore.from_url(target, read_only=read_only)
-    return sync(LocalStore.open(Path(target).absolute(), read_only=read_only))
+    return LocalStore(Path(target).absolute(), read_only=read_only)
 
 
 def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:

@@ -208,7 +208,7 @@ def committed(store: Store, identity: Identity) -> Committed:
         writer_id = [writer_id for first, writer_id in commit.segments if first <= index][-1]
         path = f"history/{index}-{writer_id}"
         record = records.needed_record(store, path, schema.PassRecord)
-        if identity.model["solver"] == "cd" and not record.has_violation:
+        if identity.model.solver == "cd" and not record.has_violation:
             raise records.damaged(store, path, "measures of an exact pass have no 'violation'")
         passes.append(record)
     numbers = [model.model for model in commit.progress.models]
@@ -229,7 +229,7 @@ def format_of(store: Store) -> int | None:
         return None
 
 
-def read_run(store: Store) -> schema.RunRecord | None:
+def read_run(store: Store) -> schema.Problem | None:
     """The record ``run`` of a store; None if there is no run.
 
     Raises
@@ -243,7 +243,7 @@ def read_run(store: Store) -> schema.RunRecord | None:
             f"the run at {str(store)!r} has format {found}; this version reads {schema.FORMAT}: use "
             "the version that wrote it, or start over with overwrite=True."
         )
-    return None if found is None else records.read_record(store, "run", schema.RunRecord)
+    return None if found is None else records.read_record(store, "run", schema.Problem)
 
 
 def write_sums(store: Store, sums: tuple[float, ...]) -> None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import cached_property
 from typing import Any
 
-import dask.array as da
 import numpy as np
-from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import DataNode, GraphNode, Task, TaskRef
-from msgspec.structs import asdict
+from msgspec import to_builtins
 from zarr.storage import StoreLike
 
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.image_grid import Layout
-from dasknmf.core.panels import Grid
 from dasknmf.core.state import FactorState, State
 from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, selection
 from dasknmf.store import lock as locks
-from dasknmf.store.factors import Factors, MemoryFactors
-from dasknmf.store.progress import FactorLocation, committed, read_grid, read_run
+from dasknmf.store.progress import committed, read_grid, read_run
+from dasknmf.store.roles import Roles
 from dasknmf.store.schema import Identity, Plan
 from dasknmf.store.zarr_factors import ZarrFactors
 
@@ -96,17 +91,15 @@ class Run:
     """
 
     def __init__(self, target: StoreLike) -> None:
-        try:
-            self.store = keys.opened(target, read_only=True)
-            about = read_run(self.store)
-        except FileNotFoundError:
-            about = None
+        self.store = keys.opened(target, read_only=True)
+        about = read_run(self.store)
         if about is None:
             raise RunError(
                 f"there is no run at {str(target)!r}; open_run takes the checkpoint of a fit: check the path."
             )
         self.identity: Identity = about.identity
-        self.params: dict[str, Any] = about.identity.model | asdict(about.budget)
+        self.params: dict[str, Any] = to_builtins(about.identity.model) | to_builtins(about.budget)
+        self._roles = Roles(about.identity.transposed)
         self.environment = about.environment
         found = committed(self.store, about.identity)
         self.progress, self.history, self.sums = found.progress, found.history, found.sums
@@ -219,7 +212,7 @@ class Run:
 
     @cached_property
     def _unobserved(self) -> tuple[int, int]:
-        return unobserved(self._state, transposed=self.identity.transposed) if self.n_passes else (0, 0)
+        return self._roles.unobserved(self._state) if self.n_passes else (0, 0)
 
     @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +230,7 @@ class Run:
 
     def _factors_of_model(self) -> tuple[Any, np.ndarray]:
         self._check_has_factors()
-        return oriented(self.factors, self.progress.location, self._grid, transposed=self.identity.transposed)
+        return self._roles.factors(self.factors, self.progress.location, self._grid)
 
     def _check_has_factors(self) -> None:
         if self.progress.location.rows is None and self.identity.many is not None:
@@ -286,54 +279,3 @@ def open_run(target: StoreLike) -> Run:
     max_iter
     """
     return Run(target)
-
-
-def unobserved(state: State, *, transposed: bool) -> tuple[int, int]:
-    """Numbers of samples and of features of X without an observed entry."""
-    rows = state.empty_rows
-    columns = 0 if state.observed is None else int(np.sum(state.observed == 0))
-    return (columns, rows) if transposed else (rows, columns)
-
-
-def oriented(
-    factors: Factors, location: FactorLocation, grid: Grid, *, transposed: bool
-) -> tuple[Any, np.ndarray]:
-    """W, a Dask array of shape (n_samples, k), and H, (k, n_features), at a location."""
-    small = FactorState.checked(factors.read_state(location.state, location.phase_index)).factor
-    if not transposed:
-        return rows_lazily(factors, location, grid, len(small), small.dtype), small
-    W = da.from_array(np.ascontiguousarray(small.T), name=False)
-    return W, np.ascontiguousarray(rows_in_memory(factors, location, grid).T)
-
-
-def rows_in_memory(factors: Factors, location: FactorLocation, grid: Grid) -> np.ndarray:
-    """The left factor of V at a location, shape (n_rows, k), read by this process."""
-    return np.concatenate([_rows_of(factors, location, panel.index, panel.n_rows) for panel in grid])
-
-
-def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
-    """The left factor of V at a location as a Dask array, one chunk per panel, bound to its version."""
-    token = uuid.uuid4().hex
-    name, shared = f"rows-{token}", f"factors-{token}"
-    # One layer for all panels: with a layer for each, taking one block looks through all of them.
-    graph: dict[Any, GraphNode] = {}
-    for number, panel in enumerate(grid):
-        key = (name, number, 0)
-        if isinstance(factors, MemoryFactors):
-            graph[key] = DataNode(key, _rows_of(factors, location, panel.index, panel.n_rows))
-        else:
-            graph[key] = Task(key, _rows_of, TaskRef(shared), location, panel.index, panel.n_rows)
-    if not isinstance(factors, MemoryFactors):
-        graph[shared] = DataNode(shared, factors)
-    return da.Array(
-        HighLevelGraph.from_collections(name, graph),
-        name,
-        chunks=(tuple(panel.n_rows for panel in grid), (k,)),
-        dtype=dtype,
-        meta=np.empty((0, 0), dtype),
-    )
-
-
-def _rows_of(factors: Factors, location: FactorLocation, panel: int, n_rows: int) -> np.ndarray:
-    assert location.rows is not None  # there is a pair
-    return location.rows.of_model(factors.read_rows(location.rows, panel, n_rows), location.phase_index)

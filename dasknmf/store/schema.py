@@ -13,7 +13,6 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
 from dasknmf.core import history
-from dasknmf.store.convert import converted
 
 FORMAT = 4
 """Of runs; it stands in the root of the store, and a run of another format is refused."""
@@ -58,15 +57,32 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all records."""
 
 
-class ModelParameters(Struct, frozen=True):
-    """Parameters of the model that every run has; the others are shown and compared only."""
+class Parameters(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The parameters of `NMF`, with every choice decided; None: without effect on this fit."""
 
     n_components: Components
     init: Text
     solver: Text
     beta_loss: float
-    random_state: int | float | None = None
-    n_init: ModelCount = 1
+    random_state: int | None = None
+    """As given; None also for a generator."""
+    alpha_W: float
+    alpha_H: float | Text
+    l1_ratio: float
+    shuffle: bool
+    inner_iter: int | Text
+    n_init: ModelCount | None = None
+    halving: bool | None = None
+    sample_bytes: int | None = None
+    X_in_memory: bool | None = None
+    """For losses other than Frobenius: decides the number of steps on W between two reads."""
+    fixed_components: Text | None = None
+    """Digest."""
+    sum_to_one: bool | None = None
+    perturbation: dict[Text, Any] | None = None
+    W: Text | None = None
+    """Digest of a custom start."""
+    H: Text | None = None
 
 
 class Preparation(Record, frozen=True):
@@ -110,16 +126,16 @@ class Many(Record, frozen=True, omit_defaults=True):
 
 
 class Identity(Record, frozen=True, omit_defaults=True):
-    """The values that must match when a run is resumed."""
+    """The values that decide the numbers of a fit and must match when a run is resumed; arrays as digests."""
 
     shape: tuple[Length, Length]
     """n_samples and n_features, as the user sees them."""
-    dtype: Literal["<f4", "<f8", ">f4", ">f8"]
+    dtype: Annotated[str, Meta(pattern=r"\A[<>]f[48]\Z")]
+    """Of W, H and the products."""
     transposed: bool
-    """Whether V is read by columns, with the roles of W and H exchanged."""
+    """Whether V is Xᵀ, with the roles of W and H exchanged."""
     seed: Annotated[int, Meta(ge=-(2**63))]
-    model: dict[Text, Any]
-    """Parameters of the model by name, digests of arrays; see `ModelParameters`."""
+    model: Parameters
     feature_names: Text | None = None
     preparation: Preparation | None = None
     layout: Geometry | None = None
@@ -131,7 +147,6 @@ class Identity(Record, frozen=True, omit_defaults=True):
     many: Many | None = None
 
     def __post_init__(self) -> None:
-        converted(self.model, ModelParameters)
         if self.n_models > MOST_MODELS:
             raise ValueError(f"a run has at most {MOST_MODELS} models, and this one {self.n_models}")
 
@@ -139,7 +154,7 @@ class Identity(Record, frozen=True, omit_defaults=True):
     def n_models(self) -> int:
         """Number of models of the run, dropped ones included."""
         if self.many is None:
-            return int(self.model.get("n_init", 1))
+            return self.model.n_init or 1
         return len(self.many.ranks) * self.many.n_init
 
     @property
@@ -160,8 +175,8 @@ class Budget(Record, frozen=True):
     tol: float
 
 
-class RunRecord(Record, frozen=True):
-    """``run``: identity, budget and environment of the run."""
+class Problem(Record, frozen=True):
+    """``run``: one fit with every choice decided, as plain values."""
 
     identity: Identity
     budget: Budget
@@ -266,19 +281,20 @@ class StackRecord(Record, frozen=True):
 
 
 class CoordinateRecord(Record, frozen=True, omit_defaults=True):
-    """A coordinate of a stack: its values, or the array that holds them."""
+    """A coordinate of a stack: its values, if they are text, or the array that holds their bits."""
 
     dims: Annotated[tuple[Text, ...], Meta(max_length=16)]
     shape: Shape
     dtype: CoordinateDtype
     attrs: Attrs
-    values: Annotated[list[Text | int], Meta(max_length=2**24)] | None = None
-    """Texts; of other dtypes the bits of each value as an integer."""
+    values: Annotated[list[Text], Meta(max_length=2**24)] | None = None
     array: Annotated[str, Meta(pattern=r"\Alayout/[0-9]{1,6}\Z")] | None = None
 
     def __post_init__(self) -> None:
         if (self.values is None) == (self.array is None):
             raise ValueError("a coordinate has either values or an array")
+        if (self.values is not None) != ("U" in self.dtype):
+            raise ValueError("a coordinate has values if they are text, and else an array")
         if self.values is not None and prod(self.shape) != len(self.values):
             raise ValueError(f"a coordinate of shape {list(self.shape)} has {prod(self.shape)} values")
 
@@ -301,18 +317,10 @@ class LayoutRecord(Record, frozen=True):
                 )
 
 
-class Inline(Record, frozen=True):
-    """A short array of a state, in the record."""
+class Placed(Record, frozen=True):
+    """An array of a state: its place among the bytes beside the record."""
 
     dtype: NumericDtype
-    shape: Shape
-    values: Annotated[list[bool | int | float], Meta(max_length=2**16)]
-
-
-class Placed(Record, frozen=True):
-    """An array of a state, as a part of an array beside the record."""
-
-    array: ArrayName
     shape: Shape
     at: Count
 
@@ -323,13 +331,14 @@ class ModelState(Record, frozen=True):
     kind: Text
     """Name of the class of the state."""
     numbers: dict[Text, bool | int | float]
-    inline: dict[Text, Inline]
     placed: dict[Text, Placed]
 
 
 class States(Record, frozen=True):
     """``small/<pass>-<writer_id>/<first model>``: states after a pass."""
 
+    array: ArrayName
+    """Beside the record: the bytes of the arrays of all states."""
     models: Annotated[tuple[ModelState, ...], Meta(max_length=MOST_MODELS)]
 
 

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from msgspec import to_builtins
 from msgspec.structs import replace
+from zarr.abc.store import Store
 from zarr.storage import LocalStore, StoreLike
 
 from dasknmf.core.history import History, Record
@@ -55,13 +56,12 @@ from dasknmf.store.progress import (
     Commit,
     Progress,
     committed,
-    environment,
     format_of,
     read_grid,
     read_run,
     write_sums,
 )
-from dasknmf.store.schema import FORMAT, Budget, Identity, RunRecord
+from dasknmf.store.schema import FORMAT, Identity, Problem
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -86,9 +86,10 @@ class StoredRun:
 
     Parameters
     ----------
-    target : path, URL or zarr store
-    identity, budget : dict
-        What must match on resume, and what may change. JSON values only.
+    store : zarr store
+        As `writable` opens it.
+    problem : Problem
+        Its identity must match that of a run that is resumed; its budget may differ.
     grid : Grid
     overwrite : bool
         Start over where the store holds a run.
@@ -107,15 +108,19 @@ class StoredRun:
 
     def __init__(
         self,
-        target: StoreLike,
-        identity: dict[str, Any],
-        budget: dict[str, Any],
+        store: Store,
+        problem: Problem,
         grid: Grid,
         *,
         overwrite: bool,
         features: described.Features = _NO_FEATURES,
     ) -> None:
-        self.store = _writable(target)
+        self.store = store
+        if (place := keys.local_path(store, "")) is not None:
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unopened(store, error) from error
         self._check_is_ours(overwrite=overwrite)
         self._lock = Lock(self.store)
         # Beside the next pass: to delete a version takes as long as to commit one.
@@ -124,10 +129,10 @@ class StoredRun:
         self._discarded = False
         try:
             self.writer_id = self._lock.token
-            self._identity = converted(parsed(records.encoded(identity)), Identity)
-            self._budget = Budget(**budget)
-            dtype = np.dtype(self._identity.dtype)
-            self.factors = ZarrFactors(self.store, grid, self._identity.n_columns, dtype)
+            # By the rules by which the record is read again.
+            self.problem = converted(parsed(records.encoded(to_builtins(problem))), Problem)
+            identity = self.problem.identity
+            self.factors = ZarrFactors(self.store, grid, identity.n_columns, np.dtype(identity.dtype))
             self.progress = Progress()
             self.history = History()
             self.sums: tuple[float, ...] | None = None
@@ -180,7 +185,7 @@ class StoredRun:
         self._write_commit(unless=self._look)
         if self._budget_is_new:
             # After the commit: a process that dies in between finds the old budget again.
-            self._write_about()
+            records.write_record(self.store, "run", self.problem)
             self._budget_is_new = False
         # Of one model states are small, and stay; a sweep's would soon be larger than V.
         self._pruning.result()  # one version too many on the disk, and no more
@@ -209,11 +214,6 @@ class StoredRun:
                 "a run has one writer: leave it to the other, its commits are sound, or start the same again."
             )
 
-    @property
-    def seed(self) -> int:
-        """The seed that the run began with."""
-        return self._identity.seed
-
     def plan(self, content: dict[str, Any]) -> None:
         """Write the `Plan` of the coming passes; a resumed run may have another."""
         records.write_record(self.store, "plan", content)
@@ -226,7 +226,7 @@ class StoredRun:
     @property
     def found(self) -> dict[str, Any] | None:
         """The findings; None if there are none, or models changed later."""
-        return selection.read_findings(self.store, self.progress, self._identity)
+        return selection.read_findings(self.store, self.progress, self.problem.identity)
 
     @property
     def concluded(self) -> bool:
@@ -273,7 +273,7 @@ class StoredRun:
 
     def _has_begun(self) -> bool:
         with suppress(RunDamagedError):
-            return records.read_record(self.store, "run", RunRecord) is not None
+            return records.read_record(self.store, "run", Problem) is not None
         return False
 
     def _begin(self, grid: Grid, features: described.Features) -> None:
@@ -285,23 +285,19 @@ class StoredRun:
         arrays.write_array(self.store, "panels/edges", np.asarray(grid.edges, np.int64))
         described.write_features(self.store, features)
         image_grid.write_layout(self.store, features.layout)
-        self._write_about()
+        records.write_record(self.store, "run", self.problem)
 
     def _clear(self) -> None:
         # The commit goes first: a half-cleared run is then a run that has not begun.
         for path in _PARTS:
             keys.delete(self.store, path)
 
-    def _write_about(self) -> None:
-        record = RunRecord(self._identity, self._budget, environment())
-        records.write_record(self.store, "run", record)
-
-    def _resume(self, about: RunRecord, grid: Grid, layout: Layout | None) -> None:
-        _check_identity(about.identity, self._identity, str(self.store))
-        self._identity = about.identity
+    def _resume(self, about: Problem, grid: Grid, layout: Layout | None) -> None:
+        _check_identity(about.identity, self.problem.identity, str(self.store))
+        self.problem = replace(self.problem, identity=about.identity)
         _check_grid(read_grid(self.store, about.identity), grid, str(self.store))
         image_grid.check(self.store, about.identity, layout)
-        changed = _differences(about.environment, environment(), set())
+        changed = _differences(about.environment, self.problem.environment, set())
         if changed:
             log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
         found = committed(self.store, about.identity)
@@ -311,8 +307,8 @@ class StoredRun:
             # First of all the run is ours: a writer that was only asleep finds another's epoch.
             self._write_commit()
         self._prune(self.progress.versions, None)
-        if about.budget == self._budget:
-            self._write_about()
+        if about.budget == self.problem.budget:
+            records.write_record(self.store, "run", self.problem)
             return
         # A finished run with another budget goes on from where it stopped; it stays finished until it has,
         # since V may yet turn out to be another.
@@ -353,19 +349,15 @@ def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
 
 def _check_identity(stored: Identity, given: Identity, where: str) -> None:
     # Without a random_state the run keeps the seed that was drawn.
-    free = {"random_state"} if given.model.get("random_state") is None else set()
-    differences = _differences(stored.model, given.model, free)
-    differences += _differences(_json(stored), _json(given), {"model", "seed"})
+    free = {"random_state"} if given.model.random_state is None else set()
+    was, now = to_builtins(stored), to_builtins(given)
+    differences = _differences(was.pop("model"), now.pop("model"), free) + _differences(was, now, {"seed"})
     if differences:
         raise RunMismatchError(
             f"the run at {where!r} is another one: {'; '.join(differences)}. A run goes on only with the "
             "same V and the same model: repeat these, choose another checkpoint, or start over with "
             "overwrite=True."
         )
-
-
-def _json(identity: Identity) -> dict[str, Any]:
-    return parsed(records.encoded(to_builtins(identity)))
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
@@ -376,18 +368,29 @@ def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> li
     ]
 
 
-def _writable(target: StoreLike) -> Any:
+def writable(target: StoreLike) -> Store:
+    """The store of a checkpoint, opened to write a run; nothing is written yet.
+
+    Raises
+    ------
+    RunError
+        If the store cannot be opened, or not for writing.
+    """
     try:
         store = keys.opened(target)
         keys.children(store, "")
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(
-            f"the checkpoint {str(target)!r} cannot be opened ({error}); it must be a directory or a "
-            "store that this process can write: check the path, its permissions and the free space."
-        ) from error
+        raise _unopened(target, error) from error
     if store.read_only:
         raise RunError(
             f"the checkpoint {str(target)!r} is read-only; a fit writes every pass to it: open it for "
             "writing or choose another."
         )
     return store
+
+
+def _unopened(target: StoreLike, error: Exception) -> RunError:
+    return RunError(
+        f"the checkpoint {str(target)!r} cannot be opened ({error}); it must be a directory or a "
+        "store that this process can write: check the path, its permissions and the free space."
+    )

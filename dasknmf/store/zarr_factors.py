@@ -17,7 +17,6 @@ from dasknmf.core.panels import Grid
 from dasknmf.core.state import FactorState, Named, State, from_named
 from dasknmf.errors import RunDamagedError
 from dasknmf.store import arrays, keys, records, schema
-from dasknmf.store.convert import array_of
 from dasknmf.store.factors import FactorVersion, pass_of
 
 
@@ -118,42 +117,28 @@ def _chunk(version: FactorVersion, panel: int) -> str:
     return f"W/{version.name}/c.{panel}.0.0"
 
 
-_INLINE = 64
-"""Entries; longer arrays of a state are part of an array, shorter ones stand in the record."""
-
-
 def write_part(store: Store, path: str, states: Sequence[State]) -> None:
-    """Write the states of some models.
+    """Write the states of some models: numbers in a record, the bytes of all arrays in one array beside it.
 
-    A task that runs twice, because its worker was taken for dead, writes arrays of its own: it never touches
-    those that the record names already.
+    A task that runs twice, because its worker was taken for dead, writes an array of its own: it never
+    touches the one that the record names already.
     """
-    token = uuid.uuid4().hex[:8]
-    parts: dict[str, list[np.ndarray]] = {}
-    ends: dict[str, int] = {}
+    name = f"values-{uuid.uuid4().hex[:8]}"
+    content = bytearray()
     models = []
     for state in states:
         numbers: dict[str, float] = {}
-        inline: dict[str, schema.Inline] = {}
         placed: dict[str, schema.Placed] = {}
         for key, value in state.named().items():
-            if not isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray):
+                placed[key] = schema.Placed(value.dtype.str, value.shape, len(content))
+                content += value.tobytes()
+            else:
                 numbers[key] = value
-                continue
-            if value.size <= _INLINE and value.ndim < 2:
-                values = value.reshape(-1).tolist()
-                inline[key] = schema.Inline(value.dtype.str, value.shape, values)
-                continue
-            name = f"{value.dtype.name}-{token}"
-            at = ends.get(name, 0)
-            parts.setdefault(name, []).append(value.reshape(-1))
-            ends[name] = at + value.size
-            placed[key] = schema.Placed(name, value.shape, at)
-        models.append(schema.ModelState(state.kind, numbers, inline, placed))
-    for name, pieces in parts.items():
-        arrays.write_array(store, f"{path}/{name}", np.concatenate(pieces))
-    # The record comes last: it vouches for the arrays.
-    records.write_record(store, path, schema.States(tuple(models)))
+        models.append(schema.ModelState(state.kind, numbers, placed))
+    arrays.write_array(store, f"{path}/{name}", np.frombuffer(content, np.uint8))
+    # The record comes last: it vouches for the array.
+    records.write_record(store, path, schema.States(name, tuple(models)))
 
 
 def read_part(store: Store, path: str, models: Collection[int]) -> dict[int, State] | None:
@@ -167,33 +152,27 @@ def read_part(store: Store, path: str, models: Collection[int]) -> dict[int, Sta
     record = records.read_record(store, path, schema.States)
     if record is None:
         return None
+    content = arrays.read_array(store, f"{path}/{record.array}")
+    states: dict[int, State] = {}
     try:
-        return _states_of(store, path, record.models, models)
+        for model in models:
+            if model < len(record.models):  # else the caller reports it as missing
+                states[model] = _state_of(model, record.models[model], content)
     except ValueError as error:
         raise records.damaged(store, path, str(error)) from error
-
-
-def _states_of(
-    store: Store, path: str, stored: Sequence[schema.ModelState], models: Collection[int]
-) -> dict[int, State]:
-    read: dict[str, np.ndarray] = {}
-    states: dict[int, State] = {}
-    for model in models:
-        if model >= len(stored):
-            continue  # the caller reports it as missing
-        found: dict[str, Named] = dict(stored[model].numbers)
-        for key, short in stored[model].inline.items():
-            found[key] = array_of(short.values, short.dtype, short.shape)
-        for key, kept in stored[model].placed.items():
-            name, at, shape = kept.array, kept.at, kept.shape
-            if name not in read:
-                read[name] = arrays.read_array(store, f"{path}/{name}")
-            values = read[name][at : at + prod(shape)]
-            if read[name].ndim != 1 or len(values) != prod(shape):
-                raise ValueError(f"{key} has shape {shape} at {at} of {name!r}, of {read[name].size}")
-            found[key] = values.reshape(shape).copy()
-        try:
-            states[model] = from_named(stored[model].kind, found)
-        except ValueError as error:
-            raise ValueError(f"the state of model {model} {error}") from error
     return states
+
+
+def _state_of(model: int, stored: schema.ModelState, content: np.ndarray) -> State:
+    found: dict[str, Named] = dict(stored.numbers)
+    for key, kept in stored.placed.items():
+        dtype = np.dtype(kept.dtype)
+        size = prod(kept.shape) * dtype.itemsize
+        values = content[kept.at : kept.at + size]
+        if content.ndim != 1 or content.dtype != np.uint8 or len(values) != size:
+            raise ValueError(f"{key} has {size} bytes at {kept.at} of an array of {content.nbytes}")
+        found[key] = values.copy().view(dtype).reshape(kept.shape)
+    try:
+        return from_named(stored.kind, found)
+    except ValueError as error:
+        raise ValueError(f"the state of model {model} {error}") from error

@@ -72,7 +72,7 @@ PLACES = (
     Place("before read", "V", Strike("read", "c/1/0", 3), 3),
     Place("before read of W", "run", Strike("read", "W/2/c.1"), 3),
     Place("after W write", "run", Strike("write", "W/3/c.1"), 3, when="after"),
-    Place("H", "run", Strike("write", "small/3/0/float64/c.0"), 3),
+    Place("H", "run", Strike("write", "small/3/0/values/c.0"), 3),
     Place("between H and commit", "run", Strike("write", "history/3"), 3),
     Place("during commit", "run", Strike("write", "commit", 4), 3, when="half"),
     Place("after commit", "run", Strike("delete", "W/1"), 4, counted=False),
@@ -207,7 +207,7 @@ class Bench:
 
     def passes(self) -> int:
         """How many are committed, as whoever looks at the run sees it."""
-        return open_run(self.kept).n_passes if records.read_record(self.kept, "run", schema.RunRecord) else 0
+        return open_run(self.kept).n_passes if records.read_record(self.kept, "run", schema.Problem) else 0
 
     def reads_of_V(self) -> Counter[str]:
         return Counter({key: n for key, n in self.weather_of_V.reads.items() if key.startswith("c/")})

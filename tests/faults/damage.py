@@ -55,8 +55,8 @@ PARTS = {
     # What it is, where it lies, and what an error has to name.
     "a chunk of W": ("W/*/c.1.0.0", "panel 1 "),
     "W's metadata": ("W/*/zarr.json", "panel "),
-    "H": ("small/{state}/0/float64-*/c.0", "small/"),
-    "H's metadata": ("small/{state}/0/float64-*/zarr.json", "small/"),
+    "H": ("small/{state}/0/values-*/c.0", "small/"),
+    "H's metadata": ("small/{state}/0/values-*/zarr.json", "small/"),
     "the state's record": ("small/{state}/0/zarr.json", ""),
     "the commit": ("commit/zarr.json", "commit"),
     "the run's record": ("run/zarr.json", "run"),

@@ -22,7 +22,7 @@ from dasknmf.core.rng import key_of
 from dasknmf.core.solvers.resampled import KINDS, Resampling
 from dasknmf.data import opened
 from dasknmf.fitting.decide import decide, problem_of
-from dasknmf.fitting.fingerprint import fingerprint
+from dasknmf.fitting.execution import Execution
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.fitting.session import session
 from tests.helpers import fitted
@@ -55,8 +55,8 @@ class Found:
         nmf.tol = 0.0
         options = FitOptions(holdout=holdout, resampling=resampling)
         inputs = decide(nmf, opened(X), options)
-        with session(problem_of(nmf, options, inputs), inputs, options) as work:
-            work.fit((inputs.model,))
+        with session(problem_of(nmf, inputs), inputs) as work:
+            Execution(work, (inputs.model,))()
         self.run = work.run
         self.version = inputs.model.variant.resampling
         at = self.run.progress
@@ -333,8 +333,8 @@ def test_a_seed_settles_the_version(V):
     other = one.seeded(9).model.variant.resampling
     assert other.seed == 9
     assert (other.row_weights(0, N) != one.model.variant.resampling.row_weights(0, N)).all()
-    identity, _ = fingerprint(problem_of(NMF(K, random_state=3), FitOptions(), one))
-    assert identity["model"]["perturbation"] == {"kind": "rows"}
+    problem = problem_of(NMF(K, random_state=3), one)
+    assert problem.identity.model.perturbation == {"kind": "rows"}
 
 
 def test_roles_are_not_exchanged(V):

@@ -472,7 +472,7 @@ def test_one_start_is_what_it_was(tmp_path):
     assert not any(record.models for record in model.history_)
     assert (model.best_start_, model.start_seeds_.tolist()) == (0, [0])
     assert model.start_losses_.tolist() == [model.history_[-1].loss]
-    assert "n_init" not in open_run(tmp_path / "run").identity.model
+    assert open_run(tmp_path / "run").identity.model.n_init is None
 
 
 HIDING = {"n_init": 1, "max_iter": 2, "random_state": 0}

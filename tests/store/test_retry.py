@@ -14,6 +14,7 @@ from dasknmf import NMF, open_run
 from dasknmf.cli.summary import summary
 from dasknmf.errors import RunAccessError, SourceError, UnavailableError
 from dasknmf.io import retry
+from dasknmf.io.metered import SourceStore
 from tests.helpers import stored
 
 
@@ -97,7 +98,7 @@ def read(error: Exception, times: int) -> tuple[np.ndarray, int]:
     V = zarr.create_array(MemoryStore(), shape=(4, 3), chunks=(2, 3), dtype="f8")
     V[...] = np.arange(12.0).reshape(4, 3)
     Failing.error, Failing.times, Failing.asked = error, times, 0
-    patient = zarr.open_array(retry.PatientStore(Failing(V.store)), mode="r")
+    patient = zarr.open_array(SourceStore(Failing(V.store)), mode="r")
     with retry.counted() as retries:
         values = patient[...]
     return values, retries.total
