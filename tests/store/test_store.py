@@ -265,7 +265,7 @@ def test_damaged_factors_are_seen(V, tmp_path, damage, part):
     run = open_run(tmp_path / "run")
     below = {
         "W": tmp_path / "run" / "W" / run.progress.location.rows.name / "c.1.0.0",
-        "H": next((tmp_path / "run" / "small" / run.progress.state / "0").glob("float64-*")) / "c.0",
+        "H": next((tmp_path / "run" / "small" / run.progress.state / "0").glob("values-*")) / "c.0",
     }[part]
     content = bytearray(below.read_bytes())
     if damage == "flipped":
