@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dasknmf.errors import SourceError
-from dasknmf.io.metered import MeteredArray, fetched
+from dasknmf.io.counts import count
+from dasknmf.io.metered import MeteredArray
 from dasknmf.io.optional import needed
 from dasknmf.io.retry import patiently, read_patiently
 
@@ -112,7 +113,7 @@ class Hdf5Array:
         along[axis] = part
         with reading(self._path) as file:
             dataset = file[self._name]
-            fetched(_stored_bytes(dataset, along))
+            count(nbytes=_stored_bytes(dataset, along))
             values = read_patiently(lambda: np.asarray(dataset[tuple(along)]), f"{what} at {self.label}")
         return values.astype(self.dtype, copy=False)
 

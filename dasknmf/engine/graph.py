@@ -31,8 +31,7 @@ from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Source, StageLost
 from dasknmf.engine.accounting import MeasuredSlabs, PassStats, lately_resident
 from dasknmf.errors import DataChangedError
-from dasknmf.io.metered import metered
-from dasknmf.io.retry import counted
+from dasknmf.io.counts import Counts, counted
 from dasknmf.store.factors import Factors, FactorVersion
 
 FAN_IN = 8
@@ -235,26 +234,28 @@ class WorkerSide:
 
 def _load(side: WorkerSide) -> WorkerSide:
     work = side.work
-    with counted() as retries:
+    with counted() as counts:
         states = tuple(work.factors.read_states(work.state, work.starts_from))
     inputs = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
     source = side.source.renewed(of_a_fit=True)
-    return replace(side, states=states, inputs=inputs, source=source, retries=retries.total)
+    return replace(side, states=states, inputs=inputs, source=source, retries=counts.retries)
 
 
 def _visit_run(
     side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
 ) -> Total:
     """Tallies and statistics of consecutive panels, visited one after another."""
-    visited = []
-    for i, panel in enumerate(panels):
-        with counted() as retries:
-            found, stats = _visit_panel(side, panel, None if expected is None else expected[i], chunks[i])
-        visited.append((found, replace(stats, retries=retries.total)))
-    return _add(visited)
+    sums: Sequence[float | None] = expected or [None] * len(panels)
+    return _add([_visit_panel(side, *each) for each in zip(panels, sums, chunks, strict=True)])
 
 
 def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks: Any) -> Total:
+    with counted() as counts:
+        found, stats = _visited(side, panel, expected, chunks, counts)
+    return found, replace(stats, retries=counts.retries)
+
+
+def _visited(side: WorkerSide, panel: Panel, expected: float | None, chunks: Any, counts: Counts) -> Total:
     work = side.work
     rows_of_phases, bytes_read = side.rows_of(panel)
     visitors = [
@@ -266,14 +267,13 @@ def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks:
     slabs = MeasuredSlabs(PanelSlabs(side.source, panel.start, panel.stop, chunks))
     if work.reads_data:
         try:
-            with metered() as meter:
-                spec = PanelSpec(panel.n_rows, panel.start, side.source.shape[1], work.dtype, work.checked)
-                block = block_of(slabs, spec, side.source.entries)
-                found = visit(block, visitors)
+            spec = PanelSpec(panel.n_rows, panel.start, side.source.shape[1], work.dtype, work.checked)
+            block = block_of(slabs, spec, side.source.entries)
+            found = visit(block, visitors)
         except StageLost:
             # The pass goes on to find all lost panels, so that it is repeated only once.
             return [phase.tally() for phase in work.phases], PassStats(lost=(panel.index,))
-        bytes_read += meter.total(block.nbytes)
+        bytes_read += block.nbytes if counts.nbytes is None else counts.nbytes
         if work.checked:
             sums = ((panel.index, block.total),)
             _check_sum(panel, block.total, expected)
@@ -320,6 +320,6 @@ def _write_states(
 ) -> tuple[list[Outcome], PassStats]:
     """Outcomes and statistics of a pass, after its states are written."""
     work = side.work
-    with counted() as retries:
+    with counted() as counts:
         work.factors.write_states(work.name, work.first, [state for state, _ in updated])
-    return [outcome for _, outcome in updated], total[1] + PassStats(retries=side.retries + retries.total)
+    return [outcome for _, outcome in updated], total[1] + PassStats(retries=side.retries + counts.retries)

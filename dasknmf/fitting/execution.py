@@ -25,7 +25,7 @@ from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import PassRunner
 from dasknmf.fitting.problem import Factor
 from dasknmf.fitting.session import Session
-from dasknmf.io.retry import counted
+from dasknmf.io.counts import counted
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import ModelStatus, states_of

@@ -18,7 +18,7 @@ from dasknmf.engine.accounting import PassStats
 from dasknmf.engine.scheduler import Scheduler, current_scheduler
 from dasknmf.errors import RunDamagedError
 from dasknmf.fitting.model import Lineup
-from dasknmf.io.retry import Retries
+from dasknmf.io.counts import Counts
 from dasknmf.store.factors import Factors, FactorVersion, MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import ModelStatus, height
@@ -178,7 +178,7 @@ class PassRunner:
     dtype: np.dtype
     per_read: int
     each: Map = map
-    retries: Retries = field(default_factory=Retries)
+    retries: Counts = field(default_factory=Counts)
     """Of this process, between passes and while it begins them."""
 
     def __call__(self, passes: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
@@ -218,7 +218,7 @@ class PassRunner:
                 models.append(ModelResult(part, numbers, tuple(of_group[: len(numbers)])))
                 of_group = of_group[len(numbers) :]
                 first += len(numbers)
-        stats = replace(stats, retries=stats.retries + self.retries.taken())
+        stats = replace(stats, retries=stats.retries + self.retries.taken_retries())
         seconds = time.perf_counter() - began
         return PassResult(name, tuple(rows), tuple(models), stats, seconds, reads, sums)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,46 +13,10 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from dasknmf.errors import SourceError, UnavailableError
 from dasknmf.io.codecs import refuse_pickles
+from dasknmf.io.counts import count
 from dasknmf.io.credentials import refuse_credentials
 from dasknmf.io.retry import awaited_patiently, patiently, read_patiently
 from dasknmf.io.zarrs import decoded_fast, reopened, stored_bytes
-
-
-class Meter:
-    """A thread-safe count of bytes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._nbytes: int | None = None
-
-    def add(self, nbytes: int) -> None:
-        with self._lock:
-            self._nbytes = nbytes + (self._nbytes or 0)
-
-    def total(self, unmetered: int) -> int:
-        """The number of bytes; `unmetered` if nothing was added."""
-        return unmetered if self._nbytes is None else self._nbytes
-
-
-_meter: ContextVar[Meter | None] = ContextVar("dasknmf_bytes_fetched", default=None)
-
-
-@contextmanager
-def metered() -> Iterator[Meter]:
-    """A context that counts the bytes that this task fetches, in Zarr's event loop too."""
-    meter = Meter()
-    token = _meter.set(meter)
-    try:
-        yield meter
-    finally:
-        _meter.reset(token)
-
-
-def fetched(nbytes: int) -> None:
-    """Add bytes that a read fetched to the meter of this task, if there is one."""
-    meter = _meter.get()
-    if meter is not None:
-        meter.add(nbytes)
 
 
 class SourceStore(WrapperStore[Any]):
@@ -94,7 +55,7 @@ class SourceStore(WrapperStore[Any]):
 
 def _counted(value: Buffer | None) -> Buffer | None:
     if value is not None:
-        fetched(len(value))
+        count(nbytes=len(value))
     return value
 
 
@@ -123,7 +84,7 @@ class MeteredArray:
     def read(self, part: slice, axis: int, what: str) -> np.ndarray:
         """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
         if self._is_fast:
-            fetched(stored_bytes(self._array, part, axis))
+            count(nbytes=stored_bytes(self._array, part, axis))
         along = (*(slice(None),) * axis, part)
         return read_patiently(lambda: np.asarray(self._array[along]), f"{what} at {self.label}")
 

@@ -10,7 +10,6 @@ import errno
 import logging
 import ssl
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 import tenacity
 
 from dasknmf.errors import DaskNMFError, SourceError, UnavailableError, brief
+from dasknmf.io.counts import count
 
 log = logging.getLogger("dasknmf")
 
@@ -31,37 +31,7 @@ _LONGEST = 60.0
 """Seconds after which there is no further retry: clients of object stores retry by themselves."""
 
 
-class Retries:
-    """A count of retries; safe to add to from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.total = 0
-
-    def add(self) -> None:
-        with self._lock:
-            self.total += 1
-
-    def taken(self) -> int:
-        """The count since the last call, which this call resets."""
-        with self._lock:
-            total, self.total = self.total, 0
-        return total
-
-
-_retries: ContextVar[Retries | None] = ContextVar("dasknmf_retries", default=None)
 _attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
-
-
-@contextmanager
-def counted() -> Iterator[Retries]:
-    """A context that counts the retries of this task, in Zarr's event loop too."""
-    retries = Retries()
-    token = _retries.set(retries)
-    try:
-        yield retries
-    finally:
-        _retries.reset(token)
 
 
 @contextmanager
@@ -133,8 +103,7 @@ def _naming(what: str) -> Iterator[None]:
 
 def _policy(what: str) -> dict[str, Any]:
     def logged(state: tenacity.RetryCallState) -> None:
-        if (retries := _retries.get()) is not None:
-            retries.add()
+        count(retries=1)
         wait = state.next_action.sleep if state.next_action else 0.0
         log.warning("%s is tried again in %.1f s: %s", what, wait, brief(_error(state)))
 

@@ -16,7 +16,8 @@ from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.stored_csr import SparseSource
 from dasknmf.data.stored_dense import DenseSource
 from dasknmf.errors import SourceError
-from dasknmf.io.metered import MeteredArray, metered
+from dasknmf.io.counts import counted
+from dasknmf.io.metered import MeteredArray
 from tests.data.anndata_stores import (
     GENES,
     PARAMETERS,
@@ -173,11 +174,11 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
     found, grid = rows_of(X)
     np.testing.assert_array_equal(found, A)
     assert grid.edges[:3] == (0, 13, 26)
-    with metered() as meter:
+    with counted() as found:
         for panel in grid:
             list(source_of(X).slabs(panel.start, panel.stop, []))
     with h5py.File(path) as file:
-        assert meter.total(0) == file["X"].id.get_storage_size()
+        assert found.nbytes == file["X"].id.get_storage_size()
     dense = written(tmp_path / "a.zarr", annotated(A))
     for named in (open_anndata(dense).matrix(), opened(dense)):
         assert named.feature_names.tolist() == GENES.tolist()

@@ -14,6 +14,7 @@ from dasknmf import NMF, open_run
 from dasknmf.cli.summary import summary
 from dasknmf.errors import RunAccessError, SourceError, UnavailableError
 from dasknmf.io import retry
+from dasknmf.io.counts import counted
 from dasknmf.io.metered import SourceStore
 from tests.helpers import stored
 
@@ -99,9 +100,9 @@ def read(error: Exception, times: int) -> tuple[np.ndarray, int]:
     V[...] = np.arange(12.0).reshape(4, 3)
     Failing.error, Failing.times, Failing.asked = error, times, 0
     patient = zarr.open_array(SourceStore(Failing(V.store)), mode="r")
-    with retry.counted() as retries:
+    with counted() as counts:
         values = patient[...]
-    return values, retries.total
+    return values, counts.retries
 
 
 def test_retries_are_counted_across_the_event_loop():

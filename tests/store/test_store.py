@@ -322,10 +322,10 @@ def test_urls_of_any_file_system(V, tmp_path, scheme):
 
 
 def test_another_environment_is_one_log_line(V, tmp_path, monkeypatch, caplog):
-    from dasknmf.store import stored_run
+    from dasknmf.fitting import decide
 
     fit(V, tmp_path / "run", "cd", max_iter=2)
-    monkeypatch.setattr(stored_run, "environment", lambda: {"numpy": "9.9"})
+    monkeypatch.setattr(decide, "environment", lambda: {"numpy": "9.9"})
     with caplog.at_level("INFO", "dasknmf"):
         fit(V, tmp_path / "run", "cd", max_iter=3)
     (line,) = [record.getMessage() for record in caplog.records]

@@ -12,7 +12,7 @@ from dask.task_spec import GraphNode
 from dasknmf.core.panels import Panel
 from dasknmf.data.source import Chunks, Slab, Source, StageLost, Wrapper, nbytes_of
 from dasknmf.data.staging.packed import Packed
-from dasknmf.io.metered import fetched
+from dasknmf.io.counts import count
 
 Write = Callable[[Packed], None]
 
@@ -73,7 +73,7 @@ class Staged(Wrapper):
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Slab]:
         row, n_slabs = start, 0
         for kept in self._cache.read(start, stop, chunks):
-            fetched(0)  # bytes that a stage reads are not counted
+            count(nbytes=0)  # bytes that a stage reads are not counted
             slab = kept.slab()
             row += slab.shape[0]
             n_slabs += 1

@@ -22,7 +22,7 @@ from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import Chunks, Source
 from dasknmf.data.staging.cache import Cache, Write
 from dasknmf.data.staging.packed import Packed
-from dasknmf.io.metered import fetched, metered
+from dasknmf.io.counts import count, counted
 
 
 class WorkerCache(Cache):
@@ -96,12 +96,13 @@ class _HeldPanel:
 
     def slabs(self) -> Iterator[Packed]:
         # The first visit counts the bytes of the panel's read, as the task that read it belongs to no pass.
-        fetched(self._unreported)
+        count(nbytes=self._unreported)
         self._unreported = 0
         yield from self._slabs
 
 
 def _hold(reader: Source, start: int, stop: int, chunks: Chunks) -> _HeldPanel:
-    with metered() as meter:
+    with counted() as counts:
         slabs = [Packed.of(slab) for slab in reader.slabs(start, stop, chunks)]
-    return _HeldPanel(slabs, meter.total(sum(slab.nbytes for slab in slabs)))
+    unmetered = sum(slab.nbytes for slab in slabs)
+    return _HeldPanel(slabs, unmetered if counts.nbytes is None else counts.nbytes)
