@@ -492,7 +492,7 @@ def non_negative_factorization(
     if H is None:
         raise ValueError("update_H=False keeps H, but H is None: give H.")
     X = data.opened(X)
-    k = validation.chosen_k(model, X.shape, None, np.asarray(H))
+    k = validation.chosen_k(model, int(X.shape[1]), np.asarray(H))
     validation.check_factor(H, (k, X.shape[1]), "NMF (input H)")
     model.n_features_in_ = int(X.shape[1])
     model.components_ = np.asarray(H)

@@ -157,7 +157,7 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     dtype = working_dtype(X.dtype, nmf.dtype)
     n, m = shape = (int(X.shape[0]), int(X.shape[1]))
     W, H = validation.checked_start(nmf, X, options.W, options.H, dtype)
-    k = validation.chosen_k(nmf, shape, W, H)
+    k = validation.chosen_k(nmf, m, H)
     if options.returns_W and options.checkpoint is None and data.is_chunked(X):
         validation.check_W_fits(n, k * nmf.n_init, dtype)
     fixed = validation.checked_fixed(nmf.fixed_components, k, m, dtype)

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf.core.history import Ending, History
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
-from dasknmf.core.state import FactorState
+from dasknmf.core.state import FactorState, State
 from dasknmf.fitting.problem import spawned
 from dasknmf.fitting.session import Session
 from dasknmf.store.run import Run
@@ -33,26 +33,32 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     progress, history, location = run.progress, run.history, run.progress.location
     state = FactorState.checked(run.factors.read_state(location.state, location.phase_index))
     W, H = inputs.roles.factors(run.factors, location, inputs.grid)
-    nmf.components_ = H
-    nmf.n_components_ = len(H)
+    _set(nmf, H, history, state, inputs.features.weight)
     nmf.init_ = inputs.model.init
     nmf.n_iter_ = progress.best.iteration
-    nmf.n_reads_ = history.reads
-    nmf.history_ = history
     nmf.start_seeds_ = np.array(spawned(inputs.model.seed, nmf.n_init))
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = progress.best.model
-    nmf.sum_of_squares_ = state.squares
-    nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss or 0.0, 0.0)))
     nmf.preparation_ = inputs.preparation
-    nmf.feature_weight_ = inputs.features.weight
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = inputs.roles.unobserved(state)
     usage = np.ones(len(H)) if state.usage is None else state.usage  # unknown after a start
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))
     for message, category in _warnings(nmf, progress.outcome):
         warnings.warn(message, category, stacklevel=4)
     return W
+
+
+def _set(
+    nmf: BaseEstimator, H: np.ndarray, history: History, state: State, weight: np.ndarray | None
+) -> None:
+    nmf.components_ = H
+    nmf.n_components_ = len(H)
+    nmf.n_reads_ = history.reads
+    nmf.history_ = history
+    nmf.sum_of_squares_ = state.squares
+    nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
+    nmf.feature_weight_ = weight
 
 
 def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
@@ -102,17 +108,11 @@ def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
 
 def set_from_run(nmf: BaseEstimator, run: Run) -> Any:
     """Set the attributes that a run stores, and return `nmf`."""
-    nmf.components_ = run.H
-    nmf.n_components_ = len(run.H)
+    _set(nmf, run.H, run.history, run.state, run.feature_weight)
     nmf.n_features_in_ = run.shape[1]
     nmf.init_ = run.params["init"]
     nmf.n_iter_ = run.n_iter
-    nmf.n_reads_ = run.history.reads
-    nmf.history_ = run.history
-    nmf.sum_of_squares_ = run.sum_of_squares
-    nmf.mean_row_square_ = run.sum_to_one_weight / SUM_WEIGHT
     nmf.preparation_ = run.preparation
-    nmf.feature_weight_ = run.feature_weight
     if run.feature_names is not None:
         nmf.feature_names_in_ = run.feature_names
     return nmf

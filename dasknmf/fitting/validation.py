@@ -131,13 +131,12 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     return str(model.solver)
 
 
-def chosen_k(model: BaseEstimator, shape: tuple[int, int], W: Factor | None, H: np.ndarray | None) -> int:
+def chosen_k(model: BaseEstimator, n_features: int, H: Factor | None) -> int:
     """The number of components: as given, else that of a custom H, else the number of features."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
     if H is not None:
         return int(H.shape[0])
-    n_features = shape[1]
     if n_features > _MOST_AUTO:
         raise ValueError(
             f"n_components is {model.n_components!r}, which means all {n_features} features; above "
@@ -158,23 +157,21 @@ def chosen_init(
     """The start: as given, or the choice for None; `shape` and `row_bytes` are those of V."""
     n_rows = shape[0]
     sampled = min(n_rows, int(model.sample_bytes // row_bytes))
-    if model.init is None and model.n_init > 1:
-        return "random"  # its ends differ most
+    if model.init is None:
+        if model.n_init > 1:
+            return "random"  # its ends differ most
+        plain: Init = "nndsvda" if k <= min(shape) and not masked else "random"
+        small = n_rows * row_bytes < _SMALL_BYTES[loss.quadratic] and not masked
+        if model.inner_iter == 1 or small:
+            return plain
+        if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
+            return "sample"
+        return "sketch" if loss.quadratic and plain == "nndsvda" else plain
     if masked and model.init == "sketch":
         raise ValueError(
             "init = 'sketch' makes products with every entry of X, and some are missing, hidden or weighted: "
             "use init='sample'."
         )
-    if masked and model.init is None:
-        enough = sampled == n_rows or sampled >= _SAMPLED_ROWS * k
-        return "sample" if enough and model.inner_iter != 1 else "random"
-    if model.init is None:
-        plain: Init = "nndsvda" if k <= min(shape) else "random"
-        if model.inner_iter == 1 or n_rows * row_bytes < _SMALL_BYTES[loss.quadratic]:
-            return plain
-        if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
-            return "sample"
-        return "sketch" if loss.quadratic and k <= min(shape) else plain
     least = min(_LEAST_ROWS * k, n_rows)
     if model.init == "sample" and sampled < least:
         raise ValueError(
@@ -211,7 +208,7 @@ def checked_start(
     if W is None or H is None:
         missing = " and ".join(name for name, F in (("W", W), ("H", H)) if F is None)
         raise ValueError(f"init='custom' needs both W and H, {missing} is None: pass fit(X, W=..., H=...).")
-    k = model.n_components if model.n_components not in (None, "auto") else np.shape(H)[0]
+    k = chosen_k(model, int(X.shape[1]), H)
     shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
     for name, F in (("W", W), ("H", H)):
         check_factor(F, shapes[name], f"NMF (input {name})")

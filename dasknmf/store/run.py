@@ -161,12 +161,7 @@ class Run:
 
     @property
     def sum_of_squares(self) -> float:
-        return self._state.squares
-
-    @property
-    def sum_to_one_weight(self) -> float:
-        """Weight δ² of the sum-to-one penalty."""
-        return self._state.sum_to_one_weight
+        return self.state.squares
 
     @property
     def factors(self) -> ZarrFactors:
@@ -212,19 +207,20 @@ class Run:
 
     @cached_property
     def _unobserved(self) -> tuple[int, int]:
-        return self._roles.unobserved(self._state) if self.n_passes else (0, 0)
+        return self._roles.unobserved(self.state) if self.n_passes else (0, 0)
 
     @property
     def _usage(self) -> tuple[np.ndarray, np.ndarray]:
         """Sums of each component over the left and over the right factor of V, shape (n_components,) each."""
         self._check_has_factors()
-        state = FactorState.checked(self._state)
+        state = FactorState.checked(self.state)
         other = state.factor.sum(axis=1, dtype=np.float64)
         # Unknown after a start.
         return np.ones(len(other)) if state.usage is None else state.usage, other
 
     @property
-    def _state(self) -> State:
+    def state(self) -> State:
+        """The small state that was left with H."""
         location = self.progress.location
         return self.factors.read_state(location.state, location.phase_index)
 
@@ -239,7 +235,7 @@ class Run:
                 f"it stands after {self.progress.passes} passes: start the same command again."
             )
         # Rows that a start leaves may be those of a sketch, and no factor.
-        has_H = isinstance(self._state, FactorState) and self._state.H is not None
+        has_H = isinstance(self.state, FactorState) and self.state.H is not None
         if self.progress.location.rows is None or not has_H:
             raise RunError(
                 f"the run at {str(self.store)!r} has not finished its start, it stands after "
