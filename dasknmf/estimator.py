@@ -62,7 +62,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         the lower objective.
 
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
-        replaces zeros, which multiplicative updates cannot move, by a hundredth of the mean of X.
+        replaces zeros, which multiplicative updates cannot change, by a hundredth of the mean of X.
 
         ``None`` is the choice of scikit-learn with ``inner_iter=1``, and for an X of less than 128 MiB
         (Frobenius loss) or 1 MiB (other losses). For a larger X it is ``"sample"`` where `sample_bytes` hold

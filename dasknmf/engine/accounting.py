@@ -1,4 +1,4 @@
-"""Statistics of a pass: bytes moved, sums of panels, resident memory."""
+"""Statistics of a pass: bytes read and written, sums of panels, resident memory."""
 
 from __future__ import annotations
 

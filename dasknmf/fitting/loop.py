@@ -109,10 +109,10 @@ class Schedule:
         for own in result.models:
             number = own.part.status.model
             record = self._record(own, histories[number], result, shared.reads)
-            statuses[number], record = self._moved(progress, own, histories[number], record, result)
+            statuses[number], record = self._advanced(progress, own, histories[number], record, result)
             histories[number] = histories[number].plus(record)
             advances.append(ModelRecord(model=number, **record.achieved))
-        going = [status for status in statuses.values() if _stands_at(status, result.name)]
+        going = [status for status in statuses.values() if _is_current(status, result.name)]
         iteration = max((status.iteration for status in statuses.values()), default=0)
         after = structs.replace(
             progress,
@@ -137,7 +137,7 @@ class Schedule:
         iteration = status.iteration + (status.outcome is None)
         return record_of(result, own.part.phases[0].name, iteration, best, reads, last_objective(history))
 
-    def _moved(
+    def _advanced(
         self, progress: Progress, own: ModelResult, history: History, record: Record, result: PassResult
     ) -> tuple[ModelStatus, Record]:
         """The status of a model after a pass, and its record of the pass."""
@@ -276,7 +276,7 @@ def _change(objective: float | None, before: float | None) -> float | None:
     return (before - objective) / before if objective is not None and before else None
 
 
-def _stands_at(status: ModelStatus, name: str) -> bool:
+def _is_current(status: ModelStatus, name: str) -> bool:
     """Whether a model is unfinished, or its final factors are those of the pass `name`."""
     return status.location is None or status.location.state == name
 

@@ -66,7 +66,7 @@ class Model:
     rows: PixelIndex = InOrder()
     """Index of each row of V, by which rows are drawn and seeded."""
     forgetful: bool = False
-    """Whether W need not be kept between passes: with many models, moving W would dominate the traffic."""
+    """Whether W need not be kept between passes: of many models, W would be most of what a pass transfers."""
 
     def reseeded(self, seed: int) -> Model:
         """The same model with another seed, of its start and of its perturbation of V, if it has one."""

@@ -127,7 +127,7 @@ class ModelPass:
     def starts_from(self) -> tuple[int, ...]:
         """For each phase, the number of the phase of the last pass that it continues."""
         phase_indices = self.status.phase_indices
-        # One model may part into several, all of which begin where it stands.
+        # Competing phases of one model all start from its latest factors.
         return phase_indices if len(phase_indices) == len(self.phases) else phase_indices * len(self.phases)
 
 
@@ -205,10 +205,10 @@ class PassRunner:
                 # V in this process cannot change behind a run that ends with it.
                 checked=not (self.V.source.in_process and isinstance(self.run, MemoryRun)),
             )
-            of_group, moved = self._run(work, sums)
-            stats += moved
-            if sums is None and moved.sums:
-                by_panel = dict(moved.sums)
+            of_group, of_read = self._run(work, sums)
+            stats += of_read
+            if sums is None and of_read.sums:
+                by_panel = dict(of_read.sums)
                 sums = tuple(by_panel[panel.index] for panel in self.V.grid)
             reads += work.reads_data
             if work.new_rows:

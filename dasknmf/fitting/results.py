@@ -33,7 +33,8 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     progress, history, location = run.progress, run.history, run.progress.location
     state = FactorState.checked(run.factors.read_state(location.state, location.phase_index))
     W, H = inputs.roles.factors(run.factors, location, inputs.grid)
-    _set(nmf, H, history, state, inputs.features.weight)
+    _set(nmf, H, history, state)
+    nmf.feature_weight_ = inputs.features.weight
     nmf.init_ = inputs.model.init
     nmf.n_iter_ = progress.best.iteration
     nmf.start_seeds_ = np.array(spawned(inputs.model.seed, nmf.n_init))
@@ -49,16 +50,13 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     return W
 
 
-def _set(
-    nmf: BaseEstimator, H: np.ndarray, history: History, state: State, weight: np.ndarray | None
-) -> None:
+def _set(nmf: BaseEstimator, H: np.ndarray, history: History, state: State) -> None:
     nmf.components_ = H
     nmf.n_components_ = len(H)
     nmf.n_reads_ = history.reads
     nmf.history_ = history
     nmf.sum_of_squares_ = state.squares
     nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
-    nmf.feature_weight_ = weight
 
 
 def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
@@ -66,7 +64,7 @@ def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, ty
     if nmf.n_unobserved_samples_ or nmf.n_unobserved_features_:
         message = (
             f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
-            "nothing observed; theirs of W and H are zero: leave them out, or see what is missing."
+            "nothing observed; their rows of W and columns of H are zero: leave them out, or check the mask."
         )
         yield message, UserWarning
     if len(nmf.dead_components_):
@@ -85,7 +83,7 @@ def start_losses(history: History, n_init: int) -> np.ndarray:
     losses = np.full(n_init, np.nan)
     for record in history:
         if record.phase == "final":
-            continue  # of a final pass, which belongs to none of the starts
+            continue  # a final pass belongs to no start
         if not record.models and record.loss is not None:
             losses[0] = record.loss
         for advance in record.models:
@@ -108,7 +106,8 @@ def parameters_of(run: Run, known: Iterable[str]) -> dict[str, Any]:
 
 def set_from_run(nmf: BaseEstimator, run: Run) -> Any:
     """Set the attributes that a run stores, and return `nmf`."""
-    _set(nmf, run.H, run.history, run.state, run.feature_weight)
+    _set(nmf, run.H, run.history, run.state)
+    nmf.feature_weight_ = run.feature_weight
     nmf.n_features_in_ = run.shape[1]
     nmf.init_ = run.params["init"]
     nmf.n_iter_ = run.n_iter

@@ -240,7 +240,9 @@ def check_factor(F: Factor, shape: tuple[int, int], whom: str) -> None:
             "nonnegative; clip them."
         )
     if largest == 0:
-        raise ValueError(f"Array passed to {whom} is full of zeros: no solver can move it; give a start.")
+        raise ValueError(
+            f"Array passed to {whom} is full of zeros, which no update changes: give another start."
+        )
 
 
 def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
@@ -427,7 +429,7 @@ def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
 
 
 def chosen_roles(X: Matrix, *, parity: bool, kept: bool) -> bool:
-    """Whether Xᵀ is factorized; never where `kept` asks for the rows of X."""
+    """Whether Xᵀ is factorized; False with `kept`, which needs the rows of X."""
     transposed = data.rather_transposed(X, parity=parity)
     if not (kept and transposed):
         return transposed

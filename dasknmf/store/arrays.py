@@ -1,8 +1,8 @@
 """Arrays of a run: Zarr format 3, each chunk with a CRC32C, written and read by hand.
 
-Any Zarr reader opens them. Read here is only what is written here (numbers, plain bytes, a CRC32C), so that
-of a stranger's run no other codec is ever run; a chunk is as long as its array says, or refused unread; and
-one that is missing is an error, where Zarr would fill its place, however large.
+Any Zarr reader opens them. This module reads only what it writes: numbers as plain bytes with a CRC32C. No
+other codec of a stranger's run is executed; a chunk of another length than its array declares is refused
+unread; a missing chunk is an error, where Zarr would return fill values, however many.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dasknmf.store.records import document, encoded
 Shape = tuple[int, ...]
 
 MOST_CHUNK = 2**34
-"""Bytes. A panel of W of a thousand columns has up to some GiB, and so have the H of a sweep, which stand
-behind each other in one chunk."""
+"""Bytes. A panel of W of a thousand columns has up to some GiB, and so have the states of a sweep, in one chunk.
+"""
 _CRC_BYTES = 4
 
 

@@ -130,12 +130,12 @@ def read_preparation(store: Store, identity: Identity) -> dict[str, Any]:
     steps = identity.preparation
     if steps is None:
         return {}
-    scale = None if steps.scale is None else _each(store, _SCALE, identity)
+    scale = None if steps.scale is None else _per_feature(store, _SCALE, identity)
     before = {} if steps.before is None else {"before": to_builtins(steps.before)}
     return {"target_sum": steps.target_sum, "log1p": steps.log1p, "scale": scale, **before}
 
 
-def _each(store: Store, path: str, identity: Identity) -> np.ndarray:
+def _per_feature(store: Store, path: str, identity: Identity) -> np.ndarray:
     """An array of shape (n_features,)."""
     values = arrays.read_array(store, path)
     n_features = identity.shape[1]
@@ -153,4 +153,4 @@ def read_weight(store: Store, identity: Identity) -> np.ndarray | None:
     RunDamagedError
         If it is missing or altered.
     """
-    return _each(store, _WEIGHT, identity) if identity.feature_weight is not None else None
+    return _per_feature(store, _WEIGHT, identity) if identity.feature_weight is not None else None

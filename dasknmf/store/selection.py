@@ -78,7 +78,7 @@ def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[
     record = records.read_record(store, _RECORD, FindingsRecord)
     if record is None or progress.outcome is None:
         return None
-    # A conclusion is a pass of its own, which moves no model.
+    # A conclusion is a pass of its own, which updates no model.
     if record.passes != progress.passes and not _concludes(progress, record.passes):
         return None
     found = {name: value for name, value in asdict(record.content).items() if value is not None}

@@ -129,7 +129,7 @@ class StoredRun:
         self._discarded = False
         try:
             self.writer_id = self._lock.token
-            # By the rules by which the record is read again.
+            # Checked by the rules of reading: a run holds no record that cannot be read again.
             self.problem = converted(parsed(records.encoded(to_builtins(problem))), Problem)
             identity = self.problem.identity
             self.factors = ZarrFactors(self.store, grid, identity.n_columns, np.dtype(identity.dtype))
@@ -138,7 +138,8 @@ class StoredRun:
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
             self._standing: str | None = None
-            self._budget_is_new = False  # the first commit of this start makes it the run's
+            self._budget_is_new = False
+            """Whether the budget differs from the stored one, which the next commit replaces."""
             about = None if overwrite else read_run(self.store)
             if about is None:
                 if not overwrite and records.read_record(self.store, "commit", Commit) is not None:
@@ -187,10 +188,10 @@ class StoredRun:
             # After the commit: a process that dies in between finds the old budget again.
             records.write_record(self.store, "run", self.problem)
             self._budget_is_new = False
-        # Of one model states are small, and stay; a sweep's would soon be larger than V.
-        self._pruning.result()  # one version too many on the disk, and no more
+        # The states of one model are small and stay; those of a sweep would soon be larger than V.
+        self._pruning.result()  # so that at most one version waits on the disk to be deleted
         unneeded = states if len(progress.models) > 1 else None
-        # In this context, so that what it asks again is counted.
+        # In this context, so that its retries are counted.
         self._pruning = self._pruner.submit(copy_context().run, self._prune, live, unneeded)
 
     def check_owner(self) -> None:
@@ -304,14 +305,14 @@ class StoredRun:
         self.progress, self.history, self.sums = found.progress, found.history, found.sums
         self._segments = list(found.segments)
         if self.progress.passes:
-            # First of all the run is ours: a writer that was only asleep finds another's epoch.
+            # The first write: a writer that was only asleep then finds another writer_id.
             self._write_commit()
         self._prune(self.progress.versions, None)
         if about.budget == self.problem.budget:
             records.write_record(self.store, "run", self.problem)
             return
-        # A finished run with another budget goes on from where it stopped; it stays finished until it has,
-        # since V may yet turn out to be another.
+        # A finished run with another budget goes on. The stored run stays finished until the next commit, as V
+        # may turn out to be another.
         self.progress = replace(self.progress, outcome=None, conclusion=None)
         self._budget_is_new = True
 

@@ -68,7 +68,7 @@ class ZarrFactors:
             return [State() for _ in models]
         path = f"small/{name}"
         firsts = [0]
-        if any(models):  # models that took turns left their states in parts
+        if any(models):  # each read of a pass leaves the states of its models in a part
             firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
         found: dict[int, State] = {}
         for first, own in self._parted(firsts, set(models)):
