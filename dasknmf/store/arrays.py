@@ -23,8 +23,7 @@ from dasknmf.store.records import document, encoded
 Shape = tuple[int, ...]
 
 MOST_CHUNK = 2**34
-"""Bytes. A panel of W of a thousand columns has up to some GiB, and so have the states of a sweep, in one chunk.
-"""
+"""Bytes. A panel of W of a thousand columns has up to some GiB, and so have the states of a sweep."""
 _CRC_BYTES = 4
 
 

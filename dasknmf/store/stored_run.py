@@ -311,8 +311,8 @@ class StoredRun:
         if about.budget == self.problem.budget:
             records.write_record(self.store, "run", self.problem)
             return
-        # A finished run with another budget goes on. The stored run stays finished until the next commit, as V
-        # may turn out to be another.
+        # A finished run with another budget goes on. In the store it stays finished until the next commit, as
+        # V may turn out to be another.
         self.progress = replace(self.progress, outcome=None, conclusion=None)
         self._budget_is_new = True
 
