@@ -20,6 +20,7 @@ from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters, refit
 from dasknmf.selection.consensus import study_consensus
+from dasknmf.selection.k_selection import k_selection
 from dasknmf.selection.parameters import Clustering
 from dasknmf.selection.scores import scores
 from dasknmf.selection.study import open_study
@@ -374,6 +375,11 @@ class Unread:
 def test_arguments_are_checked_before_anything_is_read(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         consensus(Unread(), **({"n_components": 3, "n_init": N_INIT} | options))
+
+
+def test_hidden_entries_are_refused_in_a_selection_of_ranks(counts):
+    with pytest.raises(ValueError, match=r"holdout is 0.1; a consensus is of all entries .* rank_sweep"):
+        k_selection(counts, [2, 3], Clustering(4), FitOptions(holdout=0.1))
 
 
 def test_what_has_no_rows_is_refused_before_it_is_factorized(counts, tmp_path):
