@@ -1,4 +1,4 @@
-"""The decisions of a fit: the part of each model in the next pass, and where it stands afterwards.
+"""The decisions of a fit: the part of each model in the next pass, and its status afterwards.
 
 Nothing here reads V or writes a run: decisions follow from histories and outcomes, so that a resumed run
 decides as an uninterrupted one.

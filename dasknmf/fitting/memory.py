@@ -131,7 +131,7 @@ def projections_of(
     """
     widest = sorted(models, key=lambda model: model.k)[-per_read:]
     everywhere = sum(model.k for model in models if not model.recomputed)
-    # Rows that enter, rows that are left and, beside several models, those of the lowest that has ended.
+    # Rows at the start and at the end of a pass and, with several models, rows of the best that has ended.
     versions = 2 if len(models) == 1 else 3
     kinds = [
         *zip(*(model.starts() for model in widest), strict=True),

@@ -38,7 +38,7 @@ _SAMPLED_ROWS = 100
 
 
 def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
-    """X as an array that can be cut into panels, checked as far as its metadata goes.
+    """X as an array that can be cut into panels; of a chunked X only the metadata is checked.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class _Declared(Struct):
 
 
 def create(store: Store, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
-    """Write the document of an array whose chunks follow by `put_chunk`.
+    """Write the document of an array; `put_chunk` writes its chunks.
 
     To other readers of Zarr a chunk that is missing is NaN, of integers -1. All keys are in one directory.
     """

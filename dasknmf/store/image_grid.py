@@ -92,7 +92,7 @@ def _values(store: Store, kept: CoordinateRecord) -> np.ndarray:
 
 
 def check(store: Store, identity: Identity, layout: Layout | None) -> None:
-    """Refuse to go on with rows or columns in another order, as of a stack whose tiles have other shapes.
+    """Raise if rows or columns are in another order than in the run, as with tiles of other shapes.
 
     Raises
     ------

@@ -25,7 +25,7 @@ from dasknmf.io.retry import of_storage, patiently
 T = TypeVar("T")
 
 META = "zarr.json"
-"""Zarr's own document beside what it describes."""
+"""Name of the metadata document of a Zarr group or array."""
 
 
 def opened(target: StoreLike, *, read_only: bool = False) -> Store:

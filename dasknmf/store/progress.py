@@ -155,7 +155,7 @@ class Commit(Record, frozen=True):
 
 
 def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[State]:
-    """The small states of several models: those that one pass has left are read at once."""
+    """The small states of several models; states that one pass has left are read at once."""
     phase_indices: dict[str, list[int]] = {}
     for location in locations:
         phase_indices.setdefault(location.state, []).append(location.phase_index)

@@ -15,17 +15,17 @@ from msgspec.structs import asdict
 from dasknmf.core import history
 
 FORMAT = 4
-"""Of runs; it stands in the root of the store, and a run of another format is refused."""
+"""Number of the format of runs, in the root of each store; a run of another format is refused."""
 
 MOST_MODELS = 2**16
-"""Of one run: a sweep has hundreds, and each costs a state in memory."""
+"""Models of one run: a sweep has hundreds, and each costs a state in memory."""
 MOST_PANELS = 2**20
-"""Of one run: at 128 MiB of V and more in each, 128 TiB of it."""
+"""Panels of one run: with 128 MiB of V in each, 128 TiB of V."""
 MOST_COMPONENTS = 2**20
 MOST_LENGTH = 2**48
-"""Of an axis, and of counts: sums and products with the size of an entry stay in 64 bits."""
+"""Length of an axis, and largest count: sums, and products with the size of an entry, stay in 64 bits."""
 _MOST_TILES = 2**22
-"""Of a stack: the edges of all are in memory at once."""
+"""Tiles of a stack: the edges of all tiles are in memory at once."""
 
 Count = Annotated[int, Meta(ge=0, le=MOST_LENGTH)]
 Length = Annotated[int, Meta(ge=1, le=MOST_LENGTH)]

@@ -322,7 +322,7 @@ class StoredRun:
         self._standing = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
-        """Delete versions of passes that are over; those of the pass at work stay.
+        """Delete versions that are not live; versions of the pass that runs stay.
 
         A version that cannot be deleted now is found again after the next pass, and costs only its space.
         """

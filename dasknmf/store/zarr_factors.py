@@ -103,7 +103,7 @@ class ZarrFactors:
         write_part(self.store, f"small/{name}/{first}", states)
 
     def forget_states(self, live: Mapping[str, Collection[int]]) -> None:
-        """Delete those of whole passes, up to the newest of these."""
+        """Delete the states of passes before the newest live one, if no state of the pass is live."""
         newest = max((pass_of(name) for name in live if name), default=-1)
         for name in keys.children(self.store, "small"):
             if name not in live and pass_of(name) <= newest:
