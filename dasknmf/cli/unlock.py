@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 import click
@@ -29,12 +28,8 @@ def unlock(job: UnlockJob) -> None:
     stops before its next commit.
     """
     run = job.run
-    holder = alive = None
-    with suppress(FileNotFoundError):
-        keys.opened(run, read_only=True)  # a read-only store creates no directory
-        store = keys.opened(run)
-        alive = writer(store)
-        holder = broken(store)
+    store = keys.opened(run)
+    alive, holder = writer(store), broken(store)
     if holder is None:
         open_run(run)  # raises if there is no run; a lock may precede the first record
     if alive is not None:
