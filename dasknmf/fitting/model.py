@@ -130,21 +130,16 @@ class Model:
         finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
         projection = Projection(self.k, width, self.dtype)
         lift = Lift(self.k, fill, self.seed, self.rows)
-        fitted = self.init == "sketch"
+        signs = SignNorms(self.k, self.dtype, fill, self.seed)
         if self.variant.masked:  # means are known after a read of their own
-            return [
-                (survey,),
-                (MeanFilled(finder),),
-                (MeanFilled(finder),),
-                (MeanFilled(projection),),
-                (SignNorms(self.k, self.dtype, fill, self.seed),),
-                (lift,),
-            ]
+            filled = [(MeanFilled(phase),) for phase in (finder, finder, projection)]
+            return [(survey,), *filled, (signs,), (lift,)]
+        fitted = self.init == "sketch"
         return [
             (Surveyed(finder, survey),),
             (finder,),
             (Sketch(projection, self._trial(), self.rows) if fitted else projection,),
-            (SignNorms(self.k, self.dtype, fill, self.seed),),
+            (signs,),
             (Chosen(), lift) if fitted else (lift,),
         ]
 
