@@ -10,7 +10,7 @@ from zarr.storage import StoreLike
 
 from dasknmf import Consensus, RankSweep, consensus, highly_variable, moments
 from dasknmf.data.anndata_file import matrix_of
-from dasknmf.fitting.problem import FitOptions, computed
+from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.refit import normalised
@@ -189,7 +189,7 @@ def consensus_nmf(
         else:
             found = consensus(V, n_components, n_init=n_init, **clustering.numbers, **options, **nmf)
         whole = in_all_genes(X, columns, found.usages)
-        usages = computed(whole.usages)
+        usages = np.asarray(whole.usages)
 
     keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
     params = {

@@ -10,7 +10,6 @@ from zarr.storage import StoreLike
 from dasknmf import NMF, Prepared, moments
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.source import MatrixLike
-from dasknmf.fitting.problem import computed
 from dasknmf.selection.parameters import RandomState, Stage
 from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
@@ -126,7 +125,7 @@ def nmf(
     model = NMF(n_components, random_state=random_state, **parameters)
     with advising():
         V = prepared(X, names, columns, scale=scale, target_sum=normalize, log1p=log1p)
-        W = computed(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
+        W = np.asarray(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
     H = model.components_
 
     keys = Keys.named(key_added)

@@ -12,7 +12,7 @@ from zarr.storage import StoreLike
 from dasknmf import NMF, Prepared
 from dasknmf.data.anndata_file import matrix_of, places_of
 from dasknmf.data.source import MatrixLike
-from dasknmf.fitting.problem import Factor, computed
+from dasknmf.fitting.problem import Factor
 from dasknmf.singlecell.entries import Keys
 from dasknmf.singlecell.genes_mask import advising, first_of
 from dasknmf.singlecell.output import target_of
@@ -82,7 +82,7 @@ def project(
     adata = target_of(adata, copy)
     with advising():
         W = usage(matrix_of(adata, layer), np.asarray(adata.var_names, dtype=str), model)
-        adata.obsm[Keys.named(key_added).obsm] = computed(W)
+        adata.obsm[Keys.named(key_added).obsm] = np.asarray(W)
     return adata if copy else None
 
 
