@@ -137,7 +137,7 @@ class StoredRun:
             self.history = History()
             self.sums: tuple[float, ...] | None = None
             self._segments: list[tuple[int, str]] = []
-            self._standing: str | None = None
+            self._committed_by: str | None = None
             self._budget_is_new = False
             """Whether the budget differs from the stored one, which the next commit replaces."""
             about = None if overwrite else read_run(self.store)
@@ -183,7 +183,7 @@ class StoredRun:
         self.progress, self.sums = progress, sums
         self.history = self.history.plus(record) if record else self.history
         # With every attempt, so that little time is left in which another may take the run over.
-        self._write_commit(unless=self._look)
+        self._write_commit(unless=self._check_owner_once)
         if self._budget_is_new:
             # After the commit: a process that dies in between finds the old budget again.
             records.write_record(self.store, "run", self.problem)
@@ -201,14 +201,14 @@ class StoredRun:
         ------
         RunLockedError
         """
-        keys.reached(self.store, "commit", "read", self._look)
+        keys.reached(self.store, "commit", "read", self._check_owner_once)
 
-    def _look(self) -> None:
+    def _check_owner_once(self) -> None:
         """`check_owner` in one attempt, with the errors of the store."""
         raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
         current = None if raw is None else records.decoded(self.store, "commit", raw, Commit)
         # An attempt to commit that failed may have succeeded.
-        ours = (self._standing, self.writer_id)
+        ours = (self._committed_by, self.writer_id)
         if (current and current.writer_id) not in ours or not self._lock.seems_held():
             raise RunLockedError(
                 f"the run at {str(self.store)!r} was taken over by another process, or its lock was broken; "
@@ -319,7 +319,7 @@ class StoredRun:
     def _write_commit(self, unless: Callable[[], None] | None = None) -> None:
         commit = Commit(self.writer_id, tuple(self._segments), self.sums is not None, self.progress)
         records.write_record(self.store, "commit", commit, unless=unless)
-        self._standing = self.writer_id
+        self._committed_by = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
         """Delete versions that are not live; versions of the pass that runs stay.

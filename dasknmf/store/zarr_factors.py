@@ -7,7 +7,7 @@ is missing is damage; other readers of Zarr see NaN there.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -70,10 +70,13 @@ class ZarrFactors:
         firsts = [0]
         if any(models):  # each read of a pass leaves the states of its models in a part
             firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
+        parts: dict[int, list[int]] = {}
+        for model in sorted(set(models)):
+            parts.setdefault(max((first for first in firsts if first <= model), default=0), []).append(model)
         found: dict[int, State] = {}
-        for first, own in self._parted(firsts, set(models)):
+        for first, own in parts.items():
             states = read_part(self.store, f"{path}/{first}", [model - first for model in own])
-            found |= {first + model: self._fitting(name, state) for model, state in (states or {}).items()}
+            found |= {first + model: self._checked(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
                 f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
@@ -82,7 +85,7 @@ class ZarrFactors:
             )
         return [found[model] for model in models]
 
-    def _fitting(self, name: str, state: State) -> State:
+    def _checked(self, name: str, state: State) -> State:
         """A state, if its H has the columns of V."""
         H = state.H if isinstance(state, FactorState) else None
         if H is not None and (H.shape[1] != self._n_columns or H.dtype != self._dtype):
@@ -90,14 +93,6 @@ class ZarrFactors:
             reason = f"H has the shape {H.shape} of {H.dtype}, and must have {expected}"
             raise records.damaged(self.store, f"small/{name}", reason)
         return state
-
-    @staticmethod
-    def _parted(firsts: list[int], models: set[int]) -> Iterator[tuple[int, list[int]]]:
-        """Models by the part that holds them."""
-        for at, first in enumerate(firsts):
-            beyond = firsts[at + 1] if at + 1 < len(firsts) else max(models) + 1
-            if own := [model for model in models if first <= model < beyond]:
-                yield first, own
 
     def write_states(self, name: str, first: int, states: Sequence[State]) -> None:
         write_part(self.store, f"small/{name}/{first}", states)
