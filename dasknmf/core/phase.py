@@ -217,6 +217,10 @@ class Visitor:
         """Views of the rows of a tile."""
         return {name: array[tile.rows] for name, array in self.rows.items()}
 
+    def tile(self, tally: Tally, tile: Any) -> None:
+        """Visit one tile: update its rows and add to the tally."""
+        self.phase.tile(tile, self.rows_of(tile), self.inputs, tally)
+
 
 Batching = Callable[[Sequence[Visitor], Sequence[Tally]], Walk]
 """A function that combines the visits of several models to each tile."""
@@ -263,12 +267,8 @@ def _walks(visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> list[Walk]:
         if len(models) > 1 and not isinstance(batching, int):
             walks.append(batching([visitors[i] for i in models], [tallies[i] for i in models]))
         else:
-            walks.append(partial(_alone, visitors[models[0]], tallies[models[0]]))
+            walks.append(partial(visitors[models[0]].tile, tallies[models[0]]))
     return walks
-
-
-def _alone(visitor: Visitor, tally: Tally, tile: Any) -> None:
-    visitor.phase.tile(tile, visitor.rows_of(tile), visitor.inputs, tally)
 
 
 def add(parts: Iterable[Tally]) -> Tally:

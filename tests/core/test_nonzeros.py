@@ -1,4 +1,4 @@
-"""Loops over nonzeros: vector code against plain loops."""
+"""Loops over nonzeros: vector code against SciPy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dasknmf.core.blocks import nonzeros
 from dasknmf.core.blocks.simd import padded
 
 LOOPS = {
-    "products": (nonzeros.fast_products, nonzeros.plain_products),
-    "gather": (nonzeros.fast_gather, nonzeros.plain_gather),
-    "scatter": (nonzeros.fast_scatter, nonzeros.plain_scatter),
+    "products": (nonzeros.fast_products, nonzeros.scipy_products),
+    "gather": (nonzeros.fast_gather, nonzeros.scipy_gather),
+    "scatter": (nonzeros.fast_scatter, nonzeros.scipy_scatter),
 }
 
 
@@ -30,23 +30,23 @@ def arguments(k, dtype):
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("k", [1, 8, 9, 17, 25, 33, 70])
 @pytest.mark.parametrize(("dtype", "precision"), [(np.float32, 1e-5), (np.float64, 1e-13)])
-def test_vector_code_and_plain_code_agree(loop, k, dtype, precision):
-    fast, plain = arguments(k, dtype), arguments(k, dtype)
+def test_vector_code_and_scipy_agree(loop, k, dtype, precision):
+    fast, scipys = arguments(k, dtype), arguments(k, dtype)
     LOOPS[loop][0](*fast)
-    LOOPS[loop][1](*plain)
-    for ours, theirs in zip(fast, plain, strict=True):
+    LOOPS[loop][1](*scipys)
+    for ours, theirs in zip(fast, scipys, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=precision)
 
 
-def test_plain_code_runs_where_vector_code_does_not_compile(caplog):
+def test_scipy_runs_where_vector_code_does_not_compile(caplog):
     def broken(*arrays):
         raise TypingError("no such instruction")
 
-    loop = nonzeros.or_plain(broken, nonzeros.plain_gather)
+    loop = nonzeros.or_scipy(broken, nonzeros.scipy_gather)
     found, expected = arguments(5, np.float64), arguments(5, np.float64)
     loop(*found)
     loop(*found)
     for _ in range(2):
-        nonzeros.plain_gather(*expected)
+        nonzeros.scipy_gather(*expected)
     np.testing.assert_array_equal(found[3], expected[3])
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -2,8 +2,8 @@
 
 Row i of the tile has the columns ``columns[pointers[i]:pointers[i + 1]]``, and values at the same places. W
 and Hᵀ are given with rows that are padded to whole vectors (see `dasknmf.core.blocks.simd`), so that a
-nonzero needs one contiguous row of each. Three loops have a second version in plain code, which runs if the
-vector code does not compile; the results of the two differ in the last bits.
+nonzero needs one contiguous row of each. Three loops have a second version by SciPy, which runs if the vector
+code does not compile; the results of the two differ in the last bits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numba.core.errors import NumbaError
+from scipy.sparse import csr_array
 
 from dasknmf.core.blocks.ratios import log
 from dasknmf.core.blocks.simd import LANES, MOST, dots, gathers, scatters
@@ -24,8 +25,8 @@ _MOST = float(np.finfo(np.float64).max)
 Loop = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
 
-def or_plain(fast: Loop, plain: Loop) -> Loop:
-    """`fast`, or `plain` where this version of numba or LLVM does not compile `fast`."""
+def or_scipy(fast: Loop, by_scipy: Loop) -> Loop:
+    """`fast`, or `by_scipy` where this version of numba or LLVM does not compile `fast`."""
 
     def loop(pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, F: np.ndarray, G: np.ndarray) -> None:
         nonlocal fast
@@ -33,8 +34,8 @@ def or_plain(fast: Loop, plain: Loop) -> Loop:
             fast(pointers, columns, q, F, G)
         except (NumbaError, RuntimeError) as error:  # raised by the compiler; kernels raise nothing
             _log.warning("vector code does not compile, sparse products are slower: %s", error)
-            fast = plain
-            plain(pointers, columns, q, F, G)
+            fast = by_scipy
+            by_scipy(pointers, columns, q, F, G)
 
     return loop
 
@@ -52,18 +53,14 @@ def fast_products(
             dots(W, (i, block, blocks - block), (p, columns, start, stop), Ht)
 
 
-@kernel
-def plain_products(
+def scipy_products(
     pointers: np.ndarray, columns: np.ndarray, p: np.ndarray, W: np.ndarray, Ht: np.ndarray
 ) -> None:
-    for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            p[e] = 0
-            for t in range(W.shape[1]):
-                p[e] += W[i, t] * Ht[columns[e], t]
+    rows = np.repeat(np.arange(len(W)), np.diff(pointers))
+    np.einsum("et,et->e", W[rows], Ht[columns], out=p)
 
 
-products = or_plain(fast_products, plain_products)
+products = or_scipy(fast_products, scipy_products)
 """p ← WH where V is not zero, from (pointers, columns, p, W, Ht)."""
 
 
@@ -78,17 +75,13 @@ def fast_gather(
             gathers(N, (i, block, blocks - block), nonzeros, Ht)
 
 
-@kernel
-def plain_gather(
+def scipy_gather(
     pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, N: np.ndarray, Ht: np.ndarray
 ) -> None:
-    for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            for t in range(N.shape[1]):
-                N[i, t] += q[e] * Ht[columns[e], t]
+    N += csr_array((q, columns, pointers), shape=(len(N), len(Ht))) @ Ht
 
 
-gather = or_plain(fast_gather, plain_gather)
+gather = or_scipy(fast_gather, scipy_gather)
 """N += Q Hᵀ, Q the sparse matrix with values q, from (pointers, columns, q, N, Ht)."""
 
 
@@ -103,17 +96,13 @@ def fast_scatter(
             scatters(W, (i, block, blocks - block), nonzeros, At)
 
 
-@kernel
-def plain_scatter(
+def scipy_scatter(
     pointers: np.ndarray, columns: np.ndarray, q: np.ndarray, W: np.ndarray, At: np.ndarray
 ) -> None:
-    for i in range(pointers.size - 1):
-        for e in range(pointers[i], pointers[i + 1]):
-            for t in range(W.shape[1]):
-                At[columns[e], t] += q[e] * W[i, t]
+    At += csr_array((q, columns, pointers), shape=(len(W), len(At))).T @ W
 
 
-scatter = or_plain(fast_scatter, plain_scatter)
+scatter = or_scipy(fast_scatter, scipy_scatter)
 """At += Qᵀ W, Q the sparse matrix with values q, from (pointers, columns, q, W, At)."""
 
 

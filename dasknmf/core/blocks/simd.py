@@ -3,7 +3,7 @@
 The compiler's own vector code is for long loops: it takes 32 numbers or more at once and the rest one by one.
 For rows of n_components numbers that costs ten times as much as the code here. Rows are padded with zeros to
 blocks of 8 columns, and two blocks make one vector, as long as there are two; the compiler maps vectors to
-the registers of the CPU. `dasknmf.core.blocks.nonzeros` has the same loops in plain code.
+the registers of the CPU. `dasknmf.core.blocks.nonzeros` has the same operations by SciPy.
 """
 
 from __future__ import annotations

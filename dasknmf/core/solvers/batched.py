@@ -46,7 +46,7 @@ class Batched:
         rows = []
         for visitor, tally, part in zip(self._visitors, self._tallies, self._parts, strict=True):
             tile.shared = SharedProducts(np.ascontiguousarray(VHt[:, part]))
-            visitor.phase.tile(tile, visitor.rows_of(tile), visitor.inputs, tally)
+            visitor.tile(tally, tile)
             rows.append(tile.shared.W)
         tile.shared = None
         tile.add_cross(np.concatenate(rows, axis=1), self._A)

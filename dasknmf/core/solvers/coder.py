@@ -83,7 +83,10 @@ class Coder:
         return W
 
     def solve(self, tile: Tile, W: np.ndarray, N: np.ndarray | None = None) -> None:
-        """Replace the rows of W by the best for those of a tile; N may be given as its `cross`."""
+        """Replace the rows of W by the best for those of a tile.
+
+        N = V diag(b) Hᵀ, shape (n_rows, n_components), may be given for the quadratic loss.
+        """
         if self.loss.quadratic:
             grams, S = self._grams
             N = tile.cross(self.weighted_Ht) if N is None else N

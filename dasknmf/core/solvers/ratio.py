@@ -6,9 +6,10 @@
     P = W H;   A += Wᵀ (V ∘ P^{β−2}),  B += Wᵀ P^{β−1}
     H ← step(A, B)
 
-For β = 1, b and B are the sums of H and of W, over observed entries only if entries have weights. The loss of
-the pair at the *start* of the pass comes from the first P; the loss after the update of H would need another
-read of V, so the history has the former.
+Of n × m entries and k components, a and b are n × k, A and B k × m. For β = 1, b and B are the sums of H and
+of W, over observed entries only if entries have weights. The loss of the pair at the *start* of the pass
+comes from the first P; the loss after the update of H would need another read of V, so the history has the
+former.
 """
 
 from __future__ import annotations
