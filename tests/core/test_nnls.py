@@ -111,7 +111,7 @@ def test_no_objective_rises(kind):
     warm=st.sampled_from([0.0, 0.1, 0.6]),
     l1=st.sampled_from([0.0, 0.01]),
 )
-def test_a_row_does_not_depend_on_the_rows_that_move_with_it(rows, kind, dtype, k, seed, warm, l1):
+def test_a_row_does_not_depend_on_the_rows_updated_with_it(rows, kind, dtype, k, seed, warm, l1):
     V, H = problem(kind, k=max(k, 3), n=150, seed=seed)
     N = (V @ H.T).astype(dtype)
     S = H @ H.T

@@ -1,7 +1,7 @@
 """The contract of blocks, tiles and ratios, with defaults that hold where every entry of V counts once.
 
-A block is one panel of V, walked in tiles; a tile is a few hundred rows; a ratio is what a multiplicative
-step needs of one tile.
+A block is one panel of V, walked in tiles; a tile is a few hundred rows; a ratio holds the matrices of a
+multiplicative step for one tile.
 """
 
 from __future__ import annotations

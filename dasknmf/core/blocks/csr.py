@@ -19,7 +19,7 @@ from dasknmf.errors import SourceError
 class CsrBlock(SlabBlock):
     """A panel of `scipy.sparse.csr_array` slabs with sorted indices and no duplicates.
 
-    Tiles begin at whole multiples of their height after the panel's first row, whatever the slabs.
+    Tiles begin at whole multiples of their height after the panel's first row, wherever slabs end.
     Parameters as for `SlabBlock`.
     """
 

@@ -6,7 +6,7 @@ of::
 
     min ½ ‖(V − W H) diag(h)^{(β−2)/2}‖²      S = (H ∘ h^{β−2}) Hᵀ,  k × k      N = V (H ∘ h^{β−2})ᵀ,  n × k
 
-is a guess, from which a few multiplicative steps reach what takes dozens from a constant W: on counts of
+is a guess, from which a few multiplicative steps are as good as dozens from a constant W: on counts of
 genes and of words, the loss after the guess and two steps was below that after ten steps from a constant.
 """
 

@@ -107,7 +107,7 @@ class Inner:
         k : int
             n_components.
         streamed : bool
-            Whether V has to be read; in memory a pass costs what a step does.
+            Whether V has to be read; in memory a pass costs no more than a step.
         """
         if not isinstance(inner_iter, str):
             return cls(inner_iter, 1)

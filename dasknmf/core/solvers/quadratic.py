@@ -86,7 +86,7 @@ class QuadraticPass(Phase):
     """Number of first rows of H that are not updated."""
     sum_to_one: bool = False
     precise: bool = False
-    """Whether tallies are products in float64, whatever V's dtype."""
+    """Whether tallies are products in float64, also for a V in float32."""
     recomputed: bool = False
     """Whether W is not stored, and each pass solves it for its initial H."""
 
@@ -216,13 +216,8 @@ class QuadraticPass(Phase):
         b = self.column_weights
         inner = np.vdot(A, H64 if b is None else H64 * b)
         gram = max(float(0.5 * (squares - 2.0 * inner + self.grams.product(G, H64, b))), 0.0)
-        eps = float(np.finfo(self.dtype).eps)
-
-        imprecise = gram < _GRAM_FLOOR * eps * squares
-        measures = {
-            "violation": float(tally["violation"]) + violation,
-            "imprecise": float(imprecise),
-        }
+        imprecise = gram < _GRAM_FLOOR * float(np.finfo(self.dtype).eps) * squares
+        measures = {"violation": float(tally["violation"]) + violation, "imprecise": float(imprecise)}
         entered, total, total_squares, gap = (float(part) for part in tally["entry"])
         if state.residual:
             loss, loss_at = entered, "solved" if state.needs_first_W else "entry"
@@ -250,7 +245,7 @@ class QuadraticPass(Phase):
         return after, Outcome(loss, objective, loss_at, measures)
 
     def _needs_start_loss(self, state: FactorState) -> bool:
-        """Whether scikit-learn's rule for "mu", which compares with it, needs the loss of the start."""
+        """Whether the stop rule compares later losses with that of the start, as scikit-learn's for "mu"."""
         return self.facts.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
 
     def _updated_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
@@ -268,15 +263,12 @@ class QuadraticPass(Phase):
         if not len(order):
             return state.entering_H, violation
         for step in range(self.inner.columns):
-            before = Ht.copy() if self.inner.columns > 1 else None
+            before = Ht.copy()
             met = 0.0
             for columns, S in parts:
                 some = Ht[columns]
                 met += self._step_columns(some, At[columns], S, steps)
                 Ht[columns] = some
-            if before is None:  # the first step
-                violation = met
-                break
             moved = float(((Ht - before) ** 2).sum())
             if step == 0:
                 violation, first_moved = met, moved

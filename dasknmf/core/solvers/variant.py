@@ -23,7 +23,7 @@ _FILLS = 2
 after 10 passes from random factors was 2.0 with one, 1.63 with two, 1.62 with eight (in 10⁹)."""
 _FEW = 2**20
 """Entries of V up to which rounding in products does not average out: in float32 the Gram identity is off by
-0.36 eps ‖V‖² for 2400 x 48, 7e-4 of the smallest loss that it tells, and by 0.03 for 21 025 x 200."""
+0.36 eps ‖V‖² for 2400 x 48, 7e-4 of the smallest loss computed by it, and by 0.03 for 21 025 x 200."""
 _IN_MEMORY = 2
 """Factor by which Grams by row may cost more than imputation if rows are in memory: there further passes
 need no read of V, but imputed passes gain less."""
@@ -122,7 +122,7 @@ class Variant:
     def evaluation(
         self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
     ) -> Phase:
-        """The read that evaluates the returned pair; W is what an exact pass solves, where that is given."""
+        """The read that evaluates the returned pair; if W is not stored, the pass `exact` solves it."""
         phase = EvaluationPhase(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
         return self.with_holdout(phase, loss)
 

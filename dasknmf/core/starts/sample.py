@@ -47,9 +47,9 @@ class Draw(Phase):
     name = "sample"
 
     def tally(self) -> Tally:
-        return Tally({"sample": self.nothing(), "columns": np.zeros(self.n_features)})
+        return Tally({"sample": self.empty(), "columns": np.zeros(self.n_features)})
 
-    def nothing(self, share: float | None = None) -> SampledRows:
+    def empty(self, share: float | None = None) -> SampledRows:
         """An empty sample, of an expected share of V's rows: by default that of the sample."""
         n_rows = (self.share if share is None else share) * self.trial.n_rows
         return SampledRows(self.n_features, self.trial.dtype, int(n_rows * self.row_bytes))
@@ -98,10 +98,10 @@ class Audited(PhaseWrapper):
 
     def tally(self) -> Tally:
         # The sample is drawn again: a checkpoint should not hold rows of V.
-        drawn = {"sample": self.draw.nothing()}
+        drawn = {"sample": self.draw.empty()}
         share = _AUDITED * self.draw.share
         losses = SampledRows(1, np.dtype(np.float64), int(8 * share * self.draw.trial.n_rows))
-        audit = {"audit": self.draw.nothing(share), "losses": losses}
+        audit = {"audit": self.draw.empty(share), "losses": losses}
         return Tally(self.phase.tally() | drawn | audit)
 
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:

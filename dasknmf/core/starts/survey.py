@@ -29,7 +29,8 @@ class Survey(Phase):
     name = "survey"
 
     def _powers(self, tile: Tile, sums: Sums) -> float:
-        """Σ v^β, weighted, where V has only what the loss takes; 0 for β = 2, whose sum is `sums.squares`."""
+        """Σ v^β, weighted; 0 if V has values that the loss refuses, and for β = 2, as `sums.squares` is
+        that."""
         beta = self.loss.beta
         if beta == 2 or sums.n_nan or sums.n_negative or (beta < 0 and sums.n_zero):
             return 0.0
