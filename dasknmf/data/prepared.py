@@ -218,25 +218,47 @@ class _PreparedColumns(Wrapper):
         self.dtype = preparation.dtype
         self.shape = (preparation.width, source.shape[1])
         self._preparation = preparation
-        self._chosen = _ChosenRows(source.facts.cuts, bytes_before(source), preparation.columns)
+        self._cuts = source.facts.cuts  # of Xᵀ; tasks have no facts
 
     def find_facts(self) -> Facts:
-        return _facts(self, self._chosen.cuts, self._chosen.before)
+        cuts, before, columns = self._cuts, bytes_before(self.source), self._preparation.columns
+        if columns is not None:
+            counts = np.searchsorted(columns, cuts)
+            cuts, first = np.unique(counts, return_index=True)
+            # Rows between two cuts of which none is chosen are read where they lie inside a panel, but not at
+            # its ends. Panels are unknown here: all such rows count, except before the first chosen row and
+            # after the last.
+            first[0] = np.searchsorted(counts, 0, side="right") - 1
+            before = before[first] - before[first[0]]
+        return _facts(self, cuts, before)
 
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[Rows]:
-        first, last = self._chosen.read_for(start, stop)
-        for slab in self.source.slabs(first, last, chunks):
+        columns = self._preparation.columns
+        first, end = self._read_for(start, stop)
+        for slab in self.source.slabs(first, end, chunks):
             assert not isinstance(slab, WeightedSlab)
-            height = slab.shape[0]
-            rows, where = self._chosen.among(first, first + height)
-            first += height
+            rows, last = slab, first + slab.shape[0]
+            where = np.arange(first, last)
+            if columns is not None:
+                where = np.arange(*np.searchsorted(columns, (first, last)))
+                if len(where) < slab.shape[0]:
+                    rows = slab[columns[where] - first]
+            first = last
             if len(where):
-                # All rows as they are, or a copy of some.
-                yield self._preparation.across(slab if len(rows) == height else slab[rows], where)
+                yield self._preparation.across(rows, where)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        start, stop = self._chosen.read_for(panel.start, panel.stop)
+        start, stop = self._read_for(panel.start, panel.stop)
         return self.source.chunk_keys(Panel(panel.index, start, stop), lost=lost)
+
+    def _read_for(self, start: int, stop: int) -> tuple[int, int]:
+        """The range of rows of Xᵀ, from cut to cut, that is read for rows [start, stop) of Vᵀ."""
+        columns = self._preparation.columns
+        if columns is None:
+            return start, stop
+        first = np.searchsorted(self._cuts, columns[start], side="right") - 1
+        last = np.searchsorted(self._cuts, columns[stop - 1], side="right")
+        return int(self._cuts[first]), int(self._cuts[last])
 
 
 def _facts(V: Wrapper, cuts: np.ndarray, before: np.ndarray) -> Facts:
@@ -254,38 +276,6 @@ def _facts(V: Wrapper, cuts: np.ndarray, before: np.ndarray) -> Facts:
         total = V.shape[0] * row_size(V)
         made = (-(-read // row_size(X)) if read else grid.rows_max) * row_size(V)
     return Facts(cuts, before, slab_bytes=read + made, total_bytes=total)
-
-
-class _ChosenRows:
-    """The rows of Xᵀ that are rows of Vᵀ, and the cuts of Xᵀ."""
-
-    def __init__(self, cuts: np.ndarray, before: np.ndarray, chosen: np.ndarray | None) -> None:
-        self._read_cuts = cuts
-        self._chosen = chosen
-        self.cuts, self.before = cuts, before
-        if chosen is not None:
-            counts = np.searchsorted(chosen, cuts)
-            self.cuts, first = np.unique(counts, return_index=True)
-            # Rows between two cuts of which none is chosen are read where they lie inside a panel, but not at
-            # its ends. Panels are unknown here: all such rows count, except before the first chosen row and
-            # after the last.
-            first[0] = np.searchsorted(counts, 0, side="right") - 1
-            self.before = before[first] - before[first[0]]
-
-    def read_for(self, start: int, stop: int) -> tuple[int, int]:
-        """The range of rows of Xᵀ, from cut to cut, that is read for rows [start, stop) of Vᵀ."""
-        if self._chosen is None:
-            return start, stop
-        first = np.searchsorted(self._read_cuts, self._chosen[start], side="right") - 1
-        last = np.searchsorted(self._read_cuts, self._chosen[stop - 1], side="right")
-        return int(self._read_cuts[first]), int(self._read_cuts[last])
-
-    def among(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Selected rows among [first, last) of Xᵀ: their indices from `first` on, and those in Vᵀ."""
-        if self._chosen is None:
-            return np.arange(last - first), np.arange(first, last)
-        where = np.arange(*np.searchsorted(self._chosen, (first, last)))
-        return self._chosen[where] - first, where
 
 
 def steps_of(X: Matrix) -> dict[str, Any]:
