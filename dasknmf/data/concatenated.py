@@ -102,7 +102,7 @@ class Concatenated(Source):
 
 
 def _distinct(parts: Sequence[Source], columns: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Each part's columns; None for all columns in order. Equal arrays are made one, to be sent once."""
+    """Each part's columns; None for all columns in order. Equal arrays become one object, which is pickled once."""
     known: dict[bytes, np.ndarray] = {}
     found: list[np.ndarray | None] = []
     for part, chosen in zip(parts, columns, strict=True):

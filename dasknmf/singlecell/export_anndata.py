@@ -160,7 +160,7 @@ class _Groups:
 
 
 class _Keys(_Groups):
-    """The same in a store of keys, which cannot rename: entries are copied."""
+    """An AnnData in a Zarr store that cannot rename: entries move between the same places by copying."""
 
     def move(self, was: str, now: str) -> None:
         try:

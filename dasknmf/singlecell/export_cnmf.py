@@ -61,8 +61,8 @@ class Tables:
         The genes that were factorized.
     all_genes : ndarray of str of shape (n_vars,), optional
     in_all_genes : callable, optional
-        Maker of the programs over all genes, called only once the files may be written. Its usages replace
-        those of the consensus.
+        Function that returns the programs over all genes; called once, when the files may be written. Its
+        usages replace those of the consensus.
     ranks : ndarray of shape (n_ranks, 4), optional
         See `ranks_of`.
     """

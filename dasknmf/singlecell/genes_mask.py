@@ -36,7 +36,7 @@ def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> tuple[np.ndarray | None, s
     mask : ndarray of bool of shape (n_vars,), or None
         None: all genes.
     column : str or None
-        The column of `var` that the mask is; None if it is none.
+        Name of the column of `var` that holds the mask; None if the mask is an array.
 
     Raises
     ------

@@ -149,7 +149,7 @@ def nmf(
 def prepared(
     X: MatrixLike, names: np.ndarray | None, columns: np.ndarray | None, *, scale: bool, **steps: Any
 ) -> Prepared:
-    """Values to factorize: chosen columns after other steps, with `scale` divided by their deviations."""
+    """The matrix to factorize: chosen columns of X after the steps; with `scale`, a read for deviations."""
     V = Prepared(X, columns=columns, **steps)
     if names is not None and columns is not None:
         names = names[columns]

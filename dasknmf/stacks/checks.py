@@ -50,6 +50,7 @@ def variables_of(obj: StackLike) -> dict[str, Variable]:
 
 
 def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_dataset: bool) -> None:
+    """Raise `SourceError` if the dims of the variables are not those of images with these sample dims."""
     first_name, first = next(iter(variables.items()))
     for name, variable in variables.items():
         what = f"variable {name!r}" if is_dataset else "the stack"
@@ -83,6 +84,7 @@ def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_d
 
 
 def check_dtypes(variables: Mapping[str, Variable]) -> None:
+    """Raise `SourceError` if the variables are not real numbers of one dtype."""
     first_name, first = next(iter(variables.items()))
     for name, variable in variables.items():
         if variable.dtype.kind not in "biuf":

@@ -11,7 +11,7 @@ from dasknmf.core.image_grid import Layout, Tile
 from dasknmf.data.dask_array import row_blocks
 
 _AT_ONCE = 4
-"""Panels that are computed together: a transform keeps as many cores busy."""
+"""Number of panels that are computed together, so that a lazy transform uses several cores."""
 
 
 def tiles_of(W: da.Array, layout: Layout) -> Iterator[tuple[Tile, np.ndarray]]:
