@@ -61,20 +61,15 @@ class Concatenated(Source):
     def find_facts(self) -> Facts:
         check_shape(self.shape)
         sizes = np.cumsum([0, *map(nbytes_of, self._parts)])
-        cuts: list[np.ndarray] = []
-        before: list[np.ndarray] = []
-        slab_bytes = 0
-        for part, first, size in zip(self._parts, self._edges, sizes, strict=False):
-            # The last cut of a part is the first of the next.
-            cuts.append(first + part.facts.cuts[:-1])
-            before.append(size + bytes_before(part)[:-1])
-            # A slab, and what is selected of it, as it is converted.
-            share = self.shape[1] / part.shape[1]
-            slab_bytes = max(slab_bytes, int(part.facts.slab_bytes * (1 + share)))
+        # The last cut of a part is the first of the next.
+        cuts = [first + part.facts.cuts[:-1] for first, part in zip(self._edges, self._parts, strict=False)]
+        before = [size + bytes_before(part)[:-1] for size, part in zip(sizes, self._parts, strict=False)]
+        # A slab, and the columns that are selected from it, as they are converted.
+        slabs = [int(part.facts.slab_bytes * (1 + self.shape[1] / part.shape[1])) for part in self._parts]
         return Facts(
-            np.append(np.concatenate(cuts), self._edges[-1]),
-            np.append(np.concatenate(before), sizes[-1]),
-            slab_bytes=slab_bytes,
+            np.concatenate([*cuts, self._edges[-1:]]),
+            np.concatenate([*before, sizes[-1:]]),
+            slab_bytes=max(slabs),
         )
 
     def for_tasks(self) -> Self:
@@ -102,7 +97,7 @@ class Concatenated(Source):
 
 
 def _distinct(parts: Sequence[Source], columns: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Each part's columns; None for all columns in order. Equal arrays become one object, which is pickled once."""
+    """Columns of each part; None for all in order. Equal arrays become one object, pickled once."""
     known: dict[bytes, np.ndarray] = {}
     found: list[np.ndarray | None] = []
     for part, chosen in zip(parts, columns, strict=True):

@@ -181,18 +181,8 @@ class Wrapper(Source):
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.shape = source.shape
-        self.dtype = source.dtype
-        self.in_process = source.in_process
-        self.is_chunked = source.is_chunked
-        self.sparse = source.sparse
-        self.by_columns = source.by_columns
-        self.masked = source.masked
-        self.entries = source.entries
-        self.feature_names = source.feature_names
-        self.layout = source.layout
-        self.negatives_advice = source.negatives_advice
-        self.staged_bytes = source.staged_bytes
+        for name in Source.__annotations__:  # shape, dtype, and all others that have a default
+            setattr(self, name, getattr(source, name))
 
     def find_facts(self) -> Facts:
         return self.source.facts
