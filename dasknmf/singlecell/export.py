@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import dask
@@ -11,14 +12,14 @@ import numpy as np
 
 from dasknmf.data.anndata_file import AnnDataStore, places_of
 from dasknmf.errors import RunMismatchError
-from dasknmf.singlecell.entries import gram, lifted, run_params, uns_entry
+from dasknmf.singlecell.entries import lifted, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import first_of
 from dasknmf.store.run import Run
 
 _BLOCK_BYTES = 8 * 2**20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Exported:
     """W and H of a run, aligned with the genes of an AnnData.
 
@@ -34,13 +35,11 @@ class Exported:
     run: Run
     columns: np.ndarray | None
     n_vars: int
-    _gram: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.H = self.run.H
-        self._W = self.run.W
-        self._gram = np.zeros((len(self.H), len(self.H)))
-        self._streamed = 0
+    @cached_property
+    def H(self) -> np.ndarray:
+        """The programs, shape (n_components, n_features)."""
+        return self.run.H
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,28 +56,25 @@ class Exported:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """W from top to bottom: the first row of each block, and the block."""
-        W = self._W.rechunk((self.block_rows, -1))
+        W = self.run.W.rechunk((self.block_rows, -1))
         first = 0
         for block in W.blocks:
             with dask.config.set(scheduler="synchronous"):
                 rows = np.asarray(block.compute())
-            self._gram += gram([rows], self.shape[1])
             yield first, rows
             first += len(rows)
-        self._streamed = first
 
     @property
     def varm(self) -> np.ndarray:
         """Hᵀ over all genes."""
         return lifted(self.H, self.columns, self.n_vars)
 
-    def uns(self) -> dict[str, Any]:
-        """The entry of `uns`; needs the Gram matrix that `blocks` adds up, and so must follow it."""
-        assert self._streamed == self.shape[0]
+    def uns(self, G: np.ndarray) -> dict[str, Any]:
+        """The entry of `uns`, from G = WᵀW."""
         steps = self.run.preparation
         done = {"normalize": steps.get("target_sum"), "log1p": steps.get("log1p")}
         params = run_params(self.run.params) | {name: value for name, value in done.items() if value}
-        entry = uns_entry(params, self.run.history, self._gram, self.H, self.run.sum_of_squares)
+        entry = uns_entry(params, self.run.history, G, self.H, self.run.sum_of_squares)
         if steps.get("scale") is not None:
             entry["params"]["scale"] = True
             entry["scale"] = steps["scale"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -19,7 +20,7 @@ from dasknmf.errors import RunError
 from dasknmf.io import atomic
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
-from dasknmf.singlecell.entries import Keys
+from dasknmf.singlecell.entries import Keys, gram
 from dasknmf.singlecell.export import Exported
 
 if TYPE_CHECKING:
@@ -209,9 +210,11 @@ def _fill(group: Any, factors: Exported, keys: Keys) -> None:
     create = group.create_array if is_zarr else group.create_dataset
     W = create(f"obsm/{keys.obsm}", shape=(n, k), chunks=(factors.block_rows, k), dtype=factors.dtype)
     W.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    G = np.zeros((k, k))
     for first, rows in factors.blocks():
         W[first : first + len(rows)] = rows
+        G += gram([rows], k)
     # Small arrays: anndata warns of Zarr's format 3 without this.
     options: dict[str, Any] = {"dataset_kwargs": {"shards": None}} if is_zarr else {}
     write_elem(group["varm"], keys.varm, factors.varm, **options)
-    write_elem(group["uns"], keys.uns, factors.uns(), **options)
+    write_elem(group["uns"], keys.uns, factors.uns(G), **options)
