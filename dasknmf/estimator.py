@@ -431,7 +431,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         with session(*open_problem(self, X, options)) as work:
             Execution(work, work.inputs.restarted(self.n_init))()
             W = set_from_session(self, work)
-            return work.returned(W, lazy=work.inputs.chunked) if options.returns_W else None
+            return work.returned(W) if options.returns_W else None
 
     def _coded(self, X: MatrixLike, method: str) -> Any:
         check_is_fitted(self)

@@ -83,8 +83,9 @@ class Session:
         location = FactorLocation(result.name, 0, result.rows[0])
         self.commit(structs.replace(at, passes=at.passes + 1, conclusion=location), record, result.sums)
 
-    def returned(self, W: da.Array, *, lazy: bool) -> Factor:
-        """W for the user: a NumPy array, or lazy over a store that outlives the fit."""
+    def returned(self, W: da.Array) -> Factor:
+        """W for the user: a NumPy array or, where X is chunked, lazy over a store that outlives the fit."""
+        lazy = self.inputs.chunked
         if lazy and not self.scratch:
             return W
         if self.inputs.roles.transposed:

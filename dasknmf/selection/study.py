@@ -188,7 +188,7 @@ class Study:
         """W of the result, shape (n_samples, n_components): a Dask array where X is chunked."""
         run, inputs = self.session.run, self.session.inputs
         W, _ = inputs.roles.factors(run.factors, run.progress.location, inputs.grid)
-        return self.session.returned(W, lazy=inputs.chunked)
+        return self.session.returned(W)
 
     @property
     def _entries(self) -> EntryWeights | None:
