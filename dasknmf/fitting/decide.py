@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
@@ -25,11 +25,13 @@ from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, spawned
-from dasknmf.store import features, schema
+from dasknmf.store import features, records, schema
 from dasknmf.store.convert import converted
 from dasknmf.store.progress import environment, read_run
 from dasknmf.store.roles import Roles
 from dasknmf.store.stored_run import writable
+
+T = TypeVar("T")
 
 _ROUNDING = 1e-6
 """Relative tolerance between two scales of the same data: far above rounding, far below another X."""
@@ -267,16 +269,20 @@ def problem_of(nmf: BaseEstimator, inputs: Inputs) -> schema.Problem:
         seed=model.seed,
         model=parameters,
         feature_names=None if known.names is None else features.digest(known.names),
-        preparation=converted(X.described(), schema.Preparation) if isinstance(X, data.Prepared) else None,
-        layout=None if known.layout is None else converted(known.layout.geometry(), schema.Geometry),
+        preparation=_record(X.described(), schema.Preparation) if isinstance(X, data.Prepared) else None,
+        layout=None if known.layout is None else _record(known.layout.geometry(), schema.Geometry),
         entries=None if inputs.entries is None else described_entries(inputs.entries),
         sample_weight=mark(sample_weight),
         feature_weight=mark(feature_weight),
         weights=weights,
         mask=inputs.source.described_mask(),
-        many=None if options.many is None else converted(options.many, schema.Many),
+        many=None if options.many is None else _record(options.many, schema.Many),
     )
     return schema.Problem(identity, schema.Budget(int(nmf.max_iter), float(nmf.tol)), environment())
+
+
+def _record(fields: dict[str, Any], kind: type[T]) -> T:
+    return converted(records.plain(fields), kind)
 
 
 def entries_of(nmf: BaseEstimator, X: Matrix) -> EntryWeights | None:

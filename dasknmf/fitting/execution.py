@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -29,6 +28,7 @@ from dasknmf.io.counts import counted
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import ModelStatus, states_of
+from dasknmf.store.schema import Plan
 
 log = logging.getLogger("dasknmf")
 
@@ -164,20 +164,19 @@ class Execution:
         self.session.commit(step.progress, step.record, result.sums)
         return step.histories
 
-    def _plan(self, projections: Sequence[Projection]) -> dict[str, Any]:
-        """The storage of V, and the processes and memory of its passes: for reports."""
+    def _plan(self, projections: Sequence[Projection]) -> Plan:
         source, scheduler = self.V.source, self.V.scheduler
-        return {
-            "stored_dtype": source.dtype.str,
-            "stored_bytes": nbytes_of(source),
-            "sparse": source.sparse,
-            "panels": len(self.V.grid),
-            "scheduler": scheduler.name,
-            "processes": scheduler.processes,
-            "threads": scheduler.threads,
-            "memory_limit": scheduler.memory_limit,
-            "memory_projected": max(projection.peak for projection in projections),
-        }
+        return Plan(
+            stored_dtype=source.dtype.str,
+            stored_bytes=nbytes_of(source),
+            sparse=source.sparse,
+            panels=len(self.V.grid),
+            scheduler=scheduler.name,
+            processes=scheduler.processes,
+            threads=scheduler.threads,
+            memory_limit=scheduler.memory_limit,
+            memory_projected=max(projection.peak for projection in projections),
+        )
 
     def _warn_of_dense_tiles(self) -> None:
         model, source = self.models[0], self.V.source

@@ -248,7 +248,7 @@ def open_study(
     options = replace(
         options,
         callbacks=(*options.callbacks, logged) if template.verbose else tuple(options.callbacks),
-        many={"ranks": ranks, "n_init": n_init} | (options.many or {}),
+        many={"ranks": ranks, "n_init": int(n_init)} | (options.many or {}),
     )
     with session(*open_problem(template, X, options)) as opened:
         models = _models(opened.inputs.model, ranks, n_init)

@@ -10,6 +10,7 @@ import numpy as np
 from dasknmf.core.history import History, Record
 from dasknmf.store.factors import FactorVersion, MemoryFactors
 from dasknmf.store.progress import Progress
+from dasknmf.store.schema import Plan
 
 
 class MemoryRun:
@@ -30,7 +31,7 @@ class MemoryRun:
         self.history = self.history.plus(record) if record else self.history
         self.sums = sums
 
-    def plan(self, content: dict[str, Any]) -> None:
+    def plan(self, plan: Plan) -> None:
         """Nothing: no other process can open this run."""
 
     found: dict[str, Any] | None = None

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from msgspec import Struct, to_builtins
 from zarr.abc.store import Store
 
@@ -35,10 +36,10 @@ class _Document(Struct):
 
 
 def write_record(
-    store: Store, path: str, record: Struct | dict[str, Any], *, unless: Callable[[], None] | None = None
+    store: Store, path: str, record: object, *, unless: Callable[[], None] | None = None
 ) -> None:
-    """Replace the record at `path` by a struct of `schema`, or its fields; `unless` as of `keys.put`."""
-    content = to_builtins(record) if isinstance(record, Struct) else record
+    """Replace the record at `path` by a struct of `schema` or a dataclass; `unless` as of `keys.put`."""
+    content = plain(record)
     attributes = {"record": content, "crc32": _checksum(content)}
     value = encoded({"zarr_format": 3, "node_type": "group", "attributes": attributes})
     if len(value) > MOST_DOCUMENT:
@@ -47,6 +48,17 @@ def write_record(
             f"{MOST_DOCUMENT} are read again: fit fewer models at once, or V with shorter names."
         )
     keys.put(store, f"{path}/{keys.META}", value, unless=unless)
+
+
+def plain(value: object) -> Any:
+    """A struct, a dataclass or a dict as JSON values; NumPy's numbers, which users give, as Python's."""
+    return to_builtins(value, str_keys=True, enc_hook=_python_number)
+
+
+def _python_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} cannot be stored in a record")
 
 
 def read_record(store: Store, path: str, kind: type[T]) -> T | None:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ from dasknmf.store.progress import (
     read_run,
     write_sums,
 )
-from dasknmf.store.schema import FORMAT, Identity, Problem
+from dasknmf.store.schema import FORMAT, Identity, Plan, Problem
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -130,7 +129,7 @@ class StoredRun:
         try:
             self.writer_id = self._lock.token
             # Checked by the rules of reading: a run holds no record that cannot be read again.
-            self.problem = converted(parsed(records.encoded(to_builtins(problem))), Problem)
+            self.problem = converted(parsed(records.encoded(records.plain(problem))), Problem)
             identity = self.problem.identity
             self.factors = ZarrFactors(self.store, grid, identity.n_columns, np.dtype(identity.dtype))
             self.progress = Progress()
@@ -169,7 +168,7 @@ class StoredRun:
             write_sums(self.store, sums)
         if record is not None:
             name = f"{progress.passes - 1}-{self.writer_id}"
-            records.write_record(self.store, f"history/{name}", asdict(record))
+            records.write_record(self.store, f"history/{name}", record)
             if not self._segments or self._segments[-1][1] != self.writer_id:
                 self._segments.append((progress.passes - 1, self.writer_id))
         try:
@@ -215,9 +214,9 @@ class StoredRun:
                 "a run has one writer: leave it to the other, its commits are sound, or start the same again."
             )
 
-    def plan(self, content: dict[str, Any]) -> None:
-        """Write the `Plan` of the coming passes; a resumed run may have another."""
-        records.write_record(self.store, "plan", content)
+    def plan(self, plan: Plan) -> None:
+        """Write the plan of the coming passes; a resumed run may have another."""
+        records.write_record(self.store, "plan", plan)
 
     def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Write findings about all models: JSON values, and arrays by name."""

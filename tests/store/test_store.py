@@ -321,6 +321,15 @@ def test_urls_of_any_file_system(V, tmp_path, scheme):
     np.testing.assert_array_equal(open_run(url).H, H_expected)
 
 
+def test_parameters_may_be_numbers_of_numpy(V, tmp_path):
+    """As a grid search gives them: penalties make the objective a NumPy number, too."""
+    parameters = {"alpha_W": np.float64(0.01), "max_iter": np.int64(2), "random_state": np.int64(0)}
+    model = NMF(np.int64(3), init="random", tol=0, **parameters).fit(V, checkpoint=tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert run.params["alpha_W"] == 0.01
+    np.testing.assert_array_equal(run.H, model.components_)
+
+
 def test_another_environment_is_one_log_line(V, tmp_path, monkeypatch, caplog):
     from dasknmf.fitting import decide
 

@@ -82,7 +82,7 @@ class Resampling:
     @property
     def described(self) -> dict[str, Any]:
         """The parameters without the seed, as JSON values."""
-        return {"kind": self.kind} | ({"epsilon": self.epsilon} if self.kind == "uniform" else {})
+        return {"kind": self.kind} | ({"epsilon": float(self.epsilon)} if self.kind == "uniform" else {})
 
     @cached_property
     def _key(self) -> np.uint64:
