@@ -350,7 +350,7 @@ def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
 def _check_identity(stored: Identity, given: Identity, where: str) -> None:
     # Without a random_state the run keeps the seed that was drawn.
     free = {"random_state"} if given.model.random_state is None else set()
-    was, now = to_builtins(stored), to_builtins(given)
+    was, now = (parsed(records.encoded(to_builtins(each))) for each in (stored, given))
     differences = _differences(was.pop("model"), now.pop("model"), free) + _differences(was, now, {"seed"})
     if differences:
         raise RunMismatchError(

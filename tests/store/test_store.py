@@ -232,7 +232,7 @@ def test_another_model_is_refused(V, tmp_path, change, named):
 
 def test_another_shape_is_refused(V, tmp_path, low_rank):
     fit(V, tmp_path / "run", "cd")
-    with pytest.raises(RunMismatchError, match=r"shape was \(90, 14\) and is \(60, 14\)"):
+    with pytest.raises(RunMismatchError, match=r"shape was \[90, 14\] and is \[60, 14\]"):
         fit(da.from_array(low_rank[:60], chunks=(30, 14)), tmp_path / "run", "cd")
 
 
