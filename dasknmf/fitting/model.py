@@ -14,7 +14,6 @@ from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass
-from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
@@ -189,7 +188,9 @@ class Model:
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
         )
-        ratio = RatioPass(self.k, n_features, self.dtype, self.loss, inner, self.penalties, not self.parity)
+        ratio = self.facts.ratio_pass(
+            self.k, n_features, self.dtype, self.loss, inner, self.penalties, not self.parity
+        )
         return self.variant.ratio(ratio)
 
     @property

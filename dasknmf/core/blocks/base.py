@@ -268,6 +268,17 @@ class Ratio(ABC):
         """Add Wᵀ P^{β−1} to B, float64."""
 
     @abstractmethod
+    def curvature_rows(self, HH: np.ndarray) -> np.ndarray:
+        """(V ∘ P^{−2}) HH for β = 1, shape (n_rows, size); `HH` as for `Tile.row_grams`."""
+
+    @abstractmethod
+    def add_curvature(self, WW: np.ndarray, T: np.ndarray) -> None:
+        """Add WWᵀ (V ∘ P^{−2}) to T, float64 of shape (size, n_features), for β = 1; complete after the walk.
+
+        `WW` as for `Tile.add_column_grams`.
+        """
+
+    @abstractmethod
     def loss(self) -> float:
         """D(V | P) of the tile less the survey's constant of V, weighted, in float64."""
 

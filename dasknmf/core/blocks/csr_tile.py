@@ -335,6 +335,18 @@ class CsrRatio(Ratio):
         B += W.sum(axis=0, dtype=np.float64)[:, None]
         B[:, in_C] -= W[in_R].sum(axis=0, dtype=np.float64)[:, None]
 
+    def curvature_rows(self, HH: np.ndarray) -> np.ndarray:
+        return self._tile.gathered(self._curvature, HH)
+
+    def add_curvature(self, WW: np.ndarray, T: np.ndarray) -> None:
+        self._tile.scattered(self._curvature, WW, T)
+
+    @property
+    def _curvature(self) -> np.ndarray:
+        """v / p² where V is not zero."""
+        v = self._tile.v
+        return np.divide(self._q * self._q, v, out=np.zeros_like(v), where=v > 0)
+
     def loss(self) -> float:
         return self._tile.log_total(self._q) + self._product_total
 

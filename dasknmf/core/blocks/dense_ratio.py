@@ -42,7 +42,8 @@ class DenseRatio(Ratio):
 
     def __init__(self, V: np.ndarray, P: np.ndarray, beta: float, eps: float, scratch: Scratch) -> None:
         n_rows = len(V)
-        self.V, self.P, self.beta = V, P, beta
+        self.V, self.P, self.beta, self.eps = V, P, beta, eps
+        self._scratch = scratch
         self.Q = Q = scratch.get("Q", n_rows)
         self._R: np.ndarray | None = None
         v, p, q = V.reshape(-1), P.reshape(-1), Q.reshape(-1)
@@ -77,6 +78,20 @@ class DenseRatio(Ratio):
     def add_denominator(self, W: np.ndarray, B: np.ndarray) -> None:
         sums.add_to(B, np.matmul(W.T, self.R))
 
+    def curvature_rows(self, HH: np.ndarray) -> np.ndarray:
+        # In Fortran's order, in which rows are solved side by side.
+        return np.matmul(HH.T, self._curvature.T).T
+
+    def add_curvature(self, WW: np.ndarray, T: np.ndarray) -> None:
+        sums.add_to(T, np.matmul(WW.T, self._curvature))
+
+    @property
+    def _curvature(self) -> np.ndarray:
+        """V ∘ P^{−2}."""
+        result = self._scratch.get("curvature", len(self.Q))
+        ratios.kullback_leibler(self.Q.reshape(-1), self.P.reshape(-1), result.reshape(-1), self.eps)
+        return result
+
     def loss(self) -> float:
         v = self.V.reshape(-1)
         if self.beta == 1:
@@ -91,7 +106,8 @@ class MaskedRatio(DenseRatio):
     """A ratio with the weights of entries in Q and R, and all weights in its loss."""
 
     def __init__(self, plain: DenseRatio, weights: TileWeights) -> None:
-        self.Q, self._R = plain.Q, plain._R
+        self.Q, self.P, self.eps = plain.Q, plain.P, plain.eps
+        self._R, self._scratch = plain._R, plain._scratch
         self._loss = _weighted_loss(plain, weights)
         if weights.entries is not None:
             np.multiply(self.Q, weights.entries, out=self.Q)

@@ -22,7 +22,7 @@ def tile_rows(n_features: int, itemsize: int, *, sparse: bool = False) -> int:
 
 def dense_scratch_bytes(n_features: int, dtype: np.dtype, *, masked: bool) -> int:
     """Upper bound of the bytes of a walk's buffers for dense slabs, with those of a resampled model."""
-    buffers = 10 if masked else 6
+    buffers = 11 if masked else 7
     return buffers * tile_rows(n_features, dtype.itemsize) * n_features * dtype.itemsize
 
 

@@ -38,6 +38,12 @@ class Packed:
         t, r = np.triu_indices(self.k)
         return self.lines[:, t == r]
 
+    def times(self, F: np.ndarray) -> np.ndarray:
+        """S_i f_i for every row f_i of F, shape (n_rows, k) and F's dtype."""
+        products = np.zeros_like(F, order="C")
+        _times(self.lines, np.ascontiguousarray(F), products)
+        return products
+
     def at(self, rows: np.ndarray) -> Packed:
         """The matrices of some rows, by their numbers or a mask."""
         return Packed(self.lines[rows])
@@ -77,6 +83,20 @@ def add_to_diagonals(lines: np.ndarray, ridge: float | np.ndarray) -> None:
     """S_i += ridge I in place; `ridge` is a number, or one for each entry of each diagonal, (..., k)."""
     t, r = np.triu_indices(_size(lines))
     lines[..., t == r] += np.asarray(ridge, lines.dtype)
+
+
+@kernel
+def _times(lines: np.ndarray, F: np.ndarray, products: np.ndarray) -> None:
+    n_rows, k = F.shape
+    for i in range(n_rows):
+        here = 0
+        for t in range(k):
+            products[i, t] += lines[i, here] * F[i, t]
+            here += 1
+            for r in range(t + 1, k):
+                products[i, t] += lines[i, here] * F[i, r]
+                products[i, r] += lines[i, here] * F[i, t]
+                here += 1
 
 
 @kernel

@@ -41,7 +41,7 @@ from dasknmf.core.solvers import first_W
 from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner, Steps
-from dasknmf.core.solvers.table import SOLVERS, Solver
+from dasknmf.core.solvers.table import SOLVERS, Solver, Step
 from dasknmf.core.state import FactorState, State
 
 _GRAM_FLOOR = 500
@@ -100,6 +100,12 @@ class QuadraticPass(Phase):
     def facts(self) -> Solver:
         """Properties of the solver, from the table of solvers."""
         return SOLVERS[self.solver]
+
+    @property
+    def _step(self) -> Step:
+        step = self.facts.step
+        assert step is not None  # as the solver supports the Frobenius loss
+        return step
 
     @property
     def _exact_rows(self) -> bool:
@@ -175,7 +181,7 @@ class QuadraticPass(Phase):
             self._solved(tile, W, N, S)
             return 0.0
         steps = Steps(self.penalties.W.l1, inputs.order, self.inner.rows, self.inner.delta, inputs.eps)
-        violation = self.facts.step(W, N, S, steps)
+        violation = self._step(W, N, S, steps)
         self._clear_empty(tile, W)
         return violation
 
@@ -282,13 +288,13 @@ class QuadraticPass(Phase):
         """One step of Hᵀ in place, but for the rows of H that are fixed; the violation before the step."""
         if not self.facts.exact or not self.n_fixed:
             fixed = Ht[:, : self.n_fixed].copy()
-            violation = self.facts.step(Ht, At, S, steps)
+            violation = self._step(Ht, At, S, steps)
             # Multiplicative steps change the fixed rows too.
             Ht[:, : self.n_fixed] = fixed
             return violation
         cross, gram = without_fixed(Ht, At, S, self.n_fixed)
         free = np.ascontiguousarray(Ht[:, self.n_fixed :])
-        self.facts.step(free, np.ascontiguousarray(cross), gram, steps)
+        self._step(free, np.ascontiguousarray(cross), gram, steps)
         Ht[:, self.n_fixed :] = free
         return 0.0
 

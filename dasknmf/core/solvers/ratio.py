@@ -100,13 +100,13 @@ class RatioPass(Phase):
         if inputs.guess is not None:
             inputs.guess(W, tile)
             for _ in range(first_W.STEPS):
-                W[:] = self._moved(W, tile.ratio(W, inputs.H, beta, inputs.eps), inputs)
+                W[:] = self.updated_rows(W, tile.ratio(W, inputs.H, beta, inputs.eps), inputs)
         ratio = tile.ratio(W, inputs.H, beta, inputs.eps)
         tally["entry"] += (ratio.loss(), *totals(tile, W))
         first_moved = np.zeros(0)
         going = np.ones(len(W), bool)
         for step in range(self.inner.rows):
-            there = self._moved(W, ratio, inputs)
+            there = self.updated_rows(W, ratio, inputs)
             moved = ((there - W) ** 2).sum(axis=1, dtype=np.float64)
             W[going] = there[going]
             if step == 0:
@@ -115,6 +115,10 @@ class RatioPass(Phase):
             ratio = tile.ratio(W, inputs.H, beta, inputs.eps)
             if not going.any():
                 break
+        self.add(tile, W, ratio, inputs, tally)
+
+    def add(self, tile: Tile, W: np.ndarray, ratio: Ratio, inputs: PassInputs, tally: Tally) -> None:
+        """Add what the update of H needs of a tile, given its updated rows and their ratio."""
         aW = weighted_rows(tile, W)
         ratio.add_numerator(aW, tally["A"])
         usage = (np.ones(len(W), W.dtype) @ aW).astype(np.float64)
@@ -124,22 +128,30 @@ class RatioPass(Phase):
         else:
             ratio.add_denominator(aW, tally["B"])
 
-    def _moved(self, W: np.ndarray, ratio: Ratio, inputs: PassInputs) -> np.ndarray:
-        """The rows of W after one step."""
-        a = ratio.numerator_rows(inputs.Ht)
+    def fraction(self, ratio: Ratio, inputs: PassInputs) -> tuple[np.ndarray, np.ndarray]:
+        """a and b of a tile's rows; b has one row if all share it."""
         b = inputs.sums if self._summed else ratio.denominator_rows(inputs.Ht)
+        return ratio.numerator_rows(inputs.Ht), b
+
+    def updated_rows(self, W: np.ndarray, ratio: Ratio, inputs: PassInputs) -> np.ndarray:
+        """The rows of W after one step."""
+        a, b = self.fraction(ratio, inputs)
         there = mu.step(W, a, b, mu.Objective(self.loss, self.penalties.W, self.exact_l2), inputs.eps)
         if self.loss.beta < 1:
             there[there < inputs.tiny] = 0
         return there
 
+    def updated_H(self, H: np.ndarray, tally: Tally, state: FactorState) -> np.ndarray:
+        """H after one step, float64."""
+        B = tally["B"][:, None] if self._summed else tally["B"]
+        objective = mu.Objective(self.loss, self.penalties.H, self.exact_l2)
+        return mu.step(H, tally["A"], B, objective, state.eps)
+
     def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
         beta = self.loss.beta
         state = FactorState.checked(state)
         H_in = state.entering_H.astype(np.float64)
-        B = tally["B"][:, None] if self._summed else tally["B"]
-        objective = mu.Objective(self.loss, self.penalties.H, self.exact_l2)
-        H = mu.step(H_in, tally["A"], B, objective, state.eps)
+        H = self.updated_H(H_in, tally, state)
         if beta <= 1:
             H[state.tiny > H] = 0
         H[: self.n_fixed] = H_in[: self.n_fixed]
@@ -148,5 +160,11 @@ class RatioPass(Phase):
         divergence, *W_in = (float(part) for part in tally["entry"])
         loss = divergence + state.constant
         value = loss + self.penalties.value((W_in[0], W_in[1]), H_in, self.column_weights)
-        after = FactorState.of(state, H=finite(H.astype(self.dtype)), pending_H=None, usage=tally["usage"])
+        after = FactorState.of(
+            state,
+            H=finite(H.astype(self.dtype)),
+            pending_H=None,
+            usage=tally["usage"],
+            iteration=state.iteration + 1,
+        )
         return after, Outcome(loss, value, "solved" if state.needs_first_W else "entry")

@@ -14,9 +14,10 @@ import numpy as np
 
 from dasknmf.core.history import EveryTenth, Violation
 from dasknmf.core.losses import Loss
-from dasknmf.core.solvers import cd, mu, nnls
+from dasknmf.core.solvers import cd, mu, newton, nnls
 from dasknmf.core.solvers.grams import Gram
 from dasknmf.core.solvers.inner_steps import Steps
+from dasknmf.core.solvers.ratio import RatioPass
 
 
 class Step(Protocol):
@@ -33,9 +34,10 @@ class Solver:
     Parameters
     ----------
     name : str
-    step : Step
-    quadratic_only : bool
-        Whether the solver supports the Frobenius loss only, not every beta-divergence.
+    step : Step or None
+        For the Frobenius loss; None if the solver does not support it.
+    beta : float or None
+        The only beta-divergence that the solver supports; None: it supports all.
     exact : bool
         Whether one step gives the minimum, so that steps are not repeated.
     moves_zeros : bool
@@ -46,20 +48,23 @@ class Solver:
         Whether rows of W may be held to a sum of one.
     stop_rule : type or None
         scikit-learn's stop rule of this solver; None if scikit-learn lacks the solver.
+    ratio_pass : type
+        The exact pass for β ≠ 2.
     """
 
     name: str
-    step: Step
-    quadratic_only: bool
+    step: Step | None
+    beta: float | None
     exact: bool
     moves_zeros: bool
     eagerness: float
     sum_to_one: bool
     stop_rule: type[Violation | EveryTenth] | None
+    ratio_pass: type[RatioPass] = RatioPass
 
     def takes(self, loss: Loss) -> bool:
         """Whether the solver has a step for a loss."""
-        return loss.quadratic or not self.quadratic_only
+        return self.beta in (None, loss.beta)
 
 
 SOLVERS: dict[str, Solver] = {
@@ -68,7 +73,7 @@ SOLVERS: dict[str, Solver] = {
         Solver(
             "cd",
             cd.move,
-            quadratic_only=True,
+            beta=2.0,
             exact=False,
             moves_zeros=True,
             eagerness=cd.EAGERNESS,
@@ -78,7 +83,7 @@ SOLVERS: dict[str, Solver] = {
         Solver(
             "bpp",
             nnls.move,
-            quadratic_only=True,
+            beta=2.0,
             exact=True,
             moves_zeros=True,
             eagerness=0.0,
@@ -88,12 +93,23 @@ SOLVERS: dict[str, Solver] = {
         Solver(
             "mu",
             mu.move,
-            quadratic_only=False,
+            beta=None,
             exact=False,
             moves_zeros=False,
             eagerness=mu.EAGERNESS,
             sum_to_one=False,
             stop_rule=EveryTenth,
+        ),
+        Solver(
+            "newton",
+            None,
+            beta=1.0,
+            exact=False,
+            moves_zeros=True,
+            eagerness=0.0,
+            sum_to_one=False,
+            stop_rule=None,
+            ratio_pass=newton.NewtonPass,
         ),
     )
 }

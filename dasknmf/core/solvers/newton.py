@@ -1,0 +1,181 @@
+"""Newton's steps for the Kullback–Leibler divergence: second order, and they never raise the objective.
+
+For one column h of H (rows of W likewise) with p = W h, v the column of V and s = Wᵀ 1::
+
+    A = Wᵀ (v / p)      gradient g = s − A      Hessian T = Wᵀ diag(v / p²) W
+
+V is read once for A and T. Since p_i changes by the factor 1 + t_i, t_i = w_i·d / p_i, which is a mean of the
+d_q / h_q with the weights w_iq h_q / p_i, a step d with d ≥ −ρ h has t_i ≥ −ρ. There
+
+    −log(1 + t) ≤ −t + κ t²      κ = (−log(1 − ρ) − ρ) / ρ²
+
+as (t − log(1 + t)) / t² falls in t. Let d minimise Newton's model gᵀd + ½ dᵀTd under d ≥ −ρ h, a nonnegative
+least squares problem in d + ρ h. By optimality gᵀd ≤ −dᵀTd, and so::
+
+    D(h + d) ≤ D(h) + gᵀd + κ dᵀTd ≤ D(h) − (1 − κ) dᵀTd
+
+ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave zero,
+and falls to no less than a third of itself. Far from the minimum the multiplicative step, whose own bound is
+known, can be the better one: each column takes the step whose predicted decrease is larger. L1 is linear
+and L2 quadratic, so the model has both exactly.
+
+Where T of all components would take too much memory, each pass has T of one block of components in turn,
+and the other components rest where Newton's step is the better one.
+
+References
+----------
+Hien, L. T. K., & Gillis, N. (2021). Algorithms for nonnegative matrix factorization with the
+Kullback–Leibler divergence. Journal of Scientific Computing, 87(3): scalar Newton steps, with a bound of
+the same kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import xlogy
+
+from dasknmf.core.blocks.base import Ratio, Tile
+from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalty
+from dasknmf.core.phase import Tally
+from dasknmf.core.solvers import mu, nnls
+from dasknmf.core.solvers.packed_grams import (
+    MOST_BYTES,
+    Packed,
+    add_to_diagonals,
+    lines_bytes,
+    packed_products,
+)
+from dasknmf.core.solvers.ratio import PassInputs, RatioPass
+from dasknmf.core.state import FactorState, State
+
+_SHRINKAGE = 2 / 3
+"""ρ: the largest share of itself that an entry loses in a step; κ is below 1 up to .683."""
+_DIVERGENCE = Loss(1.0)
+
+
+def step(
+    F: np.ndarray,
+    A: np.ndarray,
+    sums: np.ndarray,
+    T: np.ndarray,
+    penalty: Penalty,
+    free: slice,
+    eps: float,
+) -> np.ndarray:
+    """The rows of a factor after one step.
+
+    Parameters
+    ----------
+    F, A : ndarray of shape (n_rows, n_components)
+        The factor, W or Hᵀ, and (V / P) Hᵀ or its counterpart.
+    sums : ndarray of shape (n_components,) or (n_rows, n_components)
+        Sums of the other factor.
+    T : ndarray of shape (n_rows, size)
+        Upper triangles of the Hessians of the free components.
+    penalty : Penalty
+        Of F.
+    free : slice
+        The components that Newton's step changes.
+    eps : float
+        Replaces a denominator of zero in the multiplicative step.
+    """
+    there = mu.step(F, A, sums, mu.Objective(_DIVERGENCE, penalty), eps)
+    costs = sums + penalty.l1
+    here = F[:, free]
+    gradient = (costs + penalty.l2 * F - A)[:, free]
+    lines = np.array(T, order="K")
+    add_to_diagonals(lines, penalty.l2)
+    hessians = Packed(lines)
+    shifted = _SHRINKAGE * here
+    target = hessians.times(shifted) - gradient
+    nnls.solve(shifted, target, hessians, 0.0)
+    d = shifted - _SHRINKAGE * here
+    newton = -_line_sums(d * gradient) - 0.5 * _line_sums(d * hessians.times(d))
+    falls = xlogy(A * F, np.divide(there, F, out=np.ones_like(F), where=F > 0))
+    falls += costs * (F - there) + 0.5 * penalty.l2 * (F * F - there * there)
+    better = np.flatnonzero(newton > _line_sums(falls))
+    there[better] = F[better]
+    there[better, free] = np.maximum(here[better] + d[better], 0)
+    return there
+
+
+def _line_sums(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values.sum(axis=1, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class NewtonInputs(PassInputs):
+    """Inputs that all tiles of a pass share."""
+
+    block: slice
+    """The components whose Hessian the pass has."""
+    products: np.ndarray
+    """Packed products of these rows of H, with the weights of columns, shape (n_features, size)."""
+
+
+@dataclass(frozen=True)
+class NewtonPass(RatioPass):
+    """The exact pass with Newton's steps: one read of V, in which W is updated row by row, then H."""
+
+    @property
+    def block_size(self) -> int:
+        """The number of components whose Hessian a pass has: as many as memory allows, in equal blocks."""
+        sizes = (-(-self.k // count) for count in range(1, self.k + 1))
+        return next((size for size in sizes if lines_bytes(self.n_features, size) <= MOST_BYTES), 1)
+
+    def _block(self, state: FactorState) -> slice:
+        """The components whose Hessian the next pass has: all, or blocks in turn."""
+        size = self.block_size
+        first = state.iteration % -(-self.k // size) * size
+        last = min(first + size, self.k)
+        return slice(last - size, last)
+
+    @property
+    def lines_bytes(self) -> int:
+        return lines_bytes(self.n_features, self.block_size)
+
+    def prepare(self, state: State) -> NewtonInputs:
+        state = FactorState.checked(state)
+        shared = super().prepare(state)
+        block = self._block(state)
+        products = packed_products(np.ascontiguousarray(shared.H[block].T))
+        if self.column_weights is not None:
+            products *= self.column_weights[:, None].astype(products.dtype)
+        return NewtonInputs(**vars(shared), block=block, products=products)
+
+    def tally(self) -> Tally:
+        size = self.block_size
+        T = Tally.zeros({"T": (size * (size + 1) // 2, self.n_features)})
+        return Tally(super().tally() | T)
+
+    def updated_rows(self, W: np.ndarray, ratio: Ratio, inputs: PassInputs) -> np.ndarray:
+        assert isinstance(inputs, NewtonInputs)
+        a, b = self.fraction(ratio, inputs)
+        T = ratio.curvature_rows(inputs.products)
+        there = step(W, a, b, T, self.penalties.W, inputs.block, inputs.eps)
+        there[there < inputs.tiny] = 0
+        return there
+
+    def add(self, tile: Tile, W: np.ndarray, ratio: Ratio, inputs: PassInputs, tally: Tally) -> None:
+        assert isinstance(inputs, NewtonInputs)
+        super().add(tile, W, ratio, inputs, tally)
+        products = packed_products(np.ascontiguousarray(W[:, inputs.block]))
+        if tile.row_weights is not None:
+            products *= tile.row_weights[:, None].astype(products.dtype)
+        ratio.add_curvature(products, tally["T"])
+
+    def updated_H(self, H: np.ndarray, tally: Tally, state: FactorState) -> np.ndarray:
+        block = self._block(state)
+        T = tally["T"].T
+        free = slice(max(block.start, self.n_fixed), block.stop)
+        if free != block:  # without the lines of fixed components
+            t, _ = np.triu_indices(self.block_size)
+            T = T[:, t >= free.start - block.start]
+        A, sums = tally["A"].T, tally["B"].T
+        Ht = np.ascontiguousarray(H.T)
+        if free.start >= free.stop:
+            return super().updated_H(H, tally, state)
+        return step(Ht, np.ascontiguousarray(A), sums, T, self.penalties.H, free, state.eps).T
