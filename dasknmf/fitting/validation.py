@@ -122,7 +122,7 @@ def _check_names(known: np.ndarray, found: np.ndarray) -> None:
 def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     """The solver: as given, or the choice for "auto"."""
     if model.solver == "auto":
-        return default_solver(loss)
+        return default_solver(loss, plain=model.inner_iter == 1)
     if not SOLVERS[model.solver].takes(loss):
         raise ValueError(
             f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "

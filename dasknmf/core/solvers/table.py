@@ -120,6 +120,8 @@ def exact_solver() -> str:
     return next(each.name for each in SOLVERS.values() if each.exact)
 
 
-def default_solver(loss: Loss) -> str:
-    """The solver that ``"auto"`` stands for."""
-    return "cd" if loss.quadratic else "mu"
+def default_solver(loss: Loss, *, plain: bool) -> str:
+    """The solver that ``"auto"`` stands for; `plain`: one that scikit-learn has."""
+    if loss.quadratic:
+        return "cd"
+    return "newton" if loss.beta == 1 and not plain else "mu"
