@@ -115,7 +115,7 @@ def row(case: Case, beta_loss: str, share: float | None, seeds: int, scratch: Pa
     """One line of the table."""
     V = case.make()
     path = scratch / f"{case.name}.zarr"
-    zarr.save_array(path, V, chunks=(-(-len(V) // _CHUNKS), V.shape[1]))
+    zarr.create_array(path, data=V, chunks=(-(-len(V) // _CHUNKS), V.shape[1]))
     parameters: dict[str, Any] = {} if beta_loss == "frobenius" else {"beta_loss": beta_loss}
     if share is not None:
         parameters |= {"sample_bytes": int(share * V.nbytes)}

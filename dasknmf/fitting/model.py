@@ -12,7 +12,7 @@ from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
-from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.solvers.inner_steps import FLOPS_PER_BYTE, Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
@@ -121,7 +121,8 @@ class Model:
         if self.init == "random":
             return [(survey,), (drawn,)]
         if self.init == "sample":
-            return [(Surveyed(self._draw(), survey),), (Chosen(), drawn)]
+            plain = () if self._draw().share == 1 else (drawn,)
+            return [(Surveyed(self._draw(), survey),), (Chosen(), *plain)]
         fill = _FILLS.get(self.init, "mean")
         if fill == "zeros" and not self.facts.moves_zeros:
             fill = "floor"
@@ -147,7 +148,9 @@ class Model:
         exact = self.exact()
         if not self.fitted_start or iteration >= _RIVALRY:
             return (exact,)
-        if iteration == 0 and self.init == "sample" and self._draw().share < 1:
+        if self.init == "sample" and self._draw().share == 1:
+            return (exact,)  # the trial has compared starts on all of V
+        if iteration == 0 and self.init == "sample":
             audited = Audited(self._exact(), self._draw())
             return (self.variant.with_holdout(audited, self.loss), exact)
         return (exact, exact)
@@ -165,7 +168,8 @@ class Model:
             self.penalties,
             self.seed,
             self.shape[0],
-            positive=not self.facts.moves_zeros,
+            self.facts,
+            FLOPS_PER_BYTE * self.dtype.itemsize if self.streamed else 0.0,
             variant=self.variant.of_sample,
         )
 

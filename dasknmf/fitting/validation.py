@@ -30,8 +30,6 @@ from dasknmf.fitting.problem import Factor, FitOptions
 
 _MOST_AUTO = 512
 _MOST_W_BYTES = 2**30
-_SMALL_BYTES = {True: 2**27, False: 2**20}
-"""Bytes of V below which plain reads cost less than a fitted start: Frobenius loss, other losses."""
 _LEAST_ROWS = 4
 _SAMPLED_ROWS = 100
 """Rows for each component that a sample must have to fit H well."""
@@ -161,8 +159,7 @@ def chosen_init(
         if model.n_init > 1:
             return "random"  # its ends differ most
         plain: Init = "nndsvda" if k <= min(shape) and not masked else "random"
-        small = n_rows * row_bytes < _SMALL_BYTES[loss.quadratic] and not masked
-        if model.inner_iter == 1 or small:
+        if model.inner_iter == 1:
             return plain
         if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
             return "sample"

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 _DELTA = 0.1
-_FLOPS_PER_BYTE = 30
+FLOPS_PER_BYTE = 30
 """Flops of a core in the time of reading a byte of a compressed V: measured 50 GFLOP/s in tiles, 1.6 GB/s."""
-_STEP_FLOPS = (4, 40)
+STEP_FLOPS = (4, 40)
 """Flops of a further step for β ≠ 2, per entry of V: for each component, and for quotients and powers."""
 _MOST = 10
 """More steps helped on one of four real data sets and hurt on the others."""
@@ -111,8 +111,8 @@ class Inner:
         """
         if not isinstance(inner_iter, str):
             return cls(inner_iter, 1)
-        each, fixed = _STEP_FLOPS
-        worth = _FLOPS_PER_BYTE * itemsize / (each * k + fixed) if streamed else 0
+        each, fixed = STEP_FLOPS
+        worth = FLOPS_PER_BYTE * itemsize / (each * k + fixed) if streamed else 0
         return cls(min(_MOST, 1 + int(worth)), 1)
 
 

@@ -6,14 +6,20 @@ row and column means, D is near ½ Σ (r_i c_j)^{β−2} (v − p)², the Froben
 columns are scaled. That converges in tens of cheap passes, and multiplicative ones finish. Measured for
 β = 1 against 200 multiplicative passes: words 2 to 4 % lower, a slowly decaying spectrum 3 % lower, gene
 counts within 0.5 % either way by draw, which is why draws are compared by their own loss.
+
+References
+----------
+.. [1] O'Donoghue, B., & Candès, E. (2015). Adaptive restart for accelerated gradient schemes. Foundations
+   of Computational Mathematics, 15(3).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import joblib
@@ -23,35 +29,37 @@ from dasknmf.core.blocks import EntryWeights, PanelSpec, block_of, matrix
 from dasknmf.core.blocks.base import Block
 from dasknmf.core.blocks.lowrank import LowRankBlock
 from dasknmf.core.blocks.matrix import Matrix
-from dasknmf.core.history import gains_end
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.solvers import first_W
-from dasknmf.core.solvers.inner_steps import Inner
+from dasknmf.core.solvers.inner_steps import STEP_FLOPS, Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
-from dasknmf.core.solvers.ratio import RatioPass
-from dasknmf.core.solvers.table import SOLVERS
+from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts import random_start
+from dasknmf.core.starts.nndsvd import Projection, RangeFinder, SignNorms, sketch_width
 from dasknmf.core.starts.survey import Survey
-from dasknmf.core.state import FactorState, State
+from dasknmf.core.state import FactorState, SingularState, State
 from dasknmf.errors import NumericalError
 
 _DESCENT = SOLVERS["cd"]
-_DRAWS, _DRAW_PASSES = 4, 10
+_DRAWS = 4
+_ROUNDS = (10, 20, 40)
+"""Passes of every start on a part of the rows before the lower half of the objectives goes on."""
 _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
-"""Draws are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
-_MOST_PASSES = 100
+"""Starts are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
-_COMPARED_PASSES, _POLISHING_PASSES = 4, 20
-"""Multiplicative passes of each draw, and of the best draw; passes over V then improve H further."""
-_TOL = 1e-4
+_SAVED_READS = 100
+"""Exact passes over V that a converged trial saves: the trial takes no more flops than they would."""
+_LEAST_PASSES, _MOST_PASSES = 50, 2000
+_TOL, _WINDOW = 1e-5, 10
+"""A trial has converged if its last ten passes have lowered the objective by less than 1e-5 of it."""
 _BLOCK_BYTES = 2**22
 """Bytes of the rows that one thread walks."""
-LINES_AT_ONCE = 4 * _DRAWS
-"""Copies of packed products of all features while draws are compared: each has its H, two tallies, a step."""
+LINES_AT_ONCE = 4 * (_DRAWS + 1)
+"""Copies of packed products of all features while starts are compared: of each its H, two tallies, a step."""
 _LEAST_MEAN = 1e-2
 """Row and column means are at least this share of V's mean: weights of smaller ones would dominate."""
 
@@ -75,6 +83,62 @@ class Fitted:
     """Loss of the rows with the best W found."""
 
 
+class _Course:
+    """Passes over rows in memory from one start, with extrapolation of H between them.
+
+    Nesterov's sequence of steps, which begins anew whenever the objective rises [1]_.
+    """
+
+    def __init__(
+        self, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: FactorState, *, extrapolates: bool
+    ) -> None:
+        self.n_rows = sum(block.n_rows for block in blocks)
+        self._phase = phase
+        self._blocks = blocks
+        self._state = state
+        self._extrapolates = extrapolates
+        k = len(state.entering_H)
+        self._rows = [{"W": np.zeros((block.n_rows, k), state.entering_H.dtype)} for block in blocks]
+        self._objectives: list[float] = []
+        self._H: np.ndarray | None = None
+        """H after the last pass."""
+        self._count = 1
+        """Passes since the sequence began."""
+        self.best = Fitted(state.entering_H, math.inf, math.inf)
+
+    def advance(self, each: Map, most: int) -> None:
+        """Make up to `most` passes, until convergence."""
+        for _ in range(most):
+            if self._converged:
+                return
+            tally = _walked(each, self._phase, self._state, self._blocks, self._rows)
+            with np.errstate(all="ignore"):  # the engine's setting does not apply to the threads of starts
+                state, outcome = self._phase.update(tally, self._state)
+            state = FactorState.checked(state)
+            objective = float(outcome.objective or 0.0)
+            if objective <= self.best.objective:
+                self.best = Fitted(state.factor, objective, float(outcome.loss or 0.0))
+            rose = bool(self._objectives) and objective > self._objectives[-1]
+            self._objectives.append(objective)
+            self._state = self._extrapolated(state, rose=rose)
+
+    def _extrapolated(self, state: FactorState, *, rose: bool) -> FactorState:
+        before, self._H = self._H, state.factor
+        self._count = 1 if rose or before is None else self._count + 1
+        if not self._extrapolates or before is None or self._count == 1:
+            return state
+        momentum = (self._count - 1) / (self._count + 2)
+        H = np.maximum(self._H + momentum * (self._H - before), 0)
+        return FactorState.of(state, H=H.astype(before.dtype, copy=False))
+
+    @property
+    def _converged(self) -> bool:
+        if len(self._objectives) <= 2 * _WINDOW:
+            return False
+        now = min(self._objectives)
+        return min(self._objectives[:-_WINDOW]) - now < _TOL * abs(now)
+
+
 @dataclass(frozen=True)
 class Trial:
     """The fit of H to rows in memory.
@@ -89,8 +153,10 @@ class Trial:
     seed : int
     n_rows : int
         Rows of all of V.
-    positive : bool
-        Whether a multiplicative solver goes on from H, which could not move its zeros.
+    solver : Solver
+        The solver that goes on from H: a multiplicative one could not move zeros of H.
+    read_flops : float
+        Flops in the time of reading an entry of V; 0 if V is in memory.
     variant : Variant
         Missing entries of the rows are NaN.
     """
@@ -101,7 +167,8 @@ class Trial:
     penalties: Penalties
     seed: int
     n_rows: int
-    positive: bool
+    solver: Solver
+    read_flops: float = 0.0
     variant: Variant = Variant()
 
     def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
@@ -132,45 +199,55 @@ class Trial:
         """Quadratic loss."""
         part = replace(rows, V=self._part(rows.V))
         n_features = rows.V.shape[1] if rows.Q is None else len(rows.Q)
-        penalties = self._penalties(part.V.shape[0])
-
-        def drawn(draw: int) -> Fitted:
-            H = self._drawn(draw, n_features, rows.mean)
-            return self._descended(map, part, H, penalties, _DRAW_PASSES)
-
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            best = min(pool.map(drawn, range(_DRAWS)), key=lambda fitted: fitted.objective)
-            penalties = self._penalties(rows.V.shape[0])
-            return self._descended(pool.map, rows, best.H, penalties, _MOST_PASSES)
+        starts = [self._drawn(draw, n_features, rows.mean) for draw in range(_DRAWS)]
+        if rows.Q is None and not self.variant.masked and self.k <= min(part.V.shape):
+            starts.append(self._decomposed(part.V))
+        return self._best(
+            [self._descent(part, H, self._penalties(part.V.shape[0])) for H in starts],
+            lambda H: self._descent(rows, H, self._penalties(rows.V.shape[0])),
+            rows.V.shape[0],
+        )
 
     def _by_scaled_descent(self, V: Matrix) -> Fitted:
-        """Any other loss: descent on the scaled rows, then multiplicative passes on the rows."""
+        """Any other loss: descent on the scaled rows, then passes of the loss itself."""
         mean = matrix.mean(V)
         if mean == 0:
             return Fitted(np.zeros((self.k, V.shape[1]), self.dtype), 0.0, 0.0)
         power = (self.loss.beta - 2.0) / 2.0
         columns = np.maximum(matrix.column_means(V) / mean, _LEAST_MEAN) ** power
-
-        def scaled(rows: Matrix) -> Matrix:
-            return matrix.scaled(
-                rows, np.maximum(matrix.row_means(rows) / mean, _LEAST_MEAN) ** power, columns
-            )
-
         part = self._part(V)
-        X = scaled(part)
+        X = matrix.scaled(part, np.maximum(matrix.row_means(part) / mean, _LEAST_MEAN) ** power, columns)
+        scaled = _Rows(X, matrix.mean(X))
 
-        def drawn(draw: int) -> tuple[Fitted, np.ndarray]:
-            H = self._drawn(draw, V.shape[1], matrix.mean(X), columns)
-            H = self._descended(map, _Rows(X, matrix.mean(X)), H, Penalties(), _SCALED_PASSES).H
-            return self._polished(map, part, (H / columns).astype(self.dtype), _COMPARED_PASSES), H
+        def drawn(draw: int) -> np.ndarray:
+            course = self._descent(scaled, self._drawn(draw, V.shape[1], scaled.mean, columns), Penalties())
+            course.advance(map, _SCALED_PASSES)
+            return (course.best.H / columns).astype(self.dtype)
 
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            found, H = min(pool.map(drawn, range(_DRAWS)), key=lambda pair: pair[0].objective)
-            if part.shape[0] < V.shape[0]:
-                X = scaled(V)
-                H = self._descended(pool.map, _Rows(X, matrix.mean(X)), H, Penalties(), _SCALED_PASSES).H
-                found = replace(found, H=(H / columns).astype(self.dtype))
-            return self._polished(pool.map, V, found.H, _POLISHING_PASSES)
+            starts = list(pool.map(drawn, range(_DRAWS)))
+        return self._best(
+            [self._ratio_course(part, H) for H in starts], partial(self._ratio_course, V), V.shape[0]
+        )
+
+    def _best(self, courses: list[_Course], of_all: Callable[[np.ndarray], _Course], n_rows: int) -> Fitted:
+        """The result of the best course, continued on all rows until it has converged."""
+        part_rows = courses[0].n_rows
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            for passes in _ROUNDS:
+                list(pool.map(lambda course: course.advance(map, passes), courses))  # noqa: B023 (awaited here)
+                courses.sort(key=lambda course: course.best.objective)
+                courses = courses[: -(-len(courses) // 2)]
+            course = courses[0] if part_rows == n_rows else of_all(courses[0].best.H)
+            course.advance(pool.map, self._most_passes(n_rows))
+        return course.best
+
+    def _most_passes(self, n_rows: int) -> int:
+        """The passes over `n_rows` rows that cost as much as the exact passes over V which they save."""
+        each, fixed = STEP_FLOPS
+        read = self.read_flops / (each * self.k + fixed)
+        passes = _SAVED_READS * self.n_rows / max(1, n_rows) * (1 + read)
+        return int(min(_MOST_PASSES, max(_LEAST_PASSES, passes)))
 
     def _part(self, V: Matrix) -> Matrix:
         """The rows on which draws are compared."""
@@ -189,7 +266,27 @@ class Trial:
             H[: self.variant.n_fixed] = self.variant.fixed * columns
         return H
 
-    def _descended(self, each: Map, rows: _Rows, H: np.ndarray, penalties: Penalties, most: int) -> Fitted:
+    def _decomposed(self, V: Matrix) -> np.ndarray:
+        """H of the start ``"nndsvda"`` for some rows."""
+        blocks = self._blocks(V)
+        width = sketch_width(self.k, V.shape)
+        rows: list[Rows] = [{"R": np.zeros((block.n_rows, width), self.dtype)} for block in blocks]
+        finder = RangeFinder(self.seed, width, V.shape[1], self.dtype)
+        state = State(mean=matrix.mean(V))
+        for phase in (
+            finder,
+            finder,
+            Projection(self.k, width, self.dtype),
+            SignNorms(self.k, self.dtype, "mean", self.seed),
+        ):
+            state, _ = phase.update(_walked(map, phase, state, blocks, rows), state)
+        H = SingularState.checked(state).start_H
+        if self.variant.fixed is not None:
+            H[: self.variant.n_fixed] = self.variant.fixed
+        return H
+
+    def _descent(self, rows: _Rows, H: np.ndarray, penalties: Penalties) -> _Course:
+        """A course of the quadratic loss."""
         V, Q, mean = rows.V, rows.Q, rows.mean
         inner = Inner.chosen("auto", eagerness=_DESCENT.eagerness, shape=(V.shape[0], H.shape[1]), k=self.k)
         phase = self.variant.quadratic(
@@ -206,37 +303,26 @@ class Trial:
             fill=matrix.column_means(V),
             pending_H=H,
         )
-        return self._repeated(each, phase, blocks, state, most)
+        return _Course(phase, blocks, state, extrapolates=True)
 
-    def _polished(self, each: Map, V: Matrix, H: np.ndarray, most: int) -> Fitted:
-        """The fit by multiplicative passes."""
+    def _ratio_course(self, V: Matrix, H: np.ndarray) -> _Course:
+        """A course of any other loss."""
         n_rows, n_features = V.shape
         survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
         blocks = self._blocks(V)
-        state, _ = survey.update(_walked(each, survey, State(), blocks, [{} for _ in blocks]), State())
-        H = first_W.floored(H, matrix.column_means(V))
+        state, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
+        if not self.solver.moves_zeros:
+            H = first_W.floored(H, matrix.column_means(V))
         phase = self.variant.ratio(
-            RatioPass(self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows))
+            self.solver.ratio_pass(
+                self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
+            )
         )
-        return self._repeated(each, phase, blocks, FactorState.of(state, pending_H=H), most)
-
-    def _repeated(
-        self, each: Map, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: State, most: int
-    ) -> Fitted:
-        """The result of passes until the stop rule is met."""
-        rows = [{"W": np.zeros((block.n_rows, self.k), self.dtype)} for block in blocks]
-        objectives: list[float] = []
-        loss = 0.0
-        while len(objectives) < most and not gains_end(objectives, _TOL):
-            tally = _walked(each, phase, state, blocks, rows)
-            with np.errstate(all="ignore"):  # the engine's setting does not apply to the threads of draws
-                state, outcome = phase.update(tally, state)
-            objectives.append(float(outcome.objective or 0.0))
-            loss = float(outcome.loss or 0.0)
-        return Fitted(FactorState.checked(state).factor, objectives[-1], loss)
+        state = FactorState.of(state, pending_H=H)
+        return _Course(phase, blocks, state, extrapolates=self.solver.moves_zeros)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
-        H = first_W.floored(found.H, columns) if self.positive else found.H.copy()
+        H = found.H.copy() if self.solver.moves_zeros else first_W.floored(found.H, columns)
         if self.variant.fixed is not None:
             H[: self.variant.n_fixed] = self.variant.fixed  # as they are known, zeros and digits
         return replace(found, H=H)
