@@ -29,6 +29,8 @@ BETAS = (-0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 ALGORITHMS = [(name, beta) for name, solver in SOLVERS.items() for beta in BETAS if solver.takes(Loss(beta))]
 """Solvers and losses: a new solver is one more row of the package's own table."""
+QUADRATIC = [name for name, solver in SOLVERS.items() if solver.takes(Loss(2.0))]
+"""Solvers of the Frobenius loss."""
 SCIKIT_LEARNS = [(name, beta) for name, beta in ALGORITHMS if SOLVERS[name].stop_rule is not None]
 
 PENALTIES = [

@@ -91,7 +91,7 @@ def moved(
     if not len(seen):
         return np.zeros_like(w)
     v, H, weights = v[seen], H[:, seen], weights[seen]
-    step = {"cd": descended, "bpp": solved, "mu": multiplied}[solver]
+    step = {"cd": descended, "bpp": solved, "mu": multiplied, "newton": second_order}[solver]
     return step(w, v, H, weights, beta, penalty, fixed)
 
 
@@ -127,6 +127,32 @@ def multiplied(w, v, H, weights, beta, penalty, fixed):
         below += weights[j] * H[:, j] * p ** (beta - 1)
     gamma = 1 / (2 - beta) if beta < 1 else 1 / (beta - 1) if beta > 2 else 1.0
     return w * (above / (below + penalty.l1 + penalty.l2 * w)) ** gamma
+
+
+def second_order(w, v, H, weights, beta, penalty, fixed):
+    a, s, T = np.zeros_like(w), np.zeros_like(w), penalty.l2 * np.eye(len(w))
+    for j in range(len(v)):
+        p = w @ H[:, j]
+        a += weights[j] * H[:, j] * v[j] / p
+        s += weights[j] * H[:, j]
+        T += weights[j] * np.outer(H[:, j], H[:, j]) * v[j] / p**2
+    # The minimum of the majoriser is the root of l2 w x² + (s + l1) x = a, x the quotient of new and old.
+    linear = s + penalty.l1
+    there = w * 2 * a / (linear + np.sqrt(linear**2 + 4 * penalty.l2 * w * a))
+    there[:fixed] = w[:fixed]
+    fall = sum(
+        linear[t] * (w[t] - there[t])
+        + a[t] * w[t] * np.log(there[t] / w[t])
+        + penalty.l2 / 2 * (w[t] ** 2 - there[t] ** 2)
+        for t in range(len(w))
+    )
+    slope = (linear + penalty.l2 * w - a)[fixed:]
+    T = T[fixed:, fixed:]
+    L = np.linalg.cholesky(T)
+    d = nnls(L.T, np.linalg.solve(L, 2 / 3 * T @ w[fixed:] - slope))[0] - 2 / 3 * w[fixed:]
+    if -slope @ d - d @ T @ d / 2 > fall:
+        there[fixed:] = w[fixed:] + d
+    return there
 
 
 def given_as(mask: str, V: np.ndarray, seen: np.ndarray) -> tuple[Any, dict[str, Any], dict[str, Any], Any]:

@@ -14,6 +14,7 @@ from dasknmf.core.solvers import cd, mu, nnls
 from dasknmf.core.solvers.inner_steps import Steps
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals, packed, packed_products, unpacked
 from dasknmf.core.solvers.table import SOLVERS
+from tests.helpers import QUADRATIC
 
 SHAPES = [(1, 1), (2, 200), (3, 63), (4, 64), (5, 65), (8, 130), (13, 70), (24, 40)]
 """(k, n): sums with and without a remainder, one row, and lanes that are full, nearly, and just not."""
@@ -218,7 +219,7 @@ def stepped(solver, W, N, S):
     SOLVERS[solver].step(W, N, S, Steps(0.1, np.arange(W.shape[1]), 3, 0.1, 1e-7))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", QUADRATIC)
 @given(k=st.integers(1, 9), n=st.integers(1, 200), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_neighbours_and_memory_order_change_no_bit_of_a_row(solver, k, n, seed):
@@ -246,7 +247,7 @@ def test_a_matrix_out_of_range_spoils_its_row_alone(value):
 
 
 def test_no_rows():
-    for solver in SOLVERS:
+    for solver in QUADRATIC:
         W = np.zeros((0, 3))
         stepped(solver, W, W.copy(), Packed(np.zeros((0, 6))))
         assert W.shape == (0, 3)

@@ -10,16 +10,15 @@ from dasknmf.core.blocks.entries import EntryWeights
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers import imputed, variant
-from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.data import source_of
 from dasknmf.data.source import grid_of, slab_bytes_of
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting.model import Model
 from tests.core.loops import MASKS, Elastic, Weighted, given_as
-from tests.helpers import ALGORITHMS, fitted, stored
+from tests.helpers import ALGORITHMS, QUADRATIC, fitted, stored
 
 N, M, K = 23, 9, 3
-QUADRATIC = [(solver, 2.0) for solver in SOLVERS]
+FROBENIUS = [(solver, 2.0) for solver in QUADRATIC]
 PENALTIES = [
     {},
     {"alpha_W": 0.004, "alpha_H": 0.002, "l1_ratio": 1.0},
@@ -78,7 +77,7 @@ def test_iterates_are_those_of_loops_over_the_entries(V, seen, start, solver, be
     assert ours.history_[-1].objective == pytest.approx(loops.objective, rel=1e-8)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", QUADRATIC)
 @pytest.mark.parametrize("mask", ["nan", "all"])
 def test_entries_that_are_filled_in_are_filled_in_from_the_pair(monkeypatch, V, seen, start, solver, mask):
     monkeypatch.setattr(imputed, "MOST_COMPONENTS", 0)
@@ -135,7 +134,7 @@ def test_a_mask_that_hides_nothing_is_none(V, start, solver, beta, mask):
     assert masked.reconstruction_err_ == pytest.approx(plain.reconstruction_err_, rel=1e-10)
 
 
-@pytest.mark.parametrize(("solver", "beta"), [*QUADRATIC, ("mu", 1.0), ("mu", 0.5)])
+@pytest.mark.parametrize(("solver", "beta"), [*FROBENIUS, ("mu", 1.0), ("mu", 0.5)])
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvda"])
 def test_however_missing_values_are_told(V, seen, solver, beta, init):
     fits = []
@@ -220,7 +219,7 @@ def test_rows_may_be_stored_by_features(V, seen, start, solver, beta, mask):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(("solver", "beta"), [*QUADRATIC, ("mu", 1.0), ("mu", 2.5)])
+@pytest.mark.parametrize(("solver", "beta"), [*FROBENIUS, ("mu", 1.0), ("mu", 2.5)])
 def test_a_wide_matrix_is_worked_on_in_exchanged_roles(V, seen, start, solver, beta, mask):
     X, parameters, given, _ = given_as(mask, V, seen)
     parameters |= {"n_components": K, "init": "custom", "solver": solver, "beta_loss": beta, "inner_iter": 3}
@@ -289,7 +288,7 @@ def test_schedulers_give_the_same_bits(small_panels, cluster, tmp_path, V, seen,
 @pytest.mark.parametrize("mask", ["nan", "float", "all"])
 @pytest.mark.parametrize(
     ("solver", "beta", "k"),
-    [*((solver, beta, K) for solver, beta in ALGORITHMS), *((solver, 2.0, 18) for solver in SOLVERS)],
+    [*((solver, beta, K) for solver, beta in ALGORITHMS), *((solver, 2.0, 18) for solver in QUADRATIC)],
 )
 def test_the_objective_never_rises(solver, beta, mask, k):
     rng = np.random.default_rng(4)
@@ -328,7 +327,7 @@ def test_hidden_entries_of_an_exact_matrix_are_recovered(seed):
     assert len(model.history_.exact) <= 100
 
 
-@pytest.mark.parametrize(("solver", "beta"), [*QUADRATIC, ("mu", 1.0), ("mu", 0.5)])
+@pytest.mark.parametrize(("solver", "beta"), [*FROBENIUS, ("mu", 1.0), ("mu", 0.5)])
 @pytest.mark.parametrize(
     ("init", "k"), [("sample", 3), ("sample", 18), ("random", 18), ("nndsvda", 3), ("custom", 3)]
 )
@@ -354,7 +353,7 @@ def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, in
 
 
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvda"])
-@pytest.mark.parametrize(("solver", "beta"), [*QUADRATIC, ("mu", 1.0)])
+@pytest.mark.parametrize(("solver", "beta"), [*FROBENIUS, ("mu", 1.0)])
 def test_features_too_many_for_a_matrix_each(monkeypatch, V, seen, solver, beta, init):
     for module in (imputed, variant):
         monkeypatch.setattr(module, "MOST_BYTES", 0)

@@ -64,6 +64,7 @@ def step(
     penalty: Penalty,
     free: slice,
     eps: float,
+    n_fixed: int = 0,
 ) -> np.ndarray:
     """The rows of a factor after one step.
 
@@ -81,8 +82,11 @@ def step(
         The components that Newton's step changes.
     eps : float
         Replaces a denominator of zero in the multiplicative step.
+    n_fixed : int
+        Number of first components that no step changes.
     """
     there = mu.step(F, A, sums, mu.Objective(_DIVERGENCE, penalty), eps)
+    there[:, :n_fixed] = F[:, :n_fixed]
     costs = sums + penalty.l1
     here = F[:, free]
     gradient = (costs + penalty.l2 * F - A)[:, free]
@@ -178,4 +182,4 @@ class NewtonPass(RatioPass):
         Ht = np.ascontiguousarray(H.T)
         if free.start >= free.stop:
             return super().updated_H(H, tally, state)
-        return step(Ht, np.ascontiguousarray(A), sums, T, self.penalties.H, free, state.eps).T
+        return step(Ht, np.ascontiguousarray(A), sums, T, self.penalties.H, free, state.eps, self.n_fixed).T
