@@ -57,29 +57,29 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Start of W and H.
 
         ``"sample"`` fits H to rows drawn from all over X, in one read. ``"sketch"`` fits H to a low-rank
-        sketch of X [3]_, in three reads, for the Frobenius loss only. Both then compete for two passes with a
-        plain start (``"random"``, or ``"nndsvda"`` from the same reads); the fit goes on from the start with
-        the lower objective.
+        sketch of X [3]_, in three reads, for the Frobenius loss only. The fit runs in memory until it converges,
+        from the best of several draws and ``"nndsvda"``. Unless the sample is all of X, the start then
+        competes for two passes with a plain one (``"random"``, or ``"nndsvda"`` from the same reads); the
+        fit goes on from the lower objective.
 
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
         replaces zeros, which multiplicative updates cannot change, by a hundredth of the mean of X.
 
-        ``None`` is the choice of scikit-learn with ``inner_iter=1``, and for an X of less than 128 MiB
-        (Frobenius loss) or 1 MiB (other losses). For a larger X it is ``"sample"`` where `sample_bytes` hold
-        all of X or 100 rows for each component, and else ``"sketch"`` for the Frobenius loss. `init_` is the
-        start that was used.
+        ``None`` is ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component, else
+        ``"sketch"`` for the Frobenius loss; with ``inner_iter=1`` it is the choice of scikit-learn. `init_` is
+        the start that was used.
         Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
-    solver : {"auto", "cd", "bpp", "mu"}, default="auto"
+    solver : {"auto", "cd", "bpp", "mu", "newton"}, default="auto"
         ``"cd"``: coordinate descent [1]_, Frobenius loss only. ``"bpp"``: exact nonnegative least squares by
-        block principal pivoting [4]_, Frobenius loss only. ``"mu"``: multiplicative updates. ``"auto"``:
-        ``"cd"`` for the Frobenius loss, ``"mu"`` for others.
+        block principal pivoting [4]_, Frobenius loss only. ``"mu"``: multiplicative updates. ``"newton"``:
+        second-order steps that never raise the objective, Kullback-Leibler loss only. ``"auto"``: ``"cd"``
+        for the Frobenius loss, ``"newton"`` for Kullback-Leibler (``"mu"`` with ``inner_iter=1``), ``"mu"``
+        for others.
     beta_loss : float or {"frobenius", "kullback-leibler", "itakura-saito"}, default="frobenius"
         The beta-divergence D. With β ≤ 0, X must not contain zeros.
     tol : float, default=1e-4
-        Tolerance of the stop rule. With ``inner_iter="auto"`` a fit ends when the estimated remaining gain,
-        Δ_t ρ / (1 − ρ), is at most `tol` times the objective in two successive passes; Δ_t is the gain of
-        pass t, and ρ = Δ_t / Δ_{t−1} is taken no larger than 0.99. With ``inner_iter=1`` the rule is that of
-        scikit-learn. 0: run `max_iter` passes.
+        Tolerance of the stop rule. A fit ends when two passes in a row each lower the objective by at most
+        `tol` of it. With ``inner_iter=1`` the rule is that of scikit-learn. 0: run `max_iter` passes.
     max_iter : int, default=200
         Largest number of exact passes: passes over all of X after the start.
     n_init : int, default=1

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dasknmf.core.history import RemainingGain, StopRule
+from dasknmf.core.history import SmallGains, StopRule
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
@@ -214,4 +214,4 @@ class Model:
         if self.parity and self.facts.stop_rule is not None:
             return self.facts.stop_rule(tol)
         eps = float(np.finfo(self.dtype).eps)
-        return RemainingGain(tol, floor=10 * eps * surveyed.scale)
+        return SmallGains(tol, floor=10 * eps * surveyed.scale)
