@@ -57,17 +57,17 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Start of W and H.
 
         ``"sample"`` fits H to rows drawn from all over X, in one read. ``"sketch"`` fits H to a low-rank
-        sketch of X [3]_, in three reads, for the Frobenius loss only. The fit runs in memory until it converges,
+        sketch of X [3]_, in three reads, for the Frobenius loss only. Both fit in memory until convergence,
         from the best of several draws and ``"nndsvda"``. Unless the sample is all of X, the start then
         competes for two passes with a plain one (``"random"``, or ``"nndsvda"`` from the same reads); the
-        fit goes on from the lower objective.
+        fit continues from the lower objective.
 
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
         replaces zeros, which multiplicative updates cannot change, by a hundredth of the mean of X.
 
         ``None`` is ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component, else
-        ``"sketch"`` for the Frobenius loss; with ``inner_iter=1`` it is the choice of scikit-learn. `init_` is
-        the start that was used.
+        ``"sketch"`` for the Frobenius loss; with ``inner_iter=1`` the choice of scikit-learn. `init_` is the
+        start that was used.
         Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
     solver : {"auto", "cd", "bpp", "mu", "newton"}, default="auto"
         ``"cd"``: coordinate descent [1]_, Frobenius loss only. ``"bpp"``: exact nonnegative least squares by

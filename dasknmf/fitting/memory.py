@@ -70,13 +70,15 @@ class Footprint:
         tallies = [phase.tally() for phase in self.phases]
         # Each separate product pads its factors to whole SIMD vectors.
         columns = self.width + self.separate * (padded(1) - 1)
+        if source.sparse:
+            columns += self.lines // (8 * n_features)  # packed products are walked like factors
         lines = self.lines // n_features * tile_rows(n_features, itemsize)
         return Projection(
             baseline=scheduler.baseline,
             threads=min(scheduler.threads, len(grid)),
             slab=math.ceil(source.facts.slab_copies * slab_bytes_of(source, grid)),
             tiles=tile_bytes(source, self.dtype, columns, dense_tiles=self.dense_tiles)
-            + nnls.scratch_bytes(self.k, packed=self.masked)
+            + nnls.scratch_bytes(self.k, packed=self.masked or self.lines > 0)
             + _LINES_AT_ONCE * lines,
             rows=grid.rows_max * self.width * itemsize,
             tally=sum(tally.nbytes for tally in tallies),

@@ -201,7 +201,8 @@ class Model:
     def lines_bytes(self) -> int:
         """Bytes of the packed Gram matrices of all features; 0 where no pass makes any."""
         always = self.loss.quadratic and self.variant.by_rows(self.k, self.shape[1])
-        return self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
+        own = self.variant.lines_bytes(self.k, self.shape[1]) if always or self.fitted_start else 0
+        return max(own, self._exact().lines_bytes or 0)
 
     def evaluation(self) -> Phase:
         """The phase that evaluates the loss of the returned W and H."""

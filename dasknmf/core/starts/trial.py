@@ -308,16 +308,16 @@ class Trial:
     def _ratio_course(self, V: Matrix, H: np.ndarray) -> _Course:
         """A course of any other loss."""
         n_rows, n_features = V.shape
-        survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
-        blocks = self._blocks(V)
-        state, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
-        if not self.solver.moves_zeros:
-            H = first_W.floored(H, matrix.column_means(V))
         phase = self.variant.ratio(
             self.solver.ratio_pass(
                 self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
             )
         )
+        blocks = self._blocks(V, phase.tally().nbytes)
+        survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
+        state, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
+        if not self.solver.moves_zeros:
+            H = first_W.floored(H, matrix.column_means(V))
         state = FactorState.of(state, pending_H=H)
         return _Course(phase, blocks, state, extrapolates=self.solver.moves_zeros)
 
