@@ -45,7 +45,7 @@ from dasknmf.errors import NumericalError
 
 _DESCENT = SOLVERS["cd"]
 _DRAWS = 4
-_ROUNDS = (10, 20, 40)
+_ROUNDS = (4, 8, 16)
 """Passes of every start on a part of the rows before the lower half of the objectives goes on."""
 _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
 """Starts are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
