@@ -163,7 +163,7 @@ def main(seeds: int, only: str, losses: tuple[str, ...], shares: tuple[float, ..
             for case in CASES:
                 if only not in case.name or (beta_loss != "frobenius" and not case.counts):
                     continue
-                with tempfile.TemporaryDirectory() as scratch:
+                with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)
                     rows.append(row(case, beta_loss, share or None, seeds, Path(scratch)))
                 click.echo(

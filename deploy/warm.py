@@ -26,6 +26,7 @@ _STEPS: list[dict[str, Any]] = [
     {"solver": "mu"},
     {"init": "random", "alpha_W": 0.01, "l1_ratio": 0.5},
     {"beta_loss": "kullback-leibler", "solver": "mu"},
+    {"beta_loss": "kullback-leibler", "solver": "newton"},
     {"beta_loss": "itakura-saito", "solver": "mu"},
     {"beta_loss": 1.5, "solver": "mu"},
 ]

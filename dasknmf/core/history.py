@@ -195,6 +195,8 @@ class SmallGains:
     tol: float
     floor: float
     """Ten rounding errors of V's norm: a smaller loss counts as an exact fit."""
+    count: int = 2
+    """Number of small gains: more than two where blocks of components take more turns."""
 
     def decide(self, history: History) -> Stop | None:
         passes = history.exact
@@ -208,9 +210,10 @@ class SmallGains:
         known = last.loss_at == "entry" or not last.measures.get("imprecise")
         if known and last.loss <= self.floor:
             return Stop(last.loss_at)
-        if len(passes) < 3 or len({record.loss_at for record in passes[-3:]}) > 1:
+        own = self.count + 1
+        if len(passes) < own or len({record.loss_at for record in passes[-own:]}) > 1:
             return None
-        objectives = own_objectives(passes)[-3:]
+        objectives = own_objectives(passes)[-own:]
         small = all(before - after <= self.tol * after for before, after in pairwise(objectives))
         return Stop(last.loss_at) if small else None
 

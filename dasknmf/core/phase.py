@@ -185,6 +185,10 @@ class PhaseWrapper(Phase):
     def widths(self) -> Mapping[str, int]:
         return self.phase.widths
 
+    @property
+    def lines_bytes(self) -> int | None:
+        return self.phase.lines_bytes
+
     def prepare(self, state: State) -> Any:
         return self.phase.prepare(state)
 

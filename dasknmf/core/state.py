@@ -209,7 +209,7 @@ class FactorState(State):
     usage : ndarray of shape (n_components,), float64, or None
         Weighted sums of the columns of W.
     iteration : int
-        Number of exact passes with the quadratic loss.
+        Number of exact passes.
     residual : bool
         Whether the loss is so small that it must be summed entry by entry.
     """

@@ -12,8 +12,9 @@ from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Phase
-from dasknmf.core.solvers.inner_steps import FLOPS_PER_BYTE, Inner
+from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import QuadraticPass
+from dasknmf.core.solvers.ratio import RatioPass
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.nndsvd import Fill, Lift, Projection, RangeFinder, SignNorms, sketch_width
@@ -169,7 +170,6 @@ class Model:
             self.seed,
             self.shape[0],
             self.facts,
-            FLOPS_PER_BYTE * self.dtype.itemsize if self.streamed else 0.0,
             variant=self.variant.of_sample,
         )
 
@@ -215,4 +215,6 @@ class Model:
         if self.parity and self.facts.stop_rule is not None:
             return self.facts.stop_rule(tol)
         eps = float(np.finfo(self.dtype).eps)
-        return SmallGains(tol, floor=10 * eps * surveyed.scale)
+        exact = self._exact()
+        turns = exact.n_turns if isinstance(exact, RatioPass) else 1
+        return SmallGains(tol, floor=10 * eps * surveyed.scale, count=max(2, turns))

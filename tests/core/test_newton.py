@@ -96,7 +96,7 @@ def test_blocks_of_components_take_turns_where_memory_is_short(monkeypatch, spar
     """With a bound on T for two of five components, three passes make one turn, and nothing rises."""
     rng = np.random.default_rng(2)
     V = rng.poisson(3 * rng.gamma(0.5, size=(120, 5)) @ rng.gamma(0.5, size=(5, 20))).astype(float)
-    monkeypatch.setattr(newton, "MOST_BYTES", 20 * 3 * 8)
+    monkeypatch.setattr(newton, "_MOST_BYTES", 20 * 3 * 8)
     phase = newton.NewtonPass(5, 20, V.dtype, Loss(1.0), Inner(1, 1), Penalties())
     assert phase.block_size == 2
     assert phase.tally()["T"].shape == (3, 20)

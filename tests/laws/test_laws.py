@@ -70,6 +70,8 @@ def test_repeated_steps_do_not_depend_on_rows_updated_together(small_panels, X, 
         ("mu", 0.5, "random"),
         ("cd", 2.0, "nndsvda"),
         ("mu", 1.0, "nndsvda"),
+        ("newton", 1.0, "random"),
+        ("newton", 1.0, "sample"),
     ],
 )
 def test_schedulers_give_the_same_bits(small_panels, low_rank, cluster, solver, beta, init, tmp_path):

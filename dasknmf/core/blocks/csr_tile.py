@@ -345,7 +345,7 @@ class CsrRatio(Ratio):
     def _curvature(self) -> np.ndarray:
         """v / p² where V is not zero."""
         v = self._tile.v
-        return np.divide(self._q * self._q, v, out=np.zeros_like(v), where=v > 0)
+        return self._q * np.divide(self._q, v, out=np.zeros_like(v), where=v > 0)
 
     def loss(self) -> float:
         return self._tile.log_total(self._q) + self._product_total

@@ -5,7 +5,7 @@ For one column h of H (rows of W likewise) with p = W h, v the column of V and s
     A = Wᵀ (v / p)      gradient g = s − A      Hessian T = Wᵀ diag(v / p²) W
 
 V is read once for A and T. Since p_i changes by the factor 1 + t_i, t_i = w_i·d / p_i, which is a mean of the
-d_q / h_q with the weights w_iq h_q / p_i, a step d with d ≥ −ρ h has t_i ≥ −ρ. There
+d_q / h_q with the weights w_iq h_q / p_i (terms with h_q = 0 are not negative), a step d ≥ −ρ h has t_i ≥ −ρ. There
 
     −log(1 + t) ≤ −t + κ t²      κ = (−log(1 − ρ) − ρ) / ρ²
 
@@ -15,9 +15,10 @@ least squares problem in d + ρ h. By optimality gᵀd ≤ −dᵀTd, and so::
     D(h + d) ≤ D(h) + gᵀd + κ dᵀTd ≤ D(h) − (1 − κ) dᵀTd
 
 ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave zero,
-and falls to no less than a third of itself. Far from the minimum the multiplicative step, whose own bound is
-known, can be the better one: each column takes the step whose predicted decrease is larger. L1 is linear
-and L2 quadratic, so the model has both exactly.
+and falls to no less than a third of itself. Far from the minimum the multiplicative step can be the better one:
+each column takes it where the decrease that it guarantees is larger than the one that Newton's model predicts.
+L1 is linear and L2 quadratic, so the model has both exactly. As everywhere, p is at least eps, and entries below
+`tiny` become 0.
 
 Where T of all components would take too much memory, each pass has T of one block of components in turn,
 and the other components rest where Newton's step is the better one.
@@ -31,6 +32,7 @@ the same kind.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +44,6 @@ from dasknmf.core.penalties import Penalty
 from dasknmf.core.phase import Tally
 from dasknmf.core.solvers import mu, nnls
 from dasknmf.core.solvers.packed_grams import (
-    MOST_BYTES,
     Packed,
     add_to_diagonals,
     lines_bytes,
@@ -53,6 +54,10 @@ from dasknmf.core.state import FactorState, State
 
 _SHRINKAGE = 2 / 3
 """ρ: the largest share of itself that an entry loses in a step; κ is below 1 up to .683."""
+_CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
+"""κ"""
+_MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
+"""Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
 _DIVERGENCE = Loss(1.0)
 
 
@@ -97,12 +102,16 @@ def step(
     target = hessians.times(shifted) - gradient
     nnls.solve(shifted, target, hessians, 0.0)
     d = shifted - _SHRINKAGE * here
-    newton = -_line_sums(d * gradient) - 0.5 * _line_sums(d * hessians.times(d))
+    slope = -_line_sums(d * gradient)
+    curved = _line_sums(d * hessians.times(d))
     falls = xlogy(A * F, np.divide(there, F, out=np.ones_like(F), where=F > 0))
     falls += costs * (F - there) + 0.5 * penalty.l2 * (F * F - there * there)
-    better = np.flatnonzero(newton > _line_sums(falls))
+    # The second condition is the bound, for a solution that is not exact.
+    better = np.flatnonzero((slope - 0.5 * curved > _line_sums(falls)) & (slope >= _CURVATURE * curved))
+    # An entry that P does not depend on rests in the model: the multiplicative step knows its best value.
+    moved = np.where(hessians.diagonals > 0, np.maximum(here + d, 0), there[:, free])
     there[better] = F[better]
-    there[better, free] = np.maximum(here[better] + d[better], 0)
+    there[better, free] = moved[better]
     return there
 
 
@@ -128,12 +137,19 @@ class NewtonPass(RatioPass):
     def block_size(self) -> int:
         """The number of components whose Hessian a pass has: as many as memory allows, in equal blocks."""
         sizes = (-(-self.k // count) for count in range(1, self.k + 1))
-        return next((size for size in sizes if lines_bytes(self.n_features, size) <= MOST_BYTES), 1)
+        return next(size for size in sizes if size == 1 or self._fits(size))
+
+    def _fits(self, size: int) -> bool:
+        return size <= _MOST_COMPONENTS and lines_bytes(self.n_features, size) <= _MOST_BYTES
+
+    @property
+    def n_turns(self) -> int:
+        return -(-self.k // self.block_size)
 
     def _block(self, state: FactorState) -> slice:
         """The components whose Hessian the next pass has: all, or blocks in turn."""
         size = self.block_size
-        first = state.iteration % -(-self.k // size) * size
+        first = state.iteration % self.n_turns * size
         last = min(first + size, self.k)
         return slice(last - size, last)
 
@@ -173,13 +189,13 @@ class NewtonPass(RatioPass):
 
     def updated_H(self, H: np.ndarray, tally: Tally, state: FactorState) -> np.ndarray:
         block = self._block(state)
-        T = tally["T"].T
         free = slice(max(block.start, self.n_fixed), block.stop)
+        if free.start >= free.stop:
+            return super().updated_H(H, tally, state)
+        T = tally["T"].T
         if free != block:  # without the lines of fixed components
             t, _ = np.triu_indices(self.block_size)
             T = T[:, t >= free.start - block.start]
         A, sums = tally["A"].T, tally["B"].T
         Ht = np.ascontiguousarray(H.T)
-        if free.start >= free.stop:
-            return super().updated_H(H, tally, state)
         return step(Ht, np.ascontiguousarray(A), sums, T, self.penalties.H, free, state.eps, self.n_fixed).T

@@ -66,6 +66,11 @@ class RatioPass(Phase):
     name = "exact"
 
     @property
+    def n_turns(self) -> int:
+        """The number of passes in which each component is updated in every way: 1 unless blocks take turns."""
+        return 1
+
+    @property
     def widths(self) -> Mapping[str, int]:
         return {"W": self.k}
 

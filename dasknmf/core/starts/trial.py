@@ -3,8 +3,8 @@
 Several draws are fitted to a part of the rows, and the lowest goes on, on all of them. A quadratic loss
 runs exact alternation by coordinate descent. Any other is first made quadratic: with v near r_i c_j, the
 row and column means, D is near ½ Σ (r_i c_j)^{β−2} (v − p)², the Frobenius loss of a V whose rows and
-columns are scaled. That converges in tens of cheap passes, and multiplicative ones finish. Measured for
-β = 1 against 200 multiplicative passes: words 2 to 4 % lower, a slowly decaying spectrum 3 % lower, gene
+columns are scaled. That converges in tens of cheap passes, and passes of the loss itself finish. Measured
+for β = 1 against 200 multiplicative passes: words 2 to 4 % lower, a slowly decaying spectrum 3 % lower, gene
 counts within 0.5 % either way by draw, which is why draws are compared by their own loss.
 
 References
@@ -33,7 +33,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
 from dasknmf.core.solvers import first_W
-from dasknmf.core.solvers.inner_steps import STEP_FLOPS, Inner
+from dasknmf.core.solvers.inner_steps import FLOPS_PER_BYTE, STEP_FLOPS, Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
 from dasknmf.core.solvers.table import SOLVERS, Solver
 from dasknmf.core.solvers.variant import Variant
@@ -45,15 +45,17 @@ from dasknmf.errors import NumericalError
 
 _DESCENT = SOLVERS["cd"]
 _DRAWS = 4
-_ROUNDS = (4, 8, 16)
-"""Passes of every start on a part of the rows before the lower half of the objectives goes on."""
+_ROUNDS, _RATIO_ROUNDS = (4, 8, 16), (4,)
+"""Passes of every start on a part of the rows before the half with the lower objectives goes on: for the
+Frobenius loss; for others, where a pass costs more and the scaled rows have been fitted before."""
 _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
 """Starts are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
-_SAVED_READS = 100
-"""Exact passes over V that a converged trial saves: the trial takes no more flops than they would."""
-_LEAST_PASSES, _MOST_PASSES = 50, 2000
+_SAVED_READS = {True: 100, False: 30}
+"""Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the trial takes no
+more flops than they would."""
+_LEAST_PASSES, _MOST_PASSES = 20, 2000
 _TOL, _WINDOW = 1e-5, 10
 """A trial has converged if its last ten passes have lowered the objective by less than 1e-5 of it."""
 _BLOCK_BYTES = 2**22
@@ -136,7 +138,7 @@ class _Course:
         if len(self._objectives) <= 2 * _WINDOW:
             return False
         now = min(self._objectives)
-        return min(self._objectives[:-_WINDOW]) - now < _TOL * abs(now)
+        return min(self._objectives[:-_WINDOW]) - now <= _TOL * abs(now)
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,6 @@ class Trial:
         Rows of all of V.
     solver : Solver
         The solver that goes on from H: a multiplicative one could not move zeros of H.
-    read_flops : float
-        Flops in the time of reading an entry of V; 0 if V is in memory.
     variant : Variant
         Missing entries of the rows are NaN.
     """
@@ -168,7 +168,6 @@ class Trial:
     seed: int
     n_rows: int
     solver: Solver
-    read_flops: float = 0.0
     variant: Variant = Variant()
 
     def of_rows(self, V: Matrix, columns: np.ndarray) -> Fitted:
@@ -192,8 +191,8 @@ class Trial:
         return self._floored(found, columns)
 
     def _hopeless(self, columns: np.ndarray) -> Fitted:
-        """An H of infinite loss, in place of a trial with overflows, so that another start is chosen."""
-        return Fitted(np.tile(columns, (self.k, 1)).astype(self.dtype), math.inf, math.inf)
+        """A draw of infinite loss, in place of a trial with overflows: a plain start beside it is chosen."""
+        return Fitted(self._drawn(0, len(columns), float(columns.mean())), math.inf, math.inf)
 
     def _by_descent(self, rows: _Rows) -> Fitted:
         """Quadratic loss."""
@@ -234,7 +233,7 @@ class Trial:
         """The result of the best course, continued on all rows until it has converged."""
         part_rows = courses[0].n_rows
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            for passes in _ROUNDS:
+            for passes in _ROUNDS if self.loss.quadratic else _RATIO_ROUNDS:
                 list(pool.map(lambda course: course.advance(map, passes), courses))  # noqa: B023 (awaited here)
                 courses.sort(key=lambda course: course.best.objective)
                 courses = courses[: -(-len(courses) // 2)]
@@ -245,8 +244,8 @@ class Trial:
     def _most_passes(self, n_rows: int) -> int:
         """The passes over `n_rows` rows that cost as much as the exact passes over V which they save."""
         each, fixed = STEP_FLOPS
-        read = self.read_flops / (each * self.k + fixed)
-        passes = _SAVED_READS * self.n_rows / max(1, n_rows) * (1 + read)
+        read = FLOPS_PER_BYTE * self.dtype.itemsize / (each * self.k + fixed)
+        passes = _SAVED_READS[self.loss.quadratic] * self.n_rows / max(1, n_rows) * (1 + read)
         return int(min(_MOST_PASSES, max(_LEAST_PASSES, passes)))
 
     def _part(self, V: Matrix) -> Matrix:
