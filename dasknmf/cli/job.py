@@ -78,14 +78,14 @@ class ModelOptions:
         default="frobenius",
     )
     solver: str = option(
-        "Coordinate descent or exact least squares (cd, bpp; Frobenius loss only), second-order steps (newton; "
-        "Kullback-Leibler only), or multiplicative updates (mu); auto: cd for the Frobenius loss, newton for "
-        "Kullback-Leibler, else mu.",
+        "Coordinate descent or exact least squares (cd, bpp; Frobenius loss only), second-order steps "
+        "(newton; Kullback-Leibler only), or multiplicative updates (mu); auto: cd for the Frobenius loss, "
+        "newton for Kullback-Leibler, else mu.",
         type=click.Choice(["auto", *SOLVERS]),
         default="auto",
     )
     init: str | None = option(
-        "Start of W and H.  [default: chosen by size, loss and missing values of V; random for several starts]",
+        "Start of W and H.  [default: by size, loss and missing values of V; random for several starts]",
         type=click.Choice([name for name in get_args(Init) if name != "custom"]),
     )
     sample_bytes: int = option(
@@ -96,8 +96,8 @@ class ModelOptions:
     )
     max_iter: int = option("Largest number of exact passes over V.", default=200)
     tol: float = option(
-        "End when two passes in a row each lower the objective by at most this share of it; 0: run --max-iter "
-        "passes.",
+        "End when two passes in a row each lower the objective by at most this share of it; 0: run "
+        "--max-iter passes.",
         default=1e-4,
     )
     random_state: int | None = option("Seed of random numbers.  [default: drawn, and kept in RUN]", type=int)

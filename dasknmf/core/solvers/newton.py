@@ -4,8 +4,9 @@ For one column h of H (rows of W likewise) with p = W h, v the column of V and s
 
     A = Wᵀ (v / p)      gradient g = s − A      Hessian T = Wᵀ diag(v / p²) W
 
-V is read once for A and T. Since p_i changes by the factor 1 + t_i, t_i = w_i·d / p_i, which is a mean of the
-d_q / h_q with the weights w_iq h_q / p_i (terms with h_q = 0 are not negative), a step d ≥ −ρ h has t_i ≥ −ρ. There
+V is read once for A and T. Since p_i changes by the factor 1 + t_i, t_i = w_i·d / p_i, which is a mean of
+the d_q / h_q with the weights w_iq h_q / p_i (terms with h_q = 0 are not negative), a step d ≥ −ρ h has
+t_i ≥ −ρ. There
 
     −log(1 + t) ≤ −t + κ t²      κ = (−log(1 − ρ) − ρ) / ρ²
 
@@ -14,11 +15,11 @@ least squares problem in d + ρ h. By optimality gᵀd ≤ −dᵀTd, and so::
 
     D(h + d) ≤ D(h) + gᵀd + κ dᵀTd ≤ D(h) − (1 − κ) dᵀTd
 
-ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave zero,
-and falls to no less than a third of itself. Far from the minimum the multiplicative step can be the better one:
-each column takes it where the decrease that it guarantees is larger than the one that Newton's model predicts.
-L1 is linear and L2 quadratic, so the model has both exactly. As everywhere, p is at least eps, and entries below
-`tiny` become 0.
+ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave
+zero, and falls to no less than a third of itself. Far from the minimum the multiplicative step can be the
+better one: each column takes it where the decrease that it guarantees is larger than the one that Newton's
+model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As everywhere, p is at least eps,
+and entries below `tiny` become 0.
 
 Where T of all components would take too much memory, each pass has T of one block of components in turn,
 and the other components rest where Newton's step is the better one.

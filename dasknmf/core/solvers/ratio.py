@@ -67,7 +67,7 @@ class RatioPass(Phase):
 
     @property
     def n_turns(self) -> int:
-        """The number of passes in which each component is updated in every way: 1 unless blocks take turns."""
+        """The number of passes in which every component has its turn: 1 unless blocks take turns."""
         return 1
 
     @property
