@@ -18,8 +18,8 @@ least squares problem in d + ρ h. By optimality gᵀd ≤ −dᵀTd, and so::
 ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave
 zero, and falls to no less than a third of itself. Far from the minimum the multiplicative step can be the
 better one: each column takes it where the decrease that it guarantees is larger than the one that Newton's
-model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As everywhere, p is at least eps,
-and entries below `tiny` become 0.
+model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As elsewhere, p is at least
+eps, and entries below `tiny` become 0.
 
 Where T of all components would take too much memory, each pass has T of one block of components in turn,
 and the other components rest where Newton's step is the better one.
