@@ -22,7 +22,6 @@ from dasknmf.core.phase import Phase, Tally, Visitor, visit
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.staging.packed import Packed
 from dasknmf.errors import DataError, SourceError
-from dasknmf.fitting import validation
 from tests.helpers import ALGORITHMS, PENALTIES, cuts, fitted
 
 TAKEN = [(solver, beta) for solver, beta in ALGORITHMS if beta > 0]
@@ -435,8 +434,7 @@ def test_a_sample_is_as_many_rows_as_their_nonzeros_leave_room_for(solver, beta)
         fitted(V, init="sample", **common | {"sample_bytes": 1_000})
 
 
-def test_none_takes_a_sample_where_nonzeros_of_enough_rows_fit(monkeypatch):
-    monkeypatch.setattr(validation, "_SMALL_BYTES", {True: 0, False: 0})
+def test_none_takes_a_sample_where_nonzeros_of_enough_rows_fit():
     X = np.random.default_rng(1).poisson(0.02, (3000, 500)).astype(np.float32)
     dense_rows = 120 * 500 * 4  # 40 for each component
     sparse, _ = fitted(scipy.sparse.csr_array(X), n_components=3, sample_bytes=dense_rows)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given
 from sklearn.decomposition import NMF as Theirs
+from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF
 from dasknmf.core.blocks.lowrank import LowRankBlock
@@ -16,7 +18,6 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.starts import random_start, sample, trial
 from dasknmf.core.starts.trial import Fitted, Trial
 from dasknmf.errors import DataError, MemoryLimitError, NumericalError
-from dasknmf.fitting import validation
 from dasknmf.fitting.model import Model
 from tests.helpers import cuts, examples, fitted, stored
 
@@ -97,7 +98,7 @@ def test_a_start_that_fails_costs_its_reads_only(counts, monkeypatch, init, plai
     monkeypatch.setattr(Trial, "of_rows", lambda self, V, columns: useless)
     monkeypatch.setattr(Trial, "of_sketch", lambda self, R, Q, mean: useless)
     parameters = {"n_components": 5, "inner_iter": 3, "max_iter": 8, "tol": 0}
-    ours, W = fitted(counts, init=init, **parameters)
+    ours, W = fitted(counts, init=init, sample_bytes=counts.nbytes // 2, **parameters)
     without, W_without = fitted(counts, init=plain, **parameters)
     np.testing.assert_allclose(W, W_without, rtol=1e-9)
     np.testing.assert_allclose(ours.components_, without.components_, rtol=1e-9)
@@ -185,10 +186,37 @@ def test_a_trial_out_of_range_ends_no_fit(counts, monkeypatch):
     def lost(self, *arguments):
         raise NumericalError("out of range")
 
-    monkeypatch.setattr(Trial, "_descended", lost)
-    _, W = fitted(counts, n_components=5, init="sample", max_iter=20, tol=0)
-    _, W_without = fitted(counts, n_components=5, init="random", max_iter=20, tol=0)
+    monkeypatch.setattr(Trial, "_best", lost)
+    shared = {"n_components": 5, "max_iter": 20, "tol": 0}
+    _, W = fitted(counts, init="sample", sample_bytes=counts.nbytes // 2, **shared)
+    without, W_without = fitted(counts, init="random", **shared)
     np.testing.assert_allclose(W, W_without, rtol=1e-9)
+    alone, _ = fitted(counts, init="sample", **shared)  # a sample of all of V has no rival
+    assert np.linalg.matrix_rank(alone.components_) == 5
+    assert alone.reconstruction_err_ <= 1.05 * without.reconstruction_err_
+
+
+def test_a_sample_of_all_of_V_has_no_rival(counts):
+    model, W = fitted(counts, n_components=5, init="sample", max_iter=3, tol=0)
+    assert all("rival 0" not in record.measures for record in model.history_)
+    theirs = Theirs(5, init="nndsvda", max_iter=2000, tol=1e-8).fit(counts)
+    assert model.reconstruction_err_ <= 1.0001 * theirs.reconstruction_err_
+    assert W.shape == (len(counts), 5)
+
+
+@pytest.mark.parametrize("beta", [2.0, 1.0])
+def test_a_fit_with_nothing_said_ends_by_itself_after_few_reads(counts, beta):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = NMF(5, beta_loss=beta, random_state=0).fit(counts)
+    assert model.n_reads_ <= 8
+    long = NMF(5, beta_loss=beta, random_state=0, tol=1e-9, max_iter=500).fit(counts)
+    assert model.history_[-1].loss <= 1.005 * long.history_[-1].loss
+
+
+def test_a_fit_that_max_iter_ends_says_what_the_last_read_gained(counts):
+    with pytest.warns(ConvergenceWarning, match=r"last read lowered the objective by [\d.e-]+ of it"):
+        NMF(5, init="random", random_state=0, max_iter=4).fit(counts)
 
 
 def test_a_checkpoint_holds_no_rows_of_V(small_panels, counts, tmp_path):
@@ -230,8 +258,10 @@ def test_stopped_between_the_rivals_and_continued(small_panels, counts, tmp_path
 @pytest.mark.parametrize(
     ("shape", "beta", "more", "init"),
     [
-        ((300, 20), 2.0, {}, "nndsvda"),
-        ((10, 20), 2.0, {"n_components": 15}, "random"),
+        ((300, 20), 2.0, {}, "sample"),
+        ((300, 20), 2.0, {"inner_iter": 1}, "nndsvda"),
+        ((300, 20), 2.0, {"n_init": 2}, "random"),
+        ((10, 20), 2.0, {"n_components": 15, "inner_iter": 1}, "random"),
         ((30000, 20), 2.0, {}, "sample"),
         ((30000, 20), 2.0, {"inner_iter": 1}, "nndsvda"),
         ((30000, 20), 1.0, {}, "sample"),
@@ -240,8 +270,7 @@ def test_stopped_between_the_rivals_and_continued(small_panels, counts, tmp_path
         ((30000, 2), 2.0, {"sample_bytes": 2 * 8 * 299}, "random"),
     ],
 )
-def test_what_none_chooses(monkeypatch, shape, beta, more, init):
-    monkeypatch.setattr(validation, "_SMALL_BYTES", {True: 400_000, False: 400_000})
+def test_what_none_chooses(shape, beta, more, init):
     X = np.random.default_rng(0).random(shape)
     model, _ = fitted(X, **{"n_components": 3, "beta_loss": beta, "max_iter": 1} | more)
     assert model.init_ == init

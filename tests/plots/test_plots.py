@@ -28,7 +28,7 @@ def _no_window():
 
 @pytest.fixture
 def model(low_rank):
-    return fitted(low_rank, n_components=3, max_iter=6, tol=0)[0]
+    return fitted(low_rank, n_components=3, init="random", max_iter=6, tol=0)[0]
 
 
 def line(ax, label):
