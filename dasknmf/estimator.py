@@ -102,7 +102,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses
         ``"auto"`` takes as many steps on W as fit into the time of a read, and one where X is in memory.
         With ``inner_iter=1`` and any start but ``"sketch"`` and ``"sample"``, iterates and stop rule are
-        those of scikit-learn (``solver="bpp"`` aside).
+        those of scikit-learn (``"bpp"`` and ``"newton"`` aside).
     sample_bytes : int, default=64 MiB
         Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
     dtype : {float32, float64} or None, default=None

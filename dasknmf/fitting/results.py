@@ -77,7 +77,7 @@ def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, ty
         message = f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence."
         gain = nmf.history_.exact[-1].change
         if gain is not None:
-            message += f" The last read lowered the objective by {gain:.2g} of it."
+            message += f" The last read lowered the objective by a share of {gain:.2g}."
         yield message, ConvergenceWarning
 
 

@@ -124,7 +124,7 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     if not SOLVERS[model.solver].takes(loss):
         raise ValueError(
             f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "
-            "use solver='mu', which takes every beta_loss."
+            "use solver='auto', which takes one that does."
         )
     return str(model.solver)
 

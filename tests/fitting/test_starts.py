@@ -215,7 +215,7 @@ def test_a_fit_with_nothing_said_ends_by_itself_after_few_reads(counts, beta):
 
 
 def test_a_fit_that_max_iter_ends_says_what_the_last_read_gained(counts):
-    with pytest.warns(ConvergenceWarning, match=r"last read lowered the objective by [\d.e-]+ of it"):
+    with pytest.warns(ConvergenceWarning, match=r"last read lowered the objective by a share of [\d.e-]+"):
         NMF(5, init="random", random_state=0, max_iter=4).fit(counts)
 
 

@@ -12,6 +12,7 @@ from dasknmf.core.blocks import PanelSpec, WeightedSlab, block_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.solvers.packed_grams import packed_products
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.core.starts.trial import Trial
 from dasknmf.errors import DataChangedError, DataError
@@ -328,14 +329,16 @@ def test_a_start_weighs_columns_as_the_fit_does(V):
     assert found.loss == pytest.approx(coded.score_samples(V).sum(), rel=1e-2)
 
 
-def _trial(beta, variant, *, positive=False):
-    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, positive=positive, variant=variant)
+def _trial(beta, variant, solver="cd"):
+    return Trial(K, np.dtype(float), Loss(beta), Penalties(), 0, N, SOLVERS[solver], variant)
 
 
-@pytest.mark.parametrize(("beta", "positive"), [(2.0, True), (1.0, True), (0.5, True), (2.0, False)])
-def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, beta, positive):
+@pytest.mark.parametrize(
+    ("solver", "beta"), [("mu", 2.0), ("mu", 1.0), ("mu", 0.5), ("cd", 2.0), ("newton", 1.0)]
+)
+def test_a_start_keeps_what_is_known_of_H_zeros_and_digits(V, solver, beta):
     known = V[:1] * (np.arange(M) % 2)
-    found = _trial(beta, Variant(fixed=known), positive=positive).of_rows(V, V.mean(axis=0))
+    found = _trial(beta, Variant(fixed=known), solver).of_rows(V, V.mean(axis=0))
     np.testing.assert_array_equal(found.H[:1], known)
 
 
