@@ -221,7 +221,7 @@ def test_exact_solves_end_where_coordinate_descent_ends(low_rank, penalty):
 
 
 def test_steps_are_not_counted_where_solves_are_exact(low_rank):
-    one, W_one = fitted(low_rank, n_components=3, solver="bpp", inner_iter=1)
-    other, W_other = fitted(low_rank, n_components=3, solver="bpp", inner_iter=7)
+    one, W_one = fitted(low_rank, n_components=3, init="random", solver="bpp", inner_iter=1)
+    other, W_other = fitted(low_rank, n_components=3, init="random", solver="bpp", inner_iter=7)
     np.testing.assert_array_equal(W_other, W_one)
     np.testing.assert_array_equal(other.components_, one.components_)

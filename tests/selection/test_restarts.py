@@ -106,7 +106,7 @@ def test_each_start_is_its_separate_fit(name):
     np.testing.assert_allclose(model.start_losses_[: len(losses)], losses, rtol=close["rtol"])
     if len(losses) == R:
         assert model.best_start_ == np.argmin(objectives)
-        assert len(set(np.round(objectives, 9))) > 1  # else equality would show nothing
+        assert len({alone.components_.tobytes() for alone, _ in models}) > 1  # else equality would show nothing
     if model.best_start_ < len(models):
         alone, W_alone = models[model.best_start_]
         np.testing.assert_allclose(W, W_alone, **close)
@@ -150,10 +150,10 @@ ENDINGS = {
     "scikit-learn's": (V, {"tol": 3e-2, "inner_iter": 1}),
     "mu": (V, {"tol": 3e-2, "inner_iter": 1, "solver": "mu"}),
     "kl": (V, {"tol": 0.15, "beta_loss": 1}),
-    "is": (V, {"tol": 0.15, "beta_loss": 0}),
+    "is": (V, {"tol": 0.01, "beta_loss": 0}),
     "gaps filled": (GAPS, {"tol": 0.3, "missing_values": "nan", "n_components": 12, "solver": "mu"}),
     "exact": (V[:, :2] @ V[:2], {"tol": 1e-9, "n_components": 2, "max_iter": 120}),
-    "sample": (V, {"tol": 1e-6, "init": "sample"}),
+    "sample": (V, {"tol": 1e-3, "init": "sample", "sample_bytes": 25 * M * 8}),
 }
 
 
@@ -370,7 +370,7 @@ def test_any_budget_may_follow(tmp_path, beta):
     whole, W_whole = several(V, **usual, max_iter=9)
     np.testing.assert_array_equal(W, W_whole)
     np.testing.assert_array_equal(model.start_losses_, whole.start_losses_)
-    tol = 1e-2 if beta == 2 else 0.15
+    tol = 1e-2 if beta == 2 else 1e-5
     several(V, run, **usual, max_iter=25, tol=tol)
     finer, W = several(V, run, **usual, max_iter=25, tol=tol / 10)
     assert finer.n_iter_ > 9

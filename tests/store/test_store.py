@@ -155,9 +155,9 @@ def test_another_custom_start_is_refused(V, tmp_path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_passes_in_two_runs_are_passes_in_one(V, tmp_path, name):
-    W, H, _ = fit(V, tmp_path / "one", name, max_iter=7)
-    fit(V, tmp_path / "two", name, max_iter=3)
-    W_two, H_two, model = fit(V, tmp_path / "two", name, max_iter=7)
+    W, H, _ = fit(V, tmp_path / "one", name, max_iter=7, tol=0)
+    fit(V, tmp_path / "two", name, max_iter=3, tol=0)
+    W_two, H_two, model = fit(V, tmp_path / "two", name, max_iter=7, tol=0)
     assert model.n_iter_ == 7
     np.testing.assert_array_equal(W_two, W)
     np.testing.assert_array_equal(H_two, H)
