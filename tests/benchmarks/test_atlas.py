@@ -43,6 +43,7 @@ def test_density_is_what_was_asked_for(density):
     assert V.nnz / V.shape[0] / V.shape[1] == pytest.approx(density, rel=0.02)
 
 
+@pytest.mark.slow
 def test_counts_are_negative_binomial_with_gamma_library_sizes():
     drawn = Atlas(40_000, 50, 0.6, n_programs=1, n_donors=1)
     V = drawn.rows(0, drawn.n_cells).toarray().astype(float)

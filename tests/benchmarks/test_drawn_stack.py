@@ -74,6 +74,7 @@ def test_observed_values_are_the_planted_product_and_noise(stored, values):
     assert abs(residual.mean()) < 1
 
 
+@pytest.mark.slow
 def test_store_is_the_same_for_any_threads_and_is_reused(stored, values, tmp_path):
     one = stack.write(SMALL, tmp_path / "one.zarr", threads=1)
     assert np.array_equal(zarr.open_array(one, path=stack.VARIABLE, mode="r")[...], values)

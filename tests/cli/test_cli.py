@@ -123,6 +123,7 @@ def test_an_unreachable_scheduler(V, tmp_path):
     assert "no scheduler answers" in result.output
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal(V, tmp_path):
     """A terminal has one line that is redrawn, and no log lines."""
     parent, child = pty.openpty()

@@ -60,6 +60,7 @@ def test_a_fit_is_that_of_the_stack_and_says_how_to_go_on(fitted, tmp_path):
     assert json.loads(done("info", run, "--json").stdout)["dims"]["samples"] == {"y": 40, "x": 60}
 
 
+@pytest.mark.slow
 def test_options_of_a_fit_reach_the_model(fitted, tmp_path):
     path, run = fitted
     mask = xr.DataArray(np.arange(60) > 9, dims="x", name="land")

@@ -116,7 +116,7 @@ class TestPasses:
     def test_tasks_read_well_on_the_dashboard(self, V):
         from dask.utils import key_split
 
-        names = {key_split(key) for _, made in self.graphs(V, max_iter=1) for key in made}
+        names = {key_split(key) for _, made in self.graphs(V, max_iter=1, init="nndsvda") for key in made}
         assert names == {
             "add-tallies",
             "exact",
@@ -142,7 +142,7 @@ class TestPasses:
         X = da.map_blocks(chunk, chunks=((20, 30, 40), (7, 7)), dtype=float, meta=np.empty((0, 0)))
         for beta, reads in ((2, 3 + 5), (1, 3 + 5 + 1)):
             made.clear()
-            model, _ = fitted(X, n_components=2, beta_loss=beta, max_iter=5, tol=0)
+            model, _ = fitted(X, n_components=2, beta_loss=beta, init="nndsvda", max_iter=5, tol=0)
             assert set(made.values()) == {reads}
             assert len(made) == 6
             assert model.n_reads_ == reads

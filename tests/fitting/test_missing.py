@@ -147,6 +147,7 @@ def test_however_missing_values_are_told(V, seen, solver, beta, init):
         np.testing.assert_array_equal(other.components_, fits[0][0].components_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["sample", "random"])
 @pytest.mark.parametrize("nodata", [0, 65535])
 @pytest.mark.parametrize("layout", ["rows", "columns", "chunked", "zarr"])

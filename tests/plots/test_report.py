@@ -119,6 +119,7 @@ def test_components_that_are_zero_are_told(tmp_path):
     assert "components 1 are zero throughout" in Page(page(tmp_path / "run")).text
 
 
+@pytest.mark.slow
 def test_a_running_job(tmp_path, low_rank, small_panels):
     """The page at each commit of a fit: without components after the start, with components later."""
     stored(tmp_path / "v", low_rank, (30, 14))

@@ -75,6 +75,7 @@ def test_several_starts(V, tmp_path):
     assert told[1::4] == [f"{loss:.8g}" for loss in model.start_losses_[lowest]]
 
 
+@pytest.mark.slow
 def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
     """The page counts ended models while others run; a run without a choice is not finished."""
     run, pages = tmp_path / "run", []

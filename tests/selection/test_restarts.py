@@ -106,7 +106,8 @@ def test_each_start_is_its_separate_fit(name):
     np.testing.assert_allclose(model.start_losses_[: len(losses)], losses, rtol=close["rtol"])
     if len(losses) == R:
         assert model.best_start_ == np.argmin(objectives)
-        assert len({alone.components_.tobytes() for alone, _ in models}) > 1  # else equality would show nothing
+        # Else equality would show nothing.
+        assert len({alone.components_.tobytes() for alone, _ in models}) > 1
     if model.best_start_ < len(models):
         alone, W_alone = models[model.best_start_]
         np.testing.assert_allclose(W, W_alone, **close)

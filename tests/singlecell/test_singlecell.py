@@ -79,6 +79,7 @@ def test_one_name_for_all(adata):
     assert copied.varm["programs"].any(axis=1).sum() == N_GENES - 1
 
 
+@pytest.mark.slow
 def test_the_steps_are_scanpys(adata):
     sc = pytest.importorskip("scanpy")
     by_hand = adata.copy()

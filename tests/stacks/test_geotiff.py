@@ -166,6 +166,7 @@ def test_maps_come_back_on_the_grid_of_the_file(tmp_path, monkeypatch):
         np.testing.assert_array_equal(np.isnan(again.read()), np.isnan(expected))
 
 
+@pytest.mark.slow
 def test_several_files_are_fitted_with_a_mask_of_their_grid(tmp_path):
     paths = [tmp_path / f"s_2022010{day}.tif" for day in (1, 2)]
     for path in paths:
