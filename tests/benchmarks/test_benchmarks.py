@@ -240,7 +240,7 @@ def test_ranks(measured, tmp_path):
 
 def test_race_that_arrives_and_race_that_does_not():
     V = data.drawn_counts(300, 20, 3)
-    model = NMF(3, tol=0, max_iter=5, random_state=0)
+    model = NMF(3, init="random", tol=0, max_iter=5, random_state=0)
     reached = model.fit(V).history_[-1].loss
     assert Race(model, V, reached).scouted() == (5, pytest.approx(1, rel=1e-5))
     assert Race(model, V, reached / 2).scouted() == (None, pytest.approx(2, rel=1e-5))

@@ -41,7 +41,7 @@ def test_a_run_keeps_the_names_of_its_features(tmp_path, low_rank):
 
 
 def test_a_run_goes_on_with_the_same_names_only(tmp_path, low_rank):
-    how = {"n_components": 3, "run": {"checkpoint": tmp_path / "run"}}
+    how = {"n_components": 3, "init": "random", "tol": 0, "run": {"checkpoint": tmp_path / "run"}}
     fitted(Named(low_rank, NAMES), max_iter=3, **how)
     fitted(Named(low_rank, NAMES), max_iter=4, **how)
     assert open_run(tmp_path / "run").n_iter == 4
@@ -66,7 +66,7 @@ def test_names_that_are_not_the_runs_are_damage(tmp_path, low_rank):
 
 def test_names_too_many_to_keep_are_still_compared(tmp_path, low_rank, monkeypatch, caplog):
     monkeypatch.setattr(features, "_MOST_BYTES", 100)
-    how = {"n_components": 3, "run": {"checkpoint": tmp_path / "run"}}
+    how = {"n_components": 3, "init": "random", "tol": 0, "run": {"checkpoint": tmp_path / "run"}}
     fitted(Named(low_rank, NAMES), **how)
     assert "are not stored" in caplog.text
     assert open_run(tmp_path / "run").feature_names is None

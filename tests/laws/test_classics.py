@@ -45,13 +45,20 @@ def test_six_points_from_scikit_learns_own_start():
     assert model.reconstruction_err_ == pytest.approx(0.00115993, abs=1e-8)
 
 
-@pytest.mark.parametrize("parameters", [{"inner_iter": 1}, {"tol": 1e-6}], ids=str)
+@pytest.mark.parametrize("parameters", [{"inner_iter": 1}, {"tol": 1e-8}], ids=str)
 def test_films_that_a_user_has_not_seen(parameters):
     model, W = fitted(RATINGS, n_components=2, init="nndsvd", max_iter=200, **parameters)
     predicted = (W @ model.components_)[:, 10]
     unseen = np.flatnonzero((RATINGS[:, 10] == 0) & (predicted > 0))
     assert unseen.tolist() == [6, 7, 8, 9]
     np.testing.assert_allclose(predicted[unseen], [0.1015, 0.1006, 0.1029, 0.0988], rtol=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_films_that_a_user_has_not_seen_with_nothing_said(seed):
+    model = NMF(2, random_state=seed)
+    predicted = (model.fit_transform(RATINGS) @ model.components_)[:, 10]
+    np.testing.assert_allclose(predicted[6:10], [0.1015, 0.1006, 0.1029, 0.0988], rtol=0.02)
 
 
 @pytest.mark.parametrize(("k", "error"), [(2, 13.84), (3, 10.49), (4, 8.24), (5, 6.14)])
