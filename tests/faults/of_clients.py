@@ -64,7 +64,7 @@ def _scheduler_killed(bench: Bench) -> None:
 def _two_at_once(bench: Bench) -> None:
     """The second is refused, and the first does not notice."""
     run = bench.root / "run"
-    first = client(bench.root, seconds=0.2)
+    first = client(bench.root, seconds=1.0)  # it outlives the next one's start
     until(lambda: passes(run) >= 1)
     client(bench.root).ends(REFUSED, "RunLockedError", f"process {first.pid} on ", "dasknmf unlock")
     first.ends(0)
@@ -112,7 +112,9 @@ def _skewed() -> tuple[str, ...]:
 def _clock(bench: Bench) -> None:
     """By the clock its lock is always old: while it lives the run is its own, when it is dead it is free."""
     run = bench.root / "run"
-    first = client(bench.root, within=_skewed(), seconds=0.4, lease=_LEASE)
+    first = client(
+        bench.root, within=_skewed(), seconds=2.0, lease=_LEASE
+    )  # it outlives the next one's start
     until(lambda: passes(run) >= 1)
     client(bench.root, lease=_LEASE).ends(REFUSED, "RunLockedError")
     assert first.code is None
@@ -125,7 +127,7 @@ def _clock(bench: Bench) -> None:
 def _skewed_start(bench: Bench) -> None:
     """To one whose clock is behind no lock is old: it meets one that is renewed, and one that is not."""
     run = bench.root / "run"
-    first = client(bench.root, seconds=0.4, lease=_LEASE)
+    first = client(bench.root, seconds=2.0, lease=_LEASE)  # it outlives the next one's start
     until(lambda: passes(run) >= 1)
     client(bench.root, within=_skewed(), lease=_LEASE).ends(REFUSED, "RunLockedError")
     first.kill()
@@ -219,7 +221,7 @@ def _stage_left(bench: Bench) -> None:
     """What a client that is killed leaves of its stage goes with the next start."""
     log, stage = Log(bench.root / "log"), bench.root / "stage"
     first = client(bench.root, stage=str(stage), seconds=0.2)
-    until(lambda: passes(bench.root / "run") >= 2)
+    until(lambda: len(log.entries("commit")) >= 2)  # written down just after the commit
     first.kill()
     (left,) = stage.iterdir()
     assert any(left.iterdir())
