@@ -323,8 +323,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             `random_state` and the position in X decide which entries are hidden.
         checkpoint : path, URL or Zarr store, optional
             Store to which every pass is committed. An interrupted run in the store is resumed; so is a
-            finished run if `max_iter` or `tol` differ (of several starts, those that ended with its last
-            pass).
+            finished run for a larger `max_iter` or a smaller `tol` (of several starts, those that ended with
+            its last pass).
         overwrite : bool, default=False
             Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional

@@ -23,7 +23,7 @@ from dasknmf.core.solvers.grams import Gram, Grams
 from dasknmf.core.solvers.packed_grams import Packed
 
 STEPS = 4
-"""Number of multiplicative steps from the guess to the first W."""
+"""Number of steps from the guess to the first W."""
 
 _SHARE = 1e-2
 """Smallest entry for a multiplicative solver, in units of an entry's fair share: zeros would stay zero."""

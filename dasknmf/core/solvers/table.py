@@ -1,8 +1,8 @@
 """The table of solvers and their properties.
 
-A new solver is one file, with its derivation and its step, and one row here. Every step takes the Gram
-matrices of `dasknmf.core.solvers.grams`, shared or by row: so every solver takes dense and sparse V, masks,
-weights, fixed components, L1 and L2.
+A new solver is one file, with its derivation and its step, and one row here. Every step of the Frobenius loss
+takes the Gram matrices of `dasknmf.core.solvers.grams`, shared or by row: so every solver takes dense and
+sparse V, masks, weights, fixed components, L1 and L2. A solver of another loss has a pass of its own.
 """
 
 from __future__ import annotations
