@@ -51,8 +51,8 @@ Frobenius loss; for others, where a pass costs more and the scaled rows have bee
 _PART_BYTES, _PART_ROWS = 3 * 2**23, 64
 """Starts are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
 _FINALISTS = {True: _DRAWS + 1, False: 2}
-"""Starts that run until convergence where the part is all of the rows, so that passes are cheap: with five, all
-of five seeds found the lowest minimum of the handwritten digits; with two, three of them."""
+"""Starts that run until convergence where the part is all of the rows, so that passes are cheap: with five,
+all of five seeds found the lowest minimum of the handwritten digits; with two, three of them."""
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
 _SAVED_READS = {True: 100, False: 30}
