@@ -95,7 +95,8 @@ class Code:
 
 
 def nmf(V: np.ndarray, **penalties: float) -> Code:
-    model = NMF(K, tol=3e-3, max_iter=500, random_state=0, **penalties)
+    # From singular vectors L1 leaves components empty; from the default start all are in use.
+    model = NMF(K, init="nndsvda", tol=1e-4, max_iter=500, random_state=0, **penalties)
     with warnings.catch_warnings():
         # The table counts them.
         warnings.filterwarnings("ignore", message="components .* are zero throughout")
