@@ -187,8 +187,8 @@ class StopRule(Protocol):
 class SmallGains:
     """A rule that stops when two passes in a row each lower the objective by at most `tol` of it.
 
-    It also stops when the loss is below `floor`. On twelve real and drawn matrices with the sample that holds
-    all of V, fits end after four or five reads, within 2e-5 of the objective after forty more; with a sample
+    It also stops when the loss is below `floor`. On eight real and drawn matrices with the sample that holds
+    all of V, fits ended after four or five reads, within 2e-4 of the objective of forty passes; with a sample
     of an eighth of V mostly after 7 to 20 reads, within 1e-3.
     """
 
