@@ -1,4 +1,4 @@
-"""Fits with nothing said but the number of components, on every real set at hand: reads, ends and losses.
+"""Fits with nothing said but the number of components, on real and drawn sets: reads, ends and losses.
 
 V is on Zarr in at least sixteen chunks. Each fit names V, `n_components`, a seed and, for Kullback-Leibler,
 the loss. "reads" and "ended by" are what the fit says of itself. "x sklearn" is its loss D over the

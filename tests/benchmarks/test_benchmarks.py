@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from benchmarks import (
     consensus,
     data,
+    defaults,
     durability,
     many,
     memory,
@@ -206,6 +207,15 @@ def test_many(measured, tmp_path):
         assert one["MB read"] * (1 - one["V's share"]) == pytest.approx(W_bytes / 1e6, rel=0.01)
         assert {"times one", "low", "high"} <= set(three)
     assert [each.name for each in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_defaults(measured):
+    (row,) = measured(defaults.main, "--seeds 2 --only tumours --loss frobenius")
+    assert row["start"] == "sample"
+    assert row["ended by rule"] == "2/2"
+    assert row["most reads"] <= 12
+    assert 0 < row["best x sklearn"] <= row["worst x sklearn"] <= 1.001
+    assert row["above D*"] >= 0
 
 
 def test_bumps_are_those_of_the_formula():

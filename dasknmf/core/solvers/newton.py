@@ -16,10 +16,10 @@ least squares problem in d + ρ h. By optimality gᵀd ≤ −dᵀTd, and so::
     D(h + d) ≤ D(h) + gᵀd + κ dᵀTd ≤ D(h) − (1 − κ) dᵀTd
 
 ρ = 2/3 has κ = .972: the whole step is taken, without a line search or another read. An entry may leave
-zero, and falls to no less than a third of itself. Far from the minimum the multiplicative step can be the
-better one: each column takes it where the decrease that it guarantees is larger than the one that Newton's
-model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As elsewhere, p is at least
-eps, and entries below `tiny` become 0.
+zero, and a step of Newton leaves it at least a third of itself. Far from the minimum the multiplicative step
+can be the better one: each column takes it where the decrease that it guarantees is larger than the one that
+Newton's model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As elsewhere, p is at
+least eps, and entries below `tiny` become 0.
 
 Where T of all components would take too much memory, each pass has T of one block of components in turn,
 and the other components rest where Newton's step is the better one.
@@ -56,7 +56,7 @@ from dasknmf.core.state import FactorState, State
 _SHRINKAGE = 2 / 3
 """ρ: the largest share of itself that an entry loses in a step; κ is below 1 up to .683."""
 _CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
-"""κ"""
+"""κ: the coefficient of t² in the bound."""
 _MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
 """Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
 _DIVERGENCE = Loss(1.0)
