@@ -190,7 +190,7 @@ def band_seven(scene: xr.DataArray, directory: Path, k: int = 4) -> dict[str, fl
     seen = scene.where(~hidden)
     with warnings.catch_warnings():
         # The margin, where there is no band at all.
-        warnings.filterwarnings("ignore", message=".* have nothing observed")
+        warnings.filterwarnings("ignore", message=".* without any observed entry")
         model = StackNMF(k, random_state=0).fit(seen)
     predicted = model.inverse_transform(model.abundance).transpose(*scene.dims)
     mean = xr.full_like(scene, float(seen.isel(band=-1).mean()))

@@ -30,11 +30,12 @@ def set_defaults(context: click.Context, parameter: click.Parameter, path: Path 
     given = {name.replace("-", "_").lower(): value for name, value in values.items()}
     if unknown := sorted(given.keys() - options.keys()):
         raise click.BadParameter(
-            f"{path} sets {unknown}; the options, at the top level, are {sorted(options)}."
+            f"{path} sets {unknown}, which this command does not have; its options, at the top level of the "
+            f"file, are {sorted(options)}."
         )
     if "overwrite" in given:
         raise click.BadParameter(
-            f"{path} sets 'overwrite'; every start with this file would discard the commits of the one "
+            f"{path} sets 'overwrite'; every start with this file would discard the passes of the start "
             "before: leave it out, and give --overwrite once, on the command line."
         )
     if len(given) < len(values):
@@ -51,7 +52,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise click.BadParameter(f"{path} is longer than {_MOST_BYTES} bytes: give a file of options.")
         return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:  # tomllib's own is a ValueError, as are long integers
-        reason = str(error) if isinstance(error, ValueError) else "it nests too deep"
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deeply"
         raise click.BadParameter(f"{path} is not TOML ({' '.join(reason.split())}): correct it.") from error
     except OSError as error:
         raise click.BadParameter(f"{path} cannot be read ({error}): give another file.") from error
@@ -77,5 +78,5 @@ def _checked(path: Path, option: click.Parameter, value: object, context: click.
     except click.BadParameter as error:
         raise click.BadParameter(f"{path} sets {option.name!r}: {error.message}") from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise click.BadParameter(f"{path} sets {option.name!r} wrongly ({error}): correct it.") from error
+        raise click.BadParameter(f"{path} has a wrong {option.name!r} ({error}): correct it.") from error
     return taken

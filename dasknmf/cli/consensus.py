@@ -18,7 +18,9 @@ class ConsensusJob(FitJob):
     """Arguments and options of `consensus`."""
 
     n_components: int = option("Number of programs.", "-k", "--n-components", type=int, required=True)
-    n_init: int = option("Number of factorizations; all share each read of V.", default=100, metavar="N")
+    n_init: int = option(
+        "Number of factorizations, which share each read of SOURCE.", default=100, metavar="N"
+    )
     density_threshold: float = option(
         "Keep spectra whose mean distance to their nearest spectra is below this; 2 keeps all.",
         default=0.5,
@@ -34,8 +36,8 @@ def consensus(job: ConsensusJob) -> None:
 
     SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their spectra.
 
-    Started again, the same command is resumed from the last commit. With another --density-threshold or
-    --local-neighborhood-size, only the clustering is repeated.
+    The same command resumes an interrupted run after its last saved pass. Another --density-threshold or
+    --local-neighborhood-size only repeats the clustering.
     """
     with job.working() as (V, parameters, options):
         dasknmf.consensus(

@@ -63,7 +63,7 @@ def stored_scene(directory: Path) -> tuple[Path, tuple[int, int]]:
         scene = np.load(str(file))
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise SourceError(
-            f"the scene is not here ({error}); the demo takes it from the package tensorly: "
+            f"the scene cannot be loaded ({error}); it is a part of the package tensorly: "
             "pip install 'dasknmf[demo]'."
         ) from error
     rows, columns, bands = scene.shape

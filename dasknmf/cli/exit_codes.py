@@ -51,8 +51,8 @@ _CODES: dict[type[Exception], int] = {
 """The first class that an error is an instance of gives its code."""
 
 _KILLED_WORKER = (
-    "A worker that ends again and again at the same task has too little memory, most often: give workers "
-    "more of it, or fewer threads, and start the same again."
+    "A worker that is killed repeatedly at the same task usually has too little memory: give each worker "
+    "more memory or fewer threads, and start the same command again."
 )
 
 _OPTIONS = {
@@ -66,8 +66,9 @@ _OPTIONS = {
     "fixed_components=": "--fixed-components ",
     "density_threshold=": "--density-threshold ",
     "local_neighborhood_size=": "--local-neighborhood-size ",
+    "repeat the same call": "start the same command again",
 }
-"""Options of the command line in place of the Python arguments that messages advise."""
+"""Words of the command line in place of the Python arguments and calls that messages advise."""
 
 
 def errors_as_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,7 +96,7 @@ def errors_as_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
                 event("error", error.format_message(), exit_code=error.exit_code)
                 sys.exit(error.exit_code)
             lines = "".join(traceback.format_exception(error))
-            event("error", f"a defect: {error!r}", exit_code=1, traceback=lines)
+            event("error", f"a defect of dasknmf: {error!r}", exit_code=1, traceback=lines)
             sys.exit(1)
         if is_json():
             event("done", "done", exit_code=0, summary=results())

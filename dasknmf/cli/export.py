@@ -16,6 +16,7 @@ from dasknmf.cli.options import argument, command, flag, option
 from dasknmf.cli.output import note
 from dasknmf.cli.parameter_types import NAME
 from dasknmf.core.image_grid import Layout
+from dasknmf.core.text import counted
 from dasknmf.data.anndata_file import open_anndata
 from dasknmf.errors import RunMismatchError, SourceError
 from dasknmf.io.optional import needed
@@ -42,8 +43,8 @@ class ExportJob:
     run: str = argument()
     target: str = argument()
     kind: str | None = option(
-        "Write into the AnnData TARGET, to a new .h5ad file, or to CSV tables in a directory; of a stack "
-        "also to a new Zarr store for xarray, or to a GeoTIFF.  [default: anndata; of a stack geotiff if "
+        "Write into the AnnData TARGET, to a new .h5ad file, or to CSV tables in a directory; for a stack "
+        "also to a new Zarr store for xarray, or to a GeoTIFF.  [default: anndata; for a stack geotiff if "
         "TARGET ends in .tif, else xarray]",
         "--to",
         type=click.Choice(["anndata", "h5ad", "csv", *_OF_STACKS]),
@@ -56,37 +57,39 @@ class ExportJob:
         metavar="ANNDATA",
     )
     cnmf: str | None = option(
-        "Of a consensus: write the files TARGET/NAME/NAME.* of cNMF. With --names-from also gene scores and "
-        "TPM spectra over all genes, and usages refitted to them, in three reads of the counts.",
+        "For a consensus: write the files TARGET/NAME/NAME.* of cNMF. With --names-from also gene scores and "
+        "TPM spectra of all genes, and usages refitted to them, in three reads of the counts.",
         type=NAME,
     )
     layer: str | None = option(
         "With --cnmf: the layer of --names-from that holds counts.  [default: X]", metavar="LAYER"
     )
-    key_added: str | None = option("One key in place of X_nmf, NMF and nmf in an AnnData.", type=NAME)
+    key_added: str | None = option(
+        "One key for all entries of an AnnData, instead of X_nmf, NMF and nmf.", type=NAME
+    )
     overwrite: bool = flag("Replace an earlier export.")
 
     def __post_init__(self) -> None:
         if self.cnmf is not None:
             if self.kind is not None or self.to_xarray or self.key_added is not None:
                 raise click.UsageError(
-                    "--cnmf is a kind of its own, with keys of its own: leave out the others."
+                    "--cnmf cannot be combined with --to, --xarray and --key-added: leave them out."
                 )
         elif self.layer is not None:
-            raise click.UsageError("--layer is for --cnmf, which needs counts: leave it out.")
+            raise click.UsageError("--layer can only be used with --cnmf: leave it out.")
         if self.layer is not None and not self.names_from:
-            raise click.UsageError("--layer is of the AnnData that --names-from gives: give it too.")
+            raise click.UsageError("--layer needs --names-from, the AnnData that has the layer: add it.")
         if self.to_xarray and self.kind not in (None, "xarray"):
-            raise click.UsageError(f"--xarray and --to {self.kind} are two kinds: give one.")
+            raise click.UsageError(f"--xarray and --to {self.kind} contradict each other: give one of them.")
 
 
 @command(ExportJob)
 def export(job: ExportJob) -> None:
     """Write W and H of RUN to TARGET, for other programs.
 
-    Into an AnnData: obsm["X_nmf"], varm["NMF"] and uns["nmf"]. Of a stack of images: a Zarr store with
-    abundance, endmember and the history, on their coordinates, or a GeoTIFF of the abundances. Of a
-    consensus, with --cnmf NAME: the files of cNMF.
+    An AnnData gets obsm["X_nmf"], varm["NMF"] and uns["nmf"]. The run of a stack of images is written to a
+    Zarr store with abundance, endmember and history, on the coordinates of the stack, or to a GeoTIFF of
+    the abundances. With --cnmf NAME, a consensus is written to the files of cNMF.
 
     An export is written as a whole or not at all, and W is never in memory as a whole.
     """
@@ -97,11 +100,15 @@ def export(job: ExportJob) -> None:
     kind = _kind_of(run, job)
     if kind in _OF_STACKS:
         if job.names_from or job.key_added is not None:
-            raise click.UsageError(f"--names-from and --key-added are for AnnData, and not for --to {kind}.")
+            raise click.UsageError(
+                f"--names-from and --key-added cannot be used with --to {kind}: leave them out."
+            )
         _export_stack(run, job.target, kind, job.overwrite)
     elif kind == "anndata":
         if job.names_from:
-            raise click.UsageError("--names-from is for --to h5ad and csv: TARGET has names of its own.")
+            raise click.UsageError(
+                "--names-from cannot be used with --to anndata, as TARGET has names: leave it out."
+            )
         keys = Keys.named(job.key_added)
         factors = factors_for(run, open_anndata(job.target))
         export_anndata.write_entries(job.target, factors, keys, overwrite=job.overwrite)
@@ -142,8 +149,8 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
         names: dict[str, Any] = {"cells": np.arange(n).astype(str)}
         genes = np.arange(m).astype(str) if genes is None else genes
         note(
-            "without --names-from, the AnnData that was fitted: cells by their numbers, usages of the "
-            "consensus itself, no gene_spectra_score and gene_spectra_tpm, which cNMF's load_results asks for"
+            "without --names-from, cells are numbered, usages are those of the consensus, and "
+            "gene_spectra_score and gene_spectra_tpm, which cNMF's load_results needs, are not written"
         )
     else:
         store = open_anndata(list(job.names_from))
@@ -152,7 +159,7 @@ def _export_cnmf(job: ExportJob, name: str) -> None:
         genes = store.var_names if genes is None else genes
 
         def whole() -> InAllGenes:
-            note("reading the counts of --names-from for programs over all genes: twice, and for usages once")
+            note("reading the counts of --names-from: twice for programs of all genes, once for usages")
             return in_all_genes(matrix, columns, consensus.usages)
 
         names = {"cells": store.obs_names, "all_genes": store.var_names, "in_all_genes": whole}
@@ -169,8 +176,8 @@ def _kind_of(run: Run, job: ExportJob) -> str:
         kind = "geotiff"
     if kind in _OF_STACKS and run.layout is None:
         raise RunMismatchError(
-            f"the run at {str(run.store)!r} is one of a matrix of shape {run.shape}, whose rows have no "
-            "place in an image: export it with --to csv, or fit its stack with --sample-dims."
+            f"the run at {str(run.store)!r} is the run of a matrix of shape {run.shape}, whose rows are not "
+            "the pixels of an image: export it with --to csv, or fit its stack with --sample-dims."
         )
     return kind or ("anndata" if run.layout is None else "xarray")
 
@@ -207,11 +214,11 @@ def write_geotiff(
         note("the stack has no CRS (a coordinate spatial_ref with crs_wkt), and so the file has none")
     if n_unobserved is not None and n_nan > n_unobserved:
         note(
-            f"{n_nan - n_unobserved:,} pixels that were observed are 0 in every component, and NaN here like "
-            f"the {n_unobserved:,} with nothing observed"
+            f"observed pixels that are 0 in every component: {n_nan - n_unobserved:,}; the GeoTIFF has NaN "
+            f"there, as in pixels without any observation: {n_unobserved:,}"
         )
-    nan = f", {n_nan:,} pixels NaN" if n_nan else ""
-    click.echo(f"{W.shape[1]} bands of abundance{nan}: {path}")
+    nan = f", NaN in {counted(n_nan, 'pixel')}" if n_nan else ""
+    click.echo(f"abundance of {counted(W.shape[1], 'component')}{nan}: {path}")
 
 
 def new_path(target: str) -> Path:
@@ -224,7 +231,7 @@ def new_path(target: str) -> Path:
     """
     if "://" in target:
         raise SourceError(
-            f"{target!r} is a URL, where a store cannot be moved to in one step: write it to a path of this "
-            "machine and copy it."
+            f"{target!r} is a URL, and only files on this machine can be replaced in one step: export to a "
+            "path on this machine, and copy the result."
         )
     return Path(target)

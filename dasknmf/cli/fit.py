@@ -20,21 +20,24 @@ class Fit(ConstrainedJob):
         "Number of components.", "-k", "--n-components", type=COUNT, required=True
     )
     n_init: int = option(
-        "Number of starts; all share each read of V, and the lowest loss is kept.", default=1, metavar="N"
+        "Number of starts, which share each read of SOURCE; the start with the lowest loss is kept.",
+        default=1,
+        metavar="N",
     )
-    halving: bool = flag("With --n-init: give up the worse half after 4, 8, 16… passes.")
+    halving: bool = flag("With --n-init: drop the worse half of the starts after 4, 8, 16, … passes.")
 
 
 @command(Fit, CONFIG)
 def fit(job: Fit) -> None:
-    """Factorize SOURCE, and commit every pass to the run store RUN.
+    """Factorize SOURCE and save every pass in the store RUN.
 
-    SOURCE is a Zarr or HDF5 array, or an AnnData (a Zarr store or an .h5ad file); cells of several AnnData
-    are concatenated, with the genes that all have. With --sample-dims SOURCE is a stack of images in a Zarr
-    store that xarray has written. A GeoTIFF is a stack; several of one grid are its dates.
+    SOURCE is a Zarr or HDF5 array, or an AnnData (a Zarr store or an .h5ad file). The cells of several
+    AnnData are concatenated, with the genes that all of them have. With --sample-dims, SOURCE is a stack of
+    images that xarray wrote to a Zarr store. A GeoTIFF is a stack; several GeoTIFFs of one grid are its
+    dates.
 
-    Started again, the same command is resumed from the last commit. With a larger --max-iter or a smaller
-    --tol a finished run is continued.
+    The same command resumes an interrupted run after its last saved pass. A larger --max-iter or a smaller
+    --tol continues a finished run.
     """
     with job.working() as (V, parameters, options):
         model = NMF(job.n_components, n_init=job.n_init, halving=job.halving, **parameters)

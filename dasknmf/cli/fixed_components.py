@@ -48,7 +48,7 @@ def rows_at(path: str) -> np.ndarray:
         raise SourceError(f"--fixed-components: {error}") from error
     if not isinstance(found, zarr.Array) or found.ndim < 2:
         raise SourceError(
-            f"--fixed-components: {path!r} is no array of known rows of H: give an .npy or .csv file, or a "
+            f"--fixed-components: {path!r} is not an array of rows of H: give an .npy or .csv file, or a "
             "Zarr array of shape (components, features)."
         )
     refuse_pickles(found)

@@ -75,7 +75,7 @@ class Heartbeat:
             if is_json() and now - max(last, self._committed) >= self._event_every:
                 last = now
                 seconds = round(now - self._committed, 1)
-                event("heartbeat", "at work", seconds_since_commit=seconds, workers=workers)
+                event("heartbeat", "a pass is running", seconds_since_commit=seconds, workers=workers)
             self._over.wait(self._touch_every)
 
 

@@ -36,7 +36,7 @@ CONFIG = click.Option(
     is_eager=True,
     expose_value=False,
     callback=set_defaults,
-    help="Read options from this TOML file; options of the command line override it.",
+    help="Read options from this TOML file; options on the command line override it.",
 )
 
 
@@ -45,24 +45,24 @@ class RunOptions(SchedulerOptions):
     """Options of a run."""
 
     stage: str | None = option(
-        "Keep SOURCE in memory or in a local directory once the first pass has read it.",
+        "From the first pass on, keep a copy of SOURCE in memory or in a local directory.",
         metavar="memory|DIRECTORY",
     )
     overwrite: bool = flag("Discard the run that RUN holds and start over.")
     max_seconds: float | None = option(
         f"Stop within this time with exit code {TRY_AGAIN}, before a pass that would not end in time; the "
-        "same command is then resumed.",
+        "same command then resumes.",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
     )
     log_format: str = option(
-        "Write lines for people to stderr, or one JSON object a line.",
+        "Format of stderr: text, or one JSON object per line.",
         type=click.Choice(FORMATS),
         default="text",
     )
     heartbeat: Path | None = option(
         "Touch this file every 10 s while the process lives and its scheduler answers, for a liveness "
-        "probe; it does not show that a pass hangs.",
+        "probe; a pass that hangs is not detected.",
         type=FILE,
         callback=in_directory,
     )
@@ -78,36 +78,39 @@ class ModelOptions:
         default="frobenius",
     )
     solver: str = option(
-        "Coordinate descent or exact least squares (cd, bpp; Frobenius loss only), second-order steps "
-        "(newton; Kullback-Leibler only), or multiplicative updates (mu); auto: cd for the Frobenius loss, "
-        "newton for Kullback-Leibler, else mu.",
+        "cd: coordinate descent; bpp: exact least squares (both for the Frobenius loss only); newton: "
+        "second-order steps (Kullback-Leibler only); mu: multiplicative updates; auto: cd for the Frobenius "
+        "loss, newton for Kullback-Leibler, else mu.",
         type=click.Choice(["auto", *SOLVERS]),
         default="auto",
     )
     init: str | None = option(
-        "Start of W and H.  [default: by size, loss and missing values of V; random for several starts]",
+        "Start of W and H.  [default: depends on size, loss and missing values; random with --n-init]",
         type=click.Choice([name for name in get_args(Init) if name != "custom"]),
     )
     sample_bytes: int = option(
-        "Size of the rows that --init sample draws.  [default: 64 MiB]",
+        "Total size of the rows that --init sample draws.  [default: 64 MiB]",
         type=BYTES,
         default=SAMPLE_BYTES,
         show_default=False,
     )
-    max_iter: int = option("Largest number of exact passes over V.", default=200)
+    max_iter: int = option("Largest number of passes over SOURCE after the start.", default=200)
     tol: float = option(
-        "End when two passes in a row each lower the objective by at most this share of it; 0: run "
+        "Stop when two passes in a row each lower the objective by at most this share of it; 0: run "
         "--max-iter passes.",
         default=1e-4,
     )
-    random_state: int | None = option("Seed of random numbers.  [default: drawn, and kept in RUN]", type=int)
+    random_state: int | None = option(
+        "Seed of the random numbers.  [default: random, and stored in RUN]", type=int
+    )
     alpha_W: float = option("Strength of the penalty on W.", "--alpha-w", default=0.0)
     alpha_H: float | None = option(
         "Strength of the penalty on H.  [default: --alpha-w]", "--alpha-h", type=float
     )
     l1_ratio: float = option("Share of the L1 norm in the penalties.", default=0.0)
     dtype: str | None = option(
-        "Precision of W, H and products.  [default: float32 for float32 and integers of up to 16 bits]",
+        "Precision of W, H and products.  [default: float32 for float32 and integers of at most 16 bits, "
+        "else float64]",
         type=click.Choice(["float32", "float64"]),
     )
 
@@ -116,9 +119,9 @@ class ModelOptions:
 class ConstrainedModelOptions(ModelOptions):
     """Options of the model that `consensus` does not take."""
 
-    sum_to_one: bool = flag("Rows of W sum to one, as fractions of a pixel do.")
+    sum_to_one: bool = flag("Make the rows of W sum to one, as the fractions of a pixel do.")
     fixed_components: str | None = option(
-        "Rows of H that are known and stay: .npy, .csv (one row for each component, such as spectra.csv of "
+        "Known rows of H, which stay fixed: .npy, .csv (one row for each component, such as spectra.csv of "
         "an export) or a Zarr array.",
         metavar="FILE",
     )
@@ -218,7 +221,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
         result(f"W and H: dasknmf.open_run({self.run!r})")
         if self.is_stack:
             maps = "maps.tif" if is_raster(self.sources) else "maps.zarr"
-            page = f"a page to look at: dasknmf report {self.run}"
+            page = f"HTML report: dasknmf report {self.run}"
             result(f"maps: dasknmf export {self.run} {maps}   {page}")
         elif anndata_at(self.sources) is not None:
             # Of several, none has all the cells of W.

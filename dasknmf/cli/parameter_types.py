@@ -91,13 +91,13 @@ def _range(part: str) -> Sequence[int]:
     found = _RANGE.fullmatch(part)
     if found is None:
         raise ValueError(
-            f"{part!r} is neither a number of components nor a range of them: give for example 5-15, or "
+            f"{part!r} is neither a number of components nor a range of numbers: give for example 5-15, or "
             "2,4,8, or 10-50:10 for every tenth"
         )
     first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
     if last < first or step < 1:
         raise ValueError(
-            f"{part!r} holds no rank: a range ascends, and its step is 1 or more: give for example 5-15 "
+            f"{part!r} is an empty range; a range ascends, with a step of at least 1: give for example 5-15 "
             "or 10-50:10"
         )
     return range(first, last + 1, step)
@@ -109,7 +109,7 @@ RANKS = ValueType("RANKS", _ranks, takes_lists=True)
 
 def _name(value: Scalar) -> str:
     if value in ("", ".", "..") or any(each in str(value) for each in "/\\\0"):
-        raise ValueError(f"{value!r} is no name without separators, as of a file: give a word")
+        raise ValueError(f"{value!r} is not a valid name; a name has no / and no \\: give a word")
     return str(value)
 
 
@@ -126,8 +126,8 @@ def _target(value: Scalar) -> float:
         target = math.nan
     if not 0 < target < math.inf:
         raise ValueError(
-            f"{value!r} is not a positive number, which counts can add up to: give one, true in a file "
-            f"for {TARGET_SUM:g}, or leave the option out"
+            f"{value!r} is not a positive number, the sum of the counts of a cell: give a positive number, "
+            f"or true in a --config file for {TARGET_SUM:g}, or leave the option out"
         )
     return target
 
@@ -139,7 +139,7 @@ TARGET = ValueType("NUMBER", _target)
 def _dims(value: Scalar | Sequence[Scalar]) -> tuple[str, ...]:
     names = tuple(str(name).strip() for name in _parts(value))
     if not all(names):
-        raise ValueError(f"{value!r} names no dims: give for example y,x")
+        raise ValueError(f"{value!r} does not name dims: give for example y,x")
     return names
 
 

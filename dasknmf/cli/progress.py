@@ -12,6 +12,7 @@ from dask.utils import format_bytes
 
 from dasknmf.cli.output import event, is_json, short_warnings
 from dasknmf.core.history import Record
+from dasknmf.core.text import counted
 
 _FIELDS = ("phase", "iteration", "loss", "objective", "change", "holdout", "seconds")
 _COUNTS = ("bytes_read", "bytes_written", "reads", "memory", "retries")
@@ -57,21 +58,21 @@ def _write_object(record: Record, workers: int | None) -> None:
 
 def _brief(record: Record) -> str:
     if record.objective is None:
-        return f"{record.reads:g} reads"
+        return counted(record.reads, "read")
     if record.models:
-        return f"{len(record.models)} models, {record.reads:g} reads"
-    return f"objective {record.objective:.6g}, {record.reads:g} reads"
+        return f"{counted(len(record.models), 'model')}, {counted(record.reads, 'read')}"
+    return f"objective {record.objective:.6g}, {counted(record.reads, 'read')}"
 
 
 def _line(record: Record) -> str:
     parts = [f"{record.phase} {record.iteration}"]
     if record.models:
-        parts.append(f"{len(record.models)} models, lowest")
+        parts.append(f"{counted(len(record.models), 'model')}, lowest")
     if record.objective is not None:
         parts.append(f"objective {record.objective:.8g}")
     if record.change is not None:
         parts.append(f"change {record.change:.2e}")
     parts.append(f"{record.seconds:.2f} s")
     parts.append(f"{format_bytes(record.bytes_read)} read")
-    parts.append(f"{record.reads:g} reads of V so far")
+    parts.append(f"{counted(record.reads, 'read')} of V so far")
     return "  ".join(parts)

@@ -19,7 +19,7 @@ class ReportJob:
 
     run: str = argument()
     output: Path = option(
-        "The page to write; an older one is replaced.", "-o", "--output", type=FILE, default="report.html"
+        "File of the page; an existing file is replaced.", "-o", "--output", type=FILE, default="report.html"
     )
 
 
@@ -27,5 +27,5 @@ class ReportJob:
 def report(job: ReportJob) -> None:
     """Write an HTML page about RUN, finished or running: loss, components, speed, memory."""
     if find_spec("matplotlib") is None:
-        raise SourceError("the pictures need matplotlib: pip install 'dasknmf[plot]'.")
+        raise SourceError("a report needs matplotlib, which is not installed: pip install 'dasknmf[plot]'.")
     click.echo(f"report: {write_page(job.run, job.output)}")

@@ -18,6 +18,7 @@ from distributed.security import Security
 from dasknmf.cli.options import EXISTING_FILE, FILE, option
 from dasknmf.cli.output import JsonWorker, is_json, note, silent_workers
 from dasknmf.cli.signals import blocked
+from dasknmf.core.text import counted
 from dasknmf.engine.scheduler import connected
 from dasknmf.errors import SchedulerError, UnavailableError, brief
 
@@ -49,7 +50,8 @@ class SchedulerOptions:
         "Start N processes (local), or wait for N workers (cluster).", type=click.IntRange(min=1), metavar="N"
     )
     wait: float = option(
-        "Longest wait for a scheduler file and for workers; the command then begins with those that came.",
+        "Longest wait for a scheduler file and for workers; the command then starts with the workers that "
+        "have connected.",
         type=click.FloatRange(min=0),
         default=300.0,
         metavar="SECONDS",
@@ -71,14 +73,15 @@ class SchedulerOptions:
         tls = {"--tls-ca": self.tls_ca, "--tls-cert": self.tls_cert, "--tls-key": self.tls_key}
         missing = [name for name, path in tls.items() if path is None]
         if missing and len(missing) < len(tls):
+            verb = "is" if len(missing) == 1 else "are"
             raise click.UsageError(
-                f"{' and '.join(missing)} is missing; TLS needs --tls-ca, --tls-cert and --tls-key: give all "
-                "three, or none."
+                f"TLS needs --tls-ca, --tls-cert and --tls-key; {' and '.join(missing)} {verb} missing: give "
+                "all three, or none."
             )
         if self._is_in_process and (self.workers is not None or not missing):
             raise click.UsageError(
-                f"--workers and --tls-* are for clusters, and --scheduler is {self.scheduler}: choose local "
-                "or an address, or leave them out."
+                f"--workers and --tls-* need a cluster, and --scheduler is {self.scheduler}: give "
+                "--scheduler local or an address, or leave them out."
             )
 
     @property
@@ -141,13 +144,13 @@ class SchedulerOptions:
             client = stack.enter_context(Client(address, security=self._security()))
         except (TypeError, ValueError) as error:
             raise SchedulerError(
-                f"the scheduler {address!r} cannot be connected to ({brief(error)}); an address is such as "
+                f"cannot connect to the scheduler {address!r} ({brief(error)}); an address looks like "
                 "tcp://host:8786, or tls://host:8786 with --tls-ca, --tls-cert and --tls-key: correct it."
             ) from error
         except OSError as error:
             raise UnavailableError(
                 f"no scheduler answers at {address} ({brief(error)}); it must be running and reachable: "
-                "start it with 'dask scheduler', or correct the address, and start the same again."
+                "start it with 'dask scheduler', or correct the address, and start the same command again."
             ) from error
         with connected(client):
             self._await_workers(client)
@@ -170,13 +173,14 @@ class SchedulerOptions:
         came = len(client.nthreads())
         if not came:
             raise UnavailableError(
-                f"no worker came to the scheduler at {client.scheduler.address} within {self.wait:g} s; "
-                "one is needed: start workers, and then the same again, or raise --wait."
+                f"no worker has connected to the scheduler at {client.scheduler.address} within "
+                f"{self.wait:g} s; at least one is needed: start workers and then the same command again, or "
+                "raise --wait."
             )
         if came < wanted:
-            note(f"{came} of {wanted} workers came within {self.wait:g} s: the command begins with these")
+            note(f"{came} of {wanted} workers connected within {self.wait:g} s: starting with these")
         else:
-            note(f"{came} workers came" if came > 1 else "1 worker came")
+            note(f"{counted(came, 'worker')} connected")
 
 
 def address_in(file: Path, wait: float) -> str:
@@ -196,14 +200,14 @@ def address_in(file: Path, wait: float) -> str:
             return str(json.loads(file.read_text())["address"])
         except FileNotFoundError:
             problem = UnavailableError(
-                f"the scheduler file {str(file)!r} was not there within {wait:g} s; 'dask scheduler "
-                "--scheduler-file' writes it: start one, correct the path, or raise --wait, and start the "
-                "same again."
+                f"the scheduler file {str(file)!r} did not appear within {wait:g} s; 'dask scheduler "
+                "--scheduler-file' writes it: start a scheduler, correct the path, or raise --wait, and "
+                "start the same command again."
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = SchedulerError(
                 f"the scheduler file {str(file)!r} cannot be read ({error}); 'dask scheduler "
-                "--scheduler-file' writes one: give its path."
+                "--scheduler-file' writes such a file: correct the path."
             )
         if time.monotonic() > end:
             raise problem

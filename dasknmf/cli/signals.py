@@ -51,7 +51,7 @@ class Stop:
     def committed(self, record: Record) -> None:
         """Remember the last commit: a callback of fits."""
         self.resumes = True
-        self._after = f" after pass {record.iteration}" if record.iteration else f" after its {record.phase}"
+        self._after = f" after pass {record.iteration}" if record.iteration else f" after the {record.phase}"
 
     def is_due(self, seconds: float) -> bool:
         """Whether a pass that takes `seconds` would end after the time limit."""
@@ -99,12 +99,12 @@ class Stop:
 
     def _line(self, why: str) -> str:
         if self.resumes is None:
-            what = f" before any pass; {self._command} resumes the run"
+            what = f" before the first pass; {self._command} resumes the run"
         elif self.resumes:
             what = f"{self._after}; {self._command} resumes {self._run}"
         else:
             what = " before the first commit; the same command starts again from the beginning"
-        return f"stopped by {why}{what} ({TRY_AGAIN}: try again)"
+        return f"stopped by {why}{what} (exit code {TRY_AGAIN})"
 
 
 @contextmanager

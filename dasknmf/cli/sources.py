@@ -18,7 +18,7 @@ from dasknmf.errors import SourceError
 from dasknmf.singlecell import deviations
 from dasknmf.singlecell.genes_mask import Mask, mask_of
 
-_TWICE = "Takes one more read of SOURCE whenever the command starts, also to resume a run."
+_TWICE = "Needs one more read of SOURCE each time the command starts, also when it resumes a run."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class MatrixOptions:
 
     layer: str | None = option("AnnData: use this layer instead of X.", metavar="NAME")
     mask_var: str | None = option(
-        "AnnData: use the genes of this boolean column of var.  [default: highly_variable, if var has it]",
+        "AnnData: use the genes that this boolean column of var selects.  [default: highly_variable, if "
+        "var has it]",
         metavar="NAME",
     )
     all_genes: bool = flag("AnnData: use all genes.")
@@ -60,9 +61,10 @@ class MatrixOptions:
         if len(names := given(self, "mask_var", "all_genes", "n_top_genes")) > 1:
             raise click.UsageError(f"{' and '.join(names)} choose genes in different ways: give one of them.")
         if is_stack and (names := given(self, *(field.name for field in fields(MatrixOptions)))):
+            listed = " and ".join(names)
             raise click.UsageError(
-                f"{' and '.join(names)}: for matrices and AnnData, and SOURCE is a stack of images, which is "
-                "read as it is stored: leave this out."
+                f"{listed} can only be used with matrices and AnnData, and SOURCE is a stack of images: "
+                f"leave out {listed}."
             )
 
     def matrix(self, sources: tuple[str, ...]) -> Any:
@@ -78,17 +80,17 @@ class MatrixOptions:
         store = anndata_at(sources)
         if store is None:
             if names := given(self, "layer", "mask_var", "all_genes"):
+                listed = " and ".join(names)
                 raise click.UsageError(
-                    f"{' and '.join(names)} choose parts of an AnnData, and {sources[0]!r} is none: leave "
-                    "them out, or give the path of an AnnData (.h5ad, or a Zarr group with obs and var)."
+                    f"{listed} can only be used with an AnnData, and {sources[0]!r} is none: leave out "
+                    f"{listed}, or give the path of an AnnData (.h5ad, or a Zarr group with obs and var)."
                 )
             X: Any = opened(sources[0])
             # A run stores names of features, and of their positions only a digest.
             if self.n_top_genes is not None and X.feature_names is None:
                 raise click.UsageError(
-                    f"--n-top-genes chooses among {X.shape[1]} features by their values, and those of "
-                    f"{sources[0]!r} have no names by which the chosen ones could be stored: give the path "
-                    "of an AnnData, or, in Python, Prepared(X, columns=..., feature_names=...)."
+                    f"--n-top-genes needs names of the features, and those of {sources[0]!r} have no names: "
+                    "give the path of an AnnData, or, in Python, Prepared(X, columns=..., feature_names=...)."
                 )
             return self._prepared(X, None, None)
         mask = None
@@ -103,16 +105,16 @@ class MatrixOptions:
         """X with its steps of preparation; X itself where there are none and its names are its own."""
         columns = None if mask is None else np.flatnonzero(mask)
         if self.n_top_genes is not None:
-            note("reading V once for the genes that vary most (--n-top-genes)")
+            note("reading SOURCE once to find the genes that vary most (--n-top-genes)")
             columns = np.flatnonzero(
                 highly_variable(moments(Prepared(X, target_sum=self.normalize)), self.n_top_genes)
             )
-            note(f"genes: {len(columns)} of {X.shape[1]}, those that vary most")
+            note(f"genes: the {len(columns)} of {X.shape[1]} that vary most")
         names = names if names is None or columns is None else names[columns]
         steps: dict[str, Any] = {"columns": columns, "target_sum": self.normalize, "log1p": self.log1p}
         scale = None
         if self.scale:
-            note("reading V once for standard deviations (--scale)")
+            note("reading SOURCE once to compute standard deviations (--scale)")
             scale = deviations(Prepared(X, **steps))
         if names is None and columns is None and not (self.normalize or self.log1p or self.scale):
             return X

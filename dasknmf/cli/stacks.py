@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 _MISSING = (
-    "Value of missing entries: error (none is missing, NaN is refused), nan, or a stored number such as a "
-    "raster's nodata; of stacks also auto: NaN, and the value that the stack itself declares."
+    "Which entries are missing: error (none; NaN is refused), nan, or a stored number such as a raster's "
+    "nodata; for stacks also auto (NaN, and the value that the stack declares)."
 )
 
 
@@ -36,8 +36,8 @@ class StackSelection:
         metavar="NAME",
     )
     mask: str | None = option(
-        "Stack: use the pixels, dates or bands where this mask holds: a boolean variable of a Zarr store "
-        "that xarray has written, or a GeoTIFF of one band (neither 0 nor nodata).",
+        "Stack: use only the pixels, dates or bands where this mask is True: a boolean variable of a Zarr "
+        "store that xarray wrote, or a GeoTIFF of one band, in which 0 and nodata mean False.",
         metavar="STORE[:VARIABLE]",
     )
     missing: str | float | None = option(f"{_MISSING}  [default: as in the fit]", type=MISSING)
@@ -61,9 +61,7 @@ class StackSelection:
         """
         if is_raster(place if isinstance(place, str) else place[0]):
             if self.variable:
-                raise click.UsageError(
-                    "--variable chooses from a Zarr store; a GeoTIFF has bands: leave it out."
-                )
+                raise click.UsageError("a GeoTIFF has bands and no variables: leave out --variable.")
             return open_stack(place)
         names = list(self.variable) if len(self.variable) > 1 else "".join(self.variable)
         return open_stack(place, names or variables)
@@ -77,14 +75,15 @@ class StackSelection:
 class StackOptions(StackSelection):
     """Options of a stack of images that is factorized."""
 
-    missing: str | float | None = option(f"{_MISSING}  [default: error; of stacks auto]", type=MISSING)
+    missing: str | float | None = option(f"{_MISSING}  [default: error; for stacks auto]", type=MISSING)
     sample_dims: tuple[str, ...] | None = option(
         "SOURCE is a stack of images with these dims, such as y,x, as samples; all other dims are features.  "
-        "[default of GeoTIFFs: y,x]",
+        "[default for GeoTIFFs: y,x]",
         type=DIMS,
     )
     negatives: str | None = option(
-        "Stack: refuse values below zero, take them as 0, or take them as missing.  [default: error]",
+        "Stack: refuse values below zero (error), take them as 0 (clip), or treat them as missing (mask).  "
+        "[default: error]",
         type=click.Choice(["error", "clip", "mask"]),
     )
 
@@ -99,9 +98,10 @@ class StackOptions(StackSelection):
         if self.sample_dims is not None or any(map(is_raster, sources)):
             return True
         if names := given(self, "variable", "mask", "negatives"):
+            listed = " and ".join(names)
             raise click.UsageError(
-                f"{' and '.join(names)}: for stacks of images, and SOURCE is read as a matrix: give its "
-                "dims, --sample-dims y,x for example, or leave this out."
+                f"{listed} can only be used with a stack of images, and SOURCE is read as a matrix: give its "
+                f"dims, for example --sample-dims y,x, or leave out {listed}."
             )
         return False
 
@@ -118,8 +118,8 @@ class StackOptions(StackSelection):
         rasters = [is_raster(source) for source in sources]
         if len(sources) > 1 and not all(rasters):
             raise click.UsageError(
-                f"{sources[rasters.index(False)]!r} is no GeoTIFF, and {len(sources)} sources are given; of "
-                "stacks only GeoTIFFs are put together, along time: give these, or one store."
+                f"{sources[rasters.index(False)]!r} is no GeoTIFF; only GeoTIFFs can be combined to one "
+                "stack, along time: give GeoTIFFs only, or one store."
             )
         images = self.images(sources[0] if len(sources) == 1 else list(sources))
         dims, mask, negatives = self.sample_dims or ("y", "x"), self.mask_array(), self.negatives or "error"
@@ -151,7 +151,7 @@ def mask_at(place: str) -> DataArray:
     found = open_stack(store, variable or None)
     if hasattr(found, "data_vars"):
         raise SourceError(
-            f"{store!r} has the variables {sorted(map(str, found.data_vars))}; a mask is one of them: give "
+            f"{store!r} has the variables {sorted(map(str, found.data_vars))}; a mask is one variable: give "
             f"{store}:NAME."
         )
     mask = cast("DataArray", found)
@@ -173,7 +173,7 @@ def missing_of_matrix(missing: str | float | None) -> str | float:
     """
     if missing == "auto":
         raise click.UsageError(
-            "--missing auto is for stacks of images, which declare their missing values; a matrix does not: "
-            "give error, nan or a number."
+            "--missing auto can only be used with stacks of images, which declare their missing values: give "
+            "error, nan or a number."
         )
     return "error" if missing is None else missing

@@ -29,8 +29,8 @@ class Sweep(ConstrainedJob):
     """
 
     n_components: list[int] = option(
-        "Numbers of components to compare, ascending: 5-15, or 2,4,8, or 10-50:10 for every tenth. In a "
-        "file also a list.",
+        "Numbers of components to compare, ascending: 5-15, or 2,4,8, or 10-50:10 for every tenth. A "
+        "--config file may also give a list.",
         "-k",
         "--n-components",
         type=RANKS,
@@ -38,13 +38,13 @@ class Sweep(ConstrainedJob):
     )
     n_init: int = option("Number of starts for each number of components.", default=10, metavar="N")
     method: Method = option(
-        "Difference between starts: random numbers only, or also a resampled SOURCE (NMFk).",
+        "How the starts differ: by random numbers only (restarts), or also by a resampled SOURCE (nmfk).",
         type=click.Choice(["restarts", "nmfk"]),
         default="restarts",
     )
     perturb: Kind | None = option(
-        "With --method nmfk, resample: random weights of rows, entries times 1 + U(-epsilon, epsilon), or "
-        "Poisson counts.  [default: rows]",
+        "With --method nmfk, how SOURCE is resampled: random weights of rows, entries times "
+        "1 + U(-epsilon, epsilon), or Poisson counts.  [default: rows]",
         type=click.Choice(get_args(Kind)),
     )
     epsilon: float | None = option(f"Range of --perturb uniform.  [default: {EPSILON:g}]", type=float)
@@ -56,11 +56,9 @@ class Sweep(ConstrainedJob):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method != "nmfk" and (self.perturb is not None or self.epsilon is not None):
-            raise click.UsageError(
-                "--perturb and --epsilon are for --method nmfk: give it, or leave them out."
-            )
+            raise click.UsageError("--perturb and --epsilon need --method nmfk: add it, or leave them out.")
         if self.epsilon is not None and self.perturb != "uniform":
-            raise click.UsageError("--epsilon is for --perturb uniform: give it, or leave --epsilon out.")
+            raise click.UsageError("--epsilon needs --perturb uniform: add it, or leave --epsilon out.")
 
 
 @command(Sweep, CONFIG)
@@ -70,8 +68,8 @@ def sweep(job: Sweep) -> None:
     SOURCE is as in `dasknmf fit`. RUN holds, for each number of components, the loss and the agreement of its
     starts; W and H of RUN are those of the number that the rule chooses.
 
-    Started again, the same command is resumed from the last commit. With another --rule, only the choice of
-    the number of components is repeated.
+    The same command resumes an interrupted run after its last saved pass. Another --rule only repeats the
+    choice of the number of components.
     """
     with job.working() as (V, parameters, options):
         rank_sweep(

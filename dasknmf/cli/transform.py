@@ -42,20 +42,23 @@ class TransformJob(SchedulerOptions, StackSelection):
 def transform(job: TransformJob) -> None:
     """Compute W of SOURCE for the H of RUN, and write it to the new Zarr array OUT.
 
-    SOURCE is prepared as V of RUN was. In an AnnData genes are found by their names; genes that it lacks
-    count as missing. If RUN is of a stack, SOURCE is another scene, missing values are those of the fit, and
-    OUT is a Zarr store of abundances for xarray, or a GeoTIFF (.tif).
+    SOURCE is prepared as the data of RUN were. Genes of an AnnData are matched by name; genes that the
+    AnnData lacks count as missing. If RUN is the run of a stack, SOURCE is another scene, missing values are
+    those of the fit, and OUT is a Zarr store of abundances for xarray, or a GeoTIFF (.tif).
     """
     run = open_run(job.run)
     with short_warnings(), job.computing():
         if run.layout is not None:
             if job.layer is not None:
-                raise click.UsageError("--layer chooses a part of an AnnData, and RUN is one of a stack.")
+                raise click.UsageError(
+                    "--layer can only be used with an AnnData, and RUN is the run of a stack: leave it out."
+                )
             _write_maps(run, job)
             return
         if job.variable or job.mask is not None:
             raise click.UsageError(
-                "--variable and --mask are for runs of stacks, and RUN is one of a matrix."
+                "--variable and --mask can only be used with the run of a stack, and RUN is the run of a "
+                "matrix: leave them out."
             )
         model = NMF.from_run(run)
         if job.missing is not None:
@@ -69,7 +72,9 @@ def _transformed(model: NMF, source: str, layer: str | None) -> da.Array:
     if store is not None and hasattr(model, "feature_names_in_"):
         return usage(store.matrix(layer), store.var_names, model)
     if layer is not None and store is None:
-        raise click.UsageError(f"--layer chooses a part of an AnnData, and {source!r} is none: leave it out.")
+        raise click.UsageError(
+            f"--layer can only be used with an AnnData, and {source!r} is none: leave it out."
+        )
     X = opened(source) if store is None else store.matrix(layer)
     steps = steps_to_repeat(model)
     return model.transform(Prepared(X, **steps) if steps else X)

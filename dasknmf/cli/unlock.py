@@ -24,8 +24,8 @@ class UnlockJob:
 def unlock(job: UnlockJob) -> None:
     """Remove the lock of RUN, whoever holds it.
 
-    This is seldom needed: the lock of a process that has ended is taken over. A writer that is still alive
-    stops before its next commit.
+    This is seldom needed: the lock of a process that has ended is taken over automatically. A process that
+    still writes the run stops before it saves its next pass.
     """
     run = job.run
     store = keys.opened(run)
@@ -33,5 +33,5 @@ def unlock(job: UnlockJob) -> None:
     if holder is None:
         open_run(run)  # raises if there is no run; a lock may precede the first record
     if alive is not None:
-        note(f"warning: {alive} was at work; it stops before its next commit, and may be started again")
+        note(f"warning: {alive} was writing the run; it stops before its next commit, and can be restarted")
     click.echo(f"{run} was not locked" if holder is None else f"{run} was locked by {holder}: unlocked")

@@ -24,7 +24,7 @@ def feature_names(X: Any) -> np.ndarray | None:
     names = np.asarray([str(name) for name in given], dtype=object)
     if len(names) != X.shape[1]:
         raise ValueError(
-            f"X has {len(names)} feature names for {X.shape[1]} columns; there must be one for each: give "
+            f"X has {len(names)} feature names for {X.shape[1]} columns; each column needs a name: give "
             "as many, or none."
         )
     return names
@@ -38,7 +38,8 @@ def renamed(known: Sequence[str] | np.ndarray, found: Sequence[str] | np.ndarray
     if not other:
         return None
     if sorted(known) == sorted(found):
-        return f"the same names in another order, {len(other)} of {len(known)} elsewhere"
+        return f"the same names in another order ({len(other)} of {len(known)} moved)"
     shown = ", ".join(f"{known[i]!r} became {found[i]!r}" for i in other[:_SHOWN])
     more = ", …" if len(other) > _SHOWN else ""
-    return f"{len(other)} of {len(known)} names differ: {shown}{more}"
+    differ = "differs" if len(other) == 1 else "differ"
+    return f"{len(other)} of {len(known)} names {differ}: {shown}{more}"

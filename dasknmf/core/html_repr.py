@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dasknmf.core.history import History, Record
+from dasknmf.core.text import counted
 
 _WIDTH, _HEIGHT, _MARGIN = 240, 64, 4
 _FLOOR = 1e-300
@@ -60,7 +61,7 @@ def progress_facts(history: History, n_iter: int) -> list[tuple[str, str]]:
     seconds = math.fsum(record.seconds for record in history)
     return [
         ("loss D(V | WH)", "not known yet" if last is None else f"{last:.6g}"),
-        ("passes", f"{n_iter} exact, {history.reads:g} reads of V"),
+        ("passes", f"{n_iter} exact, {counted(history.reads, 'read')} of V"),
         ("time", f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"),
     ]
 

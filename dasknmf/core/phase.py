@@ -240,8 +240,8 @@ def finite(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         count = np.count_nonzero(~np.isfinite(values))
         raise NumericalError(
-            f"{count} of {values.size} entries of a factor are not finite after a step; V's scale, or "
-            "its spread, exceeds what products can hold: rescale V to a mean near 1, or give "
+            f"{count} of {values.size} entries of a factor are not finite after an update; the values of V "
+            "are too large, or differ too much, for this dtype: rescale V to a mean near 1, or give "
             "dtype=np.float64."
         )
     return values

@@ -97,8 +97,8 @@ class State:
         if isinstance(state, cls):
             return state
         raise RunDamagedError(
-            f"a pass starts from a state of kind {cls.kind!r} and the last pass left {state.kind!r}: restore "
-            "the store from a copy, or start over with overwrite=True."
+            f"the next pass needs a state of kind {cls.kind!r}, and the stored state is of kind "
+            f"{state.kind!r}: restore the store from a copy, or start over with overwrite=True."
         )
 
     def named(self) -> dict[str, Named]:
@@ -227,7 +227,7 @@ class FactorState(State):
         """H of the current pair."""
         if self.H is None:
             raise RunDamagedError(
-                "the last pass left no H: restore the store from a copy, or start over with overwrite=True."
+                "the stored state has no H: restore the store from a copy, or start over with overwrite=True."
             )
         return self.H
 

@@ -292,9 +292,9 @@ def _check_sum(panel: Panel, found: float, expected: float | None) -> None:
         return
     if not abs(found - expected) <= _SUM_TOLERANCE * abs(expected):
         raise DataChangedError(
-            f"panel {panel.index} (rows {panel.start} to {panel.stop - 1}) of V sums to {found!r}; the "
-            f"first pass found {expected!r}: V changed or is damaged since, bring it back or start "
-            "over with overwrite=True."
+            f"the values of panel {panel.index} of V (rows {panel.start} to {panel.stop - 1}) have the sum "
+            f"{found!r}, and had {expected!r} in the first pass; V changed or is damaged: restore V, or "
+            "start over with overwrite=True."
         )
 
 

@@ -76,9 +76,9 @@ class Projection:
         """
         if self.peak > limit:
             parts = (
-                f"{format_bytes(self.baseline)} now, and for each of {self.threads} threads a slab of "
-                f"{format_bytes(self.slab)}, factor rows of {format_bytes(self.rows)} and a tally of "
-                f"{format_bytes(self.tally)}"
+                f"{format_bytes(self.baseline)} now, and for each thread, of which there may be "
+                f"{self.threads}, {format_bytes(self.slab)} for a part of V, {format_bytes(self.rows)} for "
+                f"rows of W and {format_bytes(self.tally)} for sums"
             )
             remedy = "store V in smaller chunks of rows"
             if self.staged:
@@ -86,6 +86,6 @@ class Projection:
                 remedy = "give stage= a directory"
             raise MemoryLimitError(
                 f"a pass is projected to peak at {format_bytes(self.peak)} ({parts}); a process has "
-                f"{format_bytes(limit)}: give it more memory or fewer threads, {remedy}, "
-                "or ask for fewer components."
+                f"{format_bytes(limit)}: give it more memory or fewer threads, {remedy}, or fit fewer "
+                "components."
             )

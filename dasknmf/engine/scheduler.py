@@ -122,11 +122,11 @@ class Scheduler:
             answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")
             blind = sorted(worker for worker, answer in answers.items() if answer != token)
             if blind or not answers:
+                example = f" (such as {blind[0]})" if blind else ""
                 raise SchedulerError(
-                    f"{len(blind)} of {len(answers)} workers do not see this process's directory "
-                    f"{directory!r}, {blind[0] if blind else 'none has come'} among them; factors live "
-                    "between passes in a store that all workers reach: give fit(..., checkpoint=) a "
-                    "path or URL on shared storage."
+                    f"{len(blind)} of {len(answers)} workers{example} do not see this process's directory "
+                    f"{directory!r}; between passes, W and H are in a store that every worker must reach: "
+                    "give fit(..., checkpoint=) a path or URL on shared storage."
                 )
             probe.unlink()
             yield Path(directory) / "run"
@@ -154,8 +154,8 @@ def connected(client: Client | None) -> Iterator[None]:
             raise
         reason = getattr(error, "reason", None) or brief(error)
         raise UnavailableError(
-            f"the scheduler at {where} is gone ({reason}); what is committed stands: start the same "
-            "again, with this scheduler or another."
+            f"the scheduler at {where} is gone ({reason}); completed passes are kept: repeat the same call, "
+            "with this scheduler or another."
         ) from error
 
 

@@ -182,8 +182,8 @@ class Execution:
         model, source = self.models[0], self.V.source
         if makes_tiles_dense(model, sparse=source.sparse):
             log.warning(
-                "X is sparse, and beta_loss = %g needs every entry of WH: tiles of X are made dense, in %s "
-                "of buffers for each thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
+                "X is sparse, and beta_loss = %g needs every entry of WH: parts of X are made dense in turn, "
+                "in %s per thread; 'kullback-leibler' and 'frobenius' need only the nonzeros",
                 model.loss.beta,
                 format_bytes(tile_bytes(source, model.dtype, model.k, dense_tiles=True)),
             )

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from dasknmf.core.history import Ending, History, ModelRecord, Record, Stop, StopRule, rivals
 from dasknmf.core.phase import Outcome
+from dasknmf.core.text import counted
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, ModelResult, PassResult
 from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, height
@@ -284,11 +285,11 @@ def _is_current(status: ModelStatus, name: str) -> bool:
 def logged(record: Record) -> None:
     """A callback: one line per pass."""
     log.info(
-        "%s %d: objective %s, %.2f s, %s read, %g reads of V so far",
+        "%s %d: objective %s, %.2f s, %s read, %s of V so far",
         record.phase,
         record.iteration,
         record.objective,
         record.seconds,
         format_bytes(record.bytes_read),
-        record.reads,
+        counted(record.reads, "read"),
     )

@@ -190,7 +190,8 @@ def models_per_read(
     )
     if per_read < len(models):
         log.warning(
-            "%d models do not fit into %s together: %d at a time share a read, of which a pass makes %d",
+            "%d models do not fit into %s of memory together: %d at a time share a read, and each pass reads "
+            "V %d times",
             len(models),
             format_bytes(limit),
             per_read,

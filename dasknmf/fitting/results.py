@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from dasknmf.core.history import Ending, History
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.state import FactorState, State
+from dasknmf.core.text import counted
 from dasknmf.fitting.problem import spawned
 from dasknmf.fitting.session import Session
 from dasknmf.store.run import Run
@@ -62,22 +63,24 @@ def _set(nmf: BaseEstimator, H: np.ndarray, history: History, state: State) -> N
 def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
     """Messages and categories of the warnings about a fit."""
     if nmf.n_unobserved_samples_ or nmf.n_unobserved_features_:
+        counts = (nmf.n_unobserved_samples_, "row"), (nmf.n_unobserved_features_, "column")
+        found = " and ".join(counted(count, noun) for count, noun in counts if count)
         message = (
-            f"{nmf.n_unobserved_samples_} rows and {nmf.n_unobserved_features_} columns of X have "
-            "nothing observed; their rows of W and columns of H are zero: leave them out, or check the mask."
+            f"X has {found} without any observed entry; W or H is zero there: leave these out, or check the "
+            "missing values and the mask."
         )
         yield message, UserWarning
     if len(nmf.dead_components_):
         message = (
             f"components {nmf.dead_components_.tolist()} of {nmf.n_components_} are zero throughout; they "
-            "add nothing to WH: ask for fewer components, or give another init or random_state."
+            "add nothing to WH: fit fewer components, or give another init or random_state."
         )
         yield message, UserWarning
     if outcome == Ending.MAX_ITER.value and nmf.tol > 0:
         message = f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence."
         gain = nmf.history_.exact[-1].change
         if gain is not None:
-            message += f" The last read lowered the objective by a share of {gain:.2g}."
+            message += f" The last pass lowered the objective by a share of {gain:.2g}."
         yield message, ConvergenceWarning
 
 

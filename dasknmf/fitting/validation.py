@@ -23,6 +23,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
 from dasknmf.core.solvers.table import SOLVERS, default_solver
 from dasknmf.core.starts.survey import mended
+from dasknmf.core.text import counted
 from dasknmf.data.source import Matrix, MatrixLike, check_shape
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
@@ -92,8 +93,8 @@ def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Mat
         if not str(refused).startswith("Input X contains NaN"):
             raise
         raise DataError(
-            "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out "
-            "their rows or columns."
+            "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out the "
+            "rows or columns with NaN."
         ) from None
     if missing != "error":
         return X  # tiles know which values count
@@ -102,8 +103,8 @@ def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Mat
     if smallest < 0:
         place = "NMF initialization" if reset else "X in NMF"
         raise DataError(
-            f"Negative values in data passed to {place}. The smallest is {smallest:g}; "
-            f"V = WH with W, H >= 0 cannot be: {mended(sparse)}."
+            f"Negative values in data passed to {place}. The smallest is {smallest:g}; NMF takes nonnegative "
+            f"values only: {mended(sparse)}."
         )
     return X
 
@@ -124,7 +125,7 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
     if not SOLVERS[model.solver].takes(loss):
         raise ValueError(
             f"Invalid beta_loss parameter: solver {model.solver!r} does not handle beta_loss = {loss.beta}; "
-            "use solver='auto', which takes one that does."
+            "use solver='auto', which chooses one that does."
         )
     return str(model.solver)
 
@@ -137,8 +138,8 @@ def chosen_k(model: BaseEstimator, n_features: int, H: Factor | None) -> int:
         return int(H.shape[0])
     if n_features > _MOST_AUTO:
         raise ValueError(
-            f"n_components is {model.n_components!r}, which means all {n_features} features; above "
-            f"{_MOST_AUTO} that is rarely meant: give a number."
+            f"n_components is {model.n_components!r}, which means the number of features, {n_features}; "
+            f"above {_MOST_AUTO} that is rarely meant: give a number."
         )
     return n_features
 
@@ -166,20 +167,20 @@ def chosen_init(
         return "sketch" if loss.quadratic and plain == "nndsvda" else plain
     if masked and model.init == "sketch":
         raise ValueError(
-            "init = 'sketch' makes products with every entry of X, and some are missing, hidden or weighted: "
-            "use init='sample'."
+            "init = 'sketch' needs every entry of X, and some are missing, hidden or weighted: use "
+            "init='sample'."
         )
     least = min(_LEAST_ROWS * k, n_rows)
     if model.init == "sample" and sampled < least:
         raise ValueError(
-            f"sample_bytes is {model.sample_bytes}, which hold {sampled} rows of {row_bytes:.0f} bytes; "
-            f"init='sample' fits {k} components to them and needs {least}: give at least "
+            f"sample_bytes is {model.sample_bytes}, enough for {counted(sampled, 'row')} of {row_bytes:.0f} "
+            f"bytes; init='sample' needs {least} rows for {k} components: give at least "
             f"{math.ceil(least * row_bytes)}."
         )
     if model.init == "sketch" and not loss.quadratic:
         raise ValueError(
-            f"init = 'sketch' can only be used with the Frobenius loss, which a sketch of X gives: "
-            f"beta_loss is {loss.beta:g}; use init='sample'."
+            f"init = 'sketch' can only be used with the Frobenius loss: beta_loss is {loss.beta:g}; use "
+            "init='sample'."
         )
     if model.init.startswith(("nndsvd", "sketch")) and k > min(shape):
         raise ValueError(
@@ -203,8 +204,8 @@ def checked_start(
             )
         return None, None
     if W is None or H is None:
-        missing = " and ".join(name for name, F in (("W", W), ("H", H)) if F is None)
-        raise ValueError(f"init='custom' needs both W and H, {missing} is None: pass fit(X, W=..., H=...).")
+        missing = " and ".join(f"{name} is None" for name, F in (("W", W), ("H", H)) if F is None)
+        raise ValueError(f"init='custom' needs both W and H; {missing}: pass fit(X, W=..., H=...).")
     k = chosen_k(model, int(X.shape[1]), H)
     shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
     for name, F in (("W", W), ("H", H)):
@@ -212,7 +213,7 @@ def checked_start(
     if np.dtype(W.dtype) != dtype or np.dtype(H.dtype) != dtype:
         raise TypeError(
             "H and W should have the same dtype as X. "
-            f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and X works in {dtype}: convert them."
+            f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and {dtype} for X: convert them."
         )
     return W, np.asarray(H)
 
@@ -233,12 +234,12 @@ def check_factor(F: Factor, shape: tuple[int, int], whom: str) -> None:
         raise ValueError(f"{whom} contains NaN or infinity: give finite values.")
     if smallest < 0:
         raise ValueError(
-            f"Negative values in data passed to {whom}: the smallest is {smallest:g}, factors are "
-            "nonnegative; clip them."
+            f"Negative values in data passed to {whom}: the smallest is {smallest:g}; factors are "
+            "nonnegative: clip them."
         )
     if largest == 0:
         raise ValueError(
-            f"Array passed to {whom} is full of zeros, which no update changes: give another start."
+            f"Array passed to {whom} is full of zeros, which updates do not change: give another start."
         )
 
 
@@ -246,9 +247,9 @@ def check_W_fits(n_rows: int, k: int, dtype: np.dtype) -> None:
     nbytes = n_rows * k * dtype.itemsize
     if nbytes > _MOST_W_BYTES:
         raise MemoryLimitError(
-            f"W would hold {n_rows} x {k} values, {format_bytes(nbytes)}, in this process; without a "
-            f"checkpoint at most {format_bytes(_MOST_W_BYTES)} are kept: give fit(..., checkpoint=), "
-            "where W stays on disk."
+            f"W of shape ({n_rows}, {k}) takes {format_bytes(nbytes)}; without a checkpoint W stays in the "
+            f"memory of this process and may take {format_bytes(_MOST_W_BYTES)}: give fit(..., checkpoint=), "
+            "which keeps W on disk."
         )
 
 
@@ -261,12 +262,12 @@ def check_missing(missing: float | str, X: Matrix) -> None:
     """Refuse `missing_values` for a sparse or prepared X."""
     if data.is_sparse(X):
         raise ValueError(
-            f"missing_values is {missing!r}, and X is sparse, whose entries that are not stored are observed "
-            "zeros: give X dense with missing_values, or fit(..., sample_weight=, feature_weight=)."
+            f"missing_values is {missing!r}, and X is sparse; entries that a sparse X does not store are "
+            "zeros, and not missing: give a dense X, or fit(..., sample_weight=, feature_weight=)."
         )
     if isinstance(X, data.Prepared):
         raise ValueError(
-            f"missing_values is {missing!r}, and X is Prepared, whose totals and logarithms are of all "
+            f"missing_values is {missing!r}, and X is Prepared, which takes totals and logarithms of all "
             "entries: prepare X beforehand, or leave missing_values at 'error'."
         )
 
@@ -284,11 +285,11 @@ def checked_vector(weight: ArrayLike | None, length: int, name: str, of_what: st
     wrong = np.flatnonzero(~((weight >= 0) & np.isfinite(weight)))
     if len(wrong):
         raise ValueError(
-            f"{name} is {weight[wrong[0]]:g} at {wrong[0]} ({len(wrong)} such in all); a weight is how often "
-            "something counts: give nonnegative, finite weights."
+            f"{name}[{wrong[0]}] is {weight[wrong[0]]:g} (invalid weights: {len(wrong)}); a weight says how "
+            "often something counts: give nonnegative, finite weights."
         )
     if not weight.any():
-        raise ValueError(f"{name} is zero throughout; nothing of X would count: give some positive weights.")
+        raise ValueError(f"{name} is zero throughout, and nothing of X would count: give positive weights.")
     return weight
 
 
@@ -296,27 +297,27 @@ def checked_weights(weights: MatrixLike, X: Matrix) -> Matrix:
     """Weights of entries, opened, of the shape of X; values of chunked weights are checked when read."""
     weights = data.opened(weights)
     if data.is_sparse(weights):
-        raise ValueError("weights are sparse; each entry of X has one: give them dense.")
+        raise ValueError("weights are sparse; each entry of X needs a weight: give them dense.")
     if not data.is_chunked(weights):
         weights = np.asarray(weights)
     if tuple(weights.shape) != tuple(X.shape):
         raise ValueError(
-            f"weights have shape {tuple(weights.shape)} and X has {tuple(X.shape)}; each entry of X has one: "
-            "give an array of X's shape, or sample_weight and feature_weight for rows and columns."
+            f"weights have shape {tuple(weights.shape)} and X has {tuple(X.shape)}; each entry of X needs a "
+            "weight: give an array of X's shape, or sample_weight and feature_weight for rows and columns."
         )
     if np.dtype(weights.dtype).kind not in "biuf":
         raise ValueError(f"weights are {weights.dtype}; they must be real numbers or booleans: convert them.")
     if data.is_sparse(X):
         raise ValueError(
-            "weights of entries are for a dense X, and this one is sparse: give sample_weight and "
-            "feature_weight, which sparse X takes."
+            "weights of entries need a dense X, and X is sparse: give sample_weight and feature_weight, "
+            "which a sparse X may have."
         )
     if isinstance(weights, np.ndarray):
         smallest = float(weights.min(initial=0))
         if not (smallest >= 0 and np.isfinite(weights).all()):
             raise ValueError(
-                f"weights hold {smallest:g} or values that are not finite; a weight is how often an entry "
-                "counts: give nonnegative, finite weights, 0 where nothing was observed."
+                f"weights are negative or not finite (the smallest is {smallest:g}); a weight says how often "
+                "an entry counts: give nonnegative, finite weights, and 0 for missing entries."
             )
     return weights
 
@@ -340,13 +341,13 @@ def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dt
     fixed = np.asarray(fixed)
     if fixed.ndim != 2 or fixed.shape[1] != n_features or not 0 < len(fixed) <= k:
         raise ValueError(
-            f"fixed_components has shape {fixed.shape}; its rows are the first of {k} components over "
-            f"{n_features} features: give an array of shape (at most {k}, {n_features})."
+            f"fixed_components has shape {fixed.shape}; its rows are some of the {k} components, with "
+            f"{n_features} features each: give an array of shape (at most {k}, {n_features})."
         )
     if fixed.dtype.kind not in "biuf" or not np.isfinite(fixed).all() or (fixed < 0).any():
         raise ValueError(
-            f"fixed_components hold negative, missing or not real values ({fixed.dtype}); rows of H are "
-            "nonnegative: mend or clip them."
+            f"fixed_components has values that are negative, not finite or not real ({fixed.dtype}); rows of "
+            "H are nonnegative: correct or clip the values."
         )
     if not fixed.any(axis=1).all():
         raise ValueError(
@@ -364,24 +365,24 @@ def check_choices(
         _check_ranks(options.many["ranks"], shape, model.fixed_components)
         if options.many.get("consensus") and options.holdout is not None:
             raise ValueError(
-                f"holdout is {options.holdout!r}; a consensus is of all entries of X: leave it out, or use "
+                f"holdout is {options.holdout!r}; a consensus uses all entries of X: leave it out, or use "
                 "rank_sweep(holdout=)."
             )
     if model.sum_to_one and not (loss.quadratic and SOLVERS[solver].sum_to_one):
         raise ValueError(
-            f"sum_to_one needs the Frobenius loss and rows of W that are solved for; beta_loss is "
-            f"{loss.beta:g} and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
+            f"sum_to_one needs the Frobenius loss and a solver that supports it; beta_loss is {loss.beta:g} "
+            f"and solver is {solver!r}: use beta_loss='frobenius' with solver 'cd' or 'bpp'."
         )
     _check_resampling(options.resampling, loss)
     if model.n_init > 1 and model.init in ("custom", "nndsvd", "nndsvda"):
         raise ValueError(
-            f"n_init is {model.n_init}, and init = {model.init!r} has no random numbers in it: all starts "
-            "would be one; use init='random', 'sample' or 'nndsvdar', or n_init=1."
+            f"n_init is {model.n_init}, and init = {model.init!r} uses no random numbers, so that all starts "
+            "would be the same: use init='random', 'sample' or 'nndsvdar', or n_init=1."
         )
     if model.halving and model.n_init == 1:
         raise ValueError(
-            "halving is True, and n_init is 1; it gives up the higher half of several starts: give n_init "
-            "above 1, or leave it out."
+            "halving is True, and n_init is 1; halving drops the worse half of several starts: give n_init "
+            "above 1, or leave halving out."
         )
 
 
@@ -390,17 +391,17 @@ def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Sequence[objec
     wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
     if not ranks or wrong:
         raise ValueError(
-            f"n_components holds {wrong[0] if ranks else 'nothing'}; X is {shape[0]} x {shape[1]}, and a "
-            f"rank is between 1 and {min(shape)}: give ranks in that range."
+            f"n_components has {wrong[0] if ranks else 'no values'}; X is {shape[0]} x {shape[1]}, and ranks "
+            f"(numbers of components) are between 1 and {min(shape)}: give ranks in this range."
         )
     if any(later <= earlier for earlier, later in pairwise(ranks)):
         raise ValueError(
-            f"n_components is {ranks}; ranks are to ascend, each once: give {sorted(set(ranks))}."
+            f"n_components is {ranks}; ranks must ascend without repetition: give {sorted(set(ranks))}."
         )
     if fixed is not None and len(fixed) > ranks[0]:
         raise ValueError(
-            f"fixed_components has {len(fixed)} rows and the smallest rank is {ranks[0]}; every rank has all "
-            f"of them: give ranks from {len(fixed)} on."
+            f"fixed_components has {len(fixed)} rows and the smallest rank is {ranks[0]}; every rank "
+            f"includes all of these rows: give ranks from {len(fixed)} on."
         )
 
 
@@ -410,18 +411,16 @@ def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
         return
     kind, epsilon = resampling.kind, resampling.epsilon
     if kind not in KINDS:
-        raise ValueError(
-            f"the kind of perturbation is {kind!r}; it must be one of {KINDS}: give one of these."
-        )
+        raise ValueError(f"perturb is {kind!r}; it must be one of {KINDS}: give one of these.")
     if kind == "uniform" and not 0 < epsilon < 1:
         raise ValueError(
-            f"epsilon is {epsilon}; V * (1 + U(-epsilon, epsilon)) is V itself at 0, and negative beyond 1: "
-            f"give a number between them, {EPSILON} for example."
+            f"epsilon is {epsilon}; entries are multiplied by 1 + U(-epsilon, epsilon), which must vary and "
+            f"be positive: give a number between 0 and 1, {EPSILON} for example."
         )
     if kind == "poisson" and loss.beta <= 0:
         raise ValueError(
-            f"the perturbation is 'poisson' and beta_loss is {loss.beta:g}; counts may be 0, where that "
-            "divergence is infinite: take 'rows' or 'uniform'."
+            f"perturb is 'poisson' and beta_loss is {loss.beta:g}; the counts that are drawn may be 0, where "
+            "this loss is infinite: give 'rows' or 'uniform'."
         )
 
 

@@ -117,8 +117,8 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
             refuse_existing(target)
         elif not is_ours(target):
             raise RunError(
-                f"{str(target)!r} holds something that no export has written; --overwrite replaces exports "
-                "only: give another place, or remove it yourself."
+                f"{str(target)!r} was not written by an export, and --overwrite replaces exports only: give "
+                "another place, or delete it yourself."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     token = signed()
@@ -169,8 +169,8 @@ def refuse_existing(target: Path) -> None:
     """Raise `RunError` if the target exists."""
     if target.exists():
         raise RunError(
-            f"{str(target)!r} exists; nothing is replaced unasked: choose another place, or give --overwrite "
-            "where the command has it."
+            f"{str(target)!r} exists and is not replaced: choose another place, or give --overwrite if the "
+            "command has this option."
         )
 
 
@@ -292,7 +292,6 @@ def _take_back(begun: list[tuple[str, str]], room: Room, error: BaseException) -
                 room.move(now, was)
     except Exception as second:
         raise RunAccessError(
-            f"the entries were not written ({error!r}), and what stood there could not be moved back "
-            f"({second!r}): it is in {room.old}, move it back from there, or export again with "
-            "overwrite=True."
+            f"the entries were not written ({error!r}), and the former entries could not be moved back "
+            f"({second!r}); they are in {room.old}: move them back, or export again with overwrite=True."
         ) from error

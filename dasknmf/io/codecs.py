@@ -22,8 +22,8 @@ def refuse_pickles(node: zarr.Array | zarr.Group) -> None:
     for array in _arrays_in(node):
         if any(getattr(codec, "codec_id", None) == "pickle" for codec in _codecs_of(array)):
             raise SourceError(
-                f"{array.store_path} is stored as pickles, which run whatever program their writer wished; "
-                "they are never decoded: write it again as numbers, or as strings, where you trust it."
+                f"{array.store_path} is stored as pickles, which can run any program when they are decoded, "
+                "and is refused: if you trust it, write it again as numbers or strings."
             )
 
 

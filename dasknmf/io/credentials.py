@@ -53,9 +53,9 @@ def refuse_credentials(place: Any, kind: type[DaskNMFError]) -> None:
     if schemes or _QUERY.search(text):
         scheme = schemes[0] if schemes else text.partition("://")[0].rpartition("(")[2]
         raise kind(
-            f"the URL {scheme}://… holds credentials, and the names of places are written into logs and "
-            "messages: give the URL without them, and credentials by the environment (AWS_ACCESS_KEY_ID, "
-            "AWS_PROFILE, …) or in fsspec's configuration (~/.config/fsspec)."
+            f"the URL {scheme}://… contains credentials, which would appear in logs and messages: give the "
+            "URL without them, and the credentials in the environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, …) or "
+            "in fsspec's configuration (~/.config/fsspec)."
         )
 
 

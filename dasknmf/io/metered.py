@@ -108,6 +108,6 @@ def open_node(source: Any) -> zarr.Array | zarr.Group:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"{str(source)!r} cannot be opened as Zarr or HDF5 ({reason}); V can be a Zarr array, an "
-            "AnnData in Zarr or in an .h5ad file on a disk, or a stack of images in Zarr or GeoTIFF, that "
-            "this process can read: check the path, the credentials and that it was written."
+            "AnnData in Zarr or in an .h5ad file on a disk, or a stack of images in Zarr or GeoTIFF: check "
+            "that the path exists and can be read with your permissions and credentials."
         ) from error

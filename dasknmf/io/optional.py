@@ -20,5 +20,5 @@ def needed(name: str, what: str = "tables of cells and genes", extra: str = "ann
         return import_module(name)
     except ImportError as error:
         raise SourceError(
-            f"{what} are read and written with {name}, which is not installed: install dasknmf[{extra}]."
+            f"{what} need the package {name}, which is not installed: pip install 'dasknmf[{extra}]'."
         ) from error

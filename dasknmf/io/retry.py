@@ -96,8 +96,8 @@ def _naming(what: str) -> Iterator[None]:
         if isinstance(error, (DaskNMFError, MemoryError)):
             raise
         raise SourceError(
-            f"{what} cannot be read ({brief(error)}); V must stay as it was, where every process of the fit "
-            "reads it: bring it back, or check permissions and credentials, then start the same again."
+            f"{what} cannot be read ({brief(error)}); V must stay unchanged, readable for every process of "
+            "the fit: restore V, or check permissions and credentials, then repeat the same call."
         ) from error
 
 
@@ -105,14 +105,14 @@ def _policy(what: str) -> dict[str, Any]:
     def logged(state: tenacity.RetryCallState) -> None:
         count(retries=1)
         wait = state.next_action.sleep if state.next_action else 0.0
-        log.warning("%s is tried again in %.1f s: %s", what, wait, brief(_error(state)))
+        log.warning("access to %s failed and is tried again in %.1f s: %s", what, wait, brief(_error(state)))
 
     def given_up(state: tenacity.RetryCallState) -> Any:
-        error = _error(state)
+        error, number = _error(state), state.attempt_number
         raise UnavailableError(
-            f"{what} could not be reached in {state.attempt_number} attempts within "
-            f"{state.seconds_since_start or 0:.0f} s ({brief(error)}); what is committed stands: start the "
-            "same again when the storage answers."
+            f"{what} could not be reached in {number} attempt{'s' * (number > 1)} within "
+            f"{state.seconds_since_start or 0:.0f} s ({brief(error)}); completed passes are kept: repeat the "
+            "same call when the storage answers."
         ) from error
 
     return {

@@ -75,12 +75,12 @@ def components(
     n_features = H.shape[1]
     if kind == "images":
         if image_shape is None:
-            raise ValueError("kind='images' needs image_shape, rows and columns: give it.")
+            raise ValueError("kind='images' needs image_shape: give image_shape=(rows, columns).")
         image_shape = check_image(image_shape, n_features, "features")
     if coordinate is not None and np.shape(coordinate) != (n_features,):
         raise ValueError(
-            f"coordinate has shape {np.shape(coordinate)}; each of {n_features} features needs one: "
-            "give as many."
+            f"coordinate has shape {np.shape(coordinate)}; each of {n_features} features needs a value: give "
+            f"shape ({n_features},)."
         )
     names = names_of(source, feature_names, n_features) if kind == "bars" else None
     if kind == "spectra" and coordinate is None:

@@ -53,7 +53,7 @@ def top_features(
     ['red', 'green']
     """
     if n < 1:
-        raise ValueError(f"n is {n}; a panel needs one feature or more: give at least 1.")
+        raise ValueError(f"n is {n}; a panel shows n features: give at least 1.")
     H = factor_of(source)
     names = names_of(source, feature_names, H.shape[1])
     names = np.arange(H.shape[1]) if names is None else names

@@ -87,8 +87,8 @@ def ranks(
     error = next((each for each in _ERRORS if each in known), None)
     if error is None and name not in known and "holdout" not in known:
         raise ValueError(
-            f"of {len(at)} ranks neither {name} nor an error is known; there is nothing to draw: give "
-            "the table of a sweep."
+            f"neither {name} nor an error is known for any of {len(at)} ranks; there is nothing to draw: "
+            "give the table of a sweep."
         )
     best = getattr(found, "best", None) if best is None else best
     if best is not None and best not in at:
@@ -160,8 +160,8 @@ def _table_of(source: Any) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.n
         table = table.rename_axis("n_components").reset_index()
     if not hasattr(table, "keys") or "n_components" not in table:
         raise ValueError(
-            f"a {type(table).__name__} has no ranks; the abscissa is n_components: give a sweep, its "
-            "table, or a mapping with that column."
+            f"{type(table).__name__} has no column n_components, the abscissa: give a sweep, its table, or a "
+            "mapping with this column."
         )
     at = np.asarray(table["n_components"], dtype=int)
     order = np.argsort(at, kind="stable")

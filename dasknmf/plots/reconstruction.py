@@ -58,8 +58,8 @@ def reconstruction(
     V, W = np.atleast_2d(np.asarray(original, dtype=float)), np.atleast_2d(np.asarray(W))
     if W.shape != (len(V), len(H)) or V.shape[1] != H.shape[1]:
         raise ValueError(
-            f"original {V.shape}, W {W.shape} and H {H.shape} do not fit; original is as large as WH: give "
-            "the rows of W that belong to it."
+            f"the shapes of original {V.shape}, W {W.shape} and H {H.shape} do not fit; original and WH have "
+            "the same shape: give the rows of W that belong to original."
         )
     made = W @ H
     if image_shape is None:

@@ -48,8 +48,8 @@ def selection_of(source: Any) -> Any:
     found, many = source.found, source.identity.many
     if found is None or many is None:
         raise ValueError(
-            f"the run at {str(source.store)!r} has no findings about many factorizations; this picture needs "
-            "them: give the run of a rank_sweep or a consensus that has ended."
+            f"the run at {str(source.store)!r} is not a finished sweep or consensus, which this picture "
+            "needs: give the run of a rank_sweep or a consensus that has ended."
         )
     return SimpleNamespace(**asdict(many) | found)
 
@@ -77,7 +77,8 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
         layout = getattr(source, "layout", None) if layout is None else layout
         if layout is None:
             raise ValueError(
-                "the rows of W have no layout; maps need the place of each pixel: give (rows, columns)."
+                "the rows of W have no layout; maps need the place of each pixel: give layout=(rows, "
+                "columns)."
             )
         W = getattr(source, "W", source)
         W = matrix(W.compute() if hasattr(W, "compute") else W, "W")
@@ -86,7 +87,7 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
         maps = np.asarray(layout.images(W))
     if maps.ndim != 3:
         raise ValueError(
-            f"the samples lie along {maps.ndim - 1} dimensions; a map has two: give rows of one image."
+            f"the number of sample dims is {maps.ndim - 1}, and a map has two: give the rows of one image."
         )
     return maps
 
@@ -160,7 +161,8 @@ def names_of(source: Any, given: Sequence[str] | None, n_features: int) -> np.nd
     names = np.asarray([str(name) for name in given], dtype=object)
     if len(names) != n_features:
         raise ValueError(
-            f"there are {len(names)} feature names and {n_features} features; each needs one: give as many."
+            f"there are {len(names)} feature names and {n_features} features; each feature needs a name: "
+            "give as many."
         )
     return names
 
@@ -192,7 +194,8 @@ def titles_of(labels: Sequence[str] | None, count: int) -> list[str]:
     titles = [str(label) for label in labels]
     if len(titles) != count:
         raise ValueError(
-            f"there are {len(titles)} labels and {count} components; each needs one: give as many."
+            f"there are {len(titles)} labels and {count} components; each component needs a label: give as "
+            "many."
         )
     return titles
 
@@ -208,7 +211,7 @@ def check_image(shape: Sequence[int], size: int, what: str) -> tuple[int, int]:
     sides = tuple(int(side) for side in shape)
     if len(sides) != 2 or sides[0] * sides[1] != size:
         raise ValueError(
-            f"an image of shape {sides} does not hold {size} {what}; rows times columns must be as many: "
+            f"an image of shape {sides} does not hold {size} {what}; rows times columns must be {size}: "
             "give the shape of the image."
         )
     return sides[0], sides[1]

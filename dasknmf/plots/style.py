@@ -42,7 +42,7 @@ def panels(
     if ax is not None:
         given = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
         if len(given) < count:
-            raise ValueError(f"ax has {len(given)} Axes and there are {count} panels; give one for each.")
+            raise ValueError(f"ax has {len(given)} Axes and there are {count} panels: give one for each.")
         return given[:count]
     import matplotlib.pyplot as plt
 

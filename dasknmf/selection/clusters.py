@@ -51,8 +51,9 @@ def local_density(stack: np.ndarray, n_neighbors: int) -> np.ndarray:
     alive = np.flatnonzero(stack.any(axis=1))
     if len(alive) <= n_neighbors:
         raise DataError(
-            f"{len(alive)} of {len(stack)} spectra are not zero throughout, and density is the mean distance "
-            f"to {n_neighbors} others: ask for fewer components, or give a smaller local_neighborhood_size."
+            f"{len(alive)} of {len(stack)} spectra are not zero throughout, and their density is the mean "
+            f"distance to {n_neighbors} others: fit fewer components, or give a smaller "
+            "local_neighborhood_size."
         )
     density = np.full(len(stack), np.inf)
     search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute", metric="euclidean")
@@ -83,7 +84,7 @@ def clustered(stack: np.ndarray, density: np.ndarray, threshold: float, k: int) 
     alive = np.isfinite(density)
     kept = alive if threshold >= NO_FILTER else alive & (density < threshold)
     n_kept = int(kept.sum())
-    remedy = "ask for fewer components"
+    remedy = "fit fewer components"
     if threshold < NO_FILTER:
         remedy = f"give a larger density_threshold ({NO_FILTER:g} filters nothing) or {remedy}"
     if n_kept < k:

@@ -189,8 +189,8 @@ def _warn_of_zeros(stack: np.ndarray) -> None:
     n_zero = int((~stack.any(axis=1)).sum())
     if n_zero:
         warnings.warn(
-            f"{n_zero} of {len(stack)} spectra are zero throughout; they have no length to be normalised by "
-            "and are left out: ask for fewer components if they are many.",
+            f"{n_zero} of {len(stack)} spectra are zero throughout and are left out; fit fewer components if "
+            "there are many of them.",
             UserWarning,
             stacklevel=3,
         )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
+from dasknmf.core.text import counted
 from dasknmf.data.prepared import Prepared
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.passes import OpenMatrix
@@ -63,8 +64,8 @@ class Moments:
         divisor = self.n_samples - ddof
         if divisor < 1:
             raise ValueError(
-                f"ddof is {ddof} and there are {self.n_samples} samples; more samples than that are needed: "
-                "give ddof=0."
+                f"ddof is {ddof} and X has {counted(self.n_samples, 'sample')}; there must be more samples "
+                "than ddof: give ddof=0."
             )
         return np.sqrt(self.variance * (self.n_samples / divisor))
 
@@ -174,7 +175,7 @@ def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
     7
     """
     if not isinstance(n_top, Integral) or n_top < 1:
-        raise ValueError(f"n_top is {n_top!r}; it must be a whole number of features: give 1 or more.")
+        raise ValueError(f"n_top is {n_top!r}; it is a number of features: give an integer of at least 1.")
     present = np.flatnonzero(moments.mean > 0)
     mean, variance = moments.mean[present], moments.variance[present]
     fano = variance / mean
@@ -183,9 +184,9 @@ def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
     ordinary = _inside(mean) & _inside(fano)
     if not ordinary.any():
         raise ValueError(
-            f"none of {len(present)} features that are not zero throughout has its mean and its variance / "
-            f"mean inside the {_TRIMMED[0]:.0%} to {_TRIMMED[1]:.0%} quantiles of all; the expected variance "
-            "cannot be estimated from so few: choose features in another way."
+            f"none of {len(present)} features that are not zero throughout has a mean and a variance / mean "
+            f"between the {_TRIMMED[0]:.0%} and {_TRIMMED[1]:.0%} quantiles, from which the expected "
+            "variance is estimated: choose features in another way."
         )
     expected = A**2 * mean + np.median(fano[ordinary])
     # Stable: of equal features the first are chosen.

@@ -76,17 +76,15 @@ def k_selection(
     """
     ranks = list(n_components)
     if not ranks:
-        raise ValueError("n_components is empty; a rank is chosen among several: give range(5, 13).")
+        raise ValueError("n_components is empty; give several numbers of components, such as range(5, 13).")
     for rank in ranks:
         clustering.check(rank)
     if rule not in (None, *_RULES):
-        raise ValueError(
-            f"rule is {rule!r}; the rank of a consensus is chosen by one of {list(_RULES)}: choose one."
-        )
+        raise ValueError(f"rule is {rule!r}; the rules of a consensus are {list(_RULES)}: choose one.")
     if max(ranks) == 1 and rule != "stability":
         raise ValueError(
-            f"n_components is {ranks}; one program has no silhouette, by which ranks are compared: give "
-            "range(2, 13), or consensus(X, 1)."
+            f"n_components is {ranks}; one program has no silhouette, by which numbers of components are "
+            "compared: give for example range(2, 13), or use consensus(X, 1)."
         )
     options = replace(options, many={"consensus": True, "method": "consensus"})
     with open_study(X, ranks, clustering.n_init, options, **seeded(nmf)) as study:

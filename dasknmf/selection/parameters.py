@@ -31,18 +31,18 @@ def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
     """
     if unknown := sorted(nmf.keys() - NMF().get_params().keys()):
         raise TypeError(
-            f"{', '.join(unknown)} is given, which is no parameter of NMF nor of a consensus: leave it out."
+            f"{', '.join(unknown)}: not a parameter of NMF or of a consensus; correct or leave out the name."
         )
     nmf = {"init": "random"} | nmf
     if nmf["init"] in _UNSEEDED:
         raise ValueError(
-            f"init is {nmf['init']!r}, nearly the same for every seed; a consensus needs starts that differ: "
-            "use init='random', 'sample' or 'nndsvdar'."
+            f"init is {nmf['init']!r}, which is nearly the same for every seed; a consensus needs starts "
+            "that differ: use init='random', 'sample' or 'nndsvdar'."
         )
     if nmf.get("fixed_components") is not None:
         raise ValueError(
-            "fixed_components are the same in every factorization, which therefore agree on them: leave them "
-            "out, or use NMF(fixed_components=) alone."
+            "fixed_components are given, and would be the same in every factorization; a consensus finds "
+            "what different factorizations share: leave them out, or use NMF(fixed_components=)."
         )
     return nmf
 
@@ -86,10 +86,12 @@ class Clustering:
         """
         n_init, size = self.n_init, self.local_neighborhood_size
         if not is_count(n_components):
-            raise ValueError(f"n_components is {n_components!r}; a consensus is of one rank: give 1 or more.")
+            raise ValueError(
+                f"n_components is {n_components!r}; it must be a positive integer: give one number."
+            )
         if not is_count(n_init, 2):
             raise ValueError(
-                f"n_init is {n_init!r}; a consensus is of two factorizations or more: give about 100, or "
+                f"n_init is {n_init!r}; a consensus needs at least two factorizations: give about 100, or "
                 "use NMF for one."
             )
         check_threshold(self.density_threshold)
@@ -102,9 +104,9 @@ class Clustering:
         if not 1 <= self.n_neighbors <= most:
             few = self.n_neighbors < 1
             raise ValueError(
-                f"local_neighborhood_size={size:g} of n_init={n_init} is {self.n_neighbors} neighbours, and "
-                f"each of {most + 1} spectra has 1 to {most}: give {'more' if few else 'less'}, "
-                f"{(1 if few else most) / n_init:.3g} for example, or a larger n_init."
+                f"local_neighborhood_size={size:g} times n_init={n_init} is {self.n_neighbors}, and the "
+                f"number of neighbours must be from 1 to {most}: give a {'larger' if few else 'smaller'} "
+                f"size, {(1 if few else most) / n_init:.3g} for example, or a larger n_init."
             )
 
 
@@ -122,6 +124,6 @@ def check_threshold(threshold: object) -> None:
     """
     if not isinstance(threshold, Real) or isinstance(threshold, bool) or not float(threshold) > 0:
         raise ValueError(
-            f"density_threshold is {threshold!r}; densities are mean distances, and those below it are kept: "
-            "give a positive number, 0.5 for example, or 2 to keep all."
+            f"density_threshold is {threshold!r}; spectra are kept whose mean distance to their neighbours "
+            "is below it: give a positive number, 0.5 for example, or 2 to keep all."
         )

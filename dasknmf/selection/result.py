@@ -108,7 +108,7 @@ class Consensus:
             If the threshold is not positive, or the consensus was opened from a run and has no X.
         """
         check_threshold(density_threshold)
-        remedy = "start consensus() with this checkpoint and the other threshold"
+        remedy = "call consensus() with this checkpoint and the other threshold"
         refitter = self._with_X("rethreshold", remedy)
         clustering = Clustering(self.n_init, density_threshold, self.local_neighborhood_size)
         found = consensus_of(self.stack, self.density, clustering, refitter)
@@ -148,7 +148,7 @@ class Consensus:
 
     def _with_X(self, method: str, remedy: str) -> refit.Refitter:
         if self._refitter is None:
-            raise ValueError(f"{method} needs X, which a consensus opened from a run lacks: {remedy}.")
+            raise ValueError(f"{method} needs X, which a consensus from open_consensus lacks: {remedy}.")
         return self._refitter
 
 

@@ -102,10 +102,10 @@ def choose(
     values, errors = _values(columns, rule, ranks), _errors(columns, ranks, n_init)
     known = np.isfinite(values)
     if not known.any():
-        remedy = "hide entries (holdout=0.05)" if rule == "holdout" else "run each with two starts or more"
+        remedy = "hide entries (holdout=0.05)" if rule == "holdout" else "fit each from two starts or more"
         raise ValueError(
-            f"{_COLUMNS[rule]} is known of none of the ranks {ranks.tolist()}; the rule {rule!r} chooses by "
-            f"it: {remedy}, or choose another rule."
+            f"the rule {rule!r} chooses by {_COLUMNS[rule]}, which is not known for any of the ranks "
+            f"{ranks.tolist()}: {remedy}, or choose another rule."
         )
     if rule in _AGREEMENT and (ranks[known] > 1).any():
         known &= ranks > 1
@@ -119,7 +119,7 @@ def choose(
         if highest < _SILHOUETTE:
             warnings.warn(
                 f"no rank has a smallest silhouette of {_SILHOUETTE:g}; the rank with the highest, "
-                f"{highest:.3g}, is chosen, and no rank is stable: try other ranks, more starts or a smaller "
+                f"{highest:.3g}, is chosen, but is not stable: try other ranks, more starts or a smaller "
                 "tol.",
                 UserWarning,
                 stacklevel=2,
@@ -153,23 +153,26 @@ def explained(
     if rule == "holdout":
         at = int(np.nanargmin(values))
         error = _errors(columns, ranks, n_init)[at]
-        bound = f"{values[at]:.4g} + {error:.2g} (one standard error over starts)"
+        bound = f"{values[at]:.4g} + {error:.2g}"
         if ranks[at] == best:
-            return f"the lowest loss over hidden entries, and no smaller rank is within {bound}"
+            return (
+                "the lowest loss over hidden entries; no smaller rank is within one standard error over "
+                f"starts, {bound}"
+            )
         return (
-            f"the smallest whose loss over hidden entries, {own:.4g}, is within that of {ranks[at]} "
-            f"components, {bound}"
+            f"the smallest rank whose loss over hidden entries, {own:.4g}, is within one standard error over "
+            f"starts of the lowest, {bound} ({ranks[at]} components)"
         )
     if rule == "silhouette":
         if own < _SILHOUETTE:
-            return f"none reaches a smallest silhouette of {_SILHOUETTE:g}, and its {own:.3g} is the highest"
-        return f"the largest whose smallest silhouette, {own:.3g}, is at least {_SILHOUETTE:g}"
+            return f"no rank has a smallest silhouette of {_SILHOUETTE:g}, and {own:.3g} is the highest"
+        return f"the largest rank whose smallest silhouette, {own:.3g}, is at least {_SILHOUETTE:g}"
     if rule == "cophenetic":
         if best == ranks[np.isfinite(values)].max():
-            return f"the largest, as the cophenetic correlation, here {own:.4g}, never falls"
-        return f"the last before the cophenetic correlation, {own:.4g}, first falls"
+            return f"the largest rank, as the cophenetic correlation, here {own:.4g}, never falls"
+        return f"the last rank before the cophenetic correlation, {own:.4g}, first falls"
     extreme = "lowest instability" if rule == "stability" else "highest dispersion"
-    return f"the {extreme}, {own:.4g}; of ranks within {_EQUAL:g} of it the largest"
+    return f"the {extreme}, {own:.4g}; the largest rank within {_EQUAL:g} of it"
 
 
 def default_rule(columns: Mapping[str, Any]) -> str:

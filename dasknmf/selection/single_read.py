@@ -142,14 +142,14 @@ def checked_usages(usages: Usages, shape: tuple[int, int]) -> Usages:
     usages = usages if isinstance(usages, (da.Array, zarr.Array)) else np.asarray(usages)
     if usages.ndim != 2 or usages.shape[0] != shape[0]:
         raise ValueError(
-            f"usages have shape {usages.shape} and X has {tuple(shape)}; each row of X has one: give "
-            f"usages of the same rows, shape ({shape[0]}, n_components)."
+            f"usages have shape {usages.shape} and X has {tuple(shape)}; usages have one row for each row of "
+            f"X: give usages of shape ({shape[0]}, n_components)."
         )
     if not isinstance(usages, np.ndarray):
         return usages  # not read here: values that are not finite give a result that is not finite
     if not np.isfinite(usages).all() or (usages < 0).any():
         raise ValueError(
-            f"usages hold {usages.min():g} or values that are not finite; they are nonnegative: give those "
-            "of a factorization."
+            f"usages are negative or not finite (the smallest is {usages.min():g}); usages are W of a "
+            "factorization: give nonnegative, finite usages."
         )
     return usages

@@ -19,6 +19,7 @@ from dasknmf.core.phase import Phase, Tally
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.starts.survey import Survey
 from dasknmf.core.state import FactorState, State
+from dasknmf.core.text import counted
 from dasknmf.data.source import MatrixLike
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.errors import RunError
@@ -242,7 +243,7 @@ def open_study(
     template = NMF(max(ranks), n_init=n_init, **nmf)
     if template.halving:
         raise ValueError(
-            "halving is True, which gives starts up; their agreement needs all starts to the end: leave it "
+            "halving is True, which drops starts; their agreement needs all starts to the end: leave halving "
             "out, or use NMF(n_init=, halving=True)."
         )
     options = replace(
@@ -292,13 +293,13 @@ def finished_run(target: StoreLike, kind: str, maker: str) -> tuple[Run, schema.
     many, found = run.identity.many, run.found
     if many is None or not (many.method if kind == "sweep" else many.consensus):
         raise RunError(
-            f"the run at {str(target)!r} is no {kind}; open_{kind} takes the checkpoint of {maker}: use "
+            f"the run at {str(target)!r} is not a {kind}; open_{kind} takes the checkpoint of {maker}: use "
             "open_run."
         )
     if found is None or not run.concluded:
         raise RunError(
-            f"the {kind} at {str(target)!r} has not ended, after {run.n_passes} passes; its result is known "
-            "at the end: start the same command again."
+            f"the {kind} at {str(target)!r} has not ended, after {counted(run.n_passes, 'pass', 'es')}; its "
+            "result exists at the end: wait for it, or repeat the same call to resume."
         )
     return run, many, found
 

@@ -341,21 +341,21 @@ def _checked(
         ranks = []
     if not ranks or not all(isinstance(rank, Integral) and not isinstance(rank, bool) for rank in ranks):
         raise ValueError(
-            f"n_components is {n_components!r}; a sweep is over several ranks, whole numbers: give some, "
-            "such as range(2, 11), or use NMF(n_init=) for one."
+            f"n_components is {n_components!r}; a sweep is over several integers: give for example "
+            "range(2, 11), or use NMF(n_init=) for one number of components."
         )
     if method not in ("restarts", "nmfk"):
         raise ValueError(f"method is {method!r}; it must be 'restarts' or 'nmfk': choose one.")
     if not is_count(n_init):
-        raise ValueError(f"n_init is {n_init!r}; each rank is fitted from one start or more: give about 10.")
+        raise ValueError(f"n_init is {n_init!r}; each rank needs at least one start: give about 10.")
     if n_init == 1 and holdout is None:
         raise ValueError(
-            "n_init is 1 and nothing is held out; ranks are compared by the agreement of starts, or by the "
+            "n_init is 1 and no entries are hidden; ranks are compared by the agreement of starts, or by the "
             "loss over hidden entries: give n_init=10, or holdout=0.05."
         )
     check_rule(rule)
     if rule == "holdout" and holdout is None:
-        raise ValueError("rule is 'holdout' and nothing is held out: give holdout=0.05, or another rule.")
+        raise ValueError("rule is 'holdout' and no entries are hidden: give holdout=0.05, or another rule.")
     if rule not in (None, "holdout") and n_init == 1:
         raise ValueError(
             f"n_init is 1, and rule={rule!r} chooses by the agreement of starts: give n_init=10."

@@ -10,6 +10,7 @@ from typing import Any
 import dask
 import numpy as np
 
+from dasknmf.core.text import counted
 from dasknmf.data.anndata_file import AnnDataStore, places_of
 from dasknmf.errors import RunMismatchError
 from dasknmf.singlecell.entries import lifted, run_params, uns_entry
@@ -117,8 +118,8 @@ def _places(names: np.ndarray, store: AnnDataStore) -> np.ndarray:
         return np.arange(len(names))
     if repeated.any():
         raise RunMismatchError(
-            f"{store.path} has {repeated.sum()} genes of the run more than once "
-            f"({first_of(names[repeated])}), so that they cannot be matched by name: make var_names unique, "
-            "then fit and export."
+            f"{store.path} has {counted(int(repeated.sum()), 'gene')} of the run more than once "
+            f"({first_of(names[repeated])}); genes are matched by name: make var_names unique, then fit and "
+            "export."
         )
     return places

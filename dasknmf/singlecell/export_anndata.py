@@ -72,8 +72,8 @@ def write_entries(
         found = [] if overwrite else [name for name in entries(keys) if name in root]
         if found:
             raise RunError(
-                f"{path} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, or "
-                "other keys with --key-added."
+                f"{path} has {', '.join(found)} already, which are not replaced: give --overwrite, or other "
+                "keys with --key-added."
             )
 
         def fill() -> None:

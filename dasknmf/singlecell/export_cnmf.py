@@ -100,7 +100,7 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
     pd = needed("pandas")
     if not name or name != Path(name).name or name in (".", ".."):
         raise SourceError(
-            f"{name!r} is no name of an analysis, which files and their directory begin with: give a word."
+            f"{name!r} is not a valid name; names of files and their directory begin with it: give a word."
         )
     consensus, genes = tables.consensus, tables.genes
     place = directory / name
@@ -117,8 +117,8 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
         shared.append(chosen)
     if not overwrite and (found := [each for each in own + shared if room.exists(each)]):
         raise RunError(
-            f"{place} holds {', '.join(found)} already; nothing is replaced unasked: give --overwrite, "
-            "or another name."
+            f"{place} has {', '.join(found)} already, which are not replaced: give --overwrite, or another "
+            "name."
         )
     programs = pd.RangeIndex(1, consensus.n_components + 1)
 

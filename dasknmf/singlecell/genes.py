@@ -61,7 +61,7 @@ def top_genes(source: Loadings, n: int = 20, *, key: str | None = None) -> pd.Da
 def leading_genes(source: Loadings, n: int = 20, *, key: str | None = None) -> np.ndarray:
     """The array of str behind `top_genes`, shape (n_components, n), which needs no pandas."""
     if n < 1:
-        raise ValueError(f"n is {n}; a table needs one gene or more for each component: give at least 1.")
+        raise ValueError(f"n is {n}; the table lists n genes for each component: give at least 1.")
     H, names = _loadings(source, key)
     order = np.argsort(-H, axis=1, kind="stable")[:, :n]
     return np.where(np.take_along_axis(H, order, axis=1) > 0, names[order], "")

@@ -61,7 +61,7 @@ def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> tuple[np.ndarray | None, s
         )
     mask = values.astype(bool)
     if not mask.any():
-        raise ValueError(f"{what} selects none of {len(mask)} genes: select some.")
+        raise ValueError(f"{what} selects none of {len(mask)} genes: select at least one.")
     return mask, name
 
 
@@ -86,8 +86,8 @@ def advising() -> Iterator[None]:
         if "Negative values" not in str(error):  # scikit-learn's words, which all of them begin with
             raise
         raise DataError(
-            f"{error} In an AnnData they come from scanpy's scale or regress_out: factorize the counts, "
-            "layer='counts' for example, or adata.raw.to_adata()."
+            f"{error} In an AnnData, negative values often come from scanpy's scale or regress_out: "
+            "factorize the counts, layer='counts' for example, or adata.raw.to_adata()."
         ) from error
 
 

@@ -119,7 +119,7 @@ def nmf(
     X = matrix_of(adata, layer, obsm)
     mask, column = (None, None) if obsm is not None else mask_of(adata.var, mask_var)
     if obsm is not None and not (mask_var is None or mask_var is Mask.HIGHLY_VARIABLE):
-        raise ValueError(f"mask_var selects genes and obsm={obsm!r} has none: give one of the two.")
+        raise ValueError(f"mask_var selects genes and obsm={obsm!r} has no genes: give one of the two.")
     columns = None if mask is None else np.flatnonzero(mask)
     names = None if obsm is not None else np.asarray(adata.var_names, dtype=str)
     model = NMF(n_components, random_state=random_state, **parameters)

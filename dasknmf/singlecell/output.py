@@ -22,7 +22,7 @@ def target_of(adata: AnnData, copy: bool) -> AnnData:
     if copy and adata.isbacked:
         raise ValueError(
             "copy is True and adata is backed by a file; a copy of it would need a file of its own: leave "
-            "copy out, X is not changed, or give adata.to_memory()."
+            "out copy (X is not changed), or give adata.to_memory()."
         )
     return adata.copy() if copy else adata
 
@@ -32,12 +32,12 @@ def warn_of_zeros(W: np.ndarray, H: np.ndarray, key: str) -> None:
     cells, genes = int((W.max(axis=1) == 0).sum()), int((H.max(axis=0) == 0).sum())
     parts = []
     if cells:
-        parts.append(f"{cells} of {len(W)} cells have no counts in genes of any component")
+        parts.append(f"cells without counts in the genes of any component: {cells} of {len(W)}")
     if genes:
-        parts.append(f"{genes} of {H.shape[1]} genes are in no component, never seen or explained by none")
+        parts.append(f"genes that are in no component: {genes} of {H.shape[1]}")
     if parts:
         warnings.warn(
-            f"{'; '.join(parts)}: they are kept, their rows of obsm[{key!r}] and of varm are zero.",
+            f"{'; '.join(parts)}; their rows of obsm[{key!r}] or varm are zero.",
             UserWarning,
             stacklevel=3,
         )

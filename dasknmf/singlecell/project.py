@@ -10,6 +10,7 @@ import numpy as np
 from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared
+from dasknmf.core.text import counted
 from dasknmf.data.anndata_file import matrix_of, places_of
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import Factor
@@ -105,7 +106,7 @@ def usage(X: MatrixLike, names: np.ndarray, model: NMF | Run | StoreLike) -> Fac
     known = getattr(model, "feature_names_in_", None)
     if known is None:
         raise ValueError(
-            "the model does not know the names of its genes, by which those of adata are found: fit it to an "
+            "the model does not know the names of its genes; genes are matched by name: fit the model to an "
             "AnnData, or to Prepared(X, feature_names=...)."
         )
     steps = steps_to_repeat(model)
@@ -118,14 +119,14 @@ def usage(X: MatrixLike, names: np.ndarray, model: NMF | Run | StoreLike) -> Fac
         )
     if repeated.any():
         raise ValueError(
-            f"{repeated.sum()} genes of the model are in adata more than once ({first_of(known[repeated])}), "
-            "so that they cannot be matched by name: call adata.var_names_make_unique(), or leave out the "
-            "others."
+            f"adata has {counted(int(repeated.sum()), 'gene')} of the model more than once "
+            f"({first_of(known[repeated])}); genes are matched by name: call adata.var_names_make_unique(), "
+            "or leave out the duplicates."
         )
     if not present.all():
         warnings.warn(
-            f"{np.sum(~present)} of {len(known)} genes of the model are not in adata "
-            f"({first_of(known[~present])}); they are taken as unobserved.",
+            f"genes of the model that adata lacks: {np.sum(~present)} of {len(known)} "
+            f"({first_of(known[~present])}); they are treated as unobserved.",
             UserWarning,
             stacklevel=3,
         )
@@ -149,6 +150,7 @@ def steps_to_repeat(model: NMF) -> dict[str, Any]:
     """
     if "before" in model.preparation_:
         raise ValueError(
-            "the model was fitted to a Prepared of a Prepared; only one can be repeated: fit it to one."
+            "the model was fitted to a Prepared of a Prepared; only a single preparation can be repeated: "
+            "fit the model to one Prepared."
         )
     return dict(model.preparation_)

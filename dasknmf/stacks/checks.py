@@ -44,7 +44,7 @@ def variables_of(obj: StackLike) -> dict[str, Variable]:
         )
     if not obj.data_vars:
         raise SourceError(
-            "the dataset has no variables; a stack needs one at least: check how it was opened."
+            "the dataset has no variables; a stack needs at least one: check how it was opened."
         )
     return {str(name): array.variable for name, array in obj.data_vars.items()}
 
@@ -64,22 +64,22 @@ def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_d
         if set(variable.dims) != set(first.dims):
             raise SourceError(
                 f"{what} has the dims {list(variable.dims)} and {first_name!r} has {list(first.dims)}; "
-                "variables side by side have the same dims: select or expand_dims one of them, or leave it "
-                f"out with drop_vars({name!r})."
+                "all variables must have the same dims: use select or expand_dims, or leave one variable out "
+                f"with drop_vars({name!r})."
             )
     if not samples or len(set(samples)) != len(samples):
         raise SourceError(
-            f"sample_dims is {list(samples)}; it must name one dim or more, each once: correct it."
+            f"sample_dims is {list(samples)}; it must name at least one dim, and each only once: correct it."
         )
     if not is_dataset and len(samples) == len(first.dims):
         raise SourceError(
-            f"sample_dims is {list(samples)}, all that the stack has; V needs a dim of features: give fewer "
-            "sample_dims, or a stack with a dim of bands or dates."
+            f"sample_dims is {list(samples)}, which are all dims of the stack; at least one dim must be a "
+            "feature: give fewer sample_dims, or a stack with a dim of bands or dates."
         )
     if is_dataset and VARIABLE in first.dims:
         raise SourceError(
-            f"the dataset has a dim {VARIABLE!r}, which is what its variables would lie along: "
-            f"rename({VARIABLE}=...) it."
+            f"the dataset has a dim {VARIABLE!r}, a name that dasknmf gives to the dim of the variables: "
+            f"rename it with rename({VARIABLE}=...)."
         )
 
 
@@ -95,8 +95,8 @@ def check_dtypes(variables: Mapping[str, Variable]) -> None:
         unsigned = str(variable.attrs.get("_Unsigned", "")).lower()
         if (unsigned, variable.dtype.kind) in (("true", "i"), ("false", "u")):
             raise SourceError(
-                f"variable {name!r} is {variable.dtype} with the attribute _Unsigned={unsigned!r}; values "
-                "are read as they are stored, and these stand for others: decode them with xarray.decode_cf, "
+                f"variable {name!r} is {variable.dtype} with the attribute _Unsigned={unsigned!r}; dasknmf "
+                "reads stored values and does not apply this attribute: decode them with xarray.decode_cf, "
                 "or view them as the other kind of integers and delete the attribute."
             )
         if variable.dtype != first.dtype:
@@ -110,22 +110,24 @@ def mask_of(mask: DataArray, sizes: Mapping[Hashable, int], coords: Mapping[str,
     """The variable of a mask, which must fit the lengths and coordinates of the stack."""
     if not isinstance(mask, needed("xarray", "stacks", "xarray").DataArray):
         raise SourceError(
-            f"mask is a {type(mask).__name__}; its dims say which pixels it is about: give an "
+            f"mask is a {type(mask).__name__}; dims are needed to match a mask with the stack: give an "
             "xarray.DataArray of bool."
         )
     if mask.dtype != bool:
-        raise SourceError(f"mask is {mask.dtype}; it is True where V counts: give bool, as of mask > 0.")
+        raise SourceError(
+            f"mask is {mask.dtype}; it must be bool, True where V counts: give mask > 0, for example."
+        )
     unknown = [dim for dim in mask.dims if dim not in sizes]
     if unknown:
         raise SourceError(
-            f"mask has a dim {unknown[0]!r}, and the stack has {list(sizes)}; a mask is over dims of the "
-            "stack: rename, select or squeeze it."
+            f"mask has a dim {unknown[0]!r}, and the stack has {list(sizes)}; dims of a mask must be dims of "
+            "the stack: rename, select or squeeze it."
         )
     for dim in mask.dims:
         if mask.sizes[dim] != sizes[dim]:
             raise SourceError(
-                f"mask has {mask.sizes[dim]} along {dim!r} and the stack {sizes[dim]}; they must be alike: "
-                "reindex_like the stack."
+                f"mask has length {mask.sizes[dim]} along {dim!r} and the stack has {sizes[dim]}; the "
+                "lengths must be equal: give mask.reindex_like(stack)."
             )
     check_aligned("mask", mask, coords)
     return mask.variable
@@ -162,8 +164,8 @@ def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate])
         if not _are_alike(here, there):
             raise SourceError(
                 f"{what} goes from {here[0]!s} to {here[-1]!s} along {dim!r} and the stack from {there[0]!s} "
-                f"to {there[-1]!s}; their coordinates must be the same, in one order: reindex_like the "
-                f"stack, or drop_vars({dim!r}) where only places count."
+                f"to {there[-1]!s}; coordinates must be the same, in the same order: use "
+                f"reindex_like(stack), or drop_vars({dim!r}) to match by position."
             )
 
 
@@ -185,8 +187,8 @@ def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
         most = int(np.argmax(counts))
         if counts[most] > 1:
             raise SourceError(
-                f"the coordinate {dim!r} has {values[most]!s} {counts[most]} times; features are known "
-                f"by their coordinates: drop_duplicates({dim!r}), or groupby({dim!r}) and take a mean."
+                f"the coordinate {dim!r} has {values[most]!s} {counts[most]} times; coordinates of features "
+                f"must be unique: use drop_duplicates({dim!r}), or groupby({dim!r}) and take a mean."
             )
 
 
@@ -207,8 +209,8 @@ def coords_of(obj: StackLike) -> dict[str, Coordinate]:
     for name in (*obj.dims, *obj.coords):
         if name in _RESERVED or not isinstance(name, str):
             raise SourceError(
-                f"the stack has a dim or coordinate {name!r}; names are str, and {list(_RESERVED)} are "
-                "those of what a fit returns: rename it."
+                f"the stack has a dim or coordinate {name!r}; names must be str, and {list(_RESERVED)} are "
+                "names in the results of a fit: rename it."
             )
     for name, coord in obj.coords.items():
         assert isinstance(name, str)  # others were refused above
@@ -219,14 +221,14 @@ def coords_of(obj: StackLike) -> dict[str, Coordinate]:
             (refused if name in obj.dims else dropped)[name] = f"{name!r} ({values})"
     if refused:
         raise SourceError(
-            f"the coordinates {', '.join(refused.values())} are none that can be kept, which numbers, bools, "
-            "str and datetime64 are: convert them, dates with a time zone by obj.assign_coords(time="
+            f"the coordinates {', '.join(refused.values())} cannot be stored; numbers, bools, str and "
+            "datetime64 can: convert them, dates with a time zone by obj.assign_coords(time="
             "obj.indexes['time'].tz_localize(None)), a MultiIndex by reset_index, or "
             f"drop_vars({list(refused)})."
         )
     if dropped:
         warnings.warn(
-            f"the coordinates {', '.join(dropped.values())} are left out of what a fit returns, which keeps "
+            f"the coordinates {', '.join(dropped.values())} are left out of the results, which store only "
             f"numbers, bools, str and datetime64: convert them, or drop_vars({list(dropped)}) beforehand.",
             UserWarning,
             stacklevel=4,

@@ -22,9 +22,9 @@ STORED = frozenset((*_NODATA, "scale_factor", "add_offset", "_Unsigned"))
 """Attributes of the encoding, which no array computed from the stack has."""
 
 NEGATIVES = (
-    "such values are common in reflectances, Sentinel-2 L2A since baseline 04.00 has an offset of -1000, so "
-    "that dark valid pixels are below zero; give negatives='clip' to take them as 0, or negatives='mask' as "
-    "not observed, or, where the offset was applied twice, delete add_offset from the attrs"
+    "such values are common in reflectances (Sentinel-2 L2A since baseline 04.00 has an offset of -1000, so "
+    "that dark valid pixels are below zero); give negatives='clip' to take them as 0, or negatives='mask' to "
+    "treat them as missing; if the offset was applied twice, delete add_offset from the attrs"
 )
 """The remedy for values below zero in a stack."""
 
@@ -55,14 +55,14 @@ def entries_of(
     """
     if negatives not in ("error", "clip", "mask"):
         raise ValueError(
-            f"negatives is {negatives!r}; values below zero are refused, taken as 0 or as not observed: give "
-            "'error', 'clip' or 'mask'."
+            f"negatives is {negatives!r}; values below zero can be refused ('error'), taken as 0 ('clip') or "
+            "treated as missing ('mask'): give one of these."
         )
     is_number = isinstance(missing, (int, float, np.number)) and not isinstance(missing, bool)
     if not is_number and missing not in ("auto", "error", "nan"):
         raise ValueError(
-            f"missing is {missing!r}; it says which values were not observed: give 'auto', 'error', 'nan' or "
-            "a stored value."
+            f"missing is {missing!r}; it says which values are missing: give 'auto', 'error', 'nan' or a "
+            "stored value."
         )
     floats = any(variable.dtype.kind == "f" for variable in variables)
     if is_number:
@@ -70,8 +70,8 @@ def entries_of(
         stated = {_nodata(variable) for variable in variables}
         if other := sorted(value for value in stated if value != float(missing) and not np.isnan(value)):
             warnings.warn(
-                f"the stack says that {other[0]:g} stands for nothing observed, and missing is {missing}: "
-                f"{other[0]:g} is taken as a value; leave missing out to go by the stack.",
+                f"the stack declares {other[0]:g} as its missing value, and missing is {missing}, so that "
+                f"{other[0]:g} is taken as a value: leave out missing to use the declared missing value.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -120,8 +120,8 @@ def _check_unscaled(variable: Variable) -> None:
         scaling = " and ".join(f"{name}={value:g}" for name, value in left.items())
         raise SourceError(
             f"the stack is {variable.dtype} with {scaling} in its attrs, which xarray keeps through "
-            "arithmetic: these floats may be scaled already; where they are, give obj.drop_attrs(), or "
-            "delete the attributes; where they are not, decode them with xarray.decode_cf."
+            "arithmetic: these floats may be scaled already; if they are, give obj.drop_attrs(), or delete "
+            "the attributes; if they are not, decode them with xarray.decode_cf."
         )
 
 

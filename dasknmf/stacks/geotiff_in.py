@@ -86,11 +86,12 @@ def _opened(path: str, *, chunked: bool) -> DataArray:
     except (RasterioError, OSError) as error:
         raise SourceError(f"{path!r} cannot be opened as a GeoTIFF ({error}): check the path.") from error
     if not hasattr(found, "dims") or not hasattr(found, "dtype"):
-        raise SourceError(f"{path!r} holds several grids; a stack has one: give the name of a part of it.")
+        raise SourceError(f"{path!r} has several grids (subdatasets); give the name of one of them.")
     for name in {"scales", "offsets"} & found.attrs.keys():
         raise SourceError(
-            f"{path!r} has the {name} {found.attrs[name]} of its bands; one V has one for all: write it with "
-            "one, or open it with rioxarray.open_rasterio(..., band_as_variable=True) in Python."
+            f"the bands of {path!r} have different {name} {found.attrs[name]}; they must be the same for all "
+            "bands: convert the file, or open it with rioxarray.open_rasterio(..., band_as_variable=True) in "
+            "Python."
         )
     if chunked:
         found = found.chunk(_chunks(found))
@@ -128,9 +129,9 @@ def _check_alike(first: str, a: DataArray, path: str, b: DataArray) -> None:
         # NaN, a usual nodata, is not equal to itself.
         if not (one == other or (what in _OF_VALUES and str(one) == str(other))):
             raise SourceError(
-                f"{path!r} has the {what} {other} and {first!r} has {one}; files that are put along "
-                f"{TIME!r} have one grid, the same bands and the same encoding: warp and write them alike, "
-                "with gdalwarp for example, or leave it out."
+                f"{path!r} has the {what} {other} and {first!r} has {one}; files that are concatenated along "
+                f"{TIME!r} need the same grid, bands and encoding: convert them, with gdalwarp for example, "
+                "or leave the file out."
             )
 
 
@@ -148,8 +149,8 @@ def _labels(paths: Sequence[str]) -> np.ndarray:
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise SourceError(
-            f"{count} files are named {name!r}; the names label the dates of a stack: give each file once, "
-            "or a name of its own."
+            f"{count} files are named {name!r}; the names label the dates of a stack: give each file only "
+            "once, and under a different name."
         )
     return np.array(names, dtype=str)
 

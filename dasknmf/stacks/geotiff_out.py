@@ -152,8 +152,8 @@ def _check_even(dim: str, layout: Layout) -> None:
         return
     if coord.values.dtype.kind not in "iuf":
         raise SourceError(
-            f"the coordinate {dim!r} is {coord.values.dtype}; pixels of a GeoTIFF lie at numbers: export to "
-            "Zarr (--to xarray)."
+            f"the coordinate {dim!r} is {coord.values.dtype}; coordinates of a GeoTIFF are numbers: export "
+            "to Zarr (--to xarray)."
         )
     if len(coord.values) < 3:
         return

@@ -226,8 +226,9 @@ class StackNMF:
         stack = self._stack(obj, layout.sample_dims, mask)
         if stack.layout.feature_dims != layout.feature_dims:
             raise ValueError(
-                f"the scene has the features {list(stack.layout.feature_dims)} and the model "
-                f"{list(layout.feature_dims)}; columns of V go in this order: transpose, rename or select."
+                f"the scene has the feature dims {list(stack.layout.feature_dims)} and the model has "
+                f"{list(layout.feature_dims)}; they must be the same, in the same order: transpose, rename "
+                "or select."
             )
         W = self.model_.transform(stack)
         W = W.compute() if stack.is_in_memory else W
@@ -284,8 +285,8 @@ class StackNMF:
         run = run if isinstance(run, Run) else open_run(run)
         if run.layout is None:
             raise RunMismatchError(
-                f"the run at {str(run.store)!r} is that of a matrix of shape {run.shape}, whose rows have no "
-                "place in an image: give NMF.from_run."
+                f"the run at {str(run.store)!r} is the run of a matrix of shape {run.shape}, whose rows are "
+                "not the pixels of an image: use NMF.from_run."
             )
         fitted = NMF.from_run(run)
         fitted.set_params(missing_values="error")  # the stack of a transform marks missing values itself
@@ -303,7 +304,7 @@ class StackNMF:
         if isinstance(obj, Stack):
             if mask is not None:
                 raise ValueError(
-                    "mask is given beside a Stack, which has its own: give it to Stack(mask=...)."
+                    "mask is given together with a Stack, which has its own mask: give it to Stack(mask=...)."
                 )
             return obj
         obj = open_stack(obj) if isinstance(obj, (str, os.PathLike)) else obj

@@ -29,8 +29,8 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
         lengths |= zip(layout.feature_dims, layout.feature_shape, strict=True)
         if any(lengths.get(dim) != length for dim, length in value.sizes.items()):
             raise ValueError(
-                f"weights have the lengths {dict(value.sizes)} and the stack {lengths}; weights of entries "
-                "are over dims of the stack: select, rename or reindex_like it."
+                f"weights have the lengths {dict(value.sizes)} and the stack has {lengths}; dims of weights "
+                "must be dims of the stack: select, rename or reindex_like it."
             )
         return arrays.matrix_of(value, layout, lazily=lazily)
     if set(value.dims) == set(layout.sample_dims):
@@ -38,9 +38,9 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
     if set(value.dims) == set(layout.feature_dims):
         return value.transpose(*layout.feature_dims).to_numpy().reshape(-1)
     raise ValueError(
-        f"a weight has the dims {list(value.dims)}; those of pixels are {list(layout.sample_dims)}, those of "
-        f"features {list(layout.feature_dims)}: give one over either, weights= over others, or mask= where "
-        "weights are 0 and 1."
+        f"a weight has the dims {list(value.dims)}; sample_weight has the dims {list(layout.sample_dims)}, "
+        f"feature_weight has {list(layout.feature_dims)}: give one of these, weights= for other dims, or "
+        "mask= if weights are 0 and 1."
     )
 
 
@@ -50,8 +50,8 @@ def known_rows(fixed: Any, layout: Layout) -> Any:
         return fixed
     if set(fixed.dims) != {arrays.COMPONENT, *layout.feature_dims}:
         raise ValueError(
-            f"fixed_components has the dims {list(fixed.dims)}; rows of H have {arrays.COMPONENT!r} and "
-            f"those of features, {list(layout.feature_dims)}: rename, select or expand_dims it."
+            f"fixed_components has the dims {list(fixed.dims)}; it must have {arrays.COMPONENT!r} and the "
+            f"feature dims {list(layout.feature_dims)}: rename, select or expand_dims it."
         )
     check_aligned("fixed_components", fixed, layout.coords)
     return (

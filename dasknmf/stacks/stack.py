@@ -121,8 +121,8 @@ class Stack(TileSource):
             if by_points(variable):
                 raise SourceError(
                     f"{name!r} was transposed, or indexed by arrays, after it was opened lazily; xarray then "
-                    "looks up each value by itself, in many times the memory of a tile: leave its dims as "
-                    "they are stored, they may have any order, or chunk it first, chunk(...).transpose(...)."
+                    "looks up each value by itself, in many times the memory of a tile: leave the dims in "
+                    "their stored order, which may be any order, or call chunk(...).transpose(...)."
                 )
         features = tuple(dim for dim in dims if dim not in samples)
         shape = tuple(int(first.sizes[dim]) for dim in features)
@@ -217,18 +217,18 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
     xarray = needed("xarray", "stacks", "xarray")
     if is_raster(path):
         if variable is not None:
-            raise SourceError(f"{path!r} has bands and no variables: leave out variable={variable!r}.")
+            raise SourceError(f"{path!r} has bands and no variables; leave out variable={variable!r}.")
         return open_raster(path)
     if isinstance(path, (list, tuple)):
         raise SourceError(
-            f"{[str(each) for each in path]} are not all GeoTIFFs; only these are put together along a new "
-            "dim: give one store, or a DataArray that xarray.concat has made."
+            f"{[str(each) for each in path]} are not all GeoTIFFs; only GeoTIFFs can be concatenated along a "
+            "new dim: give one store, or a DataArray that xarray.concat has made."
         )
     group = path if isinstance(path, zarr.Group) else open_node(path)
     if not isinstance(group, zarr.Group):
         raise SourceError(
-            f"{str(path)!r} is a Zarr array without names of dims around it; a stack is a group that xarray "
-            "has written: give the path of the group, and variable= for one of its arrays."
+            f"{str(path)!r} is a Zarr array without names of dims; a stack is a group that xarray has "
+            "written: give the path of the group, and variable= for one of its arrays."
         )
     refuse_pickles(group)
     found = xarray.open_dataset(

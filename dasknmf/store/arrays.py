@@ -115,8 +115,8 @@ def put_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape, values: np.
     nbytes = size * dtype.itemsize
     if nbytes > MOST_CHUNK:
         raise RunError(
-            f"{key!r} of the run at {str(store)!r} would have {nbytes} bytes, and at most {MOST_CHUNK} are "
-            "read again: fit fewer components at once, or V in smaller chunks."
+            f"{key!r} of the run at {str(store)!r} would have {nbytes} bytes, more than the limit of "
+            f"{MOST_CHUNK}: fit fewer components at once, or store V in smaller chunks."
         )
     content = bytearray(nbytes + _CRC_BYTES)
     whole = np.frombuffer(content, dtype.newbyteorder("<"), size).reshape(shape)
@@ -135,7 +135,7 @@ def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarr
     """
     nbytes = prod(shape) * dtype.itemsize
     if nbytes > MOST_CHUNK:
-        raise ValueError(f"its chunk has {nbytes} bytes, and at most {MOST_CHUNK} are read")
+        raise ValueError(f"its chunk has {nbytes} bytes, more than the limit of {MOST_CHUNK}")
     raw = keys.get(store, key, nbytes + _CRC_BYTES)
     if raw is None:
         raise ValueError("its chunk is missing")
@@ -149,7 +149,7 @@ def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarr
 
 def damaged(store: Store, name: str, reason: str) -> RunDamagedError:
     return RunDamagedError(
-        f"{name!r} of the run at {str(store)!r} cannot be read ({reason}); it must be as it was written: "
+        f"{name!r} of the run at {str(store)!r} is damaged ({reason}); a damaged run cannot be resumed: "
         "restore the store from a copy, or start over with overwrite=True."
     )
 

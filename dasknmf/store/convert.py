@@ -26,9 +26,9 @@ def parsed(raw: bytes) -> dict[str, Any]:
     try:
         found = json.loads(raw, object_pairs_hook=_unique)
     except RecursionError as error:
-        raise ValueError("it is too deep to be read") from error
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     level: list[Any] = [found]
     for _ in range(_DEEPEST):
         if any(isinstance(each, int) and abs(each) >= 2**64 for each in level):
@@ -37,7 +37,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
         level = [part for own in parts for part in own]
         if not level:
             return found
-    raise ValueError("it is too deep to be read")
+    raise ValueError("it is nested too deeply")
 
 
 def _holds(value: Any) -> bool:
@@ -64,7 +64,7 @@ def converted(value: Any, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise ValueError(_explained(str(error), value)) from error
     except RecursionError as error:
-        raise ValueError("it is too deep to be read") from error
+        raise ValueError("it is nested too deeply") from error
 
 
 def _explained(message: str, value: Any) -> str:

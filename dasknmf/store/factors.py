@@ -63,8 +63,8 @@ class FactorVersion(Record, frozen=True):
                 return block[:, first : first + columns]
             first += columns
         raise RunDamagedError(
-            f"version {self.name!r} has no W of model {model}, whose rows the commit says are there: "
-            "restore the store from a copy, or start over with overwrite=True."
+            f"the version {self.name!r} of W lacks model {model}, which the commit names: restore the store "
+            "from a copy, or start over with overwrite=True."
         )
 
     def split(self, block: np.ndarray, models: Collection[int]) -> dict[int, Rows]:

@@ -57,8 +57,8 @@ def write_features(store: Store, features: Features) -> None:
     size = len(json.dumps(list(names)))
     if size > _MOST_BYTES:
         log.warning(
-            "the %d feature names take %d bytes and a run keeps at most %d; they are not stored: only their "
-            "digest is compared when the run goes on",
+            "the %d feature names take %d bytes, more than the limit of %d, and are not stored: only their "
+            "digest is compared when the run is resumed",
             len(names),
             size,
             _MOST_BYTES,
@@ -101,9 +101,9 @@ def check(store: Store, identity: Identity, features: Features) -> None:
     difference = renamed(stored, names) if stored is not None and names is not None else None
     if difference is not None:
         raise RunMismatchError(
-            f"the run at {str(store)!r} was begun with other features: {difference}. A run goes on only with "
-            "the same V: give the same features in the same order, choose another checkpoint, or start "
-            "over with overwrite=True."
+            f"the run at {str(store)!r} has other features: {difference}. A run can be resumed only with the "
+            "same V: give the same features in the same order, choose another checkpoint, or start over with "
+            "overwrite=True."
         )
     was, now = read_preparation(store, identity).get("scale"), features.scale
     if was is None or now is None or was.shape != now.shape or np.array_equal(was, now):
@@ -112,9 +112,9 @@ def check(store: Store, identity: Identity, features: Features) -> None:
     first = int(np.argmax(np.abs(was - now) / was))
     named = f"feature {first}" if names is None else f"feature {names[first]!r}"
     raise RunMismatchError(
-        f"the run at {str(store)!r} was begun with another scale: {len(other)} of {len(was)} divisors "
-        f"differ, most that of {named}, which was {was[first]:g} and is {now[first]:g}. A run goes on only "
-        "with the same V: give the same scale, and where it was computed the same data, choose another "
+        f"the run at {str(store)!r} has another scale: {len(other)} of {len(was)} divisors changed, most of "
+        f"all that of {named}: {was[first]:g} in the run, {now[first]:g} now. A run can be resumed only with "
+        "the same V: give the same scale, or the data from which it was computed, choose another "
         "checkpoint, or start over with overwrite=True."
     )
 

@@ -107,7 +107,7 @@ def check(store: Store, identity: Identity, layout: Layout | None) -> None:
         raise RunMismatchError(
             f"the run at {str(store)!r} has its rows along {dims[0][0]} and its columns along {dims[0][1]}, "
             f"and the stack now has them along {dims[1][0]} and {dims[1][1]}: give sample_dims= and the dims "
-            "of the stack in the order that they had, choose another checkpoint, or start over with "
+            "of the stack in their former order, choose another checkpoint, or start over with "
             "overwrite=True."
         )
     was, now = stored.tiles, layout.tiles
@@ -116,7 +116,7 @@ def check(store: Store, identity: Identity, layout: Layout | None) -> None:
     raise RunMismatchError(
         f"the run at {str(store)!r} has its rows in {_counted(was)} tiles, the largest of {_largest(was)} "
         f"pixels, and the stack is now cut into {_counted(now)}, the largest of {_largest(now)}: give the "
-        "stack in the chunks that it had, choose another checkpoint, or start over with overwrite=True."
+        "stack with its former chunks, choose another checkpoint, or start over with overwrite=True."
     )
 
 

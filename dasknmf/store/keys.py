@@ -68,8 +68,8 @@ def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
         if not of_storage(error) or (isinstance(error, FileNotFoundError) and done == "read"):
             raise
         raise RunAccessError(
-            f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); the last commit "
-            "stands: make room or give permission, then start the same fit again, it goes on from there."
+            f"{what!r} of the run at {str(store)!r} cannot be {done} ({brief(error)}); completed passes are "
+            "kept: make room or give permission, then repeat the same call to resume."
         ) from error
 
 
@@ -106,13 +106,13 @@ def _check_file(path: Path, key: str, most: int) -> None:
     except OSError:
         return  # the read raises it
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{key} is no file")
+        raise ValueError(f"{key} is not a file")
     if found.st_size > most:
         raise _too_long(key, most)
 
 
 def _too_long(key: str, most: int) -> ValueError:
-    return ValueError(f"{key} is longer than the {most} bytes that it may have")
+    return ValueError(f"{key} is longer than the limit of {most} bytes")
 
 
 def put(
@@ -209,8 +209,8 @@ def _unlinked(store: Store, path: str) -> bool:
     behind = [each for each in there.parents if each.is_relative_to(root) and each != root]
     if links := [each for each in behind if each.is_symlink()]:
         raise RunAccessError(
-            f"{path!r} of the run at {str(store)!r} is to be deleted and lies behind the symbolic link "
-            f"{str(links[0])!r}; nothing is deleted through links: put the whole run where that leads to."
+            f"{path!r} of the run at {str(store)!r} cannot be deleted, as it lies behind the symbolic link "
+            f"{str(links[0])!r}; nothing is deleted through links: move the whole run to the link's target."
         )
     if not there.is_symlink():
         return False

@@ -79,7 +79,8 @@ class Lock:
             if _outlives(store, holder):
                 raise RunLockedError(
                     f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
-                    "wait for it or stop it, or, if that is no fit, break the lock with 'dasknmf unlock'."
+                    "wait for that process or stop it; if it is not a fit, remove the lock with 'dasknmf "
+                    "unlock'."
                 )
             keys.put(store, _KEY, self._content())
         if holder.token != self.token or not isinstance(store, LocalStore):
@@ -88,7 +89,7 @@ class Lock:
             if not self.is_held():
                 raise RunLockedError(
                     f"the run at {str(store)!r} was taken over by another process at the same moment; a "
-                    "run has one writer: leave it to the other."
+                    "run has one writer: let the other process continue."
                 )
 
     def is_held(self) -> bool:
@@ -110,7 +111,7 @@ class Lock:
                 if self.is_held():
                     keys.delete_key(self._store, _KEY)
         except (RunAccessError, UnavailableError) as error:
-            log.warning("%s; the lock is free as soon as this process ends or starts the same again", error)
+            log.warning("%s; the lock becomes free when this process ends or resumes the run", error)
 
     def _renew(self) -> None:
         while not self._released.wait(_RENEWED):
@@ -189,7 +190,10 @@ def _outlives(store: Store, holder: Holder) -> bool:
     if alive is not None:
         return alive
     log.warning(
-        "the run at %s is locked by %s; up to %.0f s for a sign of life", store, _named(holder), _LEASE
+        "the run at %s is locked by %s; waiting up to %.0f s to see whether that process is alive",
+        store,
+        _named(holder),
+        _LEASE,
     )
     end = time.monotonic() + _LEASE
     while time.monotonic() < end:

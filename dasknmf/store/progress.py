@@ -268,7 +268,7 @@ def read_grid(store: Store, identity: Identity) -> Grid:
     edges, n_rows = arrays.read_array(store, "panels/edges"), identity.n_rows
     is_cut = edges.ndim == 1 and edges.dtype == np.int64 and 2 <= len(edges) <= schema.MOST_PANELS
     if not is_cut or edges[0] != 0 or edges[-1] != n_rows or (np.diff(edges) <= 0).any():
-        raise arrays.damaged(store, "panels/edges", f"it is no cut of {n_rows} rows into panels")
+        raise arrays.damaged(store, "panels/edges", f"it does not cut {n_rows} rows into panels")
     return Grid(tuple(edges.tolist()))
 
 

@@ -44,8 +44,8 @@ def write_record(
     value = encoded({"zarr_format": 3, "node_type": "group", "attributes": attributes})
     if len(value) > MOST_DOCUMENT:
         raise RunError(
-            f"the record {path!r} of the run at {str(store)!r} would have {len(value)} bytes, and at most "
-            f"{MOST_DOCUMENT} are read again: fit fewer models at once, or V with shorter names."
+            f"the record {path!r} of the run at {str(store)!r} would have {len(value)} bytes, more than the "
+            f"limit of {MOST_DOCUMENT}: fit fewer models at once, or shorten the names of features."
         )
     keys.put(store, f"{path}/{keys.META}", value, unless=unless)
 
@@ -117,8 +117,8 @@ def document(store: Store, path: str) -> dict[str, Any] | None:
 def damaged(store: Store, path: str, reason: str) -> RunDamagedError:
     """The error for a damaged record."""
     return RunDamagedError(
-        f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a run goes on only "
-        "from a sound record: restore the store from a copy, or start over with overwrite=True."
+        f"the record {path!r} of the run at {str(store)!r} is damaged ({reason}); a damaged run cannot be "
+        "resumed: restore the store from a copy, or start over with overwrite=True."
     )
 
 

@@ -12,6 +12,7 @@ from zarr.storage import StoreLike
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.image_grid import Layout
 from dasknmf.core.state import FactorState, State
+from dasknmf.core.text import counted
 from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, selection
 from dasknmf.store import lock as locks
@@ -58,7 +59,7 @@ class Run:
     n_passes : int
         Passes that were committed, with those of the start and the evaluation.
     writer : str or None
-        The living process that writes the run; None where it is finished or was interrupted.
+        The process that is writing the run; None if the run is finished or was interrupted.
     identity : Identity
         The values that must match when the fit is resumed.
     environment : dict of str
@@ -85,7 +86,7 @@ class Run:
     ...     W = run.W.compute()
     ...     assert np.array_equal(run.H, model.components_)
     >>> run
-    <Run 60 x 8, 2 components, 5 passes, max_iter>
+    <Run 60 x 8, 2 components, 5 exact passes, max_iter>
     >>> W.shape
     (60, 2)
     """
@@ -112,13 +113,14 @@ class Run:
     def __repr__(self) -> str:
         n, m = self.shape
         k = self.n_components
-        return f"<Run {n} x {m}, {k} components, {self.progress.iteration} passes, {self.status}>"
+        passes = counted(self.progress.iteration, "exact pass", "es")
+        return f"<Run {n} x {m}, {counted(k, 'component')}, {passes}, {self.status}>"
 
     def _repr_html_(self) -> str:
         n, m = self.shape
         status = self.status
         if status == "running":
-            status = f"running, {self.writer}" if self.writer else "interrupted: start the same fit again"
+            status = f"running, {self.writer}" if self.writer else "interrupted: repeat the call to resume"
         facts = [
             ("V", f"{n:,} × {m:,}"),
             ("components", str(self.n_components)),
@@ -231,16 +233,17 @@ class Run:
     def _check_has_factors(self) -> None:
         if self.progress.location.rows is None and self.identity.many is not None:
             raise RunError(
-                f"the run at {str(self.store)!r} is of many factorizations, whose W is written at the end; "
-                f"it stands after {self.progress.passes} passes: start the same command again."
+                f"the run at {str(self.store)!r} is a sweep or a consensus, whose W is written at the end, "
+                f"and has done {counted(self.progress.passes, 'pass', 'es')}: wait for the end, or repeat "
+                "the same call to resume."
             )
         # Rows that a start leaves may be those of a sketch, and no factor.
         has_H = isinstance(self.state, FactorState) and self.state.H is not None
         if self.progress.location.rows is None or not has_H:
             raise RunError(
-                f"the run at {str(self.store)!r} has not finished its start, it stands after "
-                f"{self.progress.passes} passes; factors exist from the first exact pass on: start the same "
-                "fit again."
+                f"the run at {str(self.store)!r} has not finished its start, and has done "
+                f"{counted(self.progress.passes, 'pass', 'es')}; W and H exist after the first exact pass: "
+                "wait for it, or repeat the same call to resume."
             )
 
 

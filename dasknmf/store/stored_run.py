@@ -77,6 +77,13 @@ _PARTS = (
     "history",
     "selection",
 )
+_SHOWN = {
+    "X_in_memory": "X in memory",
+    "entries": "missing values, scale and hold-out",
+    "many": "sweep or consensus",
+    "transposed": "V read by columns",
+}
+"""Names in messages of some fields of an identity."""
 _NO_FEATURES = described.Features()
 
 
@@ -210,8 +217,8 @@ class StoredRun:
         ours = (self._committed_by, self.writer_id)
         if (current and current.writer_id) not in ours or not self._lock.seems_held():
             raise RunLockedError(
-                f"the run at {str(self.store)!r} was taken over by another process, or its lock was broken; "
-                "a run has one writer: leave it to the other, its commits are sound, or start the same again."
+                f"the run at {str(self.store)!r} was taken over by another process, or its lock was removed; "
+                "a run has one writer: let the other process continue, or stop it and repeat the same call."
             )
 
     def plan(self, plan: Plan) -> None:
@@ -265,9 +272,9 @@ class StoredRun:
         if not foreign and self._has_begun():
             if overwrite:
                 return
-            raise records.damaged(self.store, "zarr.json", "it is missing, or is not of a run")
+            raise records.damaged(self.store, "zarr.json", "it is missing, or does not belong to a run")
         raise RunMismatchError(
-            f"{str(self.store)!r} holds {sorted(found)[:5]}, which is not a run; a run needs a place "
+            f"{str(self.store)!r} contains {sorted(found)[:5]} and is not a run; a run needs a place "
             "of its own, and overwrite=True replaces runs only: choose another checkpoint."
         )
 
@@ -299,7 +306,11 @@ class StoredRun:
         image_grid.check(self.store, about.identity, layout)
         changed = _differences(about.environment, self.problem.environment, set())
         if changed:
-            log.info("%s goes on, equal to rounding and not bit for bit: %s", self.store, "; ".join(changed))
+            log.info(
+                "%s is resumed with other libraries, so that results agree up to rounding: %s",
+                self.store,
+                "; ".join(changed),
+            )
         found = committed(self.store, about.identity)
         self.progress, self.history, self.sums = found.progress, found.history, found.sums
         self._segments = list(found.segments)
@@ -335,15 +346,15 @@ class StoredRun:
                 if states is not None:
                     self.factors.forget_states(states)
         except (RunAccessError, RunLockedError, UnavailableError) as error:
-            log.warning("what the run no longer needs is not deleted yet: %s", error)
+            log.warning("files that the run no longer needs could not be deleted yet: %s", error)
 
 
 def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
     if stored != grid:
         raise RunMismatchError(
-            f"the run at {where!r} cuts V into {len(stored)} panels, V is now cut into {len(grid)} "
-            "others; panels follow the chunks of V: give V in the chunks that it had, choose another "
-            "checkpoint, or start over with overwrite=True."
+            f"the run at {where!r} cuts V into {len(stored)} panels (blocks of rows), and V is now cut into "
+            f"{len(grid)} other panels; panels follow the chunks of V: give V with its former chunks, choose "
+            "another checkpoint, or start over with overwrite=True."
         )
 
 
@@ -354,15 +365,15 @@ def _check_identity(stored: Identity, given: Identity, where: str) -> None:
     differences = _differences(was.pop("model"), now.pop("model"), free) + _differences(was, now, {"seed"})
     if differences:
         raise RunMismatchError(
-            f"the run at {where!r} is another one: {'; '.join(differences)}. A run goes on only with the "
-            "same V and the same model: repeat these, choose another checkpoint, or start over with "
-            "overwrite=True."
+            f"the run at {where!r} has another V or another model: {'; '.join(differences)}. A run can be "
+            "resumed only with the same V and the same model: give these, choose another checkpoint, or "
+            "start over with overwrite=True."
         )
 
 
 def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
     return [
-        f"{name} was {was.get(name)!r} and is {now.get(name)!r}"
+        f"{_SHOWN.get(name, name)}: {was.get(name)!r} in the run, {now.get(name)!r} now"
         for name in sorted((was.keys() | now.keys()) - free)
         if was.get(name) != now.get(name)
     ]
@@ -392,5 +403,5 @@ def writable(target: StoreLike) -> Store:
 def _unopened(target: StoreLike, error: Exception) -> RunError:
     return RunError(
         f"the checkpoint {str(target)!r} cannot be opened ({error}); it must be a directory or a "
-        "store that this process can write: check the path, its permissions and the free space."
+        "store to which this process can write: check the path, its permissions and the free space."
     )

@@ -50,10 +50,9 @@ class ZarrFactors:
             return arrays.get_chunk(self.store, _chunk(version, panel), self._dtype, shape)[0, :n_rows]
         except ValueError as error:
             raise RunDamagedError(
-                f"rows of panel {panel} in version {version.name!r} of the run at "
-                f"{str(self.store)!r} cannot be read ({error}); every chunk of a live version must be "
-                "as it was written: open the run again if it has moved on, else restore the store from a "
-                "copy or start over with overwrite=True."
+                f"rows of panel {panel} of W ({version.name!r}) of the run at {str(self.store)!r} cannot be "
+                f"read ({error}); a later pass has replaced them, or the store is damaged: open the run "
+                "again, or else restore the store from a copy or start over with overwrite=True."
             ) from error
 
     def write_rows(self, version: FactorVersion, panel: int, block: np.ndarray) -> None:
@@ -79,9 +78,9 @@ class ZarrFactors:
             found |= {first + model: self._checked(name, state) for model, state in (states or {}).items()}
         if missing := sorted(set(models) - found.keys()):
             raise RunDamagedError(
-                f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; "
-                "every pass starts from the state of the last: open the run again if it has moved on, else "
-                "restore the store from a copy or start over with overwrite=True."
+                f"the state {name!r} of model {missing[0]} of the run at {str(self.store)!r} is missing; a "
+                "later pass has replaced it, or the store is damaged: open the run again, or else restore "
+                "the store from a copy or start over with overwrite=True."
             )
         return [found[model] for model in models]
 

@@ -58,8 +58,8 @@ def test_a_limit_stops_before_a_pass_and_the_same_command_goes_on(V, tmp_path, m
     monkeypatch.undo()
     assert limited.exit_code == 75
     last = limited.stderr.splitlines()[-1]
-    assert last.startswith("stopped by --max-seconds 600 after its ")
-    assert last.endswith(f"the same command resumes {run} (75: try again)")
+    assert last.startswith("stopped by --max-seconds 600 after the ")
+    assert last.endswith(f"the same command resumes {run} (exit code 75)")
     assert len(open_run(run).history) == 1
     assert open_run(run).writer is None
     assert call("fit", V, run, *MODEL, "--max-iter", 4, "--max-seconds", 600).exit_code == 0
@@ -123,7 +123,7 @@ def test_json_is_one_object_a_line(V, tmp_path):
 def test_notes_are_objects(V, tmp_path):
     told = call("fit", V, tmp_path / "run", *MODEL, "--max-iter", 1, "--scale", "--log-format", "json")
     notes = [each["message"] for each in objects(told.stderr) if each["event"] == "note"]
-    assert notes == ["reading V once for standard deviations (--scale)"]
+    assert notes == ["reading SOURCE once to compute standard deviations (--scale)"]
 
 
 @pytest.mark.slow
@@ -223,7 +223,7 @@ def test_unlock_tells_who_had_it(V, tmp_path):
     assert "is being written by process" in call("fit", V, run, *MODEL, "--max-iter", 2).stderr
     unlocked = call("unlock", run)
     assert "was locked by process" in unlocked.stdout
-    assert "was at work; it stops before its next commit" in unlocked.stderr
+    assert "was writing the run; it stops before its next commit" in unlocked.stderr
     assert not lock.is_held()
     assert call("fit", V, run, *MODEL, "--max-iter", 2).exit_code == 0
     lock.release()
@@ -239,11 +239,11 @@ def test_unlock_tells_who_had_it(V, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--workers", 2], 2, "--workers and --tls-* are for clusters"),
-        (["--scheduler", "local", "--tls-ca", __file__], 2, "--tls-cert and --tls-key is missing"),
+        (["--workers", 2], 2, "--workers and --tls-* need a cluster"),
+        (["--scheduler", "local", "--tls-ca", __file__], 2, "--tls-cert and --tls-key are missing"),
         (["--scheduler", "slurm"], 6, "the scheduler 'slurm' is unknown"),
-        (["--scheduler", "tcp://"], 6, "cannot be connected to"),
-        (["--scheduler-file", "nowhere.json", "--wait", 0], 75, "was not there within 0 s"),
+        (["--scheduler", "tcp://"], 6, "cannot connect to the scheduler"),
+        (["--scheduler-file", "nowhere.json", "--wait", 0], 75, "did not appear within 0 s"),
         (["--scheduler-file", __file__, "--wait", 0], 6, "cannot be read"),
         (["--scheduler-file", __file__, "--scheduler", "local"], 2, "give one of them"),
         (["--scheduler-file", __file__, "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of them"),
@@ -271,7 +271,7 @@ def test_fewer_workers_than_asked_for(V, tmp_path, cluster):
         *("--workers", 3, "--wait", 0.1),
     )
     assert told.exit_code == 0, told.output
-    assert "2 of 3 workers came within 0.1 s: the command begins with these" in told.stderr
+    assert "2 of 3 workers connected within 0.1 s: starting with these" in told.stderr
     config = tmp_path / "run.toml"
     config.write_text(f'scheduler = "{address}"\nworkers = 2\nwait = 5\nlog-format = "json"\n')
     told = call("fit", V, tmp_path / "run", "-k", 3, "--max-iter", 2, "--config", config)
@@ -291,7 +291,7 @@ class Died:
 @pytest.mark.parametrize("error", [OSError("Timed out"), RuntimeError("IOLoop is closed"), ValueError()])
 def test_what_a_client_without_a_scheduler_says(error):
     with (
-        pytest.raises(UnavailableError, match=r"is gone .*start the same again"),
+        pytest.raises(UnavailableError, match=r"is gone .*repeat the same call"),
         connected(Died()),
     ):
         raise error
@@ -313,5 +313,5 @@ def test_a_worker_that_ends_again_and_again(V, tmp_path, monkeypatch):
         warnings.simplefilter("ignore")
         told = call("fit", V, tmp_path / "run", *MODEL)
     assert told.exit_code == 6
-    assert "give workers more of it" in told.stderr
+    assert "give each worker more memory" in told.stderr
     assert len(told.stderr.splitlines()) == 1

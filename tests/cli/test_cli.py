@@ -62,7 +62,7 @@ def test_the_same_command_goes_on(V, tmp_path):
     assert open_run(run).n_iter == 5
     other = call("fit", V, run, "-k", 2, "--random-state", 0)
     assert other.exit_code == 4
-    assert "n_components was 3 and is 2" in other.output
+    assert "n_components: 3 in the run, 2 now" in other.output
     assert call("fit", V, run, "-k", 2, "--overwrite", "--max-iter", 2).exit_code == 0
 
 

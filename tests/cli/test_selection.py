@@ -117,7 +117,7 @@ def test_a_sweep_goes_on_and_chooses_again(V, tmp_path):
     longer = [*SWEEP[:-1], 8]
     assert "exact 8" in done("sweep", V, run, *longer).stderr
     assert open_run(run).n_iter == 8
-    assert "n_init was 3 and is 2" in refused(4, "sweep", V, run, *SWEEP[:2], "--n-init", 2)
+    assert "n_init: 3 in the run, 2 now" in refused(4, "sweep", V, run, *SWEEP[:2], "--n-init", 2)
 
 
 def test_a_config_of_a_sweep(V, tmp_path):
@@ -131,12 +131,12 @@ def test_a_config_of_a_sweep(V, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n-components", "2,4,3"], "ranks are to ascend, each once: give [2, 3, 4]"),
+        (["--n-components", "2,4,3"], "ranks must ascend without repetition: give [2, 3, 4]"),
         (["--n-components", "4-15"], "X is 90 x 14"),
         (["--n-components", "2-3", "--n-init", "1"], "give --n-init 10, or --holdout 0.05"),
         (["--n-components", "2-3", "--rule", "holdout"], "give --holdout 0.05"),
-        (["--n-components", "2-3", "--epsilon", "0.1"], "are for --method nmfk"),
-        (["--n-components", "2-3", "--method", "nmfk", "--epsilon", "0.1"], "is for --perturb uniform"),
+        (["--n-components", "2-3", "--epsilon", "0.1"], "need --method nmfk"),
+        (["--n-components", "2-3", "--method", "nmfk", "--epsilon", "0.1"], "needs --perturb uniform"),
         ([], "Missing option"),
     ],
 )
@@ -173,7 +173,7 @@ def test_another_threshold_only_clusters_again(V, tmp_path, low_rank):
     none = refused(3, "consensus", V, run, *asked, "--density-threshold", 1e-9)
     assert "density" in none
     few = refused(2, "consensus", V, run, "-k", 3, "--n-init", 2)
-    assert "--local-neighborhood-size 0.3 of --n-init 2" in few
+    assert "--local-neighborhood-size 0.3 times --n-init 2 is 0" in few
 
 
 def test_the_other_commands_take_what_was_concluded(programs, tmp_path):
@@ -216,7 +216,7 @@ def test_info_of_a_sweep_that_runs(V, tmp_path):
     assert "components: 2, 4   status: interrupted" in said
     assert "models: 0 of 4 have ended" in said
     assert row_of(said, 2)[1:5] == ["0", "of", "2", "2"]
-    with pytest.raises(ValueError, match="has no findings about many factorizations"):
+    with pytest.raises(ValueError, match="is not a finished sweep or consensus"):
         draw_ranks(run)
     content = json.loads(done("info", run, "--json").stdout)
     assert content["many"] == {"ranks": [2, 4], "n_init": 2, "method": "restarts"}
@@ -262,8 +262,8 @@ def test_several_starts_of_a_fit(V, tmp_path):
     run = tmp_path / "run"
     asked = ["-k", 3, "--random-state", 0, "--max-iter", 5, "--tol", 0]
     said = done("fit", V, run, *asked, "--n-init", 4, "--halving").stdout
-    assert "models: 4 of 4 have ended: 2 max_iter, 2 given up" in said
+    assert "models: 4 of 4 have ended: 2 max_iter, 2 dropped" in said
     model = NMF(3, n_init=4, halving=True, random_state=0, max_iter=5, tol=0)
     model.fit(zarr.open_array(V, mode="r"))
     np.testing.assert_array_equal(open_run(run).H, model.components_)
-    assert "gives up the higher half" in refused(2, "fit", V, tmp_path / "one", *asked, "--halving")
+    assert "drops the worse half" in refused(2, "fit", V, tmp_path / "one", *asked, "--halving")

@@ -248,7 +248,7 @@ def test_no_worker_comes(started, V, tmp_path):
         fit = started("fit", V, tmp_path / "run", *MODEL, "--scheduler-file", file, "--wait", "1")
         told = ended(fit)
     assert fit.returncode == 75
-    assert "no worker came to the scheduler at tcp://127.0.0.1:" in told
+    assert "no worker has connected to the scheduler at tcp://127.0.0.1:" in told
 
 
 def test_an_encrypted_cluster(started, V, quiet, tmp_path):

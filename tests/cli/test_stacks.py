@@ -21,7 +21,7 @@ from tests.stacks.draw import UNSTABLE, scene, write
 
 pytestmark = [
     pytest.mark.filterwarnings(UNSTABLE),
-    pytest.mark.filterwarnings("ignore:.* have nothing observed"),
+    pytest.mark.filterwarnings("ignore:.* without any observed entry"),
     pytest.mark.filterwarnings("ignore:Maximum number of iterations"),
 ]
 
@@ -52,7 +52,7 @@ def test_a_fit_is_that_of_the_stack_and_says_how_to_go_on(fitted, tmp_path):
     path, run = fitted
     said = done("fit", path, run, *FIT, *STACK).stdout
     assert "samples: y 40 × x 60\nfeatures: time 2 × band 3\n" in said
-    assert f"maps: dasknmf export {run} maps.zarr   a page to look at: dasknmf report {run}" in said
+    assert f"maps: dasknmf export {run} maps.zarr   HTML report: dasknmf report {run}" in said
     model = NMF(K, random_state=0, max_iter=3, tol=0).fit(Stack(open_stack(path)))
     np.testing.assert_array_equal(open_run(run).H, model.components_)
     assert open_run(run).n_unobserved_samples == N_EMPTY
@@ -122,7 +122,7 @@ def test_export_is_a_dataset_of_the_run(fitted, tmp_path):
     np.testing.assert_array_equal(opened[0].endmember, StackNMF.from_run(run).endmember)
     assert opened[0].abundance.dims == ("component", "y", "x")
     xr.testing.assert_equal(opened[0].wavelength, open_stack(path).wavelength)
-    assert "exists; nothing is replaced unasked" in refused(4, "export", run, tmp_path / "a.zarr")
+    assert "exists and is not replaced" in refused(4, "export", run, tmp_path / "a.zarr")
     done("export", run, tmp_path / "a.zarr", "--overwrite")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.zarr", "b.zarr", "c.zarr"]
 
@@ -131,12 +131,12 @@ def test_export_replaces_exports_only_and_leaves_nothing_half_written(fitted, tm
     path, run = fitted
     scene_of_a_user = tmp_path / "scene.zarr"
     shutil.copytree(path, scene_of_a_user)
-    assert "no export has written" in refused(4, "export", run, scene_of_a_user, "--overwrite")
+    assert "was not written by an export" in refused(4, "export", run, scene_of_a_user, "--overwrite")
     xr.testing.assert_identical(open_stack(scene_of_a_user).load(), open_stack(path).load())
     # A run and an export use the same attribute.
     other = tmp_path / "other.zarr"
     shutil.copytree(run, other)
-    assert "no export has written" in refused(4, "export", run, other, "--overwrite")
+    assert "was not written by an export" in refused(4, "export", run, other, "--overwrite")
     np.testing.assert_array_equal(open_run(other).W, open_run(run).W)
     shutil.rmtree(other)
     done("export", run, tmp_path / "maps.zarr")
@@ -203,17 +203,17 @@ def test_what_does_not_go_together_is_refused(fitted, tmp_path, low_rank):
             "pixels lie along sample dims: give --sample-dims",
             ["fit", path, new, *FIT, "--sample-dims", "a,b"],
         ),
-        (2, "names no dims: give for example y,x", ["fit", path, new, *FIT, "--sample-dims", "y,"]),
+        (2, "does not name dims: give for example y,x", ["fit", path, new, *FIT, "--sample-dims", "y,"]),
         (2, "--variable and --mask", ["fit", matrix, new, *FIT, "--variable", "a", "--mask", "m.zarr"]),
         (2, "--negatives", ["fit", matrix, new, *FIT, "--negatives", "clip"]),
-        (2, "--missing auto is for stacks", ["fit", matrix, new, *FIT, "--missing", "auto"]),
+        (2, "--missing auto can only be used", ["fit", matrix, new, *FIT, "--missing", "auto"]),
         (2, "neither a number nor auto nor error nor nan", ["fit", matrix, new, *FIT, "--missing", "none"]),
         (2, "--log1p", ["fit", path, new, *FIT, *STACK, "--log1p"]),
-        (2, "is no GeoTIFF, and 2 sources", ["fit", path, path, new, *FIT, *STACK]),
+        (2, "is no GeoTIFF; only GeoTIFFs", ["fit", path, path, new, *FIT, *STACK]),
         (2, "holdout is 2.0", ["fit", path, new, *FIT, *STACK, "--holdout", 2]),
         (2, "sum_to_one needs", ["fit", path, new, *FIT, *STACK, "--sum-to-one", "--solver", "mu"]),
         (2, "--xarray and --to csv", ["export", run, new, "--xarray", "--to", "csv"]),
-        (2, "are for AnnData", ["export", run, new, "--key-added", "a"]),
+        (2, "cannot be used with --to xarray", ["export", run, new, "--key-added", "a"]),
         (3, "is a URL", ["export", run, "s3://bucket/maps.zarr"]),
         (2, "--layer", ["transform", run, path, new, "--layer", "counts"]),
     ]:

@@ -53,9 +53,13 @@ def test_missing_parts_are_refused(tmp_path):
         ("indptr", lambda v: v + 1, "does not rise from 0"),
         ("indptr", lambda v: v.astype(float), "indptr of float64; they must be integers"),
         ("indices", lambda v: v[:-1], "values and .* indices"),
-        ("indices", lambda v: np.append(v[:-1], 30).astype(v.dtype), "hold column 30, V has columns 0 to 29"),
-        ("indices", lambda v: np.append(-1, v[1:]).astype(v.dtype), "hold column -1"),
-        ("indices", lambda v: np.append(v[:-1], 2**32).astype(np.int64), "hold column 4294967296"),
+        (
+            "indices",
+            lambda v: np.append(v[:-1], 30).astype(v.dtype),
+            "contain column 30, and V has columns 0",
+        ),
+        ("indices", lambda v: np.append(-1, v[1:]).astype(v.dtype), "contain column -1"),
+        ("indices", lambda v: np.append(v[:-1], 2**32).astype(np.int64), "contain column 4294967296"),
         ("data", None, "lacks data"),
     ],
 )

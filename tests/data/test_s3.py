@@ -227,7 +227,7 @@ def test_forbidden_requests_fail_at_once(bucket, server, code):
 def test_a_bucket_that_is_out_of_reach_is_waited_for_and_then_left(bucket, local, server):
     server.fault = lambda method, path, count: (503, "SlowDown") if count - before > 120 else None
     before = server.requests.total()
-    with pytest.raises(UnavailableError, match="start the same again"):
+    with pytest.raises(UnavailableError, match="repeat the same call"):
         fit(f"{bucket}/v.zarr", f"{bucket}/run")
     server.fault = None
     fit(f"{bucket}/v.zarr", f"{bucket}/run")

@@ -430,7 +430,7 @@ def test_a_sample_is_as_many_rows_as_their_nonzeros_leave_room_for(solver, beta)
     losses = [model.history_[-1].loss for model in (sampled, dense, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     assert losses[0] < losses[2]
-    with pytest.raises(ValueError, match=r"hold \d+ rows of \d{2,3} bytes"):
+    with pytest.raises(ValueError, match=r"enough for \d+ rows of \d{2,3} bytes"):
         fitted(V, init="sample", **common | {"sample_bytes": 1_000})
 
 
@@ -457,7 +457,7 @@ def test_more_rows_than_promised_are_refused():
 
     V = da.from_array(counts(400), chunks=(200, -1))
     wrong = V.map_blocks(longer, dtype=V.dtype, meta=scipy.sparse.csr_array((0, 0), dtype=V.dtype))
-    with pytest.raises(ValueError, match=r"a panel gave .* rows; the panel table says 400"):
+    with pytest.raises(ValueError, match=r"a panel has .* rows instead of 400; the shape of V changed"):
         fitted(wrong, n_components=3)
 
 

@@ -253,8 +253,8 @@ DAMAGE = (
             partial(_another_V, change, named),
         )
         for change, named in {
-            "shape": "shape was [60, 8] and is [40, 8]",
-            "columns": "shape was [60, 8] and is [60, 7]",
+            "shape": "shape: [60, 8] in the run, [40, 8] now",
+            "columns": "shape: [60, 8] in the run, [60, 7] now",
             "dtype": "dtype",
             "chunks": "panels",
         }.items()

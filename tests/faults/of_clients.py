@@ -51,7 +51,7 @@ def _scheduler_killed(bench: Bench) -> None:
         first = client(bench.root, address=cluster.address)
         until(lambda: passes(run) >= 3 and log.at_work())
         cluster.scheduler.kill()
-        first.ends(REFUSED, "UnavailableError", "start the same again")
+        first.ends(REFUSED, "UnavailableError", "repeat the same call")
     stood = passes(run)
     assert stood >= 3
     assert not (run / "lock").exists()

@@ -45,7 +45,7 @@ def _lasts(name: str, place: Place, then: str, bench: Bench) -> None:
     """A store that is out of reach from some moment on."""
     fault = Fault(place.strike, TRANSIENT[name], place.when, math.inf, then)
     bench.meet(place, fault)
-    told = _refused(bench, place, UnavailableError, "start the same again when the storage answers")
+    told = _refused(bench, place, UnavailableError, "repeat the same call when the storage answers")
     assert f"in {_ATTEMPTS} attempts" in told
     assert fault.struck >= _ATTEMPTS
     resumed(bench, place.committed)
@@ -56,9 +56,9 @@ def _stays(name: str, place: Place, then: str, bench: Bench) -> None:
     fault = Fault(place.strike, PERMANENT[name], place.when, math.inf, then)
     bench.meet(place, fault)
     if place.store == "V":
-        _refused(bench, place, SourceError, "start the same again")
+        _refused(bench, place, SourceError, "repeat the same call")
     else:
-        _refused(bench, place, RunAccessError, "start the same fit again")
+        _refused(bench, place, RunAccessError, "repeat the same call")
     if then == "key":
         assert fault.struck == 1  # what is permanent is not asked for again
     resumed(bench, place.committed)

@@ -151,9 +151,9 @@ def test_roles_stay_where_rows_of_H_are_known(small_panels, tmp_path, V, truth):
         (np.ones((4, M)), "fixed_components has shape .* .at most 3, 10"),
         (np.ones(M), "fixed_components has shape"),
         (np.ones((0, M)), "fixed_components has shape"),
-        (-np.ones((1, M)), "fixed_components hold negative"),
-        (np.full((1, M), np.nan), "fixed_components hold negative, missing or not real values"),
-        (np.full((1, M), "a"), "fixed_components hold .* not real values"),
+        (-np.ones((1, M)), "fixed_components has values that are negative"),
+        (np.full((1, M), np.nan), "fixed_components has values that are negative, not finite or not real"),
+        (np.full((1, M), "a"), "fixed_components has values .* not real"),
         (np.array([[1.0] * M, [0.0] * M]), "row 1 of fixed_components is zero throughout; .* leave it out"),
     ],
 )
@@ -226,5 +226,5 @@ def test_many_fractions(missing):
 def _with_rows_that_are_missing(X, missing, **parameters):
     if not missing:
         return fitted(X, **parameters)
-    with pytest.warns(UserWarning, match="1 rows and 0 columns of X have nothing observed"):
+    with pytest.warns(UserWarning, match="X has 1 row without any observed entry"):
         return fitted(X, **parameters)

@@ -338,7 +338,7 @@ def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, in
     X[:, 4] = np.nan
     rng = np.random.default_rng(1)
     run = {"W": rng.random((N, k)), "H": rng.random((k, M))} if init == "custom" else {}
-    with pytest.warns(UserWarning, match="2 rows and 1 columns of X have nothing observed"):
+    with pytest.warns(UserWarning, match="X has 2 rows and 1 column without any observed entry"):
         model, W = fitted(
             X, run=run, n_components=k, solver=solver, beta_loss=beta, init=init, missing_values="nan"
         )
@@ -348,7 +348,7 @@ def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, in
     assert np.isfinite(W).all()
     assert np.isfinite(model.components_).all()
     parameters = {"solver": solver, "beta_loss": beta, "missing_values": "nan", "init": "random"}
-    with pytest.warns(UserWarning, match="1 rows and 2 columns of X have nothing observed"):
+    with pytest.warns(UserWarning, match="X has 1 row and 2 columns without any observed entry"):
         turned, _ = fitted(X.T, n_components=k, max_iter=2, **parameters)
     assert (turned.n_unobserved_samples_, turned.n_unobserved_features_) == (1, 2)
 

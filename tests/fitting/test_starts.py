@@ -215,7 +215,7 @@ def test_a_fit_with_nothing_said_ends_by_itself_after_few_reads(counts, beta):
 
 
 def test_a_fit_that_max_iter_ends_says_what_the_last_read_gained(counts):
-    with pytest.warns(ConvergenceWarning, match=r"last read lowered the objective by a share of [\d.e-]+"):
+    with pytest.warns(ConvergenceWarning, match=r"last pass lowered the objective by a share of [\d.e-]+"):
         NMF(5, init="random", random_state=0, max_iter=4).fit(counts)
 
 
@@ -281,7 +281,7 @@ def test_what_none_chooses(shape, beta, more, init):
     [
         ({"init": "sketch", "beta_loss": 1}, "init = 'sketch' can only be used with the Frobenius loss"),
         ({"init": "sketch", "n_components": 15}, "init = 'sketch' can only be used when n_components"),
-        ({"init": "sample", "sample_bytes": 100}, "sample_bytes is 100, which hold 0 rows .* needs 12"),
+        ({"init": "sample", "sample_bytes": 100}, "sample_bytes is 100, enough for 0 rows .* needs 12 rows"),
     ],
 )
 def test_what_starts_refuse(low_rank, parameters, message):

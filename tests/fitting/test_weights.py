@@ -218,14 +218,14 @@ def test_columns_are_told_apart_by_any_bit_of_their_weights(order):
     [
         ({"weights": np.ones((N, M + 1))}, "weights have shape .* give an array of X's shape"),
         ({"weights": np.ones(N)}, "weights have shape|Expected 2D"),
-        ({"weights": -np.ones((N, M))}, "weights hold -1 .* nonnegative, finite"),
-        ({"weights": np.full((N, M), np.nan)}, "weights hold nan .* nonnegative, finite"),
-        ({"weights": np.full((N, M), np.inf)}, "not finite; .* nonnegative, finite"),
+        ({"weights": -np.ones((N, M))}, "smallest is -1.*nonnegative, finite"),
+        ({"weights": np.full((N, M), np.nan)}, "smallest is nan.*nonnegative, finite"),
+        ({"weights": np.full((N, M), np.inf)}, "not finite .* nonnegative, finite"),
         ({"weights": np.full((N, M), "a")}, "weights are .* real numbers or booleans"),
         ({"sample_weight": np.ones(M)}, "sample_weight has shape .* one weight for each"),
-        ({"sample_weight": -np.ones(N)}, "sample_weight is -1 at 0 .* nonnegative, finite"),
+        ({"sample_weight": -np.ones(N)}, r"sample_weight\[0\] is -1 .* nonnegative, finite"),
         ({"sample_weight": np.zeros(N)}, "sample_weight is zero throughout"),
-        ({"feature_weight": np.full(M, np.nan)}, "feature_weight is nan at 0 .* nonnegative, finite"),
+        ({"feature_weight": np.full(M, np.nan)}, r"feature_weight\[0\] is nan .* nonnegative, finite"),
         ({"feature_weight": np.ones((M, 1))}, "feature_weight has shape"),
     ],
 )
@@ -237,7 +237,7 @@ def test_weights_that_are_none(V, given, message):
 def test_weights_that_are_sparse_or_of_sparse_X(V):
     with pytest.raises(ValueError, match=r"weights are sparse; .* give them dense"):
         NMF(K).fit(V, weights=scipy.sparse.csr_array(V))
-    with pytest.raises(ValueError, match="weights of entries are for a dense X"):
+    with pytest.raises(ValueError, match="weights of entries need a dense X"):
         NMF(K).fit(scipy.sparse.csr_array(V), weights=V)
     with pytest.raises(ValueError, match="missing_values is 'nan', and X is sparse"):
         NMF(K, missing_values="nan").fit(scipy.sparse.csr_array(V))
@@ -250,7 +250,7 @@ def test_weights_that_are_seen_to_be_wrong_as_they_are_read(V, tmp_path):
     wrong[7, 2] = -3
     X = da.from_array(V, chunks=(5, M))
     for weights in (da.from_array(wrong, chunks=(4, 3)), stored(tmp_path / "weights.zarr", wrong, (6, 4))):
-        with pytest.raises(DataError, match=r"weights hold -3 .* nonnegative, finite"):
+        with pytest.raises(DataError, match=r"smallest is -3.*nonnegative, finite"):
             NMF(K).fit(X, weights=weights)
 
 

@@ -342,9 +342,9 @@ def test_axes_that_are_given_are_used():
         (lambda: plots.reconstruction(np.ones(4), np.ones(3), np.ones((2, 4))), "do not fit"),
         (lambda: plots.ranks({"n_components": [2], "loss": [1]}, stability="elbow"), "stability is 'elbow'"),
         (lambda: plots.ranks({"n_components": [2], "loss": [1]}, best=3), r"best is 3; the ranks are \[2\]"),
-        (lambda: plots.ranks({"n_components": [2, 3]}), "of 2 ranks neither silhouette_mean nor"),
-        (lambda: plots.ranks(np.ones(3)), "a ndarray has no ranks"),
-        (lambda: plots.ranks({"loss": [1.0]}), "a dict has no ranks"),
+        (lambda: plots.ranks({"n_components": [2, 3]}), "neither silhouette_mean nor .* any of 2 ranks"),
+        (lambda: plots.ranks(np.ones(3)), "ndarray has no column n_components"),
+        (lambda: plots.ranks({"loss": [1.0]}), "dict has no column n_components"),
     ],
 )
 def test_mistakes(call, message):

@@ -89,7 +89,7 @@ def test_a_sweep_at_work_and_between_its_fits_and_its_choice(V, tmp_path):
         rank_sweep(V, [2, 3], n_init=2, random_state=0, max_iter=3, checkpoint=run, callbacks=[look])
     assert "0 of 4 have ended" in pages[2][1]
     assert "components ended passes lowest loss highest loss 2 0 of 2 1 " in pages[2][1]
-    assert re.search(r"running process \d+ on \S+ writes this run", pages[2][1])
+    assert re.search(r"running process \d+ on \S+ is writing this run", pages[2][1])
     before = next(text for record, text in reversed(pages) if record.phase != "final")
     assert "4 of 4 have ended: 4 max_iter" in before
     assert "Number of components" not in before

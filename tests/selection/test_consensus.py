@@ -333,7 +333,7 @@ def test_usages_reach_workers(one, counts, tmp_path, cluster):
 def test_rows_must_be_the_same(one, counts):
     with pytest.raises(ValueError, match=r"usages have shape \(150, 3\) and X has \(149, 20\)"):
         one.scores(counts[1:])
-    with pytest.raises(ValueError, match="usages hold -1 or values"):
+    with pytest.raises(ValueError, match=r"usages are negative or not finite \(the smallest is -1\)"):
         refit.spectra_of(counts, np.full((150, 2), -1.0))
 
 
@@ -356,20 +356,20 @@ class Unread:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_init": 0}, "n_init is 0; a consensus is of two"),
-        ({"n_init": 1}, "n_init is 1; a consensus is of two"),
+        ({"n_init": 0}, "n_init is 0; a consensus needs at least two"),
+        ({"n_init": 1}, "n_init is 1; a consensus needs at least two"),
         ({"density_threshold": 0}, "density_threshold is 0"),
         ({"density_threshold": float("nan")}, "density_threshold is nan"),
         ({"local_neighborhood_size": 0}, r"local_neighborhood_size is 0; .* \(0, 1\]"),
         ({"local_neighborhood_size": 1.1}, "local_neighborhood_size is 1.1"),
-        ({"local_neighborhood_size": 0.3, "n_init": 3}, "is 0 neighbours, .* give more, 0.333"),
-        ({"n_components": 1, "local_neighborhood_size": 1}, "is 8 neighbours, .* give less, 0.875"),
+        ({"local_neighborhood_size": 0.3, "n_init": 3}, "n_init=3 is 0, .* give a larger size, 0.333"),
+        ({"n_components": 1, "local_neighborhood_size": 1}, "n_init=8 is 8, .* give a smaller size, 0.875"),
         ({"n_components": 0}, "n_components is 0"),
         ({"n_components": "auto"}, "n_components is 'auto'"),
-        ({"init": "nndsvda"}, "init is 'nndsvda', nearly the same for every seed"),
-        ({"fixed_components": np.ones((1, 10))}, "fixed_components are the same"),
-        ({"holdout": 0.1}, "holdout is given, which is no parameter of NMF"),
-        ({"sample_weights": None}, "sample_weights is given, which is no parameter of NMF"),
+        ({"init": "nndsvda"}, "init is 'nndsvda', which is nearly the same for every seed"),
+        ({"fixed_components": np.ones((1, 10))}, "fixed_components are given, and would be the same"),
+        ({"holdout": 0.1}, "holdout: not a parameter of NMF"),
+        ({"sample_weights": None}, "sample_weights: not a parameter of NMF"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_read(options, message):
@@ -378,7 +378,7 @@ def test_arguments_are_checked_before_anything_is_read(options, message):
 
 
 def test_hidden_entries_are_refused_in_a_selection_of_ranks(counts):
-    with pytest.raises(ValueError, match=r"holdout is 0.1; a consensus is of all entries .* rank_sweep"):
+    with pytest.raises(ValueError, match=r"holdout is 0.1; a consensus uses all entries .* rank_sweep"):
         k_selection(counts, [2, 3], Clustering(4), FitOptions(holdout=0.1))
 
 

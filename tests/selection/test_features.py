@@ -167,7 +167,7 @@ def test_std(counts):
     found = moments(counts)
     np.testing.assert_allclose(found.std(), counts.std(axis=0, ddof=1))
     np.testing.assert_allclose(found.std(ddof=0), counts.std(axis=0))
-    with pytest.raises(ValueError, match="ddof is 1 and there are 1 samples"):
+    with pytest.raises(ValueError, match="ddof is 1 and X has 1 sample;"):
         moments(counts[:1]).std()
 
 

@@ -310,9 +310,9 @@ def test_where_not_even_one_fits_nothing_is_read(room_for, monkeypatch, tmp_path
     monkeypatch.setattr(Scheduler, "memory_limit", one // 2)
     X = da.from_array(BROAD, chunks=(15, 800)).map_blocks(Unread(), meta=np.empty((0, 0)))
     for run in ({}, {"checkpoint": tmp_path / "run"}):
-        with pytest.raises(MemoryLimitError, match="ask for fewer components"):
+        with pytest.raises(MemoryLimitError, match="fit fewer components"):
             several(X, run, "synchronous")
-        with pytest.raises(MemoryLimitError, match="ask for fewer components"):
+        with pytest.raises(MemoryLimitError, match="fit fewer components"):
             rank_sweep(X, [2, 3], n_init=2, random_state=0, **run)
     assert not (tmp_path / "run").exists()
 
@@ -383,10 +383,10 @@ def test_any_budget_may_follow(tmp_path, beta):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"n_init": 4}, "n_init was 3 and is 4"),
-        ({"n_init": 1}, "n_init was 3 and is None"),
-        ({"halving": True}, "halving was False and is True"),
-        ({"random_state": 5}, "random_state was 0 and is 5"),
+        ({"n_init": 4}, "n_init: 3 in the run, 4 now"),
+        ({"n_init": 1}, "n_init: 3 in the run, None now"),
+        ({"halving": True}, "halving: False in the run, True now"),
+        ({"random_state": 5}, "random_state: 0 in the run, 5 now"),
     ],
 )
 def test_other_starts_are_another_run(tmp_path, change, named):
@@ -454,9 +454,9 @@ def test_the_first_seed_is_the_random_state_and_others_follow_from_it():
 @pytest.mark.parametrize(
     ("parameters", "run", "named"),
     [
-        ({"init": "nndsvd"}, {}, "all starts would be one"),
-        ({"init": "nndsvda"}, {}, "all starts would be one"),
-        ({"init": "custom"}, {"W": np.ones((N, K)), "H": np.ones((K, M))}, "all starts would be one"),
+        ({"init": "nndsvd"}, {}, "all starts would be the same"),
+        ({"init": "nndsvda"}, {}, "all starts would be the same"),
+        ({"init": "custom"}, {"W": np.ones((N, K)), "H": np.ones((K, M))}, "all starts would be the same"),
         ({"n_init": 0}, {}, "n_init"),
         ({"n_init": 2.0}, {}, "n_init"),
         ({"n_init": 1, "halving": True}, {}, "give n_init above 1"),

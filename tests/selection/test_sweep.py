@@ -303,25 +303,25 @@ def test_another_study_is_another_run(tmp_path):
     run = {"checkpoint": tmp_path / "run", "max_iter": 1, "n_init": 2}
     swept(V, [2, 3], **run)
     for change, named in (
-        ({"ranks": [2, 4]}, "many was"),
-        ({"ranks": [2, 3, 4]}, "many was"),
-        ({"n_init": 3}, "n_init was 2 and is 3"),
-        ({"method": "nmfk"}, "perturbation was None"),
-        ({"holdout": 0.1}, "entries was None"),
+        ({"ranks": [2, 4]}, "sweep or consensus: "),
+        ({"ranks": [2, 3, 4]}, "sweep or consensus: "),
+        ({"n_init": 3}, "n_init: 2 in the run, 3 now"),
+        ({"method": "nmfk"}, "perturbation: None in the run"),
+        ({"holdout": 0.1}, "missing values, scale and hold-out: None in the run"),
     ):
         with pytest.raises(RunMismatchError, match=named):
             swept(V, **{"ranks": [2, 3]} | run | change)
     swept(V, [2, 3], **run | {"checkpoint": tmp_path / "nmfk"}, method="nmfk", perturb="uniform")
     for change in ({"perturb": "rows"}, {"perturb": "uniform", "epsilon": 0.1}):
-        with pytest.raises(RunMismatchError, match="perturbation was"):
+        with pytest.raises(RunMismatchError, match="perturbation: "):
             swept(V, [2, 3], **run | {"checkpoint": tmp_path / "nmfk"}, method="nmfk", **change)
     alone = {"max_iter": 1, "tol": 0, "init": "random", "n_components": 3, "n_init": 2}
-    with pytest.raises(RunMismatchError, match="many was"):
+    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
         fitted(V, run={"checkpoint": tmp_path / "run"}, **alone)
     fitted(V, run={"checkpoint": tmp_path / "fit"}, **alone)
-    with pytest.raises(RunMismatchError, match="many was None"):
+    with pytest.raises(RunMismatchError, match="sweep or consensus: None in the run"):
         swept(V, [3], **run | {"checkpoint": tmp_path / "fit"})
-    with pytest.raises(RunMismatchError, match="many was"):
+    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
         consensus(
             V,
             3,
@@ -332,11 +332,11 @@ def test_another_study_is_another_run(tmp_path):
             checkpoint=tmp_path / "run",
             local_neighborhood_size=0.5,
         )
-    with pytest.raises(RunError, match="is no sweep; open_sweep takes"):
+    with pytest.raises(RunError, match="is not a sweep; open_sweep takes"):
         open_sweep(tmp_path / "fit")
-    with pytest.raises(RunError, match="is no consensus; open_consensus takes"):
+    with pytest.raises(RunError, match="is not a consensus; open_consensus takes"):
         open_consensus(tmp_path / "fit")
-    with pytest.raises(RunError, match="is no consensus"):
+    with pytest.raises(RunError, match="is not a consensus"):
         open_consensus(tmp_path / "run")
     with pytest.raises(RunError, match="there is no run"):
         open_sweep(tmp_path / "nowhere")
@@ -386,32 +386,32 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"ranks": [3, 2]}, "ranks are to ascend"),
-        ({"ranks": [2, 2, 3]}, "ranks are to ascend"),
-        ({"ranks": [2, M + 1]}, f"holds {M + 1}; X is {N} x {M}"),
-        ({"ranks": [0, 2]}, "holds 0"),
-        ({"ranks": [-1, 2]}, "holds -1"),
+        ({"ranks": [3, 2]}, "ranks must ascend"),
+        ({"ranks": [2, 2, 3]}, "ranks must ascend"),
+        ({"ranks": [2, M + 1]}, f"has {M + 1}; X is {N} x {M}"),
+        ({"ranks": [0, 2]}, "has 0"),
+        ({"ranks": [-1, 2]}, "has -1"),
         ({"ranks": []}, r"n_components is \[\]"),
-        ({"ranks": [2, 2.5]}, "whole numbers"),
-        ({"ranks": [True, 2]}, "whole numbers"),
-        ({"ranks": ["2"]}, "whole numbers"),
+        ({"ranks": [2, 2.5]}, "several integers"),
+        ({"ranks": [True, 2]}, "several integers"),
+        ({"ranks": ["2"]}, "several integers"),
         ({"ranks": 4}, "a sweep is over several"),
         ({"ranks": True}, "n_components is True"),
         ({"ranks": None}, "n_components is None"),
         ({"ranks": 2.5}, "n_components is 2.5"),
         ({"n_init": 0}, "n_init is 0"),
         ({"n_init": True}, "n_init is True"),
-        ({"n_init": 1}, "n_init is 1 and nothing is held out"),
+        ({"n_init": 1}, "n_init is 1 and no entries are hidden"),
         ({"method": "magic"}, "method is 'magic'"),
         ({"rule": "magic"}, "magic"),
-        ({"rule": "holdout"}, "nothing is held out"),
+        ({"rule": "holdout"}, "no entries are hidden"),
         ({"holdout": 1.5}, "holdout is 1.5"),
         ({"method": "nmfk", "perturb": "magic"}, "magic"),
         ({"method": "nmfk", "perturb": "uniform", "epsilon": -1}, "epsilon"),
         ({"rule": "silhouette", "n_init": 1, "holdout": 0.1}, "chooses by the agreement of starts"),
         ({"init": "custom"}, "init"),
         ({"halving": True}, "all starts to the end"),
-        ({"init": "nndsvd"}, "all starts would be one"),
+        ({"init": "nndsvd"}, "all starts would be the same"),
         ({"init": "magic"}, "init"),
     ],
     ids=str,
@@ -474,9 +474,9 @@ def test_consensus_that_dies_goes_on(tmp_path):
 
     assert_no_death_matters(tmp_path, run, same)
     same(open_consensus(tmp_path / "quiet"), open_consensus(tmp_path / "dying"))
-    with pytest.raises(RunError, match="is no sweep"):
+    with pytest.raises(RunError, match="is not a sweep"):
         open_sweep(tmp_path / "quiet")
-    with pytest.raises(RunMismatchError, match="many was"):
+    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
         swept(V, [3], checkpoint=tmp_path / "quiet", n_init=4, max_iter=2)
 
 

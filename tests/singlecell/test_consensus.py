@@ -187,7 +187,7 @@ def test_a_rank_whose_spectra_make_too_few_clusters_is_left_out():
     [
         ({"rule": "holdout"}, ValueError, r"rule is 'holdout'; .* \['silhouette', 'stability'\]"),
         ({"rule": "elbow"}, ValueError, "rule is 'elbow'"),
-        ({"holdout": 0.1}, TypeError, "holdout is given, which is no parameter of NMF"),
+        ({"holdout": 0.1}, TypeError, "holdout: not a parameter of NMF"),
         ({"n_components": [1]}, ValueError, "one program has no silhouette"),
     ],
 )

@@ -156,19 +156,19 @@ def test_an_error_before_the_first_file_leaves_no_directory(fitted, tmp_path):
         export_cnmf.write_cnmf(tmp_path / "out", "pbmc", replace(tables, in_all_genes=whole))
     assert not os.listdir(tmp_path)
     for name in ("", "..", "a/b"):
-        with pytest.raises(SourceError, match="is no name of an analysis"):
+        with pytest.raises(SourceError, match="is not a valid name"):
             export_cnmf.write_cnmf(tmp_path / "out", name, tables)
 
 
 def test_what_is_refused(fitted, tmp_path):
     _, path, run = fitted
     for options in (["--to", "csv"], ["--xarray"], ["--key-added", "x"]):
-        assert "a kind of its own" in export(run, tmp_path, "--cnmf", "a", *options, code=2)
-    assert "--names-from gives" in export(run, tmp_path, "--cnmf", "a", "--layer", "counts", code=2)
-    assert "--layer is for --cnmf" in export(run, path, "--layer", "counts", code=2)
+        assert "--cnmf cannot be combined" in export(run, tmp_path, "--cnmf", "a", *options, code=2)
+    assert "--layer needs --names-from" in export(run, tmp_path, "--cnmf", "a", "--layer", "counts", code=2)
+    assert "can only be used with --cnmf" in export(run, path, "--layer", "counts", code=2)
     fewer = written(cells()[:9].copy(), tmp_path, "h5ad")
     assert "has 9 cells" in export(run, tmp_path / "out", "--cnmf", "a", "--names-from", fewer, code=4)
     NMF(2, max_iter=2, tol=0).fit(np.random.default_rng(0).random((9, 4)), checkpoint=tmp_path / "single")
-    assert "is no consensus" in export(tmp_path / "single", tmp_path / "out", "--cnmf", "a", code=4)
+    assert "is not a consensus" in export(tmp_path / "single", tmp_path / "out", "--cnmf", "a", code=4)
     with pytest.raises(RunError, match="no run"):
         open_consensus(tmp_path / "none")

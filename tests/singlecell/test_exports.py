@@ -197,7 +197,7 @@ def test_an_error_in_a_store_without_renames_takes_all_back(run, zarr_format):
         assert store.of_the_anndata() == before, trial.changed[at]
     assert not [key for key in store._store_dict if SPARE in key]
     check_old(anndata.read_zarr(zarr.open_group(store, mode="r")))
-    with pytest.raises(RunError, match="holds obsm/X_nmf, varm/NMF, uns/nmf already"):
+    with pytest.raises(RunError, match="has obsm/X_nmf, varm/NMF, uns/nmf already"):
         export(run, store, overwrite=False)
 
 

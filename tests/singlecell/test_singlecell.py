@@ -144,8 +144,8 @@ def test_cells_and_genes_without_counts_are_kept_and_counted_once(adata):
         nmf(adata, K)
     warned = [str(each.message) for each in caught if "they are kept" in str(each.message)]
     assert len(warned) == 1
-    assert "1 of 240 cells have no counts" in warned[0]
-    assert "1 of 25 genes are in no component" in warned[0]
+    assert "cells without counts in the genes of any component: 1 of 240" in warned[0]
+    assert "genes that are in no component: 1 of 25" in warned[0]
     assert not adata.obsm["X_nmf"][5].any()
     assert not adata.varm["NMF"][7].any()
 
@@ -197,7 +197,7 @@ def test_an_entry_of_obsm(adata):
     assert "NMF" not in adata.varm
     assert adata.uns["nmf"]["H"].shape == (K, 12)
     assert "mask_var" not in adata.uns["nmf"]["params"]
-    with pytest.raises(ValueError, match="mask_var selects genes and obsm='X_protein' has none"):
+    with pytest.raises(ValueError, match="mask_var selects genes and obsm='X_protein' has no genes"):
         nmf(adata, K, obsm="X_protein", mask_var="highly_variable")
 
 
@@ -222,7 +222,7 @@ def test_genes_that_are_missing_are_unobserved(adata):
     model = NMF(K, random_state=0).fit(Prepared(adata.X, feature_names=adata.var_names))
     fewer = adata[:, 4:].copy()
     with pytest.warns(
-        UserWarning, match=r"4 of 50 genes of the model are not in adata \(gene0, gene1, gene2, gene3\)"
+        UserWarning, match=r"genes of the model that adata lacks: 4 of 50 \(gene0, gene1, gene2, gene3\)"
     ):
         project(fewer, model)
     alone = NMF(K, random_state=0).fit(fewer.X)
@@ -242,7 +242,7 @@ def test_programs_that_cannot_be_found_in_other_cells(adata):
         project(other, model)
     twice = adata.copy()
     twice.var_names = ["gene1", *adata.var_names[1:]]
-    with pytest.raises(ValueError, match=r"1 genes of the model are in adata more than once \(gene1\)"):
+    with pytest.raises(ValueError, match=r"adata has 1 gene of the model more than once \(gene1\)"):
         project(twice, model)
 
 

@@ -64,7 +64,7 @@ def matrix(obj: xr.DataArray, layout: Layout) -> np.ndarray:
 def fitted(obj, n_components=3, fit=None, **parameters) -> StackNMF:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message=".* have nothing observed")
+        warnings.filterwarnings("ignore", message=".* without any observed entry")
         return StackNMF(n_components, **(PARAMETERS | parameters)).fit(obj, **(fit or {}))
 
 

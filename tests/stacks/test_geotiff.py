@@ -20,7 +20,7 @@ rasterio = pytest.importorskip("rasterio", reason="the raster extra is not insta
 pytest.importorskip("rioxarray", reason="the raster extra is not installed")
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.* have nothing observed"),
+    pytest.mark.filterwarnings("ignore:.* without any observed entry"),
     pytest.mark.filterwarnings("ignore:Maximum number of iterations"),
     pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification"),
 ]
@@ -127,7 +127,7 @@ def test_what_is_no_stack_of_files_is_refused(tmp_path):
     tiff(tmp_path / "b.tif")
     (tmp_path / "text.tif").write_text("no picture")
     for place, message in [
-        ("a.tif", "has the scales .* of its bands"),
+        ("a.tif", "the bands of .* have different scales"),
         ("text.tif", "cannot be opened as a GeoTIFF"),
         ("nowhere.tif", "cannot be opened as a GeoTIFF"),
         (["b.tif", "deep/b.tif"], "2 files are named 'b'"),
@@ -146,7 +146,7 @@ def test_maps_come_back_on_the_grid_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("dasknmf.stacks.stack._TILE_BYTES", 0)
     said = done("fit", path, run, *FIT).stdout
     assert f"maps: dasknmf export {run} maps.tif" in said
-    assert f"2 bands of abundance, {N_EMPTY:,} pixels NaN: {out}" in done("export", run, out).stdout
+    assert f"abundance of 2 components, NaN in {N_EMPTY:,} pixels: {out}" in done("export", run, out).stdout
     expected = StackNMF.from_run(run).abundance.to_numpy()
     expected[:, :30, :40] = np.nan
     with rasterio.open(path) as was, rasterio.open(out) as now:
@@ -156,9 +156,9 @@ def test_maps_come_back_on_the_grid_of_the_file(tmp_path, monkeypatch):
         assert np.isnan(now.nodata)
         assert now.block_shapes == [(256, 256)] * 2
         np.testing.assert_array_equal(now.read(), expected)
-    assert "exists; nothing is replaced" in refused(4, "export", run, out)
+    assert "exists and is not replaced" in refused(4, "export", run, out)
     done("export", run, out, "--overwrite")
-    assert "no export has written" in refused(4, "export", run, path, "--overwrite")
+    assert "was not written by an export" in refused(4, "export", run, path, "--overwrite")
     # The same scene for the same endmembers.
     done("transform", run, path, tmp_path / "again.tif")
     with rasterio.open(tmp_path / "again.tif") as again:
@@ -275,7 +275,7 @@ def test_zero_pixels_are_counted_apart_from_unobserved_ones(tmp_path):
     obj[6, :, 7] = np.nan
     fitted(obj.chunk(y=15), checkpoint=tmp_path / "run")
     result = done("export", tmp_path / "run", tmp_path / "out.tif")
-    assert "1 pixels that were observed are 0 in every component, and NaN here like the 1" in result.stderr
+    assert "observed pixels that are 0 in every component: 1; the GeoTIFF has NaN there" in result.stderr
     assert "the stack has no CRS" in result.stderr
     with rasterio.open(tmp_path / "out.tif") as file:
         assert np.isnan(file.read(1)).sum() == 2

@@ -53,16 +53,16 @@ BAD = [
         None,
         {"sample_dims": ("lat", "x")},
     ),
-    ("needs a dim of features", lambda obj: obj.isel(time=0, band=0), {}),
-    ("must name one dim or more, each once", None, {"sample_dims": ("y", "y")}),
-    ("must name one dim or more", None, {"sample_dims": ()}),
+    ("at least one dim must be a feature", lambda obj: obj.isel(time=0, band=0), {}),
+    ("must name at least one dim, and each only once", None, {"sample_dims": ("y", "y")}),
+    ("must name at least one dim", None, {"sample_dims": ()}),
     (
         r"'time' has 2024-01-03T10:30:00.000000000 2 times.*drop_duplicates\('time'\)",
         lambda obj: obj.isel(time=[0, 0]),
         {},
     ),
     (
-        r"coordinates 'time' \(.*\) are none that.*tz_localize\(None\).*drop_vars\(\['time'\]\)",
+        r"coordinates 'time' \(.*\) cannot be stored.*tz_localize\(None\).*drop_vars\(\['time'\]\)",
         lambda obj: obj.assign_coords(time=obj.indexes["time"].tz_localize("UTC")),
         {},
     ),
@@ -73,7 +73,7 @@ BAD = [
     ("dim or coordinate 'component'", lambda obj: obj.rename(band="component"), {}),
     ("dim or coordinate 'loss'", lambda obj: obj.rename(platform="loss"), {}),
     (
-        r"coordinates 'band' \(object of tuple\) are none.*reset_index",
+        r"coordinates 'band' \(object of tuple\) cannot be stored.*reset_index",
         lambda obj: (
             obj.stack(pair=["band", "time"]).rename(pair="band_").rename(band="b").rename(band_="band")
         ),
@@ -100,7 +100,7 @@ BAD = [
     ("mask is float64", None, {"mask": xr.DataArray(np.ones((40, 60)), dims=("y", "x"))}),
     ("mask has a dim 'lat'", None, {"mask": xr.DataArray(np.ones((40, 60), bool), dims=("lat", "x"))}),
     (
-        "mask has 41 along 'y' and the stack 40",
+        "mask has length 41 along 'y' and the stack has 40",
         None,
         {"mask": xr.DataArray(np.ones((41, 60), bool), dims=("y", "x"))},
     ),

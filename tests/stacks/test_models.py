@@ -126,7 +126,7 @@ def test_transform_refuses_other_features():
     model = fitted(obj)
     with pytest.raises(ValueError, match=r"2024-01-03T10:30 B00' became '2024-01-04T10:30 B00"):
         model.transform(obj.assign_coords(time=obj.time + np.timedelta64(1, "D")))
-    with pytest.raises(ValueError, match=r"features \['band', 'time'\].*transpose"):
+    with pytest.raises(ValueError, match=r"feature dims \['band', 'time'\].*transpose"):
         model.transform(obj.transpose("band", "time", "y", "x"))
     with pytest.raises(ValueError, match="3 features, but NMF is expecting 6"):
         model.transform(obj.isel(time=[0]))

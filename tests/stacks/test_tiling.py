@@ -75,7 +75,7 @@ def parameters(solver, beta, init, *, holes=False):
 def by_plain(V, k=K, fit=None, **given):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message=".* rows and 0 columns of X have nothing observed")
+        warnings.filterwarnings("ignore", message="X has .* rows? without any observed entry")
         model = NMF(k, **given)
         return model, model.fit_transform(V, **(fit or {}))
 
@@ -83,7 +83,7 @@ def by_plain(V, k=K, fit=None, **given):
 def by_stack(obj, k=K, fit=None, **given) -> StackNMF:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", message=".* rows and 0 columns of X have nothing observed")
+        warnings.filterwarnings("ignore", message="X has .* rows? without any observed entry")
         return StackNMF(k, **given).fit(obj, **(fit or {}))
 
 

@@ -119,7 +119,7 @@ def test_a_refusal_names_the_chunk_and_is_final():
 def test_patience_ends(caplog):
     with (
         caplog.at_level(logging.WARNING, "dasknmf"),
-        pytest.raises(UnavailableError, match=r"'c/./0' of .* could not be reached in 10 attempts.*start"),
+        pytest.raises(UnavailableError, match=r"'c/./0' of .* could not be reached in 10 attempts.*repeat"),
     ):
         read(TimeoutError(), 100)
     assert "tried again" in caplog.text

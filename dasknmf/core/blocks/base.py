@@ -325,8 +325,8 @@ class SlabBlock(Block):
 
     def _refuse(self, row: int) -> NoReturn:
         raise ValueError(
-            f"a panel gave {row} rows; the panel table says {self.n_rows}: "
-            "V changed its shape after it was opened, open it again."
+            f"a panel has {row} rows instead of {self.n_rows}; the shape of V changed after V was opened: "
+            "open V again."
         )
 
 

@@ -86,8 +86,8 @@ def rows_of(data: np.ndarray, indices: np.ndarray, offsets: np.ndarray, n_column
         for column in (indices.min(), indices.max()):
             if not 0 <= column < n_columns:
                 raise SourceError(
-                    f"indices of the sparse V hold column {column}, V has columns 0 to {n_columns - 1}: the "
-                    "store is damaged, write it again."
+                    f"the indices of the sparse V contain column {column}, and V has columns 0 to "
+                    f"{n_columns - 1}: the store is damaged, write it again."
                 )
     small = n_columns <= _INT32_MAX and len(indices) <= _INT32_MAX
     index = np.int32 if small else np.int64

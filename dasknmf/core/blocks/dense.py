@@ -111,8 +111,8 @@ def _weighted(given: np.ndarray, V: np.ndarray, mask: np.ndarray, scratch: Scrat
     smallest = float(given.min(initial=0.0))
     if not (smallest >= 0 and np.isfinite(given).all()):
         raise DataError(
-            f"weights hold {smallest:g} or values that are not finite; a weight is how often an entry "
-            "counts: give nonnegative, finite weights, 0 where nothing was observed."
+            f"weights are negative or not finite (the smallest is {smallest:g}); a weight says how often an "
+            "entry counts: give nonnegative, finite weights, and 0 for missing entries."
         )
     weights = scratch.get("weights", len(V))
     np.multiply(given, mask, out=weights, casting="unsafe")

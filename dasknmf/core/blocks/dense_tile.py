@@ -188,8 +188,8 @@ class DenseTile(Tile):
             most = float(self.weights.max())
             if most > 1:
                 raise DataError(
-                    f"weights hold {most:g}; with so many components entries are filled in by their weight, "
-                    "which is at most 1 then: divide the weights by the largest."
+                    f"the largest weight is {most:g}; with so many components weights must be at most 1: "
+                    "divide the weights by the largest."
                 )
             np.subtract(self.V, P, out=V)
             np.multiply(V, self.weights, out=V)

@@ -33,7 +33,7 @@ def or_scipy(fast: Loop, by_scipy: Loop) -> Loop:
         try:
             fast(pointers, columns, q, F, G)
         except (NumbaError, RuntimeError) as error:  # raised by the compiler; kernels raise nothing
-            _log.warning("vector code does not compile, sparse products are slower: %s", error)
+            _log.warning("vector code cannot be compiled, so that sparse products are slower: %s", error)
             fast = by_scipy
             by_scipy(pointers, columns, q, F, G)
 

@@ -139,4 +139,4 @@ def check_values(values: np.ndarray) -> None:
     finite = bool(np.isfinite(values).all())
     if not finite or (values < 0).any():
         what = "Negative values in data passed to X in NMF" if finite else "Input X contains NaN or infinity"
-        raise DataError(f"{what}; new rows must be finite and nonnegative: mend them first.")
+        raise DataError(f"{what}; new rows must be finite and nonnegative: correct them first.")

@@ -10,6 +10,7 @@ from dask.utils import format_bytes
 
 from dasknmf.core.history import Ending, Record
 from dasknmf.core.losses import NAMES
+from dasknmf.core.text import counted
 from dasknmf.errors import RunError
 from dasknmf.plots.report.models import components_text, is_unfinished
 from dasknmf.store.run import Run
@@ -30,12 +31,11 @@ def status_of(run: Run) -> tuple[str, str]:
         outcomes = [member.outcome for member in run.progress.models]
         if (short := outcomes.count(Ending.MAX_ITER.value)) == 0:
             return Ending.CONVERGED.value, Ending.CONVERGED.advice
-        reached = f"{short} of {len(outcomes)} models reached max_iter before the stop rule was met"
-        return Ending.MAX_ITER.value, f"{reached}: raise max_iter, or tol."
+        reached = f"{short} of {len(outcomes)} models reached max_iter before they converged"
+        return Ending.MAX_ITER.value, f"{reached}: raise max_iter or tol."
     if writer := run.writer:
-        return "running", f"{writer} writes this run."
-    what = "fit" if run.identity.many is None else "command"
-    return "interrupted", f"No living process writes this run: start the same {what} again to resume it."
+        return "running", f"{writer} is writing this run."
+    return "interrupted", "The run was interrupted: repeat the same command or call to resume it."
 
 
 def loss_named(beta: float) -> str:
@@ -92,7 +92,7 @@ def _entries_facts(entries: Entries) -> Facts:
     missing = []
     if entries.nodata is not None:
         each = isinstance(entries.nodata, str)
-        missing.append("a nodata value of each feature" if each else f"nodata {entries.nodata:g}")
+        missing.append("one nodata value per feature" if each else f"nodata {entries.nodata:g}")
     if entries.nan is not None:
         missing.append("NaN")
     if entries.negatives == "mask":
@@ -101,7 +101,7 @@ def _entries_facts(entries: Entries) -> Facts:
         facts.append(("missing", ", ".join(missing)))
     for name, value in (("scale", entries.scale), ("offset", entries.offset)):
         if value is not None:
-            facts.append((name, "one of each feature" if isinstance(value, str) else f"{value:g}"))
+            facts.append((name, "one per feature" if isinstance(value, str) else f"{value:g}"))
     if entries.negatives == "clip":
         facts.append(("values below zero", "taken as 0"))
     if entries.holdout is not None:
@@ -126,11 +126,11 @@ def loss_facts(run: Run) -> Facts:
     last = last_with_loss(run)
     if last is None:
         return []
-    pair = f"at the {last.loss_at} of the last pass"
+    pair = f"at the {'end' if last.loss_at == 'end' else 'start'} of the last pass"
     if last.closed:
-        pair = "of these W and H"
+        pair = "of the returned W and H"
     elif last.models:
-        pair = "of the lowest model"
+        pair = "of the model with the lowest loss"
     facts = [("loss D(V | WH)", f"{last.loss:.8g}, {pair}")]
     if run.params["beta_loss"] == 2:
         facts.append(("relative error ‖V − WH‖ / ‖V‖", f"{relative_error(run):.4g}"))
@@ -161,8 +161,8 @@ def throughput_facts(run: Run) -> Facts:
     facts = [
         ("reads of V", f"{run.history.reads:g}"),
         ("time in passes", duration(seconds)),
-        ("read in all", format_bytes(nbytes)),
-        ("written in all", format_bytes(sum(record.bytes_written for record in records))),
+        ("bytes read", format_bytes(nbytes)),
+        ("bytes written", format_bytes(sum(record.bytes_written for record in records))),
     ]
     if run.history.retries:
         facts.append(("retries of storage", str(run.history.retries)))
@@ -176,7 +176,8 @@ def throughput_facts(run: Run) -> Facts:
             facts.append(("read in exact passes", f"{format_bytes(int(rate))} per second"))
         if run.status == "running":
             left = max(0, run.params["max_iter"] - run.n_iter)
-            facts.append(("left", f"at most {left} passes, {duration(left * typical)}, up to max_iter"))
+            passes = counted(left, "pass", "es")
+            facts.append(("left", f"at most {passes} until max_iter, {duration(left * typical)}"))
     return facts
 
 
@@ -191,7 +192,7 @@ def memory_facts(run: Run) -> Facts:
             ("scheduler", f"{plan.scheduler}: {plan.processes} × {plan.threads} threads"),
         ]
     if seen is not None:
-        facts.append(("largest process", format_bytes(seen)))
+        facts.append(("measured peak", f"{format_bytes(seen)} in one process"))
     return facts
 
 
@@ -212,7 +213,7 @@ def warnings_of(run: Run) -> list[str]:
         dead = []
     if dead:
         found.append(
-            f"components {', '.join(map(str, dead))} are zero throughout: they add nothing to WH; set "
+            f"components that are zero throughout: {', '.join(map(str, dead))}; they add nothing to WH: fit "
             "fewer components, or give another init or random_state."
         )
     n, m = run.shape
@@ -222,14 +223,14 @@ def warnings_of(run: Run) -> list[str]:
     ):
         if count:
             found.append(
-                f"{count:,} of {size:,} {name} have nothing observed: their {place} are zero; leave these "
-                f"{name} out, or check the missing values."
+                f"{name} without any observed entry: {count:,} of {size:,}; their {place} are zero: leave "
+                f"these {name} out, or check the missing values."
             )
     seen, plan = memory_seen(run), run.plan
     if plan is not None and seen is not None and seen > plan.memory_projected:
         found.append(
-            f"a process held {format_bytes(seen)}, more than the {format_bytes(plan.memory_projected)} "
-            "that were projected."
+            f"a process used {format_bytes(seen)} of memory, more than the projected "
+            f"{format_bytes(plan.memory_projected)}."
         )
     return found
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.text import counted
 from dasknmf.fitting.results import start_losses
 from dasknmf.selection.rules import explained
 from dasknmf.store.run import Run
@@ -89,15 +90,15 @@ def models_facts(run: Run) -> list[tuple[str, str]]:
     many, n_init = run.identity.many, starts_of(run)
     facts = []
     if many is not None and many.method is not None:
-        starts = "1 start" if n_init == 1 else f"{n_init} starts"
+        starts = counted(n_init, "start")
         facts.append(("sweep", f"{ranges(many.ranks)} components, {starts} of each: {_METHODS[many.method]}"))
     if is_consensus(run) and (run.concluded or not is_sweep(run)):
-        facts.append(("consensus", f"of {n_init} starts with {run.n_components} components"))
+        facts.append(("consensus", f"of {n_init} starts with {counted(run.n_components, 'component')}"))
     if many is None:
         facts.append(("starts", f"{n_init}; the one with the lowest loss is kept"))
     models = run.progress.models
     outcomes: Counter[str] = Counter(sorted(model.outcome for model in models if model.outcome is not None))
-    outcomes["given up"] = len(ranks) - len(models)
+    outcomes["dropped"] = len(ranks) - len(models)
     ended = f"{outcomes.total()} of {len(ranks)} have ended"
     parts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
     return [*facts, ("models", f"{ended}: {parts}" if parts else ended)]
@@ -131,7 +132,7 @@ def start_table(run: Run) -> Table:
     rows = []
     for start in np.argsort(losses, kind="stable").tolist():
         loss = f"{losses[start]:.8g}" if np.isfinite(losses[start]) else ""
-        passes, outcome = "", "given up"
+        passes, outcome = "", "dropped"
         if start in models:
             passes, outcome = str(models[start].iteration), models[start].outcome or "running"
         rows.append([str(start), loss, passes, outcome])
@@ -153,7 +154,7 @@ def reason(run: Run) -> str:
     """The reason for the choice of a sweep."""
     many, found = many_of(run), findings_of(run)
     why = explained(found["best"], many.ranks, found, found["rule"], n_init=many.n_init)
-    return f"{found['best']} components, by the rule {found['rule']}: {why}"
+    return f"{counted(int(found['best']), 'component')}, by the rule {found['rule']}: {why}"
 
 
 def consensus_facts(run: Run) -> list[tuple[str, str]]:

@@ -167,7 +167,7 @@ def _models(run: Run) -> list[ModelsPart]:
 
 
 def _passes(run: Run) -> models.Table:
-    header = ["pass", "phase", "loss", "at", "change", "seconds", "read", "largest process"]
+    header = ["pass", "phase", "loss", "at", "change", "seconds", "read", "peak memory"]
     rows = [
         [
             str(record.iteration),
