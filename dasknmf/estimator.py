@@ -65,7 +65,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
         replaces zeros, which multiplicative updates cannot change, by a hundredth of the mean of X.
 
-        ``None`` is ``"sample"`` where `sample_bytes` hold all of X or 100 rows for each component, else
+        ``None`` is ``"sample"`` if all of X, or 100 rows for each component, fit into `sample_bytes`, else
         ``"sketch"`` for the Frobenius loss; with ``inner_iter=1`` the choice of scikit-learn. `init_` is the
         start that was used.
         Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
@@ -88,7 +88,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     halving : bool, default=False
         Whether the half of the starts with the higher objectives is dropped after 4, 8, 16, … exact passes.
     random_state : int, RandomState instance or None, default=None
-        Seed of the starts and of `shuffle`. With None, a run that goes on keeps the seed it began with.
+        Seed of the starts and of `shuffle`. With None, a resumed run keeps the seed that it began with.
     alpha_W, alpha_H : float or "same" (alpha_H only), default=0.0, "same"
         Strengths of the penalties.
     l1_ratio : float, default=0.0
@@ -314,7 +314,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
             Start for ``init="custom"``. W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
-            Weight of each row or column of X: weight 2 counts like two equal rows, penalties included.
+            Weight of each row or column of X: a row of weight 2 equals two such rows, penalties included.
             Rows of weight 0 do not influence H; their rows of W are still computed. X may be sparse.
         weights : array of shape (n_samples, n_features), optional
             Weight of each entry of a dense X: NumPy, Dask or Zarr array. Entries of weight 0 are missing.
@@ -345,14 +345,14 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ValueError, TypeError
             If parameters, arguments or X contradict each other.
         DataError, DataChangedError
-            If X holds NaN, infinite or negative values, or zeros with β ≤ 0; if X has changed since.
+            If X has NaN, infinite or negative values, or zeros with β ≤ 0; if X changed since the run began.
         SourceError
             If X cannot be opened or cannot be read by rows.
         MemoryLimitError, StageError
-            If a pass, or W without a checkpoint, does not fit in memory; if a stage has no room or no access.
+            If a pass, or W without a checkpoint, does not fit in memory; if a stage cannot be written.
         RunMismatchError, RunLockedError, RunDamagedError
-            If the checkpoint holds a run with another X or other parameters, another process writes it, or it
-            misses a file or holds an altered one.
+            If the checkpoint has a run with another X or other parameters, if another process writes the run,
+            or if a file of the run is missing or altered.
         """
         options = FitOptions(
             W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks

@@ -32,9 +32,10 @@ class ConsensusJob(FitJob):
 
 @command(ConsensusJob, CONFIG)
 def consensus(job: ConsensusJob) -> None:
-    """Find the programs on which most of many factorizations of SOURCE agree (consensus NMF).
+    """Find the programs that most of many factorizations share.
 
-    SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their spectra.
+    This is consensus NMF. SOURCE is as in `dasknmf fit`. W of RUN holds the usages of the programs, H their
+    spectra.
 
     The same command resumes an interrupted run after its last saved pass. Another --density-threshold or
     --local-neighborhood-size only repeats the clustering.

@@ -28,9 +28,9 @@ class DemoJob(SchedulerOptions):
 
 @command(DemoJob)
 def demo(job: DemoJob) -> None:
-    """Factorize a hyperspectral scene (Indian Pines), and draw its abundance maps.
+    """Factorize a hyperspectral scene and draw abundance maps.
 
-    The scene, the run and the picture are written to DIRECTORY.
+    The scene (Indian Pines), the run and the picture are written to DIRECTORY.
     """
     source, shape = stored_scene(job.directory)
     run = job.directory / "run.zarr"

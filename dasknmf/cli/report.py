@@ -25,7 +25,10 @@ class ReportJob:
 
 @command(ReportJob)
 def report(job: ReportJob) -> None:
-    """Write an HTML page about RUN, finished or running: loss, components, speed, memory."""
+    """Write an HTML page about RUN, finished or running.
+
+    The page shows loss, components, speed and memory.
+    """
     if find_spec("matplotlib") is None:
         raise SourceError("a report needs matplotlib, which is not installed: pip install 'dasknmf[plot]'.")
     click.echo(f"report: {write_page(job.run, job.output)}")

@@ -63,10 +63,11 @@ class Sweep(ConstrainedJob):
 
 @command(Sweep, CONFIG)
 def sweep(job: Sweep) -> None:
-    """Factorize SOURCE with several numbers of components, each from many starts, in the same reads.
+    """Compare several numbers of components, in the same reads.
 
-    SOURCE is as in `dasknmf fit`. RUN holds, for each number of components, the loss and the agreement of its
-    starts; W and H of RUN are those of the number that the rule chooses.
+    SOURCE is as in `dasknmf fit`, and is factorized from many starts for each number of components. RUN holds
+    the loss of each number and the agreement of its starts; W and H of RUN are those of the number that the
+    rule chooses.
 
     The same command resumes an interrupted run after its last saved pass. Another --rule only repeats the
     choice of the number of components.

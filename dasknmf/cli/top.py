@@ -35,7 +35,7 @@ class TopJob:
 
 @command(TopJob)
 def top(job: TopJob) -> None:
-    """List the genes with the largest loadings in each component of RUN."""
+    """List the genes with the largest loadings of each component."""
     if job.as_csv and job.as_json:
         raise click.UsageError("--csv and --json are two formats: give one.")
     run = open_run(job.run)

@@ -40,11 +40,12 @@ class TransformJob(SchedulerOptions, StackSelection):
 
 @command(TransformJob)
 def transform(job: TransformJob) -> None:
-    """Compute W of SOURCE for the H of RUN, and write it to the new Zarr array OUT.
+    """Compute W of SOURCE for the H of RUN.
 
-    SOURCE is prepared as the data of RUN were. Genes of an AnnData are matched by name; genes that the
-    AnnData lacks count as missing. If RUN is the run of a stack, SOURCE is another scene, missing values are
-    those of the fit, and OUT is a Zarr store of abundances for xarray, or a GeoTIFF (.tif).
+    W is written to the new Zarr array OUT. SOURCE is prepared as the data of RUN were. Genes of an AnnData
+    are matched by name; genes that the AnnData lacks count as missing. If RUN is the run of a stack, SOURCE
+    is another scene, missing values are those of the fit, and OUT is a Zarr store of abundances for xarray,
+    or a GeoTIFF (.tif).
     """
     run = open_run(job.run)
     with short_warnings(), job.computing():

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from dasknmf.core.history import Ending, History, ModelRecord, Record, Stop, StopRule, rivals
 from dasknmf.core.phase import Outcome
-from dasknmf.core.text import counted
+from dasknmf.core.text import counted, pass_named
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, ModelResult, PassResult
 from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, height
@@ -285,10 +285,9 @@ def _is_current(status: ModelStatus, name: str) -> bool:
 def logged(record: Record) -> None:
     """A callback: one line per pass."""
     log.info(
-        "%s %d: objective %s, %.2f s, %s read, %s of V so far",
-        record.phase,
-        record.iteration,
-        record.objective,
+        "%s: %s%.2f s, %s read, %s of V so far",
+        pass_named(record.phase, record.iteration),
+        "" if record.objective is None else f"objective {record.objective:.8g}, ",
         record.seconds,
         format_bytes(record.bytes_read),
         counted(record.reads, "read"),

@@ -45,7 +45,7 @@ def consensus(
     1. X is factorized from `n_init` random starts, all in the same reads.
     2. The spectra (rows of H) of all starts are scaled to unit length. The density of a spectrum is its mean
        Euclidean distance to its ``int(local_neighborhood_size * n_init)`` nearest neighbours; spectra whose
-       density is not below `density_threshold` are filtered.
+       density is not below `density_threshold` are left out.
     3. k-means clusters the other spectra. The median of each cluster, scaled to a sum of one, is a program.
     4. Usages are fitted to the programs, and components to the usages, in one read of X.
 
@@ -58,7 +58,7 @@ def consensus(
     n_init : int, default=100
         Number of factorizations, two or more.
     density_threshold : float, default=0.5
-        Positive; 2 or more filters nothing.
+        Positive; with 2 or more, all spectra are kept.
     local_neighborhood_size : float, default=0.3
         Share of `n_init`, in (0, 1].
     random_state : int, RandomState instance or None, default=None
@@ -77,7 +77,7 @@ def consensus(
     ValueError, TypeError
         If an argument is out of its range or unknown; X is not read.
     DataError
-        If fewer than `n_components` spectra, or clusters, are left: the message has the quartiles of the
+        If fewer than `n_components` spectra, or clusters, are left; the message has the quartiles of the
         densities. Also as for `NMF.fit`.
     SourceError
         If X is stored by columns.
@@ -85,7 +85,7 @@ def consensus(
     Warns
     -----
     UserWarning
-        With the number of spectra of zeros, which have no unit length and are left out.
+        If spectra are zero throughout; they are left out.
 
     References
     ----------
@@ -130,9 +130,9 @@ def open_consensus(target: StoreLike) -> Consensus:
     Raises
     ------
     RunError
-        If there is none, or it has not ended.
+        If there is no consensus at the target, or it has not ended.
     RunDamagedError
-        If a record of it is not as it was written.
+        If a record of the run is damaged.
     """
     run, _, found = finished_run(target, "consensus", "consensus")
     return Consensus(**_stored(found), usages=run.W, feature_names=run.feature_names, _refitter=None)

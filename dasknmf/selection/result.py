@@ -90,7 +90,7 @@ class Consensus:
     def rethreshold(self, density_threshold: float) -> Consensus:
         """The consensus of the same factorizations for another threshold, in one read of X.
 
-        A threshold of 2 filters nothing; the histogram of `density` then shows where to set it.
+        A threshold of 2 keeps all spectra; the histogram of `density` then shows a good threshold.
 
         Parameters
         ----------

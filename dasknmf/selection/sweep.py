@@ -159,8 +159,8 @@ def rank_sweep(
     n_init : int, default=10
         Number of starts of each rank.
     holdout : float, optional
-        Share of the entries of X that are hidden from every fit; the same entries for all starts. Costs a
-        Gram matrix for each row.
+        Share of the entries of X that are hidden from every fit, the same entries for all starts. This is
+        expensive: each row and each column needs its own Gram matrix.
     method : {"restarts", "nmfk"}, default="restarts"
         How the starts of a rank differ. ``"restarts"``: by their random numbers. ``"nmfk"`` [1]_ [2]_: also
         by the resampled X that each start is fitted to. The spectra of a rank are then clustered with one
@@ -276,9 +276,9 @@ def open_sweep(target: StoreLike) -> RankSweep:
     Raises
     ------
     RunError
-        If there is none, or it has not ended.
+        If there is no sweep at the target, or it has not ended.
     RunDamagedError
-        If a record of it is not as it was written.
+        If a record of the run is damaged.
     """
     run, many, found = finished_run(target, "sweep", "rank_sweep")
     assert many.method is not None  # `finished_run` has looked

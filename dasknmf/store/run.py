@@ -264,7 +264,7 @@ def open_run(target: StoreLike) -> Run:
     RunError
         If there is no run.
     RunDamagedError
-        If a record is not as it was written, or was written by a version with another format.
+        If a record is damaged, or was written by a version with another format.
 
     Examples
     --------

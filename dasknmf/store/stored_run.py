@@ -373,10 +373,14 @@ def _check_identity(stored: Identity, given: Identity, where: str) -> None:
 
 def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
     return [
-        f"{_SHOWN.get(name, name)}: {was.get(name)!r} in the run, {now.get(name)!r} now"
+        f"{_SHOWN.get(name, name)}: {_value(was.get(name))} in the run, {_value(now.get(name))} now"
         for name in sorted((was.keys() | now.keys()) - free)
         if was.get(name) != now.get(name)
     ]
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def writable(target: StoreLike) -> Store:

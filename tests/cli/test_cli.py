@@ -37,7 +37,7 @@ def test_fit_info_transform(V, tmp_path, low_rank):
     result = call("fit", V, run, "-k", 3, "--tol", 0.01, "--random-state", 0)
     assert result.exit_code == 0, result.output
     assert "status: converged" in result.stdout
-    assert "exact 1  objective" in result.stderr
+    assert "exact pass 1  objective" in result.stderr
     result = call("info", run)
     assert result.exit_code == 0
     assert "V: 90 x 14   components: 3" in result.output

@@ -115,7 +115,7 @@ def test_a_sweep_goes_on_and_chooses_again(V, tmp_path):
     assert table.best == table.choose("dispersion")
     assert np.isnan(table.columns["holdout"]).all()
     longer = [*SWEEP[:-1], 8]
-    assert "exact 8" in done("sweep", V, run, *longer).stderr
+    assert "exact pass 8" in done("sweep", V, run, *longer).stderr
     assert open_run(run).n_iter == 8
     assert "n_init: 3 in the run, 2 now" in refused(4, "sweep", V, run, *SWEEP[:2], "--n-init", 2)
 
@@ -189,7 +189,7 @@ def test_the_other_commands_take_what_was_concluded(programs, tmp_path):
     done("transform", run, path, tmp_path / "w.zarr")
     W = zarr.open_array(tmp_path / "w.zarr", mode="r")[...]
     np.testing.assert_allclose(W, open_run(run).W.compute(), rtol=1e-3, atol=1e-3 * W.max())
-    assert f"consensus: of 6 starts with {K} components" in done("info", run).stdout
+    assert f"consensus: 6 starts with {K} components" in done("info", run).stdout
 
 
 def test_a_sweep_of_a_stack_becomes_maps(tmp_path):

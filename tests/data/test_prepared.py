@@ -384,7 +384,7 @@ def test_a_run_of_X_does_not_go_on_prepared(counts, tmp_path):
     X = KINDS["zarr"](counts, tmp_path)
     run = {"checkpoint": tmp_path / "run"}
     fitted(X, run=run, **PARAMETERS)
-    with pytest.raises(RunMismatchError, match="preparation: None in the run"):
+    with pytest.raises(RunMismatchError, match="preparation: not set in the run"):
         fitted(Prepared(X, log1p=True), run=run, **PARAMETERS)
 
 

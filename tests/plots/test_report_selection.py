@@ -176,7 +176,7 @@ def test_a_consensus_of_a_rank_that_was_chosen(V, tmp_path):
     sweep, found = selected(V, [2, 3], **asked, checkpoint=tmp_path / "run")
     shown = Page(page(tmp_path / "run")).text
     assert f"{sweep.best} components, by the rule silhouette: " in shown
-    assert f"consensus of 5 starts with {sweep.best} components" in shown
+    assert f"consensus 5 starts with {sweep.best} components" in shown
     assert f"silhouette {found.silhouette:.3f}" in shown
     said = summary(open_run(tmp_path / "run"))
     assert f"chosen: {sweep.best} components" in said

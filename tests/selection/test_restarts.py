@@ -384,7 +384,7 @@ def test_any_budget_may_follow(tmp_path, beta):
     ("change", "named"),
     [
         ({"n_init": 4}, "n_init: 3 in the run, 4 now"),
-        ({"n_init": 1}, "n_init: 3 in the run, None now"),
+        ({"n_init": 1}, "n_init: 3 in the run, not set now"),
         ({"halving": True}, "halving: False in the run, True now"),
         ({"random_state": 5}, "random_state: 0 in the run, 5 now"),
     ],

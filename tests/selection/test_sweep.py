@@ -306,8 +306,8 @@ def test_another_study_is_another_run(tmp_path):
         ({"ranks": [2, 4]}, "sweep or consensus: "),
         ({"ranks": [2, 3, 4]}, "sweep or consensus: "),
         ({"n_init": 3}, "n_init: 2 in the run, 3 now"),
-        ({"method": "nmfk"}, "perturbation: None in the run"),
-        ({"holdout": 0.1}, "missing values, scale and hold-out: None in the run"),
+        ({"method": "nmfk"}, "perturbation: not set in the run"),
+        ({"holdout": 0.1}, "missing values, scale and hold-out: not set in the run"),
     ):
         with pytest.raises(RunMismatchError, match=named):
             swept(V, **{"ranks": [2, 3]} | run | change)
@@ -319,7 +319,7 @@ def test_another_study_is_another_run(tmp_path):
     with pytest.raises(RunMismatchError, match="sweep or consensus: "):
         fitted(V, run={"checkpoint": tmp_path / "run"}, **alone)
     fitted(V, run={"checkpoint": tmp_path / "fit"}, **alone)
-    with pytest.raises(RunMismatchError, match="sweep or consensus: None in the run"):
+    with pytest.raises(RunMismatchError, match="sweep or consensus: not set in the run"):
         swept(V, [3], **run | {"checkpoint": tmp_path / "fit"})
     with pytest.raises(RunMismatchError, match="sweep or consensus: "):
         consensus(

@@ -261,7 +261,7 @@ def test_a_run_does_not_go_on_with_another_mask(tmp_path, kind):
     other[3, 4] = not other[3, 4]
     with pytest.raises(RunMismatchError, match=r"mask: '\w{16} of y=40 x=60' in the run, '\w{16} of y=40"):
         fitted(obj, fit={"mask": given(other), "checkpoint": run})
-    with pytest.raises(RunMismatchError, match=r"mask: '.*' in the run, None now"):
+    with pytest.raises(RunMismatchError, match=r"mask: '.*' in the run, not set now"):
         fitted(obj, fit={"checkpoint": run})
 
 

@@ -93,7 +93,7 @@ def models_facts(run: Run) -> list[tuple[str, str]]:
         starts = counted(n_init, "start")
         facts.append(("sweep", f"{ranges(many.ranks)} components, {starts} of each: {_METHODS[many.method]}"))
     if is_consensus(run) and (run.concluded or not is_sweep(run)):
-        facts.append(("consensus", f"of {n_init} starts with {counted(run.n_components, 'component')}"))
+        facts.append(("consensus", f"{n_init} starts with {counted(run.n_components, 'component')}"))
     if many is None:
         facts.append(("starts", f"{n_init}; the one with the lowest loss is kept"))
     models = run.progress.models
@@ -168,8 +168,8 @@ def consensus_facts(run: Run) -> list[tuple[str, str]]:
     return [
         ("spectra", f"{int(kept.sum())} of {len(kept)} kept: density below {found['density_threshold']:g}"),
         (
-            f"density at {', '.join(map(str, _QUANTILES))} %",
-            f"{at} (mean distance to the nearest {int(size * starts)})",
+            f"percentiles of density ({', '.join(map(str, _QUANTILES))})",
+            f"{at} (mean distance to {counted(int(size * starts), 'nearest neighbour')})",
         ),
         ("silhouette", f"{found['silhouette']:.3f} (mean of the spectra that were kept)"),
         ("spectra of each program", _from_to(int(sizes.min()), int(sizes.max()))),
