@@ -3,19 +3,19 @@
 ::
 
     DaskNMFError
-    ├── DataError (ValueError)         mend the data, or give missing_values, weights or columns
+    ├── DataError (ValueError)         correct the data, or give missing_values, weights or columns
     ├── SourceError (ValueError)       give a source that can be opened and read
     ├── NumericalError (ArithmeticError)  rescale V, or work in float64
     ├── MemoryLimitError (MemoryError) give more memory, or fewer components
     ├── StageError (OSError)           make room on the stage's disk, or give no stage
     ├── SchedulerError (RuntimeError)  give a scheduler or a store that every worker reaches
-    ├── UnavailableError (RuntimeError)  start the same fit again later
+    ├── UnavailableError (RuntimeError)  repeat the same call later
     └── RunError (RuntimeError)        see the subclasses
         ├── RunMismatchError           repeat the arguments, or overwrite the run
         ├── RunLockedError             wait for the other process, or stop it
         ├── RunAccessError             make room or give permission, and start again
         ├── RunDamagedError            restore the store from a copy, or overwrite the run
-        └── DataChangedError           bring V back, or overwrite the run
+        └── DataChangedError           restore V, or overwrite the run
 
 Bad parameter values raise scikit-learn's own ``InvalidParameterError`` or ``ValueError``.
 """
@@ -48,7 +48,7 @@ class StageError(DaskNMFError, OSError):
 
 
 class SchedulerError(DaskNMFError, RuntimeError):
-    """The scheduler is unknown, or its workers cannot reach the factor store."""
+    """The scheduler is unknown, or its workers cannot reach the store of W and H."""
 
 
 class UnavailableError(DaskNMFError, RuntimeError):

@@ -26,7 +26,7 @@ def abundances(
 ) -> np.ndarray:
     """Abundance maps: the columns of W as images, one for each component.
 
-    The scale of a component is arbitrary: a factor of its column of W may as well be in its row of H.
+    The scale of a component is arbitrary: any factor can move from its column of W to its row of H.
     Multiply W by ``H.mean(axis=1)`` to compare maps on a shared scale, or give each map its own scale.
 
     Parameters
@@ -38,7 +38,7 @@ def abundances(
         The image of an array: its numbers of rows and columns, with the pixels in raster order, or its
         Layout. Models and runs of stacks have a layout.
     scale : {"shared", "own"}, default="shared"
-        The colour scales: one of all maps, or one of each map. A scale goes from 0 to the 99.5 % quantile.
+        One colour scale for all maps, or one for each map. A scale goes from 0 to the 99.5 % quantile.
     labels : sequence of str, optional
         A title for each component.
     colorbar : bool, default=True

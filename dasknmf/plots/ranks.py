@@ -69,7 +69,7 @@ def ranks(
     Raises
     ------
     ValueError
-        If `stability` is unknown, `best` is none of the numbers of components, or nothing is known of them.
+        If `stability` is unknown, `best` is not among the numbers of components, or there is nothing to draw.
 
     Examples
     --------

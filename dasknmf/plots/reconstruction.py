@@ -25,7 +25,7 @@ def reconstruction(
     original : array of shape (n_features,) or (n_rows, n_features)
         Rows of V, NaN where a value is missing.
     W : array of shape (n_components,) or (n_rows, n_components)
-        The rows of W that belong to them.
+        The rows of W that belong to `original`.
     source : array of shape (n_components, n_features), fitted model, Run, or path of a run
         H, or a source of H.
     image_shape : tuple of int, optional

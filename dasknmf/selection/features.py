@@ -138,7 +138,7 @@ def highly_variable(moments: Moments, n_top: int = 2000) -> np.ndarray:
     Parameters
     ----------
     moments : Moments
-        Of normalised counts: cNMF's are ``moments(Prepared(X, target_sum=1e6))``.
+        Moments of normalised counts; cNMF uses ``moments(Prepared(X, target_sum=1e6))``.
     n_top : int, default=2000
         Number of features to choose; fewer if fewer are nonzero. Features that are zero in all samples are
         never chosen and do not count in percentiles.

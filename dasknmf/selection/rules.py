@@ -28,12 +28,12 @@ _EQUAL = 1e-3
 def choose(
     n_components: Sequence[int], columns: Mapping[str, Any], rule: str | None = None, *, n_init: int = 1
 ) -> int:
-    """The rank that a rule chooses. Each rule leaves out the ranks of which its column is NaN.
+    """The rank that a rule chooses. Each rule leaves out ranks with NaN in its column.
 
     ``"holdout"``
         The smallest rank whose mean loss over hidden entries [1]_ [2]_ is at most one standard error above
-        the lowest (``holdout``, ``holdout_std``), the rule of [3]_. There the error is over folds. Here it is
-        over starts, all with the same entries hidden: it does not cover the choice of the entries.
+        the lowest (``holdout``, ``holdout_std``), the rule of [3]_. In [3]_ the error is over folds; here it
+        is over starts, all with the same hidden entries, and does not cover the choice of the entries.
     ``"silhouette"``
         The largest rank whose smallest silhouette (``silhouette_min``) is at least 0.8, as in NMFk [4]_. If
         none is, the rank with the highest one, with a warning.
@@ -45,8 +45,8 @@ def choose(
         The highest ``dispersion`` [7]_.
 
     The last three rules choose rank 1 only if no other rank is known, as a single component always agrees
-    with itself. They take values within 0.001 as equal, and choose the largest of equal ranks. Ranks that are
-    too small may agree better than the right one: look at the whole curve.
+    with itself. They treat values within 0.001 as equal, and choose the largest of equal ranks. Ranks that
+    are too small may agree better than the right one: look at the whole curve.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def nmf(
         Apply log(1 + v) after the normalisation.
     scale : bool, default=False
         Divide each gene by its standard deviation, last and without centring. One more read, also when a run
-        at `checkpoint` continues.
+        at `checkpoint` is resumed.
     checkpoint, stage, overwrite
         As for `NMF.fit_transform`.
     **parameters

@@ -44,7 +44,7 @@ class StackNMF:
         The treatment of values below zero, after scale and offset: an error, replacement by 0, or exclusion
         as missing.
     missing_values : {"auto", "error", "nan"} or float, default="auto"
-        The stored values that stand for missing ones. "auto": NaN and those in the attributes `_FillValue`,
+        The stored values that mark missing entries. "auto": NaN and those in the attributes `_FillValue`,
         `missing_value` and `nodata`; "nan": NaN; "error": none, NaN is an error; a number: this stored value
         and NaN.
     **parameters

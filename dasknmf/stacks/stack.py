@@ -65,7 +65,7 @@ class Stack(TileSource):
         True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud. Its
         coordinates, where it has some, are those of the stack; its chunks may differ.
     missing : {"auto", "error", "nan"} or float, default="auto"
-        The stored values, before scale and offset, that stand for missing ones. "auto": those in the
+        The stored values, before scale and offset, that mark missing entries. "auto": those in the
         attributes `_FillValue`, `missing_value` and `nodata`, and NaN; "nan": NaN; "error": none; a number:
         this value and NaN.
     negatives : {"error", "clip", "mask"}, default="error"

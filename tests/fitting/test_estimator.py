@@ -166,7 +166,7 @@ def test_numbers_that_leave_their_range_are_told(low_rank, beta):
 @pytest.mark.parametrize("scale", [1e-30, 1e20])
 @pytest.mark.parametrize("init", ["random", "nndsvda"])
 def test_scales_beyond_products_are_refused(low_rank, scale, init):
-    told = r"the mean of X is .*rescale X|not finite after a step.*rescale V"
+    told = r"the mean of X is .*rescale X|not finite after an update.*rescale V"
     with pytest.raises((DataError, NumericalError), match=told):
         NMF(3, init=init).fit((low_rank * scale).astype(np.float32))
 

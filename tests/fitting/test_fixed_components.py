@@ -123,7 +123,7 @@ def test_all_components_may_be_known(V, truth, solver, beta, missing, init):
 def test_features_that_nobody_observed_keep_what_is_known(V, truth):
     V[:, 3] = np.nan
     for solver, beta in ALGORITHMS:
-        with pytest.warns(UserWarning, match="0 rows and 1 columns"):
+        with pytest.warns(UserWarning, match="X has 1 column without any observed entry"):
             model, _ = fitted(
                 V,
                 n_components=K,
