@@ -37,7 +37,7 @@ def warn_of_zeros(W: np.ndarray, H: np.ndarray, key: str) -> None:
         parts.append(f"genes that are in no component: {genes} of {H.shape[1]}")
     if parts:
         warnings.warn(
-            f"{'; '.join(parts)}; their rows of obsm[{key!r}] or varm are zero.",
+            f"{'; '.join(parts)}; they are kept, with zeros in obsm[{key!r}] or varm.",
             UserWarning,
             stacklevel=3,
         )

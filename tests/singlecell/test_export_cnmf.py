@@ -87,7 +87,7 @@ def test_ranks_are_a_table_that_needs_no_pickle(fitted, tmp_path):
 
 def test_without_counts_what_needs_them_is_left_out(fitted, tmp_path):
     _, _, run = fitted
-    assert "no gene_spectra_score" in export(run, tmp_path, "--cnmf", "pbmc")
+    assert "load_results needs, are not written" in export(run, tmp_path, "--cnmf", "pbmc")
     assert sorted(os.listdir(tmp_path / "pbmc")) == FILES[2:]
     usages = table(tmp_path / "pbmc" / FILES[5])
     assert usages.index.tolist() == list(range(N_CELLS))

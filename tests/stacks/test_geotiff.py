@@ -241,7 +241,7 @@ def test_dims_are_known_by_their_names(tmp_path, names):
     [
         (("y",), {}, "a GeoTIFF has two dims"),
         (("y", "x"), {"x": np.arange(20.0) ** 2}, "steps from 1 to 37; pixels of a GeoTIFF are evenly"),
-        (("y", "x"), {"x": [f"plot {i}" for i in range(20)]}, "coordinate 'x' is <U7; pixels"),
+        (("y", "x"), {"x": [f"plot {i}" for i in range(20)]}, "coordinate 'x' is <U7; coordinates"),
     ],
 )
 def test_what_a_file_cannot_hold_is_refused(tmp_path, sample_dims, coords, message):
