@@ -77,16 +77,6 @@ class Inputs:
     features: features.Features
     store: Store | None = None
 
-    @property
-    def chunked(self) -> bool:
-        """Whether X is chunked, so that W is a Dask array."""
-        return data.is_chunked(self.X)
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        """Preparation steps of X, applied at every read."""
-        return data.steps_of(self.X)
-
     def seeded(self, seed: int) -> Inputs:
         """The same inputs with the seed of the run, for start, coordinate order and hidden entries."""
         entries = self.entries
@@ -179,7 +169,7 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     entry_weights = None
     if options.weights is not None:
         entry_weights = _source_of_weights(validation.checked_weights(options.weights, X), X, grid, roles)
-    entries = _read_entries(nmf, X, source.entries)
+    entries = entries_of(nmf, X)
     if column_weights is not None:
         entries = replace(entries or EntryWeights(), weights=column_weights)
     masked = (entries is not None and entries.masks) or entry_weights is not None or source.masked
@@ -286,12 +276,8 @@ def _record(fields: dict[str, Any], kind: type[T]) -> T:
 
 
 def entries_of(nmf: BaseEstimator, X: Matrix) -> EntryWeights | None:
-    """How entries of new rows are read; None: every entry is observed."""
-    return _read_entries(nmf, X, X.entries if isinstance(X, data.Source) else None)
-
-
-def _read_entries(nmf: BaseEstimator, X: Matrix, entries: EntryWeights | None) -> EntryWeights | None:
-    """How entries of X are read by an estimator, given how its source reads them."""
+    """The decoding and weights of the entries of X for an estimator; None: every entry is observed."""
+    entries = X.entries if isinstance(X, data.Source) else None
     missing = nmf.missing_values
     if missing == "error":
         return entries

@@ -80,7 +80,7 @@ class Schedule:
             return progress
         statuses = []
         for status in progress.models:
-            if status.location is None or status.location.state == progress.state:
+            if _is_current(status, progress.state):
                 own = histories[status.model]
                 ended = self._ended(status.model, own, status.iteration)
                 status = structs.replace(
@@ -113,7 +113,7 @@ class Schedule:
             statuses[number], record = self._advanced(progress, own, histories[number], record, result)
             histories[number] = histories[number].plus(record)
             advances.append(ModelRecord(model=number, **record.achieved))
-        going = [status for status in statuses.values() if _is_current(status, result.name)]
+        going = any(_is_current(status, result.name) for status in statuses.values())
         iteration = max((status.iteration for status in statuses.values()), default=0)
         after = structs.replace(
             progress,
@@ -241,13 +241,14 @@ def record_of(
     before : float or None
         The last objective before the pass.
     """
+    objective = outcome.objective
     return Record(
         iteration,
         phase,
         outcome.loss,
-        outcome.objective,
+        objective,
         outcome.loss_at,
-        _change(outcome.objective, before),
+        (before - objective) / before if objective is not None and before else None,
         result.seconds,
         result.stats.bytes_read,
         result.stats.bytes_written,
@@ -270,11 +271,6 @@ def _shared_record(
 
 def last_objective(history: History) -> float | None:
     return next((past.objective for past in reversed(history) if past.objective is not None), None)
-
-
-def _change(objective: float | None, before: float | None) -> float | None:
-    """Relative decrease of the objective."""
-    return (before - objective) / before if objective is not None and before else None
 
 
 def _is_current(status: ModelStatus, name: str) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
+from dasknmf import data
 from dasknmf.core.history import Ending, History
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.state import FactorState, State
@@ -42,7 +43,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = progress.best.model
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss or 0.0, 0.0)))
-    nmf.preparation_ = inputs.preparation
+    nmf.preparation_ = data.steps_of(inputs.X)
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = inputs.roles.unobserved(state)
     usage = np.ones(len(H)) if state.usage is None else state.usage  # unknown after a start
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))

@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 from msgspec import structs
 
+from dasknmf import data
 from dasknmf.core.history import Record
 from dasknmf.core.phase import Phase, Tally
 from dasknmf.data.staging import staged
@@ -85,7 +86,7 @@ class Session:
 
     def returned(self, W: da.Array) -> Factor:
         """W for the user: a NumPy array or, where X is chunked, lazy over a store that outlives the fit."""
-        lazy = self.inputs.chunked
+        lazy = data.is_chunked(self.inputs.X)
         if lazy and not self.scratch:
             return W
         if self.inputs.roles.transposed:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import zarr
 
 from dasknmf.errors import SourceError
@@ -19,23 +16,14 @@ def refuse_pickles(node: zarr.Array | zarr.Group) -> None:
     ------
     SourceError
     """
-    for array in _arrays_in(node):
-        if any(getattr(codec, "codec_id", None) == "pickle" for codec in _codecs_of(array)):
+    nodes = [node] if isinstance(node, zarr.Array) else [each for _, each in node.members(max_depth=None)]
+    for each in nodes:
+        metadata = each.metadata if isinstance(each, zarr.Array) else None
+        if metadata is None or metadata.zarr_format == 3:
+            continue  # format 3 has no codec for pickles
+        codecs = (*(metadata.filters or ()), metadata.compressor)
+        if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
             raise SourceError(
-                f"{array.store_path} is stored as pickles, which can run any program when they are decoded, "
+                f"{each.store_path} is stored as pickles, which can run any program when they are decoded, "
                 "and is refused: if you trust it, write it again as numbers or strings."
             )
-
-
-def _arrays_in(node: zarr.Array | zarr.Group) -> Iterator[zarr.Array]:
-    if isinstance(node, zarr.Array):
-        yield node
-        return
-    yield from (each for _, each in node.members(max_depth=None) if isinstance(each, zarr.Array))
-
-
-def _codecs_of(array: zarr.Array) -> list[Any]:
-    metadata = array.metadata
-    if metadata.zarr_format == 3:
-        return []  # format 3 has no codec for pickles
-    return [*(metadata.filters or ()), metadata.compressor]

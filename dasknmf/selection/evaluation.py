@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import cast
 
 import numpy as np
 
 from dasknmf.core.blocks.base import Tile
 from dasknmf.core.image_grid import InOrder, PixelIndex
-from dasknmf.core.phase import Batching, Outcome, Phase, Rows, SampledRows, Tally, Visitor
+from dasknmf.core.phase import Batching, Outcome, Phase, Rows, SampledRows, Tally
+from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.coder import Coder
 from dasknmf.core.solvers.packed_grams import lines_bytes
 from dasknmf.core.starts.sample import drawn_from
 from dasknmf.core.state import FactorState, State
 
-DRAWN_ROWS = 4096
+MOST_SAMPLED_ROWS = 4096
 """Largest number of sampled rows of W."""
 
 
 @dataclass(frozen=True)
-class Draw:
+class RowSample:
     """A random sample of the rows of W.
 
     Parameters
@@ -40,10 +39,10 @@ class Draw:
 
     @property
     def share(self) -> float:
-        """The share of rows that are drawn; their expected number is three deviations below `DRAWN_ROWS`."""
-        if self.n_rows <= DRAWN_ROWS:
+        """The share of sampled rows: their expected number is three deviations below `MOST_SAMPLED_ROWS`."""
+        if self.n_rows <= MOST_SAMPLED_ROWS:
             return 1.0
-        return (DRAWN_ROWS - 3 * DRAWN_ROWS**0.5) / self.n_rows
+        return (MOST_SAMPLED_ROWS - 3 * MOST_SAMPLED_ROWS**0.5) / self.n_rows
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Evaluation(Phase):
     dtype : numpy.dtype
     surveyed : State
         The survey of V.
-    draw : Draw or None
+    sample : RowSample or None
         The sample of rows of W that the tally holds; None: the pass writes all rows.
     sparse : bool
         Whether V is sparse.
@@ -66,7 +65,7 @@ class Evaluation(Phase):
     coder: Coder
     dtype: np.dtype
     surveyed: State
-    draw: Draw | None = None
+    sample: RowSample | None = None
     sparse: bool = False
 
     name = "final"
@@ -77,7 +76,7 @@ class Evaluation(Phase):
 
     @property
     def widths(self) -> Mapping[str, int]:
-        return {"W": self.k} if self.draw is None else {}
+        return {"W": self.k} if self.sample is None else {}
 
     @property
     def lines_bytes(self) -> int:
@@ -86,42 +85,27 @@ class Evaluation(Phase):
 
     def tally(self) -> Tally:
         tally = Tally.zeros({"loss": (), "usage": (self.k,)})
-        if self.draw is not None:
-            capacity = int(self.draw.share * self.draw.n_rows) * self.k * self.dtype.itemsize
-            tally["drawn"] = SampledRows(self.k, self.dtype, capacity)
+        if self.sample is not None:
+            capacity = int(self.sample.share * self.sample.n_rows) * self.k * self.dtype.itemsize
+            tally["rows"] = SampledRows(self.k, self.dtype, capacity)
         return tally
 
     @property
-    def batching(self) -> Batching:
-        return _Evaluations
+    def batching(self) -> Batching | None:
+        return Batched if self.coder.loss.quadratic else None
 
-    def tile(self, tile: Tile, rows: Rows, inputs: None, tally: Tally) -> None:
-        N = tile.cross(self.coder.weighted_Ht) if self.coder.loss.quadratic else None
-        self.add(tile, rows, N, tally, self.drawn(tile))
+    def prepare(self, state: State) -> Coder:
+        return self.coder
 
-    def drawn(self, tile: Tile) -> tuple[np.ndarray, np.ndarray] | None:
-        """The sampled rows of a tile, counted within the tile, and their numbers in V."""
-        if self.draw is None:
-            return None
-        return drawn_from(tile, self.draw.rows, self.draw.seed, 0.0, self.draw.share)
-
-    def add(
-        self,
-        tile: Tile,
-        rows: Rows,
-        N: np.ndarray | None,
-        tally: Tally,
-        drawn: tuple[np.ndarray, np.ndarray] | None,
-    ) -> None:
-        """Visit a tile, given N = V Hᵀ and the sampled rows."""
-        n_rows = tile.rows.stop - tile.rows.start
-        W = rows["W"] if "W" in rows else np.zeros((n_rows, self.k), self.dtype)
-        self.coder.solve(tile, W, N)
+    def tile(self, tile: Tile, rows: Rows, inputs: Coder, tally: Tally) -> None:
+        N = tile.cross(inputs.Ht) if inputs.loss.quadratic else None
+        W = rows["W"] if "W" in rows else np.zeros((tile.n_rows, self.k), self.dtype)
+        inputs.solve(tile, W, N)
         tally["loss"] += self._loss(tile, W, N)
         tally["usage"] += W.sum(axis=0, dtype=np.float64)
-        if drawn is not None:
-            inside, numbers = drawn
-            tally["drawn"] = tally["drawn"].plus(numbers, W[inside])
+        if self.sample is not None:
+            inside, numbers = drawn_from(tile, self.sample.rows, self.sample.seed, 0.0, self.sample.share)
+            tally["rows"] = tally["rows"].plus(numbers, W[inside])
 
     def _loss(self, tile: Tile, W: np.ndarray, N: np.ndarray | None) -> float:
         H = self.coder.H
@@ -150,25 +134,3 @@ class Evaluation(Phase):
         if self._by_gram:
             loss += 0.5 * self.surveyed.squares
         return max(loss, 0.0)
-
-
-class _Evaluations:
-    """The walk of evaluations of several H: one product with V for all, and the same sampled rows."""
-
-    def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
-        self._parts: list[tuple[Evaluation, Visitor, Tally]] = [
-            (cast(Evaluation, visitor.phase), visitor, tally)
-            for visitor, tally in zip(visitors, tallies, strict=True)
-        ]
-        self._Ht: np.ndarray | None = None
-        if self._parts[0][0].coder.loss.quadratic:
-            self._Ht = np.concatenate([phase.coder.weighted_Ht for phase, _, _ in self._parts], axis=1)
-        edges = np.cumsum([0, *(phase.k for phase, _, _ in self._parts)]).tolist()
-        self._columns = [slice(*part) for part in pairwise(edges)]
-
-    def __call__(self, tile: Tile) -> None:
-        N = None if self._Ht is None else tile.cross(self._Ht)
-        drawn = self._parts[0][0].drawn(tile)  # once, as random numbers of all rows of V take time
-        for (phase, visitor, tally), columns in zip(self._parts, self._columns, strict=True):
-            own = None if N is None else np.ascontiguousarray(N[:, columns])
-            phase.add(tile, visitor.rows_of(tile), own, tally, drawn)

@@ -7,31 +7,11 @@ from typing import Any
 
 from dasknmf import data
 from dasknmf.core.blocks.base import Tile
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally
+from dasknmf.core.phase import PhaseWrapper, Rows, Tally
 from dasknmf.core.starts.feature_moments import MomentsPhase, MomentsState
-from dasknmf.core.state import Array1, Array2, State
 from dasknmf.data.prepared import Prepared
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.selection.single_read import Usages, checked_usages, single_read
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Products(MomentsState):
-    """Moments of the features of V, and products of V with usages W.
-
-    Parameters
-    ----------
-    A : ndarray of shape (n_components, n_features)
-        Wᵀ V.
-    G : ndarray of shape (n_components, n_components)
-        Wᵀ W.
-    usage : ndarray of shape (n_components,)
-        Wᵀ 1.
-    """
-
-    A: Array2
-    G: Array2
-    usage: Array1
 
 
 @dataclass(frozen=True)
@@ -55,13 +35,15 @@ class _ProductsPhase(PhaseWrapper):
         tally["G"] += W.T @ W
         tally["usage"] += W.sum(axis=0)
 
-    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        state, outcome = self.phase.update(tally, state)
-        return Products.of(state, **{name: tally[name] for name in ("A", "G", "usage")}), outcome
 
+def products(X: Prepared, usages: Usages) -> tuple[MomentsState, Tally]:
+    """Moments of the features of X, and products of X with usages W, in one read.
 
-def products(X: Prepared, usages: Usages) -> Products:
-    """Products of X with usages, float64, in one read; see `Products`.
+    Returns
+    -------
+    moments : MomentsState
+    products : Tally
+        In float64: "A", Wᵀ X of shape (n_components, n_features); "G", Wᵀ W; "usage", Wᵀ 1.
 
     Raises
     ------
@@ -73,4 +55,5 @@ def products(X: Prepared, usages: Usages) -> Products:
     usages = checked_usages(usages, X.shape)
     k = int(usages.shape[1])
     phase = _ProductsPhase(MomentsPhase(X.shape, transposed=False), k, X.shape[1])
-    return Products.checked(single_read(OpenMatrix.of(data.source_of(X)), phase, k=k, usages=usages)[0])
+    state, _, tally = single_read(OpenMatrix.of(data.source_of(X)), phase, k=k, usages=usages)
+    return MomentsState.checked(state), tally

@@ -15,13 +15,12 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
-from dasknmf.core.phase import Outcome, PhaseWrapper, Rows, Tally, finite
+from dasknmf.core.phase import PhaseWrapper, Rows, Tally, finite
 from dasknmf.core.solvers import nnls
 from dasknmf.core.solvers.grams import ByRow, Grams
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT, QuadraticPass
-from dasknmf.core.solvers.table import exact_solver
-from dasknmf.core.state import Array1, FactorState, State
+from dasknmf.core.state import FactorState
 from dasknmf.data.prepared import Prepared
 from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.weighted import WeightedSource
@@ -55,13 +54,6 @@ class Refit:
     n_reads: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _SolvedState(FactorState):
-    """H, and the shares of `Refit`."""
-
-    shares: Array1
-
-
 @dataclass(frozen=True)
 class _Solved(PhaseWrapper):
     """A quadratic pass that computes W, and adds the shares of the programs over all rows."""
@@ -74,10 +66,6 @@ class _Solved(PhaseWrapper):
     def tile(self, tile: Tile, rows: Rows, inputs: Any, tally: Tally) -> None:
         self.phase.tile(tile, rows, inputs, tally)
         tally["shares"] += normalised(rows["W"]).sum(axis=0)
-
-    def update(self, tally: Tally, state: State) -> tuple[State, Outcome]:
-        after, outcome = self.phase.update(tally, state)
-        return _SolvedState.of(after, shares=tally["shares"]), outcome
 
 
 def normalised(usages: Factor) -> Factor:
@@ -117,10 +105,10 @@ def spectra_of(X: MatrixLike, usages: Usages) -> np.ndarray:
     DataError, MemoryLimitError, SourceError
         As `NMF.fit`.
     """
-    found = products(X if isinstance(X, Prepared) else Prepared(X), usages)
-    Ht = np.zeros(found.A.shape[::-1])
+    _, sums = products(X if isinstance(X, Prepared) else Prepared(X), usages)
+    Ht = np.zeros(sums["A"].shape[::-1])
     with np.errstate(all="ignore"):  # `finite` raises an error for overflows
-        nnls.solve(Ht, np.ascontiguousarray(found.A.T), found.G, 0.0)
+        nnls.solve(Ht, np.ascontiguousarray(sums["A"].T), sums["G"], 0.0)
     return finite(np.ascontiguousarray(Ht.T))
 
 
@@ -203,7 +191,7 @@ class Refitter:
             k,
             m,
             DTYPE,
-            exact_solver(),
+            "bpp",
             Inner(1, 1),
             penalties,
             grams=ByRow() if masked else Grams(),
@@ -219,7 +207,6 @@ class Refitter:
             if entries is not None:
                 source = WeightedSource(source, entries, rows=None, weights=None)
             V = OpenMatrix.of(source)
-        after, outcome = single_read(replace(V, masked=masked), _Solved(exact, k), k=k, state=state)
-        solved = _SolvedState.checked(after)
-        components = solved.factor.astype(model.components_.dtype)
-        return Refit(components, solved.shares, float(outcome.loss or 0.0), 1)
+        after, outcome, sums = single_read(replace(V, masked=masked), _Solved(exact, k), k=k, state=state)
+        components = FactorState.checked(after).factor.astype(model.components_.dtype)
+        return Refit(components, sums["shares"], float(outcome.loss or 0.0), 1)

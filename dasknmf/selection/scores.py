@@ -61,16 +61,16 @@ def scores(X: MatrixLike, usages: Usages) -> np.ndarray:
 def scored(X: MatrixLike, usages: Usages) -> tuple[np.ndarray, Moments]:
     """The scores, and the moments of the features of X from the same read; see `scores`."""
     X = X if isinstance(X, Prepared) else Prepared(X)
-    found = products(X, usages)
+    state, sums = products(X, usages)
     n_rows = X.shape[0]
-    mean, variance = found.feature_means, found.feature_squares / n_rows
+    mean, variance = state.feature_means, state.feature_squares / n_rows
     std = np.sqrt(variance)
     steady = variance <= _STEADY**2 * mean**2
-    cross = found.A - np.outer(found.usage, mean)
+    cross = sums["A"] - np.outer(sums["usage"], mean)
     cross = np.divide(cross, std, out=np.zeros_like(cross), where=~steady)
     # Usages at unit length: rounding is then equal for small and large ones.
-    norms = np.sqrt(found.G.diagonal())
+    norms = np.sqrt(sums["G"].diagonal())
     units = np.divide(1.0, norms, out=np.zeros(len(norms)), where=norms > 0)
-    G = found.G * units * units[:, None]
+    G = sums["G"] * units * units[:, None]
     coefficients = units[:, None] * np.linalg.lstsq(G, units[:, None] * cross, rcond=None)[0]
-    return coefficients, Moments.of(found, n_rows, X.feature_names)
+    return coefficients, Moments.of(state, n_rows, X.feature_names)

@@ -11,7 +11,7 @@ import zarr
 
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
-from dasknmf.core.phase import Outcome, Phase
+from dasknmf.core.phase import Outcome, Phase, Tally
 from dasknmf.core.starts import survey
 from dasknmf.core.state import State
 from dasknmf.engine.scheduler import Scheduler
@@ -54,8 +54,8 @@ def single_read(
     state: State | None = None,
     usages: Usages | None = None,
     dtype: np.dtype = DTYPE,
-) -> tuple[State, Outcome]:
-    """The state and the outcome of a phase after one read of V. The same read checks the values of V.
+) -> tuple[State, Outcome, Tally]:
+    """The results of a phase after one read of V. The same read checks the values of V.
 
     Nothing is stored.
 
@@ -80,6 +80,8 @@ def single_read(
         The state that `phase.update` returns, with the survey of V.
     outcome : Outcome
         The outcome that `phase.update` returns.
+    tally : Tally
+        The sum of the tallies of all panels.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def single_read(
     with np.errstate(all="ignore"):  # `finite` raises an error for overflows
         after, outcome = surveyed.update(tally, state or State())
     survey.check(after, V_survey, DTYPE, sparse=source.sparse, advice=source.negatives_advice)
-    return after, outcome
+    return after, outcome, tally
 
 
 def _within_reach(

@@ -31,7 +31,7 @@ from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, spawned
 from dasknmf.fitting.session import Session, session
-from dasknmf.selection.evaluation import DRAWN_ROWS, Draw, Evaluation
+from dasknmf.selection.evaluation import MOST_SAMPLED_ROWS, Evaluation, RowSample
 from dasknmf.selection.refit import Refitter
 from dasknmf.selection.rules import choose, default_rule
 from dasknmf.store import schema
@@ -174,16 +174,16 @@ class Study:
 
     def evaluated(self, spectra: Sequence[np.ndarray]) -> list[Evaluated]:
         """The fit of each H to V, in one read if all fit into memory together, else in several."""
-        phases = [self._evaluation(H, drawn=True) for H in spectra]
+        phases = [self._evaluation(H, sampled=True) for H in spectra]
         models = [replace(self.session.inputs.model, k=len(H)) for H in spectra]
         return [
-            Evaluated(phase.loss_of(tally), np.asarray(tally["drawn"].in_order().values)[:DRAWN_ROWS])
+            Evaluated(phase.loss_of(tally), np.asarray(tally["rows"].in_order().values)[:MOST_SAMPLED_ROWS])
             for phase, tally in zip(phases, self._read(phases, models), strict=True)
         ]
 
     def final_pass(self, H: np.ndarray) -> None:
         """Compute and write W for H, in one read; the pair becomes the result of the run."""
-        self.session.final_pass(self._evaluation(H, drawn=False))
+        self.session.final_pass(self._evaluation(H, sampled=False))
 
     def returned_W(self) -> np.ndarray | da.Array:
         """W of the result, shape (n_samples, n_components): a Dask array where X is chunked."""
@@ -202,7 +202,7 @@ class Study:
         self.n_extra_reads += n_reads
         return tallies
 
-    def _evaluation(self, H: np.ndarray, *, drawn: bool) -> Evaluation:
+    def _evaluation(self, H: np.ndarray, *, sampled: bool) -> Evaluation:
         model, surveyed = self.session.inputs.model, self.surveyed
         coder = Coder(
             np.ascontiguousarray(H, model.dtype),
@@ -214,8 +214,8 @@ class Study:
             sum_to_one_weight=surveyed.sum_to_one_weight if model.variant.sum_to_one else 0.0,
             weights=model.variant.column_weights,
         )
-        draw = Draw(model.shape[0], model.seed, model.rows) if drawn else None
-        return Evaluation(coder, model.dtype, surveyed, draw, self.session.V.source.sparse)
+        sample = RowSample(model.shape[0], model.seed, model.rows) if sampled else None
+        return Evaluation(coder, model.dtype, surveyed, sample, self.session.V.source.sparse)
 
 
 @contextmanager

@@ -246,10 +246,6 @@ def read_run(store: Store) -> schema.Problem | None:
     return None if found is None else records.read_record(store, "run", schema.Problem)
 
 
-def write_sums(store: Store, sums: tuple[float, ...]) -> None:
-    arrays.write_array(store, "panels/sums", np.asarray(sums))
-
-
 def read_sums(store: Store) -> tuple[float, ...]:
     sums = arrays.read_array(store, "panels/sums")
     if sums.ndim != 1 or sums.dtype != np.float64:

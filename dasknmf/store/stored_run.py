@@ -51,15 +51,7 @@ from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
 from dasknmf.store.factors import FactorVersion, pass_of
 from dasknmf.store.lock import Lock
-from dasknmf.store.progress import (
-    Commit,
-    Progress,
-    committed,
-    format_of,
-    read_grid,
-    read_run,
-    write_sums,
-)
+from dasknmf.store.progress import Commit, Progress, committed, format_of, read_grid, read_run
 from dasknmf.store.schema import FORMAT, Identity, Plan, Problem
 from dasknmf.store.zarr_factors import ZarrFactors
 
@@ -172,7 +164,7 @@ class StoredRun:
         """
         if sums is not None and self.sums is None:
             self.check_owner()
-            write_sums(self.store, sums)
+            arrays.write_array(self.store, "panels/sums", np.asarray(sums))
         if record is not None:
             name = f"{progress.passes - 1}-{self.writer_id}"
             records.write_record(self.store, f"history/{name}", record)

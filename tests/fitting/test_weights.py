@@ -189,7 +189,7 @@ def test_columns_with_one_mask_are_taken_together(order, kind, groups):
     weights = weights[:, rng.integers(groups, size=16) if groups < 16 else np.arange(16)]
     W, H = rng.random((70, K)), rng.random((K, 16))
     (tile,) = tiles_of(V, weights, order)
-    assert (tile._grouped()[1] is None) == (groups == 16)
+    assert (tile._groups[1] is None) == (groups == 16)
     HH = packed_products(np.ascontiguousarray(H.T))
     upper = np.triu_indices(K)
     expected = np.einsum("ij,tj,rj->itr", weights.astype(float), H, H)[:, upper[0], upper[1]]
@@ -208,7 +208,7 @@ def test_columns_are_told_apart_by_any_bit_of_their_weights(order):
     different = rng.choice([1.0, 2.0], (64, 500))
     weights = np.repeat(different, 2, axis=1)
     (tile,) = tiles_of(np.ones(weights.shape), weights, order)
-    groups, group_of = tile._grouped()
+    groups, group_of = tile._groups
     assert groups.shape == (64, 500)
     np.testing.assert_array_equal(groups[:, group_of], weights)
 

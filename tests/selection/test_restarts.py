@@ -574,7 +574,7 @@ def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
     """Ranks ascend: a first read without care would have the smallest ranks."""
     monkeypatch.setattr(Scheduler, "baseline", 0)
     models, _, study = projections_of(V, [2, 9], 2)
-    phases = [study._evaluation(np.ones((model.k, M)), drawn=True) for model in models]
+    phases = [study._evaluation(np.ones((model.k, M)), sampled=True) for model in models]
     project, told = memory.Footprint.projection, []
 
     def noted(footprint, V):
@@ -593,7 +593,7 @@ def test_lines_of_an_evaluation_are_projected():
     X = np.where(np.random.default_rng(0).random((60, 300)) < 0.1, np.nan, noisy(60, 300))
     models, _, study = projections_of(X, [20, 30], 1, missing_values="nan")
     assert not any(model.lines_bytes for model in models)
-    phases = [study._evaluation(np.ones((model.k, 300)), drawn=True) for model in models]
+    phases = [study._evaluation(np.ones((model.k, 300)), sampled=True) for model in models]
     lines = [phase.coder._grams[1].nbytes for phase in phases]
     told = [
         memory.footprint(asked, models, 50, 0, sparse=False).projection(study.session.V)

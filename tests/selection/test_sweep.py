@@ -487,7 +487,7 @@ def test_what_was_hidden_from_fits_costs_no_gram_for_each_row(X):
         warnings.simplefilter("ignore", ConvergenceWarning)
         with open_study(X, [2], 2, FitOptions(holdout=0.1), max_iter=2, random_state=1) as study:
             (told,) = study.evaluated([study.factorizations[0].components])
-            assert study._evaluation(study.factorizations[0].components, drawn=True).coder.entries is None
+            assert study._evaluation(study.factorizations[0].components, sampled=True).coder.entries is None
     dense = np.asarray(X.toarray() if sp.issparse(X) else X, float)
     H = study.factorizations[0].components
     assert told.loss == pytest.approx(0.5 * ((dense - rows_of(dense, H) @ H) ** 2).sum(), rel=1e-9)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -69,7 +70,6 @@ class DenseTile(Tile):
         self.row_weights = weights.rows
         self.column_weights = weights.columns
         self.hidden = hidden
-        self._groups: tuple[np.ndarray, np.ndarray | None] | None = None
 
     @property
     def complete(self) -> bool:
@@ -123,7 +123,7 @@ class DenseTile(Tile):
         sums.add_to(A, np.matmul(W.T, self._weighted(self.V)))
 
     def row_grams(self, HH: np.ndarray) -> np.ndarray:
-        groups, group_of = self._grouped()
+        groups, group_of = self._groups
         if group_of is not None:
             # Sums over sorted features: a matrix of groups times features could be larger than V.
             order = np.argsort(group_of, kind="stable")
@@ -133,15 +133,15 @@ class DenseTile(Tile):
         return np.matmul(HH.T, groups.T).T
 
     def add_column_grams(self, WW: np.ndarray, T: np.ndarray) -> None:
-        groups, group_of = self._grouped()
+        groups, group_of = self._groups
         part = np.matmul(groups.T, WW)
         T += part if group_of is None else part[group_of]
 
     def nonempty_rows(self) -> np.ndarray:
-        return np.asarray(self._grouped()[0].any(axis=1))
+        return np.asarray(self._groups[0].any(axis=1))
 
     def column_counts(self) -> np.ndarray:
-        groups, group_of = self._grouped()
+        groups, group_of = self._groups
         a = np.ones(len(self.V)) if self.row_weights is None else self.row_weights
         counts = a @ groups.astype(np.float64)
         return counts if group_of is None else counts[group_of]
@@ -260,13 +260,9 @@ class DenseTile(Tile):
             self.weights = self._scratch.get(f"weights {weights.dtype}", len(weights), weights.dtype)
             np.copyto(self.weights, weights)
 
-    def _grouped(self) -> tuple[np.ndarray, np.ndarray | None]:
+    @cached_property
+    def _groups(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The distinct columns of Ω in V's dtype, and which of them each feature has; None: its own."""
-        if self._groups is None:
-            self._groups = self._found_groups()
-        return self._groups
-
-    def _found_groups(self) -> tuple[np.ndarray, np.ndarray | None]:
         n_rows, n_features = self.V.shape
         if self.weights is None:
             return np.ones((n_rows, 1), self.V.dtype), np.zeros(n_features, np.intp)

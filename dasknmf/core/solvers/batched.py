@@ -1,4 +1,4 @@
-"""Quadratic passes of several models over one panel: one product with V each way for all of them.
+"""Quadratic phases of several models over one panel: one product with V each way for all of them.
 
 ::
 
@@ -26,9 +26,9 @@ class Batched:
     Parameters
     ----------
     visitors : sequence of Visitor
-        With quadratic passes over the same features, in one dtype.
+        Visitors of phases of one kind over the same features, in one dtype; their inputs have Hᵀ as `Ht`.
     tallies : sequence of Tally
-        Their arrays A become views of one array.
+        Their arrays A, in phases that sum Wᵀ V, become views of one array.
     """
 
     def __init__(self, visitors: Sequence[Visitor], tallies: Sequence[Tally]) -> None:
@@ -37,9 +37,10 @@ class Batched:
         self._Ht = np.concatenate([visitor.inputs.Ht for visitor in visitors], axis=1)
         edges = np.cumsum([0, *(visitor.inputs.Ht.shape[1] for visitor in visitors)]).tolist()
         self._parts = [slice(*part) for part in pairwise(edges)]
-        self._A = np.zeros(self._Ht.T.shape)
-        for tally, part in zip(tallies, self._parts, strict=True):
-            tally["A"] = self._A[part]
+        self._A = np.zeros(self._Ht.T.shape) if "A" in tallies[0] else None
+        if self._A is not None:
+            for tally, part in zip(tallies, self._parts, strict=True):
+                tally["A"] = self._A[part]
 
     def __call__(self, tile: Tile) -> None:
         VHt = tile.cross(self._Ht)
@@ -49,4 +50,5 @@ class Batched:
             visitor.tile(tally, tile)
             rows.append(tile.shared.W)
         tile.shared = None
-        tile.add_cross(np.concatenate(rows, axis=1), self._A)
+        if self._A is not None:
+            tile.add_cross(np.concatenate(rows, axis=1), self._A)

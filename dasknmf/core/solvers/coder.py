@@ -50,7 +50,7 @@ class Coder:
     weights: np.ndarray | None = None
 
     @cached_property
-    def weighted_Ht(self) -> np.ndarray:
+    def Ht(self) -> np.ndarray:
         """diag(b) Hᵀ, contiguous."""
         return np.ascontiguousarray(
             (self.H if self.weights is None else self.H * self.weights).T, self.H.dtype
@@ -89,13 +89,13 @@ class Coder:
         """
         if self.loss.quadratic:
             grams, S = self._grams
-            N = tile.cross(self.weighted_Ht) if N is None else N
+            N = tile.cross(self.Ht) if N is None else N
             if self.sum_to_one_weight:
                 N = N + np.float64(self.sum_to_one_weight)
             nnls.solve(W, N, grams.of_rows(tile, S), self.penalty.l1)
         else:
             self._guess(W, tile)
-            W[:] = self._multiplied(tile, self.weighted_Ht, W.astype(np.float64))
+            W[:] = self._multiplied(tile, W.astype(np.float64))
         if self.entries is not None:
             W[~tile.nonempty_rows()] = 0
 
@@ -113,9 +113,9 @@ class Coder:
         X = canonical(X) if scipy.sparse.issparse(X) else X
         return block_of([X], PanelSpec(X.shape[0], 0, X.shape[1], self.H.dtype), self.entries)
 
-    def _multiplied(self, tile: Tile, Ht: np.ndarray, W: np.ndarray) -> np.ndarray:
+    def _multiplied(self, tile: Tile, W: np.ndarray) -> np.ndarray:
         """W after multiplicative steps until every row has converged."""
-        ratios = tile.row_ratios(self.H, Ht, self.loss.beta)
+        ratios = tile.row_ratios(self.H, self.Ht, self.loss.beta)
         going = np.flatnonzero(W.any(axis=1))
         objective = mu.Objective(self.loss, self.penalty)
         for _ in range(self.max_iter):

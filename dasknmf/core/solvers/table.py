@@ -35,7 +35,7 @@ class Solver:
     ----------
     name : str
     step : Step or None
-        For the Frobenius loss; None if the solver does not support it.
+        The step for the Frobenius loss; None if the solver does not support this loss.
     beta : float or None
         The only beta-divergence that the solver supports; None: it supports all.
     exact : bool
@@ -54,12 +54,12 @@ class Solver:
 
     name: str
     step: Step | None
-    beta: float | None
-    exact: bool
-    moves_zeros: bool
-    eagerness: float
-    sum_to_one: bool
-    stop_rule: type[Violation | EveryTenth] | None
+    beta: float | None = None
+    exact: bool = False
+    moves_zeros: bool = True
+    eagerness: float = 0.0
+    sum_to_one: bool = False
+    stop_rule: type[Violation | EveryTenth] | None = None
     ratio_pass: type[RatioPass] = RatioPass
 
     def takes(self, loss: Loss) -> bool:
@@ -70,54 +70,12 @@ class Solver:
 SOLVERS: dict[str, Solver] = {
     each.name: each
     for each in (
-        Solver(
-            "cd",
-            cd.move,
-            beta=2.0,
-            exact=False,
-            moves_zeros=True,
-            eagerness=cd.EAGERNESS,
-            sum_to_one=True,
-            stop_rule=Violation,
-        ),
-        Solver(
-            "bpp",
-            nnls.move,
-            beta=2.0,
-            exact=True,
-            moves_zeros=True,
-            eagerness=0.0,
-            sum_to_one=True,
-            stop_rule=None,
-        ),
-        Solver(
-            "mu",
-            mu.move,
-            beta=None,
-            exact=False,
-            moves_zeros=False,
-            eagerness=mu.EAGERNESS,
-            sum_to_one=False,
-            stop_rule=EveryTenth,
-        ),
-        Solver(
-            "newton",
-            None,
-            beta=1.0,
-            exact=False,
-            moves_zeros=True,
-            eagerness=0.0,
-            sum_to_one=False,
-            stop_rule=None,
-            ratio_pass=newton.NewtonPass,
-        ),
+        Solver("cd", cd.move, beta=2.0, eagerness=cd.EAGERNESS, sum_to_one=True, stop_rule=Violation),
+        Solver("bpp", nnls.move, beta=2.0, exact=True, sum_to_one=True),
+        Solver("mu", mu.move, moves_zeros=False, eagerness=mu.EAGERNESS, stop_rule=EveryTenth),
+        Solver("newton", None, beta=1.0, ratio_pass=newton.NewtonPass),
     )
 }
-
-
-def exact_solver() -> str:
-    """The solver whose one step is the minimum."""
-    return next(each.name for each in SOLVERS.values() if each.exact)
 
 
 def default_solver(loss: Loss, *, plain: bool) -> str:
