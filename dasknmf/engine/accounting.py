@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-_MOMENT = 0.005
+_REUSE_SECONDS = 0.005
 """Seconds for which a measurement of resident memory is reused; a measurement takes 10 µs."""
-_lately = (-math.inf, 0)
+_last_measurement = (-math.inf, 0)
 """Time in seconds and resident bytes of this process's last measurement."""
 
 
@@ -57,17 +57,17 @@ class MeasuredSlabs:
     def __iter__(self) -> Iterator[Any]:
         for slab in self._slabs:
             yield slab
-            self.peak = max(self.peak, lately_resident())
+            self.peak = max(self.peak, recent_resident_bytes())
             del slab  # frees the slab before the next one is read
 
 
-def lately_resident() -> int:
-    """Resident bytes of this process, at most `_MOMENT` old: passes over little data measure rarely."""
-    global _lately
+def recent_resident_bytes() -> int:
+    """Resident bytes of this process, measured again after `_REUSE_SECONDS`."""
+    global _last_measurement
     now = time.perf_counter()
-    if now - _lately[0] > _MOMENT:
-        _lately = (now, resident_bytes())
-    return _lately[1]
+    if now - _last_measurement[0] > _REUSE_SECONDS:
+        _last_measurement = (now, resident_bytes())
+    return _last_measurement[1]
 
 
 def resident_bytes() -> int:

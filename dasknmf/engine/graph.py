@@ -29,7 +29,7 @@ from dasknmf.core.phase import Map, Outcome, Phase, Rows, Tally, Visitor, add, v
 from dasknmf.core.state import State
 from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Source, StageLost
-from dasknmf.engine.accounting import MeasuredSlabs, PassStats, lately_resident
+from dasknmf.engine.accounting import MeasuredSlabs, PassStats, recent_resident_bytes
 from dasknmf.errors import DataChangedError
 from dasknmf.io.counts import Counts, counted
 from dasknmf.store.factors import Factors, FactorVersion
@@ -119,7 +119,7 @@ def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]
         work.factors.begin(work.new_rows)
     if one.source.in_process:
         side = _load(one.worker_side())
-        total = _total_here(one, side, each)
+        total = _total_in_process(one, side, each)
         updated = each(lambda number: _update(side, number, total), range(len(work.phases)))
         return _write_states(side, list(updated), total)
     while True:
@@ -136,7 +136,7 @@ def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]
 def tallies(one: Pass, get: Get, each: Map = map) -> list[Tally]:
     """Summed tally of each phase, for phases that write neither rows nor states; parameters as in `run`."""
     if one.source.in_process:
-        return _total_here(one, _load(one.worker_side()), each)[0]
+        return _total_in_process(one, _load(one.worker_side()), each)[0]
     while True:
         graph, _, root = _visits(one, uuid.uuid4().hex)
         found, stats = get(graph, [root])[0]
@@ -145,9 +145,9 @@ def tallies(one: Pass, get: Get, each: Map = map) -> list[Tally]:
         one = one.without(stats.lost)
 
 
-def _total_here(one: Pass, side: WorkerSide, each: Map) -> Total:
+def _total_in_process(one: Pass, side: WorkerSide, each: Map) -> Total:
     def visited(panels: list[Panel]) -> Total:
-        return _visit_run(side, panels, one.expected(panels), [[] for _ in panels])
+        return _visit_panels(side, panels, one.expected(panels), [[] for _ in panels])
 
     parts = list(each(visited, one.grid.runs()))
     while len(parts) > 1:
@@ -181,7 +181,7 @@ def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hash
             one.source.chunk_keys(panel, lost=panel.index in one.lost) if upstream else [] for panel in panels
         ]
         references = List(*(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks))
-        task = Task(key, _visit_run, TaskRef(load), panels, one.expected(panels), references)
+        task = Task(key, _visit_panels, TaskRef(load), panels, one.expected(panels), references)
         needed = [chunk for panel in chunks for row in panel for chunk in row]
         graph |= upstream.fused(task, needed) if upstream and needed else {key: task}
         parts.append(key)
@@ -241,7 +241,7 @@ def _load(side: WorkerSide) -> WorkerSide:
     return replace(side, states=states, inputs=inputs, source=source, retries=counts.retries)
 
 
-def _visit_run(
+def _visit_panels(
     side: WorkerSide, panels: list[Panel], expected: list[float] | None, chunks: list[Any]
 ) -> Total:
     """Tallies and statistics of consecutive panels, visited one after another."""
@@ -283,7 +283,7 @@ def _visited(side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
         joined = new_rows.joined(dict(enumerate(rows_of_phases, work.first)))
         work.factors.write_rows(new_rows, panel.index, joined)
         bytes_written = joined.nbytes
-    held = slabs.peak or lately_resident()
+    held = slabs.peak or recent_resident_bytes()
     return found, PassStats(bytes_read, bytes_written, sums, memory=held)
 
 

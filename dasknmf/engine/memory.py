@@ -8,7 +8,7 @@ from dask.utils import format_bytes
 
 from dasknmf.errors import MemoryLimitError
 
-_DRAWN_COPIES = 4
+_SAMPLE_COPIES = 4
 """Copies of a start's sampled rows: parts, their concatenation, the scaled rows, and a subset."""
 
 
@@ -64,7 +64,7 @@ class Projection:
         # Three copies of the rows: as read, as updated, and as written.
         each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
         shared = (self.fan_in + 2) * self.tally + self.small + self.held + self.staged
-        shared += _DRAWN_COPIES * self.drawn
+        shared += _SAMPLE_COPIES * self.drawn
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
     def check(self, limit: int) -> None:

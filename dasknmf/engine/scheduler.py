@@ -59,10 +59,10 @@ class Scheduler:
     @property
     def baseline(self) -> int:
         """Resident memory of a process before a pass, in bytes: the largest of all workers."""
-        return resident_bytes() if self.client is None else self._workers_hold
+        return resident_bytes() if self.client is None else self._largest_worker
 
     @cached_property
-    def _workers_hold(self) -> int:
+    def _largest_worker(self) -> int:
         assert self.client is not None
         return max(self.client.run(_resident_at_work, on_error="ignore").values(), default=0)
 
@@ -120,11 +120,11 @@ class Scheduler:
             probe.write_text(token)
             # Workers that leave during the call are not counted.
             answers = self.client.run(_read_probe, os.fspath(probe), on_error="ignore")
-            blind = sorted(worker for worker, answer in answers.items() if answer != token)
-            if blind or not answers:
-                example = f" (such as {blind[0]})" if blind else ""
+            unable = sorted(worker for worker, answer in answers.items() if answer != token)
+            if unable or not answers:
+                example = f" (such as {unable[0]})" if unable else ""
                 raise SchedulerError(
-                    f"{len(blind)} of {len(answers)} workers{example} do not see this process's directory "
+                    f"{len(unable)} of {len(answers)} workers{example} do not see this process's directory "
                     f"{directory!r}; between passes, W and H are in a store that every worker must reach: "
                     "give fit(..., checkpoint=) a path or URL on shared storage."
                 )
@@ -165,7 +165,7 @@ def _is_lost(client: Client, error: Exception) -> bool:
     return client.status != "running" or isinstance(error, CommClosedError) or "scheduler" in reason
 
 
-def _computing(client: Client) -> Get:
+def _client_get(client: Client) -> Get:
     def get(graph: Any, keys: Any) -> Any:
         with connected(client):
             return client.get(graph, keys)
@@ -204,7 +204,7 @@ def current_scheduler(*, in_process: bool) -> Scheduler:
     owner = getattr(get, "__self__", None)
     if isinstance(owner, Client):
         if not in_process:
-            return Scheduler("distributed", _computing(owner), owner)
+            return Scheduler("distributed", _client_get(owner), owner)
         get = None
     if get is None or get is dask.threaded.get:
         return Scheduler("threads", dask.threaded.get)

@@ -23,7 +23,7 @@ _PROFILE_DEADLOCKS = sys.version_info < (3, 12, 3)
 deadlock with the garbage collector (python/cpython gh-106883): 3 of 13 fits with Python 3.11.7 hung."""
 
 _lock = threading.Lock()
-_working: list[Any] = []
+_blas_limits: list[Any] = []
 """For each fit that runs in this process, the BLAS limits in force when the fit began."""
 
 
@@ -39,8 +39,8 @@ class TunedWorker(WorkerPlugin):
         if profile := _profile(worker):
             profile.stop()
         with _lock:
-            _working.append(threadpoolctl.threadpool_limits(1, user_api="blas"))
-            if len(_working) > 1:
+            _blas_limits.append(threadpoolctl.threadpool_limits(1, user_api="blas"))
+            if len(_blas_limits) > 1:
                 return
         _mallopt(
             {
@@ -52,8 +52,8 @@ class TunedWorker(WorkerPlugin):
 
     def teardown(self, worker: Any) -> None:
         with _lock:
-            limits = _working.pop()
-            if _working:
+            limits = _blas_limits.pop()
+            if _blas_limits:
                 return  # another fit still runs here; the last one to end restores the settings
         if profile := _profile(worker):
             profile.start()

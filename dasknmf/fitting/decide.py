@@ -1,4 +1,4 @@
-"""The choices of a fit: a `Problem` and its live `Inputs` from X, the parameters of `NMF` and the options."""
+"""Decisions before a fit: the `Problem` and the `Inputs`, from X, the parameters of `NMF` and the options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dasknmf.data.staging import check_stage
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
 from dasknmf.fitting.model import Model
-from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, spawned
+from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, start_seeds
 from dasknmf.store import features, records, schema
 from dasknmf.store.convert import converted
 from dasknmf.store.progress import environment, read_run
@@ -39,12 +39,12 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Inputs:
-    """The live objects of a fit, in the roles of V.
+    """The open objects of a fit; rows and columns are those of V.
 
     Parameters
     ----------
     X : array
-        Open and checked.
+        X, opened and checked.
     options : FitOptions
     roles : Roles
     source : Source
@@ -52,7 +52,7 @@ class Inputs:
     grid : Grid
     model : Model
     entries : EntryWeights or None
-        How stored values are read; None: every entry is observed and has weight 1.
+        The decoding and weights of stored values; None: every entry is observed and has weight 1.
     row_weights : ndarray of shape (n_rows,) or None
         Weights of rows of V.
     entry_weights : Source or None
@@ -61,7 +61,7 @@ class Inputs:
         A custom start.
     features : Features
     store : Store or None
-        The checkpoint, open.
+        The opened store of the checkpoint.
     """
 
     X: Matrix
@@ -78,7 +78,7 @@ class Inputs:
     store: Store | None = None
 
     def seeded(self, seed: int) -> Inputs:
-        """The same inputs with the seed of the run, for start, coordinate order and hidden entries."""
+        """The inputs with the seed of the run: for the start, the order of coordinates and hidden entries."""
         entries = self.entries
         if entries is not None and entries.holdout is not None:
             entries = replace(entries, holdout=replace(entries.holdout, seed=seed))
@@ -88,7 +88,7 @@ class Inputs:
 
     def restarted(self, n_init: int) -> tuple[Model, ...]:
         """The model with each of `n_init` seeds, the first of them its own."""
-        return tuple(self.model.reseeded(seed) for seed in spawned(self.model.seed, n_init))
+        return tuple(self.model.reseeded(seed) for seed in start_seeds(self.model.seed, n_init))
 
     def weighted(self, source: data.Source) -> data.Source:
         """A source of V, staged or not, with the weights of its rows and entries."""
@@ -100,12 +100,12 @@ class Inputs:
 
 
 def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tuple[schema.Problem, Inputs]:
-    """Open X, check it against the parameters of a model and the options of a fit, and decide.
+    """The problem and the inputs of a fit, after X is opened and all arguments are checked.
 
     Parameters
     ----------
     nmf : NMF
-        Learns the number and the names of features.
+        The model; its numbers and names of features are set.
     X : array
         As for `NMF.fit`.
     options : FitOptions
@@ -113,7 +113,7 @@ def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tupl
     Raises
     ------
     ValueError, TypeError, DataError, SourceError, MemoryLimitError
-        If the parameters do not go together, or not with X.
+        If parameters, options and X contradict each other.
     """
     nmf._validate_params()
     check_stage(options.stage, options.checkpoint)
@@ -143,7 +143,7 @@ def _with_stored_scale(X: Matrix, store: Store) -> Matrix:
 
 
 def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
-    """Make every choice of a fit of an X that is open and checked; parameters as of `open_problem`."""
+    """The inputs of a fit of an opened and checked X; parameters as for `open_problem`."""
     loss = Loss.named(nmf.beta_loss)
     solver = validation.chosen_solver(nmf, loss)
     dtype = working_dtype(X.dtype, nmf.dtype)
@@ -155,7 +155,7 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     fixed = validation.checked_fixed(nmf.fixed_components, k, m, dtype)
     validation.check_choices(nmf, options, shape, loss, solver)
 
-    # Rows of H that are known, rows of W that sum to one, and noise belong to one of the factors.
+    # Fixed rows of H, rows of W that sum to one, and noise are defined for V = X only.
     needs_rows = fixed is not None or nmf.sum_to_one or options.resampling is not None or options.many
     roles = Roles(validation.chosen_roles(X, parity=nmf.inner_iter == 1, kept=bool(needs_rows)))
     source = data.source_of(X, transposed=roles.transposed)
@@ -215,11 +215,12 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
 
 
 def problem_of(nmf: BaseEstimator, inputs: Inputs) -> schema.Problem:
-    """The decided problem; with a checkpoint, digests of arrays are computed for comparison with the run."""
+    """The problem of a fit; with a checkpoint, digests of arrays are computed for comparison with the run."""
     X, options, model, known = inputs.X, inputs.options, inputs.model, inputs.features
     variant, resampling = model.variant, model.variant.resampling
 
-    def mark(array: object) -> str | None:
+    def marked(array: object) -> str | None:
+        """The digest of an array that was given; without a checkpoint, only that it was given."""
         if array is None:
             return None
         return "given" if inputs.store is None else digest(array)
@@ -241,17 +242,17 @@ def problem_of(nmf: BaseEstimator, inputs: Inputs) -> schema.Problem:
         halving=bool(nmf.halving) if several else None,
         sample_bytes=int(model.sample_bytes) if model.init == "sample" else None,
         X_in_memory=None if model.loss.quadratic or model.inner_iter != "auto" else not model.streamed,
-        fixed_components=mark(variant.fixed),
+        fixed_components=marked(variant.fixed),
         sum_to_one=variant.sum_to_one or None,
         perturbation=None if resampling is None else resampling.described,
-        W=mark(options.W) if custom else None,
-        H=mark(options.H) if custom else None,
+        W=marked(options.W) if custom else None,
+        H=marked(options.H) if custom else None,
     )
     sample_weight, feature_weight = inputs.roles.swapped(inputs.row_weights, variant.column_weights)
     weights = None
     if inputs.entry_weights is not None:
-        # Weights that are read with V are compared at every read, by their sums.
-        weights = mark(options.weights) if inputs.entry_weights.in_process else "in chunks"
+        # Weights that are read with V are compared at every read, by sums of panels.
+        weights = marked(options.weights) if inputs.entry_weights.in_process else "in chunks"
     identity = schema.Identity(
         shape=(int(X.shape[0]), int(X.shape[1])),
         dtype=model.dtype.str,
@@ -262,8 +263,8 @@ def problem_of(nmf: BaseEstimator, inputs: Inputs) -> schema.Problem:
         preparation=_record(X.described(), schema.Preparation) if isinstance(X, data.Prepared) else None,
         layout=None if known.layout is None else _record(known.layout.geometry(), schema.Geometry),
         entries=None if inputs.entries is None else described_entries(inputs.entries),
-        sample_weight=mark(sample_weight),
-        feature_weight=mark(feature_weight),
+        sample_weight=marked(sample_weight),
+        feature_weight=marked(feature_weight),
         weights=weights,
         mask=inputs.source.described_mask(),
         many=None if options.many is None else _record(options.many, schema.Many),
@@ -295,7 +296,7 @@ def _hidden_columns(entries: EntryWeights | None, source: data.Source) -> np.nda
 
 
 def _source_of_weights(weights: Matrix, X: Matrix, grid: Grid, roles: Roles) -> data.Source:
-    """The source of the weights of entries, with the panels of V."""
+    """The source of the weights of entries, cut into the panels of V."""
     if isinstance(weights, da.Array):
         if data.is_chunked(X):
             rows = tuple(int(rows) for rows in np.diff(grid.edges))

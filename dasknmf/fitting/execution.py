@@ -71,7 +71,7 @@ class Execution:
             while run.progress.start < n_starts:
                 self._run_start()
             if start is not None and not run.history.exact and not self._has_start():
-                self._place(*start)
+                self._write_custom_start(*start)
             schedule, histories = self._schedule(), self._histories()
             after = schedule.resumed(run.progress, histories)
             if after.outcome is not None and run.progress.outcome is None:
@@ -100,11 +100,11 @@ class Execution:
     def _run_start(self) -> None:
         """Run and commit the next pass of the start."""
         at, model = self.run.progress, self.models[0]
-        passes, alike = start_passes(self.models, at)
+        passes, shared = start_passes(self.models, at)
         source = self.V.source
         holdout = None if source.entries is None else source.entries.holdout
         try:
-            result = self._runner(passes[:1] if alike else passes)
+            result = self._runner(passes[:1] if shared else passes)
             survey.check(
                 self.run.factors.read_state(result.name, 0),
                 survey.Survey(model.shape, model.loss),
@@ -126,13 +126,13 @@ class Execution:
             history.reads,
             last_objective(history),
         )
-        self.session.commit(started(at, result, alike=alike), record, result.sums)
+        self.session.commit(started(at, result, shared=shared), record, result.sums)
 
     def _has_start(self) -> bool:
         at = self.run.progress
         return isinstance(self.run.factors.read_state(at.state, at.models[0].leader), FactorState)
 
-    def _place(self, W: Factor, H: np.ndarray) -> None:
+    def _write_custom_start(self, W: Factor, H: np.ndarray) -> None:
         """Commit a custom start: rows of W panel by panel, and H."""
         at, factors, dtype = self.run.progress, self.run.factors, self.models[0].dtype
         name = f"{at.passes}-{self.run.writer_id}"

@@ -1,4 +1,4 @@
-"""The decisions of a fit: the part of each model in the next pass, and its status afterwards.
+"""Decisions of a fit: the phases of each model in the next pass, and the status of each model afterwards.
 
 Nothing here reads V or writes a run: decisions follow from histories and outcomes, so that a resumed run
 decides as an uninterrupted one.
@@ -19,7 +19,7 @@ from dasknmf.core.phase import Outcome
 from dasknmf.core.text import counted, pass_named
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, ModelResult, PassResult
-from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, height
+from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, objective_key
 
 log = logging.getLogger("dasknmf")
 
@@ -47,11 +47,11 @@ class Schedule:
     Parameters
     ----------
     models : sequence of Model
-        Of one start and one loss.
+        Models with one kind of start and one loss.
     rules : mapping of int to StopRule
-        Of each model that has not been given up.
+        The stop rule of each model that has not been given up.
     max_iter : int
-        Most exact passes, those of earlier sessions of the run included.
+        Largest number of exact passes, those of earlier sessions of the run included.
     halving : bool
         Whether half of the models, those with the higher objectives, are given up after 4, 8, 16, … passes.
     """
@@ -67,7 +67,7 @@ class Schedule:
         for status in progress.models:
             model = self.models[status.model]
             if status.outcome is None:
-                passes.append(ModelPass(status, model.lineup(status.iteration)))
+                passes.append(ModelPass(status, model.exact_phases(status.iteration)))
             elif status.location is None:
                 passes.append(
                     ModelPass(structs.replace(status, phase_indices=(status.leader,)), (model.evaluation(),))
@@ -97,12 +97,13 @@ class Schedule:
         Parameters
         ----------
         progress : Progress
-            Before the pass.
+            The progress before the pass.
         histories : mapping of int to History
+            The history of each model.
         shared : History
-            Of the run.
+            The history of the run.
         result : PassResult
-            Of what `passes` gave.
+            The result of the pass that `passes` returned.
         """
         statuses = {status.model: status for status in progress.models}
         histories = dict(histories)
@@ -134,19 +135,20 @@ class Schedule:
         status, outcomes = own.part.status, own.outcomes
         best = outcomes[own.leader]
         if len(outcomes) > 1:
-            best = replace(best, measures=best.measures | rivals(height(each.objective) for each in outcomes))
+            objectives = rivals(objective_key(each.objective) for each in outcomes)
+            best = replace(best, measures=best.measures | objectives)
         iteration = status.iteration + (status.outcome is None)
         return record_of(result, own.part.phases[0].name, iteration, best, reads, last_objective(history))
 
     def _advanced(
         self, progress: Progress, own: ModelResult, history: History, record: Record, result: PassResult
     ) -> tuple[ModelStatus, Record]:
-        """The status of a model after a pass, and its record of the pass."""
+        """The status of a model after a pass, and the record of the model in the pass."""
         status, numbers = own.part.status, own.phase_indices
         if status.outcome is not None:
             location = progress.location_of(status)
             return structs.replace(status, location=location, objective=record.objective), record
-        rivalry = len(self.models[status.model].lineup(record.iteration)) > 1
+        rivalry = len(self.models[status.model].exact_phases(record.iteration)) > 1
         stop = None if rivalry else self.rules[status.model].decide(history.plus(record))
         if stop is not None and stop.at == "entry":
             # The result is the W and H that entered; this pass has evaluated them.
@@ -191,21 +193,21 @@ class Schedule:
         rounds = math.log2(after.iteration / _FIRST_HALVING)
         if not self.halving or rounds < 0 or rounds != int(rounds):
             return after
-        kept = sorted(after.models, key=lambda status: height(status.objective))
+        kept = sorted(after.models, key=lambda status: objective_key(status.objective))
         kept = kept[: -(-len(kept) // 2)]
         return structs.replace(after, models=tuple(status for status in after.models if status in kept))
 
 
 def start_passes(models: Sequence[Model], progress: Progress) -> tuple[list[ModelPass], bool]:
-    """The next pass of the start, and whether one phase of it serves all models."""
+    """The next pass of the start, and whether one phase of this pass serves all models."""
     passes = [ModelPass(status, models[status.model].starts()[progress.start]) for status in progress.models]
     return passes, progress.start == 0 and models[0].surveyed_alone
 
 
-def started(progress: Progress, result: PassResult, *, alike: bool) -> Progress:
-    """The progress after a pass of the start."""
+def started(progress: Progress, result: PassResult, *, shared: bool) -> Progress:
+    """The progress after a pass of the start; `shared`: one phase of the pass served all models."""
     count = len(progress.models)
-    numbers = [own.phase_indices for own in result.models] * (count if alike else 1)
+    numbers = [own.phase_indices for own in result.models] * (count if shared else 1)
     statuses = (
         structs.replace(status, phase_indices=own, leader=own[0])
         for status, own in zip(progress.models, numbers, strict=True)
@@ -237,7 +239,7 @@ def record_of(
     iteration : int
     outcome : Outcome
     reads : float
-        Of V, before the pass.
+        Number of reads of V before the pass.
     before : float or None
         The last objective before the pass.
     """
@@ -279,7 +281,7 @@ def _is_current(status: ModelStatus, name: str) -> bool:
 
 
 def logged(record: Record) -> None:
-    """A callback: one line per pass."""
+    """A callback that logs one line for each pass."""
     log.info(
         "%s: %s%.2f s, %s read, %s of V so far",
         pass_named(record.phase, record.iteration),

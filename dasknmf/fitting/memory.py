@@ -137,17 +137,17 @@ def projections_of(
     versions = 2 if len(models) == 1 else 3
     kinds = [
         *zip(*(model.starts() for model in widest), strict=True),
-        [model.lineup(0) for model in widest],
+        [model.exact_phases(0) for model in widest],
         [(model.evaluation(),) for model in widest],
     ]
     projections = []
-    for lineups in kinds:
-        phases = [phase for lineup in lineups for phase in lineup]
-        rivals = max(len(lineup) for lineup in lineups)
+    for phase_sets in kinds:
+        phases = [phase for phase_set in phase_sets for phase in phase_set]
+        rivals = max(len(phase_set) for phase_set in phase_sets)
         widths = [
             (model, max(sum(phase.widths.values()), model.k))
-            for model, lineup in zip(widest, lineups, strict=True)
-            for phase in lineup
+            for model, phase_set in zip(widest, phase_sets, strict=True)
+            for phase in phase_set
         ]
         width = sum(columns for _, columns in widths)
         stays = sum(columns for model, columns in widths if not model.recomputed)
@@ -171,7 +171,7 @@ def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Mod
         width = sum(model.k for model in of)
         return [footprint(own, of, width, 0, sparse=V.source.sparse).projection(V)]
 
-    return _most(len(phases), V.scheduler.memory_limit, projections)[0]
+    return _largest_group(len(phases), V.scheduler.memory_limit, projections)[0]
 
 
 def models_per_read(
@@ -185,7 +185,7 @@ def models_per_read(
         If not even one of them fits.
     """
     limit = V.scheduler.memory_limit
-    per_read, projections = _most(
+    per_read, projections = _largest_group(
         len(models), limit, lambda per_read: projections_of(V, models, per_read, in_memory=in_memory)
     )
     if per_read < len(models):
@@ -200,7 +200,7 @@ def models_per_read(
     return per_read, projections
 
 
-def _most(
+def _largest_group(
     count: int, limit: int, projections_of: Callable[[int], list[Projection]]
 ) -> tuple[int, list[Projection]]:
     """The largest equal share of a count that fits, and the peaks of its passes.

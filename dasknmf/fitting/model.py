@@ -1,4 +1,4 @@
-"""A `Model` with every parameter decided, and the phases of its passes."""
+"""One factorization with all of its parameters, and the phases of its passes."""
 
 from __future__ import annotations
 
@@ -26,25 +26,23 @@ from dasknmf.core.starts.trial import Trial
 from dasknmf.core.state import State
 
 Init = Literal["sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"]
-Lineup = tuple[Phase, ...]
-"""Phases of several models that share the reads of one pass."""
+PhaseSet = tuple[Phase, ...]
+"""The phases of one model in one pass: one, or those of the starts that compete."""
 
 SAMPLE_BYTES = 2**26
 """Default size in bytes of the rows that ``init="sample"`` draws."""
 
-_RIVALRY = 2
-"""Number of exact passes in which a fitted start and a plain start both advance; then the one with the lower
-objective goes on."""
+_COMPETING_PASSES = 2
+"""Number of exact passes of both a fitted and a plain start; then only the one of lower objective goes on."""
 
 _FILLS: dict[str, Fill] = {"nndsvd": "zeros", "nndsvda": "mean", "nndsvdar": "random"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """One factorization, with every choice decided.
+    """One factorization with all of its parameters.
 
-    Shape, penalties and factors are those of V, the matrix as it is read: X, or Xᵀ where roles are
-    transposed.
+    Shape, penalties and factors are those of V, the matrix that is read: X or Xᵀ.
     """
 
     shape: tuple[int, int]
@@ -65,7 +63,7 @@ class Model:
     variant: Variant = Variant()
     rows: PixelIndex = InOrder()
     """Index of each row of V, by which rows are drawn and seeded."""
-    forgetful: bool = False
+    drops_W: bool = False
     """Whether W need not be kept between passes: of many models, W would be most of what a pass transfers."""
 
     def reseeded(self, seed: int) -> Model:
@@ -95,24 +93,24 @@ class Model:
     def recomputed(self) -> bool:
         """Whether each pass solves W from H alone: W is not kept, and the solve needs no earlier W."""
         masked_beyond = self.variant.masked and not self.variant.by_rows(self.k, self.shape[1])
-        return self.forgetful and self.loss.quadratic and not masked_beyond
+        return self.drops_W and self.loss.quadratic and not masked_beyond
 
     @property
     def surveyed_alone(self) -> bool:
         """Whether the first pass is only the survey of V, so that one read serves all models."""
-        # A sample is drawn in the same read, and each model fits an H of its own to it.
+        # A sample is drawn in the same read, and each model fits its own H to the sample.
         alone = self.variant.masked and self.init != "sample"
         return (alone or self.init in ("random", "custom")) and self.variant.resampling is None
 
-    def starts(self) -> list[Lineup]:
-        """The passes before the first exact pass. The fit itself writes a custom start."""
+    def starts(self) -> list[PhaseSet]:
+        """The phases of each pass before the first exact pass. The fit itself writes a custom start."""
         fixed = self.variant.fixed
-        starts = [tuple(map(self.variant.seen, lineup)) for lineup in self._starts()]
+        starts = [tuple(map(self.variant.seen, phases)) for phases in self._starts()]
         if fixed is None:
             return starts
-        return [tuple(Pinned(phase, fixed) for phase in lineup) for lineup in starts]
+        return [tuple(Pinned(phase, fixed) for phase in phases) for phases in starts]
 
-    def _starts(self) -> list[Lineup]:
+    def _starts(self) -> list[PhaseSet]:
         survey = Survey(self.shape, self.loss, self.variant.masked)
         if self.init == "custom":
             return [(survey,)]
@@ -144,10 +142,10 @@ class Model:
             (Chosen(), lift) if fitted else (lift,),
         ]
 
-    def lineup(self, iteration: int) -> Lineup:
-        """The phases of an exact pass: two while a fitted and a plain start compete."""
+    def exact_phases(self, iteration: int) -> PhaseSet:
+        """The phases of an exact pass: two while a fitted start and a plain start compete."""
         exact = self.exact()
-        if not self.fitted_start or iteration >= _RIVALRY:
+        if not self.fitted_start or iteration >= _COMPETING_PASSES:
             return (exact,)
         if self.init == "sample" and self._draw().share == 1:
             return (exact,)  # the trial has compared starts on all of V

@@ -17,11 +17,11 @@ from dasknmf.engine import graph
 from dasknmf.engine.accounting import PassStats
 from dasknmf.engine.scheduler import Scheduler, current_scheduler
 from dasknmf.errors import RunDamagedError
-from dasknmf.fitting.model import Lineup
+from dasknmf.fitting.model import PhaseSet
 from dasknmf.io.counts import Counts
 from dasknmf.store.factors import Factors, FactorVersion, MemoryFactors
 from dasknmf.store.memory_run import MemoryRun
-from dasknmf.store.progress import ModelStatus, height
+from dasknmf.store.progress import ModelStatus, objective_key
 from dasknmf.store.stored_run import StoredRun
 
 GIVEN = "given"
@@ -121,7 +121,7 @@ class ModelPass:
     """The part of one model in a pass."""
 
     status: ModelStatus
-    phases: Lineup
+    phases: PhaseSet
 
     @property
     def starts_from(self) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ class ModelResult:
     @property
     def leader(self) -> int:
         """Index of the phase with the lowest objective, the first of equals."""
-        return min(range(len(self.outcomes)), key=lambda index: height(self.outcomes[index].objective))
+        return min(range(len(self.outcomes)), key=lambda index: objective_key(self.outcomes[index].objective))
 
 
 @dataclass(frozen=True)

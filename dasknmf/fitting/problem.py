@@ -81,6 +81,6 @@ def digest(array: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def spawned(seed: int, count: int) -> list[int]:
+def start_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` starts: first `seed` itself, then seeds derived from it."""
     return [seed, *np.random.SeedSequence(seed).generate_state(count - 1).tolist()]

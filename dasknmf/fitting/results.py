@@ -15,7 +15,7 @@ from dasknmf.core.history import Ending, History
 from dasknmf.core.solvers.quadratic import SUM_WEIGHT
 from dasknmf.core.state import FactorState, State
 from dasknmf.core.text import counted
-from dasknmf.fitting.problem import spawned
+from dasknmf.fitting.problem import start_seeds
 from dasknmf.fitting.session import Session
 from dasknmf.store.run import Run
 
@@ -39,7 +39,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.feature_weight_ = inputs.features.weight
     nmf.init_ = inputs.model.init
     nmf.n_iter_ = progress.best.iteration
-    nmf.start_seeds_ = np.array(spawned(inputs.model.seed, nmf.n_init))
+    nmf.start_seeds_ = np.array(start_seeds(inputs.model.seed, nmf.n_init))
     nmf.start_losses_ = start_losses(history, nmf.n_init)
     nmf.best_start_ = progress.best.model
     nmf.reconstruction_err_ = float(np.sqrt(2 * max(history[-1].loss or 0.0, 0.0)))

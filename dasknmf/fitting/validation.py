@@ -29,10 +29,10 @@ from dasknmf.errors import DataError, MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
 from dasknmf.fitting.problem import Factor, FitOptions
 
-_MOST_AUTO = 512
+_MOST_AUTO_COMPONENTS = 512
 _MOST_W_BYTES = 2**30
-_LEAST_ROWS = 4
-_SAMPLED_ROWS = 100
+_LEAST_ROWS_PER_COMPONENT = 4
+_ENOUGH_ROWS_PER_COMPONENT = 100
 """Rows for each component that a sample must have to fit H well."""
 
 
@@ -136,10 +136,10 @@ def chosen_k(model: BaseEstimator, n_features: int, H: Factor | None) -> int:
         return int(model.n_components)
     if H is not None:
         return int(H.shape[0])
-    if n_features > _MOST_AUTO:
+    if n_features > _MOST_AUTO_COMPONENTS:
         raise ValueError(
             f"n_components is {model.n_components!r}, which means the number of features, {n_features}; "
-            f"above {_MOST_AUTO} that is rarely meant: give a number."
+            f"above {_MOST_AUTO_COMPONENTS} that is rarely meant: give a number."
         )
     return n_features
 
@@ -162,7 +162,7 @@ def chosen_init(
         plain: Init = "nndsvda" if k <= min(shape) and not masked else "random"
         if model.inner_iter == 1:
             return plain
-        if sampled == n_rows or sampled >= _SAMPLED_ROWS * k:
+        if sampled == n_rows or sampled >= _ENOUGH_ROWS_PER_COMPONENT * k:
             return "sample"
         return "sketch" if loss.quadratic and plain == "nndsvda" else plain
     if masked and model.init == "sketch":
@@ -170,7 +170,7 @@ def chosen_init(
             "init = 'sketch' needs every entry of X, and some are missing, hidden or weighted: use "
             "init='sample'."
         )
-    least = min(_LEAST_ROWS * k, n_rows)
+    least = min(_LEAST_ROWS_PER_COMPONENT * k, n_rows)
     if model.init == "sample" and sampled < least:
         raise ValueError(
             f"sample_bytes is {model.sample_bytes}, enough for {counted(sampled, 'row')} of {row_bytes:.0f} "
@@ -218,28 +218,28 @@ def checked_start(
     return W, np.asarray(H)
 
 
-def check_factor(F: Factor, shape: tuple[int, int], whom: str) -> None:
+def check_factor(F: Factor, shape: tuple[int, int], label: str) -> None:
     """Refuse an invalid W or H, with the messages of scikit-learn."""
     found = tuple(np.shape(F))
     if len(found) != 2:
-        raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {whom} has shape {found}.")
+        raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {label} has shape {found}.")
     for axis, order in enumerate(("first", "second")):
         if found[axis] != shape[axis]:
             raise ValueError(
-                f"Array with wrong {order} dimension passed to {whom}. Expected {shape[axis]}, but got "
+                f"Array with wrong {order} dimension passed to {label}. Expected {shape[axis]}, but got "
                 f"{found[axis]}: give an array of shape {shape}."
             )
     smallest, largest = (float(each) for each in da.compute(F.min(), F.max()))
     if not np.isfinite(smallest + largest):
-        raise ValueError(f"{whom} contains NaN or infinity: give finite values.")
+        raise ValueError(f"{label} contains NaN or infinity: give finite values.")
     if smallest < 0:
         raise ValueError(
-            f"Negative values in data passed to {whom}: the smallest is {smallest:g}; factors are "
+            f"Negative values in data passed to {label}: the smallest is {smallest:g}; factors are "
             "nonnegative: clip them."
         )
     if largest == 0:
         raise ValueError(
-            f"Array passed to {whom} is full of zeros, which updates do not change: give another start."
+            f"Array passed to {label} is full of zeros, which updates do not change: give another start."
         )
 
 

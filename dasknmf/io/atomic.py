@@ -28,7 +28,7 @@ def spare_name(name: str) -> str:
     return f"{name}.{uuid.uuid4().hex}{SPARE}"
 
 
-def write_file(path: Path, content: bytes | bytearray, *, name_too: bool = True) -> None:
+def write_file(path: Path, content: bytes | bytearray, *, flush_name: bool = True) -> None:
     """Write a file atomically: after a power cut it has the old content or the new one.
 
     The calling thread writes. Zarr writes in an event loop of another thread, which waits for a core while
@@ -39,7 +39,7 @@ def write_file(path: Path, content: bytes | bytearray, *, name_too: bool = True)
     path : Path
         The file; missing parent directories are made.
     content : bytes or bytearray
-    name_too : bool
+    flush_name : bool
         Whether to flush the file's name to disk too; if not, the caller calls `flush_names` later.
     """
     spare = path.with_name(spare_name(path.name))
@@ -58,7 +58,7 @@ def write_file(path: Path, content: bytes | bytearray, *, name_too: bool = True)
         with suppress(OSError):
             spare.unlink()
         raise
-    if name_too:
+    if flush_name:
         flush_names(path.parent)
 
 
@@ -141,12 +141,12 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
             remove(old)
         flush_names(target.parent)
         # Last, because the spare directory of a killed process may have been the only copy.
-        forget_the_dead(target.parent, f".{target.stem}.", target.suffix)
+        remove_leftovers(target.parent, f".{target.stem}.", target.suffix)
     finally:
         remove(spare)
 
 
-def forget_the_dead(
+def remove_leftovers(
     directory: Path, prefix: str, ending: str = "", *, keeps: Callable[[Path], bool] = lambda _: False
 ) -> None:
     """Remove spare files and directories that killed processes left behind.
@@ -247,7 +247,7 @@ class Directory:
                 for path in held
             )
 
-        forget_the_dead(self.spare.parent, prefix, keeps=holds_others)
+        remove_leftovers(self.spare.parent, prefix, keeps=holds_others)
 
 
 def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
@@ -278,14 +278,14 @@ def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
                     begun.append((was, now))
                     room.move(was, now)
     except BaseException as error:
-        _take_back(begun, room, error)
+        _move_back(begun, room, error)
         with suppress(Exception):  # the first error is the one to raise
             room.clear()
         raise
     room.clear()
 
 
-def _take_back(begun: list[tuple[str, str]], room: Room, error: BaseException) -> None:
+def _move_back(begun: list[tuple[str, str]], room: Room, error: BaseException) -> None:
     try:
         for was, now in reversed(begun):
             if room.exists(now):

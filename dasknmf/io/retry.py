@@ -35,7 +35,7 @@ _attempts: ContextVar[int | None] = ContextVar("dasknmf_attempts", default=None)
 
 
 @contextmanager
-def hurried() -> Iterator[None]:
+def without_retries() -> Iterator[None]:
     """A context without retries, for work that may fail without harm."""
     token = _attempts.set(1)
     try:
@@ -130,7 +130,7 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
 
 
-_REFUSALS = (
+_PERMANENT_CLASSES = (
     FileExistsError,
     FileNotFoundError,
     IsADirectoryError,
@@ -138,7 +138,7 @@ _REFUSALS = (
     PermissionError,
     ssl.SSLCertVerificationError,
 )
-_PERMANENT = {
+_PERMANENT_ERRNOS = {
     errno.EBADF,
     errno.EDQUOT,
     errno.EFBIG,
@@ -151,9 +151,9 @@ _PERMANENT = {
     errno.EROFS,
     errno.EXDEV,
 }
-_BUSY = {408, 425, 429, 500, 502, 503, 504, 509}
+_TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 """HTTP statuses of transient errors."""
-_LATER = {
+_TRANSIENT_CODES = {
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
     "LimitExceededException",
@@ -171,9 +171,9 @@ _LATER = {
     "TooManyRequestsException",
 }
 """Codes of transient errors of S3 and compatible stores, whatever the HTTP status: botocore's list."""
-_IN_WORDS = ("Forbidden", "CERTIFICATE_VERIFY_FAILED")
+_PERMANENT_TEXTS = ("Forbidden", "CERTIFICATE_VERIFY_FAILED")
 """Texts of permanent errors without a code: of gcsfs, and of refused certificates."""
-_LOST = {
+_TRANSIENT_CLASSES = {
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
     "azure.core.exceptions": ("ServiceRequestError", "ServiceResponseError"),
     "botocore.exceptions": (
@@ -190,7 +190,7 @@ _LOST = {
     "urllib3.exceptions": ("TimeoutError", "ProtocolError"),
 }
 """Exceptions for lost connections and incomplete answers that are not subclasses of OSError."""
-_OF_STORAGE = {
+_STORAGE_CLASSES = {
     "aiohttp": ("ClientError",),
     "azure.core.exceptions": ("AzureError",),
     "botocore.exceptions": ("BotoCoreError", "ClientError"),
@@ -207,23 +207,23 @@ def transient(error: BaseException) -> bool:
     """Whether another attempt may succeed after this error."""
     if isinstance(error, DaskNMFError):
         return False  # retried already
-    if any(_code(each) in _LATER for each in _chain(error)):
+    if any(_code(each) in _TRANSIENT_CODES for each in _chain(error)):
         return True
     status = next(filter(None, map(_status, _chain(error))), None)
     if status is not None:
-        return status in _BUSY
-    if isinstance(error, _REFUSALS) or any(words in str(error) for words in _IN_WORDS):
+        return status in _TRANSIENT_STATUSES
+    if isinstance(error, _PERMANENT_CLASSES) or any(words in str(error) for words in _PERMANENT_TEXTS):
         return False
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno not in _PERMANENT
+        return error.errno not in _PERMANENT_ERRNOS
     # An OSError without a number is decided by its class: codecs and readers raise it for damaged content.
-    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded(_LOST))
+    lost: tuple[type[BaseException], ...] = (ConnectionError, TimeoutError, *_loaded(_TRANSIENT_CLASSES))
     return any(isinstance(each, lost) for each in _chain(error))
 
 
 def of_storage(error: BaseException) -> bool:
     """Whether an error comes from storage."""
-    return isinstance(error, (OSError, *_loaded(_OF_STORAGE)))
+    return isinstance(error, (OSError, *_loaded(_STORAGE_CLASSES)))
 
 
 def _loaded(names: dict[str, tuple[str, ...]]) -> tuple[type[BaseException], ...]:

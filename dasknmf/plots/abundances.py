@@ -69,9 +69,9 @@ def abundances(
     titles = titles_of(labels, len(maps))
     height = 2.2 * min(2.0, max(0.4, maps.shape[1] / maps.shape[2])) + 0.25
     axes = style.panels(len(maps), ax, size=(2.5, height))
-    shared = style.top_of(maps) if scale == "shared" else None
+    shared = style.vmax_of(maps) if scale == "shared" else None
     for component, panel in enumerate(axes):
-        top = style.top_of(maps[component]) if shared is None else shared
+        top = style.vmax_of(maps[component]) if shared is None else shared
         drawn = style.image(panel, maps[component], style.MAPS, 0.0, top)
         style.title(panel, titles[component])
     if shared is not None and colorbar:

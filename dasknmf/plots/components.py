@@ -90,7 +90,7 @@ def components(
     for panel, (title, row) in zip(axes, shown, strict=True):
         style.title(panel, title)
         if kind == "images":
-            style.image(panel, row.reshape(image_shape), style.FACES, 0.0, style.top_of(row))
+            style.image(panel, row.reshape(image_shape), style.FACES, 0.0, style.vmax_of(row))
             continue
         if kind == "spectra":
             style.curve(panel, coordinate, row, color=style.BLUE, lw=1.3)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NAMED = 24
 """Clusters that are numbered beside the strip."""
-_FAR = 4.0
+_MOST_RATIO = 4.0
 """The ratio of the threshold to the largest density above which the threshold is not drawn, only named."""
 
 
@@ -63,7 +63,7 @@ def consensus(source: Consensus | Run | str | os.PathLike[str], *, ax: style.Giv
     rows = np.asarray(found.stack)[kept]
     order = _order(rows, labels)
     distances = _distances(rows[order])
-    drawn = style.image(wide, distances, style.MAPS, 0.0, style.top_of(distances))
+    drawn = style.image(wide, distances, style.MAPS, 0.0, style.vmax_of(distances))
     drawn.set_interpolation("antialiased")  # a thousand starts are more rows than there are dots
     _strips(wide, labels[order])
     style.colorbar(drawn, wide, shrink=0.6, pad=0.03).set_label("Euclidean distance", fontsize=8)
@@ -119,7 +119,7 @@ def _histogram(ax: Axes, density: np.ndarray, kept: np.ndarray, threshold: float
     # Spectra of length 1 are less than 2 apart: a threshold from 2 on filters none.
     if threshold < 2:
         farthest = float(density[known].max(initial=0.0))
-        beyond = 0 < _FAR * farthest < threshold
+        beyond = 0 < _MOST_RATIO * farthest < threshold
         label = f"threshold: {threshold:g}" + (", not shown" if beyond else "")
         ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=label)
         if beyond:  # else the densities would be a hair at the left edge

@@ -15,7 +15,7 @@ from dasknmf.plots.sources import Factorization, records_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDE = 5.0
+_LOG_RATIO = 5.0
 """The ratio of the largest to the smallest loss above which the scale is logarithmic."""
 _FLAT = 1e-4
 """The smallest half range of an axis relative to its values: ticks of a smaller one would be long numbers."""
@@ -72,8 +72,8 @@ def convergence(
         raise ValueError(f"against is {against!r}; it must be one of {list(_AXES)}: choose one.")
     records = records_of(source)
     held = [record.holdout for record in records]
-    parted = any(value is not None for value in held)
-    panel: Axes = style.panels(1, ax, size=(6.0, 4.6 if parted else 3.6))[0]
+    has_holdout = any(value is not None for value in held)
+    panel: Axes = style.panels(1, ax, size=(6.0, 4.6 if has_holdout else 3.6))[0]
     ends = _ends(records, against)
     at = _places(records, ends)
     _phases(panel, records, ends, named=True)
@@ -86,7 +86,7 @@ def convergence(
     if known:
         _rivals(panel, records, ends)
     lowest = panel
-    if parted:
+    if has_holdout:
         # Held-out losses are sums over fewer entries: on one axis both curves would be flat.
         lowest = style.below(panel)
         _phases(lowest, records, ends, named=False)
@@ -159,7 +159,7 @@ def _ordinate(ax: Axes, values: Sequence[float], label: str, colour: str | None 
     if not values:
         return
     low, high = min(values), max(values)
-    if high / low > _WIDE:
+    if high / low > _LOG_RATIO:
         ax.set_yscale("log")
         margin = (high / low) ** 0.06
         ax.set_ylim(low / margin, high * margin)

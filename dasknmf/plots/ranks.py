@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Sweep: TypeAlias = "RankSweep | Run | str | os.PathLike[str] | DataFrame | Mapping[str, npt.ArrayLike]"
 
-_STEEP = 30.0
+_LOG_RATIO = 30.0
 """The ratio of the largest to the smallest held-out loss above which their axis is logarithmic."""
 _STABILITY = {
     "silhouette": ("silhouette_mean", "silhouette"),
@@ -128,7 +128,7 @@ def ranks(
             lowest.errorbar(tried, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
         style.plain(lowest)
         _coloured(lowest, "held out", style.GREEN)
-        if (losses > 0).all() and losses.max() > _STEEP * losses.min():
+        if (losses > 0).all() and losses.max() > _LOG_RATIO * losses.min():
             lowest.set_yscale("log")  # too many components cost powers of ten
         panel.tick_params(axis="x", labelbottom=False)
     if best is not None:

@@ -67,11 +67,11 @@ def reconstruction(
     image_shape = check_image(image_shape, V.shape[1], "features")
     axes = style.panels(3 * len(V), ax, across=3, size=(2.3, 2.5)).reshape(len(V), 3)
     for row, panels in enumerate(axes):
-        top = style.top_of(V[row])
+        top = style.vmax_of(V[row])
         style.image(panels[0], V[row].reshape(image_shape), style.FACES, 0.0, top)
         style.image(panels[1], made[row].reshape(image_shape), style.FACES, 0.0, top)
         rest = (V[row] - made[row]).reshape(image_shape)
-        most = style.top_of(np.abs(rest))
+        most = style.vmax_of(np.abs(rest))
         drawn = style.image(panels[2], rest, style.RESIDUALS, -most, most)
         style.colorbar(drawn, panels[2], shrink=0.7, pad=0.03)
         for panel, text in zip(panels, ("original", "WH", "residual"), strict=True):

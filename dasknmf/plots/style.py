@@ -175,7 +175,7 @@ def colorbar(drawn: AxesImage, beside: Axes | list[Axes], **options: Any) -> Col
     return bar
 
 
-def top_of(values: np.ndarray) -> float:
+def vmax_of(values: np.ndarray) -> float:
     """The end of a colour scale: the 99.5 % quantile, as a few bright pixels would leave a map dark."""
     seen = values[np.isfinite(values)]
     return (float(np.quantile(seen, 0.995)) or float(seen.max(initial=0)) or 1.0) if seen.size else 1.0

@@ -29,7 +29,7 @@ from dasknmf.fitting.execution import Execution
 from dasknmf.fitting.loop import logged
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
-from dasknmf.fitting.problem import FitOptions, spawned
+from dasknmf.fitting.problem import FitOptions, start_seeds
 from dasknmf.fitting.session import Session, session
 from dasknmf.selection.evaluation import MOST_SAMPLED_ROWS, Evaluation, RowSample
 from dasknmf.selection.refit import Refitter
@@ -260,9 +260,9 @@ def open_study(
 
 def _models(model: Model, ranks: Sequence[int], n_init: int) -> list[Model]:
     return [
-        replace(model.reseeded(seed), k=rank, forgetful=True)
+        replace(model.reseeded(seed), k=rank, drops_W=True)
         for rank in ranks
-        for seed in spawned(model.seed, n_init)
+        for seed in start_seeds(model.seed, n_init)
     ]
 
 

@@ -14,7 +14,7 @@ from dasknmf.core.history import Callback, History
 from dasknmf.core.html_repr import card, progress_facts
 from dasknmf.core.solvers.resampled import EPSILON, Kind, Resampling
 from dasknmf.data.source import MatrixLike
-from dasknmf.fitting.problem import Factor, FitOptions, spawned
+from dasknmf.fitting.problem import Factor, FitOptions, start_seeds
 from dasknmf.selection.matching import centroids, matched
 from dasknmf.selection.parameters import Stage, is_count
 from dasknmf.selection.rules import check_rule, choose, explained
@@ -282,7 +282,7 @@ def open_sweep(target: StoreLike) -> RankSweep:
     """
     run, many, found = finished_run(target, "sweep", "rank_sweep")
     assert many.method is not None  # `finished_run` has looked
-    models = [(rank, seed) for rank in many.ranks for seed in spawned(run.identity.seed, many.n_init)]
+    models = [(rank, seed) for rank in many.ranks for seed in start_seeds(run.identity.seed, many.n_init)]
     return RankSweep(
         list(many.ranks),
         many.n_init,

@@ -14,7 +14,7 @@ from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection.k_selection import k_selection
 from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
 from dasknmf.selection.refit import normalised
-from dasknmf.singlecell.entries import Keys, lifted, plain
+from dasknmf.singlecell.entries import Keys, over_all_genes, plain
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
 from dasknmf.singlecell.nmf import prepared
 from dasknmf.singlecell.output import target_of, warn_of_zeros
@@ -207,7 +207,7 @@ def consensus_nmf(
         entry["scale"] = V.preparation.scale
     adata.obsm[keys.obsm] = normalised(usages)
     adata.obsm[f"{keys.obsm}_raw"] = usages
-    adata.varm[keys.varm] = lifted(found.spectra, columns, adata.n_vars)
+    adata.varm[keys.varm] = over_all_genes(found.spectra, columns, adata.n_vars)
     adata.varm[f"{keys.varm}_scores"] = np.ascontiguousarray(whole.scores.T)
     adata.varm[f"{keys.varm}_tpm"] = np.ascontiguousarray(whole.spectra.T)
     adata.uns[keys.uns] = entry

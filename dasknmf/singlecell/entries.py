@@ -113,7 +113,7 @@ def run_params(params: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def lifted(H: np.ndarray, columns: np.ndarray | None, n_vars: int) -> np.ndarray:
+def over_all_genes(H: np.ndarray, columns: np.ndarray | None, n_vars: int) -> np.ndarray:
     """Hᵀ over all genes, zero where a gene was not factorized, shape (n_vars, n_components)."""
     if columns is None:
         return np.ascontiguousarray(H.T)

@@ -13,7 +13,7 @@ import numpy as np
 from dasknmf.core.text import counted
 from dasknmf.data.anndata_file import AnnDataStore, places_of
 from dasknmf.errors import RunMismatchError
-from dasknmf.singlecell.entries import lifted, run_params, uns_entry
+from dasknmf.singlecell.entries import over_all_genes, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import first_of
 from dasknmf.store.run import Run
 
@@ -68,7 +68,7 @@ class Exported:
     @property
     def varm(self) -> np.ndarray:
         """Hᵀ over all genes."""
-        return lifted(self.H, self.columns, self.n_vars)
+        return over_all_genes(self.H, self.columns, self.n_vars)
 
     def uns(self, G: np.ndarray) -> dict[str, Any]:
         """The entry of `uns`, from G = WᵀW."""

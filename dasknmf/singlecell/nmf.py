@@ -11,7 +11,7 @@ from dasknmf import NMF, Prepared, moments
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.source import MatrixLike
 from dasknmf.selection.parameters import RandomState, Stage
-from dasknmf.singlecell.entries import Keys, gram, lifted, run_params, uns_entry
+from dasknmf.singlecell.entries import Keys, gram, over_all_genes, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
 from dasknmf.singlecell.output import target_of, warn_of_zeros
 
@@ -138,7 +138,7 @@ def nmf(
         entry["scale"] = model.preparation_["scale"]  # a run that goes on keeps its own last bits
     adata.obsm[keys.obsm] = W
     if obsm is None:
-        adata.varm[keys.varm] = lifted(H, columns, adata.n_vars)
+        adata.varm[keys.varm] = over_all_genes(H, columns, adata.n_vars)
     else:
         entry["H"] = H
     adata.uns[keys.uns] = entry

@@ -19,7 +19,7 @@ from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
 from dasknmf.stacks import arrays, dataset
 from dasknmf.stacks.encoding import Missing
-from dasknmf.stacks.reorder import known_rows, ordered
+from dasknmf.stacks.reorder import fixed_rows, ordered
 from dasknmf.stacks.stack import Stack, open_stack
 from dasknmf.store.run import Run
 
@@ -181,7 +181,7 @@ class StackNMF:
             If the stack has negative values, or missing values, and these are errors.
         """
         stack = self._stack(obj, sample_dims, mask)
-        fixed = known_rows(self._parameters.get("fixed_components"), stack.layout)
+        fixed = fixed_rows(self._parameters.get("fixed_components"), stack.layout)
         model = NMF(**{**self._parameters, "fixed_components": fixed})
         W = model.fit_transform(
             stack,

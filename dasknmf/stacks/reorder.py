@@ -44,7 +44,7 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
     )
 
 
-def known_rows(fixed: Any, layout: Layout) -> Any:
+def fixed_rows(fixed: Any, layout: Layout) -> Any:
     """Rows of H from `fixed_components`; a DataArray is matched by its dims and coordinates."""
     if not isinstance(fixed, xr.DataArray):
         return fixed

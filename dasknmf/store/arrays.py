@@ -122,7 +122,7 @@ def put_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape, values: np.
     whole = np.frombuffer(content, dtype.newbyteorder("<"), size).reshape(shape)
     whole[tuple(map(slice, values.shape))] = values
     content[nbytes:] = _checksum(content, nbytes)
-    keys.put(store, key, content, name_too=False)
+    keys.put(store, key, content, flush_name=False)
 
 
 def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarray:

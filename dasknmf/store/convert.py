@@ -10,7 +10,7 @@ import msgspec
 
 T = TypeVar("T")
 
-_DEEPEST = 32
+_MOST_LEVELS = 32
 """Lists and objects within each other; a preparation before a preparation nests once each."""
 _STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])")
 
@@ -30,17 +30,17 @@ def parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
     level: list[Any] = [found]
-    for _ in range(_DEEPEST):
+    for _ in range(_MOST_LEVELS):
         if any(isinstance(each, int) and abs(each) >= 2**64 for each in level):
             raise ValueError("it has an integer of more than 64 bits")
-        parts = (each.values() if isinstance(each, dict) else each for each in level if _holds(each))
+        parts = (each.values() if isinstance(each, dict) else each for each in level if _is_nested(each))
         level = [part for own in parts for part in own]
         if not level:
             return found
     raise ValueError("it is nested too deeply")
 
 
-def _holds(value: Any) -> bool:
+def _is_nested(value: Any) -> bool:
     return isinstance(value, dict | list)
 
 

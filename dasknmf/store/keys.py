@@ -81,10 +81,10 @@ def get(store: Store, key: str, most: int) -> bytes | None:
     ValueError
         If the value has more than `most` bytes or is no regular file; it is then not read.
     """
-    return reached(store, key, "read", lambda: glance(store, key, most))
+    return reached(store, key, "read", lambda: get_once(store, key, most))
 
 
-def glance(store: Store, key: str, most: int) -> bytes | None:
+def get_once(store: Store, key: str, most: int) -> bytes | None:
     """The value of one key, without retries and with the errors of the store; see `get`."""
     if isinstance(store, LocalStore):
         _check_file(store.root / key, key, most)
@@ -120,7 +120,7 @@ def put(
     key: str,
     value: bytes | bytearray,
     *,
-    name_too: bool = True,
+    flush_name: bool = True,
     unless: Callable[[], None] | None = None,
 ) -> None:
     """Write one key atomically: after a power cut it holds the old value or the new one.
@@ -130,7 +130,7 @@ def put(
     store : zarr store
     key : str
     value : bytes or bytearray
-    name_too : bool
+    flush_name : bool
         Whether the key's name is flushed to disk too; otherwise `flush_names` does it later.
     unless : callable, optional
         Called before every attempt; its error prevents the attempt.
@@ -140,14 +140,14 @@ def put(
         if unless is not None:
             unless()
         if type(store) is LocalStore:
-            atomic.write_file(store.root / key, value, name_too=name_too)
+            atomic.write_file(store.root / key, value, flush_name=flush_name)
         else:
-            sync(_set(store, key, bytes(value), name_too))
+            sync(_set(store, key, bytes(value), flush_name))
 
     reached(store, key, "written", write)
 
 
-async def _set(store: Store, key: str, value: bytes, name_too: bool) -> None:
+async def _set(store: Store, key: str, value: bytes, flush_name: bool) -> None:
     buffer = default_buffer_prototype().buffer.from_bytes(value)
     path = local_path(store, key)
     if path is None:
@@ -160,7 +160,7 @@ async def _set(store: Store, key: str, value: bytes, name_too: bool) -> None:
     beside = path.with_name(Path(spare).name)
     atomic.flush(beside)
     beside.replace(path)
-    if name_too:
+    if flush_name:
         atomic.flush_names(path.parent)
 
 

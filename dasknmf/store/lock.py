@@ -24,7 +24,7 @@ from zarr.storage import LocalStore
 
 from dasknmf.errors import RunAccessError, RunLockedError, UnavailableError
 from dasknmf.io.process_owner import Owner
-from dasknmf.io.retry import hurried
+from dasknmf.io.retry import without_retries
 from dasknmf.store import keys
 from dasknmf.store.convert import converted, parsed
 from dasknmf.store.schema import Holder
@@ -76,7 +76,7 @@ class Lock:
         keys.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
         if holder.token != self.token:
-            if _outlives(store, holder):
+            if _is_alive(store, holder):
                 raise RunLockedError(
                     f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
                     "wait for that process or stop it; if it is not a fit, remove the lock with 'dasknmf "
@@ -96,9 +96,9 @@ class Lock:
         """Whether the lock is still ours."""
         return _holder(self._store).token == self.token
 
-    def seems_held(self) -> bool:
+    def is_held_once(self) -> bool:
         """Whether the lock is still ours: one attempt, with the errors of the store."""
-        return _glanced(self._store).token == self.token
+        return _holder_once(self._store).token == self.token
 
     def release(self) -> None:
         """Give the lock back, if it is still ours."""
@@ -107,7 +107,7 @@ class Lock:
         self._renewing.join()
         # Without retries: the process may be ending because the store is out of reach.
         try:
-            with hurried():
+            with without_retries():
                 if self.is_held():
                     keys.delete_key(self._store, _KEY)
         except (RunAccessError, UnavailableError) as error:
@@ -117,7 +117,7 @@ class Lock:
         while not self._released.wait(_RENEWED):
             # Without retries: a late write would take the lock from its next holder. The lease outlasts four
             # renewals.
-            with suppress(RunAccessError, UnavailableError), hurried():
+            with suppress(RunAccessError, UnavailableError), without_retries():
                 if not self.is_held():
                     return
                 keys.put(self._store, _KEY, self._content())
@@ -163,12 +163,12 @@ def _named(holder: Holder) -> str:
 
 
 def _holder(store: Store) -> Holder:
-    return keys.reached(store, _KEY, "read", lambda: _glanced(store))
+    return keys.reached(store, _KEY, "read", lambda: _holder_once(store))
 
 
-def _glanced(store: Store) -> Holder:
+def _holder_once(store: Store) -> Holder:
     try:
-        return converted(parsed(keys.glance(store, _KEY, _MOST) or b"{}"), Holder)
+        return converted(parsed(keys.get_once(store, _KEY, _MOST) or b"{}"), Holder)
     except ValueError:
         return _NOBODY  # half of a lock, or other content, holds nothing
 
@@ -184,7 +184,7 @@ def _lives_here(holder: Holder) -> bool | None:
     return owner.lives
 
 
-def _outlives(store: Store, holder: Holder) -> bool:
+def _is_alive(store: Store, holder: Holder) -> bool:
     """Whether the writer of a lock is alive; a lock of another machine is watched for up to a lease."""
     alive = _lives_here(holder)
     if alive is not None:

@@ -80,7 +80,7 @@ class Progress(Record, frozen=True):
     @property
     def best(self) -> ModelStatus:
         """The model with the lowest objective; of equal ones the first."""
-        return min(self.models, key=lambda model: height(model.objective))
+        return min(self.models, key=lambda model: objective_key(model.objective))
 
     @property
     def location(self) -> FactorLocation:
@@ -99,7 +99,7 @@ class Progress(Record, frozen=True):
         ended = [model for model in self.models if model.location is not None]
         if not ended:
             return self
-        lowest = min(ended, key=lambda model: height(model.objective))
+        lowest = min(ended, key=lambda model: objective_key(model.objective))
         models = tuple(
             replace(model, location=replace(model.location, rows=None))
             if model.location is not None and model is not lowest
@@ -167,7 +167,7 @@ def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[Sta
     return [found[location.state, location.phase_index] for location in locations]
 
 
-def height(objective: float | None) -> float:
+def objective_key(objective: float | None) -> float:
     """The objective as a sort key; infinity if it is unknown or not finite."""
     return objective if objective is not None and math.isfinite(objective) else math.inf
 

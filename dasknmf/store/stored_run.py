@@ -45,7 +45,7 @@ from dasknmf.errors import (
     UnavailableError,
 )
 from dasknmf.io import atomic
-from dasknmf.io.retry import hurried
+from dasknmf.io.retry import without_retries
 from dasknmf.store import arrays, image_grid, keys, records, selection
 from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
@@ -203,11 +203,11 @@ class StoredRun:
 
     def _check_owner_once(self) -> None:
         """`check_owner` in one attempt, with the errors of the store."""
-        raw = keys.glance(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
+        raw = keys.get_once(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
         current = None if raw is None else records.decoded(self.store, "commit", raw, Commit)
         # An attempt to commit that failed may have succeeded.
         ours = (self._committed_by, self.writer_id)
-        if (current and current.writer_id) not in ours or not self._lock.seems_held():
+        if (current and current.writer_id) not in ours or not self._lock.is_held_once():
             raise RunLockedError(
                 f"the run at {str(self.store)!r} was taken over by another process, or its lock was removed; "
                 "a run has one writer: let the other process continue, or stop it and repeat the same call."
@@ -330,7 +330,7 @@ class StoredRun:
         """
         newest = max((pass_of(name) for name in live), default=-1)
         try:
-            with hurried():
+            with without_retries():
                 self.check_owner()  # a process that has taken the run over may need other versions
                 for name in keys.children(self.store, "W"):
                     if name not in live and pass_of(name) <= newest:

@@ -551,7 +551,7 @@ def projections_of(X, ranks, n_init, **parameters):
         with open_study(X, ranks, n_init, FitOptions(), max_iter=1, random_state=0, **parameters) as study:
             work = study.session
             models = [
-                replace(work.inputs.model, k=rank, forgetful=True) for rank in ranks for _ in range(n_init)
+                replace(work.inputs.model, k=rank, drops_W=True) for rank in ranks for _ in range(n_init)
             ]
             return models, memory.projections_of(work.V, models, len(models), in_memory=True), study
 

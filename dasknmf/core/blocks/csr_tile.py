@@ -222,7 +222,7 @@ class CsrTile(Tile):
 
     def scattered(self, q: np.ndarray, W: np.ndarray, A: np.ndarray) -> None:
         """A += Wᵀ Q, with values q in place of V's."""
-        At = self._walk.turned_sums(A)
+        At = self._walk.transposed_sums(A)
         nonzeros.scatter(self.pointers, self.columns, q, filled(W, self.dtype), At)
         self._walk.added()
 

@@ -84,7 +84,7 @@ class CsrWalk:
             self._made[key] = source, make()  # the source is kept, as its id is that of a living object
         return self._made[key][1]
 
-    def turned_sums(self, A: np.ndarray) -> np.ndarray:
+    def transposed_sums(self, A: np.ndarray) -> np.ndarray:
         """The array, of Aᵀ's shape with padded rows, that the next flush adds to Aᵀ."""
         if id(A) not in self._sums:
             self._sums[id(A)] = (A, np.zeros((A.shape[1], padded(A.shape[0])), self.dtype))
@@ -106,4 +106,4 @@ class CsrWalk:
 
     def _flush(self) -> None:
         for A, At in self._sums.values():
-            nonzeros.add_turned(A, At)
+            nonzeros.add_transposed(A, At)

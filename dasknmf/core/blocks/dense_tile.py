@@ -206,7 +206,7 @@ class DenseTile(Tile):
         return 0.5 * self._total(P, self._weighted(P))
 
     def ratio(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> DenseRatio:
-        self._turn_by_rows()
+        self._copy_by_rows()
         V = self.V
         if self.weights is not None:
             # Any positive value will do where an entry is missing: its weight is 0.
@@ -249,7 +249,7 @@ class DenseTile(Tile):
             return float(weighted_total(left.T, right.T, b, a))
         return float(weighted_total(np.ascontiguousarray(left), np.ascontiguousarray(right), a, b))
 
-    def _turn_by_rows(self) -> None:
+    def _copy_by_rows(self) -> None:
         """Make V and its weights C-contiguous, as element-wise loops walk them."""
         if self.V.flags.c_contiguous:
             return

@@ -30,8 +30,8 @@ from scipy.special import gammaln, xlogy
 from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.rng import centred, unit, word
 
-_INVERTED = 10.0
-_CERTAIN = 2.0**40
+_REJECTION_FROM = 10.0
+_MOST_NOISY = 2.0**40
 """Larger means get no noise: it would be a millionth of them, and the rejection test would be inexact."""
 
 
@@ -85,9 +85,9 @@ class Noise:
         if not noisy.flags.c_contiguous:
             in_memory_order, lines, along = noisy.T, along, lines
         if self.epsilon is None:
-            _count(in_memory_order, lines, along, self.key)
+            _draw_counts(in_memory_order, lines, along, self.key)
         else:
-            _stir(in_memory_order, lines, along, self.key, 2.0 * self.epsilon)
+            _add_uniform(in_memory_order, lines, along, self.key, 2.0 * self.epsilon)
         return noisy
 
     def of_nonzeros(
@@ -97,9 +97,9 @@ class Noise:
         noisy = v.copy()
         rows = pointers, columns, noisy, places * n_features
         if self.epsilon is None:
-            _count_nonzeros(*rows, self.key)
+            _draw_counts_of_nonzeros(*rows, self.key)
         else:
-            _stir_nonzeros(*rows, self.key, 2.0 * self.epsilon)
+            _add_uniform_to_nonzeros(*rows, self.key, 2.0 * self.epsilon)
         return noisy
 
 
@@ -122,14 +122,14 @@ def _exponential(places: np.ndarray, key: np.uint64, drawn: np.ndarray) -> None:
 
 
 @kernel
-def _stir(V: np.ndarray, lines: np.ndarray, along: np.ndarray, key: np.uint64, width: float) -> None:
+def _add_uniform(V: np.ndarray, lines: np.ndarray, along: np.ndarray, key: np.uint64, width: float) -> None:
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
             V[i, j] = V[i, j] * V.dtype.type(1.0 + width * centred(word(key, lines[i] + along[j])))
 
 
 @kernel
-def _stir_nonzeros(
+def _add_uniform_to_nonzeros(
     pointers: np.ndarray, columns: np.ndarray, v: np.ndarray, lines: np.ndarray, key: np.uint64, width: float
 ) -> None:
     for i in range(pointers.size - 1):
@@ -138,20 +138,20 @@ def _stir_nonzeros(
 
 
 @kernel
-def _count(V: np.ndarray, lines: np.ndarray, along: np.ndarray, key: np.uint64) -> None:
+def _draw_counts(V: np.ndarray, lines: np.ndarray, along: np.ndarray, key: np.uint64) -> None:
     for i in range(V.shape[0]):
         for j in range(V.shape[1]):
-            if 0 < V[i, j] < _CERTAIN:
+            if 0 < V[i, j] < _MOST_NOISY:
                 V[i, j] = _poisson(np.float64(V[i, j]), word(key, lines[i] + along[j]))
 
 
 @kernel
-def _count_nonzeros(
+def _draw_counts_of_nonzeros(
     pointers: np.ndarray, columns: np.ndarray, v: np.ndarray, lines: np.ndarray, key: np.uint64
 ) -> None:
     for i in range(pointers.size - 1):
         for e in range(pointers[i], pointers[i + 1]):
-            if 0 < v[e] < _CERTAIN:
+            if 0 < v[e] < _MOST_NOISY:
                 v[e] = _poisson(np.float64(v[e]), word(key, lines[i] + columns[e]))
 
 
@@ -159,9 +159,9 @@ def _count_nonzeros(
 def _poisson(mean: float, bits: np.uint64) -> float:
     whole = int(mean) if mean < _TABLED else 0
     if whole > 0 and whole == mean:
-        return _looked_up(whole, bits)
-    if mean >= _INVERTED:
-        return _accepted(mean, bits)
+        return _by_table(whole, bits)
+    if mean >= _REJECTION_FROM:
+        return _by_rejection(mean, bits)
     u = unit(bits)
     p = math.exp(-mean)
     count = 0.0
@@ -173,14 +173,14 @@ def _poisson(mean: float, bits: np.uint64) -> float:
 
 
 @inlined
-def _looked_up(mean: int, bits: np.uint64) -> float:
+def _by_table(mean: int, bits: np.uint64) -> float:
     x = unit(bits) * _COUNTS
     column = int(x)
     return np.float64(column if x - column < _SHARES[mean, column] else _ALIASES[mean, column])
 
 
 @inlined
-def _accepted(mean: float, bits: np.uint64) -> float:
+def _by_rejection(mean: float, bits: np.uint64) -> float:
     """Hörmann's algorithm PTRS; its random words are the sequence whose key is the entry's own word."""
     root, log_mean = math.sqrt(mean), math.log(mean)
     b = 0.931 + 2.53 * root

@@ -162,7 +162,7 @@ def power_sum(v: np.ndarray, exponent: float) -> float:
 
 
 @kernel
-def add_turned(A: np.ndarray, At: np.ndarray) -> None:
+def add_transposed(A: np.ndarray, At: np.ndarray) -> None:
     """A += Atᵀ, and At ← 0, in squares that stay in cache."""
     k, m = A.shape
     zero = At.dtype.type(0)

@@ -46,7 +46,7 @@ def grams(S: np.ndarray | Packed, dtype: np.dtype) -> tuple[np.ndarray, np.ndarr
 
 
 @inlined
-def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> None:
+def load_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> None:
     """s[t, r, i] = S_{start + i}[t, r] for i < width."""
     k = len(s)
     here = 0
@@ -61,7 +61,7 @@ def turn_in_grams(s: np.ndarray, lines: np.ndarray, start: int, width: int) -> N
 
 
 @inlined
-def turn_in(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None:
+def load_lanes(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None:
     """lanes[t, i] = rows[start + i, t] for i < width."""
     for lane in range(width):
         for t in range(rows.shape[1]):
@@ -69,7 +69,7 @@ def turn_in(lanes: np.ndarray, rows: np.ndarray, start: int, width: int) -> None
 
 
 @inlined
-def turn_out(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> None:
+def store_lanes(rows: np.ndarray, lanes: np.ndarray, start: int, width: int) -> None:
     """rows[start + i, t] = lanes[t, i] for i < width."""
     for lane in range(width):
         for t in range(rows.shape[1]):

@@ -34,10 +34,10 @@ from dasknmf.core.solvers.lanes import (
     LANES,
     add_product,
     grams,
+    load_grams,
+    load_lanes,
     still_going,
-    turn_in,
-    turn_in_grams,
-    turn_out,
+    store_lanes,
 )
 from dasknmf.core.solvers.packed_grams import Packed
 
@@ -69,10 +69,10 @@ def _move(
         width = min(LANES, n_rows - start)
         for lane in range(LANES):
             going[lane] = lane < width
-        turn_in(w, W, start, width)
-        turn_in(n, N, start, width)
+        load_lanes(w, W, start, width)
+        load_lanes(n, N, start, width)
         if lines is not None:
-            turn_in_grams(s, lines, start, width)
+            load_grams(s, lines, start, width)
         for step in range(count):
             for t in range(k):
                 for lane in range(LANES):
@@ -89,7 +89,7 @@ def _move(
                     w[t, lane] = there
             if still_going(going, moved, first_moved, tolerance, step) == 0:
                 break
-        turn_out(W, w, start, width)
+        store_lanes(W, w, start, width)
 
 
 def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:

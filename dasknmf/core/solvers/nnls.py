@@ -49,7 +49,7 @@ _COLLINEAR = 1e-13
 """A pivot below this share of its diagonal entry counts as a rounding error."""
 _COLLINEAR_32 = 2e-6
 """The same where the Gram matrices were summed in float32: some of its units in the last place."""
-_NEAR, _NEAR_32 = 1e-6, 1e-4
+_PROXIMAL_WEIGHT, _PROXIMAL_WEIGHT_32 = 1e-6, 1e-4
 """δ of the proximal steps: far above the rounding of S, so that they have certificates."""
 _STEPS = 20
 _WARM_SWEEPS = 2
@@ -106,15 +106,15 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
     single = isinstance(S, Packed) and S.lines.dtype == np.float32
     certified = _certified(W, N, S, l1, _COLLINEAR_32 if single else _COLLINEAR)
     left = np.flatnonzero(~certified)
-    spoilt = ~np.isfinite(N[left]).all(axis=1)
-    W[left[spoilt]] = np.nan
-    left = left[~spoilt]
-    near = _NEAR_32 if single else _NEAR
-    while left.size and near <= 1:
+    not_finite = ~np.isfinite(N[left]).all(axis=1)
+    W[left[not_finite]] = np.nan
+    left = left[~not_finite]
+    delta = _PROXIMAL_WEIGHT_32 if single else _PROXIMAL_WEIGHT
+    while left.size and delta <= 1:
         own = S.at(left) if isinstance(S, Packed) else S
-        W[left], stuck = _approached(W[left], N[left], own, l1, near)
+        W[left], stuck = _proximal_steps(W[left], N[left], own, l1, delta)
         left = left[stuck]
-        near *= 100
+        delta *= 100
 
 
 def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
@@ -137,18 +137,18 @@ def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, 
     return _solve_rows(W, N, None, (unit_S, units), l1, lost)
 
 
-def _approached(
-    W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, near: float
+def _proximal_steps(
+    W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, delta: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows after proximal steps from those of W, and which of them found a step without a certificate."""
     W = W.astype(np.float64)
     if isinstance(S, Packed):
-        pulls = near * S.diagonals.astype(np.float64)
+        pulls = delta * S.diagonals.astype(np.float64)
         lines = S.lines.astype(np.float64)
         add_to_diagonals(lines, pulls)
         S = Packed(lines)
     else:
-        pulls = np.broadcast_to(near * S.diagonal(), W.shape)
+        pulls = np.broadcast_to(delta * S.diagonal(), W.shape)
         S = S + np.diag(pulls[0])
     stuck = np.zeros(len(W), np.bool_)
     going = np.arange(len(W))

@@ -32,16 +32,16 @@ _CHARACTERS = 22
 
 def loss_curve(run: Run) -> Markup:
     """The loss against exact passes, and that of held-out entries."""
-    parted = any("holdout" in record.measures for record in run.history)
-    with _canvas((4.4, 4.2 if parted else 2.9)) as (figure, ax):
+    has_holdout = any("holdout" in record.measures for record in run.history)
+    with _canvas((4.4, 4.2 if has_holdout else 2.9)) as (figure, ax):
         plots.convergence(run, ax=ax)
         return _svg(figure, "loss of each pass")
 
 
 def rank_curves(run: Run) -> Markup:
     """Stability and error over the ranks of a sweep."""
-    parted = bool(np.isfinite(findings_of(run)["holdout"]).any())
-    with _canvas((4.8, 4.4 if parted else 3.2)) as (figure, ax):
+    has_holdout = bool(np.isfinite(findings_of(run)["holdout"]).any())
+    with _canvas((4.8, 4.4 if has_holdout else 3.2)) as (figure, ax):
         plots.ranks(run, ax=ax)
         return _svg(figure, "stability and error of each number of components")
 
@@ -104,7 +104,7 @@ def _curves(ax: Axes, values: np.ndarray, layout: Layout, lines: str, dim: str) 
 
 def _matrix(ax: Axes, values: np.ndarray, layout: Layout) -> None:
     """An image with a row for each element of the first feature dim."""
-    style.image(ax, values, style.FACES, 0.0, style.top_of(values)).axes.set_aspect("auto")
+    style.image(ax, values, style.FACES, 0.0, style.vmax_of(values)).axes.set_aspect("auto")
     for axis, dim in zip((ax.yaxis, ax.xaxis), layout.feature_dims, strict=True):
         axis.set_label_text(_titled(layout, dim), fontsize=8, parse_math=False)
         _named(axis, layout, dim)
@@ -140,7 +140,7 @@ def picture(values: np.ndarray, cmap: str, label: str) -> Markup:
     """An image from zero to its own maximum, one pixel for each value."""
     import matplotlib.image
 
-    top = style.top_of(values)
+    top = style.vmax_of(values)
     scaled = np.ma.masked_invalid(np.asarray(values, float) / top).clip(0, 1)
     file = io.BytesIO()
     matplotlib.image.imsave(file, style.colours(cmap)(scaled, bytes=True), format="png")
