@@ -28,7 +28,7 @@ from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.execution import Execution
-from dasknmf.fitting.loop import logged
+from dasknmf.fitting.loop import log_pass
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
 from dasknmf.fitting.problem import Factor, FitOptions
 from dasknmf.fitting.results import parameters_of, set_from_run, set_from_session
@@ -427,7 +427,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _fit(self, X: MatrixLike, options: FitOptions) -> Any:
         """W if `options.returns_W`, else None."""
         if self.verbose:
-            options = replace(options, callbacks=(*options.callbacks, logged))
+            options = replace(options, callbacks=(*options.callbacks, log_pass))
         with session(*open_problem(self, X, options)) as work:
             Execution(work, work.inputs.restarted(self.n_init))()
             W = set_from_session(self, work)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from dasknmf.cli.output import event, line_of
 from dasknmf.core.history import Record
-from dasknmf.store.lock import let_go
+from dasknmf.store.lock import release_all
 
 TRY_AGAIN = 75
 """Exit code, EX_TEMPFAIL of sysexits.h: the same command, started again, resumes the run."""
@@ -86,7 +86,7 @@ class Stop:
             return
         try:
             # In a thread, which is given up where the store does not answer.
-            releasing = threading.Thread(target=let_go, daemon=True)
+            releasing = threading.Thread(target=release_all, daemon=True)
             releasing.start()
             releasing.join(_RELEASE)
             # Not through sys.stderr: the signal may have interrupted a write to it.

@@ -10,7 +10,7 @@ from dasknmf import open_run
 from dasknmf.cli.options import argument, command
 from dasknmf.cli.output import note
 from dasknmf.store import keys
-from dasknmf.store.lock import broken, writer
+from dasknmf.store.lock import break_lock, writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ def unlock(job: UnlockJob) -> None:
     """
     run = job.run
     store = keys.opened(run)
-    alive, holder = writer(store), broken(store)
+    alive, holder = writer(store), break_lock(store)
     if holder is None:
         open_run(run)  # raises if there is no run; a lock may precede the first record
     if alive is not None:

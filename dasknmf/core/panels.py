@@ -83,7 +83,7 @@ class Grid:
         """Number of rows of the largest panel."""
         return int(np.diff(self.edges).max())
 
-    def runs(self) -> list[list[Panel]]:
+    def groups(self) -> list[list[Panel]]:
         """Groups of consecutive panels, each of which is visited by one task."""
         length = -(-len(self) // _MOST_TASKS)
         panels = list(self)

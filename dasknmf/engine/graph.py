@@ -149,7 +149,7 @@ def _total_in_process(one: Pass, side: WorkerSide, each: Map) -> Total:
     def visited(panels: list[Panel]) -> Total:
         return _visit_panels(side, panels, one.expected(panels), [[] for _ in panels])
 
-    parts = list(each(visited, one.grid.runs()))
+    parts = list(each(visited, one.grid.groups()))
     while len(parts) > 1:
         parts = list(each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)]))
     return parts[0]
@@ -175,7 +175,7 @@ def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hash
     graph: dict[Hashable, GraphNode] = {load: Task(load, _load, one.worker_side())}
     upstream = Upstream(one.source.upstream()) if one.work.reads_data else None
     parts: list[Hashable] = []
-    for index, panels in enumerate(one.grid.runs()):
+    for index, panels in enumerate(one.grid.groups()):
         key = (f"{label}-{token}", index)
         chunks = [
             one.source.chunk_keys(panel, lost=panel.index in one.lost) if upstream else [] for panel in panels

@@ -35,11 +35,11 @@ class Projection:
         Factor rows of a panel.
     tally : int
         A tally.
-    small : int
+    inputs : int
         Inputs that all tasks share.
-    drawn : int
+    sampled : int
         Rows of V that a start samples, gathered in one task.
-    held : int
+    factors : int
         All factor rows, if they are kept in memory; 0 with a factor store.
     fan_in : int
         Number of tallies that one task adds.
@@ -53,9 +53,9 @@ class Projection:
     tiles: int
     rows: int
     tally: int
-    small: int
-    drawn: int
-    held: int
+    inputs: int
+    sampled: int
+    factors: int
     fan_in: int
     staged: int
 
@@ -63,8 +63,8 @@ class Projection:
     def peak(self) -> int:
         # Three copies of the rows: as read, as updated, and as written.
         each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
-        shared = (self.fan_in + 2) * self.tally + self.small + self.held + self.staged
-        shared += _SAMPLE_COPIES * self.drawn
+        shared = (self.fan_in + 2) * self.tally + self.inputs + self.factors + self.staged
+        shared += _SAMPLE_COPIES * self.sampled
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
     def check(self, limit: int) -> None:

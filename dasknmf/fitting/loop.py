@@ -89,7 +89,7 @@ class Schedule:
                 if ended is not None and self._evaluates(own[-1]):
                     status = structs.replace(status, location=progress.location_of(status))
             statuses.append(status)
-        return structs.replace(progress, models=tuple(statuses)).closed()
+        return structs.replace(progress, models=tuple(statuses)).with_outcome()
 
     def advanced(self, progress: Progress, histories: Histories, shared: History, result: PassResult) -> Step:
         """The progress, records and histories after a pass.
@@ -124,7 +124,7 @@ class Schedule:
             rows=result.rows if going else progress.rows,
             models=tuple(statuses.values()),
         )
-        after = (self._halved(after) if iteration > progress.iteration else after).closed()
+        after = (self._halved(after) if iteration > progress.iteration else after).with_outcome()
         record = histories[after.best.model][-1]
         if len(self.models) > 1:
             record = _shared_record(record, iteration, advances, result, shared)
@@ -280,7 +280,7 @@ def _is_current(status: ModelStatus, name: str) -> bool:
     return status.location is None or status.location.state == name
 
 
-def logged(record: Record) -> None:
+def log_pass(record: Record) -> None:
     """A callback that logs one line for each pass."""
     log.info(
         "%s: %s%.2f s, %s read, %s of V so far",

@@ -23,7 +23,7 @@ from dasknmf.fitting.passes import OpenMatrix
 
 log = logging.getLogger("dasknmf")
 
-_LINES_AT_ONCE = 3
+_LINE_COPIES = 3
 """Copies of packed Gram matrices at the peak: computed, joined, scaled."""
 
 
@@ -44,7 +44,7 @@ class Footprint:
         Whether each row is solved with its own Gram matrix.
     dense_tiles : bool
         Whether tiles of a sparse V are made dense.
-    held : int
+    resident : int
         Columns of length n_rows that stay in this process.
     lines, packed : int
         Bytes of packed products of all features: of one phase, of all phases at the peak.
@@ -58,7 +58,7 @@ class Footprint:
     k: int
     masked: bool = False
     dense_tiles: bool = False
-    held: int = 0
+    resident: int = 0
     lines: int = 0
     packed: int = 0
     separate: int = 0
@@ -79,28 +79,28 @@ class Footprint:
             slab=math.ceil(source.facts.slab_copies * slab_bytes_of(source, grid)),
             tiles=tile_bytes(source, self.dtype, columns, dense_tiles=self.dense_tiles)
             + nnls.scratch_bytes(self.k, packed=self.masked or self.lines > 0)
-            + _LINES_AT_ONCE * lines,
+            + _LINE_COPIES * lines,
             rows=grid.rows_max * self.width * itemsize,
             tally=sum(tally.nbytes for tally in tallies),
-            drawn=sum(tally.capacity for tally in tallies),
-            small=4 * self.width * n_features * 8 + self.packed,
-            held=grid.n_rows * self.held * itemsize,
+            sampled=sum(tally.capacity for tally in tallies),
+            inputs=4 * self.width * n_features * 8 + self.packed,
+            factors=grid.n_rows * self.resident * itemsize,
             fan_in=graph.FAN_IN,
             staged=-(-source.staged_bytes // scheduler.processes),
         )
 
 
 def footprint(
-    phases: Sequence[Phase], models: Sequence[Model], width: int, held: int, *, sparse: bool
+    phases: Sequence[Phase], models: Sequence[Model], width: int, resident: int, *, sparse: bool
 ) -> Footprint:
-    """The footprint of phases that write `width` columns, while `held` columns stay in memory."""
+    """The footprint of phases that write `width` columns, while `resident` columns stay in memory."""
     if own := [phase.lines_bytes for phase in phases if phase.lines_bytes is not None]:
         lines = max(own)
-        packed = sum(own) + _LINES_AT_ONCE * lines
+        packed = sum(own) + _LINE_COPIES * lines
     else:
         lines = max(model.lines_bytes for model in models)
         draws = any(phase.tally().capacity for phase in phases)
-        packed = lines * (trial.LINES_AT_ONCE * len(models) if draws else _LINES_AT_ONCE * len(phases))
+        packed = lines * (trial.LINES_AT_ONCE * len(models) if draws else _LINE_COPIES * len(phases))
     first = models[0]
     one = first.loss.quadratic and all(phase.batching for phase in phases)
     return Footprint(
@@ -110,7 +110,7 @@ def footprint(
         max(model.k for model in models),
         first.variant.masked,
         makes_tiles_dense(first, sparse=sparse),
-        held,
+        resident,
         lines,
         packed,
         separate=0 if one else len(phases),
@@ -151,8 +151,8 @@ def projections_of(
         ]
         width = sum(columns for _, columns in widths)
         stays = sum(columns for model, columns in widths if not model.recomputed)
-        held = versions * max(stays, everywhere * rivals) if in_memory else 0
-        projections.append(footprint(phases, widest, width, held, sparse=V.source.sparse).projection(V))
+        resident = versions * max(stays, everywhere * rivals) if in_memory else 0
+        projections.append(footprint(phases, widest, width, resident, sparse=V.source.sparse).projection(V))
     return projections
 
 

@@ -14,7 +14,7 @@ from dasknmf.core.history import Callback
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters
-from dasknmf.selection.parameters import Clustering, RandomState, Stage, seeded
+from dasknmf.selection.parameters import Clustering, RandomState, Stage, start_parameters
 from dasknmf.selection.result import Consensus, consensus_of
 from dasknmf.selection.study import Choice, Study, finished_run, open_study
 
@@ -110,7 +110,7 @@ def consensus(
         callbacks=callbacks,
         many={"consensus": True},
     )
-    parameters = {"random_state": random_state} | seeded(nmf)
+    parameters = {"random_state": random_state} | start_parameters(nmf)
     with open_study(X, [n_components], n_init, options, **parameters) as study:
         return study_consensus(study, n_components, clustering)
 
@@ -175,7 +175,7 @@ def study_consensus(
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     numbers = {name: _plain(value) for name, value in values.items() if name not in arrays}
     columns = {} if choice is None else choice.columns
-    run.keep(numbers | extra | {"n_asked": study.n_extra_reads}, arrays | columns)
+    run.write_findings(numbers | extra | {"n_asked": study.n_extra_reads}, arrays | columns)
     study.final_pass(made.spectra)
     return replace(made, usages=study.returned_W())
 

@@ -1,6 +1,6 @@
 """Clusters of the components of several factorizations, each with one component of each factorization.
 
-A *run* is one factorization; its spectra are the rows of its H.
+The spectra of a factorization are the rows of its H.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _MOST_ROUNDS = 1000
 
 
 def matched(spectra: Sequence[np.ndarray]) -> np.ndarray:
-    """Clusters that hold exactly one component of each run, as NMFk [1]_ [2]_ makes them.
+    """Clusters that hold exactly one component of each factorization, as in NMFk [1]_ [2]_.
 
-    Two steps alternate until no label changes. The components of each run are assigned one to one to the
-    centroids, by the largest sum of cosines; NMFk assigns greedily. Each centroid becomes the mean of its
-    components, scaled to unit length. The first centroids are the components of the first run, which should
-    be the best. Equal spectra give equal clusters: no random numbers are used.
+    Two steps alternate until no label changes. The components of each factorization are assigned one to one
+    to the centroids, by the largest sum of cosines; NMFk assigns greedily. Each centroid becomes the mean of
+    its components, scaled to unit length. The first centroids are the components of the first factorization,
+    which should be the best. Equal spectra give equal clusters: no random numbers are used.
 
     Parameters
     ----------
     spectra : sequence of R arrays of shape (n_components, n_features)
-        H of each run. A row of zeros has cosine 0 with every centroid: it takes a cluster that no other row
-        of its run takes, and does not change the centroid.
+        H of each factorization. A row of zeros has cosine 0 with every centroid: it is assigned to a cluster
+        without another row of the same H, and does not change the centroid.
 
     Returns
     -------
@@ -47,9 +47,9 @@ def matched(spectra: Sequence[np.ndarray]) -> np.ndarray:
     for _ in range(_MOST_ROUNDS):
         assigned = np.empty(units.shape[:2], dtype=np.int64)
         total = 0.0
-        for run, cosines in enumerate(centres @ units.transpose(0, 2, 1)):
+        for index, cosines in enumerate(centres @ units.transpose(0, 2, 1)):
             cluster, row = linear_sum_assignment(cosines, maximize=True)
-            assigned[run, row] = cluster
+            assigned[index, row] = cluster
             total += float(cosines[cluster, row].sum())
         # Neither step lowers the total. Equal totals are a tie, which could alternate for ever.
         if np.array_equal(assigned, labels) or total <= last_total:

@@ -19,7 +19,7 @@ _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 """Values of `init` that give the same, or nearly the same, start for every seed."""
 
 
-def seeded(nmf: dict[str, Any]) -> dict[str, Any]:
+def start_parameters(nmf: dict[str, Any]) -> dict[str, Any]:
     """Parameters of `NMF` for starts that differ by their seeds; ``init="random"`` unless given.
 
     Raises

@@ -1,6 +1,6 @@
 """Measures of the agreement of several factorizations of one rank.
 
-A *run* is one factorization; its spectra are the rows of its H.
+The spectra of a factorization are the rows of its H.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def silhouettes(spectra: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray
     -------
     ndarray of shape (n_components,)
         Between −1 and 1, in the order of the clusters. 1 for a single component, as in NMFk; NaN for a single
-        run.
+        factorization.
 
     References
     ----------
@@ -44,34 +44,34 @@ def silhouettes(spectra: Sequence[np.ndarray], labels: np.ndarray) -> np.ndarray
        Deciphering signatures of mutational processes operative in human cancer. Cell Reports, 3(1).
     """
     H = np.asarray(spectra, np.float64)
-    runs, k = H.shape[:2]
-    if runs == 1:
+    R, k = H.shape[:2]
+    if R == 1:
         return np.full(k, np.nan)
     if k == 1:
         return np.ones(1)
     # Components in the order of their clusters: a mean over a cluster is one over a block.
     order = np.argsort(labels, axis=1).T
-    units = unit_rows(H)[np.arange(runs), order].reshape(k * runs, -1)
+    units = unit_rows(H)[np.arange(R), order].reshape(k * R, -1)
     angles = units @ units.T
     angles[angles > 1 - _SAME] = 1.0
     np.arccos(np.maximum(angles, -1.0, out=angles), out=angles)
     np.fill_diagonal(angles, 0.0)
-    sums = angles.reshape(k * runs, k, runs).sum(axis=2)
-    own = (np.arange(k * runs), np.repeat(np.arange(k), runs))
-    a = sums[own] / (runs - 1)
+    sums = angles.reshape(k * R, k, R).sum(axis=2)
+    own = (np.arange(k * R), np.repeat(np.arange(k), R))
+    a = sums[own] / (R - 1)
     sums[own] = np.inf
-    b = sums.min(axis=1) / runs
+    b = sums.min(axis=1) / R
     larger = np.maximum(a, b)
     of_components = np.divide(b - a, larger, out=np.zeros_like(a), where=larger > 0)
-    return np.asarray(of_components.reshape(k, runs).mean(axis=1))
+    return np.asarray(of_components.reshape(k, R).mean(axis=1))
 
 
 def instability(spectra: Sequence[np.ndarray]) -> float:
-    """The Amari-type dissimilarity of two runs [1]_, averaged over all pairs of runs.
+    """The Amari-type dissimilarity of two factorizations [1]_, averaged over all pairs.
 
     diss(D, D') = (2 k − Σ_j max_i C_ij − Σ_i max_j C_ij) / (2 k), where C_ij is the absolute Pearson
-    correlation of component i of one run and component j of the other. A row that is constant, such as a row
-    of zeros, has the correlation zero. Needs memory for (R n_components)² values of float64.
+    correlation of component i of one factorization and component j of the other. A row that is constant,
+    such as a row of zeros, has the correlation zero. Needs memory for (R n_components)² values of float64.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def instability(spectra: Sequence[np.ndarray]) -> float:
     Returns
     -------
     float
-        Between 0, the same components in all runs, and 1; NaN for a single run.
+        Between 0, the same components in all factorizations, and 1; NaN for a single factorization.
 
     References
     ----------
@@ -89,29 +89,29 @@ def instability(spectra: Sequence[np.ndarray]) -> float:
        PNAS, 113(16), 4290-4295.
     """
     H = np.asarray(spectra, np.float64)
-    runs, k, m = H.shape
-    if runs == 1:
+    R, k, m = H.shape
+    if R == 1:
         return float("nan")
     scaled = unit_rows(H)
     centred = scaled - scaled.mean(axis=2, keepdims=True)
     # Rounding remains of a constant row, which would look like a spectrum at unit length.
     centred[np.linalg.norm(centred, axis=2) < 1e-13] = 0.0
-    flat = unit_rows(centred).reshape(runs * k, m)
-    C = np.abs(flat @ flat.T).reshape(runs, k, runs, k)
-    # The best match of a component in each other run. The other sum is the same with the runs exchanged.
+    flat = unit_rows(centred).reshape(R * k, m)
+    C = np.abs(flat @ flat.T).reshape(R, k, R, k)
+    # The best match of a component in each other factorization. The other sum follows by exchange of the two.
     best = np.minimum(C.max(axis=3), 1.0).mean(axis=1)
-    pairs = ~np.eye(runs, dtype=bool)
+    pairs = ~np.eye(R, dtype=bool)
     return float(1.0 - best[pairs].mean())
 
 
 def co_occurrences(labels: np.ndarray) -> np.ndarray:
-    """The number of runs in which two rows of V are in the same cluster: R times the consensus matrix [1]_.
+    """R times the consensus matrix [1]_: how many factorizations put two rows of V into the same cluster.
 
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        The cluster of each row in each run: the component with its largest usage. Runs number their clusters
-        independently.
+        The cluster of each row in each factorization: the component with its largest usage. Clusters of
+        different factorizations are numbered independently.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def co_occurrences(labels: np.ndarray) -> np.ndarray:
     .. [1] Brunet, J.-P., Tamayo, P., Golub, T. R., & Mesirov, J. P. (2004). Metagenes and molecular pattern
        discovery using matrix factorization. PNAS, 101(12), 4164-4169.
     """
-    members = np.concatenate([run[:, None] == np.unique(run) for run in labels], axis=1).astype(np.float32)
+    members = np.concatenate([each[:, None] == np.unique(each) for each in labels], axis=1).astype(np.float32)
     return members @ members.T
 
 
@@ -132,13 +132,13 @@ def dispersion(labels: np.ndarray) -> float:
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        The cluster of each row in each run.
+        The cluster of each row in each factorization.
 
     Returns
     -------
     float
-        1 for the same clusters in all runs; 0 if each pair of rows is in the same cluster in half of the
-        runs; NaN for a single run.
+        1 for the same clusters in all factorizations; 0 if each pair of rows is in the same cluster in half
+        of them; NaN for a single factorization.
 
     References
     ----------
@@ -161,13 +161,13 @@ def cophenetic(labels: np.ndarray) -> float:
     Parameters
     ----------
     labels : ndarray of int of shape (R, n_rows)
-        The cluster of each row in each run.
+        The cluster of each row in each factorization.
 
     Returns
     -------
     float
-        1 for the same clusters in all runs. NaN for a single run or row, and where all distances are equal
-        but not 0 or 1.
+        1 for the same clusters in all factorizations. NaN for a single factorization or row, and where all
+        distances are equal but not 0 or 1.
 
     References
     ----------
@@ -177,14 +177,14 @@ def cophenetic(labels: np.ndarray) -> float:
     from scipy.cluster.hierarchy import cophenet, linkage
     from scipy.spatial.distance import squareform
 
-    runs, n = labels.shape
-    if runs == 1 or n == 1:
+    R, n = labels.shape
+    if R == 1 or n == 1:
         return float("nan")
     counts = co_occurrences(labels)
-    if ((counts == 0) | (counts == runs)).all():
+    if ((counts == 0) | (counts == R)).all():
         return 1.0
     # R (1 − C_ij): whole numbers, so that equal distances are equal, and joined in the same order anywhere.
-    distances = np.subtract(runs, squareform(counts, checks=False), dtype=np.float64)
+    distances = np.subtract(R, squareform(counts, checks=False), dtype=np.float64)
     del counts
     heights = cophenet(linkage(distances, "average"))
     for values in (distances, heights):  # in place, as these are arrays of all pairs

@@ -26,7 +26,7 @@ from dasknmf.errors import RunError
 from dasknmf.estimator import NMF
 from dasknmf.fitting.decide import open_problem
 from dasknmf.fitting.execution import Execution
-from dasknmf.fitting.loop import logged
+from dasknmf.fitting.loop import log_pass
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import FitOptions, start_seeds
@@ -248,7 +248,7 @@ def open_study(
         )
     options = replace(
         options,
-        callbacks=(*options.callbacks, logged) if template.verbose else tuple(options.callbacks),
+        callbacks=(*options.callbacks, log_pass) if template.verbose else tuple(options.callbacks),
         many={"ranks": ranks, "n_init": int(n_init)} | (options.many or {}),
     )
     with session(*open_problem(template, X, options)) as opened:

@@ -237,7 +237,7 @@ def rank_sweep(
         H = centres[ranks.index(choice.best)]
         if found is None or (found["rule"], found["best"]) != (choice.rule, choice.best) or not run.concluded:
             n_asked = study.n_extra_reads
-            run.keep({"rule": choice.rule, "best": choice.best, "n_asked": n_asked}, choice.columns)
+            run.write_findings({"rule": choice.rule, "best": choice.best, "n_asked": n_asked}, choice.columns)
             study.final_pass(H)
             study.n_extra_reads = n_asked
         return sweep_of(study, method, choice, H, study.returned_W())

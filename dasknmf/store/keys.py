@@ -41,7 +41,7 @@ def opened(target: StoreLike, *, read_only: bool = False) -> Store:
     return LocalStore(Path(target).absolute(), read_only=read_only)
 
 
-def reached(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
+def with_retries(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
     """The result of `call` on the store of a run, with retries where the store fails for a moment.
 
     Parameters
@@ -81,7 +81,7 @@ def get(store: Store, key: str, most: int) -> bytes | None:
     ValueError
         If the value has more than `most` bytes or is no regular file; it is then not read.
     """
-    return reached(store, key, "read", lambda: get_once(store, key, most))
+    return with_retries(store, key, "read", lambda: get_once(store, key, most))
 
 
 def get_once(store: Store, key: str, most: int) -> bytes | None:
@@ -144,7 +144,7 @@ def put(
         else:
             sync(_set(store, key, bytes(value), flush_name))
 
-    reached(store, key, "written", write)
+    with_retries(store, key, "written", write)
 
 
 async def _set(store: Store, key: str, value: bytes, flush_name: bool) -> None:
@@ -166,7 +166,7 @@ async def _set(store: Store, key: str, value: bytes, flush_name: bool) -> None:
 
 def put_if_absent(store: Store, key: str, value: bytes) -> None:
     """Write one key unless it exists; the caller reads back which writer won."""
-    reached(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
+    with_retries(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
 
 
 async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
@@ -186,13 +186,13 @@ async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
 def delete(store: Store, path: str) -> None:
     """Delete everything below `path`; a symbolic link is deleted, and not what it leads to."""
     if not _unlinked(store, path):
-        reached(store, path, "deleted", lambda: sync(store.delete_dir(path)))
+        with_retries(store, path, "deleted", lambda: sync(store.delete_dir(path)))
 
 
 def delete_key(store: Store, key: str) -> None:
     """Delete one key."""
     _unlinked(store, key)
-    reached(store, key, "deleted", lambda: sync(store.delete(key)))
+    with_retries(store, key, "deleted", lambda: sync(store.delete(key)))
 
 
 def _unlinked(store: Store, path: str) -> bool:
@@ -226,7 +226,7 @@ def children(store: Store, path: str) -> list[str]:
             store.fs.invalidate_cache()  # other processes write, too
         return [name async for name in store.list_dir(path)]
 
-    names = reached(store, path, "read", lambda: sync(listed()))
+    names = with_retries(store, path, "read", lambda: sync(listed()))
     return sorted({name.rstrip("/") for name in names} - {META})
 
 
@@ -239,4 +239,4 @@ def flush_names(store: Store, path: str) -> None:
     """Force the names of keys below a path to disk, where the store is a directory."""
     directory = local_path(store, path)
     if directory is not None:
-        reached(store, path, "written", lambda: atomic.flush_names(directory))
+        with_retries(store, path, "written", lambda: atomic.flush_names(directory))

@@ -127,14 +127,14 @@ class Lock:
         return json.dumps(content).encode()
 
 
-def let_go() -> None:
+def release_all() -> None:
     """Release every lock of this process, before it ends."""
     for lock in list(_held):
         with suppress(Exception):  # nothing is lost: the lock is then free after its lease
             lock.release()
 
 
-def broken(store: Store) -> str | None:
+def break_lock(store: Store) -> str | None:
     """Remove the lock of a run, and return its holder; None if there was none.
 
     A living writer is stopped before its next commit.
@@ -163,7 +163,7 @@ def _named(holder: Holder) -> str:
 
 
 def _holder(store: Store) -> Holder:
-    return keys.reached(store, _KEY, "read", lambda: _holder_once(store))
+    return keys.with_retries(store, _KEY, "read", lambda: _holder_once(store))
 
 
 def _holder_once(store: Store) -> Holder:

@@ -37,7 +37,7 @@ class MemoryRun:
     found: dict[str, Any] | None = None
     """Findings of an earlier session: none."""
 
-    def keep(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def write_findings(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Nothing: the caller has them."""
 
     @property

@@ -94,7 +94,7 @@ class Progress(Record, frozen=True):
         rows = (each for each in self.rows if model.leader in each.models)
         return FactorLocation(self.state, model.leader, next(rows, None))
 
-    def closed(self) -> Progress:
+    def with_outcome(self) -> Progress:
         """The progress with the run's outcome once all models ended; only the best of them keeps rows."""
         ended = [model for model in self.models if model.location is not None]
         if not ended:

@@ -199,7 +199,7 @@ class StoredRun:
         ------
         RunLockedError
         """
-        keys.reached(self.store, "commit", "read", self._check_owner_once)
+        keys.with_retries(self.store, "commit", "read", self._check_owner_once)
 
     def _check_owner_once(self) -> None:
         """`check_owner` in one attempt, with the errors of the store."""
@@ -217,7 +217,7 @@ class StoredRun:
         """Write the plan of the coming passes; a resumed run may have another."""
         records.write_record(self.store, "plan", plan)
 
-    def keep(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
+    def write_findings(self, content: dict[str, Any], values: dict[str, np.ndarray]) -> None:
         """Write findings about all models: JSON values, and arrays by name."""
         self.check_owner()
         selection.write_findings(self.store, content, values, self.progress.passes)

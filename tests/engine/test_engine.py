@@ -36,15 +36,15 @@ def test_a_grid_cuts_only_where_it_may(lengths, row_bytes):
     assert grid.edges[0] == 0
     assert grid.edges[-1] == 5000
     assert (np.diff(grid.edges) > 0).all()
-    assert [panel for run in grid.runs() for panel in run] == list(grid)
+    assert [panel for group in grid.groups() for panel in group] == list(grid)
 
 
 def test_a_grid_has_a_bounded_number_of_tasks():
     grid = Grid(tuple(range(100_001)))
-    runs = grid.runs()
-    assert len(runs) <= 4096
-    assert {len(run) for run in runs[:-1]} == {25}
-    assert sum(map(len, runs)) == 100_000
+    groups = grid.groups()
+    assert len(groups) <= 4096
+    assert {len(group) for group in groups[:-1]} == {25}
+    assert sum(map(len, groups)) == 100_000
 
 
 def test_panels_are_about_a_sixty_fourth_between_limits():
@@ -217,7 +217,7 @@ class TestPasses:
         monkeypatch.setattr(panels, "_MOST_TASKS", 4)
         _, W_grouped = fitted(V, n_components=3, init="random")
         np.testing.assert_allclose(W_grouped, W, rtol=1e-9)
-        assert len(grid_of(source_of(V)).runs()) == 4
+        assert len(grid_of(source_of(V)).groups()) == 4
 
     def test_bytes_are_those_that_the_store_gave(self, V):
         model, _ = fitted(V, n_components=3, init="random")

@@ -78,7 +78,7 @@ def _asleep(bench: Bench) -> None:
     try:
         until(lambda: passes(run) >= 2 and log.at_work())
         os.kill(first.pid, signal.SIGSTOP)
-        assert str(first.pid) in (lock.broken(keys.opened(run)) or "")
+        assert str(first.pid) in (lock.break_lock(keys.opened(run)) or "")
         client(bench.root).ends(0)
         sound(run)
         stood = (run / "commit" / "zarr.json").read_bytes()

@@ -163,7 +163,7 @@ def _stolen(soak: Soak) -> bool:
     def steal(record: Any) -> None:
         if not stolen:
             with small():
-                lock.broken(soak.bench.kept)
+                lock.break_lock(soak.bench.kept)
             before = other.passes()
             _ended(
                 soak,

@@ -141,7 +141,7 @@ def _overtaken(at: int, how: str, bench: Bench) -> None:
         if open_run(bench.path).n_passes == at and not done:
             if how == "unlocked":
                 with small():
-                    assert "process" in str(lock.broken(bench.kept))
+                    assert "process" in str(lock.break_lock(bench.kept))
             else:
                 bench.edit_lock(pid=dead_pid())
             done.append(other.fit())
@@ -163,7 +163,7 @@ def _overtaken_within(at: int, bench: Bench) -> None:
         if not done:
             done.append(None)
             with small():
-                lock.broken(bench.kept)
+                lock.break_lock(bench.kept)
             done.append(other.fit())
 
     write_rows = ZarrFactors.write_rows
@@ -190,7 +190,7 @@ def _overtaken_at_commit(at: int, bench: Bench) -> None:
         if path.startswith(f"history/{at}-") and not done:
             done.append(None)
             with small():
-                lock.broken(bench.kept)
+                lock.break_lock(bench.kept)
             done.append(other.fit())
         write(store, path, content, **options)
 

@@ -561,13 +561,13 @@ def test_rows_of_the_models_that_keep_theirs_are_projected():
     X = np.where(np.random.default_rng(0).random((60, 24)) < 0.1, np.nan, noisy(60, 24))
     models, projections, _ = projections_of(X, [3, 20], 2, missing_values="nan")
     assert [model.recomputed for model in models] == [True, True, False, False]
-    assert {each.held for each in projections} == {3 * 60 * 2 * 20 * 8}
+    assert {each.factors for each in projections} == {3 * 60 * 2 * 20 * 8}
     _, projections, _ = projections_of(V, [3, 4], 2, beta_loss=1)
-    assert {each.held for each in projections} == {3 * N * 2 * (3 + 4) * 8}
+    assert {each.factors for each in projections} == {3 * N * 2 * (3 + 4) * 8}
     _, projections, _ = projections_of(V, [3], 1, beta_loss=1)
-    assert {each.held for each in projections} == {2 * N * 3 * 8}
+    assert {each.factors for each in projections} == {2 * N * 3 * 8}
     _, projections, _ = projections_of(V, [3, 4], 2)
-    assert {each.held for each in projections} == {0}
+    assert {each.factors for each in projections} == {0}
 
 
 def test_what_v_is_asked_is_projected_for_the_widest(monkeypatch):
@@ -599,5 +599,5 @@ def test_lines_of_an_evaluation_are_projected():
         memory.footprint(asked, models, 50, 0, sparse=False).projection(study.session.V)
         for asked in (phases, phases[:1])
     ]
-    assert told[0].small - told[1].small >= 0.99 * lines[1]
-    assert told[1].small >= 4 * 50 * 300 * 8 + lines[0]
+    assert told[0].inputs - told[1].inputs >= 0.99 * lines[1]
+    assert told[1].inputs >= 4 * 50 * 300 * 8 + lines[0]

@@ -26,7 +26,7 @@ from dasknmf.cli.commands import main
 from dasknmf.errors import DaskNMFError, RunDamagedError, RunError, SourceError
 from dasknmf.io.credentials import refuse_credentials
 from dasknmf.store import arrays, records
-from dasknmf.store.lock import broken
+from dasknmf.store.lock import break_lock
 
 PACKAGE = Path(dasknmf.__file__).parent
 PARAMETERS = {"n_components": 3, "init": "random", "random_state": 0, "tol": 0}
@@ -419,7 +419,7 @@ def test_a_lock_of_any_content_is_free(run):
     ):
         (run / "lock").write_text(text)
         assert open_run(run).writer is None
-        assert broken(LocalStore(run)) is None
+        assert break_lock(LocalStore(run)) is None
     fit(V(), run, 3)
 
 
