@@ -16,7 +16,7 @@ def working_dtype(stored: DTypeLike, dtype: DTypeLike | None = None) -> np.dtype
     stored : dtype
         Dtype of X.
     dtype : dtype, optional
-        The dtype that the caller wants.
+        The requested dtype.
 
     Raises
     ------

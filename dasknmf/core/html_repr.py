@@ -18,7 +18,7 @@ _FLOOR = 1e-300
 
 
 def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
-    """A small piece of HTML, with colours that suit a light and a dark page."""
+    """An HTML element with facts and the loss curve, with colours for light and dark pages."""
     rows = "".join(
         '<tr><th style="text-align:left;font-weight:normal;opacity:.65;padding:1px 1em 1px 0">'
         f'{escape(name)}</th><td style="text-align:left;padding:1px 0">{escape(value)}</td></tr>'
@@ -34,7 +34,7 @@ def card(title: str, facts: Iterable[tuple[str, str]], history: History) -> str:
 
 
 def curve(history: Sequence[Record]) -> str:
-    """The loss of each pass as a line of SVG, on a logarithmic scale; empty for fewer than two."""
+    """The loss of each pass as an SVG line on a logarithmic scale; empty for fewer than two losses."""
     # The final pass evaluates a consensus of many factorizations, and is not a step of one of them.
     steps = [record.loss for record in history if record.phase != "final"]
     known = [loss for loss in steps if loss is not None and loss >= 0]

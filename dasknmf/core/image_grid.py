@@ -1,8 +1,8 @@
-"""The layout of V's rows and columns in a stack of images: geometry and coordinates.
+"""The layout of V's rows and columns in a stack of images: dims, tiles and coordinates.
 
 A row of V is a pixel, a column is a combination of the other dims. Rows are ordered by tile, as the stack is
 stored, and in raster order within a tile, so that a panel is a number of whole tiles. Random numbers of a
-row depend on its place in the raster, and so not on the tiles.
+row depend on its place in the raster, not on the tiles.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Layout:
 
     @property
     def feature_names(self) -> np.ndarray:
-        """One name for each column of V: its place along each feature dim, as the coordinates call it."""
+        """One name for each column of V: the coordinates of its place along the feature dims."""
         labels = [
             _labels(self.coords.get(dim), length)
             for dim, length in zip(self.feature_dims, self.feature_shape, strict=True)
@@ -236,7 +236,7 @@ def _labels(coord: Coordinate | None, length: int) -> list[str]:
 
 
 def merged(lengths: Sequence[Sequence[int]], row_bytes: int, least: int) -> Tiles:
-    """Tiles made by merging stored tiles as long as the result takes at most `least` bytes.
+    """Tiles of at most `least` bytes, merged from stored tiles.
 
     Tiles are merged along the last dim first, and along the dim before it when the last one is complete.
 

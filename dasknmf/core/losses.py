@@ -64,7 +64,7 @@ class Loss:
         return 1.0
 
     def check_zeros(self, n_zeros: float) -> None:
-        """Refuse zeros in V where the divergence is infinite at zero.
+        """Raise an error for zeros in V where the divergence is infinite at zero.
 
         Raises
         ------

@@ -46,9 +46,9 @@ class Grid:
     def of(
         cls, cuts: Sequence[int] | np.ndarray, row_bytes: int, cut_bytes: np.ndarray | None = None
     ) -> Grid:
-        """The grid over rows that may be cut at `cuts` only (0 first, the number of rows last).
+        """The grid over rows that may be cut only at `cuts` (0 first, the number of rows last).
 
-        Rows take `row_bytes` each or, where they differ, `cut_bytes` before each cut.
+        A row takes `row_bytes`; rows of different sizes take `cut_bytes` before each cut.
         """
         cuts = np.asarray(cuts, dtype=np.int64)
         nbytes = int(cuts[-1]) * row_bytes if cut_bytes is None else int(cut_bytes[-1])
@@ -84,7 +84,7 @@ class Grid:
         return int(np.diff(self.edges).max())
 
     def groups(self) -> list[list[Panel]]:
-        """Groups of consecutive panels, each of which is visited by one task."""
+        """Groups of consecutive panels; one task visits each group."""
         length = -(-len(self) // _MOST_TASKS)
         panels = list(self)
         return [panels[i : i + length] for i in range(0, len(panels), length)]

@@ -21,7 +21,7 @@ class Penalty:
     l2: float = 0.0
 
     def value(self, total: float, squares: float) -> float:
-        """The penalty of a factor whose entries sum to `total` and their squares to `squares`."""
+        """The penalty of a factor, from the sums of its entries and of their squares."""
         return self.l1 * total + 0.5 * self.l2 * squares
 
     def __bool__(self) -> bool:

@@ -1,4 +1,4 @@
-"""The contract between algorithms and the engine: visit, add, update.
+"""The interface between algorithms and the engine: visit, add, update.
 
 A phase reads V (or only factor rows) in passes. In one pass
 
@@ -136,12 +136,12 @@ class Phase(ABC):
 
     @property
     def lines_bytes(self) -> int | None:
-        """Bytes of the packed products of all features that the phase holds; None: those of its model."""
+        """Bytes of the packed products of all features in the phase; None: depends on the model."""
         return None
 
     @property
     def batching(self) -> Batching | None:
-        """What visits the tiles for several models at once; None: each model visits them by itself."""
+        """The function that visits tiles for several models together; None: models visit tiles separately."""
         return None
 
     def prepare(self, state: State) -> Any:
@@ -250,8 +250,8 @@ def finite(values: np.ndarray) -> np.ndarray:
 def visit(block: Block, visitors: Sequence[Visitor]) -> list[Tally]:
     """The tally of each visitor, after one walk over a panel that all visitors share.
 
-    The order of tiles, and so of sums, depends only on the panel. Phases with the same `batching` are visited
-    at once.
+    The order of tiles, and so of sums, depends only on the panel. Phases with the same `batching` share
+    visits.
     """
     tallies = [visitor.phase.tally() for visitor in visitors]
     walks = _walks(visitors, tallies)

@@ -1,6 +1,6 @@
 """Random words of 64 bits by counter: a word depends only on a seed, a stream and a place (an index).
 
-They are the same for any panels, tiles, scheduler or order of tasks.
+Panels, tiles, the scheduler and the order of tasks do not change the words.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""States: small arrays and numbers that one pass hands to the next, a class for each family of phases.
+"""States: small arrays and numbers that a pass gives to the next pass, a class for each family of phases.
 
-Every class has the results of the survey, and adds results of its own phases. A run stores states as named
+Every class has the results of the survey and adds the results of its phases. A run stores states as named
 numbers and arrays; `State.named` and `from_named` convert by the annotations of fields.
 """
 
@@ -88,7 +88,7 @@ class State:
 
     @classmethod
     def checked(cls, state: State) -> Self:
-        """The state, if it is of this class.
+        """The state, after a check that it is of this class.
 
         Raises
         ------
@@ -244,7 +244,7 @@ class FactorState(State):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledFactorState(FactorState):
-    """A pending H, with the results of its sample for the audit; see `SampleState`."""
+    """A pending H with the results of its sample; see `SampleState`."""
 
     kind: ClassVar[str] = "sampled factors"
 
@@ -270,7 +270,7 @@ def from_named(kind: str, named: Mapping[str, Named]) -> State:
     Raises
     ------
     ValueError
-        If there is no such kind, or its fields are others: the message goes on from "the state".
+        If there is no such kind, or it has other fields; the message is to follow the words "the state".
     """
     if kind not in KINDS:
         raise ValueError(f"is of kind {kind!r}; known are {', '.join(KINDS)}")

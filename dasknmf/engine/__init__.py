@@ -1,1 +1,1 @@
-"""Passes over V as Dask graphs, and the schedulers that run them."""
+"""Passes over V as Dask graphs, and the schedulers that run these graphs."""

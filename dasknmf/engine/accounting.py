@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 _REUSE_SECONDS = 0.005
-"""Seconds for which a measurement of resident memory is reused; a measurement takes 10 µs."""
+"""Seconds for which a measurement of resident memory is reused: a measurement takes 10 µs."""
 _last_measurement = (-math.inf, 0)
 """Time in seconds and resident bytes of this process's last measurement."""
 
@@ -25,7 +25,7 @@ class PassStats:
     bytes_read: int = 0
     bytes_written: int = 0
     sums: tuple[tuple[int, float], ...] = ()
-    """Pairs of a panel's index and the sum of its entries Σv; empty if the pass does not sum V."""
+    """Pairs of a panel's index and Σv over the panel; empty if the pass does not sum V."""
     lost: tuple[int, ...] = ()
     """Indices of the panels that a stage has lost."""
     memory: int = 0
@@ -77,5 +77,5 @@ def resident_bytes() -> int:
 
 @lru_cache(1)
 def _process(pid: int) -> psutil.Process:
-    """The process of this id, cached: creating the object takes longer than a measurement."""
+    """The process with this id, cached because creating the object takes longer than a measurement."""
     return psutil.Process(pid)

@@ -10,8 +10,6 @@ from dasknmf.errors import MemoryLimitError
 
 _SAMPLE_COPIES = 4
 """Copies of a start's sampled rows: parts, their concatenation, the scaled rows, and a subset."""
-
-
 _RUNTIME_BYTES = 192 * 2**20
 """Bytes that a process gains while it works: compiled kernels, threads of the store, freed slabs that
 the allocator keeps."""
@@ -28,23 +26,23 @@ class Projection:
     threads : int
         Number of tasks that run at once.
     slab : int
-        A slab and its copies while it is read.
+        Size of a slab with its copies during the read.
     tiles : int
-        Buffers of the tiles of one task.
+        Size of the buffers of the tiles of one task.
     rows : int
-        Factor rows of a panel.
+        Size of the factor rows of a panel.
     tally : int
-        A tally.
+        Size of a tally.
     inputs : int
-        Inputs that all tasks share.
+        Size of the inputs that all tasks share.
     sampled : int
-        Rows of V that a start samples, gathered in one task.
+        Size of the rows of V that a start samples, gathered in one task.
     factors : int
-        All factor rows, if they are kept in memory; 0 with a factor store.
+        Size of all factor rows, if they are kept in memory; 0 with a factor store.
     fan_in : int
         Number of tallies that one task adds.
     staged : int
-        Staged panels of V; 0 without ``stage="memory"``.
+        Size of the staged panels of V; 0 without ``stage="memory"``.
     """
 
     baseline: int

@@ -160,7 +160,7 @@ def connected(client: Client | None) -> Iterator[None]:
 
 
 def _is_lost(client: Client, error: Exception) -> bool:
-    # A client that lost its scheduler may be connected to a new one at the same address by now.
+    # A client that lost its scheduler may by now be connected to a new scheduler at the same address.
     reason = str(getattr(error, "reason", ""))
     return client.status != "running" or isinstance(error, CommClosedError) or "scheduler" in reason
 
@@ -193,7 +193,7 @@ def current_scheduler(*, in_process: bool) -> Scheduler:
     Parameters
     ----------
     in_process : bool
-        Whether V is in this process's memory; a cluster is not used then, as it would need copies of V.
+        Whether V is in this process's memory; a cluster, which would need copies of V, is then not used.
 
     Raises
     ------

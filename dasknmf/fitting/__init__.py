@@ -1,1 +1,1 @@
-"""A fit, from the parameters of `NMF` to a fitted model."""
+"""The steps of a fit, from the parameters of `NMF` to a fitted model."""

@@ -1,4 +1,4 @@
-"""The execution of a fit: the passes that the loop decides on, each of them run and committed."""
+"""The execution of a fit: passes are run and committed until all models have ended."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ log = logging.getLogger("dasknmf")
 
 @dataclass
 class Execution:
-    """Models fitted to one V, in the same reads.
+    """The fit of several models to one V in the same reads.
 
     Parameters
     ----------
     session : Session
     models : sequence of Model
-        Of one start and one loss.
+        Models with one kind of start and one loss.
     """
 
     session: Session
@@ -57,7 +57,7 @@ class Execution:
             per_read, projections = models_per_read(self.V, self.models, in_memory=isinstance(run, MemoryRun))
         except MemoryLimitError:
             if not run.progress.passes:
-                run.discard()  # models that cannot be fitted leave no run behind
+                run.discard()  # no run remains of models that cannot be fitted
             raise
         self._runner = PassRunner(self.V, run, model.dtype, per_read)
         if not run.progress.passes:
@@ -82,7 +82,7 @@ class Execution:
 
     def _schedule(self) -> Schedule:
         progress, problem = self.run.progress, self.session.problem
-        # The last pass has no state of a model that ended before.
+        # The last pass has no states of models that ended before.
         states = states_of(self.run.factors, [progress.location_of(status) for status in progress.models])
         rules = {
             status.model: self.models[status.model].stop_rule(problem.budget.tol, state)
@@ -115,7 +115,7 @@ class Execution:
             )
         except (DataError, NumericalError):
             if not at.passes:
-                self.run.discard()  # a V that was refused leaves no run behind
+                self.run.discard()  # no run remains of a V that was refused
             raise
         history = self.run.history
         record = record_of(
@@ -133,7 +133,7 @@ class Execution:
         return isinstance(self.run.factors.read_state(at.state, at.models[0].leader), FactorState)
 
     def _write_custom_start(self, W: Factor, H: np.ndarray) -> None:
-        """Commit a custom start: rows of W panel by panel, and H."""
+        """Write and commit a custom start: rows of W panel by panel, and H."""
         at, factors, dtype = self.run.progress, self.run.factors, self.models[0].dtype
         name = f"{at.passes}-{self.run.writer_id}"
         began = time.perf_counter()

@@ -29,25 +29,25 @@ _LINE_COPIES = 3
 
 @dataclass(frozen=True)
 class Footprint:
-    """The sizes that decide the memory of one pass, besides V.
+    """The sizes, besides that of V, on which the memory of a pass depends.
 
     Parameters
     ----------
     phases : sequence of Phase
     dtype : numpy.dtype
-        Of tiles and rows.
+        Dtype of tiles and factor rows.
     width : int
-        Columns of the rows of all phases together.
+        Number of columns of the factor rows of all phases together.
     k : int
-        The largest number of components for which rows are solved.
+        The largest number of components of a phase that solves for rows.
     masked : bool
         Whether each row is solved with its own Gram matrix.
     dense_tiles : bool
         Whether tiles of a sparse V are made dense.
     resident : int
-        Columns of length n_rows that stay in this process.
+        Number of factor columns, of length n_rows, that stay in this process.
     lines, packed : int
-        Bytes of packed products of all features: of one phase, of all phases at the peak.
+        Bytes of the packed products of all features: for one phase, and for all phases at the peak.
     separate : int
         Number of phases that multiply V separately.
     """
@@ -64,7 +64,7 @@ class Footprint:
     separate: int = 0
 
     def projection(self, V: OpenMatrix) -> Projection:
-        """The projected peak of a process in the pass."""
+        """The projected memory of a process in the pass."""
         source, grid, scheduler = V.source, V.grid, V.scheduler
         n_features, itemsize = V.n_features, self.dtype.itemsize
         tallies = [phase.tally() for phase in self.phases]
@@ -120,7 +120,7 @@ def footprint(
 def projections_of(
     V: OpenMatrix, models: Sequence[Model], per_read: int, *, in_memory: bool
 ) -> list[Projection]:
-    """The peak of each kind of pass of a fit.
+    """The projected memory of each kind of pass of a fit.
 
     Parameters
     ----------
@@ -162,14 +162,14 @@ def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Mod
     Raises
     ------
     MemoryLimitError
-        If not even one of them fits.
+        If a single one does not fit.
     """
 
     def projections(per_read: int) -> list[Projection]:
         widest = sorted(zip(phases, models, strict=True), key=lambda pair: pair[1].k)[-per_read:]
-        own, of = zip(*widest, strict=True)
-        width = sum(model.k for model in of)
-        return [footprint(own, of, width, 0, sparse=V.source.sparse).projection(V)]
+        own, owners = zip(*widest, strict=True)
+        width = sum(model.k for model in owners)
+        return [footprint(own, owners, width, 0, sparse=V.source.sparse).projection(V)]
 
     return _largest_group(len(phases), V.scheduler.memory_limit, projections)[0]
 
@@ -177,12 +177,12 @@ def phases_per_read(V: OpenMatrix, phases: Sequence[Phase], models: Sequence[Mod
 def models_per_read(
     V: OpenMatrix, models: Sequence[Model], *, in_memory: bool
 ) -> tuple[int, list[Projection]]:
-    """The number of models that can share a read within the memory limit, and the peaks of their passes.
+    """The number of models that can share a read within the memory limit, and the memory of their passes.
 
     Raises
     ------
     MemoryLimitError
-        If not even one of them fits.
+        If a single one does not fit.
     """
     limit = V.scheduler.memory_limit
     per_read, projections = _largest_group(
@@ -203,12 +203,12 @@ def models_per_read(
 def _largest_group(
     count: int, limit: int, projections_of: Callable[[int], list[Projection]]
 ) -> tuple[int, list[Projection]]:
-    """The largest equal share of a count that fits, and the peaks of its passes.
+    """The size of the largest of equal groups of `count` models that fits in memory, and its projections.
 
     Raises
     ------
     MemoryLimitError
-        If not even one does.
+        If a single model does not fit.
     """
     n_reads = 1
     while True:

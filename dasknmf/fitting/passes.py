@@ -35,11 +35,11 @@ class OpenMatrix:
     Parameters
     ----------
     source : Source
-        Of the rows of V, from its stage where it has one, with the weights of its entries.
+        The source of V, staged or not, with the weights of the entries.
     grid : Grid
-        The panels that V is cut into.
+        The panels of V.
     scheduler : Scheduler
-        Reads the panels.
+        The scheduler that runs the visits of panels.
     masked : bool
         Whether entries of V may be missing.
     """
@@ -51,7 +51,7 @@ class OpenMatrix:
 
     @classmethod
     def of(cls, source: Source, *, masked: bool = False) -> OpenMatrix:
-        """V of a source, for the current scheduler of Dask."""
+        """The matrix of a source, for the current scheduler of Dask."""
         return cls(source, data.grid_of(source), current_scheduler(in_process=source.in_process), masked)
 
     @property
@@ -60,20 +60,20 @@ class OpenMatrix:
 
     @contextmanager
     def at_work(self) -> Iterator[Map]:
-        """Processes set up for passes, and the map that spreads visits over the threads of this one."""
+        """A context in which processes are set up for passes, with a map over the threads of this process."""
         with self.scheduler.tuned(), self.scheduler.mapping() as each:
             yield each
 
     def run(
         self, work: graph.Work, sums: Sequence[float] | None, each: Map
     ) -> tuple[list[Outcome], PassStats]:
-        """Run a pass to its end: its rows and states are then in the factor store.
+        """Run a pass, after which its rows and states are in the factor store.
 
         Parameters
         ----------
         work : Work
         sums : sequence of float or None
-            Σv of each panel, where it is known: a panel of another sum is refused.
+            Known Σv of each panel; a panel with another sum is refused.
         each : callable
             The map of `at_work`.
         """
@@ -87,18 +87,18 @@ class OpenMatrix:
         rows: tuple[FactorVersion, ...] = (),
         sums: Sequence[float] | None = None,
     ) -> list[Tally]:
-        """The whole tally of each phase, in one read that writes neither rows nor states.
+        """The summed tally of each phase, in one read that writes neither rows nor states.
 
         Parameters
         ----------
         phases : sequence of Phase
             Phases without rows of their own.
         dtype : numpy.dtype
-            Of tiles and rows.
+            Dtype of tiles and rows.
         factors : Factors, optional
-            Hold the state named `GIVEN`, from which all phases start, and `rows`.
+            The factor store with `rows` and the state `GIVEN`, from which all phases start.
         rows : tuple of FactorVersion
-            Rows of W that every phase reads.
+            The rows of W that every phase reads.
         sums : sequence of float, optional
             As for `run`.
         """
@@ -133,11 +133,11 @@ class ModelPass:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The part of one model in a pass that has run."""
+    """The results of one model in a pass."""
 
     part: ModelPass
     phase_indices: tuple[int, ...]
-    """Numbers of its phases among those of the pass."""
+    """Numbers of the model's phases among the phases of the pass."""
     outcomes: tuple[Outcome, ...]
 
     @property
@@ -148,7 +148,7 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The effect of one pass, before it is committed."""
+    """The results of one pass, before the commit."""
 
     name: str
     rows: tuple[FactorVersion, ...]
@@ -162,7 +162,7 @@ class PassResult:
 
 @dataclass
 class PassRunner:
-    """Runs the passes of a fit. The effect of a pass belongs to the run once it is committed.
+    """A function that runs the passes of a fit. Results of a pass belong to the run after the commit.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class PassRunner:
     run : MemoryRun or StoredRun
     dtype : numpy.dtype
     per_read : int
-        Most models that share a read; a pass of more takes several reads.
+        Largest number of models that share a read; a pass of more models takes several reads.
     """
 
     V: OpenMatrix
@@ -179,7 +179,7 @@ class PassRunner:
     per_read: int
     each: Map = map
     retries: Counts = field(default_factory=Counts)
-    """Of this process, between passes and while it begins them."""
+    """Retries of this process between passes and at the begin of a pass."""
 
     def __call__(self, passes: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
         """Run one pass; with `afresh`, without the state and rows of earlier passes."""
@@ -202,7 +202,7 @@ class PassRunner:
                 () if afresh else at.rows,
                 tuple(number for each in group for number in each.starts_from),
                 first,
-                # V in this process cannot change behind a run that ends with it.
+                # V in this process is not compared: a run in memory does not outlive it.
                 checked=not (self.V.source.in_process and isinstance(self.run, MemoryRun)),
             )
             of_group, of_read = self._run(work, sums)

@@ -32,9 +32,9 @@ class FitOptions:
     W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks
         As for `NMF.fit_transform`.
     returns_W : bool
-        Whether W is returned: without a checkpoint it then lives in this process.
+        Whether W is returned; without a checkpoint W is then in this process.
     resampling : Resampling or None
-        Perturbation of X for each start; seed and row index are those of the model.
+        Perturbation of X for each start; the model sets the seed and the row index.
     many : dict or None
         Ranks and starts of many factorizations in the same reads, as JSON values; None for one rank.
     """
@@ -55,7 +55,7 @@ class FitOptions:
 
 
 def described_entries(entries: EntryWeights) -> schema.Entries:
-    """How stored values are read, as plain values; defaults are None."""
+    """The decoding of stored values as plain values; None for defaults."""
 
     def described(value: float | np.ndarray | None, plain: float | None) -> str | float | None:
         if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""The attributes of a fitted `NMF`, from a session that has ended or from a run that is opened."""
+"""The attributes of a fitted `NMF`, from a session that has ended or from a stored run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
-    """Set the attributes of a fit that has just ended, and warn of problems.
+    """Set the attributes of a fit that has ended, and issue its warnings.
 
     Returns
     -------

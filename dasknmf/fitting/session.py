@@ -1,4 +1,4 @@
-"""The session of a fit: V opened and staged, its run and its scheduler."""
+"""The session of a fit: V open and staged, the run and the scheduler."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from dasknmf.store.stored_run import StoredRun, writable
 
 @dataclass(frozen=True)
 class Session:
-    """The session of a problem: its run, and V open for reading.
+    """The session of a fit: the run, and V open for reading.
 
     Parameters
     ----------
     problem : Problem
-        With the seed of the run.
+        The problem with the seed of the run.
     inputs : Inputs
     V : OpenMatrix
     run : MemoryRun or StoredRun
     scratch : bool
-        Whether the store of the run goes when the session ends.
+        Whether the store of the run is deleted at the end of the session.
     """
 
     problem: Problem
@@ -57,12 +57,12 @@ class Session:
                 callback(record)
 
     def read(self, phases: Sequence[Phase], models: Sequence[Model]) -> tuple[list[Tally], int]:
-        """The whole tally of each phase, and the number of reads: one if the phases fit into memory together.
+        """The summed tally of each phase, and the number of reads: one if all phases fit in memory together.
 
         Parameters
         ----------
         phases : sequence of Phase
-            Phases that leave neither rows nor states, one of each model.
+            Phases that write neither rows nor states, one for each model.
         models : sequence of Model
         """
         per_read = phases_per_read(self.V, phases, models)
@@ -73,7 +73,7 @@ class Session:
         return tallies, -(-len(phases) // per_read)
 
     def final_pass(self, phase: Phase) -> None:
-        """One more pass, which starts from the survey; its state and rows are the result of the run."""
+        """Run and commit a pass from an empty state; its state and rows become the result of the run."""
         at = self.run.progress
         with self.V.at_work() as each:
             runner = PassRunner(self.V, self.run, self.inputs.model.dtype, 1, each)
@@ -85,7 +85,7 @@ class Session:
         self.commit(structs.replace(at, passes=at.passes + 1, conclusion=location), record, result.sums)
 
     def returned(self, W: da.Array) -> Factor:
-        """W for the user: a NumPy array or, where X is chunked, lazy over a store that outlives the fit."""
+        """W for the user: a NumPy array or, where X is chunked, a Dask array, lazy over a checkpoint."""
         lazy = data.is_chunked(self.inputs.X)
         if lazy and not self.scratch:
             return W
@@ -98,9 +98,9 @@ class Session:
 
 @contextmanager
 def session(problem: Problem, inputs: Inputs) -> Iterator[Session]:
-    """The session of a problem, over a run at its checkpoint.
+    """A context with the session of a problem, over the run at its checkpoint.
 
-    Without a checkpoint the run is in this process or, on a cluster, in a directory that goes.
+    Without a checkpoint the run is in this process or, on a cluster, in a temporary directory.
 
     Raises
     ------

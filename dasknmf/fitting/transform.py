@@ -1,6 +1,6 @@
-"""W for a given H: nonnegative coefficients of new rows, in one read of X.
+"""W of new rows for a given H, in one read of X.
 
-Every row is solved on its own, so W does not depend on the chunks of X.
+Every row is solved by itself, so W does not depend on the chunks of X.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dasknmf.fitting.problem import Factor
 
 
 def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
-    """Apply a method of the coder to rows of X: at once in memory, lazily where X is chunked."""
+    """The result of a method of the coder for the rows of X; lazy where X is chunked."""
     steps: list[data.Preparation] = []
     base = X
     while isinstance(base, data.Prepared):
@@ -55,13 +55,13 @@ def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
 
 
 def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
-    """The lazy result, with one task for each panel, which reads its slabs."""
+    """The lazy result, with a task for each panel, which reads the slabs of the panel."""
     source = data.source_of(X)
     grid = data.grid_of(source)
     token = uuid.uuid4().hex
     name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
     graph: dict[Any, Any] = {
-        # Every computation of the graph is a new walk over X.
+        # Every computation of the graph walks over X anew.
         load: Task(load, methodcaller("renewed"), source.for_tasks()),
         whole: Task(whole, _same, coder),
         **source.upstream(),
@@ -108,13 +108,13 @@ def _code(
     steps: list[data.Preparation],
     method: str,
 ) -> np.ndarray:
-    """The rows of one chunk, or of several side by side."""
+    """The result of a chunk, or of several chunks side by side."""
     X = _prepared(data.side_by_side(chunks), steps)
     return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
 
 
 def _coded(X: Rows, coder: Coder, method: str) -> np.ndarray:
-    """The result of some rows of a lazy transform, after a check of their values."""
-    if coder.entries is None:  # else tiles know which values count
+    """The result of some rows, after a check of their values."""
+    if coder.entries is None:  # otherwise tiles mask values, and `Coder` checks the others
         check_values(X if isinstance(X, np.ndarray) else X.data)
     return np.asarray(getattr(coder, method)(X))

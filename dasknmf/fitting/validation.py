@@ -33,7 +33,7 @@ _MOST_AUTO_COMPONENTS = 512
 _MOST_W_BYTES = 2**30
 _LEAST_ROWS_PER_COMPONENT = 4
 _ENOUGH_ROWS_PER_COMPONENT = 100
-"""Rows for each component that a sample must have to fit H well."""
+"""Sampled rows for each component from which H is fitted well."""
 
 
 def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
@@ -45,12 +45,12 @@ def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
     X : array
         As for `NMF.fit`.
     reset : bool
-        Whether `model` learns the number and the names of features, or X must have those that it knows.
+        Whether the number and the names of features of `model` are set, or compared with those of X.
 
     Raises
     ------
     ValueError, DataError, SourceError
-        If X is no nonnegative matrix, or has other features.
+        If X is not a nonnegative matrix, or has other features than the model.
     """
     X = data.opened(X)
     if not (data.is_chunked(X) or isinstance(X, data.Prepared)):
@@ -76,7 +76,7 @@ def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
 def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
     sparse = scipy.sparse.issparse(X)
     missing = getattr(model, "missing_values", "error")
-    # What a tile can convert stays as it is: a copy would be as large as X, or larger.
+    # Dtypes that tiles convert are kept: a copy would be as large as X, or larger.
     keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
     if sparse:
         working_dtype(X.dtype)
@@ -97,7 +97,7 @@ def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Mat
             "rows or columns with NaN."
         ) from None
     if missing != "error":
-        return X  # tiles know which values count
+        return X  # tiles mask the missing values
     X = data.canonical(X) if sparse and X.format == "csr" else X
     smallest = (X.data if sparse else X).min(initial=0)
     if smallest < 0:
@@ -119,7 +119,7 @@ def _check_names(known: np.ndarray, found: np.ndarray) -> None:
 
 
 def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
-    """The solver: as given, or the choice for "auto"."""
+    """The solver: the parameter, or the default for "auto"."""
     if model.solver == "auto":
         return default_solver(loss, plain=model.inner_iter == 1)
     if not SOLVERS[model.solver].takes(loss):
@@ -131,7 +131,7 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
 
 
 def chosen_k(model: BaseEstimator, n_features: int, H: Factor | None) -> int:
-    """The number of components: as given, else that of a custom H, else the number of features."""
+    """The number of components: the parameter, else that of a custom H, else the number of features."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
     if H is not None:
@@ -153,12 +153,12 @@ def chosen_init(
     *,
     masked: bool = False,
 ) -> Init:
-    """The start: as given, or the choice for None; `shape` and `row_bytes` are those of V."""
+    """The start: the parameter, or the default for None; `shape` and `row_bytes` are those of V."""
     n_rows = shape[0]
     sampled = min(n_rows, int(model.sample_bytes // row_bytes))
     if model.init is None:
         if model.n_init > 1:
-            return "random"  # its ends differ most
+            return "random"  # fits from random starts differ most
         plain: Init = "nndsvda" if k <= min(shape) and not masked else "random"
         if model.inner_iter == 1:
             return plain
@@ -219,7 +219,7 @@ def checked_start(
 
 
 def check_factor(F: Factor, shape: tuple[int, int], label: str) -> None:
-    """Refuse an invalid W or H, with the messages of scikit-learn."""
+    """Raise an error for an invalid W or H, with the messages of scikit-learn."""
     found = tuple(np.shape(F))
     if len(found) != 2:
         raise ValueError(f"Expected 2D array, got {len(found)}D array instead: {label} has shape {found}.")

@@ -105,7 +105,8 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
     ----------
     target : Path
     is_ours : callable or None
-        Whether an existing target was written by an export, and so may be replaced. None: never.
+        A function that returns whether an existing target was written by an export, and so may be replaced;
+        None: an existing target is never replaced.
 
     Raises
     ------
@@ -149,15 +150,15 @@ def placed(target: Path, is_ours: Callable[[Path], bool] | None) -> Iterator[Pat
 def remove_leftovers(
     directory: Path, prefix: str, ending: str = "", *, keeps: Callable[[Path], bool] = lambda _: False
 ) -> None:
-    """Remove spare files and directories that killed processes left behind.
+    """Remove the spare files and directories of killed processes.
 
     Parameters
     ----------
     directory : Path
     prefix, ending : str
-        Parts of their names before and after the signature; see `process_owner.signed`.
+        Parts of the names before and after the signature; see `process_owner.signed`.
     keeps : callable
-        Whether to keep one of them, because it holds the only copy of something.
+        A function that returns whether to keep one of them, as it holds the only copy of something.
     """
     names = [path.name.removeprefix(prefix) for path in directory.glob(f"{escape(prefix)}*{escape(ending)}")]
     for name in left_behind(names):
@@ -183,7 +184,7 @@ def remove(path: Path) -> None:
 
 
 class Room(Protocol):
-    """A place with named entries, and a spare place; entries can be moved between the two.
+    """A container of named entries with a spare place; entries can be moved between the two.
 
     Attributes
     ----------
@@ -205,12 +206,12 @@ class Room(Protocol):
 
 
 class Directory:
-    """The `Room` of a directory, whose entries are files and directories.
+    """A directory as a container, whose entries are files and directories.
 
     Parameters
     ----------
     place : Path
-        The directory: made when the first entry is moved in, and removed if it is empty at the end.
+        The directory, created when the first entry is moved in, and removed if it is empty at the end.
     spare : Path
         The spare place, on the same file system.
     """
@@ -237,7 +238,7 @@ class Directory:
                 each.rmdir()
 
     def forget(self, prefix: str, names: Sequence[str]) -> None:
-        """Remove spare places of killed processes, if the named entries replace all that a place holds."""
+        """Remove spare places of killed processes whose old entries are all among the named entries."""
 
         def holds_others(spare: Path) -> bool:
             old = spare / "old"
@@ -258,14 +259,14 @@ def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
     names : list of str
         Paths of the entries.
     room : Room
-        Where the entries belong.
+        The container of the entries.
     fill : callable
-        Writes the entries below ``room.new``.
+        A function that writes the entries below ``room.new``.
 
     Raises
     ------
     RunAccessError
-        If, after an error, the old entries cannot be moved back; they stay in the spare place.
+        If the old entries cannot be moved back after an error; they stay in the spare place.
     """
     begun: list[tuple[str, str]] = []
     try:

@@ -30,7 +30,7 @@ class Counts:
             self.retries += retries
 
     def taken_retries(self) -> int:
-        """The retries since the last call, which this call resets."""
+        """The retries since the last call; resets their number."""
         with self._lock:
             retries, self.retries = self.retries, 0
         return retries

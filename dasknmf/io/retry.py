@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _ATTEMPTS = 10
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 20.0
-"""Seconds; waits double and have up to `_FIRST_WAIT` of random time added: some 45 s in all."""
+"""Seconds. Waits double, with a random time of up to `_FIRST_WAIT` added: some 45 s in all."""
 _LONGEST = 60.0
 """Seconds after which there is no further retry: clients of object stores retry by themselves."""
 
@@ -180,7 +180,7 @@ _TRANSIENT_CLASSES = {
         "ConnectionError",
         "HTTPClientError",
         "IncompleteReadError",
-        # From the metadata server that gives a cloud machine its role.
+        # Raised by the metadata server of a cloud machine.
         "CredentialRetrievalError",
     ),
     "botocore.parsers": ("ResponseParserError",),
@@ -206,7 +206,7 @@ _STORAGE_CLASSES = {
 def transient(error: BaseException) -> bool:
     """Whether another attempt may succeed after this error."""
     if isinstance(error, DaskNMFError):
-        return False  # retried already
+        return False  # raised after the retries
     if any(_code(each) in _TRANSIENT_CODES for each in _chain(error)):
         return True
     status = next(filter(None, map(_status, _chain(error))), None)

@@ -1,6 +1,6 @@
 """Faster decoding of local chunks with `zarrs`, if it is installed (the ``fast`` extra).
 
-Zarr copies every decoded chunk in the thread of its event loop; `zarrs` decodes in place with its own
+Zarr copies every decoded chunk in the thread of its event loop; `zarrs` decodes in place in its own
 threads. For LZ4-bitshuffle chunks of 16 MB on two cores, reads ran at 4.2 instead of 2.1 to 2.9 GB/s, and
 passes, which need the cores for products, were 1.08 times as fast.
 """

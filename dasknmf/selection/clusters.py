@@ -1,4 +1,4 @@
-"""Steps of consensus NMF: the density of spectra, the filter, the clusters and their medians."""
+"""Steps of consensus NMF: local density, filter, clusters and medians of spectra."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def medians(stack: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     Raises
     ------
     DataError
-        If one is zero throughout.
+        If the median of a cluster is zero throughout.
     """
     spectra = np.array([np.median(stack[labels == cluster], axis=0) for cluster in range(k)])
     totals = spectra.sum(axis=1, keepdims=True)

@@ -139,7 +139,7 @@ def open_consensus(target: StoreLike) -> Consensus:
 
 
 def _stored(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a consensus among the findings of a run."""
+    """The attributes of a consensus, from the findings of a run."""
     return {name: found[_STORED_AS.get(name, name)] for name in _STORED}
 
 

@@ -30,7 +30,7 @@ class RowSample:
         Number of rows of V.
     seed : int
     rows : PixelIndex
-        Numbers of V's rows, to which the random numbers belong.
+        Places of V's rows, which determine the random numbers.
     """
 
     n_rows: int
@@ -47,17 +47,17 @@ class RowSample:
 
 @dataclass(frozen=True)
 class Evaluation(Phase):
-    """The best W for a given H: the loss, the sums of the columns of W, and a sample of its rows or all rows.
+    """The phase that computes the best W for a given H: the loss, column sums of W, and rows of W.
 
     Parameters
     ----------
     coder : Coder
-        Holds H, and solves for W.
+        The coder of H, which solves for W.
     dtype : numpy.dtype
     surveyed : State
         The survey of V.
     sample : RowSample or None
-        The sample of rows of W that the tally holds; None: the pass writes all rows.
+        The rows of W that the tally holds; None: the pass writes all rows.
     sparse : bool
         Whether V is sparse.
     """

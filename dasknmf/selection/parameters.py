@@ -20,7 +20,7 @@ _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 
 
 def start_parameters(nmf: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of `NMF` for starts that differ by their seeds; ``init="random"`` unless given.
+    """Checked parameters of `NMF` for starts that differ by their seeds; ``init="random"`` unless given.
 
     Raises
     ------
@@ -78,7 +78,7 @@ class Clustering:
         }
 
     def check(self, n_components: int) -> None:
-        """Refuse parameters out of their ranges, for a consensus of `n_components` components.
+        """Raise an error if a parameter is out of its range for a consensus of `n_components` components.
 
         Raises
         ------
@@ -116,7 +116,7 @@ def is_count(value: object, least: int = 1) -> bool:
 
 
 def check_threshold(threshold: object) -> None:
-    """Refuse a `density_threshold` that is not a positive number.
+    """Raise an error if a `density_threshold` is not a positive number.
 
     Raises
     ------

@@ -133,7 +133,7 @@ def choose(
 
 
 def check_rule(rule: str | None) -> None:
-    """Refuse the name of an unknown rule.
+    """Raise an error if there is no rule of this name.
 
     Raises
     ------

@@ -114,7 +114,7 @@ def single_read(
 def _within_reach(
     usages: Usages, grid: Grid, scheduler: Scheduler, stack: ExitStack
 ) -> np.ndarray | zarr.Array:
-    """Usages where every task can read them: in this process, or in a Zarr array."""
+    """Usages in a place that every task can read: this process, or a Zarr array."""
     n_rows, k = (int(length) for length in usages.shape)
     if scheduler.client is None:
         if isinstance(usages, da.Array):

@@ -1,4 +1,4 @@
-"""Factorizations of one V from many starts, in the same reads."""
+"""A study: factorizations of one V from many starts, in the same reads."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Choice:
 
 @dataclass
 class Study:
-    """Factorizations of one V from many starts, all of which have ended; V is still open for reading.
+    """Finished factorizations of one V from many starts, with V still open for reading.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class Study:
         ]
 
     def final_pass(self, H: np.ndarray) -> None:
-        """Compute and write W for H, in one read; the pair becomes the result of the run."""
+        """Compute and write W for H in one read; W and H become the result of the run."""
         self.session.final_pass(self._evaluation(H, sampled=False))
 
     def returned_W(self) -> np.ndarray | da.Array:
@@ -222,7 +222,7 @@ class Study:
 def open_study(
     X: MatrixLike, ranks: Sequence[int], n_init: int, options: FitOptions, **nmf: Any
 ) -> Iterator[Study]:
-    """Fit every rank from `n_init` starts in the same reads of X, which stays open afterwards.
+    """A context with the study of every rank from `n_init` starts, fitted in the same reads of X.
 
     For the Frobenius loss no W is stored while the fits run; for other losses W is part of the iteration.
 

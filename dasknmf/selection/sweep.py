@@ -300,7 +300,7 @@ def open_sweep(target: StoreLike) -> RankSweep:
 
 
 def _centre(found: Sequence[Factorization], method: Method) -> np.ndarray:
-    """The H that represents a rank: that of the best start, or the centroids."""
+    """The H that represents a rank: H of the best start, or the centroids of all starts."""
     found = sorted(found, key=lambda each: each.loss)
     spectra = [each.components for each in found]
     if method == "restarts":

@@ -1,1 +1,1 @@
-"""The factor store: where W and H live between passes, so that no worker has to hold them."""
+"""Stored runs, and the factor store, which keeps W and H between passes."""

@@ -1,8 +1,8 @@
-"""Arrays of a run: Zarr format 3, each chunk with a CRC32C, written and read by hand.
+"""Arrays of a run in Zarr format 3, read and written without Zarr; each chunk has a CRC32C.
 
-Any Zarr reader opens them. This module reads only what it writes: numbers as plain bytes with a CRC32C. No
-other codec of a stranger's run is executed; a chunk of another length than its array declares is refused
-unread; a missing chunk is an error, where Zarr would return fill values, however many.
+Any Zarr reader opens these arrays. This module reads only arrays of the kind that it writes: numbers as plain
+bytes with a CRC32C. No other codec in an untrusted run is executed; a chunk of another length than declared
+is refused unread; a missing chunk is an error, where Zarr would return fill values of any number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dasknmf.store.records import document, encoded
 Shape = tuple[int, ...]
 
 MOST_CHUNK = 2**34
-"""Bytes. A panel of W of a thousand columns has up to some GiB, and so have the states of a sweep."""
+"""Largest chunk in bytes. A panel of W of a thousand columns takes some GiB, as do the states of a sweep."""
 _CRC_BYTES = 4
 
 
@@ -37,7 +37,7 @@ class _Declared(Struct):
 def create(store: Store, name: str, shape: Shape, chunks: Shape, dtype: np.dtype) -> None:
     """Write the document of an array; `put_chunk` writes its chunks.
 
-    To other readers of Zarr a chunk that is missing is NaN, of integers -1. All keys are in one directory.
+    For other readers of Zarr missing chunks are NaN, or -1 for integers. All keys are in one directory.
     """
     keys.put(store, f"{name}/{keys.META}", encoded(_document_of(shape, chunks, dtype)))
 
@@ -73,7 +73,7 @@ def read_array(store: Store, name: str) -> np.ndarray:
     Raises
     ------
     RunDamagedError
-        If it is missing or altered.
+        If the array is missing or altered.
     """
     try:
         found = document(store, name)
@@ -93,23 +93,23 @@ def read_array(store: Store, name: str) -> np.ndarray:
 
 
 def put_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape, values: np.ndarray) -> None:
-    """Write a chunk of an array of `create`: values, little-endian, and their CRC32C.
+    """Write a chunk of an array made by `create`: little-endian values and their CRC32C.
 
-    Names of chunks are on disk after `keys.flush_names` only.
+    The names of chunks are on disk only after `keys.flush_names`.
 
     Parameters
     ----------
     store : zarr store
     key : str
     dtype, shape
-        Of the chunk.
+        Dtype and shape of the chunk.
     values : ndarray
-        Its first part along each axis; the rest is zero.
+        The first values along each axis; the rest of the chunk is zero.
 
     Raises
     ------
     RunError
-        If the chunk is larger than any that is read again.
+        If the chunk is larger than `MOST_CHUNK`.
     """
     size = prod(shape)
     nbytes = size * dtype.itemsize
@@ -131,7 +131,7 @@ def get_chunk(store: Store, key: str, dtype: np.dtype, shape: Shape) -> np.ndarr
     Raises
     ------
     ValueError
-        If it is missing, or not as it was written.
+        If the chunk is missing or altered.
     """
     nbytes = prod(shape) * dtype.itemsize
     if nbytes > MOST_CHUNK:

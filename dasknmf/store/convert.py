@@ -1,4 +1,4 @@
-"""JSON documents of a run, decoded to structs; an error says what is wrong, and where, in one line."""
+"""JSON documents of a run, decoded to structs, with the place and the cause of an error in one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 T = TypeVar("T")
 
 _MOST_LEVELS = 32
-"""Lists and objects within each other; a preparation before a preparation nests once each."""
+"""Largest depth of nested lists and objects; each preparation before a preparation adds one level."""
 _STEP = re.compile(r"\.([^.\[\]`]+)|\[(\d+)\]|(\[\.\.\.\])")
 
 
@@ -57,7 +57,7 @@ def converted(value: Any, kind: type[T]) -> T:
     Raises
     ------
     ValueError
-        If they break a rule of its types.
+        If values do not conform to the types of the struct.
     """
     try:
         return msgspec.convert(value, kind)
@@ -68,7 +68,7 @@ def converted(value: Any, kind: type[T]) -> T:
 
 
 def _explained(message: str, value: Any) -> str:
-    """The place, the value and the rule, of a message of msgspec."""
+    """The message of msgspec as text with the place, the value and the rule."""
     rule, _, path = message.partition(" - at `")
     place = ""
     for name, index, any_name in _STEP.findall(path.partition("$")[2]):
@@ -83,6 +83,6 @@ def _explained(message: str, value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message."""
+    """The representation of a value in a message, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,7 +1,7 @@
 """The factors that tasks read and write: versions of W, and small states.
 
-A version is W after one pass, panel by panel. Its name holds the number of the pass and a token of the
-client, and is never used twice, so a late task cannot overwrite factors in use.
+A version is W after one pass, panel by panel. The name of a version contains the number of the pass and a
+token of the client, and is never used twice, so a late task cannot overwrite factors in use.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dasknmf.store.schema import MOST_COMPONENTS, MOST_MODELS, ModelNumber, Pass
 
 
 class FactorVersion(Record, frozen=True):
-    """The rows that one pass writes.
+    """A version of W: the rows that one pass writes.
 
     Parameters
     ----------
     name : str
         ``"<pass>-<writer_id>"``.
     widths : tuple of (int, str, int)
-        Model, name and columns of each array, in the order in which they stand side by side.
+        Model, name and number of columns of each array, from left to right.
     """
 
     name: PassName
@@ -42,7 +42,7 @@ class FactorVersion(Record, frozen=True):
 
     @classmethod
     def of(cls, name: str, widths: Sequence[Mapping[str, int]], first: int = 0) -> FactorVersion:
-        """The version of models, counted from `first`, whose phases leave arrays of these widths."""
+        """The version of models, counted from `first`, whose phases write arrays of these widths."""
         flat = (
             (model, array, columns)
             for model, arrays in enumerate(widths, first)
@@ -56,7 +56,7 @@ class FactorVersion(Record, frozen=True):
         return frozenset(model for model, _, _ in self.widths)
 
     def of_model(self, block: np.ndarray, model: int) -> np.ndarray:
-        """The columns of a block that are one model's W: a view."""
+        """A view of the columns of a block that are the W of one model."""
         first = 0
         for owner, name, columns in self.widths:
             if (owner, name) == (model, "W"):

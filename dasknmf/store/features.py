@@ -1,4 +1,4 @@
-"""Names, scale and weight of the features of a run: written once, read with H."""
+"""Names, scale and weight of the features of a run, written once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def digest(names: Sequence[str] | np.ndarray) -> str:
 
 
 def write_features(store: Store, features: Features) -> None:
-    """Write scale, weight and names, as far as there are any, but no more than 16 MiB of names."""
+    """Write the scale, weight and names that are not None; names only up to 16 MiB."""
     if features.scale is not None:
         arrays.write_array(store, _SCALE, features.scale)
     if features.weight is not None:
@@ -91,7 +91,7 @@ def read_names(store: Store, identity: Identity) -> np.ndarray | None:
 
 
 def check(store: Store, identity: Identity, features: Features) -> None:
-    """Raise if the features have other names or another scale than those of the run.
+    """Raise an error if the features have other names or another scale than those of the run.
 
     Raises
     ------
@@ -151,6 +151,6 @@ def read_weight(store: Store, identity: Identity) -> np.ndarray | None:
     Raises
     ------
     RunDamagedError
-        If it is missing or altered.
+        If the weights are missing or altered.
     """
     return _per_feature(store, _WEIGHT, identity) if identity.feature_weight is not None else None

@@ -34,7 +34,7 @@ def write_layout(store: Store, layout: Layout | None) -> None:
         coords[name] = CoordinateRecord(
             coord.dims, values.shape, values.dtype.str, dict(coord.attrs), inline, array
         )
-    # The record comes last: it vouches for the arrays.
+    # The record is written last: its presence means that the arrays are complete.
     known = layout.variables
     variables = None if known is None else {name: dict(each) for name, each in known.items()}
     stack = StackRecord(
@@ -56,7 +56,7 @@ def read_layout(store: Store, identity: Identity) -> Layout | None:
     Raises
     ------
     RunDamagedError
-        If it is missing or altered.
+        If the layout is missing or altered.
     """
     if identity.layout is None:
         return None
@@ -92,7 +92,7 @@ def _values(store: Store, kept: CoordinateRecord) -> np.ndarray:
 
 
 def check(store: Store, identity: Identity, layout: Layout | None) -> None:
-    """Raise if rows or columns are in another order than in the run, as with tiles of other shapes.
+    """Raise an error if rows or columns have another order than in the run, as with tiles of other shapes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Keys of the store of a run: read, written as a whole, deleted, listed; each with retries.
+"""Reads, writes, deletion and lists of the keys of a run's store, with retries.
 
 In a local directory a key appears only once its content is on disk; see `io.atomic`.
 """
@@ -29,7 +29,7 @@ META = "zarr.json"
 
 
 def opened(target: StoreLike, *, read_only: bool = False) -> Store:
-    """The Zarr store of a path, an fsspec URL or a store; a directory is made by the first write."""
+    """The Zarr store of a path, an fsspec URL or a store; the first write creates the directory."""
     refuse_credentials(target, RunError)
     if isinstance(target, Store):
         return target.with_read_only() if read_only and not target.read_only else target
@@ -42,7 +42,7 @@ def opened(target: StoreLike, *, read_only: bool = False) -> Store:
 
 
 def with_retries(store: Store, what: str, done: str, call: Callable[[], T]) -> T:
-    """The result of `call` on the store of a run, with retries where the store fails for a moment.
+    """The result of `call` on the store of a run, with retries after transient errors.
 
     Parameters
     ----------
@@ -56,11 +56,11 @@ def with_retries(store: Store, what: str, done: str, call: Callable[[], T]) -> T
     Raises
     ------
     RunAccessError
-        If the store refuses.
+        If the store refuses the call.
     UnavailableError
         If the store did not answer for a minute, and as long again as its own client retries.
     FileNotFoundError
-        If there is nothing to read.
+        If the key to read does not exist.
     """
     try:
         return patiently(call, f"{what!r} of the run at {str(store)!r}")
@@ -74,25 +74,25 @@ def with_retries(store: Store, what: str, done: str, call: Callable[[], T]) -> T
 
 
 def get(store: Store, key: str, most: int) -> bytes | None:
-    """The value of one key; None where there is none.
+    """The value of a key; None if the key does not exist.
 
     Raises
     ------
     ValueError
-        If the value has more than `most` bytes or is no regular file; it is then not read.
+        If the value has more than `most` bytes or is not a regular file; the value is then not read.
     """
     return with_retries(store, key, "read", lambda: get_once(store, key, most))
 
 
 def get_once(store: Store, key: str, most: int) -> bytes | None:
-    """The value of one key, without retries and with the errors of the store; see `get`."""
+    """The value of a key as for `get`, in one attempt and with the errors of the store."""
     if isinstance(store, LocalStore):
         _check_file(store.root / key, key, most)
     if type(store) is LocalStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             return (store.root / key).read_bytes()
         return None
-    # One byte more than the limit reveals a longer value without another request.
+    # The request is for one byte more than the limit, which shows whether the value is longer.
     value = sync(store.get(key, default_buffer_prototype(), RangeByteRequest(0, most + 1)))
     if value is not None and len(value) > most:
         raise _too_long(key, most)
@@ -100,7 +100,7 @@ def get_once(store: Store, key: str, most: int) -> bytes | None:
 
 
 def _check_file(path: Path, key: str, most: int) -> None:
-    """Raise if a file is too long, or is no regular file: a pipe would never end."""
+    """Raise an error if a file is too long, or is not a regular file: a pipe would never end."""
     try:
         found = path.stat()
     except OSError:
@@ -131,7 +131,7 @@ def put(
     key : str
     value : bytes or bytearray
     flush_name : bool
-        Whether the key's name is flushed to disk too; otherwise `flush_names` does it later.
+        Whether the name of the key is flushed to disk too; otherwise `flush_names` must follow.
     unless : callable, optional
         Called before every attempt; its error prevents the attempt.
     """
@@ -153,8 +153,8 @@ async def _set(store: Store, key: str, value: bytes, flush_name: bool) -> None:
     if path is None:
         await store.set(key, buffer)
         return
-    # A directory's own `set` renames before the new content is on disk: a power cut could keep the
-    # new name with nothing behind it. Here the content goes first.
+    # A directory's own `set` renames before the new content is on disk: after a power cut the new name
+    # could be empty. Here the content is on disk first.
     spare = atomic.spare_name(key)
     await store.set(spare, buffer)
     beside = path.with_name(Path(spare).name)
@@ -165,14 +165,14 @@ async def _set(store: Store, key: str, value: bytes, flush_name: bool) -> None:
 
 
 def put_if_absent(store: Store, key: str, value: bytes) -> None:
-    """Write one key unless it exists; the caller reads back which writer won."""
+    """Write one key unless it exists; the caller reads the key to learn which writer has written it."""
     with_retries(store, key, "written", lambda: sync(_set_if_absent(store, key, value)))
 
 
 async def _set_if_absent(store: Store, key: str, value: bytes) -> None:
     if isinstance(store, FsspecStore) and not await store.exists(key):
-        # Zarr would look once more and then write; S3, GCS and Azure create a key only where there is none.
-        # For other stores the caller reads back which writer was last.
+        # Zarr would check again and then write; S3, GCS and Azure create a key only if it does not exist.
+        # For other stores the caller reads which writer was last.
         try:
             await store.fs._pipe_file(f"{store.path}/{key}", value, mode="create")
         except FileExistsError:

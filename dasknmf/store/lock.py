@@ -37,11 +37,11 @@ _RENEWED = 10.0
 _LEASE = 45.0
 """Seconds after which a lock that was not renewed is free."""
 _LOOK = 1.0
-"""Seconds between two reads of the lock of another process."""
+"""Seconds between two reads of the lock of another machine."""
 _MOST = 2**16
 """Largest size of a lock in bytes."""
 _SETTLE = 0.2
-"""Seconds within which a rival process has written its token."""
+"""Seconds within which a process that takes the lock at the same time has written its token."""
 
 _NOBODY = Holder("", "", 0, 0.0, 0.0)
 
@@ -93,15 +93,15 @@ class Lock:
                 )
 
     def is_held(self) -> bool:
-        """Whether the lock is still ours."""
+        """Whether this process still has the lock."""
         return _holder(self._store).token == self.token
 
     def is_held_once(self) -> bool:
-        """Whether the lock is still ours: one attempt, with the errors of the store."""
+        """As `is_held`, in one attempt and with the errors of the store."""
         return _holder_once(self._store).token == self.token
 
     def release(self) -> None:
-        """Give the lock back, if it is still ours."""
+        """Delete the lock, if this process still has it."""
         self._released.set()
         _held.discard(self)
         self._renewing.join()
@@ -135,9 +135,9 @@ def release_all() -> None:
 
 
 def break_lock(store: Store) -> str | None:
-    """Remove the lock of a run, and return its holder; None if there was none.
+    """Delete the lock of a run, and return its holder; None if there was no lock.
 
-    A living writer is stopped before its next commit.
+    A living writer stops before its next commit.
     """
     holder = _holder(store)
     if not holder.token:
@@ -147,7 +147,7 @@ def break_lock(store: Store) -> str | None:
 
 
 def writer(store: Store) -> str | None:
-    """The living process that writes the run in a store; None if there is none.
+    """The living process that writes the run in a store; None if no process does.
 
     For another host this compares the clocks of both hosts, so the answer is only for display.
     """
@@ -170,7 +170,7 @@ def _holder_once(store: Store) -> Holder:
     try:
         return converted(parsed(keys.get_once(store, _KEY, _MOST) or b"{}"), Holder)
     except ValueError:
-        return _NOBODY  # half of a lock, or other content, holds nothing
+        return _NOBODY  # a partly written lock, or other content, is not a lock
 
 
 def _lives_here(holder: Holder) -> bool | None:

@@ -32,17 +32,17 @@ class MemoryRun:
         self.sums = sums
 
     def plan(self, plan: Plan) -> None:
-        """Nothing: no other process can open this run."""
+        """Do nothing: no other process can open this run."""
 
     found: dict[str, Any] | None = None
-    """Findings of an earlier session: none."""
+    """Findings of an earlier session, which a run in memory does not have."""
 
     def write_findings(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Nothing: the caller has them."""
+        """Do nothing: the caller has the findings."""
 
     @property
     def concluded(self) -> bool:
-        """Whether there are final factors made of all models."""
+        """Whether final factors were made from all models."""
         return self.progress.conclusion is not None
 
     def forget(self, versions: Iterable[FactorVersion]) -> None:
@@ -51,10 +51,10 @@ class MemoryRun:
             self.factors.drop(version.name)
 
     def discard(self) -> None:
-        """Nothing: there is nothing to delete."""
+        """Do nothing: nothing is stored."""
 
     def check_owner(self) -> None:
-        """Nothing: the run has no other writer."""
+        """Do nothing: the run has no other writer."""
 
     def close(self) -> None:
-        """Nothing: nothing is open."""
+        """Do nothing: nothing is open."""

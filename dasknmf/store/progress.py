@@ -88,14 +88,14 @@ class Progress(Record, frozen=True):
         return self.conclusion or self.location_of(self.best)
 
     def location_of(self, model: ModelStatus) -> FactorLocation:
-        """The location of the final factors of a model, or else of the latest."""
+        """The location of the final factors of a model or, if there are none, of its latest factors."""
         if model.location is not None:
             return model.location
         rows = (each for each in self.rows if model.leader in each.models)
         return FactorLocation(self.state, model.leader, next(rows, None))
 
     def with_outcome(self) -> Progress:
-        """The progress with the run's outcome once all models ended; only the best of them keeps rows."""
+        """The progress with the run's outcome if all models have ended; only the best model keeps rows."""
         ended = [model for model in self.models if model.location is not None]
         if not ended:
             return self
@@ -116,7 +116,7 @@ class Progress(Record, frozen=True):
 
     @property
     def states(self) -> dict[str, set[int]]:
-        """The states that are in use: numbers of phases by name of the pass."""
+        """The states that are in use: numbers of phases, by the name of the pass."""
         going = [model for model in self.models if model.location is None]
         needed = {self.state: {index for model in going for index in (*model.phase_indices, model.leader)}}
         for location in self._locations:
@@ -155,7 +155,7 @@ class Commit(Record, frozen=True):
 
 
 def states_of(factors: Factors, locations: Sequence[FactorLocation]) -> list[State]:
-    """The small states of several models; states that one pass has left are read at once."""
+    """The small states of several models; the states of one pass are read together."""
     phase_indices: dict[str, list[int]] = {}
     for location in locations:
         phase_indices.setdefault(location.state, []).append(location.phase_index)
@@ -198,7 +198,7 @@ def committed(store: Store, identity: Identity) -> Committed:
     Raises
     ------
     RunDamagedError
-        If a record is missing, not as it was written, or names models that the run does not have.
+        If a record is missing or altered, or contains models that the run does not have.
     """
     commit = records.read_record(store, "commit", Commit)
     if commit is None:
@@ -235,7 +235,7 @@ def read_run(store: Store) -> schema.Problem | None:
     Raises
     ------
     RunDamagedError
-        If it is not as it was written, or of another format.
+        If the record is altered or of another format.
     """
     found = format_of(store)
     if found not in (None, schema.FORMAT):
@@ -269,7 +269,7 @@ def read_grid(store: Store, identity: Identity) -> Grid:
 
 
 def environment() -> dict[str, str]:
-    """Versions of libraries and the kind of machine: logged on resume, and free to change."""
+    """Versions of libraries and the kind of machine; changes are logged when a run is resumed."""
     import numba
     import scipy
     import sklearn

@@ -1,7 +1,7 @@
 """Records: small JSON documents with a checksum, each replaced by one atomic put.
 
-A record is the attributes of a Zarr group: one key, ``<path>/zarr.json``, which every store
-replaces as a whole, and which any Zarr reader can look at.
+A record is stored as the attributes of a Zarr group: one key, ``<path>/zarr.json``, which every store
+replaces as a whole and any Zarr reader can read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dasknmf.store.convert import converted, parsed
 T = TypeVar("T")
 
 MOST_DOCUMENT = 2**26
-"""Bytes. The largest that are written are names of features, at most 16 MiB of them before they are indented;
-the states of a thousand models take some 5 MiB. Parsed, a document may take twenty times as much."""
+"""Largest document in bytes. Names of features take the most, up to 16 MiB before indentation; the states of
+a thousand models take some 5 MiB. A parsed document may take twenty times as much memory."""
 
 
 class _Attributes(Struct):
@@ -51,7 +51,7 @@ def write_record(
 
 
 def plain(value: object) -> Any:
-    """A struct, a dataclass or a dict as JSON values; NumPy's numbers, which users give, as Python's."""
+    """A struct, a dataclass or a dict as JSON values; NumPy's numbers as Python's."""
     return to_builtins(value, str_keys=True, enc_hook=_python_number)
 
 
@@ -74,7 +74,7 @@ def read_record(store: Store, path: str, kind: type[T]) -> T | None:
     Raises
     ------
     RunDamagedError
-        If it is not as it was written.
+        If the record is altered.
     """
     try:
         raw = keys.get(store, f"{path}/{keys.META}", MOST_DOCUMENT)
@@ -108,7 +108,7 @@ def document(store: Store, path: str) -> dict[str, Any] | None:
     Raises
     ------
     ValueError
-        If it is no JSON object, nested too deep, or longer than `MOST_DOCUMENT`.
+        If the document is not a JSON object, nested too deep, or longer than `MOST_DOCUMENT`.
     """
     raw = keys.get(store, f"{path}/{keys.META}".lstrip("/"), MOST_DOCUMENT)
     return None if raw is None else parsed(raw)

@@ -58,10 +58,10 @@ def rows_in_memory(factors: Factors, location: FactorLocation, grid: Grid) -> np
 
 
 def rows_lazily(factors: Factors, location: FactorLocation, grid: Grid, k: int, dtype: np.dtype) -> da.Array:
-    """The left factor of V at a location as a Dask array, one chunk per panel, bound to its version."""
+    """The left factor of V at a location as a Dask array of that version, with one chunk per panel."""
     token = uuid.uuid4().hex
     name, shared = f"rows-{token}", f"factors-{token}"
-    # One layer for all panels: with a layer for each, taking one block looks through all of them.
+    # One layer for all panels: with a layer for each panel, the selection of one block visits all layers.
     graph: dict[Any, GraphNode] = {}
     for number, panel in enumerate(grid):
         key = (name, number, 0)

@@ -222,7 +222,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        """The small state that was left with H."""
+        """The small state of the result, with H."""
         location = self.progress.location
         return self.factors.read_state(location.state, location.phase_index)
 
@@ -237,7 +237,7 @@ class Run:
                 f"and has done {counted(self.progress.passes, 'pass', 'es')}: wait for the end, or repeat "
                 "the same call to resume."
             )
-        # Rows that a start leaves may be those of a sketch, and no factor.
+        # Rows that a start writes may belong to a sketch instead of W.
         has_H = isinstance(self.state, FactorState) and self.state.H is not None
         if self.progress.location.rows is None or not has_H:
             raise RunError(

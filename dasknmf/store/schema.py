@@ -1,7 +1,7 @@
-"""The format of a run's records: a struct for each of them, with the bounds of its values in the types.
+"""The format of a run's records: a struct for each record, with the bounds of its values in the types.
 
-A run store may come from a stranger. `records` decodes what it reads to these structs: unknown fields are
-refused, names are names and no paths, and numbers are no larger than any that this package writes.
+A run store may be untrusted. `records` decodes all that is read to these structs: unknown fields are refused,
+names cannot be paths, and numbers are no larger than those that this package writes.
 """
 
 from __future__ import annotations
@@ -121,17 +121,17 @@ class Many(Record, frozen=True, omit_defaults=True):
     ranks: Annotated[tuple[Components, ...], Meta(min_length=1, max_length=MOST_MODELS)]
     n_init: ModelCount
     method: Literal["restarts", "nmfk", "consensus"] | None = None
-    """Of a sweep."""
+    """Method of a sweep; None for a consensus of one rank."""
     consensus: bool = False
 
 
 class Identity(Record, frozen=True, omit_defaults=True):
-    """The values that decide the numbers of a fit and must match when a run is resumed; arrays as digests."""
+    """The values that determine a fit and must match when a run is resumed; arrays as digests."""
 
     shape: tuple[Length, Length]
     """n_samples and n_features, as the user sees them."""
     dtype: Annotated[str, Meta(pattern=r"\A[<>]f[48]\Z")]
-    """Of W, H and the products."""
+    """Dtype of W, H and the products."""
     transposed: bool
     """Whether V is Xᵀ, with the roles of W and H exchanged."""
     seed: Annotated[int, Meta(ge=-(2**63))]

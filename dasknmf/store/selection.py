@@ -47,13 +47,13 @@ _OF_CONSENSUS = (
 
 def write_findings(store: Store, content: dict[str, Any], values: dict[str, np.ndarray], passes: int) -> None:
     """Write the findings after `passes` passes: JSON values, and arrays by name."""
-    keys.delete(store, _RECORD)  # first: it vouches for arrays that go now
+    keys.delete(store, _RECORD)  # first: its presence means that the arrays are complete
     keys.delete(store, _PATH)
     dtypes = {}
     for name, array in values.items():
         dtypes[name] = str(array.dtype)
         arrays.write_array(store, f"{_PATH}/{name}", array)
-    # The record comes last: it vouches for the arrays.
+    # The record is written last: its presence means that the arrays are complete.
     records.write_record(store, _RECORD, FindingsRecord(Findings(**content), dtypes, passes))
 
 
@@ -68,17 +68,17 @@ def _concludes(progress: Progress, passes: int) -> bool:
 
 
 def read_findings(store: Store, progress: Progress, identity: Identity) -> dict[str, Any] | None:
-    """The findings by name; None if there are none, or models changed later.
+    """The findings by name; None if there are none, or models were updated later.
 
     Raises
     ------
     RunDamagedError
-        If it is not as it was written.
+        If the record or an array is altered.
     """
     record = records.read_record(store, _RECORD, FindingsRecord)
     if record is None or progress.outcome is None:
         return None
-    # A conclusion is a pass of its own, which updates no model.
+    # A conclusion is a separate pass, which updates no model.
     if record.passes != progress.passes and not _concludes(progress, record.passes):
         return None
     found = {name: value for name, value in asdict(record.content).items() if value is not None}

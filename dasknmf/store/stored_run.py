@@ -85,12 +85,12 @@ class StoredRun:
     Parameters
     ----------
     store : zarr store
-        As `writable` opens it.
+        A store opened by `writable`.
     problem : Problem
-        Its identity must match that of a run that is resumed; its budget may differ.
+        The problem; its identity must match the stored run, its budget may differ.
     grid : Grid
     overwrite : bool
-        Start over where the store holds a run.
+        Whether a run in the store is replaced.
     features : Features
         Names of the features, their scale, and where they lie in a stack of images.
 
@@ -101,7 +101,7 @@ class StoredRun:
     RunLockedError
         If another live process writes the run.
     RunDamagedError
-        If a record is not as it was written.
+        If a record is altered.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class StoredRun:
                 raise _unopened(store, error) from error
         self._check_is_ours(overwrite=overwrite)
         self._lock = Lock(self.store)
-        # Beside the next pass: to delete a version takes as long as to commit one.
+        # Versions are deleted during the next pass, as a deletion takes as long as a commit.
         self._pruner = ThreadPoolExecutor(1, "dasknmf-prune")
         self._pruning: Future[None] = self._pruner.submit(lambda: None)
         self._discarded = False
         try:
             self.writer_id = self._lock.token
-            # Checked by the rules of reading: a run holds no record that cannot be read again.
+            # Checked by the types of the schema, so that every written record can be read again.
             self.problem = converted(parsed(records.encoded(records.plain(problem))), Problem)
             identity = self.problem.identity
             self.factors = ZarrFactors(self.store, grid, identity.n_columns, np.dtype(identity.dtype))
@@ -151,16 +151,14 @@ class StoredRun:
             raise
 
     def commit(self, progress: Progress, record: Record | None, sums: tuple[float, ...] | None) -> None:
-        """Commit a pass: after the return it is on disk.
-
-        Without a record only the progress changes: how the fit ended.
+        """Commit a pass durably; without a record, commit the ending of the fit.
 
         Raises
         ------
         RunLockedError
             If another process has taken the run over.
         RunAccessError, UnavailableError
-            If the store refuses, or does not answer; the last commit stands.
+            If the store refuses or does not answer; the last commit remains valid.
         """
         if sums is not None and self.sums is None:
             self.check_owner()
@@ -174,26 +172,26 @@ class StoredRun:
             for version in progress.versions - self.progress.versions:
                 keys.flush_names(self.store, f"W/{version}")
         except RunAccessError:
-            self.check_owner()  # rows that another writer has pruned are no fault of the disk
+            self.check_owner()  # another writer may have deleted the rows
             raise
         live = self.progress.versions | progress.versions
-        states = self.progress.states | progress.states  # by name: a pass has its states in one piece
+        states = self.progress.states | progress.states  # by name: the states of a pass are deleted together
         self.progress, self.sums = progress, sums
         self.history = self.history.plus(record) if record else self.history
-        # With every attempt, so that little time is left in which another may take the run over.
+        # The owner is checked before every attempt, so that little time remains for another to take over.
         self._write_commit(unless=self._check_owner_once)
         if self._budget_is_new:
-            # After the commit: a process that dies in between finds the old budget again.
+            # After the commit: if this process dies in between, the old budget is still stored.
             records.write_record(self.store, "run", self.problem)
             self._budget_is_new = False
-        # The states of one model are small and stay; those of a sweep would soon be larger than V.
+        # The states of one model are small and kept; those of a sweep would soon be larger than V.
         self._pruning.result()  # so that at most one version waits on the disk to be deleted
         unneeded = states if len(progress.models) > 1 else None
         # In this context, so that its retries are counted.
         self._pruning = self._pruner.submit(copy_context().run, self._prune, live, unneeded)
 
     def check_owner(self) -> None:
-        """Raise if another process has taken the lock, or committed to the run, since this one began.
+        """Raise an error if another process has taken the lock or committed since this process began.
 
         Raises
         ------
@@ -202,10 +200,10 @@ class StoredRun:
         keys.with_retries(self.store, "commit", "read", self._check_owner_once)
 
     def _check_owner_once(self) -> None:
-        """`check_owner` in one attempt, with the errors of the store."""
+        """As `check_owner`, in one attempt and with the errors of the store."""
         raw = keys.get_once(self.store, f"commit/{keys.META}", records.MOST_DOCUMENT)
         current = None if raw is None else records.decoded(self.store, "commit", raw, Commit)
-        # An attempt to commit that failed may have succeeded.
+        # A commit that raised an error may have been written.
         ours = (self._committed_by, self.writer_id)
         if (current and current.writer_id) not in ours or not self._lock.is_held_once():
             raise RunLockedError(
@@ -224,7 +222,7 @@ class StoredRun:
 
     @property
     def found(self) -> dict[str, Any] | None:
-        """The findings; None if there are none, or models changed later."""
+        """The findings; None if there are none, or models were updated later."""
         return selection.read_findings(self.store, self.progress, self.problem.identity)
 
     @property
@@ -256,7 +254,7 @@ class StoredRun:
                 self.store.root.rmdir()
 
     def _check_is_ours(self, *, overwrite: bool) -> None:
-        """Raise if the store holds something else than a run."""
+        """Raise an error if the store holds anything but a run."""
         found = {name for name in keys.children(self.store, "") if not name.endswith(atomic.SPARE)}
         foreign = found - {*_PARTS, "lock"}
         if not foreign and (not found - {"lock"} or format_of(self.store) is not None):
@@ -287,7 +285,7 @@ class StoredRun:
         records.write_record(self.store, "run", self.problem)
 
     def _clear(self) -> None:
-        # The commit goes first: a half-cleared run is then a run that has not begun.
+        # The commit is deleted first: a partly deleted run is then a run that has not begun.
         for path in _PARTS:
             keys.delete(self.store, path)
 
@@ -307,14 +305,14 @@ class StoredRun:
         self.progress, self.history, self.sums = found.progress, found.history, found.sums
         self._segments = list(found.segments)
         if self.progress.passes:
-            # The first write: a writer that was only asleep then finds another writer_id.
+            # The first write: a suspended writer will then find another writer_id.
             self._write_commit()
         self._prune(self.progress.versions, None)
         if about.budget == self.problem.budget:
             records.write_record(self.store, "run", self.problem)
             return
-        # A finished run with another budget goes on. In the store it stays finished until the next commit, as
-        # V may turn out to be another.
+        # A finished run with another budget continues. In the store the run stays finished until the next
+        # commit, as the next pass may find that V is another.
         self.progress = replace(self.progress, outcome=None, conclusion=None)
         self._budget_is_new = True
 
@@ -324,14 +322,14 @@ class StoredRun:
         self._committed_by = self.writer_id
 
     def _prune(self, live: Collection[str], states: Mapping[str, Collection[int]] | None) -> None:
-        """Delete versions that are not live; versions of the pass that runs stay.
+        """Delete versions that are not live, except those of the running pass.
 
-        A version that cannot be deleted now is found again after the next pass, and costs only its space.
+        A version that cannot be deleted now is deleted after a later pass.
         """
         newest = max((pass_of(name) for name in live), default=-1)
         try:
             with without_retries():
-                self.check_owner()  # a process that has taken the run over may need other versions
+                self.check_owner()  # another owner may need other versions
                 for name in keys.children(self.store, "W"):
                     if name not in live and pass_of(name) <= newest:
                         self.factors.drop(name)

@@ -1,7 +1,7 @@
-"""Factors in a Zarr store: what workers of any process or machine read and write.
+"""Factors in a Zarr store, which workers of any process or machine read and write.
 
-Every panel's rows are one chunk with a CRC32C. Chunks of zeros are written like any other, and one that
-is missing is damage; other readers of Zarr see NaN there.
+The rows of a panel are one chunk with a CRC32C. Chunks of zeros are written too, so a missing chunk is
+damage; other readers of Zarr see NaN in its place.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class ZarrFactors:
     store : zarr store
     grid : Grid
     n_columns : int
-        Of V as it is read, and so of H.
+        Number of columns of V, and so of H.
     dtype : numpy.dtype
-        Of the rows.
+        Dtype of the rows.
     """
 
     def __init__(self, store: Store, grid: Grid, n_columns: int, dtype: np.dtype) -> None:
@@ -67,7 +67,7 @@ class ZarrFactors:
             return [State() for _ in models]
         path = f"small/{name}"
         firsts = [0]
-        if any(models):  # each read of a pass leaves the states of its models in a part
+        if any(models):  # each read of a pass writes one part, with the states of its models
             firsts = sorted(int(each) for each in keys.children(self.store, path) if each.isdecimal())
         parts: dict[int, list[int]] = {}
         for model in sorted(set(models)):
@@ -85,7 +85,7 @@ class ZarrFactors:
         return [found[model] for model in models]
 
     def _checked(self, name: str, state: State) -> State:
-        """A state, if its H has the columns of V."""
+        """The state, after a check that its H has the columns of V."""
         H = state.H if isinstance(state, FactorState) else None
         if H is not None and (H.shape[1] != self._n_columns or H.dtype != self._dtype):
             expected = f"(k, {self._n_columns}) of {self._dtype}"
@@ -112,10 +112,10 @@ def _chunk(version: FactorVersion, panel: int) -> str:
 
 
 def write_part(store: Store, path: str, states: Sequence[State]) -> None:
-    """Write the states of some models: numbers in a record, the bytes of all arrays in one array beside it.
+    """Write the states of some models: numbers in a record, and the bytes of all arrays in one array.
 
-    A task that runs twice, because its worker was taken for dead, writes an array of its own: it never
-    touches the one that the record names already.
+    A task that runs twice, because its worker was taken for dead, writes the array under a new name, and so
+    never changes an array that a record refers to.
     """
     name = f"values-{uuid.uuid4().hex[:8]}"
     content = bytearray()
@@ -131,17 +131,17 @@ def write_part(store: Store, path: str, states: Sequence[State]) -> None:
                 numbers[key] = value
         models.append(schema.ModelState(state.kind, numbers, placed))
     arrays.write_array(store, f"{path}/{name}", np.frombuffer(content, np.uint8))
-    # The record comes last: it vouches for the array.
+    # The record is written last: its presence means that the array is complete.
     records.write_record(store, path, schema.States(name, tuple(models)))
 
 
 def read_part(store: Store, path: str, models: Collection[int]) -> dict[int, State] | None:
-    """The states of some of the models that were written there; None where nothing was.
+    """The states of some of the models of a part; None if there is no such part.
 
     Raises
     ------
     RunDamagedError
-        If what stands there are no such states.
+        If the part is altered.
     """
     record = records.read_record(store, path, schema.States)
     if record is None:

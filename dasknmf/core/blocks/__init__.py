@@ -1,4 +1,4 @@
-"""Blocks of V and their tiles, the only code that indexes V: a storage kind or an operation in each file."""
+"""Blocks of V and their tiles, the only code that indexes V."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of blocks, tiles and ratios, with defaults that hold where every entry of V counts once.
+"""The interfaces of blocks, tiles and ratios, with defaults for a V whose entries all have weight 1.
 
 A block is one panel of V, walked in tiles; a tile is a few hundred rows; a ratio holds the matrices of a
 multiplicative step for one tile.
@@ -80,14 +80,14 @@ class RowRange:
 
 @dataclass
 class SharedProducts:
-    """What one of several models needs of the products of a tile that all of them share.
+    """The part of one model in the products of a tile that several models share.
 
     Parameters
     ----------
     VHt : ndarray of shape (n_rows, n_components)
         V Hᵀ.
     W : ndarray of shape (n_rows, n_components)
-        The rows by which the model multiplies V to Wᵀ V, set by its visit.
+        The rows of the model's W for Wᵀ V, set by its visit.
     """
 
     VHt: np.ndarray
@@ -97,8 +97,8 @@ class SharedProducts:
 class Tile(RowRange, ABC):
     """A few hundred rows of V, small enough to stay in cache for every product of a visit.
 
-    Defaults are those of a tile whose entries all count once. A tile needs no more than products with V and a
-    residual for a quadratic pass; operations that raise NotImplementedError are for tiles of data.
+    Defaults are those of a tile whose entries all have weight 1. For a quadratic pass a tile needs only
+    products with V and a residual; operations that raise NotImplementedError are for tiles of data.
     """
 
     n_features: int
@@ -106,14 +106,14 @@ class Tile(RowRange, ABC):
     row_weights: np.ndarray | None = None
     """Weight of each row, shape (n_rows,), float64; None: 1."""
     plain: bool = True
-    """Whether the tile is of a V without any mask or weights: its sums are then those of plain loops."""
+    """Whether V has neither a mask nor weights, so that sums are plain loops."""
 
     shared: SharedProducts | None = None
-    """The products of the model that visits the tile, if models share them."""
+    """The shared products of the model that visits the tile; None if models do not share products."""
 
     @property
     def complete(self) -> bool:
-        """Whether no entry has a weight beside those of its row and its column."""
+        """Whether entries have no weights except those of their rows and columns."""
         return True
 
     def cross(self, Ht: np.ndarray) -> np.ndarray:
@@ -173,21 +173,21 @@ class Tile(RowRange, ABC):
         raise NotImplementedError
 
     def reweighted(self, a: np.ndarray) -> Self:
-        """The same values with row weights multiplied by `a`, shape (n_rows,), float64; this tile stays."""
+        """A copy of the tile with row weights multiplied by `a`, shape (n_rows,), float64."""
         tile = copy(self)
         tile.plain = False
         tile.row_weights = a if self.row_weights is None else a * self.row_weights
         return tile
 
     def noisy(self, noise: Noise, places: np.ndarray) -> Tile:
-        """A tile with noise in its values, in memory of its own; missing and hidden entries stay that.
+        """A copy of the tile with noise in its values; missing and hidden entries stay missing and hidden.
 
-        `places` are those of the rows, shape (n_rows,), int64.
+        `places` are the places of the rows, shape (n_rows,), int64.
         """
         raise NotImplementedError
 
     def mask(self) -> np.ndarray | None:
-        """Which entries have a weight, shape (n_rows, n_features), bool; None: all."""
+        """Mask of the entries with a positive weight, shape (n_rows, n_features), bool; None: all."""
         return None
 
     def nonempty_rows(self) -> np.ndarray:
@@ -222,7 +222,7 @@ class Tile(RowRange, ABC):
         return self
 
     def hidden_counts(self) -> tuple[int, np.ndarray]:
-        """How many rows have all their entries hidden, and each column's sum of a_i over hidden entries."""
+        """Number of rows whose entries are all hidden, and each column's sum of a_i over hidden entries."""
         return 0, np.zeros(self.n_features)
 
     def hidden_loss(self, W: np.ndarray, H: np.ndarray, beta: float, eps: float) -> tuple[float, int]:
@@ -303,10 +303,10 @@ class SlabBlock(Block):
     Parameters
     ----------
     slabs : iterable of Slab, each of shape (slab_rows, n_features)
-        Read one after another while the block is walked; each walk iterates it anew.
+        Slabs of the panel, read one after another; each walk over the block iterates it anew.
     spec : PanelSpec
     entries : EntryWeights or None
-        None: every entry counts once.
+        None: every entry has weight 1.
     """
 
     def __init__(self, slabs: Iterable[Slab], spec: PanelSpec, entries: EntryWeights | None = None) -> None:

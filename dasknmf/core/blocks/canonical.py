@@ -17,7 +17,7 @@ SparseLike: TypeAlias = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatri
 
 
 def canonical(X: SparseLike) -> csr_array:
-    """X as CSR with sorted indices and no duplicates, sharing X's memory if X is that already.
+    """X as CSR with sorted indices and no duplicates; shares memory with such an X.
 
     Duplicates are summed in V's working dtype: their sum may not fit into a small integer.
     """
@@ -65,14 +65,14 @@ def _disorder(offsets: np.ndarray, indices: np.ndarray, n_columns: int) -> int:
 
 
 def rows_of(data: np.ndarray, indices: np.ndarray, offsets: np.ndarray, n_columns: int) -> csr_array:
-    """A canonical array from the parts of a CSR matrix, which stay as they are.
+    """A canonical array from the parts of a CSR matrix, which are not changed.
 
     Parameters
     ----------
     data, indices : ndarray of shape (n_nonzeros,)
         In native byte order.
     offsets : ndarray of int64 of shape (n_rows + 1,)
-        From 0 to n_nonzeros, never falling.
+        Nondecreasing, from 0 to n_nonzeros.
 
     Raises
     ------

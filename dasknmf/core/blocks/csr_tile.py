@@ -50,12 +50,12 @@ class CsrTile(Tile):
     at : RowRange
     walk : CsrWalk
     entries : EntryWeights or None
-        None: every entry counts once, beside the weights of `rows`.
+        None: every entry has weight 1, apart from the weights of `rows`.
 
     Attributes
     ----------
     in_R, in_C : ndarray of bool of shape (n_rows,), (n_features,)
-        Which rows and which columns make the hidden block.
+        Rows and columns of the hidden block.
 
     References
     ----------

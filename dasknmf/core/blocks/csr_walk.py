@@ -78,10 +78,10 @@ class CsrWalk:
         return self._buffer[:size]
 
     def once(self, name: str, source: object, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `make` computes from `source`, the same for every tile that gives the same object."""
+        """The result of `make`, computed once for each `source` object of the walk."""
         key = name, id(source)
         if key not in self._made:
-            self._made[key] = source, make()  # the source is kept, as its id is that of a living object
+            self._made[key] = source, make()  # the source is kept alive, so that its id is not reused
         return self._made[key][1]
 
     def transposed_sums(self, A: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ class CsrWalk:
         return self._sums[id(A)][1]
 
     def added(self) -> None:
-        """Flush, if the walk has ended: tiles may still be used then."""
+        """Flush if the walk has ended, as a tile may be used after that."""
         if self._ended:
             self._flush()
 

@@ -176,7 +176,7 @@ class Hidden(NamedTuple):
 
 
 def hide(holdout: Holdout, V: np.ndarray, mask: np.ndarray, places: np.ndarray) -> Hidden:
-    """Take the hidden entries out of V and of its mask, given the places in X of the tile's rows."""
+    """The hidden entries, which are set to 0 in V and in its mask; `places` are those of the rows in X."""
     room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
     hidden = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, V.dtype)
     count = _hide(V, mask, places, holdout.draw, hidden)
@@ -191,7 +191,7 @@ def _hide(
     draw: tuple[np.uint64, bool, np.uint64, np.uint64],
     hidden: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> int:
-    """The loop of `hide`; the random word of an entry is that of its place in X, whatever the tiles."""
+    """The loop of `hide`; the random word of an entry depends on its place in X, not on the tiles."""
     rows, columns, values = hidden
     n_columns, transposed, key, below = draw
     count = 0

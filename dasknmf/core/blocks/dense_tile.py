@@ -46,7 +46,7 @@ class DenseTile(Tile):
     scratch : Scratch
         Buffers of the walk, in the memory order of V if there are weights.
     weights : TileWeights or None
-        None: every entry counts once, and V has no mask in any tile.
+        None: every entry has weight 1, and V has no mask in any tile.
     hidden : Hidden or None
         Hidden entries, which are missing in V.
     """
@@ -209,7 +209,7 @@ class DenseTile(Tile):
         self._copy_by_rows()
         V = self.V
         if self.weights is not None:
-            # Any positive value will do where an entry is missing: its weight is 0.
+            # Missing entries take any positive value, as their weight is 0.
             V = self._scratch.get("positive", len(self.V))
             np.copyto(V, self.V)
             V[self.weights == 0] = eps
@@ -262,7 +262,7 @@ class DenseTile(Tile):
 
     @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The distinct columns of Ω in V's dtype, and which of them each feature has; None: its own."""
+        """Distinct columns of Ω in V's dtype, and the index of each feature's column; None: all columns."""
         n_rows, n_features = self.V.shape
         if self.weights is None:
             return np.ones((n_rows, 1), self.V.dtype), np.zeros(n_features, np.intp)

@@ -1,4 +1,4 @@
-"""A matrix given by its sketch, V̂ = R Qᵀ: products through the thin factors.
+"""The tile of a low-rank matrix V̂ = R Qᵀ, such as a sketch: products with the thin factors.
 
 V̂ may have negative entries, so its tile has the products of a quadratic pass only, and no ratios.
 """

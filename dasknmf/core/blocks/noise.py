@@ -32,7 +32,7 @@ from dasknmf.core.rng import centred, unit, word
 
 _REJECTION_FROM = 10.0
 _MOST_NOISY = 2.0**40
-"""Larger means get no noise: it would be a millionth of them, and the rejection test would be inexact."""
+"""Largest mean with noise: for larger means noise is below a millionth, and the rejection test inexact."""
 
 
 _TABLED, _COUNTS = 32, 128
@@ -40,7 +40,7 @@ _TABLED, _COUNTS = 32, 128
 
 
 def _aliases(mean: int) -> tuple[np.ndarray, np.ndarray]:
-    """The alias table of a mean: for each cell, the share of its own count, and the count of the rest."""
+    """The alias table of a mean: for each cell, the share of its own count, and the alias of the rest."""
     counts = np.arange(_COUNTS)
     heights = (_COUNTS * np.exp(xlogy(counts, mean) - mean - gammaln(counts + 1))).tolist()
     shares, aliases = np.ones(_COUNTS), counts.copy()

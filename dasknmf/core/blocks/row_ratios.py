@@ -1,4 +1,4 @@
-"""Multiplicative steps of single rows of W, in float64, each row with a floor of P in its own units."""
+"""Multiplicative steps of single rows of W in float64, with a floor of P for each row."""
 
 from __future__ import annotations
 

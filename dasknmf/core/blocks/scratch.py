@@ -14,7 +14,7 @@ _TILE_ROWS = (64, 1024)  # between the fixed cost of a call and the size of the 
 
 
 def tile_rows(n_features: int, itemsize: int, *, sparse: bool = False) -> int:
-    """Number of rows of a tile. It depends only on V's width and dtype, not on the machine."""
+    """Number of rows of a tile, which depends on V's width and dtype, but not on the machine."""
     least, most = _TILE_ROWS
     rows = _TILE_BYTES[sparse] // max(1, n_features * itemsize)
     return int(min(most, max(least, rows // 16 * 16)))
@@ -54,7 +54,7 @@ class Scratch:
 
     @cached_property
     def by_rows(self) -> Scratch:
-        """Other buffers, by rows."""
+        """Further buffers, by rows."""
         return Scratch(*self._shape, self._dtype)
 
     def get(self, name: str, n_rows: int, dtype: np.dtype | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Solvers: one file each, with the derivation in the docstring and the step below it.
+"""Solvers: one file for each, with its derivation in the docstring, followed by its step.
 
 `quadratic` and `ratio` are the exact passes over V, for the Frobenius loss and for any other; `cd`, `mu` and
 `nnls` (solver ``"bpp"``) are their steps, and `table` has a row of properties for each solver. `lanes` is for

@@ -21,7 +21,7 @@ from dasknmf.core.phase import Tally, Visitor
 
 
 class Batched:
-    """The visit of a tile for several models at once.
+    """A function that visits a tile for several models together.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The coder: rows of W for a given H; for the quadratic loss the exact minimum."""
+"""The coder, which computes rows of W for a given H: the exact minimum for the quadratic loss."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Coder:
         return W
 
     def solve(self, tile: Tile, W: np.ndarray, N: np.ndarray | None = None) -> None:
-        """Replace the rows of W by the best for those of a tile.
+        """Replace the rows of W by the minimizers for the rows of a tile.
 
         N = V diag(b) Hᵀ, shape (n_rows, n_components), may be given for the quadratic loss.
         """
@@ -130,7 +130,7 @@ class Coder:
 
 
 def check_values(values: np.ndarray) -> None:
-    """Raise an error for new rows that have no W.
+    """Raise an error for new rows with values that are negative or not finite.
 
     Raises
     ------

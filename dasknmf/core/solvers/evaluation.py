@@ -1,4 +1,4 @@
-"""The evaluation: one read of V for the loss of the returned W and H, if the last pass did not compute it."""
+"""The evaluation: one read of V for the loss of the returned W and H, if no pass has computed it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EvaluationPhase(Phase):
     column_weights: np.ndarray | None = None
     sum_to_one: bool = False
     exact: QuadraticPass | None = None
-    """The pass that solves rows of W, if W is not stored."""
+    """The pass that solves for rows of W, if W is not stored."""
 
     name = "evaluation"
 

@@ -5,9 +5,9 @@
     shared     S = H diag(b) Hᵀ                      G = Wᵀ diag(a) W
     by row     S_i = Σ_j Ω_ij b_j h_j h_jᵀ           T_j = Σ_i a_i Ω_ij w_i w_iᵀ
 
-with a and b the weights of rows and columns, Ω those of entries. S, S_i, G and T_j are k × k. A weight is how
-often something counts: a sample of weight 2 is two equal samples, penalties of its row of W included. So a_i
-does not enter the update of row i of W, nor b_j that of column j of H.
+with a and b the weights of rows and columns, Ω those of entries. S, S_i, G and T_j are k × k. A sample of
+weight 2 counts as two equal samples, penalties of its row of W included. So a_i does not enter the update of
+row i of W, nor b_j the update of column j of H.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ class ByRow(Grams):
 
 
 class ByGroup(ByRow):
-    """One of two Gram matrices for each row: for a sparse V with a hidden block.
+    """One of two Gram matrices for each row, for a sparse V with a hidden block.
 
-    A sparse V has too many features for a line of products for each.
+    A sparse V has too many features for packed products of each feature.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A pass that also sums the loss, at its start, over the entries that are hidden from the fit."""
+"""A pass with the loss over entries hidden from the fit, for the W and H at the start of the pass."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class HeldOut(PhaseWrapper):
     def _add_hidden_loss(self, tile: Tile, rows: Rows, inputs: HeldOutInputs, tally: Tally) -> None:
         """Add the loss over hidden entries of the pair at the start of the pass.
 
-        A W that is not stored is the one that the wrapped phase solves for this H.
+        If W is not stored, it is the W that the wrapped phase solves for this H.
         """
         if inputs.H is not None:
             tally["hidden"] += tile.hidden_loss(rows["W"], inputs.H, self.loss.beta, inputs.eps)

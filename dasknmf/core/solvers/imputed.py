@@ -67,7 +67,7 @@ class ImputedPass(PhaseWrapper):
     fills: int
 
     def prepare(self, state: State) -> tuple[PassInputs, np.ndarray | None]:
-        """Inputs of the pass over V̂ and, for a first W, packed products of H or the means of features."""
+        """Inputs of the pass over V̂ and, for a first W, packed products of H or means of features."""
         inputs = self.phase.prepare(state)
         if not inputs.needs_first_W:
             return inputs, None
@@ -80,7 +80,7 @@ class ImputedPass(PhaseWrapper):
 
     @property
     def _by_row_once(self) -> bool:
-        """Whether a first W takes a Gram matrix for each row; else missing entries are column means."""
+        """Whether a first W uses a Gram matrix for each row; otherwise missing entries are column means."""
         return lines_bytes(self.phase.n_features, self.phase.k) <= MOST_BYTES
 
     def tally(self) -> Tally:
@@ -91,7 +91,7 @@ class ImputedPass(PhaseWrapper):
         phase, W = self.phase, rows["W"]
         observed = tile.nonempty_rows()
         if inner.needs_first_W:
-            # There is no W to impute from: a Gram matrix for each row pays, this once.
+            # Without a W to impute from, a Gram matrix for each row is worth its cost once.
             if self._by_row_once:
                 N, _ = phase.system(tile, inner)
                 gram = ByRow().of_rows(tile, extra)

@@ -18,7 +18,7 @@ from dasknmf.core.kernel import inlined
 from dasknmf.core.solvers.packed_grams import Packed
 
 LANES = 64
-"""With fewer lanes the compiler unrolls loops into scalar code: 16 were four times slower."""
+"""With fewer lanes the compiler unrolls loops to scalar code: 16 lanes were four times slower."""
 
 
 def at(line: np.ndarray | float, lane: int) -> float:

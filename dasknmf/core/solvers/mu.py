@@ -115,7 +115,7 @@ def _root(a: np.ndarray, b: np.ndarray, w: np.ndarray, l1: float, l2: float, pow
         if target <= 0.0:
             result[i] = 0.0
             continue
-        # The left side rises from 0 without bound: bracket the root, then halve and step.
+        # The left side rises from 0 without bound: bracket the root, then bisect and take Newton steps.
         low = 0.0
         high = 1.0
         while linear * high + (l1 + curve * high) * high**power < target and high < 1e300:

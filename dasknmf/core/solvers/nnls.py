@@ -6,21 +6,21 @@ F the others, the optimality conditions are [1]_::
     S_FF w_F = n_F − l1,   w_F ≥ 0
     y_G = S_GF w_F − n_G + l1 ≥ 0
 
-All entries that violate them change sides at once, as long as that lowers their number (three more
-chances otherwise), then only the one with the largest index, which ends in finitely many steps.
+All entries that violate them are exchanged together, as long as their number falls (with at most three
+exchanges without a fall), and then only the one with the largest index, which ends in finitely many steps.
 
-A round costs a Cholesky factorization, |F|³/6, and a sweep of coordinate descent only k²: a few
-sweeps guess F first, and one round or two then finish and certify it. 64 rows are factorized side by
-side, each with its own F, packed to the front and padded with zeros, which change no bit of a sum;
-a row that is done hands its lane to the next one.
+A round costs a Cholesky factorization, |F|³/6, and a sweep of coordinate descent only k²: a few sweeps
+first guess F, and one or two rounds then complete and certify it. 64 rows are factorized side by side, each
+with its own F, packed to the front and padded with zeros, which change no bit of a sum; the lane of a
+finished row is given to the next row.
 
-S is scaled to a unit diagonal first, w_t √S_tt for w_t, so that one tolerance fits components of any
-size; where each row has its own S, when the row gets its lane. An entry whose pivot is lost in
-rounding is collinear with those before it and rests at zero.
+S is first scaled to a unit diagonal, with w_t √S_tt for w_t, so that one tolerance suits components of any
+size; if each row has its own S, it is scaled when the row enters its lane. An entry whose pivot is lost in
+rounding is collinear with those before it and stays at zero.
 
-Where S is singular there may be no end to it. Rows without a certificate take proximal steps [2]_,
-min f(w') + ½ δ Σ S_tt (w'_t − w_t)² from w: each has a certificate, none raises f, and a few come to
-rest at a minimum.
+For a singular S the rounds may not end. Rows without a certificate take proximal steps [2]_,
+min f(w') + ½ δ Σ S_tt (w'_t − w_t)² from w: each step has a certificate and none raises f; they converge to
+a minimum.
 
 References
 ----------
@@ -56,30 +56,29 @@ _WARM_SWEEPS = 2
 
 
 def scratch_bytes(k: int, *, packed: bool = False) -> int:
-    """What one call holds beside its arguments, most of it the factors of the rows side by side.
+    """Bytes of the buffers of one call, most of them for the Cholesky factors of 64 rows.
 
-    Where each row has its own S, `packed`, those are side by side as well.
+    With `packed`, each row has its own S, and there are buffers for the matrices of 64 rows too.
     """
     own = (k + 1) ** 2 + k if packed else 0
     return 8 * LANES * (k * k + 8 * k + own)
 
 
 def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> None:
-    """Replace the rows of W by the exact minimisers; solved in float64 whatever their dtype.
+    """Replace the rows of W by the exact minimisers, computed in float64 for any dtype.
 
-    A row's objective never rises and its bits do not depend on the other rows. An entry that the
-    objective does not depend on (S_tt = 0, no l1) stays as it was.
+    The objective of a row never rises, and the bits of a row do not depend on the other rows. An entry on
+    which the objective does not depend (S_tt = 0, no l1) is not changed.
 
     Parameters
     ----------
     W : ndarray of shape (n_rows, n_components)
-        Its positive entries are tried first; a row of zeros is a cold start.
+        The start: F is first the set of positive entries; for a row of zeros it is guessed.
     N : ndarray of shape (n_rows, n_components)
         The cross product V Hᵀ.
     S : ndarray of shape (n_components, n_components), float64, or Packed
-        H Hᵀ, with l2 on its diagonal: of all rows, or of each. A row whose S is not finite becomes NaN.
-        Packed in float32 it is exact for what was rounded: components that only more digits tell
-        apart are collinear.
+        H Hᵀ with l2 on its diagonal, for all rows or for each row. A row whose S is not finite becomes NaN.
+        In float32 S is taken as rounded: components that differ only in further digits are collinear.
     l1 : float
     """
     if isinstance(S, Packed):
@@ -88,7 +87,7 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
             solved = W[finite]
             solve(solved, N[finite], S.at(np.flatnonzero(finite)), l1)
             W[finite] = solved
-            W[~finite] = np.nan  # out of range: refused where factors are kept
+            W[~finite] = np.nan  # out of range: `finite` in `core.phase` raises an error
             return
     elif not np.isfinite(S).all():
         W[...] = np.nan
@@ -118,15 +117,15 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
 
 
 def move(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, steps: Steps) -> float:
-    """Solver ``"bpp"``: `solve`, as a step; its violation is not measured."""
+    """The step of solver ``"bpp"``, by `solve`; returns 0, as the violation is not measured."""
     solve(W, N, S, steps.l1)
     return 0.0
 
 
 def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, lost: float) -> np.ndarray:
-    """Whether each row's minimiser is found; those that are replace the rows of W."""
+    """Whether each row's minimiser is certified; certified minimisers replace rows of W."""
     k = W.shape[1]
-    # One row and column of zeros more: where the padding of a packed set points.
+    # A further row and column of zeros, for the padding of packed sets.
     if isinstance(S, Packed):
         room = np.zeros((k + 1, k + 1, LANES))
         return _solve_rows(W, N, S.lines, (room, np.zeros((k, LANES))), l1, lost)
@@ -140,7 +139,7 @@ def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, 
 def _proximal_steps(
     W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, delta: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows after proximal steps from those of W, and which of them found a step without a certificate."""
+    """Rows of W after proximal steps, and whether a step of a row has no certificate."""
     W = W.astype(np.float64)
     if isinstance(S, Packed):
         pulls = delta * S.diagonals.astype(np.float64)
@@ -173,7 +172,7 @@ class _Search(NamedTuple):
     """Number of the row in a lane; -1: none."""
     target: np.ndarray
     limit: np.ndarray
-    """Below it a number is negative by more than rounding."""
+    """Numbers below this are negative by more than rounding."""
     passive: np.ndarray
     """Whether an entry is in F."""
     w: np.ndarray
@@ -183,7 +182,7 @@ class _Search(NamedTuple):
     n_wrong: np.ndarray
     """Number of entries that are wrong."""
     first: np.ndarray
-    """Index from where all entries that are wrong change sides: 0, or the largest of them."""
+    """Index from which on all wrong entries are exchanged: 0, or the largest index of a wrong entry."""
     least: np.ndarray
     chances: np.ndarray
     rounds: np.ndarray
@@ -298,18 +297,18 @@ def _find_wrong(search: _Search, S: np.ndarray) -> None:
 def _leave(
     search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], l1: float, lane: int
 ) -> bool:
-    """End a lane's search: put its solution in W, unless that is worse; whether it is certified."""
+    """End the search of a lane and write its solution to W unless it is worse; whether it is certified."""
     units = scaled[1]
     k = len(entered)
     sure = search.n_wrong[lane] == 0
-    # An entry that rests at zero for its lost pivot needs a multiplier as well.
+    # An entry that is zero because of a lost pivot needs a nonnegative gradient as well.
     for t in range(k):
         sure = sure and (search.w[t, lane] > 0.0 or search.y[t, lane] >= search.limit[lane])
     if sure or (search.n_wrong[lane] == 0 and not _worse(search, entered, scaled, lane)):
         for t in range(k):
             unit = at(units[t], lane)
             value = 0.0 if search.w[t, lane] < 0.0 else search.w[t, lane] * unit
-            # Where nothing depends on an entry, what it was may matter later.
+            # An entry on which the objective does not depend keeps its value.
             if unit > 0 or l1 > 0:
                 entered[t] = value
     for t in range(k):
@@ -337,7 +336,7 @@ def _scale_in(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> 
 
 @inlined
 def _pack(packed: np.ndarray, size: np.ndarray, passive: np.ndarray) -> int:
-    """The indices of each lane's passive set in its first lines, k after them; the longest's length."""
+    """Write the indices of each lane's passive set, padded with k; the length of the longest set."""
     k = len(passive)
     for lane in range(LANES):
         size[lane] = 0
@@ -399,7 +398,7 @@ def _factorized(
     for i in range(most - 1, -1, -1):
         for lane in range(LANES):
             x[i, lane] *= inverse[i, lane]
-        # Line by line, not as one sum: how far the padding reaches must not regroup its terms.
+        # Line by line, not as one sum, so that the length of the padding does not change the order of terms.
         for p in range(i):
             for lane in range(LANES):
                 x[p, lane] -= L[i, p, lane] * x[i, lane]
@@ -407,7 +406,7 @@ def _factorized(
 
 @inlined
 def _worse(search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], lane: int) -> bool:
-    """Whether a lane's solution has a larger objective than the row that entered: after lost pivots."""
+    """Whether a lane's solution has a larger objective than the row at the start, as after lost pivots."""
     S, units = scaled
     target = search.target
     k = len(entered)

@@ -1,8 +1,8 @@
 """Gram matrices that differ from row to row, as with missing values, stored as their upper triangles.
 
-With weights M, row i of W meets its own S_i = Σ_j M_ij h_j h_jᵀ. Each is symmetric, so the k (k + 1) / 2
-entries on and above its diagonal, row by row as ``np.triu_indices(k)`` has them, are one line of an
-array; and all the lines are one product, M times those of the h_j h_jᵀ.
+With weights M, row i of W has the Gram matrix S_i = Σ_j M_ij h_j h_jᵀ. It is symmetric, so its k (k + 1) / 2
+entries on and above the diagonal, in the order of ``np.triu_indices(k)``, are stored as one line of an array;
+all lines together are one product, of M with the lines of the h_j h_jᵀ.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Packed:
     Parameters
     ----------
     lines : ndarray of shape (n_rows, k (k + 1) / 2), float32 or float64
-        Line i is the upper triangle of S_i. In either memory order; in Fortran's a sweep is up to a
-        third faster.
+        Line i is the upper triangle of S_i. With Fortran's memory order a sweep is up to a third faster.
     """
 
     lines: np.ndarray
@@ -34,7 +33,7 @@ class Packed:
 
     @property
     def diagonals(self) -> np.ndarray:
-        """(n_rows, k)"""
+        """The diagonals, shape (n_rows, k)."""
         t, r = np.triu_indices(self.k)
         return self.lines[:, t == r]
 
@@ -121,7 +120,7 @@ def packed_products(F: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_rows, k (k + 1) / 2) and F's dtype, in Fortran's order
-        Column by column they are made in long vector loops, several times as fast.
+        Long vector loops make it column by column, several times as fast as row by row.
     """
     f = np.ascontiguousarray(F.T)
     k, n_rows = f.shape

@@ -152,7 +152,7 @@ class QuadraticPass(Phase):
             rows["W"] = np.zeros((tile.n_rows, self.k), self.dtype)
         W = rows["W"]
         N, S = self.system(tile, inputs)
-        # If W is not stored, the pair at the start of the pass is H with the W that is solved for H here.
+        # If W is not stored, the pair at the start of the pass is H with the W solved for this H.
         solved_first = inputs.needs_first_W or self.recomputed
         if solved_first:
             self._solved(tile, W, N, S)
@@ -176,7 +176,7 @@ class QuadraticPass(Phase):
         return N, self.grams.of_rows(tile, inputs.S)
 
     def update_rows(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram, inputs: PassInputs) -> float:
-        """Update a tile's rows of W in place; their violation of optimality before the update."""
+        """Update a tile's rows of W in place; returns their violation of optimality before the update."""
         if self._exact_rows:
             self._solved(tile, W, N, S)
             return 0.0
@@ -197,7 +197,7 @@ class QuadraticPass(Phase):
             W[~tile.nonempty_rows()] = 0
 
     def add(self, tile: Tile, W: np.ndarray, tally: Tally) -> None:
-        """Add the share of a tile's rows in the sums that the update of H needs."""
+        """Add the share of a tile's rows to the sums for the update of H."""
         wide = W.astype(np.float64) if self.precise else W
         aW = weighted_rows(tile, wide)
         self.grams.add(tile, wide, aW, tally["G"])
@@ -285,7 +285,7 @@ class QuadraticPass(Phase):
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
 
     def _step_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
-        """One step of Hᵀ in place, but for the rows of H that are fixed; the violation before the step."""
+        """One step of Hᵀ in place, except for fixed rows of H; returns the violation before the step."""
         if not self.facts.exact or not self.n_fixed:
             fixed = Ht[:, : self.n_fixed].copy()
             violation = self._step(Ht, At, S, steps)

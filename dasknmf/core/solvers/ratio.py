@@ -1,4 +1,4 @@
-"""The exact pass for β ≠ 2: multiplicative steps, where the cross products need W as well.
+"""The exact pass for β ≠ 2: multiplicative steps, whose sums over V depend on W as well.
 
 ::
 
@@ -9,7 +9,7 @@
 Of n × m entries and k components, a and b are n × k, A and B k × m. For β = 1, b and B are the sums of H and
 of W, over observed entries only if entries have weights. The loss of the pair at the *start* of the pass
 comes from the first P; the loss after the update of H would need another read of V, so the history has the
-former.
+loss at the start.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RatioPass(Phase):
         self.add(tile, W, ratio, inputs, tally)
 
     def add(self, tile: Tile, W: np.ndarray, ratio: Ratio, inputs: PassInputs, tally: Tally) -> None:
-        """Add what the update of H needs of a tile, given its updated rows and their ratio."""
+        """Add a tile's share to the sums for the update of H, from its updated rows and their ratio."""
         aW = weighted_rows(tile, W)
         ratio.add_numerator(aW, tally["A"])
         usage = (np.ones(len(W), W.dtype) @ aW).astype(np.float64)

@@ -24,7 +24,7 @@ class Step(Protocol):
     """A step of the quadratic loss on the rows of one factor."""
 
     def __call__(self, W: np.ndarray, N: np.ndarray, S: Gram, steps: Steps) -> float:
-        """Move the rows of W in place, given N = V Hᵀ and S = H Hᵀ; the violation met, 0 where unknown."""
+        """Update the rows of W in place from N = V Hᵀ and S = H Hᵀ; returns the violation, 0 if unknown."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Solver:
     eagerness : float
         α of Gillis & Glineur (2012): larger values allow more steps in a pass.
     sum_to_one : bool
-        Whether rows of W may be held to a sum of one.
+        Whether the solver supports rows of W that sum to one.
     stop_rule : type or None
         scikit-learn's stop rule of this solver; None if scikit-learn lacks the solver.
     ratio_pass : type
@@ -79,7 +79,7 @@ SOLVERS: dict[str, Solver] = {
 
 
 def default_solver(loss: Loss, *, plain: bool) -> str:
-    """The solver that ``"auto"`` stands for; `plain`: one that scikit-learn has."""
+    """The solver for ``"auto"``; with `plain`, a solver of scikit-learn."""
     if loss.quadratic:
         return "cd"
     return "newton" if loss.beta == 1 and not plain else "mu"

@@ -31,7 +31,7 @@ need no read of V, but imputed passes gain less."""
 
 @dataclass(frozen=True)
 class Variant:
-    """Properties of a fit, beside its loss, that its passes depend on.
+    """Properties of a fit, apart from its loss, on which its passes depend.
 
     Parameters
     ----------
@@ -122,17 +122,17 @@ class Variant:
     def evaluation(
         self, dtype: np.dtype, loss: Loss, penalties: Penalties, exact: QuadraticPass | None = None
     ) -> Phase:
-        """The read that evaluates the returned pair; if W is not stored, the pass `exact` solves it."""
+        """The phase that evaluates the returned W and H; a W that is not stored is solved for by `exact`."""
         phase = EvaluationPhase(dtype, loss, penalties, self.column_weights, self.sum_to_one, exact)
         return self.with_holdout(phase, loss)
 
     def with_holdout(self, phase: Phase, loss: Loss) -> Phase:
-        """A pass over V as the model sees it, which also has the loss over hidden entries."""
+        """A pass over the model's version of V, with the loss over hidden entries if there are any."""
         phase = self.seen(phase)
         return HeldOut(phase, loss) if self.hidden else phase
 
     def seen(self, phase: Phase) -> Phase:
-        """A pass over V as the model sees it."""
+        """A pass over the model's version of V."""
         if self.resampling is None or not phase.reads_data:
             return phase
         return ResampledPhase(phase, self.resampling)
