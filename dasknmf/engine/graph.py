@@ -102,64 +102,64 @@ Total = tuple[list[Tally], PassStats]
 """The tally of each phase, and the statistics of the visits that the tallies add up."""
 
 
-def run(one: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]:
-    """Outcomes and statistics of a pass, which this function runs; rows and states go to the factor store.
+def run(one_pass: Pass, get: Get, each: Map = map) -> tuple[list[Outcome], PassStats]:
+    """Run a pass, which writes rows and states to the factor store, and return its outcomes and statistics.
 
     Parameters
     ----------
-    one : Pass
+    one_pass : Pass
     get : callable
         The scheduler; used if V is not in this process's memory.
     each : callable
-        A `map`, possibly over threads; used instead of a graph if V is in this process's memory, where
-        a scheduler would take half of the time of a pass over 10 MB.
+        A `map`, possibly over threads, used instead of a graph if V is in this process's memory: a scheduler
+        would take half of the time of a pass over 10 MB.
     """
-    work = one.work
+    work = one_pass.work
     if work.new_rows:
         work.factors.begin(work.new_rows)
-    if one.source.in_process:
-        side = _load(one.worker_side())
-        total = _total_in_process(one, side, each)
+    if one_pass.source.in_process:
+        side = _load(one_pass.worker_side())
+        total = _total_in_process(one_pass, side, each)
         updated = each(lambda number: _update(side, number, total), range(len(work.phases)))
         return _write_states(side, list(updated), total)
     while True:
-        graph, root = graph_of(one)
+        graph, root = graph_of(one_pass)
         try:
             outcomes, stats = get(graph, [root])[0]
         except StageLost as error:
             # The repetition writes the rows of all panels again, with the same values.
-            one = one.without(error.panels)
+            one_pass = one_pass.without(error.panels)
         else:
             return outcomes, stats
 
 
-def tallies(one: Pass, get: Get, each: Map = map) -> list[Tally]:
+def tallies(one_pass: Pass, get: Get, each: Map = map) -> list[Tally]:
     """Summed tally of each phase, for phases that write neither rows nor states; parameters as in `run`."""
-    if one.source.in_process:
-        return _total_in_process(one, _load(one.worker_side()), each)[0]
+    if one_pass.source.in_process:
+        return _total_in_process(one_pass, _load(one_pass.worker_side()), each)[0]
     while True:
-        graph, _, root = _visits(one, uuid.uuid4().hex)
+        graph, _, root = _visits(one_pass, uuid.uuid4().hex)
         found, stats = get(graph, [root])[0]
         if not stats.lost:
             return list(found)
-        one = one.without(stats.lost)
+        one_pass = one_pass.without(stats.lost)
 
 
-def _total_in_process(one: Pass, side: WorkerSide, each: Map) -> Total:
+def _total_in_process(one_pass: Pass, side: WorkerSide, each: Map) -> Total:
     def visited(panels: list[Panel]) -> Total:
-        return _visit_panels(side, panels, one.expected(panels), [[] for _ in panels])
+        return _visit_panels(side, panels, one_pass.expected(panels), [[] for _ in panels])
 
-    parts = list(each(visited, one.grid.groups()))
+    parts = list(each(visited, one_pass.grid.groups()))
     while len(parts) > 1:
         parts = list(each(_add, [parts[first : first + FAN_IN] for first in range(0, len(parts), FAN_IN)]))
     return parts[0]
 
 
-def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
+def graph_of(one_pass: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
     """The graph of a pass, and the key of its outcomes and its statistics."""
     token = uuid.uuid4().hex
-    graph, load, total = _visits(one, token)
-    updated: list[Hashable] = [(f"update-{token}", number) for number in range(len(one.work.phases))]
+    graph, load, total = _visits(one_pass, token)
+    updated: list[Hashable] = [(f"update-{token}", number) for number in range(len(one_pass.work.phases))]
     for number, key in enumerate(updated):
         graph[key] = Task(key, _update, TaskRef(load), number, TaskRef(total))
     root = f"keep-{token}"
@@ -167,21 +167,22 @@ def graph_of(one: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
     return graph, root
 
 
-def _visits(one: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
+def _visits(one_pass: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
     """Graph of the visits of a pass and of their sum, with the keys of the load task and of the sum."""
     # The dashboard groups tasks by the name before the token.
-    label = one.work.phases[0].name.replace(" ", "-")
+    label = one_pass.work.phases[0].name.replace(" ", "-")
     load = f"load-{token}"
-    graph: dict[Hashable, GraphNode] = {load: Task(load, _load, one.worker_side())}
-    upstream = Upstream(one.source.upstream()) if one.work.reads_data else None
+    graph: dict[Hashable, GraphNode] = {load: Task(load, _load, one_pass.worker_side())}
+    upstream = Upstream(one_pass.source.upstream()) if one_pass.work.reads_data else None
     parts: list[Hashable] = []
-    for index, panels in enumerate(one.grid.groups()):
+    for index, panels in enumerate(one_pass.grid.groups()):
         key = (f"{label}-{token}", index)
         chunks = [
-            one.source.chunk_keys(panel, lost=panel.index in one.lost) if upstream else [] for panel in panels
+            one_pass.source.chunk_keys(panel, lost=panel.index in one_pass.lost) if upstream else []
+            for panel in panels
         ]
         references = List(*(List(*(List(*map(TaskRef, row)) for row in panel)) for panel in chunks))
-        task = Task(key, _visit_panels, TaskRef(load), panels, one.expected(panels), references)
+        task = Task(key, _visit_panels, TaskRef(load), panels, one_pass.expected(panels), references)
         needed = [chunk for panel in chunks for row in panel for chunk in row]
         graph |= upstream.fused(task, needed) if upstream and needed else {key: task}
         parts.append(key)
@@ -271,7 +272,7 @@ def _visited(side: WorkerSide, panel: Panel, expected: float | None, chunks: Any
             block = block_of(slabs, spec, side.source.entries)
             found = visit(block, visitors)
         except StageLost:
-            # The pass goes on to find all lost panels, so that it is repeated only once.
+            # The pass continues and finds all lost panels, so that it is repeated only once.
             return [phase.tally() for phase in work.phases], PassStats(lost=(panel.index,))
         bytes_read += block.nbytes if counts.nbytes is None else counts.nbytes
         if work.checked:

@@ -259,7 +259,7 @@ def is_nan(missing: float | str) -> bool:
 
 
 def check_missing(missing: float | str, X: Matrix) -> None:
-    """Refuse `missing_values` for a sparse or prepared X."""
+    """Raise an error for `missing_values` with a sparse or prepared X."""
     if data.is_sparse(X):
         raise ValueError(
             f"missing_values is {missing!r}, and X is sparse; entries that a sparse X does not store are "
@@ -360,7 +360,7 @@ def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dt
 def check_choices(
     model: BaseEstimator, options: FitOptions, shape: tuple[int, int], loss: Loss, solver: str
 ) -> None:
-    """Refuse parameters and options that contradict each other or the shape of X."""
+    """Raise an error if parameters and options contradict each other or the shape of X."""
     if options.many is not None:
         _check_ranks(options.many["ranks"], shape, model.fixed_components)
         if options.many.get("consensus") and options.holdout is not None:
@@ -387,7 +387,7 @@ def check_choices(
 
 
 def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Sequence[object] | None) -> None:
-    """Refuse ranks that X cannot have."""
+    """Raise an error for ranks that are impossible for the shape of X or not ascending."""
     wrong = [rank for rank in ranks if not 1 <= rank <= min(shape)]
     if not ranks or wrong:
         raise ValueError(
@@ -406,7 +406,7 @@ def _check_ranks(ranks: list[int], shape: tuple[int, int], fixed: Sequence[objec
 
 
 def _check_resampling(resampling: Resampling | None, loss: Loss) -> None:
-    """Refuse an unknown or useless perturbation, or one that the loss does not allow."""
+    """Raise an error for an unknown or useless perturbation, or one that the loss does not allow."""
     if resampling is None:
         return
     kind, epsilon = resampling.kind, resampling.epsilon

@@ -79,7 +79,7 @@ def _distances(rows: np.ndarray) -> np.ndarray:
 
 
 def _order(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rows by cluster, and within each so that near ones are neighbours."""
+    """The order of rows by cluster, with similar rows side by side within a cluster."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     order = []
@@ -92,7 +92,7 @@ def _order(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _strips(ax: Axes, labels: np.ndarray) -> None:
-    """Colours of the clusters, in turn, left of the image and above it; their numbers on the left."""
+    """Draw the colours of the clusters left of the image and above it, with the numbers on the left."""
     from matplotlib.colors import to_rgb
 
     clusters, first, counts = np.unique(labels, return_index=True, return_counts=True)
@@ -103,7 +103,7 @@ def _strips(ax: Axes, labels: np.ndarray) -> None:
     left.imshow(strip[:, None], aspect="auto", interpolation="nearest")
     above.imshow(strip[None], aspect="auto", interpolation="nearest")
     for each in (left, above):
-        style.without_frame(each)
+        style.remove_frame(each)
     step = -(-len(clusters) // _NAMED)
     middles = first + (counts - 1) / 2
     style.named_ticks(left.yaxis, middles[::step], clusters[::step], fontsize=7)
@@ -122,9 +122,9 @@ def _histogram(ax: Axes, density: np.ndarray, kept: np.ndarray, threshold: float
         beyond = 0 < _MOST_RATIO * farthest < threshold
         label = f"threshold: {threshold:g}" + (", not shown" if beyond else "")
         ax.axvline(threshold, color=style.PALE, lw=1.3, ls="--", label=label)
-        if beyond:  # else the densities would be a hair at the left edge
+        if beyond:  # otherwise all densities would be at the left edge
             ax.set_xlim(0, 1.1 * farthest)
-    style.plain(ax)
+    style.despine(ax)
     ax.locator_params(axis="both", nbins=5)
     ax.set_xlabel("mean distance to the nearest spectra", fontsize=9)
     ax.set_ylabel("spectra", fontsize=9)

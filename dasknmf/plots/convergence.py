@@ -87,7 +87,7 @@ def convergence(
         _rivals(panel, records, ends)
     lowest = panel
     if has_holdout:
-        # Held-out losses are sums over fewer entries: on one axis both curves would be flat.
+        # Held-out losses are sums over fewer entries, so on one axis both curves would be flat.
         lowest = style.below(panel)
         _phases(lowest, records, ends, named=False)
         _ordinate(lowest, _line(lowest, at, held, style.ORANGE, "held out"), "held out", style.ORANGE)
@@ -112,14 +112,14 @@ def _ends(records: Sequence[Record], against: str) -> np.ndarray:
 
 
 def _places(records: Sequence[Record], ends: np.ndarray) -> np.ndarray:
-    """The abscissa of each loss: the end of the pass that made its pair."""
+    """The abscissa of each loss: the end of the pass that computed its W and H."""
     begins = np.concatenate([[0.0], ends[:-1]])
     entered = [record.loss_at in ("entry", "solved") or record.phase == "evaluation" for record in records]
     return np.where(entered, begins, ends)
 
 
 def _phases(ax: Axes, records: Sequence[Record], ends: np.ndarray, *, named: bool) -> None:
-    """Grey bands, one for each sequence of passes of one phase other than "exact"."""
+    """Draw a grey band for each sequence of passes of one phase other than "exact"."""
     begin = 0.0
     if len(ends) > 1 and ends[0] <= 0:  # passes of a start, on the axis of exact passes
         begin = float(2 * ends[0] - ends[1])
@@ -136,7 +136,7 @@ def _phases(ax: Axes, records: Sequence[Record], ends: np.ndarray, *, named: boo
 
 
 def _line(ax: Axes, at: np.ndarray, values: Sequence[float | None], colour: str, label: str) -> list[float]:
-    """A curve of the known values, which are returned."""
+    """Draw a curve of the known values, and return them."""
     # Of two losses of one pair the later one is exact: the pass that began with the pair measured it.
     known = list({x: y for x, y in zip(at, values, strict=True) if y is not None and y > 0}.items())
     if known:
@@ -146,13 +146,13 @@ def _line(ax: Axes, at: np.ndarray, values: Sequence[float | None], colour: str,
 
 
 def _ordinate(ax: Axes, values: Sequence[float], label: str, colour: str | None = None) -> None:
-    """The label, the range of the values with a margin, and a few ticks.
+    """Set the label, the range of the values with a margin, and a few ticks.
 
     The scale is logarithmic where the range is wide; a change too small to matter looks flat.
     """
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
-    style.plain(ax)
+    style.despine(ax)
     text = ax.set_ylabel(label, fontsize=9)
     if colour is not None:
         text.set_color(colour)
@@ -177,9 +177,9 @@ def _ordinate(ax: Axes, values: Sequence[float], label: str, colour: str | None 
 
 
 def _rivals(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> None:
-    """The objectives of the starts that were given up.
+    """Draw the objectives of the starts that were given up.
 
-    The range grows by at most 30 % for them. A curve far above is outside of it, and only in the legend.
+    The range grows by at most 30 % for these curves. A curve far above the range is only in the legend.
     """
     compared = [
         (end, each.measures) for end, each in zip(ends, records, strict=True) if "rival 0" in each.measures
@@ -208,7 +208,7 @@ def _rivals(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> None:
 
 
 def _models(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> list[float]:
-    """A thin line for each of several models that share passes; returns the losses in the lines."""
+    """Draw a thin line for each of several models that share passes, and return the losses of the lines."""
     lines: dict[int, dict[float, float]] = {}
     begin = 0.0
     for record, end in zip(records, ends.tolist(), strict=True):
@@ -230,7 +230,7 @@ def _models(ax: Axes, records: Sequence[Record], ends: np.ndarray) -> list[float
 
 
 def _returned(ax: Axes, records: Sequence[Record], at: np.ndarray) -> list[float]:
-    """A mark at the loss of the returned pair, if a pass has evaluated it; returns the loss."""
+    """Draw a mark at the loss of the returned W and H, if a pass has evaluated it, and return the loss."""
     last = records[-1] if records else None
     if last is None or not last.closed or last.loss is None or last.loss <= 0:
         return []

@@ -63,10 +63,10 @@ def top_features(
         leading = leading_of(row, n)
         panel.barh(np.arange(len(leading)), row[leading], color=style.BLUE, height=0.7)
         style.named_ticks(panel.yaxis, np.arange(len(leading)), names[leading])
-        # As many places in every panel, so that bars are equally thick; the largest on top.
+        # The same number of places in every panel, so that bars are equally thick; the largest bar on top.
         panel.set_ylim(min(n, H.shape[1]) - 0.4, -0.6)
         style.title(panel, title)
-        style.plain(panel)
+        style.despine(panel)
         panel.spines["left"].set_visible(False)
         panel.tick_params(axis="y", length=0)
         style.short_numbers(panel, "x")
@@ -74,6 +74,6 @@ def top_features(
 
 
 def leading_of(row: np.ndarray, n: int) -> np.ndarray:
-    """Features with the largest entries above zero, the largest first; of equal ones the first."""
+    """Indices of the largest positive entries in descending order; among equal entries the first."""
     order = np.argsort(-row, kind="stable")[:n]
     return order[row[order] > 0]

@@ -96,7 +96,7 @@ def ranks(
     held = "holdout" in known
     panel: Axes = style.panels(1, ax, size=(5.6, 4.6 if held else 3.4))[0]
     lowest = style.below(panel) if held else panel
-    style.plain(panel)
+    style.despine(panel)
     if name in known:
         mean = "mean silhouette" if stability == "silhouette" else label
         panel.plot(*known[name], color=style.BLUE, marker="o", label=mean, **_LINE)
@@ -109,7 +109,7 @@ def ranks(
         panel.spines["left"].set_visible(False)
     if error is not None:
         other = panel.twinx()
-        style.plain(other)
+        style.despine(other)
         other.spines["right"].set_visible(True)
         other.spines["left"].set_visible(False)
         # The stability is drawn in front of the error.
@@ -126,7 +126,7 @@ def ranks(
         lowest.plot(tried, losses, color=style.GREEN, marker="D", label="held out", **_LINE)
         if any(bars):
             lowest.errorbar(tried, losses, bars, fmt="none", ecolor=style.GREEN, elinewidth=1.1, capsize=2.5)
-        style.plain(lowest)
+        style.despine(lowest)
         _coloured(lowest, "held out", style.GREEN)
         if (losses > 0).all() and losses.max() > _LOG_RATIO * losses.min():
             lowest.set_yscale("log")  # too many components cost powers of ten
@@ -176,7 +176,7 @@ def _table_of(source: Any) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.n
 
 
 def _coloured(ax: Axes, label: str, colour: str) -> None:
-    """Give the ordinate the label and the colour of its curve."""
+    """Set the label of the ordinate and the colour of its curve."""
     ax.set_ylabel(label, fontsize=9, color=colour)
     ax.tick_params(axis="y", labelcolor=colour)
     ax.margins(y=0.08)

@@ -90,7 +90,7 @@ def _lines(
         rest.plot(x, V[row] - made[row], color=style.ORANGE, lw=1.1)
         rest.axhline(0, color=style.PALE, lw=0.8)
         for panel in (both, rest):
-            style.plain(panel)
+            style.despine(panel)
             panel.margins(x=0.02)
         if row == 0:
             both.legend(frameon=False, fontsize=8)

@@ -74,12 +74,12 @@ def below(ax: Axes) -> Axes:
 
 
 def title(ax: Axes, text: str) -> None:
-    """The title above a panel; a "$" is a dollar, no formula."""
+    """Set the title above a panel; a "$" does not begin a formula."""
     ax.set_title(text, fontsize=9, parse_math=False)
 
 
 def legend_above(ax: Axes) -> None:
-    """The legend above the panel, where it covers no data; the axis' power of ten fits in between."""
+    """Place the legend above the panel, where it covers no data, with room for the axis' power of ten."""
     from matplotlib.transforms import ScaledTranslation
 
     handles, labels = ax.get_legend_handles_labels()
@@ -99,42 +99,42 @@ def legend_above(ax: Axes) -> None:
         )
 
 
-def plain(ax: Axes) -> None:
-    """Axes without the spines that carry no numbers."""
+def despine(ax: Axes) -> None:
+    """Remove the top and the right spine."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
 
 
 def short_numbers(ax: Axes, axis: Literal["x", "y"], *, n_ticks: int = 3) -> None:
-    """A few ticks on an axis, with a common power of ten where numbers are long."""
+    """Set a few ticks on an axis, with a common power of ten where numbers are long."""
     ax.locator_params(axis=axis, nbins=n_ticks)
     ax.ticklabel_format(axis=axis, scilimits=(-2, 4), useMathText=True, useOffset=False)
     (ax.xaxis if axis == "x" else ax.yaxis).get_offset_text().set_fontsize(7)
 
 
 def from_zero(ax: Axes, values: np.ndarray) -> None:
-    """An ordinate from zero to a little above the largest value."""
+    """Set the ordinate from zero to a little above the largest value."""
     ax.set_ylim(0, float(values.max(initial=0)) * 1.06 or 1.0)
-    plain(ax)
+    despine(ax)
     short_numbers(ax, "y")
 
 
-def without_frame(ax: Axes) -> None:
-    """Axes without ticks and spines."""
+def remove_frame(ax: Axes) -> None:
+    """Remove ticks and spines."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
 
 
 def named_ticks(axis: Axis, at: npt.ArrayLike, names: Sequence[str] | np.ndarray, **options: Any) -> None:
-    """Ticks with names, which are never read as formulas."""
+    """Set ticks with names, in which a "$" does not begin a formula."""
     axis.set_ticks(np.asarray(at).tolist())
     for label in axis.set_ticklabels([str(name) for name in names], **options):
         label.set_parse_math(False)
 
 
 def curve(ax: Axes, coordinate: npt.ArrayLike | None, values: np.ndarray, **options: Any) -> None:
-    """Values over an ascending coordinate; without a coordinate over their indices."""
+    """Draw values over an ascending coordinate or, without a coordinate, over their indices."""
     x = np.arange(len(values)) if coordinate is None else np.asarray(coordinate)
     order = np.argsort(x, kind="stable")
     ax.plot(x[order], values[order], **options)
@@ -144,7 +144,7 @@ def curve(ax: Axes, coordinate: npt.ArrayLike | None, values: np.ndarray, **opti
 
 
 def dated(ax: Axes) -> None:
-    """Few ticks on an axis of dates, with short labels."""
+    """Set a few ticks with short labels on an axis of dates."""
     from matplotlib import dates
 
     locator = dates.AutoDateLocator(minticks=2, maxticks=5)  # type: ignore[no-untyped-call]
@@ -161,14 +161,14 @@ def colours(name: str) -> Colormap:
 
 
 def image(ax: Axes, values: np.ndarray, cmap: str, low: float, high: float) -> AxesImage:
-    """An image without ticks."""
+    """Draw an image without ticks."""
     drawn = ax.imshow(values, cmap=colours(cmap), vmin=low, vmax=high, interpolation="nearest")
-    without_frame(ax)
+    remove_frame(ax)
     return drawn
 
 
 def colorbar(drawn: AxesImage, beside: Axes | list[Axes], **options: Any) -> Colorbar:
-    """A colour bar without a frame, beside one or several panels."""
+    """Draw a colour bar without a frame beside one or several panels."""
     bar = drawn.axes.figure.colorbar(drawn, ax=beside, **options)
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
@@ -176,6 +176,6 @@ def colorbar(drawn: AxesImage, beside: Axes | list[Axes], **options: Any) -> Col
 
 
 def vmax_of(values: np.ndarray) -> float:
-    """The end of a colour scale: the 99.5 % quantile, as a few bright pixels would leave a map dark."""
+    """The upper end of a colour scale: the 99.5 % quantile, as a few bright pixels would darken the map."""
     seen = values[np.isfinite(values)]
     return (float(np.quantile(seen, 0.995)) or float(seen.max(initial=0)) or 1.0) if seen.size else 1.0

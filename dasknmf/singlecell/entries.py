@@ -52,9 +52,9 @@ def explained(G: np.ndarray, H: np.ndarray) -> np.ndarray:
     """The sum of squares that each component explains, ⟨w_c h_c, WH⟩ = Σ_d (WᵀW)_cd (HHᵀ)_cd.
 
     They add up to ‖WH‖². Where H is the best for W and has no penalty, ⟨V − WH, w_c h_c⟩ = 0 for every
-    component, because an entry of H is zero or its gradient is: for the Frobenius loss they then add up to
-    ‖V‖² − ‖V − WH‖², what the factorization explains, and each is also ⟨V, w_c h_c⟩, what V has of that
-    component. Squares are about zero, not about the mean of a gene, as the model has no mean of its own.
+    component, because each entry of H or its gradient is zero: for the Frobenius loss the sums then add up to
+    ‖V‖² − ‖V − WH‖², the sum of squares that the factorization explains, and each is also ⟨V, w_c h_c⟩.
+    Squares are about zero, not about the mean of a gene, as the model has no mean.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ class Tables:
         The genes that were factorized.
     all_genes : ndarray of str of shape (n_vars,), optional
     in_all_genes : callable, optional
-        Function that returns the programs over all genes; called once, when the files may be written. Its
+        Function that returns the programs over all genes, called once before the files are written. Its
         usages replace those of the consensus.
     ranks : ndarray of shape (n_ranks, 4), optional
         See `ranks_of`.

@@ -29,7 +29,7 @@ _RESERVED = ("component", "pass", "abundance", "endmember", "holdout", *History(
 _MASK_BYTES = 64 * 2**20
 """Largest size in bytes of a mask whose values are digested, which takes a read of the mask before a fit."""
 _SLACK = 0.01
-"""The share of a pixel by which equal coordinates may differ after rounding."""
+"""The largest difference of equal coordinates after rounding, as a share of a pixel."""
 
 
 def variables_of(obj: StackLike) -> dict[str, Variable]:
@@ -156,7 +156,7 @@ def _computed_from(mask: Variable, variables: Sequence[Variable]) -> bool:
 
 
 def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate]) -> None:
-    """Refuse an array whose coordinates differ from those of the stack: one upside down, for example."""
+    """Raise an error if the coordinates of an array differ from those of the stack, as upside down."""
     for dim in map(str, array.dims):
         if dim not in coords or dim not in array.coords:
             continue
@@ -170,7 +170,7 @@ def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate])
 
 
 def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
-    """Whether coordinates are the same; numbers may differ by a small part of a step."""
+    """Whether coordinates are equal; numbers may differ by a small share of a step."""
     if here.shape != there.shape or here.dtype.kind not in "iuf" or there.dtype.kind not in "iuf":
         return np.array_equal(here, there)
     steps = np.abs(np.diff(there.astype(np.float64)))
@@ -179,7 +179,7 @@ def _are_alike(here: np.ndarray, there: np.ndarray) -> bool:
 
 
 def check_unique(coords: Mapping[str, Coordinate], dims: Sequence[str]) -> None:
-    """Refuse two features with the same coordinate."""
+    """Raise an error if two features have the same coordinate."""
     for dim in dims:
         if dim not in coords:
             continue

@@ -32,7 +32,7 @@ NEGATIVES = (
 def entries_of(
     variables: Sequence[Variable], n_planes: Sequence[int], missing: Missing, negatives: str
 ) -> EntryWeights:
-    """The encoding of a stack's values.
+    """The decoding of a stack's values, from its attributes and the parameters.
 
     Attributes in `attrs` are applied; those in `encoding` are not, as xarray has applied them when it decoded
     the stack. Floats with a scale in `attrs` are refused, unless they are opened lazily and no computation
@@ -49,7 +49,7 @@ def entries_of(
     Raises
     ------
     ValueError
-        If `missing` or `negatives` is none of these.
+        If `missing` or `negatives` has another value.
     SourceError
         If an attribute is not a number, or floats have a scale or an offset that may have been applied.
     """
@@ -92,13 +92,13 @@ def entries_of(
 
 
 def is_plain(entries: EntryWeights) -> bool:
-    """Whether the stored values are the values of V, and none is missing."""
+    """Whether the stored values are those of V, and no value is missing."""
     unscaled = np.all(entries.scale == 1) and np.all(entries.offset == 0)
     return bool(unscaled and not entries.masks and entries.negatives == "error")
 
 
 def _nodata(variable: Variable) -> float:
-    """The stored value for missing ones; NaN where there is none, or where it is NaN."""
+    """The stored value for missing values; NaN if there is no such value, or if it is NaN."""
     for name in _NODATA:
         if variable.attrs.get(name) is not None:
             return _number(variable.attrs, name, np.nan)
@@ -109,7 +109,7 @@ def _nodata(variable: Variable) -> float:
 
 
 def _check_unscaled(variable: Variable) -> None:
-    """Refuse floats with a scale that may have been applied already."""
+    """Raise an error for floats with a scale that may have been applied already."""
     lazily_opened = variable.chunks is None and not variable._in_memory
     if variable.dtype.kind != "f" or lazily_opened:
         return
@@ -139,7 +139,7 @@ def _number(attrs: Mapping[Any, Any], name: str, default: float) -> float:
 
 
 def _by_column(values: Sequence[float], n_planes: Sequence[int]) -> float | np.ndarray:
-    """One number where all variables have the same one, else one for each column of V."""
+    """One number if all variables have the same number, otherwise a number for each column of V."""
     if len(np.unique(values)) == 1:  # of NaNs too
         return values[0]
     return np.repeat(np.asarray(values, np.float64), n_planes)

@@ -129,7 +129,7 @@ class TileSource(Source):
         return WeightedSlab(values, counts.reshape(-1, n_pixels).T)
 
     def _planes(self, part: Part, tile: Tile, arriving: Iterator[np.ndarray]) -> np.ndarray:
-        """A variable's values at a tile, the features' dims first; dims that it lacks have length 1."""
+        """A variable's values at a tile, with feature dims first; missing dims have length 1."""
         window = dict(zip(self._sample_dims, tile.slices, strict=True))
         values = part.read(window, arriving)
         present = [dim for dim in self._order if dim in part.dims]
@@ -137,7 +137,7 @@ class TileSource(Source):
         return values[tuple(slice(None) if dim in part.dims else None for dim in self._order)]
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
-        """One list for each tile of the panel, in the order in which its slab takes the chunks."""
+        """A list of keys for each tile of the panel, in the order in which its slab uses the chunks."""
         if not self._chunked:
             return []
         return [self._keys_of(tile) for tile in self._tiles.between(panel.start, panel.stop)]
@@ -167,7 +167,7 @@ def by_points(variable: Variable) -> bool:
 
 
 def _by_tiles(variable: Variable, layout: Layout) -> Variable:
-    """The variable with one chunk for each tile, if it is chunked; its chunks are joined in the visits."""
+    """The variable; a Dask array is rechunked to one chunk for each tile, by tasks of the visits."""
     if variable.chunks is None:
         return variable
     lengths = dict(zip(layout.sample_dims, layout.tiles.lengths, strict=True))

@@ -15,7 +15,7 @@ the Gram matrices S and G are those of `dasknmf.core.solvers.grams`; the loss ne
 Where rows of W are to sum to one, V and H get a further column, of δ everywhere, in the update of W only:
 N + δ² and S + δ² 1 1ᵀ [1]_.
 
-A row of W depends on no panel but its own, so updating W, then H, is exact Gauss–Seidel whatever the panels:
+A row of W depends only on its own panel, so updating W, then H, is exact Gauss–Seidel for any panels:
 with one step of ``"cd"`` or ``"mu"`` it is scikit-learn's iteration. ``"bpp"`` replaces steps by exact
 solutions: alternating nonnegative least squares.
 

@@ -71,7 +71,7 @@ class Variant:
     def of_sample(self) -> Variant:
         """The variant for rows in memory, with NaN where entries are missing or hidden, 0 in sparse rows.
 
-        Noise is in the entries already, and rows of a sample count once, whatever their weights.
+        Sampled entries already contain noise, and each sampled row has weight 1.
         """
         sparse = self.hidden_columns is not None
         masked = self.masked and not sparse

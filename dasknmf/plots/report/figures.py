@@ -77,7 +77,7 @@ def spectrum(row: np.ndarray, layout: Layout | None) -> Markup:
 
 
 def _curves(ax: Axes, values: np.ndarray, layout: Layout, lines: str, dim: str) -> None:
-    """A line for each row of the values, along `dim`."""
+    """Draw a line along `dim` for each row of the values."""
     coordinate = coordinate_of(layout, dim)
     names = _names(layout, lines) if lines else [""]
     for index, (name, line) in enumerate(zip(names, values, strict=True)):
@@ -103,7 +103,7 @@ def _curves(ax: Axes, values: np.ndarray, layout: Layout, lines: str, dim: str) 
 
 
 def _matrix(ax: Axes, values: np.ndarray, layout: Layout) -> None:
-    """An image with a row for each element of the first feature dim."""
+    """Draw an image with a row for each element of the first feature dim."""
     style.image(ax, values, style.FACES, 0.0, style.vmax_of(values)).axes.set_aspect("auto")
     for axis, dim in zip((ax.yaxis, ax.xaxis), layout.feature_dims, strict=True):
         axis.set_label_text(_titled(layout, dim), fontsize=8, parse_math=False)
@@ -111,7 +111,7 @@ def _matrix(ax: Axes, values: np.ndarray, layout: Layout) -> None:
 
 
 def _named(axis: Axis, layout: Layout, dim: str) -> None:
-    """Names at the ticks of an axis: all, or every n-th where they do not fit."""
+    """Set names at the ticks of an axis: all, or every n-th if they do not fit."""
     names = _names(layout, dim)
     longest = max(map(len, names)) + 1
     most = 8 if axis is axis.axes.yaxis else max(1, _CHARACTERS // longest)
