@@ -16,10 +16,9 @@ from dasknmf.core.history import History, Record
 from dasknmf.core.starts import survey
 from dasknmf.core.state import FactorState
 from dasknmf.data.source import nbytes_of
-from dasknmf.engine.memory import Projection
 from dasknmf.errors import DataError, MemoryLimitError, NumericalError
 from dasknmf.fitting.loop import Histories, Schedule, last_objective, record_of, start_passes, started
-from dasknmf.fitting.memory import makes_tiles_dense, models_per_read, tile_bytes
+from dasknmf.fitting.memory import Projection, makes_tiles_dense, models_per_read, tile_bytes
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import PassRunner
 from dasknmf.fitting.problem import Factor
@@ -160,7 +159,8 @@ class Execution:
         result = self._runner(schedule.passes(progress))
         step = schedule.advanced(progress, histories, self.run.history, result)
         if step.undone:
-            self.run.forget(result.rows)
+            for version in result.rows:
+                self.run.factors.drop(version.name)
         self.session.commit(step.progress, step.record, result.sums)
         return step.histories
 

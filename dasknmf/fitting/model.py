@@ -75,14 +75,14 @@ class Model:
         return replace(self, seed=seed, variant=variant)
 
     @property
-    def facts(self) -> Solver:
+    def properties(self) -> Solver:
         """The row of the solver in the table."""
         return SOLVERS[self.solver]
 
     @property
     def parity(self) -> bool:
         """Whether iterates and stop rule are those of scikit-learn."""
-        return self.inner_iter == 1 and self.facts.stop_rule is not None and not self.fitted_start
+        return self.inner_iter == 1 and self.properties.stop_rule is not None and not self.fitted_start
 
     @property
     def fitted_start(self) -> bool:
@@ -123,7 +123,7 @@ class Model:
             plain = () if self._draw().share == 1 else (drawn,)
             return [(Surveyed(self._draw(), survey),), (Chosen(), *plain)]
         fill = _FILLS.get(self.init, "mean")
-        if fill == "zeros" and not self.facts.moves_zeros:
+        if fill == "zeros" and not self.properties.moves_zeros:
             fill = "floor"
         width = sketch_width(self.k, self.shape)
         finder = RangeFinder(self.seed, width, self.shape[1], self.dtype)
@@ -167,7 +167,7 @@ class Model:
             self.penalties,
             self.seed,
             self.shape[0],
-            self.facts,
+            self.properties,
             variant=self.variant.of_sample,
         )
 
@@ -179,8 +179,8 @@ class Model:
         n_features = self.shape[1]
         if self.loss.quadratic:
             # Repeating an exact solve does not lower the objective.
-            steps = 1 if self.facts.exact else self.inner_iter
-            inner = Inner.chosen(steps, eagerness=self.facts.eagerness, shape=self.shape, k=self.k)
+            steps = 1 if self.properties.exact else self.inner_iter
+            inner = Inner.chosen(steps, eagerness=self.properties.eagerness, shape=self.shape, k=self.k)
             quadratic = QuadraticPass(
                 self.k, n_features, self.dtype, self.solver, inner, self.penalties, recomputed=self.recomputed
             )
@@ -190,7 +190,7 @@ class Model:
         inner = Inner.between_reads(
             self.inner_iter, itemsize=self.dtype.itemsize, k=self.k, streamed=self.streamed
         )
-        ratio = self.facts.ratio_pass(
+        ratio = self.properties.ratio_pass(
             self.k, n_features, self.dtype, self.loss, inner, self.penalties, not self.parity
         )
         return self.variant.ratio(ratio)
@@ -210,8 +210,8 @@ class Model:
 
     def stop_rule(self, tol: float, surveyed: State) -> StopRule:
         """The stop rule, scaled by the state of V after the survey."""
-        if self.parity and self.facts.stop_rule is not None:
-            return self.facts.stop_rule(tol)
+        if self.parity and self.properties.stop_rule is not None:
+            return self.properties.stop_rule(tol)
         eps = float(np.finfo(self.dtype).eps)
         exact = self._exact()
         turns = exact.n_turns if isinstance(exact, RatioPass) else 1

@@ -6,10 +6,10 @@ Every row is solved by itself, so W does not depend on the chunks of X.
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from operator import methodcaller
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from dask.highlevelgraph import HighLevelGraph
@@ -31,26 +31,23 @@ def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
         base = base.X
     if not data.is_chunked(X):
         return getattr(coder, method)(_prepared(base, steps))
-    k = len(coder.H)
-    dtype = coder.H.dtype
     if not isinstance(base, da.Array):
         return _by_panels(coder, X, method)
-    columns = {"k": k} if method == "__call__" else {}
+    columns = {"k": len(coder.H)} if method == "__call__" else {}
+    dtype = coder.H.dtype if columns else np.dtype(np.float64)
     return da.blockwise(
         _code,
         "ik" if columns else "i",
         base,
         "ij",
-        # H is one task of the graph, not an argument of every one.
-        da.from_array(coder.H, chunks=-1, name=False),
-        "hf",  # an index of its own: H is not chunked like the columns of X
-        coder=replace(coder, H=np.empty((0, 0), dtype)),
+        dask.delayed(coder, traverse=False),  # one task of the graph, not an argument of every task
+        None,
         steps=steps,
         method=method,
         new_axes=columns,
         concatenate=False,  # Dask cannot concatenate some sparse chunks
-        dtype=dtype if columns else np.float64,
-        meta=np.empty((0,) * (1 + bool(columns)), dtype if columns else np.float64),
+        dtype=dtype,
+        meta=np.empty((0,) * (1 + bool(columns)), dtype),
     )
 
 
@@ -59,24 +56,21 @@ def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
     source = data.source_of(X)
     grid = data.grid_of(source)
     token = uuid.uuid4().hex
-    name, load, whole = f"transform-{token}", f"reader-{token}", f"coder-{token}"
-    graph: dict[Any, Any] = {
-        # Every computation of the graph walks over X anew.
-        load: Task(load, methodcaller("renewed"), source.for_tasks()),
-        whole: Task(whole, _same, coder),
-        **source.upstream(),
-    }
+    name, load = f"transform-{token}", f"reader-{token}"
+    shared = dask.delayed(coder, traverse=False)
+    graph: dict[Any, Any] = dict(source.upstream())
+    # Every computation of the graph walks over X anew.
+    graph[load] = Task(load, methodcaller("renewed"), source.for_tasks())
     columns = method == "__call__"
     for panel in grid:
         key = (name, panel.index, 0) if columns else (name, panel.index)
         chunks = List(*(List(*map(TaskRef, row)) for row in source.chunk_keys(panel)))
-        graph[key] = Task(
-            key, _code_panel, TaskRef(load), panel.start, panel.stop, chunks, TaskRef(whole), method=method
-        )
+        inputs = (TaskRef(load), panel.start, panel.stop, chunks, TaskRef(shared.key))
+        graph[key] = Task(key, _code_panel, *inputs, method=method)
     rows = tuple(panel.n_rows for panel in grid)
     dtype = coder.H.dtype if columns else np.dtype(np.float64)
     return da.Array(
-        HighLevelGraph.from_collections(name, graph),
+        HighLevelGraph.from_collections(name, graph, dependencies=[shared]),
         name,
         chunks=(rows, (len(coder.H),)) if columns else (rows,),
         dtype=dtype,
@@ -90,27 +84,15 @@ def _prepared(X: Rows, steps: list[data.Preparation]) -> Rows:
     return X
 
 
-def _same(coder: Coder) -> Coder:
-    return coder
-
-
 def _code_panel(
     reader: data.Source, start: int, stop: int, chunks: Chunks, coder: Coder, *, method: str
 ) -> np.ndarray:
     return np.concatenate([_coded(slab, coder, method) for slab in reader.slabs(start, stop, chunks)])
 
 
-def _code(
-    chunks: list[Any],
-    H: list[list[Any]],
-    *,
-    coder: Coder,
-    steps: list[data.Preparation],
-    method: str,
-) -> np.ndarray:
+def _code(chunks: list[Any], coder: Coder, *, steps: list[data.Preparation], method: str) -> np.ndarray:
     """The result of a chunk, or of several chunks side by side."""
-    X = _prepared(data.side_by_side(chunks), steps)
-    return _coded(X, replace(coder, H=np.ascontiguousarray(H[0][0])), method)
+    return _coded(_prepared(data.side_by_side(chunks), steps), coder, method)
 
 
 def _coded(X: Rows, coder: Coder, method: str) -> np.ndarray:

@@ -55,7 +55,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class _Solved(PhaseWrapper):
+class _SharesPhase(PhaseWrapper):
     """A quadratic pass that computes W, and adds the shares of the programs over all rows."""
 
     k: int
@@ -207,6 +207,8 @@ class Refitter:
             if entries is not None:
                 source = WeightedSource(source, entries, rows=None, weights=None)
             V = OpenMatrix.of(source)
-        after, outcome, sums = single_read(replace(V, masked=masked), _Solved(exact, k), k=k, state=state)
+        after, outcome, sums = single_read(
+            replace(V, masked=masked), _SharesPhase(exact, k), k=k, state=state
+        )
         components = FactorState.checked(after).factor.astype(model.components_.dtype)
         return Refit(components, sums["shares"], float(outcome.loss or 0.0), 1)

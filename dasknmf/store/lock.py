@@ -64,21 +64,21 @@ class Lock:
         self._released = threading.Event()
         _held.add(self)
         try:
-            self._take()
+            self._acquire()
         except BaseException:
             _held.discard(self)
             raise
         self._renewing = threading.Thread(target=self._renew, name="dasknmf-lock", daemon=True)
         self._renewing.start()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         store = self._store
         keys.put_if_absent(store, _KEY, self._content())
         holder = _holder(store)
         if holder.token != self.token:
             if _is_alive(store, holder):
                 raise RunLockedError(
-                    f"the run at {str(store)!r} is being written by {_named(holder)}; a run has one writer: "
+                    f"the run at {str(store)!r} is being written by {_label(holder)}; a run has one writer: "
                     "wait for that process or stop it; if it is not a fit, remove the lock with 'dasknmf "
                     "unlock'."
                 )
@@ -143,7 +143,7 @@ def break_lock(store: Store) -> str | None:
     if not holder.token:
         return None
     keys.delete_key(store, _KEY)
-    return _named(holder)
+    return _label(holder)
 
 
 def writer(store: Store) -> str | None:
@@ -152,13 +152,13 @@ def writer(store: Store) -> str | None:
     For another host this compares the clocks of both hosts, so the answer is only for display.
     """
     holder = _holder(store)
-    alive = _lives_here(holder)
+    alive = _is_running_here(holder)
     if alive is None:
         alive = time.time() - holder.time < _LEASE
-    return _named(holder) if alive else None
+    return _label(holder) if alive else None
 
 
-def _named(holder: Holder) -> str:
+def _label(holder: Holder) -> str:
     return f"process {holder.pid} on {holder.host.split(' ', 1)[0]}"
 
 
@@ -173,7 +173,7 @@ def _holder_once(store: Store) -> Holder:
         return _NOBODY  # a partly written lock, or other content, is not a lock
 
 
-def _lives_here(holder: Holder) -> bool | None:
+def _is_running_here(holder: Holder) -> bool | None:
     """Whether the process of a lock is alive; None if it belongs to another machine."""
     if not holder.token:
         return False
@@ -186,13 +186,13 @@ def _lives_here(holder: Holder) -> bool | None:
 
 def _is_alive(store: Store, holder: Holder) -> bool:
     """Whether the writer of a lock is alive; a lock of another machine is watched for up to a lease."""
-    alive = _lives_here(holder)
+    alive = _is_running_here(holder)
     if alive is not None:
         return alive
     log.warning(
         "the run at %s is locked by %s; waiting up to %.0f s to see whether that process is alive",
         store,
-        _named(holder),
+        _label(holder),
         _LEASE,
     )
     end = time.monotonic() + _LEASE

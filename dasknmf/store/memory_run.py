@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from dasknmf.core.history import History, Record
-from dasknmf.store.factors import FactorVersion, MemoryFactors
+from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.progress import Progress
 from dasknmf.store.schema import Plan
 
@@ -44,11 +43,6 @@ class MemoryRun:
     def concluded(self) -> bool:
         """Whether final factors were made from all models."""
         return self.progress.conclusion is not None
-
-    def forget(self, versions: Iterable[FactorVersion]) -> None:
-        """Delete rows that were written but not committed."""
-        for version in versions:
-            self.factors.drop(version.name)
 
     def discard(self) -> None:
         """Do nothing: nothing is stored."""

@@ -21,7 +21,7 @@ the previous commit and all factors that it names are intact.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
@@ -49,7 +49,7 @@ from dasknmf.io.retry import without_retries
 from dasknmf.store import arrays, image_grid, keys, records, selection
 from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
-from dasknmf.store.factors import FactorVersion, pass_of
+from dasknmf.store.factors import pass_of
 from dasknmf.store.lock import Lock
 from dasknmf.store.progress import Commit, Progress, committed, format_of, read_grid, read_run
 from dasknmf.store.schema import FORMAT, Identity, Plan, Problem
@@ -119,7 +119,7 @@ class StoredRun:
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _unopened(store, error) from error
-        self._check_is_ours(overwrite=overwrite)
+        self._check_content(overwrite=overwrite)
         self._lock = Lock(self.store)
         # Versions are deleted during the next pass, as a deletion takes as long as a commit.
         self._pruner = ThreadPoolExecutor(1, "dasknmf-prune")
@@ -230,11 +230,6 @@ class StoredRun:
         """Whether the conclusion of the run was made from the findings in the store."""
         return selection.concluded(self.store, self.progress)
 
-    def forget(self, versions: Iterable[FactorVersion]) -> None:
-        """Delete rows that were written but not committed."""
-        for version in versions:
-            self.factors.drop(version.name)
-
     def discard(self) -> None:
         """Delete a run that has committed nothing, unless another process has taken it over."""
         try:
@@ -253,7 +248,7 @@ class StoredRun:
             with suppress(OSError):  # something else is in it
                 self.store.root.rmdir()
 
-    def _check_is_ours(self, *, overwrite: bool) -> None:
+    def _check_content(self, *, overwrite: bool) -> None:
         """Raise an error if the store holds anything but a run."""
         found = {name for name in keys.children(self.store, "") if not name.endswith(atomic.SPARE)}
         foreign = found - {*_PARTS, "lock"}

@@ -169,7 +169,7 @@ def test_memory_of_a_pass_is_the_largest_measurement(low_rank, monkeypatch):
         return measured[-1]
 
     monkeypatch.setattr(accounting, "resident_bytes", measure)
-    monkeypatch.setattr(accounting, "_MOMENT", -1.0)
+    monkeypatch.setattr(accounting, "_REUSE_SECONDS", -1.0)
     model, _ = fitted(low_rank, "synchronous", n_components=2, max_iter=2, init="random")
     assert {record.memory for record in model.history_} <= set(measured)
     assert max(record.memory for record in model.history_) == max(measured)

@@ -15,8 +15,8 @@ from zarr.storage import LocalStore
 from benchmarks.counting import CountingStore
 from benchmarks.matching import matched_cosines
 from dasknmf import NMF, Consensus, Prepared, consensus, open_consensus
-from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError, SourceError
+from dasknmf.fitting import memory
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters, refit
 from dasknmf.selection.consensus import study_consensus

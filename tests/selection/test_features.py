@@ -11,8 +11,8 @@ from distributed import Client
 
 from dasknmf import Moments, Prepared, highly_variable, moments
 from dasknmf.core.blocks import PanelSpec, block_of
-from dasknmf.engine import memory
 from dasknmf.errors import DataError, MemoryLimitError
+from dasknmf.fitting import memory
 from tests.helpers import computing, stored, stored_sparse
 
 pytestmark = pytest.mark.usefixtures("small_panels")

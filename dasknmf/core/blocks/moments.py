@@ -21,23 +21,23 @@ def of_columns(values: np.ndarray) -> LineMoments:
     """The moments of each column of a dense tile."""
     found = empty(values.shape[1])
     if values.flags.c_contiguous:
-        _across(values, found)
+        _moments_of_columns(values, found)
     else:
-        _along(np.ascontiguousarray(values.T), found)
+        _moments_of_rows(np.ascontiguousarray(values.T), found)
     return found
 
 
 def of_sparse_columns(v: np.ndarray, columns: np.ndarray, n_rows: int, n_features: int) -> LineMoments:
     """The moments of each column of a sparse tile, from its stored values and their columns."""
     found = empty(n_features)
-    _across_sparse(v, columns, n_rows, np.zeros(n_features), found)
+    _moments_of_sparse_columns(v, columns, n_rows, np.zeros(n_features), found)
     return found
 
 
 def of_sparse_rows(v: np.ndarray, pointers: np.ndarray, n_features: int) -> LineMoments:
     """The moments of each row of a sparse tile, from its stored values and where rows begin in them."""
     found = empty(len(pointers) - 1)
-    _along_sparse(v, pointers, n_features, found)
+    _moments_of_sparse_rows(v, pointers, n_features, found)
     return found
 
 
@@ -54,7 +54,7 @@ def empty(length: int) -> LineMoments:
 
 
 @kernel
-def _across(values: np.ndarray, found: LineMoments) -> None:
+def _moments_of_columns(values: np.ndarray, found: LineMoments) -> None:
     """Write to `found` the moments of each column of C-contiguous values."""
     mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
@@ -71,7 +71,7 @@ def _across(values: np.ndarray, found: LineMoments) -> None:
 
 
 @kernel
-def _along(values: np.ndarray, found: LineMoments) -> None:
+def _moments_of_rows(values: np.ndarray, found: LineMoments) -> None:
     """Write to `found` the moments of each row of C-contiguous values."""
     mean, squares, nonzeros = found
     n_rows, n_columns = values.shape
@@ -90,7 +90,7 @@ def _along(values: np.ndarray, found: LineMoments) -> None:
 
 
 @kernel
-def _across_sparse(
+def _moments_of_sparse_columns(
     v: np.ndarray, columns: np.ndarray, n_rows: int, stored: np.ndarray, found: LineMoments
 ) -> None:
     mean, squares, nonzeros = found
@@ -108,7 +108,7 @@ def _across_sparse(
 
 
 @kernel
-def _along_sparse(v: np.ndarray, pointers: np.ndarray, n_features: int, found: LineMoments) -> None:
+def _moments_of_sparse_rows(v: np.ndarray, pointers: np.ndarray, n_features: int, found: LineMoments) -> None:
     mean, squares, nonzeros = found
     for i in range(mean.size):
         total = 0.0

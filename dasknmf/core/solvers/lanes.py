@@ -94,7 +94,7 @@ def add_product(g: np.ndarray, s: np.ndarray, w: np.ndarray) -> None:
 
 
 @inlined
-def take_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
+def subtract_product(g: np.ndarray, a: np.ndarray, b: np.ndarray, n: int) -> None:
     """g −= Σ_{r<n} a_r b_r in every lane."""
     for r in range(0, n - 3, 4):
         for lane in range(LANES):

@@ -39,7 +39,7 @@ import numpy as np
 from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.solvers import cd
 from dasknmf.core.solvers.inner_steps import Steps
-from dasknmf.core.solvers.lanes import LANES, add_product, at, take_product
+from dasknmf.core.solvers.lanes import LANES, add_product, at, subtract_product
 from dasknmf.core.solvers.packed_grams import Packed, add_to_diagonals
 
 _CHANCES = 3
@@ -227,19 +227,19 @@ def _solve_rows(
                 continue
             row[lane] = coming
             if lines is not None:
-                _scale_in(S, units, lines[coming], lane)
-            _enter(search, W[coming], N[coming], units, l1, lane)
+                _load_scaled(S, units, lines[coming], lane)
+            _begin_row(search, W[coming], N[coming], units, l1, lane)
             coming += 1
         most = _pack(packed, size, search.passive)
         _factorized(factors, S, search.target, packed, most, lost)
         _unpack(search.w, factors[0], packed, most)
-        _find_wrong(search, S)
+        _find_violations(search, S)
         for lane in range(LANES):
             if row[lane] < 0:
                 continue
             search.rounds[lane] += 1
             if search.n_wrong[lane] == 0 or search.rounds[lane] == 20 * k + 20:
-                certified[row[lane]] = _leave(search, W[row[lane]], scaled, l1, lane)
+                certified[row[lane]] = _end_row(search, W[row[lane]], scaled, l1, lane)
                 row[lane] = -1
                 first[lane] = k
                 done += 1
@@ -257,7 +257,7 @@ def _solve_rows(
 
 
 @inlined
-def _enter(
+def _begin_row(
     search: _Search, entered: np.ndarray, cross: np.ndarray, units: np.ndarray, l1: float, lane: int
 ) -> None:
     """Begin the search for a row of W, whose row of N is `cross`, in a lane."""
@@ -275,7 +275,7 @@ def _enter(
 
 
 @inlined
-def _find_wrong(search: _Search, S: np.ndarray) -> None:
+def _find_violations(search: _Search, S: np.ndarray) -> None:
     """The gradients y of all lanes, and the entries that violate the optimality conditions."""
     w, y = search.w, search.y
     k = len(y)
@@ -294,7 +294,7 @@ def _find_wrong(search: _Search, S: np.ndarray) -> None:
 
 
 @inlined
-def _leave(
+def _end_row(
     search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], l1: float, lane: int
 ) -> bool:
     """End the search of a lane and write its solution to W unless it is worse; whether it is certified."""
@@ -304,7 +304,7 @@ def _leave(
     # An entry that is zero because of a lost pivot needs a nonnegative gradient as well.
     for t in range(k):
         sure = sure and (search.w[t, lane] > 0.0 or search.y[t, lane] >= search.limit[lane])
-    if sure or (search.n_wrong[lane] == 0 and not _worse(search, entered, scaled, lane)):
+    if sure or (search.n_wrong[lane] == 0 and not _is_worse(search, entered, scaled, lane)):
         for t in range(k):
             unit = at(units[t], lane)
             value = 0.0 if search.w[t, lane] < 0.0 else search.w[t, lane] * unit
@@ -317,7 +317,7 @@ def _leave(
 
 
 @inlined
-def _scale_in(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> None:
+def _load_scaled(S: np.ndarray, units: np.ndarray, line: np.ndarray, lane: int) -> None:
     """A row's own S scaled to a unit diagonal, in its lane."""
     k = len(units)
     here = 0
@@ -382,17 +382,17 @@ def _factorized(
         for j in range(i):
             for lane in range(LANES):
                 g[lane] = at(S[packed[i, lane], packed[j, lane]], lane)
-            take_product(g, L[i], L[j], j)
+            subtract_product(g, L[i], L[j], j)
             for lane in range(LANES):
                 L[i, j, lane] = g[lane] * inverse[j, lane]
         for lane in range(LANES):
             g[lane] = at(S[packed[i, lane], packed[i, lane]], lane)
-        take_product(g, L[i], L[i], i)
+        subtract_product(g, L[i], L[i], i)
         for lane in range(LANES):
             inverse[i, lane] = 1.0 / np.sqrt(g[lane]) if g[lane] > lost else 0.0
         for lane in range(LANES):
             g[lane] = target[packed[i, lane], lane]
-        take_product(g, L[i], x, i)
+        subtract_product(g, L[i], x, i)
         for lane in range(LANES):
             x[i, lane] = g[lane] * inverse[i, lane]
     for i in range(most - 1, -1, -1):
@@ -405,7 +405,7 @@ def _factorized(
 
 
 @inlined
-def _worse(search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], lane: int) -> bool:
+def _is_worse(search: _Search, entered: np.ndarray, scaled: tuple[np.ndarray, np.ndarray], lane: int) -> bool:
     """Whether a lane's solution has a larger objective than the row at the start, as after lost pivots."""
     S, units = scaled
     target = search.target

@@ -97,20 +97,20 @@ class QuadraticPass(Phase):
         return {} if self.recomputed else {"W": self.k}
 
     @property
-    def facts(self) -> Solver:
+    def properties(self) -> Solver:
         """Properties of the solver, from the table of solvers."""
         return SOLVERS[self.solver]
 
     @property
     def _step(self) -> Step:
-        step = self.facts.step
+        step = self.properties.step
         assert step is not None  # as the solver supports the Frobenius loss
         return step
 
     @property
     def _exact_rows(self) -> bool:
         """Whether updates of W are exact: single steps hardly change a row whose sum is nearly one."""
-        return self.facts.exact or self.sum_to_one or self.recomputed
+        return self.properties.exact or self.sum_to_one or self.recomputed
 
     def prepare(self, state: State) -> PassInputs:
         state = FactorState.checked(state)
@@ -187,7 +187,7 @@ class QuadraticPass(Phase):
 
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
         # Zeros of a recomputed W may stay: no multiplicative step follows.
-        positive = not (self.facts.moves_zeros or self.recomputed)
+        positive = not (self.properties.moves_zeros or self.recomputed)
         first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
         self._clear_empty(tile, W)
 
@@ -252,7 +252,7 @@ class QuadraticPass(Phase):
 
     def _needs_start_loss(self, state: FactorState) -> bool:
         """Whether the stop rule compares later losses with that of the start, as scikit-learn's for "mu"."""
-        return self.facts.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
+        return self.properties.stop_rule is EveryTenth and state.iteration == 0 and not state.needs_first_W
 
     def _updated_H(self, state: FactorState, A: np.ndarray, G: np.ndarray) -> tuple[np.ndarray, float]:
         """The updated H, in V's dtype, and the violation of optimality before the update.
@@ -286,7 +286,7 @@ class QuadraticPass(Phase):
 
     def _step_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
         """One step of Hᵀ in place, except for fixed rows of H; returns the violation before the step."""
-        if not self.facts.exact or not self.n_fixed:
+        if not self.properties.exact or not self.n_fixed:
             fixed = Ht[:, : self.n_fixed].copy()
             violation = self._step(Ht, At, S, steps)
             # Multiplicative steps change the fixed rows too.
