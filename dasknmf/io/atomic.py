@@ -183,7 +183,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class Room(Protocol):
+class Container(Protocol):
     """A container of named entries with a spare place; entries can be moved between the two.
 
     Attributes
@@ -251,17 +251,17 @@ class Directory:
         remove_leftovers(self.spare.parent, prefix, keeps=holds_others)
 
 
-def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
+def put(names: Sequence[str], container: Container, fill: Callable[[], None]) -> None:
     """Write entries to the spare place, then move all of them, or none, to their own places.
 
     Parameters
     ----------
     names : list of str
         Paths of the entries.
-    room : Room
+    container : Container
         The container of the entries.
     fill : callable
-        A function that writes the entries below ``room.new``.
+        A function that writes the entries below ``container.new``.
 
     Raises
     ------
@@ -271,28 +271,28 @@ def put(names: Sequence[str], room: Room, fill: Callable[[], None]) -> None:
     begun: list[tuple[str, str]] = []
     try:
         fill()
-        if isinstance(room, Directory):
-            flush(Path(room.new))
+        if isinstance(container, Directory):
+            flush(Path(container.new))
         for name in names:
-            for was, now in ((name, f"{room.old}/{name}"), (f"{room.new}/{name}", name)):
-                if room.exists(was):
+            for was, now in ((name, f"{container.old}/{name}"), (f"{container.new}/{name}", name)):
+                if container.exists(was):
                     begun.append((was, now))
-                    room.move(was, now)
+                    container.move(was, now)
     except BaseException as error:
-        _move_back(begun, room, error)
+        _move_back(begun, container, error)
         with suppress(Exception):  # the first error is the one to raise
-            room.clear()
+            container.clear()
         raise
-    room.clear()
+    container.clear()
 
 
-def _move_back(begun: list[tuple[str, str]], room: Room, error: BaseException) -> None:
+def _move_back(begun: list[tuple[str, str]], container: Container, error: BaseException) -> None:
     try:
         for was, now in reversed(begun):
-            if room.exists(now):
-                room.move(now, was)
+            if container.exists(now):
+                container.move(now, was)
     except Exception as second:
         raise RunAccessError(
             f"the entries were not written ({error!r}), and the former entries could not be moved back "
-            f"({second!r}); they are in {room.old}: move them back, or export again with overwrite=True."
+            f"({second!r}); they are in {container.old}: move them back, or export again with overwrite=True."
         ) from error

@@ -68,7 +68,7 @@ def write_entries(
         If the old entries cannot be moved back after an error; the message says where they are.
     """
 
-    def write(root: h5py.Group | zarr.Group, room: atomic.Room, create: Callable[[], Any]) -> None:
+    def write(root: h5py.Group | zarr.Group, container: atomic.Container, create: Callable[[], Any]) -> None:
         found = [] if overwrite else [name for name in entries(keys) if name in root]
         if found:
             raise RunError(
@@ -80,7 +80,7 @@ def write_entries(
             _fill(create(), factors, keys)
             _make_parents(root)
 
-        atomic.put(entries(keys), room, fill)
+        atomic.put(entries(keys), container, fill)
 
     if place := hdf5.split(path):
         import h5py
@@ -95,9 +95,9 @@ def write_entries(
     if isinstance(root.store, LocalStore):
         there = (Path(root.store.root) / root.path).absolute()
         prefix = f".{there.name}."
-        room = atomic.Directory(there, there.with_name(f"{prefix}{signed()}.new"))
-        write(root, room, lambda: zarr.open_group(room.new, mode="w-", zarr_format=zarr_format))
-        room.forget(prefix, entries(keys))
+        container = atomic.Directory(there, there.with_name(f"{prefix}{signed()}.new"))
+        write(root, container, lambda: zarr.open_group(container.new, mode="w-", zarr_format=zarr_format))
+        container.forget(prefix, entries(keys))
     else:
         in_keys = _Keys(root)
         write(root, in_keys, in_keys.create)

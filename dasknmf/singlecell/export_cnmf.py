@@ -104,7 +104,7 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
         )
     consensus, genes = tables.consensus, tables.genes
     place = directory / name
-    room = Directory(place, place / f".{signed()}.new")
+    container = Directory(place, place / f".{signed()}.new")
     threshold = str(consensus.density_threshold).replace(".", "_")
     kind = f"k_{consensus.n_components}.dt_{threshold}"
     usages, spectra = (f"{name}.{what}.{kind}.consensus.txt" for what in ("usages", "spectra"))
@@ -113,9 +113,9 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
     listed = "\n".join(genes)
     own = [usages, spectra, scores, tpm]
     shared = [] if tables.ranks is None else [ranks]
-    if not room.exists(chosen) or (place / chosen).read_text() != listed:
+    if not container.exists(chosen) or (place / chosen).read_text() != listed:
         shared.append(chosen)
-    if not overwrite and (found := [each for each in own + shared if room.exists(each)]):
+    if not overwrite and (found := [each for each in own + shared if container.exists(each)]):
         raise RunError(
             f"{place} has {', '.join(found)} already, which are not replaced: give --overwrite, or another "
             "name."
@@ -123,10 +123,10 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
     programs = pd.RangeIndex(1, consensus.n_components + 1)
 
     def write(file: str, values: np.ndarray, columns: Any) -> None:
-        pd.DataFrame(values, index=programs, columns=columns).to_csv(Path(room.new) / file, sep="\t")
+        pd.DataFrame(values, index=programs, columns=columns).to_csv(Path(container.new) / file, sep="\t")
 
     def fill() -> None:
-        new = Path(room.new)
+        new = Path(container.new)
         new.mkdir(parents=True)
         whole = None if tables.in_all_genes is None else tables.in_all_genes()
         with open(new / usages, "w", newline="") as file:
@@ -143,6 +143,6 @@ def write_cnmf(directory: Path, name: str, tables: Tables, *, overwrite: bool = 
             np.savez_compressed(new / ranks, data=tables.ranks, index=index, columns=np.asarray(names))
         (new / chosen).write_text(listed)
 
-    put(own + shared, room, fill)
-    room.forget(".", own + shared)
-    return [each for each in [*own, chosen, ranks] if room.exists(each)]
+    put(own + shared, container, fill)
+    container.forget(".", own + shared)
+    return [each for each in [*own, chosen, ranks] if container.exists(each)]

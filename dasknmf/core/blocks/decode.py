@@ -177,8 +177,8 @@ class Hidden(NamedTuple):
 
 def hide(holdout: Holdout, V: np.ndarray, mask: np.ndarray, places: np.ndarray) -> Hidden:
     """The hidden entries, which are set to 0 in V and in its mask; `places` are those of the rows in X."""
-    room = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
-    hidden = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, V.dtype)
+    capacity = V.size if holdout.share > 0.25 else int(V.size * 2 * holdout.share) + 1000
+    hidden = np.empty(capacity, np.int32), np.empty(capacity, np.int32), np.empty(capacity, V.dtype)
     count = _hide(V, mask, places, holdout.draw, hidden)
     return Hidden(*(part[:count] for part in hidden))
 

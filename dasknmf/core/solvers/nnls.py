@@ -127,8 +127,8 @@ def _certified(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float, 
     k = W.shape[1]
     # A further row and column of zeros, for the padding of packed sets.
     if isinstance(S, Packed):
-        room = np.zeros((k + 1, k + 1, LANES))
-        return _solve_rows(W, N, S.lines, (room, np.zeros((k, LANES))), l1, lost)
+        buffer = np.zeros((k + 1, k + 1, LANES))
+        return _solve_rows(W, N, S.lines, (buffer, np.zeros((k, LANES))), l1, lost)
     norms = np.sqrt(S.diagonal())
     units = np.divide(1.0, norms, out=np.zeros(k), where=norms > 0)
     unit_S = np.zeros((k + 1, k + 1))
@@ -197,7 +197,7 @@ def _solve_rows(
     l1: float,
     lost: float,
 ) -> np.ndarray:
-    """Whether each row is certified; `scaled` is S and units of all rows, or room for those of lines."""
+    """Whether each row is certified; `scaled` is S and units of all rows, or their buffers for each lane."""
     n_rows, k = W.shape
     S, units = scaled
     certified = np.zeros(n_rows, np.bool_)
