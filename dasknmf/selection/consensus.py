@@ -14,7 +14,7 @@ from dasknmf.core.history import Callback
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters
-from dasknmf.selection.parameters import Clustering, RandomState, Stage, start_parameters
+from dasknmf.selection.parameters import Clustering, RandomState, Stage, check_starts
 from dasknmf.selection.result import Consensus, consensus_of
 from dasknmf.selection.study import Choice, Study, finished_run, open_study
 
@@ -103,6 +103,7 @@ def consensus(
     """
     clustering = Clustering(n_init, density_threshold, local_neighborhood_size)
     clustering.check(n_components)
+    check_starts(nmf)
     options = FitOptions(
         checkpoint=checkpoint,
         overwrite=overwrite,
@@ -110,8 +111,7 @@ def consensus(
         callbacks=callbacks,
         many={"consensus": True},
     )
-    parameters = {"random_state": random_state} | start_parameters(nmf)
-    with open_study(X, [n_components], n_init, options, **parameters) as study:
+    with open_study(X, [n_components], n_init, options, **{"random_state": random_state} | nmf) as study:
         return study_consensus(study, n_components, clustering)
 
 
@@ -173,16 +173,11 @@ def study_consensus(
     made = replace(made, feature_names=names, n_reads=n_reads)
     values = {_STORED_AS.get(name, name): getattr(made, name) for name in _STORED}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    numbers = {name: _plain(value) for name, value in values.items() if name not in arrays}
+    numbers = {name: value for name, value in values.items() if name not in arrays}
     columns = {} if choice is None else choice.columns
     run.write_findings(numbers | extra | {"n_asked": study.n_extra_reads}, arrays | columns)
     study.final_pass(made.spectra)
     return replace(made, usages=study.returned_W())
-
-
-def _plain(number: Any) -> Any:
-    """The number as a type of Python, for JSON."""
-    return number.item() if isinstance(number, np.generic) else number
 
 
 def _warn_of_zeros(stack: np.ndarray) -> None:

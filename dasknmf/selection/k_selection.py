@@ -14,7 +14,7 @@ from dasknmf.errors import DataError
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection import clusters
 from dasknmf.selection.consensus import study_consensus
-from dasknmf.selection.parameters import Clustering, start_parameters
+from dasknmf.selection.parameters import Clustering, check_starts
 from dasknmf.selection.result import Consensus
 from dasknmf.selection.stability import instability
 from dasknmf.selection.study import Factorization, Study, open_study
@@ -86,8 +86,9 @@ def k_selection(
             f"n_components is {ranks}; one program has no silhouette, by which numbers of components are "
             "compared: give for example range(2, 13), or use consensus(X, 1)."
         )
+    check_starts(nmf)
     options = replace(options, many={"consensus": True, "method": "consensus"})
-    with open_study(X, ranks, clustering.n_init, options, **start_parameters(nmf)) as study:
+    with open_study(X, ranks, clustering.n_init, options, **nmf) as study:
         choice = study.choice(ranks, rule, lambda: _columns(study, ranks))
         consensus = study_consensus(study, choice.best, clustering, choice)
         H = consensus.spectra.astype(study.session.inputs.model.dtype)

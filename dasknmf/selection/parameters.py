@@ -19,8 +19,8 @@ _UNSEEDED = ("nndsvd", "nndsvda", "custom")
 """Values of `init` that give the same, or nearly the same, start for every seed."""
 
 
-def start_parameters(nmf: dict[str, Any]) -> dict[str, Any]:
-    """Checked parameters of `NMF` for starts that differ by their seeds; ``init="random"`` unless given.
+def check_starts(nmf: dict[str, Any]) -> None:
+    """Raise an error if starts with these parameters of `NMF` would not differ by their seeds.
 
     Raises
     ------
@@ -33,8 +33,7 @@ def start_parameters(nmf: dict[str, Any]) -> dict[str, Any]:
         raise TypeError(
             f"{', '.join(unknown)}: not a parameter of NMF or of a consensus; correct or leave out the name."
         )
-    nmf = {"init": "random"} | nmf
-    if nmf["init"] in _UNSEEDED:
+    if nmf.get("init") in _UNSEEDED:
         raise ValueError(
             f"init is {nmf['init']!r}, which is nearly the same for every seed; a consensus needs starts "
             "that differ: use init='random', 'sample' or 'nndsvdar'."
@@ -44,7 +43,6 @@ def start_parameters(nmf: dict[str, Any]) -> dict[str, Any]:
             "fixed_components are given, and would be the same in every factorization; a consensus finds "
             "what different factorizations share: leave them out, or use NMF(fixed_components=)."
         )
-    return nmf
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dasknmf import Consensus, RankSweep, consensus, highly_variable, moments
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.selection.k_selection import k_selection
-from dasknmf.selection.parameters import Clustering, RandomState, Stage, start_parameters
+from dasknmf.selection.parameters import Clustering, RandomState, Stage, check_starts
 from dasknmf.selection.refit import normalised
 from dasknmf.singlecell.entries import Keys, over_all_genes, plain
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
@@ -167,7 +167,7 @@ def consensus_nmf(
     clustering = Clustering(n_init, density_threshold, local_neighborhood_size)
     for rank in ranks:
         clustering.check(rank)
-    start_parameters(parameters)  # before counts are read to choose genes
+    check_starts(parameters)  # before counts are read to choose genes
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
     names = np.asarray(adata.var_names, dtype=str)
