@@ -82,7 +82,7 @@ class MatrixOptions:
             if names := given(self, "layer", "mask_var", "all_genes"):
                 listed = " and ".join(names)
                 raise click.UsageError(
-                    f"{listed} can only be used with an AnnData, and {sources[0]!r} is none: leave out "
+                    f"{listed} can only be used with an AnnData, and {sources[0]!r} is not one: leave out "
                     f"{listed}, or give the path of an AnnData (.h5ad, or a Zarr group with obs and var)."
                 )
             X: Any = opened(sources[0])

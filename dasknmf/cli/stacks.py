@@ -118,7 +118,7 @@ class StackOptions(StackSelection):
         rasters = [is_raster(source) for source in sources]
         if len(sources) > 1 and not all(rasters):
             raise click.UsageError(
-                f"{sources[rasters.index(False)]!r} is no GeoTIFF; only GeoTIFFs can be combined to one "
+                f"{sources[rasters.index(False)]!r} is not a GeoTIFF; only GeoTIFFs can be combined to one "
                 "stack, along time: give GeoTIFFs only, or one store."
             )
         images = self.images(sources[0] if len(sources) == 1 else list(sources))

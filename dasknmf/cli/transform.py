@@ -74,7 +74,7 @@ def _transformed(model: NMF, source: str, layer: str | None) -> da.Array:
         return usage(store.matrix(layer), store.var_names, model)
     if layer is not None and store is None:
         raise click.UsageError(
-            f"--layer can only be used with an AnnData, and {source!r} is none: leave it out."
+            f"--layer can only be used with an AnnData, and {source!r} is not one: leave it out."
         )
     X = opened(source) if store is None else store.matrix(layer)
     steps = steps_to_repeat(model)

@@ -75,7 +75,7 @@ class Loss:
             raise DataError(
                 "When beta_loss <= 0 and X contains zeros, the solver may diverge. "
                 f"Please add small values to X, or use a positive beta_loss: beta_loss is {self.beta:g}, "
-                f"X holds {n_zeros:.0f} zeros (those that a sparse X leaves out are zeros, too)."
+                f"X has {n_zeros:.0f} zeros (entries that a sparse X does not store are zeros, too)."
             )
 
     def rows(

@@ -86,7 +86,7 @@ def clustered(stack: np.ndarray, density: np.ndarray, threshold: float, k: int) 
     n_kept = int(kept.sum())
     remedy = "fit fewer components"
     if threshold < NO_FILTER:
-        remedy = f"give a larger density_threshold ({NO_FILTER:g} filters nothing) or {remedy}"
+        remedy = f"give a larger density_threshold ({NO_FILTER:g} keeps all spectra) or {remedy}"
     if n_kept < k:
         raise DataError(
             f"{n_kept} of {len(stack)} spectra have a density below density_threshold={threshold:g}, and {k} "

@@ -54,7 +54,7 @@ class Clustering:
     n_init : int, default=100
         Starts of each rank.
     density_threshold : float, default=0.5
-        Spectra whose density is not below this are filtered; 2 or more filters nothing.
+        Spectra whose density is not below this are left out; 2 or more keeps all.
     local_neighborhood_size : float, default=0.3
         Share of `n_init`, in (0, 1]: how many nearest neighbours the density is a mean over.
     """

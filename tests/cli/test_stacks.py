@@ -209,7 +209,7 @@ def test_what_does_not_go_together_is_refused(fitted, tmp_path, low_rank):
         (2, "--missing auto can only be used", ["fit", matrix, new, *FIT, "--missing", "auto"]),
         (2, "neither a number nor auto nor error nor nan", ["fit", matrix, new, *FIT, "--missing", "none"]),
         (2, "--log1p", ["fit", path, new, *FIT, *STACK, "--log1p"]),
-        (2, "is no GeoTIFF; only GeoTIFFs", ["fit", path, path, new, *FIT, *STACK]),
+        (2, "is not a GeoTIFF; only GeoTIFFs", ["fit", path, path, new, *FIT, *STACK]),
         (2, "holdout is 2.0", ["fit", path, new, *FIT, *STACK, "--holdout", 2]),
         (2, "sum_to_one needs", ["fit", path, new, *FIT, *STACK, "--sum-to-one", "--solver", "mu"]),
         (2, "--xarray and --to csv", ["export", run, new, "--xarray", "--to", "csv"]),

@@ -260,7 +260,7 @@ def test_what_is_refused(where):
             NMF(2).fit(make(broken))
     for beta in (0, -0.5):
         with pytest.raises(
-            DataError, match=rf"beta_loss is {beta:g}, X holds \d+ zeros \(those that a sparse X"
+            DataError, match=rf"beta_loss is {beta:g}, X has \d+ zeros \(entries that a sparse X"
         ):
             NMF(2, beta_loss=beta, solver="mu").fit(make(X))
 
