@@ -279,7 +279,7 @@ def test_models_that_do_not_fit_together_take_turns(room_for, tmp_path, caplog, 
         room_for(count, X, usual)
         run = {"checkpoint": tmp_path / f"run{count}"} if stores else {}
         model, W_turns = several(X, run, scheduler="synchronous", **usual)
-        assert f"of which a pass makes {turns}" in caplog.text
+        assert f"each pass reads V {turns} times" in caplog.text
         np.testing.assert_allclose(W_turns, W, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(model.components_, whole.components_, rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(model.start_losses_, whole.start_losses_, rtol=1e-12)
