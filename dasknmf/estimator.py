@@ -371,7 +371,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W : ndarray or dask.array.Array of shape (n_samples, n_components)
             Lazy where X is chunked; computing it reads X once.
         """
-        return self._coded(X, "__call__")
+        return self._coded(X, "transform")
 
     def inverse_transform(self, X: Matrix) -> Any:
         """WH for W = X.
@@ -399,7 +399,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         errors : ndarray or dask.array.Array of shape (n_samples,)
             Lazy where X is chunked. Half the squared residual for the Frobenius loss.
         """
-        return self._coded(X, "scores")
+        return self._coded(X, "score_samples")
 
     @classmethod
     def from_run(cls, run: Run | StoreLike) -> NMF:
@@ -429,7 +429,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if self.verbose:
             options = replace(options, callbacks=(*options.callbacks, log_pass))
         with session(*open_problem(self, X, options)) as work:
-            Execution(work, work.inputs.restarted(self.n_init))()
+            Execution(work, work.inputs.restarted(self.n_init)).run_passes()
             W = set_from_session(self, work)
             return work.returned(W) if options.returns_W else None
 

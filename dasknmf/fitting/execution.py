@@ -49,7 +49,7 @@ class Execution:
     def __post_init__(self) -> None:
         self.V, self.run = self.session.V, self.session.run
 
-    def __call__(self) -> None:
+    def run_passes(self) -> None:
         """Run all passes after the last commit."""
         run, model, start = self.run, self.models[0], self.session.inputs.start
         try:

@@ -253,7 +253,7 @@ def open_study(
     )
     with session(*open_problem(template, X, options)) as opened:
         models = _models(opened.inputs.model, ranks, n_init)
-        Execution(opened, models)()
+        Execution(opened, models).run_passes()
         factorizations = factorizations_of(opened.run, [(model.k, model.seed) for model in models])
         yield Study(template, nmf, replace(opened, V=_unhidden(opened)), factorizations)
 

@@ -56,7 +56,7 @@ class Found:
         options = FitOptions(holdout=holdout, resampling=resampling)
         inputs = decide(nmf, opened(X), options)
         with session(problem_of(nmf, inputs), inputs) as work:
-            Execution(work, (inputs.model,))()
+            Execution(work, (inputs.model,)).run_passes()
         self.run = work.run
         self.version = inputs.model.variant.resampling
         at = self.run.progress

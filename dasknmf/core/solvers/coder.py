@@ -73,7 +73,7 @@ class Coder:
     def _guess(self) -> first_W.Guess:
         return first_W.Guess.of(self.H, self.loss, self._grams[0], self.weights)
 
-    def __call__(self, X: Matrix) -> np.ndarray:
+    def transform(self, X: Matrix) -> np.ndarray:
         """W of some rows of V, in the dtype of H."""
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
         for tile in self._block(X).tiles():
@@ -99,9 +99,9 @@ class Coder:
         if self.entries is not None:
             W[~tile.nonempty_rows()] = 0
 
-    def scores(self, X: Matrix) -> np.ndarray:
+    def score_samples(self, X: Matrix) -> np.ndarray:
         """The loss of each row against its best reconstruction, float64."""
-        W = self(X)
+        W = self.transform(X)
         H = self.H.astype(np.float64)
         losses = np.empty(X.shape[0])
         for tile in self._block(X).tiles():
