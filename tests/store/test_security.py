@@ -119,7 +119,7 @@ def test_an_array_of_a_state_lies_in_the_state(run):
 def test_names_of_exports_stay_where_they_belong(run, option):
     found = CliRunner().invoke(main, ["export", str(run), str(run.parent / "out"), *option])
     assert found.exit_code == 2
-    assert "without separators" in found.output
+    assert "a name has no / and no \\" in found.output
 
 
 # Sizes
