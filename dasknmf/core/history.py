@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_EXACT = 1e-12
+
+
 @dataclass(frozen=True)
 class Achieved:
     """The loss and objective of a model after a pass."""
@@ -194,7 +197,7 @@ class SmallGains:
 
     tol: float
     floor: float
-    """Ten rounding errors of V's norm: a smaller loss counts as an exact fit."""
+    """The loss of an exact fit, from `exact_loss`."""
     count: int = 2
     """Number of small gains: more than two where blocks of components take more turns."""
 
@@ -216,6 +219,15 @@ class SmallGains:
         objectives = own_objectives(passes)[-own:]
         small = all(before - after <= self.tol * after for before, after in pairwise(objectives))
         return Stop(last.loss_at) if small else None
+
+
+def exact_loss(dtype: np.dtype, scale: float) -> float:
+    """The loss at or below which a fit counts as exact.
+
+    For the Frobenius loss that is a residual of a millionth of V's norm, or of rounding errors in float32.
+    `scale` is ‖V‖², or its counterpart for another loss.
+    """
+    return max(10 * float(np.finfo(dtype).eps), _EXACT) * scale
 
 
 def rivals(objectives: Iterable[float]) -> dict[str, float]:

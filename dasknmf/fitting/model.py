@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from dasknmf.core.history import SmallGains, StopRule
+from dasknmf.core.history import SmallGains, StopRule, exact_loss
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties
@@ -120,7 +120,7 @@ class Model:
         if self.init == "random":
             return [(survey,), (drawn,)]
         if self.init == "sample":
-            plain = () if self._draw().share == 1 else (drawn,)
+            plain = () if self._draw().whole else (drawn,)
             return [(Surveyed(self._draw(), survey),), (Chosen(), *plain)]
         fill = _FILLS.get(self.init, "mean")
         if fill == "zeros" and not self.properties.moves_zeros:
@@ -147,7 +147,7 @@ class Model:
         exact = self.exact()
         if not self.fitted_start or iteration >= _COMPETING_PASSES:
             return (exact,)
-        if self.init == "sample" and self._draw().share == 1:
+        if self.init == "sample" and self._draw().whole:
             return (exact,)  # the trial has compared starts on all of V
         if iteration == 0 and self.init == "sample":
             audited = Audited(self._exact(), self._draw())
@@ -212,7 +212,6 @@ class Model:
         """The stop rule, scaled by the state of V after the survey."""
         if self.parity and self.properties.stop_rule is not None:
             return self.properties.stop_rule(tol)
-        eps = float(np.finfo(self.dtype).eps)
         exact = self._exact()
         turns = exact.n_turns if isinstance(exact, RatioPass) else 1
-        return SmallGains(tol, floor=10 * eps * surveyed.scale, count=max(2, turns))
+        return SmallGains(tol, floor=exact_loss(self.dtype, surveyed.scale), count=max(2, turns))

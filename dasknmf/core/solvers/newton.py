@@ -34,8 +34,11 @@ the same kind.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import ClassVar
 
+import joblib
 import numpy as np
 from scipy.special import xlogy
 
@@ -59,6 +62,8 @@ _CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
 """κ: the coefficient of t² in the bound."""
 _MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
 """Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
+_COLUMNS = 512
+"""Columns of H that one thread updates at once."""
 _DIVERGENCE = Loss(1.0)
 
 
@@ -96,9 +101,10 @@ def step(
     costs = sums + penalty.l1
     here = F[:, free]
     gradient = (costs + penalty.l2 * F - A)[:, free]
-    lines = np.array(T, order="K")
-    add_to_diagonals(lines, penalty.l2)
-    hessians = Packed(lines)
+    if penalty.l2:
+        T = np.array(T, order="K")
+        add_to_diagonals(T, penalty.l2)
+    hessians = Packed(T)
     shifted = _SHRINKAGE * here
     target = hessians.times(shifted) - gradient
     nnls.solve(shifted, target, hessians, 0.0)
@@ -133,6 +139,8 @@ class NewtonInputs(PassInputs):
 @dataclass(frozen=True)
 class NewtonPass(RatioPass):
     """The exact pass with Newton's steps: one read of V, in which W is updated row by row, then H."""
+
+    first_steps: ClassVar[int] = 2
 
     @property
     def block_size(self) -> int:
@@ -197,6 +205,14 @@ class NewtonPass(RatioPass):
         if free != block:  # without the lines of fixed components
             t, _ = np.triu_indices(self.block_size)
             T = T[:, t >= free.start - block.start]
-        A, sums = tally["A"].T, tally["B"].T
-        Ht = np.ascontiguousarray(H.T)
-        return step(Ht, np.ascontiguousarray(A), sums, T, self.penalties.H, free, state.eps, self.n_fixed).T
+        A, Ht = (np.ascontiguousarray(each.T) for each in (tally["A"], H))
+        sums = np.broadcast_to(tally["B"].T, A.shape)
+
+        def updated(part: slice) -> np.ndarray:
+            of = (Ht[part], A[part], sums[part], T[part])
+            return step(*of, self.penalties.H, free, state.eps, self.n_fixed)
+
+        # Columns of H do not depend on each other: the threads change no bit.
+        parts = [slice(first, first + _COLUMNS) for first in range(0, len(Ht), _COLUMNS)]
+        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
+            return np.concatenate(list(pool.map(updated, parts))).T

@@ -99,7 +99,7 @@ def solve(W: np.ndarray, N: np.ndarray, S: np.ndarray | Packed, l1: float) -> No
     for some, sweeps in ((warm, _WARM_SWEEPS), (~warm, 5 + k // 5)):
         rows = np.flatnonzero(some)
         guess = W[rows]
-        own = S.at(rows) if isinstance(S, Packed) else narrow
+        own = S.at(rows) if isinstance(S, Packed) and len(rows) < len(W) else narrow
         cd.move(guess, N[rows], own, Steps(l1, order, sweeps))
         W[rows] = guess
     single = isinstance(S, Packed) and S.lines.dtype == np.float32

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -64,6 +65,8 @@ class RatioPass(Phase):
     """The Gram matrices of the quadratic guess of the first W."""
 
     name = "exact"
+    first_steps: ClassVar[int] = first_W.STEPS
+    """Number of steps from the guess to the first W."""
 
     @property
     def n_turns(self) -> int:
@@ -104,7 +107,7 @@ class RatioPass(Phase):
         beta = self.loss.beta
         if inputs.guess is not None:
             inputs.guess(W, tile)
-            for _ in range(first_W.STEPS):
+            for _ in range(self.first_steps):
                 W[:] = self.updated_rows(W, tile.ratio(W, inputs.H, beta, inputs.eps), inputs)
         ratio = tile.ratio(W, inputs.H, beta, inputs.eps)
         tally["entry"] += (ratio.loss(), *totals(tile, W))

@@ -16,6 +16,7 @@ import numpy as np
 
 from dasknmf.core.blocks import matrix
 from dasknmf.core.blocks.base import Tile
+from dasknmf.core.history import exact_loss
 from dasknmf.core.image_grid import InOrder, PixelIndex
 from dasknmf.core.phase import Outcome, Phase, PhaseWrapper, Rows, SampledRows, Tally
 from dasknmf.core.starts import random_start
@@ -45,6 +46,11 @@ class Draw(Phase):
     rows: PixelIndex = InOrder()
 
     name = "sample"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sample is all of V."""
+        return self.share == 1
 
     def tally(self) -> Tally:
         return Tally({"sample": self.empty(), "columns": np.zeros(self.n_features)})
@@ -124,14 +130,14 @@ class Audited(PhaseWrapper):
         state = SampledFactorState.checked(state)
         after, outcome = self.phase.update(tally, state)
         # In an exact fit all losses are rounding errors, and no stretch is unlike the sample.
-        rounding = 10 * float(np.finfo(self.draw.trial.dtype).eps)
-        expected = state.expected + rounding * state.scale / self.draw.trial.n_rows
+        trial = self.draw.trial
+        expected = state.expected + exact_loss(trial.dtype, state.scale) / trial.n_rows
         far = self._far(tally["losses"].in_order(), expected)
         if far.any():
             sample = tally["sample"].in_order()
             rows = [sample.values] if sample.parts else []
             rows.append(tally["audit"].in_order().values[far])
-            found = self.draw.trial.of_rows(matrix.stacked(rows), state.columns)
+            found = trial.of_rows(matrix.stacked(rows), state.columns)
             after = FactorState.of(after, pending_H=found.H)
         return after, outcome
 

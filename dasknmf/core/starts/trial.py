@@ -30,6 +30,7 @@ from dasknmf.core.blocks import EntryWeights, PanelSpec, block_of, matrix
 from dasknmf.core.blocks.base import Block
 from dasknmf.core.blocks.lowrank import LowRankBlock
 from dasknmf.core.blocks.matrix import Matrix
+from dasknmf.core.history import exact_loss
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
 from dasknmf.core.phase import Map, Phase, Rows, Tally, Visitor, add, visit
@@ -49,8 +50,8 @@ _DRAWS = 4
 _ROUNDS, _RATIO_ROUNDS = (4, 8, 16), (2,)
 """Passes of every start on a part of the rows before the half with the lower objectives goes on: for the
 Frobenius loss; for others, where a pass costs more and the scaled rows have been fitted before."""
-_PART_BYTES, _PART_ROWS = 3 * 2**23, 64
-"""Starts are compared on about 24 MiB of the rows, as long as those are 64 for each component."""
+_PART_BYTES, _PART_ROWS = 2**23, 64
+"""Starts are compared on about 8 MiB of the rows, as long as those are 64 for each component."""
 _FINALISTS = {True: _DRAWS + 1, False: 2}
 """Starts that run until convergence where the part is all of the rows, so that passes are cheap: with five,
 all of five seeds found the lowest minimum of the handwritten digits; with two, three of them."""
@@ -60,8 +61,12 @@ _SAVED_READS = {True: 100, False: 30}
 """Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the trial takes no
 more flops than they would."""
 _LEAST_PASSES, _MOST_PASSES = 20, 2000
-_TOL, _WINDOW = 1e-5, 10
-"""A trial has converged if its last ten passes have lowered the objective by less than 1e-5 of it."""
+_TOL = {True: 1e-6, False: 1e-5}
+"""Limits of gains for the Frobenius loss and for others, where a pass costs more."""
+_WINDOW, _LAST_WINDOW = 10, 3
+"""Passes with such gains: of descent, whose gains vary; of other losses, and on all rows after a part."""
+_STRETCH = 20
+"""Passes of all finalists before one that has found an exact fit ends the others."""
 _BLOCK_BYTES = 2**22
 """Bytes of the rows that one thread walks."""
 LINES_AT_ONCE = 4 * (_DRAWS + 1)
@@ -89,6 +94,18 @@ class Fitted:
     """Loss of the rows with the best W found."""
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """The end of a course: an exact fit, or small gains."""
+
+    floor: float
+    """The loss of an exact fit."""
+    tol: float
+    """The course has converged if each of its last passes has lowered the objective by at most this share."""
+    window: int
+    """Number of these last passes."""
+
+
 class _Course:
     """Passes over rows in memory from one start, with extrapolation of H between them.
 
@@ -96,12 +113,19 @@ class _Course:
     """
 
     def __init__(
-        self, phase: Phase, blocks: Sequence[Block | LowRankBlock], state: FactorState, *, extrapolates: bool
+        self,
+        phase: Phase,
+        blocks: Sequence[Block | LowRankBlock],
+        state: FactorState,
+        limit: _Limit,
+        *,
+        extrapolates: bool,
     ) -> None:
         self.n_rows = sum(block.n_rows for block in blocks)
         self._phase = phase
         self._blocks = blocks
         self._state = state
+        self._limit = limit
         self._extrapolates = extrapolates
         k = len(state.entering_H)
         self._rows = [{"W": np.zeros((block.n_rows, k), state.entering_H.dtype)} for block in blocks]
@@ -115,7 +139,7 @@ class _Course:
     def advance(self, each: Map, most: int) -> None:
         """Make up to `most` passes, until convergence."""
         for _ in range(most):
-            if self._converged:
+            if self.converged:
                 return
             tally = _walked(each, self._phase, self._state, self._blocks, self._rows)
             with np.errstate(all="ignore"):  # the engine's setting does not apply to the threads of starts
@@ -138,11 +162,18 @@ class _Course:
         return FactorState.of(state, H=H.astype(before.dtype, copy=False))
 
     @property
-    def _converged(self) -> bool:
-        if len(self._objectives) <= _WINDOW:
+    def exact(self) -> bool:
+        return self.best.loss <= self._limit.floor
+
+    @property
+    def converged(self) -> bool:
+        if self.exact:
+            return True
+        window = self._limit.window
+        if len(self._objectives) <= window:
             return False
         now = min(self._objectives)
-        return min(self._objectives[:-_WINDOW]) - now <= _TOL * abs(now)
+        return min(self._objectives[:-window]) - now <= window * self._limit.tol * abs(now)
 
 
 @dataclass(frozen=True)
@@ -207,7 +238,7 @@ class Trial:
             starts.append(self._decomposed(part.V))
         return self._best(
             [self._descent(part, H, self._penalties(part.V.shape[0])) for H in starts],
-            lambda H: self._descent(rows, H, self._penalties(rows.V.shape[0])),
+            lambda H: self._descent(rows, H, self._penalties(rows.V.shape[0]), _LAST_WINDOW),
             rows.V.shape[0],
         )
 
@@ -243,11 +274,16 @@ class Trial:
                 list(pool.map(lambda course: course.advance(map, passes), courses))  # noqa: B023 (awaited here)
                 courses.sort(key=lambda course: course.best.objective)
                 courses = courses[: -(-len(courses) // 2)]
-            if not whole:
+            most = self._most_passes(n_rows)
+            if not whole:  # passes over a part are cheap
+                courses[0].advance(pool.map, most)
                 courses = [of_all(courses[0].best.H)]
             each = map if len(courses) > 1 else pool.map
-            most = self._most_passes(n_rows)
-            list(pool.map(lambda course: course.advance(each, most), courses))
+            for made in range(0, most, _STRETCH):
+                passes = min(_STRETCH, most - made)
+                list(pool.map(lambda course: course.advance(each, passes), courses))  # noqa: B023 (awaited here)
+                if any(course.exact for course in courses) or all(course.converged for course in courses):
+                    break
         return min((course.best for course in courses), key=lambda best: best.objective)
 
     def _most_passes(self, n_rows: int) -> int:
@@ -293,7 +329,7 @@ class Trial:
             H[: self.variant.n_fixed] = self.variant.fixed
         return H
 
-    def _descent(self, rows: _Rows, H: np.ndarray, penalties: Penalties) -> _Course:
+    def _descent(self, rows: _Rows, H: np.ndarray, penalties: Penalties, window: int = _WINDOW) -> _Course:
         """A course of the quadratic loss."""
         V, Q, mean = rows.V, rows.Q, rows.mean
         inner = Inner.chosen("auto", eagerness=_DESCENT.eagerness, shape=(V.shape[0], H.shape[1]), k=self.k)
@@ -311,7 +347,8 @@ class Trial:
             fill=matrix.column_means(V),
             pending_H=H,
         )
-        return _Course(phase, blocks, state, extrapolates=True)
+        limit = _Limit(exact_loss(self.dtype, squares), _TOL[True], window)
+        return _Course(phase, blocks, state, limit, extrapolates=True)
 
     def _ratio_course(self, V: Matrix, H: np.ndarray) -> _Course:
         """A course of any other loss."""
@@ -323,11 +360,12 @@ class Trial:
         )
         blocks = self._blocks(V, phase.tally().nbytes)
         survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
-        state, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
+        surveyed, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
         if not self.solver.moves_zeros:
             H = first_W.floored(H, matrix.column_means(V))
-        state = FactorState.of(state, pending_H=H)
-        return _Course(phase, blocks, state, extrapolates=self.solver.moves_zeros)
+        state = FactorState.of(surveyed, pending_H=H)
+        limit = _Limit(exact_loss(self.dtype, surveyed.scale), _TOL[False], _LAST_WINDOW)
+        return _Course(phase, blocks, state, limit, extrapolates=self.solver.moves_zeros)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
         H = found.H.copy() if self.solver.moves_zeros else first_W.floored(found.H, columns)
