@@ -61,12 +61,17 @@ _SAVED_READS = {True: 100, False: 30}
 """Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the trial takes no
 more flops than they would."""
 _LEAST_PASSES, _MOST_PASSES = 20, 2000
+_ROW_FLOPS = 1000
+"""Flops in the time that a row's update takes for each component, whatever the number of features."""
+_FREE_FLOPS = 3e10
+"""A trial of so many flops, less than a second, is worth the compared starts of a small V."""
 _TOL = {True: 1e-6, False: 1e-5}
 """Limits of gains for the Frobenius loss and for others, where a pass costs more."""
 _WINDOW, _LAST_WINDOW = 10, 3
 """Passes with such gains: of descent, whose gains vary; of other losses, and on all rows after a part."""
-_STRETCH = 20
-"""Passes of all finalists before one that has found an exact fit ends the others."""
+_STRETCH, _STRETCHES = 20, 10
+"""Passes of all finalists, after which those end that would not reach the best one in ten times as many with
+the same gains; an exact fit ends all."""
 _BLOCK_BYTES = 2**22
 """Bytes of the rows that one thread walks."""
 LINES_AT_ONCE = 4 * (_DRAWS + 1)
@@ -161,6 +166,10 @@ class _Course:
         H = np.maximum(self._H + momentum * (self._H - before), 0)
         return FactorState.of(state, H=H.astype(before.dtype, copy=False))
 
+    def may_reach(self, objective: float, gain: float) -> bool:
+        """Whether another course's objective is within reach, at the gain of the last stretch."""
+        return self.best.objective - objective <= _STRETCHES * gain
+
     @property
     def exact(self) -> bool:
         return self.best.loss <= self._limit.floor
@@ -239,7 +248,7 @@ class Trial:
         return self._best(
             [self._descent(part, H, self._penalties(part.V.shape[0])) for H in starts],
             lambda H: self._descent(rows, H, self._penalties(rows.V.shape[0]), _LAST_WINDOW),
-            rows.V.shape[0],
+            rows.V.shape,
         )
 
     def _by_scaled_descent(self, V: Matrix) -> Fitted:
@@ -261,11 +270,14 @@ class Trial:
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             starts = list(pool.map(drawn, range(_DRAWS)))
         return self._best(
-            [self._ratio_course(part, H) for H in starts], partial(self._ratio_course, V), V.shape[0]
+            [self._ratio_course(part, H) for H in starts], partial(self._ratio_course, V), V.shape
         )
 
-    def _best(self, courses: list[_Course], of_all: Callable[[np.ndarray], _Course], n_rows: int) -> Fitted:
+    def _best(
+        self, courses: list[_Course], of_all: Callable[[np.ndarray], _Course], shape: tuple[int, int]
+    ) -> Fitted:
         """The result of the best course, continued on all rows until it has converged."""
+        n_rows, n_features = shape
         whole = courses[0].n_rows == n_rows
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             for passes in _ROUNDS if self.loss.quadratic else _RATIO_ROUNDS:
@@ -274,24 +286,36 @@ class Trial:
                 list(pool.map(lambda course: course.advance(map, passes), courses))  # noqa: B023 (awaited here)
                 courses.sort(key=lambda course: course.best.objective)
                 courses = courses[: -(-len(courses) // 2)]
-            most = self._most_passes(n_rows)
             if not whole:  # passes over a part are cheap
-                courses[0].advance(pool.map, most)
+                courses[0].advance(pool.map, self._budget(courses[0].n_rows, n_features, 1))
                 courses = [of_all(courses[0].best.H)]
             each = map if len(courses) > 1 else pool.map
-            for made in range(0, most, _STRETCH):
-                passes = min(_STRETCH, most - made)
-                list(pool.map(lambda course: course.advance(each, passes), courses))  # noqa: B023 (awaited here)
-                if any(course.exact for course in courses) or all(course.converged for course in courses):
+            racing, left = courses, self._budget(n_rows, n_features, len(courses))
+            while racing and left > 0:
+                passes = min(_STRETCH, -(-left // len(racing)))
+                left -= passes * len(racing)
+                before = [course.best.objective for course in racing]
+                list(pool.map(lambda course: course.advance(each, passes), racing))  # noqa: B023 (awaited here)
+                least = min(course.best.objective for course in courses)
+                if any(course.exact for course in courses):
                     break
-        return min((course.best for course in courses), key=lambda best: best.objective)
+                racing = [
+                    course
+                    for course, was in zip(racing, before, strict=True)
+                    if not course.converged and course.may_reach(least, was - course.best.objective)
+                ]
+            leader = min(courses, key=lambda course: course.best.objective)
+            leader.advance(pool.map, self._budget(n_rows, n_features, 1))
+        return leader.best
 
-    def _most_passes(self, n_rows: int) -> int:
-        """The passes over `n_rows` rows that cost as much as the exact passes over V which they save."""
+    def _budget(self, n_rows: int, n_features: int, count: int) -> int:
+        """Passes over `n_rows` rows of `count` courses together, which cost as much as they save."""
         each, fixed = STEP_FLOPS
-        read = FLOPS_PER_BYTE * self.dtype.itemsize / (each * self.k + fixed)
-        passes = _SAVED_READS[self.loss.quadratic] * self.n_rows / max(1, n_rows) * (1 + read)
-        return int(min(_MOST_PASSES, max(_LEAST_PASSES, passes)))
+        row = n_features * (each * self.k + fixed) + _ROW_FLOPS * self.k
+        read = FLOPS_PER_BYTE * self.dtype.itemsize * n_features
+        saved = _SAVED_READS[self.loss.quadratic] * self.n_rows * (row + read)
+        passes = max(saved, _FREE_FLOPS) / (max(1, n_rows) * row)
+        return int(min(_MOST_PASSES, max(_LEAST_PASSES * count, passes)))
 
     def _part(self, V: Matrix) -> Matrix:
         """The rows on which starts are compared."""
