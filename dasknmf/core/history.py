@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dasknmf.core.text import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -97,7 +99,8 @@ class History(tuple[Record, ...]):
         if not self:
             return "History(empty)"
         last = self[-1]
-        return f"History({len(self)} passes, {last.reads:g} reads of V, objective {last.objective})"
+        passes, reads = counted(len(self), "pass", "es"), counted(last.reads, "read")
+        return f"History({passes}, {reads} of V, objective {last.objective})"
 
     def plus(self, record: Record) -> History:
         return History((*self, record))
@@ -167,8 +170,8 @@ class Ending(Enum):
     @property
     def advice(self) -> str:
         if self is Ending.CONVERGED:
-            return "The stop rule was met: lower tol to go further."
-        return "max_iter was reached before the stop rule was met: raise max_iter, or tol."
+            return "The fit converged; a smaller tol continues it."
+        return "The fit reached max_iter before it converged: raise max_iter or tol."
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_numbers_are_those_of_the_run(run, text):
     assert "60 samples × 14 features" in shown
     assert "rows scaled to a sum of 100, log(1 + x)" in shown
     assert f"{run.history.reads:g} reads of V" in shown
-    assert "max_iter was reached" in shown
+    assert "reached max_iter" in shown
     assert format_bytes(sum(record.bytes_read for record in run.history)) in shown
     assert format_bytes(run.plan.memory_projected) in shown
     assert format_bytes(max(record.memory for record in run.history)) in shown

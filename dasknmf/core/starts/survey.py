@@ -143,13 +143,13 @@ def check(
     size = shape[0] * shape[1] - found["n_missing"]
     if not size:
         raise DataError(
-            f"nothing is observed: all {shape[0]} x {shape[1]} entries of X are missing; factors of nothing "
-            "cannot be: check missing_values, the mask and the weights."
+            f"nothing is observed: all {shape[0]} x {shape[1]} entries of X are missing, so there is nothing "
+            "to factorize: check missing_values, the mask and the weights."
         )
     if found["n_nan"]:
         raise DataError(
             f"Input X contains NaN. {found['n_nan']:.0f} of {size:.0f} entries are missing; NMF takes "
-            "finite values only: give missing_values='nan', or leave out their rows or columns."
+            "finite values only: give missing_values='nan', or leave out the rows or columns with NaN."
         )
     if found["n_inf"]:
         raise DataError(
@@ -160,8 +160,8 @@ def check(
     if found["n_negative"]:
         raise DataError(
             "Negative values in data passed to NMF initialization. "
-            f"{found['n_negative']:.0f} of {size:.0f} entries are below zero; V = WH with W, H >= 0 "
-            f"cannot be: {advice or mended(sparse)}."
+            f"{found['n_negative']:.0f} of {size:.0f} entries are below zero, and NMF takes "
+            f"nonnegative values only: {advice or mended(sparse)}."
         )
     survey.loss.check_zeros(found["n_zero"])
     hidden = state.hidden_rows, state.hidden_columns
