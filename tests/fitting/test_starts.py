@@ -14,7 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF
 from dasknmf.core.blocks.lowrank import LowRankBlock
+from dasknmf.core.history import exact_loss
 from dasknmf.core.losses import Loss
+from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.core.starts import random_start, sample, trial
 from dasknmf.core.starts.trial import Fitted, Trial
 from dasknmf.errors import DataError, MemoryLimitError, NumericalError
@@ -360,3 +363,43 @@ def test_draws_are_compared_by_their_own_loss(counts, monkeypatch):
         model = NMF(6, init="sample", beta_loss="kullback-leibler", random_state=3, max_iter=5, tol=0)
         H[draws] = model.fit(counts).history_[-1].loss
     assert H[6] <= 1.001 * H[1]
+
+
+@pytest.mark.parametrize("beta", [2.0, 1.0])
+def test_the_number_of_cores_changes_no_bit(monkeypatch, beta):
+    rng = np.random.default_rng(8)
+    V = rng.poisson(5 * rng.gamma(0.5, size=(300, 4)) @ rng.gamma(0.5, size=(4, 1100))).astype(np.float64)
+    factors = []
+    for cores in (1, 3):
+        monkeypatch.setattr(trial.joblib, "cpu_count", lambda cores=cores: cores)
+        model, W = fitted(V, n_components=4, init="sample", beta_loss=beta)
+        factors.append((W, model.components_))
+    for one, more in zip(*factors, strict=True):
+        np.testing.assert_array_equal(one, more)
+
+
+def test_an_exact_fit_ends_all_courses(monkeypatch):
+    rng = np.random.default_rng(2)
+    V = rng.random((60, 3)) @ rng.random((3, 30))
+    walks = []
+    walked = trial._walked
+    monkeypatch.setattr(trial, "_walked", lambda *arguments: walks.append(0) or walked(*arguments))
+    found = Trial(3, V.dtype, Loss(2.0), Penalties(), 0, 60, SOLVERS["cd"]).of_rows(V, V.mean(axis=0))
+    assert found.loss <= exact_loss(V.dtype, (V**2).sum())
+    assert len(walks) <= 5 * trial._MOST_PASSES / 4
+
+
+def test_a_course_that_cannot_catch_up_ends():
+    course = trial._Course.__new__(trial._Course)
+    course.best = Fitted(np.ones((1, 1)), 2.0, 2.0)
+    assert course.may_reach(1.0, gain=0.1)
+    assert not course.may_reach(1.0, gain=0.09)
+    assert course.may_reach(2.0, gain=0.0)
+
+
+@pytest.mark.parametrize(("n_rows", "least", "most"), [(20, 2000, 2000), (10**6, 20, 400)])
+def test_the_budget_of_a_trial_follows_from_sizes(n_rows, least, most):
+    """Small V may be fitted until convergence; of large V a trial costs no more than it saves."""
+    start = Trial(10, np.dtype("float32"), Loss(2.0), Penalties(), 0, n_rows, SOLVERS["cd"])
+    assert least <= start._budget(n_rows, 100, 1) <= most
+    assert start._budget(max(1, n_rows // 100), 100, 1) == 2000
