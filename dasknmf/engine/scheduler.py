@@ -81,19 +81,20 @@ class Scheduler:
 
         Tasks do not set the limit themselves: threads that set and restore it at different times would race.
         """
-        if self.client is None:
-            with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        # The client's updates of H and trials have threads of their own, too.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            if self.client is None:
                 yield
-            return
-        name = f"dasknmf-{uuid.uuid4().hex}"
-        self.client.register_plugin(TunedWorker(), name=name)
-        try:
-            yield
-        finally:
-            # On a cluster that shuts down this fails, and must not hide the error of the fit.
-            with suppress(Exception):
-                if self.client.status == "running":
-                    self.client.unregister_worker_plugin(name)
+                return
+            name = f"dasknmf-{uuid.uuid4().hex}"
+            self.client.register_plugin(TunedWorker(), name=name)
+            try:
+                yield
+            finally:
+                # On a cluster that shuts down this fails, and must not hide the error of the fit.
+                with suppress(Exception):
+                    if self.client.status == "running":
+                        self.client.unregister_worker_plugin(name)
 
     @contextmanager
     def mapping(self) -> Iterator[Map]:
