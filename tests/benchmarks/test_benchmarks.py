@@ -25,6 +25,7 @@ from benchmarks import (
     roofline,
     runner,
     scaling,
+    second_order,
     vs_dask_array,
     vs_sklearn,
 )
@@ -216,6 +217,25 @@ def test_defaults(measured):
     assert row["most reads"] <= 12
     assert 0 < row["best x sklearn"] <= row["worst x sklearn"] <= 1.001
     assert row["above D*"] >= 0
+
+
+def test_second_order(measured):
+    rows = measured(second_order.main, "--what passes --only leukemia")
+    assert [row["start"] for row in rows] == ["random", "eighth"]
+    for row in rows:
+        assert 0 <= row["newton 15 above D*"] < row["mu 200 above D*"] + 0.1
+        assert row["x after 15"] <= row["x after 5"]
+
+
+@pytest.mark.slow
+def test_second_order_seconds(measured):
+    mu, newton, plain, ours = measured(
+        second_order.main,
+        "--what seconds --what atlas -k 3 --cells 2000 --genes 200 --repeats 1",
+    )[-4:]
+    assert (mu["solver"], newton["solver"]) == ("mu", "newton")
+    assert ours["D"] <= plain["D"] * (1 + 1e-6)
+    assert ours["reads"] < 200
 
 
 def test_bumps_are_those_of_the_formula():
