@@ -219,6 +219,7 @@ def test_defaults(measured):
     assert row["above D*"] >= 0
 
 
+@pytest.mark.slow
 def test_second_order(measured):
     rows = measured(second_order.main, "--what passes --only leukemia")
     assert [row["start"] for row in rows] == ["random", "eighth"]
