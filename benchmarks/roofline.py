@@ -1,8 +1,9 @@
 """How near a pass comes to a bare loop that does the same reads, products and moves.
 
-The bare loop is a thread pool over the same panels: read a slab, and for each tile V Hᵀ, the moves of
-coordinate descent, Wᵀ V and Wᵀ W. It checks nothing, keeps nothing and commits nothing. Beside it
-stand its own limits: the same reads alone, and the same products and moves alone on data in memory.
+The bare loop is a thread pool over the same panels. Each thread reads a file, decodes it into memory that
+it uses again and again, and computes V Hᵀ, the moves of coordinate descent, Wᵀ V and Wᵀ W of each tile. The
+loop checks nothing, keeps nothing and commits nothing. Beside it stand its own limits: the same reads alone,
+and the same products and moves alone on data in memory.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import click
 import dask
+import numcodecs
 import numpy as np
 import threadpoolctl
 import zarr
@@ -36,11 +39,37 @@ from dasknmf.store.factors import MemoryFactors
 from dasknmf.store.zarr_factors import ZarrFactors
 
 
+class WarmChunks(local):
+    """Chunks of whole rows in files, each decoded by a thread into the memory of its chunk before.
+
+    Parameters
+    ----------
+    V : zarr.Array
+        In a directory, without shards; chunks are as wide as V, and have one codec of bytes.
+    """
+
+    def __init__(self, V: zarr.Array) -> None:
+        assert not V.shards
+        assert V.chunks[1] == V.shape[1]
+        (codec,) = V.compressors
+        name = codec.codec_id if V.metadata.zarr_format == 2 else codec.to_dict()["name"]
+        self.V, self.codec = V, numcodecs.get_codec({"id": name})
+        self.decoded = np.ones(V.chunks, V.dtype)
+        self.encoded = np.ones(2 * self.decoded.nbytes, np.uint8)
+
+    def __call__(self, first: int, stop: int) -> np.ndarray:
+        key = self.V.metadata.encode_chunk_key((first // self.V.chunks[0], 0))
+        with Path(self.V.store.root, self.V.path, key).open("rb", buffering=0) as file:
+            nbytes = file.readinto(self.encoded)
+        self.codec.decode(self.encoded[:nbytes], self.decoded)
+        return self.decoded[: stop - first]
+
+
 class BareLoop:
     """Reads, tiled products and moves over panels, by threads and nothing else."""
 
     def __init__(self, V: zarr.Array, grid: Grid, k: int, count: int, threads: int) -> None:
-        self.V, self.grid, self.count = V, grid, count
+        self.chunk, self.grid, self.count = WarmChunks(V), grid, count
         self.pool = ThreadPoolExecutor(threads)
         rng = np.random.default_rng(1)
         self.H = rng.random((k, V.shape[1]), dtype=np.float32)
@@ -50,10 +79,10 @@ class BareLoop:
         self.resident = V[: self.slab]
 
     def full(self) -> None:
-        self._over_panels(lambda first, stop: self.V[first:stop], products=True)
+        self._over_panels(self.chunk, products=True)
 
     def reads(self) -> None:
-        self._over_panels(lambda first, stop: self.V[first:stop], products=False)
+        self._over_panels(self.chunk, products=False)
 
     def products(self) -> None:
         self._over_panels(lambda first, stop: self.resident[: stop - first], products=True)

@@ -17,9 +17,10 @@ from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.source import MatrixLike, Source
 from dasknmf.data.stored_csr import PARTS, SparseSource
 from dasknmf.data.stored_dense import DenseSource
+from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
-from dasknmf.io.metered import MeteredArray, open_node
+from dasknmf.io.metered import open_node
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,7 +200,7 @@ class _File:
         if node is None:
             raise SourceError(f"{self.label} has no {name}; it holds {sorted(self._group)}: give a layer.")
         if isinstance(node, zarr.Array):
-            return DenseSource(MeteredArray(node), feature_names)
+            return DenseSource(ZarrArray(node), feature_names)
         return SparseSource.of_group(node, f"{self.label}/{name}", feature_names)
 
     @contextmanager

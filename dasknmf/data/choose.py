@@ -20,8 +20,9 @@ from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.source import Matrix, MatrixLike, Source, check_shape
 from dasknmf.data.stored_csr import FORMATS, SparseSource
 from dasknmf.data.stored_dense import DenseSource
+from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import DataError, SourceError
-from dasknmf.io.metered import MeteredArray, open_node
+from dasknmf.io.metered import open_node
 
 
 def opened(X: MatrixLike) -> Matrix:
@@ -120,7 +121,7 @@ def _open_zarr(X: MatrixLike) -> Source | None:
         return None
     node = X if isinstance(X, (zarr.Array, zarr.Group)) else open_node(X)
     if isinstance(node, zarr.Array):
-        return DenseSource(MeteredArray(node))
+        return DenseSource(ZarrArray(node))
     label = str(X if isinstance(X, (str, os.PathLike)) else node.store_path)
     kind = node.attrs.get("encoding-type")
     if kind in FORMATS:

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
 from dasknmf.io.counts import count
-from dasknmf.io.metered import MeteredArray
 from dasknmf.io.optional import needed
 from dasknmf.io.retry import patiently, read_patiently
 
@@ -83,7 +83,7 @@ def node_in(file: Any, name: str) -> Any:
 
 
 class Hdf5Array:
-    """A dataset of an HDF5 file, read as `MeteredArray` reads an array of Zarr. Picklable.
+    """A dataset of an HDF5 file, read as `ZarrArray` reads an array of Zarr. Picklable.
 
     Every read opens the file, so that any process can read.
 
@@ -118,7 +118,7 @@ class Hdf5Array:
         return values.astype(self.dtype, copy=False)
 
 
-StoredArray: TypeAlias = MeteredArray | Hdf5Array
+StoredArray: TypeAlias = ZarrArray | Hdf5Array
 """An array in a store, which reads one part of it at a time."""
 
 

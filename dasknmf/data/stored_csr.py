@@ -20,8 +20,8 @@ from dasknmf.core.panels import slab_rows
 from dasknmf.data.chunk_stream import Stream, Walk, blocks_of, read
 from dasknmf.data.hdf5 import StoredArray
 from dasknmf.data.source import Chunks, Facts, Source, check_shape
+from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import DataChangedError, SourceError
-from dasknmf.io.metered import MeteredArray
 
 FORMATS = {"csr_matrix": "csr", "csc_matrix": "csc"}
 """Format of each encoding-type of a group."""
@@ -35,7 +35,7 @@ class SparseSource(Source):
 
     Parameters
     ----------
-    parts : mapping of str to MeteredArray or Hdf5Array
+    parts : mapping of str to ZarrArray or Hdf5Array
         The arrays of the group by their names, ``data``, ``indices`` and ``indptr``.
     attributes : mapping
         Attributes of the group: encoding and shape.
@@ -95,7 +95,7 @@ class SparseSource(Source):
             If the group holds no sparse matrix.
         """
         found = {name: group.get(name) for name in PARTS}
-        parts = {name: MeteredArray(each) for name, each in found.items() if isinstance(each, zarr.Array)}
+        parts = {name: ZarrArray(each) for name, each in found.items() if isinstance(each, zarr.Array)}
         return cls(parts, group.attrs, label or str(group.store_path), feature_names)
 
     @property

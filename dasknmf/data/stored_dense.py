@@ -17,7 +17,7 @@ class DenseSource(Source):
 
     Parameters
     ----------
-    array : MeteredArray or Hdf5Array
+    array : ZarrArray or Hdf5Array
     feature_names : ndarray of str of shape (n_features,), optional
 
     Raises

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import LocalStore, WrapperStore
 
 from dasknmf.errors import SourceError, UnavailableError
-from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.counts import count
 from dasknmf.io.credentials import refuse_credentials
 from dasknmf.io.retry import awaited_patiently, patiently, read_patiently
-from dasknmf.io.zarrs import decoded_fast, reopened, stored_bytes
 
 
 class SourceStore(WrapperStore[Any]):
     """A store of V: reads are repeated after transient errors, and their bytes counted."""
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of a store of files; None for other stores."""
+        return self._store.root if type(self._store) is LocalStore else None
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -57,36 +60,6 @@ def _counted(value: Buffer | None) -> Buffer | None:
     if value is not None:
         count(nbytes=len(value))
     return value
-
-
-class MeteredArray:
-    """A Zarr array whose reads are counted, and repeated after transient errors. Picklable.
-
-    Raises
-    ------
-    SourceError
-        If the array is stored as pickles, or its URL holds credentials.
-    """
-
-    def __init__(self, array: zarr.Array) -> None:
-        refuse_credentials(array.store, SourceError)
-        refuse_pickles(array)
-        fast = decoded_fast(array)
-        self._is_fast = fast is not None
-        self._array = reopened(array, SourceStore(array.store)) if fast is None else fast
-        self.label = str(array.store_path)
-        self.dtype = np.dtype(array.dtype)
-        self.in_process = isinstance(array.store, MemoryStore)
-        self.shape: tuple[int, ...] = array.shape
-        self.chunks: tuple[int, ...] = array.chunks
-        self.shards: tuple[int, ...] = array.shards or array.chunks
-
-    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
-        """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
-        if self._is_fast:
-            count(nbytes=stored_bytes(self._array, part, axis))
-        along = (*(slice(None),) * axis, part)
-        return read_patiently(lambda: np.asarray(self._array[along]), f"{what} at {self.label}")
 
 
 def open_node(source: Any) -> zarr.Array | zarr.Group:

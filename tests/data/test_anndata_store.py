@@ -15,9 +15,9 @@ from dasknmf.data import grid_of, is_chunked, open_anndata, opened, rather_trans
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.stored_csr import SparseSource
 from dasknmf.data.stored_dense import DenseSource
+from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
 from dasknmf.io.counts import counted
-from dasknmf.io.metered import MeteredArray
 from tests.data.anndata_stores import (
     GENES,
     PARAMETERS,
@@ -189,7 +189,7 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
         np.testing.assert_array_equal(found, A)
     assert fitted(dense, **PARAMETERS)[0].feature_names_in_.tolist() == GENES.tolist()
     wide = DenseSource(
-        MeteredArray(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
+        ZarrArray(zarr.create_array(tmp_path / "wide", shape=(4, 9), chunks=(4, 3), dtype="f4"))
     )
     assert rather_transposed(wide, parity=False)  # as the array itself would be
 

@@ -8,7 +8,6 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,11 +19,7 @@ from dasknmf.core.phase import Tally, Visitor, add, visit
 from dasknmf.core.starts.random_start import normal_rows
 from dasknmf.core.state import FactorState
 from dasknmf.data import grid_of, source_of
-from dasknmf.data.stored_dense import DenseSource
 from dasknmf.engine import graph
-from dasknmf.io.counts import counted
-from dasknmf.io.metered import MeteredArray
-from dasknmf.io.zarrs import decoded_fast
 from tests.helpers import computing, cuts, fitted, stored
 
 
@@ -269,52 +264,6 @@ def test_scheduler_forgets_every_pass(tmp_path, low_rank, cluster):
     with computing(cluster):
         NMF(3, init="random", tol=0, max_iter=5, random_state=0).fit(V, callbacks=[count])
     assert max(counts) <= 10 + 2 + 5  # what one pass makes, at the most
-
-
-class TestFastReads:
-    """Local chunks decoded by `zarrs`, beside Zarr's own pipeline."""
-
-    @pytest.fixture(autouse=True)
-    def installed(self):
-        pytest.importorskip("zarrs")
-
-    @pytest.mark.parametrize("dtype", ["f4", "f8", "u2", "i8"])
-    @pytest.mark.parametrize("zarr_format", [2, 3])
-    def test_the_same_rows_and_bytes(self, tmp_path, low_rank, monkeypatch, dtype, zarr_format):
-        V = zarr.create_array(
-            tmp_path / "v.zarr", shape=(90, 14), chunks=(17, 5), dtype=dtype, zarr_format=zarr_format
-        )
-        V[:60] = (100 * low_rank[:60]).astype(dtype)  # the last chunks are never written
-        for transposed in (False, True):
-            fast = source_of(V, transposed=transposed)
-            with monkeypatch.context() as patch:
-                patch.setattr("dasknmf.io.metered.decoded_fast", lambda array: None)
-                plain = source_of(V, transposed=transposed)
-            rows, nbytes = [], []
-            for source in (fast, plain):
-                with counted() as counts:
-                    rows.append(np.concatenate(list(source.slabs(0, source.shape[0], []))))
-                nbytes.append(counts.nbytes)
-            np.testing.assert_array_equal(rows[0], (V[...].T if transposed else V[...]))
-            np.testing.assert_array_equal(*rows)
-            assert nbytes[0] == nbytes[1] > 0
-
-    def test_only_local_chunks(self, tmp_path, low_rank):
-        V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
-        assert decoded_fast(V) is not None
-        assert decoded_fast(zarr.array(low_rank, chunks=(30, 14))) is None
-        sharded = zarr.create_array(
-            tmp_path / "s.zarr", shape=(90, 14), chunks=(15, 14), shards=(30, 14), dtype="f8"
-        )
-        assert decoded_fast(sharded) is None
-
-    def test_a_codec_that_it_does_not_know(self, tmp_path, low_rank, monkeypatch):
-        V = stored(tmp_path / "v.zarr", low_rank, (30, 14))
-        monkeypatch.setattr("dasknmf.io.zarrs._PIPELINE", "no.such.Pipeline")
-        assert decoded_fast(V) is None
-        np.testing.assert_array_equal(
-            np.concatenate(list(DenseSource(MeteredArray(V)).slabs(0, 90, []))), low_rank
-        )
 
 
 def test_what_may_deadlock_in_a_worker_rests_while_a_fit_works_there(cluster, tmp_path, low_rank):

@@ -1,0 +1,205 @@
+"""Chunks of a Zarr array, fetched and decoded by the thread that uses them.
+
+zarr-python decodes in other threads and copies every decoded chunk in the thread of its event loop. Here a
+chunk is decoded at its place if it is contiguous there, as rows of whole width are. Files are read into
+memory that the thread keeps, because page faults of fresh memory take as long as decoding.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import zarr
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.common import concurrent_map
+from zarr.core.sync import sync
+
+from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex, TruncatedChunk
+from dasknmf.io.counts import count
+from dasknmf.io.metered import SourceStore
+
+_KEPT_BYTES = 32 * 2**20
+"""Size of the largest buffer that a thread keeps, in bytes."""
+
+Request: TypeAlias = tuple[str, ByteRequest | None]
+"""A key, and a range of its bytes or None for all."""
+
+
+class Piece(NamedTuple):
+    """The part of a chunk that belongs to a read."""
+
+    chunk: tuple[int, ...]
+    """Number of the chunk along each axis."""
+    place: tuple[slice, ...]
+    """Place of the part in the result."""
+    inside: tuple[slice, ...]
+    """Place of the part in the chunk."""
+
+
+class StoredChunks:
+    """The chunks of a Zarr array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        An array in a `SourceStore`.
+    encoding : Encoding
+    """
+
+    def __init__(self, array: zarr.Array, encoding: Encoding) -> None:
+        self._array = array
+        self._encoding = encoding
+
+    @classmethod
+    def of(cls, array: zarr.Array) -> StoredChunks | None:
+        """The chunks of an array; None if their encoding is not supported."""
+        encoding = Encoding.of(array)
+        return None if encoding is None else cls(array, encoding)
+
+    def read(self, part: slice, axis: int) -> np.ndarray:
+        """A slice along `axis`, whole along the other axes, in the memory order that Zarr gives it.
+
+        Raises
+        ------
+        Exception
+            Of any class, if a chunk cannot be decoded.
+        """
+        array = self._array
+        window = [slice(0, length) for length in array.shape]
+        window[axis] = part
+        values = np.empty([each.stop - each.start for each in window], array.dtype, order=array.order)
+        for piece, encoded in self._fetched(pieces_of(window, array.chunks)):
+            if encoded is None:
+                values[piece.place] = 0 if array.fill_value is None else array.fill_value
+            else:
+                self._put(encoded, values[piece.place], piece.inside)
+        return values
+
+    def _put(self, encoded: Encoded, place: np.ndarray, inside: tuple[slice, ...]) -> None:
+        """Decode a chunk, whose part `inside` belongs at a place."""
+        encoding, shape = self._encoding, self._array.chunks
+        target = place.transpose(encoding.axes)
+        if place.shape == shape and place.dtype == encoding.dtype and target.flags.c_contiguous:
+            encoding.decode(encoded, target.reshape(-1).view(np.uint8))
+            return
+        decoded = _memory.take("decoded", math.prod(shape) * encoding.dtype.itemsize)
+        encoding.decode(encoded, decoded)
+        chunk = decoded.view(encoding.dtype).reshape([shape[axis] for axis in encoding.axes])
+        target[...] = chunk[tuple(inside[axis] for axis in encoding.axes)]
+
+    def _fetched(self, pieces: list[Piece]) -> Iterator[tuple[Piece, Encoded | None]]:
+        """The pieces with their chunks, each valid until the next; None if it was never written."""
+        index = self._encoding.index
+        if index is not None:
+            yield from self._fetched_from_shards(pieces, index)
+            return
+        requests: list[Request] = [(self._key(piece.chunk), None) for piece in pieces]
+        yield from zip(pieces, self._get(requests), strict=True)
+
+    def _fetched_from_shards(
+        self, pieces: list[Piece], index: ShardIndex
+    ) -> Iterator[tuple[Piece, Encoded | None]]:
+        shards: dict[str, list[Piece]] = defaultdict(list)
+        for piece in pieces:
+            shards[self._key([at // n for at, n in zip(piece.chunk, index.shape, strict=True)])].append(piece)
+        written: list[tuple[Piece, str, RangeByteRequest]] = []
+        indices = self._get([(key, index.request) for key in shards])
+        for (key, inner), encoded in zip(shards.items(), indices, strict=True):
+            chunks = [piece.chunk for piece in inner]
+            spans = [None for _ in chunks] if encoded is None else index.spans(encoded, chunks)
+            for piece, span in zip(inner, spans, strict=True):
+                if span is None:
+                    yield piece, None
+                else:
+                    written.append((piece, key, span))
+        found = self._get([(key, span) for _, key, span in written])
+        for (piece, _, span), encoded in zip(written, found, strict=True):
+            if encoded is None or len(encoded) != span.end - span.start:
+                raise TruncatedChunk(f"chunk {piece.chunk} ends beyond its shard")
+            yield piece, encoded
+
+    def _key(self, chunk: Sequence[int]) -> str:
+        key = self._array.metadata.encode_chunk_key(tuple(chunk))
+        return f"{self._array.path}/{key}" if self._array.path else key
+
+    def _get(self, requests: Sequence[Request]) -> Iterator[Encoded | None]:
+        """The requested bytes, each valid until the next; None for keys that do not exist."""
+        store = self._array.store
+        assert isinstance(store, SourceStore)
+        directory = store.directory
+        if directory is None:
+            return iter(sync(_from_store(store, requests)))
+        return (_from_file(directory / key, byte_range) for key, byte_range in requests)
+
+
+def pieces_of(window: Sequence[slice], chunks: tuple[int, ...]) -> list[Piece]:
+    """The parts of all chunks in a window, in C order."""
+    along = [_parts(part, length) for part, length in zip(window, chunks, strict=True)]
+    return [Piece(*zip(*corner, strict=True)) for corner in product(*along)]
+
+
+def _parts(part: slice, length: int) -> Iterator[tuple[int, slice, slice]]:
+    """The chunks along one axis: number, place in the part, and place in the chunk."""
+    for number in range(part.start // length, -(-part.stop // length)):
+        begin = number * length
+        first, last = max(begin, part.start), min(begin + length, part.stop)
+        yield number, slice(first - part.start, last - part.start), slice(first - begin, last - begin)
+
+
+async def _from_store(store: SourceStore, requests: Sequence[Request]) -> list[Encoded | None]:
+    """The requested bytes of a store, several requests at a time."""
+    kind = default_buffer_prototype()
+    found = await concurrent_map(
+        [(key, kind, byte_range) for key, byte_range in requests],
+        store.get,
+        zarr.config.get("async.concurrency"),
+    )
+    return [None if each is None else each.as_numpy_array() for each in found]
+
+
+def _from_file(path: Path, byte_range: ByteRequest | None) -> Encoded | None:
+    """Bytes of a file, in memory that the next call uses again; None if there is no such file."""
+    try:
+        file = path.open("rb", buffering=0)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):  # as for Zarr's own store of files
+        return None
+    with file:
+        start, stop = 0, os.fstat(file.fileno()).st_size
+        if isinstance(byte_range, SuffixByteRequest):
+            start = stop - byte_range.suffix
+        elif isinstance(byte_range, RangeByteRequest):
+            start, stop = byte_range.start, min(byte_range.end, stop)
+        file.seek(start)
+        encoded = _memory.take("encoded", max(0, stop - start))
+        if file.readinto(encoded.data) != len(encoded):
+            raise TruncatedChunk(f"{path} became shorter while it was read")
+    count(nbytes=len(encoded))
+    return encoded
+
+
+class _Memory(threading.local):
+    """Memory that the reads of a thread use again and again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, nbytes: int) -> np.ndarray:
+        """Memory with any content, valid until the next call with this name in this thread."""
+        memory = self._kept.get(name)
+        if memory is None or len(memory) < nbytes:
+            memory = np.empty(nbytes, np.uint8)
+            if nbytes <= _KEPT_BYTES:
+                self._kept[name] = memory
+        return memory[:nbytes]
+
+
+_memory = _Memory()
