@@ -1,15 +1,13 @@
 """Chunks of a Zarr array, fetched and decoded by the thread that uses them.
 
 zarr-python decodes in other threads and copies every decoded chunk in the thread of its event loop. Here a
-chunk is decoded at its place if it is contiguous there, as rows of whole width are. Files are read into
-memory that the thread keeps, because page faults of fresh memory take as long as decoding.
+chunk is decoded at its place if it is contiguous there, as rows of whole width are.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -23,12 +21,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 
+from dasknmf.data import warm_memory
 from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex, TruncatedChunk
 from dasknmf.io.counts import count
 from dasknmf.io.metered import SourceStore
-
-_KEPT_BYTES = 32 * 2**20
-"""Size of the largest buffer that a thread keeps, in bytes."""
 
 Request: TypeAlias = tuple[str, ByteRequest | None]
 """A key, and a range of its bytes or None for all."""
@@ -76,7 +72,9 @@ class StoredChunks:
         array = self._array
         window = [slice(0, length) for length in array.shape]
         window[axis] = part
-        values = np.empty([each.stop - each.start for each in window], array.dtype, order=array.order)
+        shape = [each.stop - each.start for each in window]
+        memory = warm_memory.empty(math.prod(shape) * array.dtype.itemsize)
+        values = memory.view(array.dtype).reshape(shape, order=array.order)
         for piece, encoded in self._fetched(pieces_of(window, array.chunks)):
             if encoded is None:
                 values[piece.place] = 0 if array.fill_value is None else array.fill_value
@@ -91,13 +89,13 @@ class StoredChunks:
         if place.shape == shape and place.dtype == encoding.dtype and target.flags.c_contiguous:
             encoding.decode(encoded, target.reshape(-1).view(np.uint8))
             return
-        decoded = _memory.take("decoded", math.prod(shape) * encoding.dtype.itemsize)
+        decoded = warm_memory.empty(math.prod(shape) * encoding.dtype.itemsize)
         encoding.decode(encoded, decoded)
         chunk = decoded.view(encoding.dtype).reshape([shape[axis] for axis in encoding.axes])
         target[...] = chunk[tuple(inside[axis] for axis in encoding.axes)]
 
     def _fetched(self, pieces: list[Piece]) -> Iterator[tuple[Piece, Encoded | None]]:
-        """The pieces with their chunks, each valid until the next; None if it was never written."""
+        """The pieces, each with its chunk; None if the chunk was never written."""
         index = self._encoding.index
         if index is not None:
             yield from self._fetched_from_shards(pieces, index)
@@ -132,7 +130,7 @@ class StoredChunks:
         return f"{self._array.path}/{key}" if self._array.path else key
 
     def _get(self, requests: Sequence[Request]) -> Iterator[Encoded | None]:
-        """The requested bytes, each valid until the next; None for keys that do not exist."""
+        """The requested bytes; None for keys that do not exist."""
         store = self._array.store
         assert isinstance(store, SourceStore)
         directory = store.directory
@@ -167,7 +165,7 @@ async def _from_store(store: SourceStore, requests: Sequence[Request]) -> list[E
 
 
 def _from_file(path: Path, byte_range: ByteRequest | None) -> Encoded | None:
-    """Bytes of a file, in memory that the next call uses again; None if there is no such file."""
+    """Bytes of a file; None if there is no such file."""
     try:
         file = path.open("rb", buffering=0)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):  # as for Zarr's own store of files
@@ -179,27 +177,8 @@ def _from_file(path: Path, byte_range: ByteRequest | None) -> Encoded | None:
         elif isinstance(byte_range, RangeByteRequest):
             start, stop = byte_range.start, min(byte_range.end, stop)
         file.seek(start)
-        encoded = _memory.take("encoded", max(0, stop - start))
+        encoded = warm_memory.empty(max(0, stop - start))
         if file.readinto(encoded.data) != len(encoded):
             raise TruncatedChunk(f"{path} became shorter while it was read")
     count(nbytes=len(encoded))
     return encoded
-
-
-class _Memory(threading.local):
-    """Memory that the reads of a thread use again and again."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, np.ndarray] = {}
-
-    def take(self, name: str, nbytes: int) -> np.ndarray:
-        """Memory with any content, valid until the next call with this name in this thread."""
-        memory = self._kept.get(name)
-        if memory is None or len(memory) < nbytes:
-            memory = np.empty(nbytes, np.uint8)
-            if nbytes <= _KEPT_BYTES:
-                self._kept[name] = memory
-        return memory[:nbytes]
-
-
-_memory = _Memory()
