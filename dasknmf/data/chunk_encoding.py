@@ -92,10 +92,10 @@ class Encoding:
         ValueError
             If the chunk has another size, or a wrong checksum. Codecs raise exceptions of other classes.
         """
-        for left, name in enumerate(self.codecs, 1 - len(self.codecs)):
+        for place, name in enumerate(self.codecs, 1):
             codec, decoded_size = _CODECS[name]
-            # Into a target that is larger than its output a codec decodes without an error.
-            if decoded_size(encoded) == target.nbytes and not left:
+            # A codec that decodes into a target larger than its output raises no error.
+            if decoded_size(encoded) == target.nbytes and place == len(self.codecs):
                 codec.decode(encoded, target)
                 return
             encoded = codec.decode(encoded)
@@ -129,9 +129,10 @@ class ShardIndex:
         shape = tuple(
             shard // chunk for shard, chunk in zip(array.shards or array.chunks, array.chunks, strict=True)
         )
-        encoding = Encoding.of_steps(sharding["index_codecs"], (0,), np.dtype(np.uint64))
-        if encoding is None or set(encoding.codecs) - {"crc32c"}:  # with others the size of an index varies
-            return None
+        axes = tuple(range(array.ndim + 1))
+        encoding = Encoding.of_steps(sharding["index_codecs"], axes, np.dtype(np.uint64))
+        if encoding is None or encoding.axes != axes or set(encoding.codecs) - {"crc32c"}:
+            return None  # the size of an index with other codecs varies
         return cls(shape, encoding, sharding["index_location"] == "start")
 
     @property

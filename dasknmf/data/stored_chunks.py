@@ -26,6 +26,9 @@ from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex, Truncated
 from dasknmf.io.counts import count
 from dasknmf.io.metered import SourceStore
 
+_GAP_BYTES = 64 * 2**10
+"""Largest gap between two chunks of a shard that one request fetches, in bytes."""
+
 Request: TypeAlias = tuple[str, ByteRequest | None]
 """A key, and a range of its bytes or None for all."""
 
@@ -109,7 +112,7 @@ class StoredChunks:
         shards: dict[str, list[Piece]] = defaultdict(list)
         for piece in pieces:
             shards[self._key([at // n for at, n in zip(piece.chunk, index.shape, strict=True)])].append(piece)
-        written: list[tuple[Piece, str, RangeByteRequest]] = []
+        written: list[_Written] = []
         indices = self._get([(key, index.request) for key in shards])
         for (key, inner), encoded in zip(shards.items(), indices, strict=True):
             chunks = [piece.chunk for piece in inner]
@@ -118,12 +121,15 @@ class StoredChunks:
                 if span is None:
                     yield piece, None
                 else:
-                    written.append((piece, key, span))
-        found = self._get([(key, span) for _, key, span in written])
-        for (piece, _, span), encoded in zip(written, found, strict=True):
-            if encoded is None or len(encoded) != span.end - span.start:
-                raise TruncatedChunk(f"chunk {piece.chunk} ends beyond its shard")
-            yield piece, encoded
+                    written.append(_Written(key, span.start, span.end, piece))
+        runs = _runs(written)
+        found = self._get([(run[0].key, RangeByteRequest(run[0].start, run[-1].stop)) for run in runs])
+        for run, encoded in zip(runs, found, strict=True):
+            for _, start, stop, piece in run:
+                chunk = b"" if encoded is None else encoded[start - run[0].start : stop - run[0].start]
+                if len(chunk) != stop - start:
+                    raise TruncatedChunk(f"chunk {piece.chunk} ends beyond its shard")
+                yield piece, chunk
 
     def _key(self, chunk: Sequence[int]) -> str:
         key = self._array.metadata.encode_chunk_key(tuple(chunk))
@@ -137,6 +143,27 @@ class StoredChunks:
         if directory is None:
             return iter(sync(_from_store(store, requests)))
         return (_from_file(directory / key, byte_range) for key, byte_range in requests)
+
+
+class _Written(NamedTuple):
+    """A piece of a shard: the shard's key, and the place of the chunk in the shard."""
+
+    key: str
+    start: int
+    stop: int
+    piece: Piece
+
+
+def _runs(written: list[_Written]) -> list[list[_Written]]:
+    """Pieces grouped by the requests that fetch them: neighbours in a shard are fetched together."""
+    runs: list[list[_Written]] = []
+    for each in sorted(written):
+        before = runs[-1][-1] if runs else None
+        if before and each.key == before.key and 0 <= each.start - before.stop <= _GAP_BYTES:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    return runs
 
 
 def pieces_of(window: Sequence[slice], chunks: tuple[int, ...]) -> list[Piece]:
