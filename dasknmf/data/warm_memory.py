@@ -23,19 +23,21 @@ def empty(nbytes: int) -> np.ndarray:
     """An array of bytes with any content, shape (nbytes,), uint8."""
     if nbytes < _SMALLEST:
         return np.empty(nbytes, np.uint8)
-    return np.asarray(_Lent(1 << (nbytes - 1).bit_length()))[:nbytes]
+    size = 1 << (nbytes - 1).bit_length()
+    unused = _unused[size]
+    try:
+        memory = unused.pop()
+    except IndexError:
+        memory = np.empty(size, np.uint8)
+    return np.asarray(_Lent(memory, unused))[:nbytes]
 
 
 class _Lent:
-    """Memory that arrays use; every view keeps it alive by its attribute `base`."""
+    """Memory in use. It is the base of an array, and every view of the array keeps it alive."""
 
-    def __init__(self, size: int) -> None:
-        self._unused = _unused[size]
-        try:
-            self._memory = self._unused.pop()
-        except IndexError:
-            self._memory = np.empty(size, np.uint8)
-        self.__array_interface__ = self._memory.__array_interface__
+    def __init__(self, memory: np.ndarray, unused: list[np.ndarray]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory, self._unused = memory, unused
 
     def __del__(self) -> None:
         if (len(self._unused) + 1) * len(self._memory) <= _KEPT_BYTES:
