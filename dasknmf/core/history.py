@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_EXACT = 1e-12
-
-
 @dataclass(frozen=True)
 class Achieved:
     """The loss and objective of a model after a pass."""
@@ -225,12 +222,11 @@ class SmallGains:
 
 
 def exact_loss(dtype: np.dtype, scale: float) -> float:
-    """The loss at or below which a fit counts as exact.
+    """The loss at or below which a fit counts as exact; `scale` is ‖V‖², or its counterpart for another loss.
 
-    For the Frobenius loss that is a residual of a millionth of V's norm, or of rounding errors in float32.
-    `scale` is ‖V‖², or its counterpart for another loss.
+    For the Frobenius loss that is a residual of a millionth of V's norm, in float32 of some 1e-5 of it.
     """
-    return max(10 * float(np.finfo(dtype).eps), _EXACT) * scale
+    return (1e-12 if dtype.itemsize == 8 else 1e-9) * scale
 
 
 def rivals(objectives: Iterable[float]) -> dict[str, float]:

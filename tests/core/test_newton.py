@@ -17,6 +17,7 @@ from dasknmf.core.solvers import mu, newton
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.packed_grams import packed_products
 from dasknmf.core.state import FactorState
+from dasknmf.errors import NumericalError
 from tests.helpers import fitted
 
 KAPPA = (np.log(3) - 2 / 3) / (2 / 3) ** 2
@@ -119,3 +120,13 @@ def test_far_fewer_passes_than_multiplicative_updates():
     fast, _ = fitted(V, solver="newton", max_iter=40, **shared)
     target = 1.001 * slow.reconstruction_err_**2 / 2
     assert next(r.iteration for r in fast.history_.exact if r.loss <= target) <= 30
+
+
+def test_numbers_out_of_range_are_refused_in_threads_too(monkeypatch):
+    monkeypatch.setattr(newton, "_COLUMNS", 4)
+    phase = newton.NewtonPass(2, 12, np.dtype("float64"), Loss(1.0), Inner(1, 1), Penalties())
+    tally = phase.tally()
+    tally["A"][0, 5] = np.inf
+    state = FactorState(H=np.ones((2, 12)), eps=1e-12, tiny=1e-16)
+    with pytest.raises(NumericalError):
+        phase.update(tally, state)

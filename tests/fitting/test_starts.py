@@ -365,14 +365,19 @@ def test_draws_are_compared_by_their_own_loss(counts, monkeypatch):
     assert H[6] <= 1.001 * H[1]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("part", [2**23, 2**20])
 @pytest.mark.parametrize("beta", [2.0, 1.0])
-def test_the_number_of_cores_changes_no_bit(monkeypatch, beta):
+def test_the_number_of_cores_changes_no_bit(monkeypatch, beta, part):
+    """One core, and starts that are compared on a part of the rows, among them."""
     rng = np.random.default_rng(8)
-    V = rng.poisson(5 * rng.gamma(0.5, size=(300, 4)) @ rng.gamma(0.5, size=(4, 1100))).astype(np.float64)
+    V = rng.poisson(5 * rng.gamma(0.5, size=(600, 2)) @ rng.gamma(0.5, size=(2, 1100))).astype(np.float64)
+    monkeypatch.setattr(trial, "_PART_BYTES", part)
+    monkeypatch.setattr(trial, "_BLOCK_BYTES", 2**20)
     factors = []
     for cores in (1, 3):
         monkeypatch.setattr(trial.joblib, "cpu_count", lambda cores=cores: cores)
-        model, W = fitted(V, n_components=4, init="sample", beta_loss=beta)
+        model, W = fitted(V, n_components=2, init="sample", beta_loss=beta)
         factors.append((W, model.components_))
     for one, more in zip(*factors, strict=True):
         np.testing.assert_array_equal(one, more)
@@ -403,3 +408,12 @@ def test_the_budget_of_a_trial_follows_from_sizes(n_rows, least, most):
     start = Trial(10, np.dtype("float32"), Loss(2.0), Penalties(), 0, n_rows, SOLVERS["cd"])
     assert least <= start._budget(n_rows, 100, 1) <= most
     assert start._budget(max(1, n_rows // 100), 100, 1) == 2000
+
+
+@pytest.mark.parametrize("noise", [3e-4, 1e-3])
+def test_float32_is_as_good_as_float64_where_the_fit_is_close(noise):
+    rng = np.random.default_rng(4)
+    V = rng.random((600, 4)) @ rng.random((4, 50))
+    V = np.maximum(V * (1 + noise * rng.standard_normal(V.shape)), 0)
+    errors = [NMF(4, random_state=0).fit(V.astype(dtype)).reconstruction_err_ for dtype in ("f4", "f8")]
+    assert errors[0] <= 1.05 * errors[1]

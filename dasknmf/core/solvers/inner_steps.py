@@ -28,7 +28,7 @@ _DELTA = 0.1
 FLOPS_PER_BYTE = 30
 """Flops of a core in the time of reading a byte of a compressed V: measured 50 GFLOP/s in tiles, 1.6 GB/s."""
 STEP_FLOPS = (4, 40)
-"""Flops of a further step for β ≠ 2, per entry of V: for each component, and for quotients and powers."""
+"""Flops of a step per entry of V: for each component, and for quotients and powers, which β = 2 lacks."""
 _MOST = 10
 """More steps helped on one of four real data sets and hurt on the others."""
 

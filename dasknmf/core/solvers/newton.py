@@ -209,10 +209,13 @@ class NewtonPass(RatioPass):
         sums = np.broadcast_to(tally["B"].T, A.shape)
 
         def updated(part: slice) -> np.ndarray:
-            of = (Ht[part], A[part], sums[part], T[part])
-            return step(*of, self.penalties.H, free, state.eps, self.n_fixed)
+            of = (Ht[part], A[part], sums[part], np.asfortranarray(T[part]))
+            with np.errstate(all="ignore"):  # the engine's setting does not apply to other threads
+                return step(*of, self.penalties.H, free, state.eps, self.n_fixed)
 
         # Columns of H do not depend on each other: the threads change no bit.
         parts = [slice(first, first + _COLUMNS) for first in range(0, len(Ht), _COLUMNS)]
+        if len(parts) == 1:
+            return updated(parts[0]).T
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
             return np.concatenate(list(pool.map(updated, parts))).T

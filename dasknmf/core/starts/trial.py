@@ -7,9 +7,9 @@ end, and the best continues alone.
 
 A quadratic loss runs exact alternation by coordinate descent. Any other is first made quadratic: with v near
 r_i c_j, the row and column means, D is near ½ Σ (r_i c_j)^{β−2} (v − p)², the Frobenius loss of a V whose
-rows and columns are scaled. That converges in tens of cheap passes, and passes of the loss itself finish. Measured
-for β = 1 against 200 multiplicative passes: words 2 to 4 % lower, a slowly decaying spectrum 3 % lower, gene
-counts within 0.5 % either way by draw, which is why starts are compared by their own loss.
+rows and columns are scaled. That converges in tens of cheap passes, and passes of the loss itself finish.
+Measured for β = 1 against 200 multiplicative passes: words 2 to 4 % lower, a slowly decaying spectrum 3 %
+lower, gene counts within 0.5 % either way by draw, which is why starts are compared by their own loss.
 
 References
 ----------
@@ -61,8 +61,8 @@ all of five seeds found the lowest minimum of the handwritten digits; with two, 
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
 _SAVED_READS = {True: 100, False: 30}
-"""Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the trial takes no
-more flops than they would."""
+"""Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the passes over a
+part, those of all starts, and those of the best alone each take no more flops than they would."""
 _LEAST_PASSES, _MOST_PASSES = 20, 2000
 _ROW_FLOPS = 1000
 """Flops in the time that a row's update takes for each component, whatever the number of features."""
@@ -154,7 +154,9 @@ class _Course:
                 state, outcome = self._phase.update(tally, self._state)
             state = FactorState.checked(state)
             objective = float(outcome.objective or 0.0)
-            if objective <= self.best.objective:
+            # Rounding may make such a loss zero; from the next pass on it is summed from residuals.
+            imprecise = outcome.loss_at == "end" and bool(outcome.measures.get("imprecise"))
+            if objective <= self.best.objective and not imprecise:
                 self.best = Fitted(state.factor, objective, float(outcome.loss or 0.0))
             rose = bool(self._objectives) and objective > self._objectives[-1]
             self._objectives.append(objective)
@@ -292,13 +294,15 @@ class Trial:
             if not whole:  # passes over a part are cheap
                 courses[0].advance(pool.map, self._budget(courses[0].n_rows, n_features, 1))
                 courses = [of_all(courses[0].best.H)]
-            each = map if len(courses) > 1 else pool.map
             racing, left = courses, self._budget(n_rows, n_features, len(courses))
             while racing and left > 0:
                 passes = min(_STRETCH, -(-left // len(racing)))
                 left -= passes * len(racing)
                 before = [course.best.objective for course in racing]
-                list(pool.map(lambda course: course.advance(each, passes), racing))  # noqa: B023 (awaited here)
+                if len(racing) == 1:
+                    racing[0].advance(pool.map, passes)
+                else:  # a thread each: with maps of their own they would wait for threads of the same pool
+                    list(pool.map(lambda course: course.advance(map, passes), racing))  # noqa: B023 (awaited here)
                 least = min(course.best.objective for course in courses)
                 if any(course.exact for course in courses):
                     break
@@ -380,18 +384,17 @@ class Trial:
     def _ratio_course(self, V: Matrix, H: np.ndarray) -> _Course:
         """A course of any other loss."""
         n_rows, n_features = V.shape
-        phase = self.variant.ratio(
-            self.solver.ratio_pass(
-                self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
-            )
+        exact = self.solver.ratio_pass(
+            self.k, n_features, self.dtype, self.loss, Inner(1, 1), self._penalties(n_rows)
         )
+        phase = self.variant.ratio(exact)
         blocks = self._blocks(V, phase.tally().nbytes)
         survey = Survey((n_rows, n_features), self.loss, self.variant.masked)
         surveyed, _ = survey.update(_walked(map, survey, State(), blocks, [{} for _ in blocks]), State())
         if not self.solver.moves_zeros:
             H = first_W.floored(H, matrix.column_means(V))
         state = FactorState.of(surveyed, pending_H=H)
-        limit = _Limit(exact_loss(self.dtype, surveyed.scale), _TOL[False], _LAST_WINDOW)
+        limit = _Limit(exact_loss(self.dtype, surveyed.scale), _TOL[False], max(_LAST_WINDOW, exact.n_turns))
         return _Course(phase, blocks, state, limit, extrapolates=self.solver.moves_zeros)
 
     def _floored(self, found: Fitted, columns: np.ndarray) -> Fitted:
