@@ -1,6 +1,6 @@
 """The end of a run by a signal or by its time limit.
 
-A run store survives SIGKILL at every write, so the process ends at once. Before, it releases the lock and
+A run store survives SIGKILL at every write, so the process ends at once. First it releases the lock and
 writes one line with the last commit.
 """
 

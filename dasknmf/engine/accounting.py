@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 _REUSE_SECONDS = 0.005
-"""Seconds for which a measurement of resident memory is reused: a measurement takes 10 µs."""
+"""Seconds for which a measurement of resident memory is reused, as a measurement takes 10 µs."""
 _last_measurement = (-math.inf, 0)
 """Time in seconds and resident bytes of this process's last measurement."""
 

@@ -24,7 +24,7 @@ from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, object
 log = logging.getLogger("dasknmf")
 
 _FIRST_HALVING = 4
-"""Exact passes before half of the starts are dropped first; each later time after twice as many."""
+"""Number of exact passes after which half of the starts are dropped; it doubles each time."""
 Histories = Mapping[int, History]
 """The records of each model, by its number."""
 

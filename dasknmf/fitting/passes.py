@@ -179,7 +179,7 @@ class PassRunner:
     per_read: int
     each: Map = map
     retries: Counts = field(default_factory=Counts)
-    """Retries of this process between passes and at the begin of a pass."""
+    """Retries of this process between passes and at the beginning of a pass."""
 
     def __call__(self, passes: Sequence[ModelPass], *, afresh: bool = False) -> PassResult:
         """Run one pass; with `afresh`, without the state and rows of earlier passes."""

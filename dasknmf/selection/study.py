@@ -50,8 +50,8 @@ class Factorization:
     ----------
     n_components : int
     seed : int
-        The `random_state` with which `NMF` alone, with the same `init`, starts from the same H. For losses
-        other than Frobenius W starts the same, too.
+        The `random_state` with which `NMF` alone, with the same `init`, starts from the same H; for losses
+        other than the Frobenius loss, from the same W too.
     components : ndarray of shape (n_components, n_features)
         H.
     loss, objective : float
@@ -243,8 +243,8 @@ def open_study(
     template = NMF(max(ranks), n_init=n_init, **nmf)
     if template.halving:
         raise ValueError(
-            "halving is True, which drops starts; their agreement needs all starts to the end: leave halving "
-            "out, or use NMF(n_init=, halving=True)."
+            "halving is True, which drops starts; their agreement needs all of them at the end: leave "
+            "halving out, or use NMF(n_init=, halving=True)."
         )
     options = replace(
         options,

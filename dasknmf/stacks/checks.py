@@ -115,7 +115,7 @@ def mask_of(mask: DataArray, sizes: Mapping[Hashable, int], coords: Mapping[str,
         )
     if mask.dtype != bool:
         raise SourceError(
-            f"mask is {mask.dtype}; it must be bool, True where V counts: give mask > 0, for example."
+            f"mask is {mask.dtype}; it must be bool, True for values to use: give mask > 0, for example."
         )
     unknown = [dim for dim in mask.dims if dim not in sizes]
     if unknown:
@@ -156,7 +156,7 @@ def _computed_from(mask: Variable, variables: Sequence[Variable]) -> bool:
 
 
 def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate]) -> None:
-    """Raise an error if the coordinates of an array differ from those of the stack, as upside down."""
+    """Raise an error if coordinates of an array differ from those of the stack, as if it is upside down."""
     for dim in map(str, array.dims):
         if dim not in coords or dim not in array.coords:
             continue

@@ -60,7 +60,7 @@ class TileSource(Source):
     variables : sequence of xarray.Variable
         Columns of V are the features of the first variable, then those of the second, and so on.
     mask : xarray.Variable or None
-        True where V counts.
+        True for the values to use.
     """
 
     layout: Layout

@@ -62,8 +62,8 @@ class Stack(TileSource):
     sample_dims : str or sequence of str, default=("y", "x")
         The dims of an image.
     mask : xarray.DataArray of bool, optional
-        True where V counts, as in xarray's ``where``, over any of the dims: land, or no cloud. Its
-        coordinates, where it has some, are those of the stack; its chunks may differ.
+        True for the values to use (land, or no cloud), as in xarray's ``where``, over any of the dims. Its
+        coordinates, if it has any, are those of the stack; its chunks may differ.
     missing : {"auto", "error", "nan"} or float, default="auto"
         The stored values, before scale and offset, that mark missing entries. "auto": those in the
         attributes `_FillValue`, `missing_value` and `nodata`, and NaN; "nan": NaN; "error": none; a number:

@@ -63,7 +63,7 @@ _CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
 _MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
 """Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
 _COLUMNS = 512
-"""Columns of H that one thread updates at once."""
+"""Number of columns of H in the part that one task of a thread updates."""
 _DIVERGENCE = Loss(1.0)
 
 
@@ -141,6 +141,7 @@ class NewtonPass(RatioPass):
     """The exact pass with Newton's steps: one read of V, in which W is updated row by row, then H."""
 
     first_steps: ClassVar[int] = 2
+    """As for `RatioPass`; a step of Newton gains more than a multiplicative one."""
 
     @property
     def block_size(self) -> int:

@@ -65,16 +65,19 @@ _SAVED_READS = {True: 100, False: 30}
 part, those of all starts, and those of the best alone each take no more flops than they would."""
 _LEAST_PASSES, _MOST_PASSES = 20, 2000
 _ROW_FLOPS = 1000
-"""Flops in the time that a row's update takes for each component, whatever the number of features."""
+"""Flops in the part of the time of a row's update that does not depend on the number of features, for each
+component."""
 _FREE_FLOPS = 3e10
-"""A trial of so many flops, less than a second, is worth the compared starts of a small V."""
+"""A trial may always take so many flops, less than a second: for a small V, to compare starts is worth it."""
 _TOL = {True: 1e-6, False: 1e-5}
-"""Limits of gains for the Frobenius loss and for others, where a pass costs more."""
+"""Gains of a pass, relative to the objective, at which a trial has converged: for the Frobenius loss, and for
+others, where a pass costs more."""
 _WINDOW, _LAST_WINDOW = 10, 3
-"""Passes with such gains: of descent, whose gains vary; of other losses, and on all rows after a part."""
+"""Passes over which gains are averaged: in descent, where they vary; for other losses, and for descent on all
+rows after a part of them."""
 _STRETCH, _STRETCHES = 20, 10
-"""Passes of all finalists, after which those end that would not reach the best one in ten times as many with
-the same gains; an exact fit ends all."""
+"""Passes in a stretch of the race of finalists, and number of stretches: after each stretch, those end that
+would not reach the best objective in ten more with the gain of the last. An exact fit ends the race."""
 _BLOCK_BYTES = 2**22
 """Bytes of the rows that one thread walks."""
 LINES_AT_ONCE = 4 * (_DRAWS + 1)
@@ -99,7 +102,7 @@ class Fitted:
     H: np.ndarray
     objective: float
     loss: float
-    """Loss of the rows with the best W found."""
+    """The loss in `objective`; for losses other than Frobenius, that at the start of the pass."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class _Limit:
     floor: float
     """The loss of an exact fit."""
     tol: float
-    """The course has converged if each of its last passes has lowered the objective by at most this share."""
+    """The course has converged if its last passes lowered the objective by at most this share on average."""
     window: int
     """Number of these last passes."""
 
@@ -172,15 +175,17 @@ class _Course:
         return FactorState.of(state, H=H.astype(before.dtype, copy=False))
 
     def may_reach(self, objective: float, gain: float) -> bool:
-        """Whether another course's objective is within reach, at the gain of the last stretch."""
+        """Whether the course would reach an objective in `_STRETCHES` stretches that each gain `gain`."""
         return self.best.objective - objective <= _STRETCHES * gain
 
     @property
     def exact(self) -> bool:
+        """Whether the loss is that of an exact fit."""
         return self.best.loss <= self._limit.floor
 
     @property
     def converged(self) -> bool:
+        """Whether the fit is exact, or the last gains are small."""
         if self.exact:
             return True
         window = self._limit.window
@@ -316,7 +321,7 @@ class Trial:
         return leader.best
 
     def _budget(self, n_rows: int, n_features: int, count: int) -> int:
-        """Passes over `n_rows` rows of `count` courses together, which cost as much as they save."""
+        """Passes over `n_rows` rows, of `count` courses together, that cost as much as they save."""
         each, fixed = STEP_FLOPS
         row = n_features * (each * self.k + fixed) + _ROW_FLOPS * self.k
         read = FLOPS_PER_BYTE * self.dtype.itemsize * n_features
