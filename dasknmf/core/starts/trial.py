@@ -323,7 +323,7 @@ class Trial:
     def _budget(self, n_rows: int, n_features: int, count: int) -> int:
         """Passes over `n_rows` rows, of `count` courses together, that cost as much as they save."""
         each, fixed = STEP_FLOPS
-        row = n_features * (each * self.k + fixed) + _ROW_FLOPS * self.k
+        row = n_features * (each * self.k + fixed) + self.k * (_ROW_FLOPS + _PAIR_FLOPS * self.k)
         read = FLOPS_PER_BYTE * self.dtype.itemsize * n_features
         saved = _SAVED_READS[self.loss.quadratic] * self.n_rows * (row + read)
         passes = max(saved, _FREE_FLOPS) / (max(1, n_rows) * row)
