@@ -64,9 +64,9 @@ _SAVED_READS = {True: 100, False: 30}
 """Exact passes over V that a converged trial saves, for the Frobenius loss and for others: the passes over a
 part, those of all starts, and those of the best alone each take no more flops than they would."""
 _LEAST_PASSES, _MOST_PASSES = 20, 2000
-_ROW_FLOPS = 1000
-"""Flops in the part of the time of a row's update that does not depend on the number of features, for each
-component."""
+_ROW_FLOPS, _PAIR_FLOPS = 1000, 20
+"""Flops in the time that the update of a row takes, whatever the number of features: for each component, and
+for each pair of components."""
 _FREE_FLOPS = 3e10
 """A trial may always take so many flops, less than a second: for a small V, to compare starts is worth it."""
 _TOL = {True: 1e-6, False: 1e-5}
