@@ -410,7 +410,7 @@ def test_a_sweep_at_work_says_so(tmp_path, beta):
         ({"method": "nmfk", "perturb": "uniform", "epsilon": -1}, "epsilon"),
         ({"rule": "silhouette", "n_init": 1, "holdout": 0.1}, "chooses by the agreement of starts"),
         ({"init": "custom"}, "init"),
-        ({"halving": True}, "all starts to the end"),
+        ({"halving": True}, "leave halving out"),
         ({"init": "nndsvd"}, "all starts would be the same"),
         ({"init": "magic"}, "init"),
     ],

@@ -232,7 +232,7 @@ def test_a_file_of_any_text_is_taken_or_told(tmp_path_factory, text):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("a = " + "[" * 50_000, "nests too deep"),
+        ("a = " + "[" * 50_000, "nested too deeply"),
         ("#" * (2**20 + 1), "is longer than 1048576 bytes"),
         ("max_iter = " + "9" * 5000, "is not TOML"),
         ("max_iter = {a = 1}", "to {'a': 1}; it takes text or a number"),
