@@ -221,7 +221,7 @@ def test_defaults(measured):
 
 @pytest.mark.slow
 def test_second_order(measured):
-    rows = measured(second_order.main, "--what passes --only leukemia")
+    rows = measured(second_order.main, "--what passes --only digits")
     assert [row["start"] for row in rows] == ["random", "eighth"]
     for row in rows:
         assert 0 <= row["newton 15 above D*"] < row["mu 200 above D*"] + 0.1
