@@ -65,9 +65,9 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ``"random"`` takes one read, the three nndsvd starts take three. With ``solver="mu"``, ``"nndsvd"``
         replaces zeros, which multiplicative updates cannot change, by a hundredth of the mean of X.
 
-        ``None`` is ``"sample"`` if all of X, or 100 rows for each component, fit into `sample_bytes`, else
-        ``"sketch"`` for the Frobenius loss; with ``inner_iter=1`` the choice of scikit-learn. `init_` is the
-        start that was used.
+        ``None`` is ``"sample"`` if all of X, or 100 rows for each component (4 for another loss than
+        Frobenius), fit into `sample_bytes`, else ``"sketch"`` for the Frobenius loss; with ``inner_iter=1``
+        the choice of scikit-learn. `init_` is the start that was used.
         Random numbers do not depend on the chunks of X, and differ from those of scikit-learn.
     solver : {"auto", "cd", "bpp", "mu", "newton"}, default="auto"
         ``"cd"``: coordinate descent [1]_, Frobenius loss only. ``"bpp"``: exact nonnegative least squares by

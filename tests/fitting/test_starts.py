@@ -269,7 +269,8 @@ def test_stopped_between_the_rivals_and_continued(small_panels, counts, tmp_path
         ((30000, 20), 2.0, {"inner_iter": 1}, "nndsvda"),
         ((30000, 20), 1.0, {}, "sample"),
         ((30000, 20), 2.0, {"sample_bytes": 20 * 8 * 299}, "sketch"),
-        ((30000, 20), 1.0, {"sample_bytes": 20 * 8 * 299}, "nndsvda"),
+        ((30000, 20), 1.0, {"sample_bytes": 20 * 8 * 299}, "sample"),
+        ((30000, 20), 1.0, {"sample_bytes": 20 * 8 * 11}, "nndsvda"),
         ((30000, 2), 2.0, {"sample_bytes": 2 * 8 * 299}, "random"),
     ],
 )
