@@ -177,8 +177,8 @@ def test_several_files_are_fitted_with_a_mask_of_their_grid(tmp_path):
     run = open_run(tmp_path / "run")
     assert run.layout.feature_dims == ("time", "band")
     assert run.n_unobserved_samples == N_EMPTY
-    assert "no GeoTIFF" in refused(2, "fit", paths[0], tmp_path / "run", tmp_path / "new", *FIT)
-    assert "leave it out" in refused(2, "fit", *paths, tmp_path / "new", *FIT, "--variable", "B02")
+    assert "is not a GeoTIFF" in refused(2, "fit", paths[0], tmp_path / "run", tmp_path / "new", *FIT)
+    assert "leave out --variable" in refused(2, "fit", *paths, tmp_path / "new", *FIT, "--variable", "B02")
 
 
 @pytest.mark.parametrize("nodata", [255, 0, None, np.nan])
