@@ -31,7 +31,7 @@ from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import PanelSlabs, Source, StageLost
 from dasknmf.engine.accounting import MeasuredSlabs, PassStats, recent_resident_bytes
 from dasknmf.errors import DataChangedError
-from dasknmf.io.counts import Counts, counted
+from dasknmf.io.counts import Counts, counting
 from dasknmf.store.factors import Factors, FactorVersion
 
 FAN_IN = 8
@@ -235,7 +235,7 @@ class WorkerSide:
 
 def _load(side: WorkerSide) -> WorkerSide:
     work = side.work
-    with counted() as counts:
+    with counting() as counts:
         states = tuple(work.factors.read_states(work.state, work.starts_from))
     inputs = tuple(phase.prepare(state) for phase, state in zip(work.phases, states, strict=True))
     source = side.source.renewed(of_a_fit=True)
@@ -251,7 +251,7 @@ def _visit_panels(
 
 
 def _visit_panel(side: WorkerSide, panel: Panel, expected: float | None, chunks: Any) -> Total:
-    with counted() as counts:
+    with counting() as counts:
         found, stats = _visited(side, panel, expected, chunks, counts)
     return found, replace(stats, retries=counts.retries)
 
@@ -321,6 +321,6 @@ def _write_states(
 ) -> tuple[list[Outcome], PassStats]:
     """Outcomes and statistics of a pass, after its states are written."""
     work = side.work
-    with counted() as counts:
+    with counting() as counts:
         work.factors.write_states(work.name, work.first, [state for state, _ in updated])
     return [outcome for _, outcome in updated], total[1] + PassStats(retries=side.retries + counts.retries)

@@ -23,7 +23,7 @@ from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import PassRunner
 from dasknmf.fitting.problem import Factor
 from dasknmf.fitting.session import Session
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 from dasknmf.store.factors import FactorVersion
 from dasknmf.store.memory_run import MemoryRun
 from dasknmf.store.progress import ModelStatus, states_of
@@ -66,7 +66,7 @@ class Execution:
             run.plan(self._plan(projections))
         self._warn_of_dense_tiles()
         n_starts = len(model.starts())
-        with self.V.at_work() as self._runner.each, counted() as self._runner.retries:
+        with self.V.at_work() as self._runner.each, counting() as self._runner.retries:
             while run.progress.start < n_starts:
                 self._run_start()
             if start is not None and not run.history.exact and not self._has_start():

@@ -40,7 +40,7 @@ _counts: ContextVar[Counts | None] = ContextVar("dasknmf_counts", default=None)
 
 
 @contextmanager
-def counted() -> Iterator[Counts]:
+def counting() -> Iterator[Counts]:
     """A context with the counts of this task, in Zarr's event loop too."""
     counts = Counts()
     token = _counts.set(counts)

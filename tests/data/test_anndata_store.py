@@ -17,7 +17,7 @@ from dasknmf.data.stored_csr import SparseSource
 from dasknmf.data.stored_dense import DenseSource
 from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 from tests.data.anndata_stores import (
     GENES,
     PARAMETERS,
@@ -174,7 +174,7 @@ def test_dense_matrices_of_files(tmp_path, small_panels):
     found, grid = rows_of(X)
     np.testing.assert_array_equal(found, A)
     assert grid.edges[:3] == (0, 13, 26)
-    with counted() as found:
+    with counting() as found:
         for panel in grid:
             list(source_of(X).slabs(panel.start, panel.stop, []))
     with h5py.File(path) as file:

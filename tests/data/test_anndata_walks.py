@@ -21,7 +21,7 @@ from dasknmf.core.panels import Grid
 from dasknmf.data import chunk_stream, grid_of, open_anndata, opened, source_of
 from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.stored_csr import SparseSource
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 from tests.data.anndata_stores import (
     PARAMETERS,
     annotated,
@@ -50,7 +50,7 @@ def test_each_byte_is_fetched_once(tmp_path, monkeypatch, threads, indices_chunk
     assert len(grid) > 10
 
     def read(reader, panel):
-        with counted() as counts:
+        with counting() as counts:
             rows = sp.vstack(list(reader.slabs(panel.start, panel.stop, [])))
         same(rows, A[panel.start : panel.stop])
         return counts.nbytes
@@ -70,7 +70,7 @@ def test_ends_of_panels_stay_for_the_walks_of_a_fit(tmp_path, monkeypatch):
     grid = grid_of(source)  # reads indptr
 
     def fetched(*, of_a_fit):
-        with counted() as counts:
+        with counting() as counts:
             for panel in grid:
                 reader = source.renewed(of_a_fit=of_a_fit)
                 rows = sp.vstack(list(reader.slabs(panel.start, panel.stop, [])))

@@ -11,7 +11,7 @@ from dasknmf.core.panels import Grid
 from dasknmf.data import grid_of, source_of
 from dasknmf.data.source import nbytes_of
 from dasknmf.data.staging import staged
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 from tests.data.sources import SOURCES, rows_of
 
 pytestmark = pytest.mark.usefixtures("small_panels")
@@ -70,7 +70,7 @@ def test_bytes_are_counted_in_every_walk(X, A):
         pytest.skip("in memory, or read by Dask")
     nbytes = []
     for _ in range(2):
-        with counted() as counts:
+        with counting() as counts:
             np.testing.assert_array_equal(rows_of(source.renewed(), grid), A)
         nbytes.append(counts.nbytes)
     assert nbytes[0] == nbytes[1] > 0

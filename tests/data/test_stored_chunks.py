@@ -29,7 +29,7 @@ from dasknmf.data.chunk_encoding import Encoding
 from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
 from dasknmf.io import retry
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Numcodecs codecs are not in the Zarr version 3", "ignore:Combining a `sharding_indexed` codec"
@@ -310,7 +310,7 @@ def test_every_store_and_its_bytes(tmp_path, place, index):
     assert_same(array)
     read, nbytes = ZarrArray(array), []
     for _ in range(2):
-        with counted() as counts:
+        with counting() as counts:
             read.read(slice(0, 11), 0, "rows")
         nbytes.append(counts.nbytes)
         read._stored = None  # the second time by zarr-python
@@ -343,7 +343,7 @@ def test_chunks_of_a_store_are_requested_together(monkeypatch, index):
     array = make(MemoryStore(), codec="zstd", index=index, chunks=(1, 3))
     read = ZarrArray(zarr.open_array(Slow(array.store), mode="r"))
     Slow.failures, Slow.together = 3, 0
-    with counted() as counts:
+    with counting() as counts:
         np.testing.assert_array_equal(read.read(slice(0, 11), 0, "rows"), values(SHAPE, "f4"))
     assert counts.retries == 3
     assert 6 <= Slow.together <= zarr.config.get("async.concurrency")

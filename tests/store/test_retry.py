@@ -14,7 +14,7 @@ from dasknmf import NMF, open_run
 from dasknmf.cli.summary import summary
 from dasknmf.errors import RunAccessError, SourceError, UnavailableError
 from dasknmf.io import retry
-from dasknmf.io.counts import counted
+from dasknmf.io.counts import counting
 from dasknmf.io.metered import SourceStore
 from tests.helpers import stored
 
@@ -100,7 +100,7 @@ def read(error: Exception, times: int) -> tuple[np.ndarray, int]:
     V[...] = np.arange(12.0).reshape(4, 3)
     Failing.error, Failing.times, Failing.asked = error, times, 0
     patient = zarr.open_array(SourceStore(Failing(V.store)), mode="r")
-    with counted() as counts:
+    with counting() as counts:
         values = patient[...]
     return values, counts.retries
 

@@ -141,7 +141,7 @@ class NewtonPass(RatioPass):
     """The exact pass with Newton's steps: one read of V, in which W is updated row by row, then H."""
 
     first_steps: ClassVar[int] = 2
-    """As for `RatioPass`; a step of Newton gains more than a multiplicative one."""
+    """As for `RatioPass`; each needs the Hessians of the rows, which cost more than the rest of a step."""
 
     @property
     def block_size(self) -> int:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import joblib
@@ -56,7 +57,7 @@ Frobenius loss; for others, where a pass costs more and the scaled rows have bee
 _PART_BYTES, _PART_ROWS = 2**23, 64
 """Starts are compared on about 8 MiB of the rows, as long as those are 64 for each component."""
 _FINALISTS = {True: _DRAWS + 1, False: 2}
-"""Starts that run until convergence where the part is all of the rows, so that passes are cheap: with five,
+"""Starts that race where the part is all of the rows, so that passes are cheap: with five,
 all of five seeds found the lowest minimum of the handwritten digits; with two, three of them."""
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
@@ -293,29 +294,13 @@ class Trial:
             for passes in _ROUNDS if self.loss.quadratic else _RATIO_ROUNDS:
                 if whole and len(courses) <= _FINALISTS[self.loss.quadratic]:
                     break
-                list(pool.map(lambda course: course.advance(map, passes), courses))  # noqa: B023 (awaited here)
+                _advanced(pool, courses, passes)
                 courses.sort(key=lambda course: course.best.objective)
                 courses = courses[: -(-len(courses) // 2)]
             if not whole:  # passes over a part are cheap
                 courses[0].advance(pool.map, self._budget(courses[0].n_rows, n_features, 1))
                 courses = [of_all(courses[0].best.H)]
-            racing, left = courses, self._budget(n_rows, n_features, len(courses))
-            while racing and left > 0:
-                passes = min(_STRETCH, -(-left // len(racing)))
-                left -= passes * len(racing)
-                before = [course.best.objective for course in racing]
-                if len(racing) == 1:
-                    racing[0].advance(pool.map, passes)
-                else:  # a thread each: with maps of their own they would wait for threads of the same pool
-                    list(pool.map(lambda course: course.advance(map, passes), racing))  # noqa: B023 (awaited here)
-                least = min(course.best.objective for course in courses)
-                if any(course.exact for course in courses):
-                    break
-                racing = [
-                    course
-                    for course, was in zip(racing, before, strict=True)
-                    if not course.converged and course.may_reach(least, was - course.best.objective)
-                ]
+            _race(pool, courses, self._budget(n_rows, n_features, len(courses)))
             leader = min(courses, key=lambda course: course.best.objective)
             leader.advance(pool.map, self._budget(n_rows, n_features, 1))
         return leader.best
@@ -437,6 +422,32 @@ class Trial:
             block_of([part], PanelSpec(part.shape[0], index * height, n_features, self.dtype), entries)
             for index, part in enumerate(parts)
         ]
+
+
+def _race(pool: ThreadPoolExecutor, courses: Sequence[_Course], passes: int) -> None:
+    """Advance courses by `passes` together; those that would not reach the best one end."""
+    racing = list(courses)
+    while racing and passes > 0:
+        stretch = min(_STRETCH, -(-passes // len(racing)))
+        passes -= stretch * len(racing)
+        before = [course.best.objective for course in racing]
+        _advanced(pool, racing, stretch)
+        if any(course.exact for course in courses):
+            return
+        least = min(course.best.objective for course in courses)
+        racing = [
+            course
+            for course, was in zip(racing, before, strict=True)
+            if not course.converged and course.may_reach(least, was - course.best.objective)
+        ]
+
+
+def _advanced(pool: ThreadPoolExecutor, courses: Sequence[_Course], passes: int) -> None:
+    """Advance courses side by side, or a single one with all threads."""
+    if len(courses) == 1:
+        courses[0].advance(pool.map, passes)
+    else:  # with maps of the same pool, tasks would wait for tasks behind them
+        list(pool.map(_Course.advance, courses, repeat(map), repeat(passes)))
 
 
 def _walked(

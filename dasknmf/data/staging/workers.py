@@ -22,7 +22,7 @@ from dasknmf.data.dask_graph import Upstream
 from dasknmf.data.source import Chunks, Source
 from dasknmf.data.staging.cache import Cache, Write
 from dasknmf.data.staging.packed import Packed
-from dasknmf.io.counts import count, counted
+from dasknmf.io.counts import count, counting
 
 
 class WorkerCache(Cache):
@@ -102,7 +102,7 @@ class _HeldPanel:
 
 
 def _hold(reader: Source, start: int, stop: int, chunks: Chunks) -> _HeldPanel:
-    with counted() as counts:
+    with counting() as counts:
         slabs = [Packed.of(slab) for slab in reader.slabs(start, stop, chunks)]
     unmetered = sum(slab.nbytes for slab in slabs)
     return _HeldPanel(slabs, unmetered if counts.nbytes is None else counts.nbytes)
