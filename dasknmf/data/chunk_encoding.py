@@ -1,8 +1,9 @@
-"""How chunks of Zarr arrays are stored: which codecs, in which order of bytes and axes, in which shards."""
+"""How chunks are stored: which codecs, in which order of bytes and axes, in which shards of a Zarr array."""
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,8 +11,10 @@ from typing import Any, TypeAlias
 import google_crc32c
 import numpy as np
 import zarr
-from numcodecs import get_codec
+from numcodecs import Shuffle, get_codec
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+
+from dasknmf.data import lzf
 
 _NEVER_WRITTEN = 2**64 - 1
 """Offset and size, in the index of a shard, of a chunk that was never written."""
@@ -93,12 +96,11 @@ class Encoding:
             If the chunk has another size, or a wrong checksum. Codecs raise exceptions of other classes.
         """
         for place, name in enumerate(self.codecs, 1):
-            codec, decoded_size = _CODECS[name]
-            # A codec that decodes into a target larger than its output raises no error.
-            if decoded_size(encoded) == target.nbytes and place == len(self.codecs):
-                codec.decode(encoded, target)
+            codec = _CODECS[name]
+            if codec.into and place == len(self.codecs) and codec.fills(encoded, target.nbytes):
+                codec.into(encoded, target)
                 return
-            encoded = codec.decode(encoded)
+            encoded = codec.decode(encoded, target.nbytes)
         values = np.frombuffer(encoded, np.uint8)
         if len(values) != len(target):
             raise ValueError(f"a chunk has {len(values)} bytes instead of {len(target)}")
@@ -158,14 +160,52 @@ class ShardIndex:
         ]
 
 
-class _Crc32c:
-    """The checksum of format 3: the last four bytes of a chunk."""
+@dataclass(frozen=True)
+class _Codec:
+    """A codec of bytes.
 
-    @staticmethod
-    def decode(encoded: Encoded) -> Encoded:
-        if google_crc32c.value(encoded[:-4]).to_bytes(4, "little") != bytes(encoded[-4:]):
-            raise ValueError("the checksum of a chunk is wrong")
-        return encoded[:-4]
+    Parameters
+    ----------
+    decode : callable
+        Decodes bytes; its second argument is the probable decoded size.
+    into : callable, optional
+        Decodes bytes into a target.
+    fills : callable
+        Whether the decoded size is that of a target, in bytes: a codec that decodes into a larger target
+        raises no error. `into` is called only after this check.
+    """
+
+    decode: Callable[[Encoded, int], Encoded]
+    into: Callable[[Encoded, np.ndarray], object] | None = None
+    fills: Callable[[Encoded, int], bool] = lambda encoded, nbytes: True
+
+
+def _of_numcodecs(name: str, size: Callable[[Encoded], int | None]) -> _Codec:
+    codec = get_codec({"id": name})
+    return _Codec(
+        lambda encoded, _: codec.decode(encoded),
+        codec.decode,
+        lambda encoded, nbytes: size(encoded) == nbytes,
+    )
+
+
+def _inflated(encoded: Encoded, nbytes: int) -> Encoded:
+    """Bytes of a zlib stream. Memory of the final size is allocated at once, which the default is not."""
+    return zlib.decompress(np.frombuffer(encoded, np.uint8).data, bufsize=max(1, nbytes))
+
+
+def _without_crc32c(encoded: Encoded, nbytes: int) -> Encoded:
+    """The bytes before the checksum of format 3, which is the last four bytes of a chunk."""
+    if google_crc32c.value(encoded[:-4]).to_bytes(4, "little") != bytes(encoded[-4:]):
+        raise ValueError("the checksum of a chunk is wrong")
+    return encoded[:-4]
+
+
+def _of_shuffle(itemsize: int) -> _Codec:
+    codec = Shuffle(itemsize)
+    return _Codec(
+        lambda encoded, _: codec.decode(encoded), codec.decode, lambda encoded, nbytes: len(encoded) == nbytes
+    )
 
 
 def _blosc_size(encoded: Encoded) -> int | None:
@@ -192,25 +232,28 @@ def _zstd_size(encoded: Encoded) -> int | None:
     return size + 256 if nbytes == 2 else size if nbytes else None
 
 
-def _unknown_size(encoded: Encoded) -> int | None:
-    return None
-
-
 def _integer(encoded: Encoded) -> int:
     return int.from_bytes(bytes(encoded), "little")
+
+
+def _unknown_size(encoded: Encoded) -> int | None:
+    return None
 
 
 _SIZES: dict[str, Callable[[Encoded], int | None]] = {
     "blosc": _blosc_size,
     "gzip": _unknown_size,
     "lz4": _lz4_size,
-    "zlib": _unknown_size,
     "zstd": _zstd_size,
 }
 """Functions that give the decoded size of encoded bytes; None if only decoding shows it."""
-_CODECS: dict[str, tuple[Any, Callable[[Encoded], int | None]]] = {
-    f"numcodecs.{name}": (get_codec({"id": name}), size) for name, size in _SIZES.items()
-}
+_CODECS = {f"numcodecs.{name}": _of_numcodecs(name, size) for name, size in _SIZES.items()}
 """Codecs of bytes by their names in format 3. Those of format 2 have the names of numcodecs."""
+_CODECS["numcodecs.zlib"] = _Codec(_inflated)
 _CODECS |= {name: _CODECS[f"numcodecs.{name}"] for name in ("blosc", "gzip", "zstd")}
-_CODECS["crc32c"] = (_Crc32c, _unknown_size)
+_CODECS["crc32c"] = _Codec(_without_crc32c)
+
+# Filters of HDF5; its gzip is a zlib stream.
+_CODECS["hdf5.gzip"] = _CODECS["numcodecs.zlib"]
+_CODECS["hdf5.lzf"] = _Codec(lzf.decode, lzf.decode_into)
+_CODECS |= {f"hdf5.shuffle{itemsize}": _of_shuffle(itemsize) for itemsize in (1, 2, 4, 8, 16)}

@@ -1,36 +1,22 @@
-"""Chunks of a Zarr array, fetched and decoded by the thread that uses them.
+"""Arrays that are stored in chunks, which the thread that uses them fetches and decodes.
 
-zarr-python decodes in other threads and copies every decoded chunk in the thread of its event loop. Here a
-chunk is decoded at its place if it is contiguous there, as rows of whole width are.
+A chunk is decoded at its place if it is contiguous there, as rows of whole width are.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import zarr
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.common import concurrent_map
-from zarr.core.sync import sync
 
 from dasknmf.data import warm_memory
-from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex, TruncatedChunk
+from dasknmf.data.chunk_encoding import Encoded, Encoding, TruncatedChunk
 from dasknmf.io.counts import count
-from dasknmf.io.metered import SourceStore
-
-_GAP_BYTES = 64 * 2**10
-"""Largest gap between two chunks of a shard that one request fetches, in bytes."""
-
-Request: TypeAlias = tuple[str, ByteRequest | None]
-"""A key, and a range of its bytes or None for all."""
 
 
 class Piece(NamedTuple):
@@ -44,126 +30,73 @@ class Piece(NamedTuple):
     """Place of the part in the chunk."""
 
 
-class StoredChunks:
-    """The chunks of a Zarr array.
+class Fetched(NamedTuple):
+    """A piece and its encoded chunk."""
+
+    piece: Piece
+    encoded: Encoded | None
+    """None if the chunk was never written."""
+    encoding: Encoding
+
+
+Fetch: TypeAlias = Callable[[list[Piece]], Iterable[Fetched]]
+"""A function that locates and fetches the chunks of pieces, in any order."""
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """An array in chunks of one shape.
 
     Parameters
     ----------
-    array : zarr.Array
-        An array in a `SourceStore`.
-    encoding : Encoding
+    shape, chunks : tuple of int
+        Shapes of the array and of a chunk. Chunks at the edges of the array are stored whole.
+    dtype : numpy.dtype
+        Dtype of what is read.
+    fill_value : scalar
+        Value of the elements of chunks that were never written.
+    order : {"C", "F"}
+        Memory order of what is read.
     """
 
-    def __init__(self, array: zarr.Array, encoding: Encoding) -> None:
-        self._array = array
-        self._encoding = encoding
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype
+    fill_value: Any
+    order: Any = "C"
 
-    @classmethod
-    def of(cls, array: zarr.Array) -> StoredChunks | None:
-        """The chunks of an array; None if their encoding is not supported."""
-        encoding = Encoding.of(array)
-        return None if encoding is None else cls(array, encoding)
-
-    def read(self, part: slice, axis: int) -> np.ndarray:
-        """A slice along `axis`, whole along the other axes, in the memory order that Zarr gives it.
+    def read(self, part: slice, axis: int, fetch: Fetch) -> np.ndarray:
+        """A slice along `axis`, whole along the other axes.
 
         Raises
         ------
         Exception
             Of any class, if a chunk cannot be decoded.
         """
-        array = self._array
-        window = [slice(0, length) for length in array.shape]
+        window = [slice(0, length) for length in self.shape]
         window[axis] = part
         shape = [each.stop - each.start for each in window]
-        memory = warm_memory.empty(math.prod(shape) * array.dtype.itemsize)
-        values = memory.view(array.dtype).reshape(shape, order=array.order)
-        for piece, encoded in self._fetched(pieces_of(window, array.chunks)):
+        memory = warm_memory.empty(math.prod(shape) * self.dtype.itemsize)
+        values = memory.view(self.dtype).reshape(shape, order=self.order)
+        for piece, encoded, encoding in fetch(pieces_of(window, self.chunks)):
             if encoded is None:
-                values[piece.place] = 0 if array.fill_value is None else array.fill_value
+                values[piece.place] = self.fill_value
             else:
-                self._put(encoded, values[piece.place], piece.inside)
+                self._put(encoded, encoding, values[piece.place], piece.inside)
         return values
 
-    def _put(self, encoded: Encoded, place: np.ndarray, inside: tuple[slice, ...]) -> None:
+    def _put(
+        self, encoded: Encoded, encoding: Encoding, place: np.ndarray, inside: tuple[slice, ...]
+    ) -> None:
         """Decode a chunk, whose part `inside` belongs at a place."""
-        encoding, shape = self._encoding, self._array.chunks
         target = place.transpose(encoding.axes)
-        if place.shape == shape and place.dtype == encoding.dtype and target.flags.c_contiguous:
+        if place.shape == self.chunks and place.dtype == encoding.dtype and target.flags.c_contiguous:
             encoding.decode(encoded, target.reshape(-1).view(np.uint8))
             return
-        decoded = warm_memory.empty(math.prod(shape) * encoding.dtype.itemsize)
+        decoded = warm_memory.empty(math.prod(self.chunks) * encoding.dtype.itemsize)
         encoding.decode(encoded, decoded)
-        chunk = decoded.view(encoding.dtype).reshape([shape[axis] for axis in encoding.axes])
+        chunk = decoded.view(encoding.dtype).reshape([self.chunks[axis] for axis in encoding.axes])
         target[...] = chunk[tuple(inside[axis] for axis in encoding.axes)]
-
-    def _fetched(self, pieces: list[Piece]) -> Iterator[tuple[Piece, Encoded | None]]:
-        """The pieces, each with its chunk; None if the chunk was never written."""
-        index = self._encoding.index
-        if index is not None:
-            yield from self._fetched_from_shards(pieces, index)
-            return
-        requests: list[Request] = [(self._key(piece.chunk), None) for piece in pieces]
-        yield from zip(pieces, self._get(requests), strict=True)
-
-    def _fetched_from_shards(
-        self, pieces: list[Piece], index: ShardIndex
-    ) -> Iterator[tuple[Piece, Encoded | None]]:
-        shards: dict[str, list[Piece]] = defaultdict(list)
-        for piece in pieces:
-            shards[self._key([at // n for at, n in zip(piece.chunk, index.shape, strict=True)])].append(piece)
-        written: list[_Written] = []
-        indices = self._get([(key, index.request) for key in shards])
-        for (key, inner), encoded in zip(shards.items(), indices, strict=True):
-            chunks = [piece.chunk for piece in inner]
-            spans = [None for _ in chunks] if encoded is None else index.spans(encoded, chunks)
-            for piece, span in zip(inner, spans, strict=True):
-                if span is None:
-                    yield piece, None
-                else:
-                    written.append(_Written(key, span.start, span.end, piece))
-        runs = _runs(written)
-        found = self._get([(run[0].key, RangeByteRequest(run[0].start, run[-1].stop)) for run in runs])
-        for run, encoded in zip(runs, found, strict=True):
-            for _, start, stop, piece in run:
-                chunk = b"" if encoded is None else encoded[start - run[0].start : stop - run[0].start]
-                if len(chunk) != stop - start:
-                    raise TruncatedChunk(f"chunk {piece.chunk} ends beyond its shard")
-                yield piece, chunk
-
-    def _key(self, chunk: Sequence[int]) -> str:
-        key = self._array.metadata.encode_chunk_key(tuple(chunk))
-        return f"{self._array.path}/{key}" if self._array.path else key
-
-    def _get(self, requests: Sequence[Request]) -> Iterator[Encoded | None]:
-        """The requested bytes; None for keys that do not exist."""
-        store = self._array.store
-        assert isinstance(store, SourceStore)
-        directory = store.directory
-        if directory is None:
-            return iter(sync(_from_store(store, requests)))
-        return (_from_file(directory / key, byte_range) for key, byte_range in requests)
-
-
-class _Written(NamedTuple):
-    """A piece of a shard: the shard's key, and the place of the chunk in the shard."""
-
-    key: str
-    start: int
-    stop: int
-    piece: Piece
-
-
-def _runs(written: list[_Written]) -> list[list[_Written]]:
-    """Pieces grouped by the requests that fetch them: neighbours in a shard are fetched together."""
-    runs: list[list[_Written]] = []
-    for each in sorted(written):
-        before = runs[-1][-1] if runs else None
-        if before and each.key == before.key and 0 <= each.start - before.stop <= _GAP_BYTES:
-            runs[-1].append(each)
-        else:
-            runs.append([each])
-    return runs
 
 
 def pieces_of(window: Sequence[slice], chunks: tuple[int, ...]) -> list[Piece]:
@@ -180,32 +113,64 @@ def _parts(part: slice, length: int) -> Iterator[tuple[int, slice, slice]]:
         yield number, slice(first - part.start, last - part.start), slice(first - begin, last - begin)
 
 
-async def _from_store(store: SourceStore, requests: Sequence[Request]) -> list[Encoded | None]:
-    """The requested bytes of a store, several requests at a time."""
-    kind = default_buffer_prototype()
-    found = await concurrent_map(
-        [(key, kind, byte_range) for key, byte_range in requests],
-        store.get,
-        zarr.config.get("async.concurrency"),
-    )
-    return [None if each is None else each.as_numpy_array() for each in found]
+class Span(NamedTuple):
+    """The bytes of a piece's chunk in a file or shard that holds several chunks."""
+
+    key: str
+    """Key of the shard; any string where there is one file."""
+    start: int
+    stop: int
+    piece: Piece
 
 
-def _from_file(path: Path, byte_range: ByteRequest | None) -> Encoded | None:
-    """Bytes of a file; None if there is no such file."""
-    try:
-        file = path.open("rb", buffering=0)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):  # as for Zarr's own store of files
-        return None
-    with file:
-        start, stop = 0, os.fstat(file.fileno()).st_size
-        if isinstance(byte_range, SuffixByteRequest):
-            start = stop - byte_range.suffix
-        elif isinstance(byte_range, RangeByteRequest):
-            start, stop = byte_range.start, min(byte_range.end, stop)
-        file.seek(start)
-        encoded = warm_memory.empty(max(0, stop - start))
-        if file.readinto(encoded.data) != len(encoded):
-            raise TruncatedChunk(f"{path} became shorter while it was read")
-    count(nbytes=len(encoded))
-    return encoded
+def runs_of(spans: Iterable[Span], gap: int) -> list[list[Span]]:
+    """Spans grouped by the requests that fetch them: neighbours are fetched together.
+
+    Parameters
+    ----------
+    spans : iterable of Span
+    gap : int
+        Largest gap between two chunks that one request fetches, in bytes.
+    """
+    runs: list[list[Span]] = []
+    for each in sorted(spans):
+        before = runs[-1][-1] if runs else None
+        if before and each.key == before.key and 0 <= each.start - before.stop <= gap:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    return runs
+
+
+def chunks_of(run: list[Span], encoded: Encoded) -> Iterator[tuple[Piece, Encoded]]:
+    """The pieces of a run, each with its chunk, from the bytes of the run.
+
+    Raises
+    ------
+    TruncatedChunk
+        If the bytes end before a chunk does.
+    """
+    for _, start, stop, piece in run:
+        chunk = encoded[start - run[0].start : stop - run[0].start]
+        if len(chunk) != stop - start:
+            raise TruncatedChunk(f"chunk {piece.chunk} ends beyond its file")
+        yield piece, chunk
+
+
+def bytes_at(descriptor: int, start: int, stop: int) -> np.ndarray:
+    """Bytes [start, stop) of an open file, uint8. Threads may read from one descriptor.
+
+    Raises
+    ------
+    TruncatedChunk
+        If the file is shorter.
+    """
+    found = warm_memory.empty(max(0, stop - start))
+    at = 0
+    while at < len(found):  # one call reads at most 2 GiB
+        nbytes = os.preadv(descriptor, [found[at:].data], start + at)
+        if not nbytes:
+            raise TruncatedChunk(f"the file ends after {start + at} bytes, and a chunk after {stop}")
+        at += nbytes
+    count(nbytes=len(found))
+    return found

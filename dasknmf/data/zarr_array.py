@@ -9,7 +9,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from dasknmf.data.chunk_encoding import TruncatedChunk
-from dasknmf.data.stored_chunks import StoredChunks
+from dasknmf.data.zarr_chunks import ZarrChunks
 from dasknmf.errors import DaskNMFError, SourceError, brief
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.credentials import refuse_credentials
@@ -34,7 +34,7 @@ class ZarrArray:
         self._array = zarr.open_array(
             SourceStore(array.store), path=array.path, mode="r", zarr_format=array.metadata.zarr_format
         )
-        self._stored = StoredChunks.of(self._array)
+        self._stored = ZarrChunks.of(self._array)
         self.label = str(array.store_path)
         self.dtype = np.dtype(array.dtype)
         self.in_process = isinstance(array.store, MemoryStore)
