@@ -14,6 +14,7 @@ import zarr
 
 from dasknmf.data import hdf5
 from dasknmf.data.concatenated import Concatenated
+from dasknmf.data.hdf5_array import Hdf5Array
 from dasknmf.data.source import MatrixLike, Source
 from dasknmf.data.stored_csr import PARTS, SparseSource
 from dasknmf.data.stored_dense import DenseSource
@@ -303,8 +304,8 @@ def matrix_in_hdf5(path: str, name: str, feature_names: np.ndarray | None = None
     with hdf5.reading(path) as file:
         node = hdf5.node_in(file, name)
         if not hasattr(node, "keys"):
-            return DenseSource(hdf5.Hdf5Array(path, name), feature_names)
-        parts = {part: hdf5.Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
+            return DenseSource(Hdf5Array(path, name), feature_names)
+        parts = {part: Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
         return SparseSource(parts, dict(node.attrs), f"{path}/{name}", feature_names)
 
 

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import google_crc32c
@@ -180,8 +181,7 @@ class _Codec:
     fills: Callable[[Encoded, int], bool] = lambda encoded, nbytes: True
 
 
-def _of_numcodecs(name: str, size: Callable[[Encoded], int | None]) -> _Codec:
-    codec = get_codec({"id": name})
+def _of_numcodecs(codec: Any, size: Callable[[Encoded], int | None]) -> _Codec:
     return _Codec(
         lambda encoded, _: codec.decode(encoded),
         codec.decode,
@@ -189,9 +189,9 @@ def _of_numcodecs(name: str, size: Callable[[Encoded], int | None]) -> _Codec:
     )
 
 
-def _inflated(encoded: Encoded, nbytes: int) -> Encoded:
+def _inflated(encoded: Encoded, nbytes: int, wbits: int = zlib.MAX_WBITS) -> Encoded:
     """Bytes of a zlib stream. Memory of the final size is allocated at once, which the default is not."""
-    return zlib.decompress(np.frombuffer(encoded, np.uint8).data, bufsize=max(1, nbytes))
+    return zlib.decompress(np.frombuffer(encoded, np.uint8).data, wbits, max(1, nbytes))
 
 
 def _without_crc32c(encoded: Encoded, nbytes: int) -> Encoded:
@@ -199,13 +199,6 @@ def _without_crc32c(encoded: Encoded, nbytes: int) -> Encoded:
     if google_crc32c.value(encoded[:-4]).to_bytes(4, "little") != bytes(encoded[-4:]):
         raise ValueError("the checksum of a chunk is wrong")
     return encoded[:-4]
-
-
-def _of_shuffle(itemsize: int) -> _Codec:
-    codec = Shuffle(itemsize)
-    return _Codec(
-        lambda encoded, _: codec.decode(encoded), codec.decode, lambda encoded, nbytes: len(encoded) == nbytes
-    )
 
 
 def _blosc_size(encoded: Encoded) -> int | None:
@@ -236,19 +229,15 @@ def _integer(encoded: Encoded) -> int:
     return int.from_bytes(bytes(encoded), "little")
 
 
-def _unknown_size(encoded: Encoded) -> int | None:
-    return None
-
-
 _SIZES: dict[str, Callable[[Encoded], int | None]] = {
     "blosc": _blosc_size,
-    "gzip": _unknown_size,
     "lz4": _lz4_size,
     "zstd": _zstd_size,
 }
 """Functions that give the decoded size of encoded bytes; None if only decoding shows it."""
-_CODECS = {f"numcodecs.{name}": _of_numcodecs(name, size) for name, size in _SIZES.items()}
+_CODECS = {f"numcodecs.{name}": _of_numcodecs(get_codec({"id": name}), size) for name, size in _SIZES.items()}
 """Codecs of bytes by their names in format 3. Those of format 2 have the names of numcodecs."""
+_CODECS["numcodecs.gzip"] = _Codec(partial(_inflated, wbits=16 + zlib.MAX_WBITS))
 _CODECS["numcodecs.zlib"] = _Codec(_inflated)
 _CODECS |= {name: _CODECS[f"numcodecs.{name}"] for name in ("blosc", "gzip", "zstd")}
 _CODECS["crc32c"] = _Codec(_without_crc32c)
@@ -256,4 +245,4 @@ _CODECS["crc32c"] = _Codec(_without_crc32c)
 # Filters of HDF5; its gzip is a zlib stream.
 _CODECS["hdf5.gzip"] = _CODECS["numcodecs.zlib"]
 _CODECS["hdf5.lzf"] = _Codec(lzf.decode, lzf.decode_into)
-_CODECS |= {f"hdf5.shuffle{itemsize}": _of_shuffle(itemsize) for itemsize in (1, 2, 4, 8, 16)}
+_CODECS |= {f"hdf5.shuffle{itemsize}": _of_numcodecs(Shuffle(itemsize), len) for itemsize in (1, 2, 4, 8, 16)}

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from dasknmf.data.hdf5 import StoredArray
+from dasknmf.data.hdf5_array import StoredArray
 
 _LEFTOVER_BYTES = 64 * 2**20
 """Largest size of a process's cache of parts of chunks, in bytes."""

@@ -1,21 +1,16 @@
-"""HDF5 files, such as AnnData's .h5ad, and their datasets."""
+"""HDF5 files, such as AnnData's .h5ad, opened."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import SourceError
-from dasknmf.io.counts import count
 from dasknmf.io.optional import needed
-from dasknmf.io.retry import patiently, read_patiently
+from dasknmf.io.retry import patiently
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -80,54 +75,3 @@ def node_in(file: Any, name: str) -> Any:
             f"{file.filename} has no {name!r}; it holds {sorted(file)}: give the name of a matrix."
         )
     return file[name]
-
-
-class Hdf5Array:
-    """A dataset of an HDF5 file, read as `ZarrArray` reads an array of Zarr. Picklable.
-
-    Every read opens the file, so that any process can read.
-
-    Parameters
-    ----------
-    path : str
-        Path of the file.
-    name : str
-        Name of the dataset in the file.
-    """
-
-    in_process = False
-
-    def __init__(self, path: str, name: str) -> None:
-        self._path, self._name = path, name
-        self.label = f"{path}/{name}"
-        with reading(path) as file:
-            dataset = file[name]
-            self.shape: tuple[int, ...] = dataset.shape
-            self.dtype = np.dtype(dataset.dtype).newbyteorder("=")
-            self.chunks: tuple[int, ...] = dataset.chunks or (1,) * len(self.shape)
-        self.shards = self.chunks
-
-    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
-        """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
-        along = [slice(0, length) for length in self.shape]
-        along[axis] = part
-        with reading(self._path) as file:
-            dataset = file[self._name]
-            count(nbytes=_stored_bytes(dataset, along))
-            values = read_patiently(lambda: np.asarray(dataset[tuple(along)]), f"{what} at {self.label}")
-        return values.astype(self.dtype, copy=False)
-
-
-StoredArray: TypeAlias = ZarrArray | Hdf5Array
-"""An array in a store, which reads one part of it at a time."""
-
-
-def _stored_bytes(dataset: Any, along: Sequence[slice]) -> int:
-    """Size in the file, in bytes, of the chunks that hold a part of a dataset."""
-    if dataset.chunks is None:
-        return int(np.prod([part.stop - part.start for part in along])) * dataset.dtype.itemsize
-    corners = (
-        range(part.start // chunk * chunk, part.stop, chunk)
-        for part, chunk in zip(along, dataset.chunks, strict=True)
-    )
-    return sum(dataset.id.get_chunk_info_by_coord(corner).size or 0 for corner in product(*corners))

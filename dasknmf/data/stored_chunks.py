@@ -123,7 +123,7 @@ class Span(NamedTuple):
     piece: Piece
 
 
-def runs_of(spans: Iterable[Span], gap: int) -> list[list[Span]]:
+def runs_of(spans: Iterable[Span], gap: int, most: float = math.inf) -> list[list[Span]]:
     """Spans grouped by the requests that fetch them: neighbours are fetched together.
 
     Parameters
@@ -131,15 +131,21 @@ def runs_of(spans: Iterable[Span], gap: int) -> list[list[Span]]:
     spans : iterable of Span
     gap : int
         Largest gap between two chunks that one request fetches, in bytes.
+    most : int, optional
+        Largest size of a request for several chunks, in bytes.
     """
     runs: list[list[Span]] = []
     for each in sorted(spans):
-        before = runs[-1][-1] if runs else None
-        if before and each.key == before.key and 0 <= each.start - before.stop <= gap:
+        if runs and _follows(each, runs[-1], gap, most):
             runs[-1].append(each)
         else:
             runs.append([each])
     return runs
+
+
+def _follows(span: Span, run: list[Span], gap: int, most: float) -> bool:
+    is_near = span.key == run[-1].key and 0 <= span.start - run[-1].stop <= gap
+    return is_near and span.stop - run[0].start <= most
 
 
 def chunks_of(run: list[Span], encoded: Encoded) -> Iterator[tuple[Piece, Encoded]]:

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from dasknmf.core.blocks.canonical import rows_of
 from dasknmf.core.panels import slab_rows
 from dasknmf.data.chunk_stream import Stream, Walk, blocks_of, read
-from dasknmf.data.hdf5 import StoredArray
+from dasknmf.data.hdf5_array import StoredArray
 from dasknmf.data.source import Chunks, Facts, Source, check_shape
 from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import DataChangedError, SourceError

@@ -8,7 +8,7 @@ import numpy as np
 
 from dasknmf.core.panels import slab_rows
 from dasknmf.data.dask_array import rather_by_columns
-from dasknmf.data.hdf5 import Hdf5Array, StoredArray
+from dasknmf.data.hdf5_array import Hdf5Array, StoredArray
 from dasknmf.data.source import Chunks, Facts, Source, check_shape, row_size, slab_cuts
 
 

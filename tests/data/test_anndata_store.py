@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 
 from dasknmf.data import grid_of, is_chunked, open_anndata, opened, rather_transposed, source_of
 from dasknmf.data.anndata_file import matrix_of
+from dasknmf.data.hdf5_array import Hdf5Array
 from dasknmf.data.stored_csr import SparseSource
 from dasknmf.data.stored_dense import DenseSource
 from dasknmf.data.zarr_array import ZarrArray
@@ -80,6 +81,23 @@ def test_shards_that_anndata_makes(tmp_path, small_panels):
     assert zarr.open_group(path, mode="r")["X/data"].shards
     found, _ = rows_of(opened(path / "X"))
     same(found, A)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+def test_h5ad_is_read_without_h5py(tmp_path, small_panels, monkeypatch, compression):
+    A = counts()
+    adata = annotated(A)
+    adata.raw = adata
+    adata.layers["dense"] = A.toarray()
+    path = written(tmp_path / "a.h5ad", adata, compression=compression)
+
+    def refused(*read):
+        raise AssertionError(f"h5py reads {read}")
+
+    monkeypatch.setattr(Hdf5Array, "_by_h5py", refused)
+    for name, times in {"X": 1, "raw/X": 1, "layers/twice": 2, "layers/dense": 1}.items():
+        found, _ = rows_of(opened(path / name))
+        same(sp.csr_array(found), A * times)
 
 
 @pytest.mark.parametrize("place", ["zarr", "shards", "zarr 2", "memory", "hdf5", "contiguous", "gzip"])
