@@ -51,8 +51,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     Parameters
     ----------
     n_components : int, None or "auto", default="auto"
-        Number of components. ``None`` and ``"auto"``: the number in a custom W or H, else the number of
-        features, which must then be at most 512.
+        Number of components. ``None`` and ``"auto"``: the number in a custom W or H or of
+        `fixed_components`, else the number of features, which must then be at most 512.
     init : {"sketch", "sample", "random", "nndsvd", "nndsvda", "nndsvdar", "custom"} or None, default=None
         Start of W and H.
 
@@ -114,8 +114,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         column has its own Gram matrix up to 16 components (more where groups of features share a mask);
         above, missing entries are imputed from W H before each step [5]_. `inverse_transform` imputes.
     fixed_components : array of shape (n_fixed, n_features), optional
-        Known rows of H, such as endmembers or published programs. They are the first rows of `components_`
-        and do not change; the other components are fitted beside them.
+        Known rows of H, such as endmembers: the first rows of `components_`. They do not change. Names of
+        their columns are matched with those of X.
     sum_to_one : bool, default=False
         Whether rows of W sum to one, as fractions of a pixel do; for the Frobenius loss with ``"cd"`` or
         ``"bpp"``. The penalty ½ δ² Σ_i (1 − Σ_t w_it)² is part of the objective and not of the loss; δ² is a
@@ -127,8 +127,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     components_ : ndarray of shape (n_components, n_features)
         H.
     n_components_, n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features,)
-        Set where X has column names that are all strings, or an attribute `feature_names`.
+    feature_names_in_ : ndarray of shape (n_features,), only where X has names that are all str
     init_ : str
         Start that was used.
     reconstruction_err_ : float
@@ -312,10 +311,11 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             of these `Prepared`.
         y : ignored
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
-            Start for ``init="custom"``. W may be a Dask array.
+            Start for ``init="custom"``; W may be a Dask array.
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
             Weight of each row or column of X: a row of weight 2 equals two such rows, penalties included.
-            Rows of weight 0 do not influence H; their rows of W are still computed. X may be sparse.
+            Rows of weight 0 do not influence H; X may be sparse. Labels, here and of `weights`, W and H, are
+            matched with those of X where both are str.
         weights : array of shape (n_samples, n_features), optional
             Weight of each entry of a dense X: NumPy, Dask or Zarr array. Entries of weight 0 are missing.
         holdout : float, optional

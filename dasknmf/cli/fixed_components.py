@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from dasknmf.core.feature_names import NamedColumns
 from dasknmf.errors import SourceError
 from dasknmf.io.codecs import refuse_pickles
 from dasknmf.io.metered import open_node
 
 
-def rows_at(path: str) -> np.ndarray:
+def rows_at(path: str) -> np.ndarray | NamedColumns:
     """Rows of H from an .npy file, a .csv file, or a Zarr array.
 
     Parameters
@@ -25,7 +26,8 @@ def rows_at(path: str) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n_fixed, n_features)
+    array of shape (n_fixed, n_features)
+        `NamedColumns` of a CSV file that has names, which are compared with those of V.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def rows_at(path: str) -> np.ndarray:
     return np.asarray(found[...]).reshape(found.shape[0], -1)
 
 
-def _table(path: Path) -> np.ndarray:
+def _table(path: Path) -> np.ndarray | NamedColumns:
     with open(path, newline="") as file:
         rows = [row for row in csv.reader(file) if row]
     if not rows:
@@ -64,7 +66,8 @@ def _table(path: Path) -> np.ndarray:
     has_names = rows[0][0] == "" or not all(map(_is_number, rows[0][1:]))
     lines = rows[1:] if has_names else rows
     first = 1 if lines and (rows[0][0] == "" or not _is_number(lines[0][0])) else 0
-    return np.array([[float(value) for value in row[first:]] for row in lines])
+    values = np.array([[float(value) for value in row[first:]] for row in lines])
+    return NamedColumns(values, np.array(rows[0][first:], dtype=object)) if has_names else values
 
 
 def _is_number(text: str) -> bool:

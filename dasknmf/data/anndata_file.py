@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from dasknmf.core.feature_names import places_of
 from dasknmf.data import hdf5
 from dasknmf.data.concatenated import Concatenated
 from dasknmf.data.hdf5_array import Hdf5Array
@@ -307,23 +308,3 @@ def matrix_in_hdf5(path: str, name: str, feature_names: np.ndarray | None = None
             return DenseSource(Hdf5Array(path, name), feature_names)
         parts = {part: Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
         return SparseSource(parts, dict(node.attrs), f"{path}/{name}", feature_names)
-
-
-def places_of(wanted: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first place of each wanted name among others, and whether the name is there more than once.
-
-    Parameters
-    ----------
-    wanted : ndarray of str of shape (n_wanted,)
-    names : ndarray of str of shape (n_names,)
-
-    Returns
-    -------
-    places : ndarray of int of shape (n_wanted,)
-        -1 for names that are not there.
-    repeated : ndarray of bool of shape (n_wanted,)
-    """
-    names, wanted = names.astype(str), wanted.astype(str)
-    order = np.argsort(names, kind="stable")
-    first, last = (np.searchsorted(names[order], wanted, side=side) for side in ("left", "right"))
-    return np.where(last > first, np.append(order, -1)[first], -1), last - first > 1

@@ -15,6 +15,7 @@ from sklearn.utils.validation import _get_feature_names, check_array
 from dasknmf.core.blocks.canonical import canonical
 from dasknmf.core.blocks.entries import WeightedSlab
 from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.feature_names import aligned
 from dasknmf.core.image_grid import PixelIndex
 from dasknmf.core.panels import Grid, Panel
 from dasknmf.data.choose import as_source, is_chunked, opened
@@ -49,14 +50,15 @@ class Prepared(Wrapper):
         Any input of `NMF.fit`. A matrix in memory must be finite and nonnegative; other input is checked when
         it is read.
     columns : array of bool of shape (n_columns,) or of int, optional
-        The columns of V: a mask, or indices in V's order, without repetition.
+        The columns of V: a mask, or indices in V's order, without repetition. Labels of a mask are matched
+        with the names of X's columns.
     target_sum : float, optional
         The sum that each row is scaled to (scanpy's `normalize_total`; 1e4 and 1e6 are common).
     log1p : bool, default=False
     scale : array of shape (n_features,), optional
         Positive divisors of the selected columns, in V's order, such as their standard deviations (columns
-        are not centred, as V is nonnegative). A resumed run keeps its own scale if this one differs by at
-        most 1e-6 (relative), as it may if computed on another CPU.
+        are not centred, as V is nonnegative). Labels are matched with the names of V. A resumed run keeps its
+        own scale if this one differs by at most 1e-6 (relative), as it may if computed on another CPU.
     feature_names : array of str of shape (n_features,), optional
         Names of the selected columns, in V's order; default: those of X.
 
@@ -122,10 +124,12 @@ class Prepared(Wrapper):
         super().__init__(as_source(X))
         self.X = X
         n_columns = int(X.shape[1])
-        chosen = _columns(columns, n_columns)
+        carried = self.source.feature_names if names is None else names
+        chosen = _columns(_aligned_mask(columns, carried), n_columns)
         n_features = n_columns if chosen is None else len(chosen)
+        self.feature_names = _names(feature_names, carried, chosen, n_features)
         total = _target_sum(target_sum)
-        divisors = _scale(scale, n_features)
+        divisors = _scale(aligned(scale, self.feature_names, "scale"), n_features)
         changed = total is not None or bool(log1p) or divisors is not None
         self.dtype = _dtype(X.dtype, changed=changed)
         self.preparation = Preparation(self.dtype, n_columns, chosen, total, bool(log1p), divisors)
@@ -133,8 +137,6 @@ class Prepared(Wrapper):
         self.layout = None
         if self.by_columns:
             self.check_columns()
-        carried = self.source.feature_names if names is None else names
-        self.feature_names = _names(feature_names, carried, chosen, n_features)
 
     def __repr__(self) -> str:
         steps = self.preparation
@@ -312,6 +314,12 @@ def _dtype(stored: np.dtype, *, changed: bool) -> np.dtype:
     if stored.kind != "f" and not changed:
         return stored
     return np.dtype(np.float64 if stored.kind == "f" and stored.itemsize >= 8 else np.float32)
+
+
+def _aligned_mask(columns: ArrayLike | None, names: np.ndarray | None) -> ArrayLike | None:
+    """A mask with labels in the order of the names; indices have no order of their own."""
+    is_mask = columns is not None and np.asarray(columns).dtype == bool
+    return aligned(columns, names, "columns") if is_mask else columns
 
 
 def _columns(columns: ArrayLike | None, n_columns: int) -> np.ndarray | None:

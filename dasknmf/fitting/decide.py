@@ -15,6 +15,7 @@ from zarr.abc.store import Store
 from dasknmf import data
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
 from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.feature_names import labels_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
@@ -117,7 +118,9 @@ def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tupl
     """
     nmf._validate_params()
     check_stage(options.stage, options.checkpoint)
+    rows = labels_of(X, 0)
     X = validation.validated(nmf, X, reset=True)
+    options = validation.aligned_options(options, rows, getattr(nmf, "feature_names_in_", None))
     store = None if options.checkpoint is None else writable(options.checkpoint)
     if store is not None and not options.overwrite:
         X = _with_stored_scale(X, store)
@@ -152,7 +155,8 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
     k = validation.chosen_k(nmf, m, H)
     if options.returns_W and options.checkpoint is None and data.is_chunked(X):
         validation.check_W_fits(n, k * nmf.n_init, dtype)
-    fixed = validation.checked_fixed(nmf.fixed_components, k, m, dtype)
+    names = getattr(nmf, "feature_names_in_", None)
+    fixed = validation.checked_fixed(nmf.fixed_components, k, names, m, dtype)
     validation.check_choices(nmf, options, shape, loss, solver)
 
     # Fixed rows of H, rows of W that sum to one, and noise are defined for V = X only.
@@ -209,7 +213,6 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
         rows=index,
     )
     start = None if W is None or H is None else roles.start(W, _with_fixed(H, fixed))
-    names = getattr(nmf, "feature_names_in_", None)
     known = features.Features(names, data.steps_of(X).get("scale"), b, source.layout)
     return Inputs(X, options, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Real
 from typing import cast
@@ -19,6 +20,7 @@ from sklearn.utils.validation import validate_data
 
 from dasknmf import data
 from dasknmf.core.dtypes import working_dtype
+from dasknmf.core.feature_names import aligned
 from dasknmf.core.losses import Loss
 from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
 from dasknmf.core.solvers.table import SOLVERS, default_solver
@@ -134,11 +136,13 @@ def chosen_solver(model: BaseEstimator, loss: Loss) -> str:
 
 
 def chosen_k(model: BaseEstimator, n_features: int, H: Factor | None) -> int:
-    """The number of components: the parameter, else that of a custom H, else the number of features."""
+    """The number of components: the parameter, else that of a custom H or of fixed rows, else of features."""
     if model.n_components not in (None, "auto"):
         return int(model.n_components)
     if H is not None:
         return int(H.shape[0])
+    if model.fixed_components is not None:
+        return len(model.fixed_components)
     if n_features > _MOST_AUTO_COMPONENTS:
         raise ValueError(
             f"n_components is {model.n_components!r}, which means the number of features, {n_features}; "
@@ -276,6 +280,31 @@ def check_missing(missing: float | str, X: Matrix) -> None:
         )
 
 
+def aligned_options(options: FitOptions, rows: np.ndarray | None, names: np.ndarray | None) -> FitOptions:
+    """The options with labelled weights and starts in the order of X's rows and features.
+
+    Parameters
+    ----------
+    options : FitOptions
+    rows, names : ndarray of str or None
+        Names of X's rows and features; None: X has none.
+
+    Raises
+    ------
+    ValueError
+        If labels are not those of X.
+    """
+    W, H = aligned(options.W, rows, "W"), aligned(options.H, names, "H", axis=1)
+    return replace(
+        options,
+        W=W if W is None or isinstance(W, da.Array) else np.asarray(W),
+        H=H if H is None or isinstance(H, da.Array) else np.asarray(H),
+        sample_weight=aligned(options.sample_weight, rows, "sample_weight"),
+        feature_weight=aligned(options.feature_weight, names, "feature_weight"),
+        weights=aligned(aligned(options.weights, rows, "weights"), names, "weights", axis=1),
+    )
+
+
 def checked_vector(weight: ArrayLike | None, length: int, name: str, of_what: str) -> np.ndarray | None:
     """Weights of samples or features, float64 of shape (length,), or None."""
     if weight is None:
@@ -338,11 +367,13 @@ def checked_holdout(share: float | None) -> float | None:
     return float(share)
 
 
-def checked_fixed(fixed: ArrayLike | None, k: int, n_features: int, dtype: np.dtype) -> np.ndarray | None:
-    """Fixed rows of H, shape (n_fixed, n_features), in the working dtype, or None."""
+def checked_fixed(
+    fixed: ArrayLike | None, k: int, names: np.ndarray | None, n_features: int, dtype: np.dtype
+) -> np.ndarray | None:
+    """Fixed rows of H in the order of X's features, shape (n_fixed, n_features), in the working dtype."""
     if fixed is None:
         return None
-    fixed = np.asarray(fixed)
+    fixed = np.asarray(aligned(fixed, names, "fixed_components", axis=1))
     if fixed.ndim != 2 or fixed.shape[1] != n_features or not 0 < len(fixed) <= k:
         raise ValueError(
             f"fixed_components has shape {fixed.shape}; its rows are some of the {k} components, with "

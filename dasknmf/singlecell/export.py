@@ -10,8 +10,9 @@ from typing import Any
 import dask
 import numpy as np
 
+from dasknmf.core.feature_names import places_of
 from dasknmf.core.text import counted
-from dasknmf.data.anndata_file import AnnDataStore, places_of
+from dasknmf.data.anndata_file import AnnDataStore
 from dasknmf.errors import RunMismatchError
 from dasknmf.singlecell.entries import over_all_genes, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import first_of

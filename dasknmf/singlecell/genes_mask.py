@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dasknmf.core.feature_names import aligned
 from dasknmf.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> tuple[np.ndarray | None, s
     Raises
     ------
     ValueError
-        If there is no such column of `var`, it is not boolean, or the array does not fit.
+        If there is no such column of `var`, it is not boolean, or the array does not fit; or if a Series
+        lacks genes of `var`.
     """
     if mask_var is Mask.HIGHLY_VARIABLE:
         mask_var = "highly_variable" if "highly_variable" in var else None
@@ -51,7 +53,8 @@ def mask_of(var: pd.DataFrame, mask_var: MaskLike) -> tuple[np.ndarray | None, s
     if name is not None and name not in var:
         flags = [str(column) for column in var.columns if _is_boolean(var[column])]
         raise ValueError(f"var has no column {name!r}; its boolean columns are {flags}: give one of these.")
-    values = np.asarray(mask_var if name is None else var[name])
+    names = np.asarray(var.index, dtype=object)
+    values = np.asarray(aligned(mask_var, names, "mask_var") if name is None else var[name])
     what = "mask_var" if name is None else f"var[{name!r}]"
     n_vars = len(var.index)  # a lazy table is as long as it has columns
     if values.shape != (n_vars,) or not _is_boolean(values):

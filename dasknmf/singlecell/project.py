@@ -10,8 +10,9 @@ import numpy as np
 from zarr.storage import StoreLike
 
 from dasknmf import NMF, Prepared
+from dasknmf.core.feature_names import places_of
 from dasknmf.core.text import counted
-from dasknmf.data.anndata_file import matrix_of, places_of
+from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.source import MatrixLike
 from dasknmf.fitting.problem import Factor
 from dasknmf.singlecell.entries import Keys

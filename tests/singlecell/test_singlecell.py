@@ -275,3 +275,12 @@ def test_scanpy_works_on_what_was_written(adata, tmp_path):
     axes = sc.pl.embedding(again, basis="nmf", color="batch", show=False)
     axes.figure.savefig(tmp_path / "nmf.png")
     assert (tmp_path / "nmf.png").stat().st_size > 5_000
+
+
+def test_a_mask_is_matched_by_name():
+    adata = anndata.AnnData(np.random.default_rng(0).poisson(3.0, size=(30, 4)).astype("float32"))
+    adata.var_names = list("abcd")
+    nmf(adata, 2, mask_var=pd.Series([True, True, True, False], index=list("dcba")), tol=1e-3)
+    assert adata.varm["NMF"].any(axis=1).tolist() == [False, True, True, True]
+    with pytest.raises(ValueError, match="mask_var has no label for 1 of the 4 names in X"):
+        nmf(adata, 2, mask_var=pd.Series([True] * 4, index=list("abce")))
