@@ -99,8 +99,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         Whether ``solver="cd"`` visits coordinates in random order.
     inner_iter : int or "auto", default="auto"
         Largest number of steps on a factor between two reads of X. For the Frobenius loss such steps need no
-        read, and ``"auto"`` repeats them while they lower the objective enough [2]_. For other losses
-        ``"auto"`` takes as many steps on W as fit into the time of a read, and one where X is in memory.
+        read, and ``"auto"`` repeats them while they lower the objective enough [2]_; ``"cd"`` over-relaxes
+        them. For other losses ``"auto"`` takes as many steps on W as fit into a read, one if X is in memory.
         With ``inner_iter=1`` and any start but ``"sketch"`` and ``"sample"``, iterates and stop rule are
         those of scikit-learn (``"bpp"`` and ``"newton"`` aside).
     sample_bytes : int, default=64 MiB

@@ -180,7 +180,13 @@ class Model:
         if self.loss.quadratic:
             # Repeating an exact solve does not lower the objective.
             steps = 1 if self.properties.exact else self.inner_iter
-            inner = Inner.chosen(steps, eagerness=self.properties.eagerness, shape=self.shape, k=self.k)
+            inner = Inner.chosen(
+                steps,
+                eagerness=self.properties.eagerness,
+                omega=self.properties.omega,
+                shape=self.shape,
+                k=self.k,
+            )
             quadratic = QuadraticPass(
                 self.k, n_features, self.dtype, self.solver, inner, self.penalties, recomputed=self.recomputed
             )

@@ -5,10 +5,9 @@ W, so more steps cost no read [1]_. The steps of a row end after `count`, or whe
 less than δ times the change of the first step. The rule is per row for W, so it does not depend on how V is
 cut; H is updated as a whole, and has one rule for the whole.
 
-Extrapolation between passes [2]_ was measured, in a prototype, and left out. Errors after 20 passes from
-nndsvda, without and with it, relative to scikit-learn's after 200: Indian Pines .990 and 1.005,
-ORL faces 1.010 and 1.003, log-normalised counts 1.0001 and 1.0000, Reuters .9994 and .9993. After a
-sketch start the difference is below .05 %, and an extrapolated step that has to be undone costs a read.
+A chosen number of steps means scikit-learn's iterations, without over-relaxation
+(`dasknmf.core.solvers.over_relaxation`). Extrapolation between passes [2]_ was measured beside
+over-relaxation: it needs up to twice the passes, and an extrapolated step that has to be undone costs a read.
 
 References
 ----------
@@ -72,9 +71,13 @@ class Inner:
     columns: int
     """Largest number of steps on H in one update."""
     delta: float = _DELTA
+    omega: float = 1.0
+    """Factor ω by which updates are over-relaxed; 1: they are not."""
 
     @classmethod
-    def chosen(cls, inner_iter: int | str, *, eagerness: float, shape: tuple[int, int], k: int) -> Inner:
+    def chosen(
+        cls, inner_iter: int | str, *, eagerness: float, omega: float, shape: tuple[int, int], k: int
+    ) -> Inner:
         """Counts for ``inner_iter``: the number itself, or from flops where it is ``"auto"``.
 
         Parameters
@@ -82,6 +85,8 @@ class Inner:
         inner_iter : int or "auto"
         eagerness : float
             α of [1]_: 0.5 for coordinate descent, 2 for multiplicative steps.
+        omega : float
+            Factor ω of over-relaxation, for ``"auto"``.
         shape : tuple of int
             n_samples, n_features.
         k : int
@@ -93,7 +98,7 @@ class Inner:
         # ρ: flops of a fresh cross product and Gram over flops of one more step.
         rho_W = 1 + m * (n + k) / (n * (k + 1))
         rho_H = 1 + n * (m + k) / (m * (k + 1))
-        return cls(_count(eagerness, rho_W), _count(eagerness, rho_H))
+        return cls(_count(eagerness, rho_W), _count(eagerness, rho_H), omega=omega)
 
     @classmethod
     def between_reads(cls, inner_iter: int | str, *, itemsize: int, k: int, streamed: bool) -> Inner:

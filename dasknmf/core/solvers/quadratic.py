@@ -8,7 +8,8 @@ With V of n rows and m columns, W n × k and H k × m::
     H ← steps given A and G                       the update of H
     D = ½ (‖V‖² − 2⟨A, H⟩ + ⟨G, H Hᵀ⟩)            the loss of the new pair, without another read
 
-After a start that gives H alone, the first update of W is the exact solution for H.
+Both updates may be over-relaxed (`dasknmf.core.solvers.over_relaxation`). After a start that gives H alone,
+the first update of W is the exact solution for H.
 
 With weights a of rows, b of columns and Ω of entries, N = (Ω ∘ V) diag(b) Hᵀ, A = Wᵀ diag(a) (Ω ∘ V), and
 the Gram matrices S and G are those of `dasknmf.core.solvers.grams`; the loss needs no other read either.
@@ -37,7 +38,7 @@ from dasknmf.core.blocks.base import Tile
 from dasknmf.core.history import EveryTenth
 from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Batching, Outcome, Phase, Rows, Tally, finite
-from dasknmf.core.solvers import first_W
+from dasknmf.core.solvers import first_W, over_relaxation
 from dasknmf.core.solvers.batched import Batched
 from dasknmf.core.solvers.grams import Gram, Grams, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner, Steps
@@ -181,7 +182,10 @@ class QuadraticPass(Phase):
             self._solved(tile, W, N, S)
             return 0.0
         steps = Steps(self.penalties.W.l1, inputs.order, self.inner.rows, self.inner.delta, inputs.eps)
+        before = W.copy() if self.inner.omega > 1 else W
         violation = self._step(W, N, S, steps)
+        if self.inner.omega > 1:
+            over_relaxation.extend(W, before, N, S, self.penalties.W.l1, self.inner.omega)
         self._clear_empty(tile, W)
         return violation
 
@@ -268,6 +272,7 @@ class QuadraticPass(Phase):
         violation = first_moved = 0.0
         if not len(order):
             return state.entering_H, violation
+        initial = Ht.copy()
         for step in range(self.inner.columns):
             before = Ht.copy()
             met = 0.0
@@ -280,6 +285,14 @@ class QuadraticPass(Phase):
                 violation, first_moved = met, moved
             if moved <= self.inner.delta**2 * first_moved:
                 break
+        # H of the first pass after a start is the best for its W: the fit may end with it.
+        if self.inner.omega > 1 and not state.needs_first_W:
+            for columns, S in parts:
+                some = Ht[columns]
+                over_relaxation.extend(
+                    some, initial[columns], At[columns], S, self.penalties.H.l1, self.inner.omega
+                )
+                Ht[columns] = some
         if state.observed is not None:
             Ht[state.observed == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation

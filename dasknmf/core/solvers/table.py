@@ -44,6 +44,8 @@ class Solver:
         Whether a step can change an entry that is zero; if not, starts have no zeros.
     eagerness : float
         α of Gillis & Glineur (2012): larger values allow more steps in a pass.
+    omega : float
+        Factor ω by which updates are over-relaxed; 1: they are not.
     sum_to_one : bool
         Whether the solver supports rows of W that sum to one.
     stop_rule : type or None
@@ -58,6 +60,7 @@ class Solver:
     exact: bool = False
     moves_zeros: bool = True
     eagerness: float = 0.0
+    omega: float = 1.0
     sum_to_one: bool = False
     stop_rule: type[Violation | EveryTenth] | None = None
     ratio_pass: type[RatioPass] = RatioPass
@@ -70,7 +73,15 @@ class Solver:
 SOLVERS: dict[str, Solver] = {
     each.name: each
     for each in (
-        Solver("cd", cd.move, beta=2.0, eagerness=cd.EAGERNESS, sum_to_one=True, stop_rule=Violation),
+        Solver(
+            "cd",
+            cd.move,
+            beta=2.0,
+            eagerness=cd.EAGERNESS,
+            omega=cd.OMEGA,
+            sum_to_one=True,
+            stop_rule=Violation,
+        ),
         Solver("bpp", nnls.move, beta=2.0, exact=True, sum_to_one=True),
         Solver("mu", mu.move, moves_zeros=False, eagerness=mu.EAGERNESS, stop_rule=EveryTenth),
         Solver("newton", None, beta=1.0, ratio_pass=newton.NewtonPass),

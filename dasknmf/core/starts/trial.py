@@ -119,9 +119,10 @@ class _Limit:
 
 
 class _Course:
-    """Passes over rows in memory from one start, with extrapolation of H between them.
+    """Passes over rows in memory from one start.
 
-    Nesterov's sequence of steps, which begins anew whenever the objective rises [1]_.
+    For losses whose updates are not over-relaxed, H may be extrapolated between passes, by Nesterov's
+    sequence of steps, which begins anew whenever the objective rises [1]_.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class _Course:
         state: FactorState,
         limit: _Limit,
         *,
-        extrapolates: bool,
+        extrapolates: bool = False,
     ) -> None:
         self.n_rows = sum(block.n_rows for block in blocks)
         self._phase = phase
@@ -353,7 +354,13 @@ class Trial:
     def _descent(self, rows: _Rows, H: np.ndarray, penalties: Penalties, window: int = _WINDOW) -> _Course:
         """A course of the quadratic loss."""
         V, Q, mean = rows.V, rows.Q, rows.mean
-        inner = Inner.chosen("auto", eagerness=_DESCENT.eagerness, shape=(V.shape[0], H.shape[1]), k=self.k)
+        inner = Inner.chosen(
+            "auto",
+            eagerness=_DESCENT.eagerness,
+            omega=_DESCENT.omega,
+            shape=(V.shape[0], H.shape[1]),
+            k=self.k,
+        )
         phase = self.variant.quadratic(
             QuadraticPass(self.k, H.shape[1], self.dtype, _DESCENT.name, inner, penalties), V.shape[0]
         )
@@ -369,7 +376,7 @@ class Trial:
             pending_H=H,
         )
         limit = _Limit(exact_loss(self.dtype, squares), _TOL[True], window)
-        return _Course(phase, blocks, state, limit, extrapolates=True)
+        return _Course(phase, blocks, state, limit)
 
     def _ratio_course(self, V: Matrix, H: np.ndarray) -> _Course:
         """A course of any other loss."""
