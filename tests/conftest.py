@@ -12,6 +12,7 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, settings
 
 from dasknmf.core import panels
+from dasknmf.core.starts import trial
 from dasknmf.stacks import stack as stacking
 from tests.deploy import slurm as slurms
 
@@ -43,6 +44,12 @@ def small_panels(monkeypatch):
     """Panels of a few rows: every chunk of V becomes one."""
     monkeypatch.setattr(panels, "_PANEL_BYTES", (1, 2))
     monkeypatch.setattr(panels, "_PANELS", 10**6)
+
+
+@pytest.fixture
+def short_trials(monkeypatch):
+    """Trials in this process end after some passes, for tests that do not look at how good a start is."""
+    monkeypatch.setattr(trial, "_MOST_PASSES", 20)
 
 
 @pytest.fixture

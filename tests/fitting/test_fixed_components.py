@@ -36,7 +36,7 @@ def fractions():
 
 @pytest.mark.parametrize("init", ["sample", "random", "nndsvd", "nndsvda", "custom"])
 @pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
-def test_known_components_stay_bit_for_bit(V, truth, solver, beta, init):
+def test_known_components_stay_bit_for_bit(short_trials, V, truth, solver, beta, init):
     known = truth[1][:2]
     rng = np.random.default_rng(5)
     run = {"W": rng.random((N, K)), "H": rng.random((K, M))} if init == "custom" else {}
@@ -120,7 +120,7 @@ def test_all_components_may_be_known(V, truth, solver, beta, missing, init):
         np.testing.assert_allclose(W, best.transform(X), rtol=1e-6, atol=1e-9)
 
 
-def test_features_that_nobody_observed_keep_what_is_known(V, truth):
+def test_features_that_nobody_observed_keep_what_is_known(short_trials, V, truth):
     V[:, 3] = np.nan
     for solver, beta in ALGORITHMS:
         with pytest.warns(UserWarning, match="X has 1 column without any observed entry"):
@@ -208,7 +208,7 @@ def test_fractions_are_recovered(fractions, solver, missing):
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_many_fractions(missing):
+def test_many_fractions(short_trials, missing):
     rng = np.random.default_rng(6)
     V = rng.dirichlet(np.full(18, 0.2), 80) @ (rng.random((18, 30)) + 0.1) + 0.01 * rng.random((80, 30))
     X = np.where(rng.random(V.shape) < 0.8, V, np.nan) if missing else V

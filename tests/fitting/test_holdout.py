@@ -69,7 +69,7 @@ def test_their_share(share, seed):
 
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
 @pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
-def test_what_is_told_is_the_loss_over_them(V, solver, beta, missing):
+def test_what_is_told_is_the_loss_over_them(short_trials, V, solver, beta, missing):
     rng = np.random.default_rng(4)
     a, b, omega = rng.random(N) + 0.5, rng.random(M) + 0.5, np.ones(V.shape)
     X, run = V, {"sample_weight": a, "feature_weight": b}
@@ -129,7 +129,7 @@ def test_what_is_hidden_has_no_say(V, solver, beta, init):
 
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing"])
 @pytest.mark.parametrize(("solver", "beta"), ALGORITHMS)
-def test_the_objective_never_rises(V, solver, beta, missing):
+def test_the_objective_never_rises(short_trials, V, solver, beta, missing):
     if missing:
         V = np.where(np.random.default_rng(0).random(V.shape) < 0.8, V, np.nan)
     for init, penalty in (("random", {}), ("sample", {"alpha_W": 0.02, "alpha_H": 0.01, "l1_ratio": 0.3})):
@@ -151,7 +151,7 @@ def test_the_objective_never_rises(V, solver, beta, missing):
 
 @pytest.mark.parametrize("init", ["random", "sample", "nndsvda"])
 @pytest.mark.parametrize(("solver", "beta"), [("cd", 2.0), ("mu", 1.0)])
-def test_chunks_and_roles_do_not_matter(small_panels, tmp_path, V, solver, beta, init):
+def test_chunks_and_roles_do_not_matter(small_panels, short_trials, tmp_path, V, solver, beta, init):
     parameters = {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2}
     one, W_one = fitted(V, run={"holdout": 0.2}, **parameters)
     for X in (da.from_array(V, chunks=(7, 5)), stored(tmp_path / "v.zarr", V, (9, 4)), np.asfortranarray(V)):

@@ -248,7 +248,7 @@ def test_a_wide_matrix_is_worked_on_in_exchanged_roles(V, seen, start, solver, b
         ("all", "mu", 1.0, "sample"),
     ],
 )
-def test_chunks_do_not_matter(small_panels, tmp_path, V, seen, solver, beta, init, mask):
+def test_chunks_do_not_matter(small_panels, short_trials, tmp_path, V, seen, solver, beta, init, mask):
     X, parameters, given, _ = given_as(mask, V, seen)
     parameters |= {"n_components": K, "solver": solver, "beta_loss": beta, "init": init, "inner_iter": 2}
     one, W_one = fitted(X, run=given, **parameters)
@@ -291,7 +291,7 @@ def test_schedulers_give_the_same_bits(small_panels, cluster, tmp_path, V, seen,
     ("solver", "beta", "k"),
     [*((solver, beta, K) for solver, beta in ALGORITHMS), *((solver, 2.0, 18) for solver in QUADRATIC)],
 )
-def test_the_objective_never_rises(solver, beta, mask, k):
+def test_the_objective_never_rises(short_trials, solver, beta, mask, k):
     rng = np.random.default_rng(4)
     V = rng.random((N, 3 * M)) + 0.05 if k > K else rng.random((N, M)) + 0.05
     seen = rng.random(V.shape) < 0.8
@@ -332,7 +332,7 @@ def test_hidden_entries_of_an_exact_matrix_are_recovered(seed):
 @pytest.mark.parametrize(
     ("init", "k"), [("sample", 3), ("sample", 18), ("random", 18), ("nndsvda", 3), ("custom", 3)]
 )
-def test_rows_and_columns_of_which_nothing_is_observed(V, seen, solver, beta, init, k):
+def test_rows_and_columns_of_which_nothing_is_observed(short_trials, V, seen, solver, beta, init, k):
     X = np.where(seen, V, np.nan)
     X[[2, 11]] = np.nan
     X[:, 4] = np.nan

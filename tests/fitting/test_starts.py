@@ -47,7 +47,7 @@ def counts():
 
 
 @pytest.mark.parametrize(("init", "solver", "beta"), CASES)
-def test_chunking_does_not_matter(small_panels, counts, init, solver, beta):
+def test_chunking_does_not_matter(small_panels, short_trials, counts, init, solver, beta):
     X = counts[:90]
     parameters = {"n_components": 3, "solver": solver, "beta_loss": beta, "init": init}
     # Half the rows: the sample is one, and is audited.
@@ -165,7 +165,9 @@ def test_rows_unlike_the_sample_are_seen_in_the_first_pass(counts, monkeypatch):
 @pytest.mark.parametrize("max_iter", [1, 2, 3])
 @pytest.mark.parametrize(("init", "solver", "beta"), CASES)
 @pytest.mark.parametrize("exact", [False, True], ids=["counts", "exact rank"])
-def test_the_loss_told_is_that_of_the_pair_returned(counts, monkeypatch, exact, init, solver, beta, max_iter):
+def test_the_loss_told_is_that_of_the_pair_returned(
+    counts, short_trials, monkeypatch, exact, init, solver, beta, max_iter
+):
     """Also where the audit fits H once more, which the first pass only prepares."""
     monkeypatch.setattr(sample, "_FAR", 0.0)
     monkeypatch.setattr(sample, "_MUCH", 0.0)
@@ -191,9 +193,9 @@ def test_a_trial_out_of_range_ends_no_fit(counts, monkeypatch):
 
     monkeypatch.setattr(Trial, "_best", lost)
     shared = {"n_components": 5, "max_iter": 20, "tol": 0}
-    _, W = fitted(counts, init="sample", sample_bytes=counts.nbytes // 2, **shared)
-    without, W_without = fitted(counts, init="random", **shared)
-    np.testing.assert_allclose(W, W_without, rtol=1e-9)
+    beside, _ = fitted(counts, init="sample", sample_bytes=counts.nbytes // 2, **shared)
+    without, _ = fitted(counts, init="random", **shared)
+    assert beside.reconstruction_err_ == pytest.approx(without.reconstruction_err_, rel=1e-5)
     alone, _ = fitted(counts, init="sample", **shared)  # a sample of all of V has no rival
     assert np.linalg.matrix_rank(alone.components_) == 5
     assert alone.reconstruction_err_ <= 1.05 * without.reconstruction_err_
@@ -274,7 +276,7 @@ def test_stopped_between_the_rivals_and_continued(small_panels, counts, tmp_path
         ((30000, 2), 2.0, {"sample_bytes": 2 * 8 * 299}, "random"),
     ],
 )
-def test_what_none_chooses(shape, beta, more, init):
+def test_what_none_chooses(short_trials, shape, beta, more, init):
     X = np.random.default_rng(0).random(shape)
     model, _ = fitted(X, **{"n_components": 3, "beta_loss": beta, "max_iter": 1} | more)
     assert model.init_ == init
@@ -403,7 +405,7 @@ def test_a_course_that_cannot_catch_up_ends():
     assert course.may_reach(2.0, gain=0.0)
 
 
-@pytest.mark.parametrize(("n_rows", "least", "most"), [(20, 2000, 2000), (10**6, 20, 400)])
+@pytest.mark.parametrize(("n_rows", "least", "most"), [(20, 1000, 2000), (10**6, 20, 400)])
 def test_the_budget_of_a_trial_follows_from_sizes(n_rows, least, most):
     """Small V may be fitted until convergence; of large V a trial costs no more than it saves."""
     start = Trial(10, np.dtype("float32"), Loss(2.0), Penalties(), 0, n_rows, SOLVERS["cd"])

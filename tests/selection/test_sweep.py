@@ -243,7 +243,7 @@ def test_death_changes_nothing(tmp_path, name):
 
 def test_another_rule_that_dies_leaves_no_mixture(tmp_path):
     """Deaths between the new findings and the final pass, while W is that of another rank."""
-    X = da.from_array(np.random.default_rng(0).random((30, 8)), chunks=(15, 8))
+    X = da.from_array(np.random.default_rng(1).random((30, 8)), chunks=(15, 8))
     usual = {"n_init": 3, "max_iter": 4, "ranks": [2, 3, 4, 5]}
     first = swept(X, checkpoint=tmp_path / "run", **usual)
     rules = ("stability", "cophenetic", "dispersion")

@@ -98,7 +98,7 @@ def check_equal(found: StackNMF, plain: NMF, W: np.ndarray) -> None:
 @pytest.mark.parametrize("holes", [False, True], ids=["complete", "missing"])
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize(("solver", "beta"), SOLVERS)
-def test_tiles_are_no_part_of_the_result(stacks, solver, beta, init, holes):
+def test_tiles_are_no_part_of_the_result(short_trials, stacks, solver, beta, init, holes):
     given = parameters(solver, beta, init, holes=holes)
     plain, W = by_plain(raster(_scene(holes=holes)), **given)
     for obj in stacks[holes]:
@@ -120,7 +120,7 @@ def test_the_same_entries_are_hidden(stacks, solver, beta, holes):
 
 
 @pytest.mark.parametrize("init", ["random", "sample"])
-def test_weights_stay_with_their_pixels(stacks, init):
+def test_weights_stay_with_their_pixels(short_trials, stacks, init):
     rng = np.random.default_rng(4)
     obj = _scene(holes=False)
     a = xr.DataArray(rng.gamma(2.0, size=(WIDTH, HEIGHT)), dims=("x", "y"))

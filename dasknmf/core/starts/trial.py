@@ -68,7 +68,9 @@ _LEAST_PASSES, _MOST_PASSES = 20, 2000
 _ROW_FLOPS, _PAIR_FLOPS = 1000, 20
 """Flops in the time that the update of a row takes, whatever the number of features: for each component, and
 for each pair of components."""
-_FREE_FLOPS = 3e10
+_PASS_FLOPS = 4e7
+"""Flops in the time that a pass takes whatever its rows, most of a millisecond."""
+_FREE_FLOPS = 5e10
 """A trial may always take so many flops, less than a second: for a small V, to compare starts is worth it."""
 _TOL = {True: 1e-6, False: 1e-5}
 """Gains of a pass, relative to the objective, at which a trial has converged: for the Frobenius loss, and for
@@ -312,7 +314,7 @@ class Trial:
         row = n_features * (each * self.k + fixed) + self.k * (_ROW_FLOPS + _PAIR_FLOPS * self.k)
         read = FLOPS_PER_BYTE * self.dtype.itemsize * n_features
         saved = _SAVED_READS[self.loss.quadratic] * self.n_rows * (row + read)
-        passes = max(saved, _FREE_FLOPS) / (max(1, n_rows) * row)
+        passes = max(saved, _FREE_FLOPS) / (_PASS_FLOPS + max(1, n_rows) * row)
         return int(min(_MOST_PASSES, max(_LEAST_PASSES * count, passes)))
 
     def _part(self, V: Matrix) -> Matrix:
