@@ -410,7 +410,7 @@ def test_the_budget_of_a_trial_follows_from_sizes(n_rows, least, most):
     """Small V may be fitted until convergence; of large V a trial costs no more than it saves."""
     start = Trial(10, np.dtype("float32"), Loss(2.0), Penalties(), 0, n_rows, SOLVERS["cd"])
     assert least <= start._budget(n_rows, 100, 1) <= most
-    assert start._budget(max(1, n_rows // 100), 100, 1) == 2000
+    assert start._budget(max(1, n_rows // 100), 100, 1) >= 1000
 
 
 @pytest.mark.parametrize("noise", [3e-4, 1e-3])
