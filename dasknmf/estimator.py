@@ -94,7 +94,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     l1_ratio : float, default=0.0
         Share of the L1 norm in the penalties.
     verbose : int, default=0
-        Above 0, each pass writes one line to the logger ``"dasknmf"``.
+        Above 0, each pass writes one line: to the logger ``"dasknmf"`` if it shows them, else to stdout.
     shuffle : bool, default=False
         Whether ``solver="cd"`` visits coordinates in random order.
     inner_iter : int or "auto", default="auto"
@@ -147,7 +147,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         D(X | WH).
     best_start_ : int
         Index of the start that won.
-    n_reads_ : float
+    n_reads_ : int
         Number of reads of X, from its store or from a stage; reads of the start count.
     history_ : History
         One record per pass.
@@ -385,7 +385,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         X_original : ndarray or dask.array.Array of shape (n_samples, n_features)
         """
         check_is_fitted(self)
-        return X @ self.components_
+        return validation.checked_W(X, len(self.components_)) @ self.components_
 
     def score_samples(self, X: MatrixLike) -> Any:
         """Error of each row: D(x | wH) with the w that `transform` finds.

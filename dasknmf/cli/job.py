@@ -15,7 +15,7 @@ from dasknmf.cli.config_file import set_defaults
 from dasknmf.cli.fixed_components import rows_at
 from dasknmf.cli.heartbeat import Heartbeat, in_directory
 from dasknmf.cli.options import EXISTING_FILE, FILE, argument, flag, option
-from dasknmf.cli.output import FORMATS, event, is_json, json_records, result
+from dasknmf.cli.output import FORMATS, event, is_json, json_records, note, result
 from dasknmf.cli.parameter_types import BETA, BYTES
 from dasknmf.cli.progress import progress
 from dasknmf.cli.scheduling import SchedulerOptions
@@ -192,7 +192,11 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
         stop = Stop(self.run, overwrite=self.overwrite, max_seconds=self.max_seconds)
         heartbeat = Heartbeat(self.heartbeat)
 
+        passes = 0
+
         def committed(record: Record) -> None:
+            nonlocal passes
+            passes += 1
             stop.committed(record)
             heartbeat.committed()
             report(record)
@@ -215,6 +219,11 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
             stack.enter_context(advising())
             options = {"checkpoint": self.run, "overwrite": self.overwrite, "stage": self.stage}
             yield V, parameters, options | {"callbacks": [committed]}
+            if not passes:
+                note(
+                    f"{self.run} had ended before, and nothing was computed: a larger --max-iter or a "
+                    "smaller --tol continues it, --overwrite starts over"
+                )
 
     def report_next_steps(self) -> None:
         """Write where W and H are, and the commands that use them."""

@@ -12,7 +12,7 @@ from dask.utils import format_bytes
 
 from dasknmf.cli.output import event, is_json, short_warnings
 from dasknmf.core.history import Record
-from dasknmf.core.text import counted, pass_named
+from dasknmf.core.text import counted, objectives_named, pass_named
 
 _FIELDS = ("phase", "iteration", "loss", "objective", "change", "holdout", "seconds")
 _COUNTS = ("bytes_read", "bytes_written", "reads", "memory", "retries")
@@ -67,11 +67,12 @@ def _brief(record: Record) -> str:
 def _line(record: Record) -> str:
     parts = [pass_named(record.phase, record.iteration)]
     if record.models:
-        parts.append(counted(len(record.models), "model"))
-    if record.objective is not None:
-        parts.append(f"{'lowest ' if record.models else ''}objective {record.objective:.8g}")
-    if record.change is not None:
-        parts.append(f"change {record.change:.2e}")
+        # Of the models in this pass: those of others, that have ended, would hide whether these move.
+        parts.append(objectives_named([each.objective for each in record.models]))
+    elif record.objective is not None:
+        parts.append(f"objective {record.objective:.8g}")
+        if record.change is not None:
+            parts.append(f"change {record.change:.2e}")
     parts.append(f"{record.seconds:.2f} s")
     parts.append(f"{format_bytes(record.bytes_read)} read")
     parts.append(f"{counted(record.reads, 'read')} of V so far")

@@ -28,9 +28,9 @@ from dasknmf.fitting.model import Model
 from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, start_seeds
 from dasknmf.store import features, records, schema
 from dasknmf.store.convert import converted
+from dasknmf.store.place import writable
 from dasknmf.store.progress import environment, read_run
 from dasknmf.store.roles import Roles
-from dasknmf.store.stored_run import writable
 
 T = TypeVar("T")
 

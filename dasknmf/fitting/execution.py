@@ -64,6 +64,8 @@ class Execution:
             run.progress = structs.replace(run.progress, models=models)
         if run.progress.outcome is None:
             run.plan(self._plan(projections))
+        else:
+            log.info("the run had ended before (%s); V is not read again", run.progress.outcome)
         self._warn_of_dense_tiles()
         n_starts = len(model.starts())
         with self.V.at_work() as self._runner.each, counting() as self._runner.retries:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from msgspec import structs
 
 from dasknmf.core.history import Ending, History, ModelRecord, Record, Stop, StopRule, rivals
 from dasknmf.core.phase import Outcome
-from dasknmf.core.text import counted, pass_named
+from dasknmf.core.text import counted, objectives_named, pass_named
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, ModelResult, PassResult
 from dasknmf.store.progress import FactorLocation, ModelStatus, Progress, objective_key
@@ -281,12 +282,15 @@ def _is_current(status: ModelStatus, name: str) -> bool:
 
 
 def log_pass(record: Record) -> None:
-    """A callback that logs one line for each pass."""
-    log.info(
-        "%s: %s%.2f s, %s read, %s of V so far",
-        pass_named(record.phase, record.iteration),
-        "" if record.objective is None else f"objective {record.objective:.8g}, ",
-        record.seconds,
-        format_bytes(record.bytes_read),
-        counted(record.reads, "read"),
+    """A callback that shows one line for each pass: in the log if it shows such lines, else on stdout."""
+    achieved = "" if record.objective is None else f"objective {record.objective:.8g}, "
+    if record.models:
+        achieved = f"{objectives_named([each.objective for each in record.models])}, "
+    line = (
+        f"{pass_named(record.phase, record.iteration)}: {achieved}{record.seconds:.2f} s, "
+        f"{format_bytes(record.bytes_read)} read, {counted(record.reads, 'read')} of V so far"
     )
+    if log.isEnabledFor(logging.INFO) and log.hasHandlers():
+        log.info("%s", line)
+    else:
+        sys.stdout.write(f"{line}\n")

@@ -55,7 +55,7 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
 def _set(nmf: BaseEstimator, H: np.ndarray, history: History, state: State) -> None:
     nmf.components_ = H
     nmf.n_components_ = len(H)
-    nmf.n_reads_ = history.reads
+    nmf.n_reads_ = int(history.reads)
     nmf.history_ = history
     nmf.sum_of_squares_ = state.squares
     nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT

@@ -22,10 +22,11 @@ from dasknmf.fitting.model import Model
 from dasknmf.fitting.passes import ModelPass, OpenMatrix, PassRunner
 from dasknmf.fitting.problem import Factor
 from dasknmf.store.memory_run import MemoryRun
+from dasknmf.store.place import writable
 from dasknmf.store.progress import FactorLocation, ModelStatus, Progress
 from dasknmf.store.roles import rows_in_memory
 from dasknmf.store.schema import Problem
-from dasknmf.store.stored_run import StoredRun, writable
+from dasknmf.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Real
-from typing import cast
+from typing import Any, cast
 
 import dask.array as da
 import numpy as np
@@ -224,6 +224,23 @@ def checked_start(
             f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and {dtype} for X: convert them."
         )
     return W, np.asarray(H)
+
+
+def checked_W(W: Matrix, k: int) -> Any:
+    """W of an inverse transform, which has a column for each of k components.
+
+    Raises
+    ------
+    ValueError
+    """
+    W = np.asarray(W) if isinstance(W, (list, tuple)) else W
+    shape = tuple(W.shape)
+    if len(shape) != 2 or shape[1] != k:
+        raise ValueError(
+            f"X has shape {shape}, but the model has {k} components; inverse_transform takes W, with a "
+            f"column for each component: give an array of shape (n_samples, {k})."
+        )
+    return W
 
 
 def check_factor(F: Factor, shape: tuple[int, int], label: str) -> None:

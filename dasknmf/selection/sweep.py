@@ -56,7 +56,7 @@ class RankSweep:
         All factorizations, by rank, then by start.
     history : History
         One record per pass.
-    n_reads : float
+    n_reads : int
         Reads of X in total.
     feature_names : ndarray of str or None
     """
@@ -71,13 +71,13 @@ class RankSweep:
     W: Factor
     factorizations: tuple[Factorization, ...]
     history: History
-    n_reads: float
+    n_reads: int
     feature_names: np.ndarray | None = None
 
     def __repr__(self) -> str:
         ranks = ", ".join(map(str, self.n_components))
         return (
-            f"<RankSweep of {ranks} components from {self.n_init} starts in {self.n_reads:g} reads: "
+            f"<RankSweep of {ranks} components from {self.n_init} starts in {self.n_reads} reads: "
             f"{self.best} by {self.rule}>"
         )
 
@@ -257,7 +257,7 @@ def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Fac
         W,
         study.factorizations,
         history,
-        history.reads + study.n_extra_reads,
+        int(history.reads) + study.n_extra_reads,
         study.session.inputs.features.names,
     )
 
@@ -294,7 +294,7 @@ def open_sweep(target: StoreLike) -> RankSweep:
         run.W,
         factorizations_of(run, models),
         run.history,
-        run.history.reads + found["n_asked"],
+        int(run.history.reads) + found["n_asked"],
         run.feature_names,
     )
 

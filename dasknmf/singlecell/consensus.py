@@ -17,7 +17,7 @@ from dasknmf.selection.refit import normalised
 from dasknmf.singlecell.entries import Keys, over_all_genes, plain
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
 from dasknmf.singlecell.nmf import prepared
-from dasknmf.singlecell.output import target_of, warn_of_zeros
+from dasknmf.singlecell.output import check_place, target_of, warn_of_zeros
 from dasknmf.singlecell.tpm import in_all_genes, tpm_of
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ def consensus_nmf(
     for rank in ranks:
         clustering.check(rank)
     check_starts(parameters)  # before counts are read to choose genes
+    keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
+    check_place(checkpoint)
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer)
     names = np.asarray(adata.var_names, dtype=str)
@@ -191,7 +193,6 @@ def consensus_nmf(
         whole = in_all_genes(X, columns, found.usages)
         usages = np.asarray(whole.usages)
 
-    keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
     params = {
         "n_components": found.n_components,
         "layer": layer,

@@ -29,7 +29,20 @@ class Keys:
 
     @classmethod
     def named(cls, key_added: str | None) -> Keys:
-        """The usual keys, or one name for all three, as in scanpy's ``pca``."""
+        """The usual keys, or one name for all three, as in scanpy's ``pca``.
+
+        Raises
+        ------
+        ValueError
+            If the name is not one that .h5ad and Zarr can store.
+        """
+        if key_added is not None and (
+            not isinstance(key_added, str) or "/" in key_added or key_added in ("", ".", "..")
+        ):
+            raise ValueError(
+                f"key_added is {key_added!r}; it names entries of obsm, varm and uns, and '/' separates "
+                "names in files: give a name without it, 'nmf_k10' for example."
+            )
         return cls() if key_added is None else cls(key_added, key_added, key_added)
 
 

@@ -13,7 +13,7 @@ from dasknmf.data.source import MatrixLike
 from dasknmf.selection.parameters import RandomState, Stage
 from dasknmf.singlecell.entries import Keys, gram, over_all_genes, run_params, uns_entry
 from dasknmf.singlecell.genes_mask import Mask, MaskLike, advising, mask_of
-from dasknmf.singlecell.output import target_of, warn_of_zeros
+from dasknmf.singlecell.output import check_place, target_of, warn_of_zeros
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -115,6 +115,8 @@ def nmf(
     >>> adata.obsm["X_nmf"].shape, adata.varm["NMF"].shape
     ((60, 3), (8, 3))
     """
+    keys = Keys.named(key_added)
+    check_place(checkpoint)
     adata = target_of(adata, copy)
     X = matrix_of(adata, layer, obsm)
     mask, column = (None, None) if obsm is not None else mask_of(adata.var, mask_var)
@@ -127,8 +129,6 @@ def nmf(
         V = prepared(X, names, columns, scale=scale, target_sum=normalize, log1p=log1p)
         W = np.asarray(model.fit_transform(V, checkpoint=checkpoint, stage=stage, overwrite=overwrite))
     H = model.components_
-
-    keys = Keys.named(key_added)
     params = run_params(model.get_params() | {"init": model.init_, "n_components": len(H)})
     params |= {"layer": layer, "obsm": obsm, "normalize": normalize, "log1p": log1p, "scale": scale}
     if obsm is None:

@@ -81,10 +81,11 @@ def project(
     >>> others.obsm["X_nmf"].shape
     (5, 3)
     """
+    key = Keys.named(key_added).obsm
     adata = target_of(adata, copy)
     with advising():
         W = usage(matrix_of(adata, layer), np.asarray(adata.var_names, dtype=str), model)
-        adata.obsm[Keys.named(key_added).obsm] = np.asarray(W)
+        adata.obsm[key] = np.asarray(W)
     return adata if copy else None
 
 

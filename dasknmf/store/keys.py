@@ -15,7 +15,7 @@ from typing import TypeVar
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, StoreLike
+from zarr.storage import FsspecStore, LocalStore, StoreLike, StorePath
 
 from dasknmf.errors import RunAccessError, RunError, brief
 from dasknmf.io import atomic
@@ -29,7 +29,17 @@ META = "zarr.json"
 
 
 def opened(target: StoreLike, *, read_only: bool = False) -> Store:
-    """The Zarr store of a path, an fsspec URL or a store; the first write creates the directory."""
+    """The Zarr store of a path, an fsspec URL or a store; the first write creates the directory.
+
+    Raises
+    ------
+    RunError
+        If the target is none of these, or a URL with credentials.
+    """
+    if not isinstance(target, (Store, StorePath, str, os.PathLike)) or not str(target):
+        raise RunError(
+            f"the place of a run is {target!r}; it must be a path, a URL or a Zarr store: give one."
+        )
     refuse_credentials(target, RunError)
     if isinstance(target, Store):
         return target.with_read_only() if read_only and not target.read_only else target

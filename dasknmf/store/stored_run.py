@@ -28,10 +28,9 @@ from contextvars import copy_context
 from typing import Any
 
 import numpy as np
-from msgspec import to_builtins
 from msgspec.structs import replace
 from zarr.abc.store import Store
-from zarr.storage import LocalStore, StoreLike
+from zarr.storage import LocalStore
 
 from dasknmf.core.history import History, Record
 from dasknmf.core.image_grid import Layout
@@ -39,7 +38,6 @@ from dasknmf.core.panels import Grid
 from dasknmf.errors import (
     RunAccessError,
     RunDamagedError,
-    RunError,
     RunLockedError,
     RunMismatchError,
     UnavailableError,
@@ -51,8 +49,10 @@ from dasknmf.store import features as described
 from dasknmf.store.convert import converted, parsed
 from dasknmf.store.factors import pass_of
 from dasknmf.store.lock import Lock
+from dasknmf.store.mismatch import check_identity, differences
+from dasknmf.store.place import unopened
 from dasknmf.store.progress import Commit, Progress, committed, format_of, read_grid, read_run
-from dasknmf.store.schema import FORMAT, Identity, Plan, Problem
+from dasknmf.store.schema import FORMAT, Plan, Problem
 from dasknmf.store.zarr_factors import ZarrFactors
 
 log = logging.getLogger("dasknmf")
@@ -69,13 +69,6 @@ _PARTS = (
     "history",
     "selection",
 )
-_SHOWN = {
-    "X_in_memory": "X in memory",
-    "entries": "missing values, scale and hold-out",
-    "many": "sweep or consensus",
-    "transposed": "V read by columns",
-}
-"""Names in messages of some fields of an identity."""
 _NO_FEATURES = described.Features()
 
 
@@ -118,7 +111,7 @@ class StoredRun:
             try:
                 place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unopened(store, error) from error
+                raise unopened(store, error) from error
         self._check_content(overwrite=overwrite)
         self._lock = Lock(self.store)
         # Versions are deleted during the next pass, as a deletion takes as long as a commit.
@@ -285,11 +278,11 @@ class StoredRun:
             keys.delete(self.store, path)
 
     def _resume(self, about: Problem, grid: Grid, layout: Layout | None) -> None:
-        _check_identity(about.identity, self.problem.identity, str(self.store))
+        check_identity(about.identity, self.problem.identity, str(self.store))
         self.problem = replace(self.problem, identity=about.identity)
         _check_grid(read_grid(self.store, about.identity), grid, str(self.store))
         image_grid.check(self.store, about.identity, layout)
-        changed = _differences(about.environment, self.problem.environment, set())
+        changed = differences(about.environment, self.problem.environment, set())
         if changed:
             log.info(
                 "%s is resumed with other libraries, so that results agree up to rounding: %s",
@@ -341,56 +334,3 @@ def _check_grid(stored: Grid, grid: Grid, where: str) -> None:
             f"{len(grid)} other panels; panels follow the chunks of V: give V with its former chunks, choose "
             "another checkpoint, or start over with overwrite=True."
         )
-
-
-def _check_identity(stored: Identity, given: Identity, where: str) -> None:
-    # Without a random_state the run keeps the seed that was drawn.
-    free = {"random_state"} if given.model.random_state is None else set()
-    was, now = (parsed(records.encoded(to_builtins(each))) for each in (stored, given))
-    differences = _differences(was.pop("model"), now.pop("model"), free) + _differences(was, now, {"seed"})
-    if differences:
-        raise RunMismatchError(
-            f"the run at {where!r} has another V or another model: {'; '.join(differences)}. A run can be "
-            "resumed only with the same V and the same model: give these, choose another checkpoint, or "
-            "start over with overwrite=True."
-        )
-
-
-def _differences(was: dict[str, Any], now: dict[str, Any], free: set[str]) -> list[str]:
-    return [
-        f"{_SHOWN.get(name, name)}: {_value(was.get(name))} in the run, {_value(now.get(name))} now"
-        for name in sorted((was.keys() | now.keys()) - free)
-        if was.get(name) != now.get(name)
-    ]
-
-
-def _value(value: Any) -> str:
-    return "not set" if value is None else repr(value)
-
-
-def writable(target: StoreLike) -> Store:
-    """The store of a checkpoint, opened to write a run; nothing is written yet.
-
-    Raises
-    ------
-    RunError
-        If the store cannot be opened, or not for writing.
-    """
-    try:
-        store = keys.opened(target)
-        keys.children(store, "")
-    except (OSError, ValueError, TypeError) as error:
-        raise _unopened(target, error) from error
-    if store.read_only:
-        raise RunError(
-            f"the checkpoint {str(target)!r} is read-only; a fit writes every pass to it: open it for "
-            "writing or choose another."
-        )
-    return store
-
-
-def _unopened(target: StoreLike, error: Exception) -> RunError:
-    return RunError(
-        f"the checkpoint {str(target)!r} cannot be opened ({error}); it must be a directory or a "
-        "store to which this process can write: check the path, its permissions and the free space."
-    )

@@ -60,6 +60,8 @@ def test_the_same_command_goes_on(V, tmp_path):
     assert short.exit_code == 0, short.output
     call("fit", V, run, "-k", 3, "--max-iter", 5, "--random-state", 0, "--tol", 0)
     assert open_run(run).n_iter == 5
+    again = call("fit", V, run, "-k", 3, "--max-iter", 5, "--random-state", 0, "--tol", 0)
+    assert f"{run} had ended before, and nothing was computed" in again.output
     other = call("fit", V, run, "-k", 2, "--random-state", 0)
     assert other.exit_code == 4
     assert "n_components: 3 in the run, 2 now" in other.output

@@ -492,6 +492,10 @@ def test_a_stage_that_is_no_directory(V, place):
         fitted(V, run={"stage": place["directory"] / "theirs"}, **PARAMETERS)
     with pytest.raises(TypeError, match="stage is 3; it must be None, 'memory' or"):
         fitted(V, run={"stage": 3}, **PARAMETERS)
+    with pytest.raises(
+        ValueError, match=r"stage is 'Memory'; .* is called 'memory': give that, or './Memory'"
+    ):
+        fitted(V, run={"stage": "Memory"})
     with pytest.raises(ValueError, match="stage is 's3://bucket/stage'; it must be a directory"):
         fitted(V, run={"stage": "s3://bucket/stage"}, **PARAMETERS)
 

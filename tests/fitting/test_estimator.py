@@ -69,6 +69,8 @@ def test_attributes(low_rank):
     assert model.reconstruction_err_ == pytest.approx(np.linalg.norm(low_rank - W @ model.components_))
     assert model.get_feature_names_out().tolist() == ["nmf0", "nmf1", "nmf2"]
     np.testing.assert_allclose(model.inverse_transform(W), W @ model.components_)
+    with pytest.raises(ValueError, match=r"X has shape \(4, 9\), but the model has \d components"):
+        model.inverse_transform(np.ones((4, 9)))
 
 
 def test_feature_names(low_rank):

@@ -303,11 +303,11 @@ def test_another_study_is_another_run(tmp_path):
     run = {"checkpoint": tmp_path / "run", "max_iter": 1, "n_init": 2}
     swept(V, [2, 3], **run)
     for change, named in (
-        ({"ranks": [2, 4]}, "sweep or consensus: "),
-        ({"ranks": [2, 3, 4]}, "sweep or consensus: "),
+        ({"ranks": [2, 4]}, r"ranks: \[2, 3\] in the run, \[2, 4\] now"),
+        ({"ranks": [2, 3, 4]}, r"ranks: \[2, 3\] in the run, \[2, 3, 4\] now"),
         ({"n_init": 3}, "n_init: 2 in the run, 3 now"),
         ({"method": "nmfk"}, "perturbation: not set in the run"),
-        ({"holdout": 0.1}, "missing values, scale and hold-out: not set in the run"),
+        ({"holdout": 0.1}, "holdout: not set in the run, 0.1 now"),
     ):
         with pytest.raises(RunMismatchError, match=named):
             swept(V, **{"ranks": [2, 3]} | run | change)
@@ -316,12 +316,12 @@ def test_another_study_is_another_run(tmp_path):
         with pytest.raises(RunMismatchError, match="perturbation: "):
             swept(V, [2, 3], **run | {"checkpoint": tmp_path / "nmfk"}, method="nmfk", **change)
     alone = {"max_iter": 1, "tol": 0, "init": "random", "n_components": 3, "n_init": 2}
-    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
+    with pytest.raises(RunMismatchError, match=r"ranks: \[2, 3\] in the run, not set now"):
         fitted(V, run={"checkpoint": tmp_path / "run"}, **alone)
     fitted(V, run={"checkpoint": tmp_path / "fit"}, **alone)
-    with pytest.raises(RunMismatchError, match="sweep or consensus: not set in the run"):
+    with pytest.raises(RunMismatchError, match=r"ranks: not set in the run, \[3\] now"):
         swept(V, [3], **run | {"checkpoint": tmp_path / "fit"})
-    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
+    with pytest.raises(RunMismatchError, match="method: 'restarts' in the run, not set now"):
         consensus(
             V,
             3,
@@ -476,7 +476,7 @@ def test_consensus_that_dies_goes_on(tmp_path):
     same(open_consensus(tmp_path / "quiet"), open_consensus(tmp_path / "dying"))
     with pytest.raises(RunError, match="is not a sweep"):
         open_sweep(tmp_path / "quiet")
-    with pytest.raises(RunMismatchError, match="sweep or consensus: "):
+    with pytest.raises(RunMismatchError, match="consensus: True in the run, not set now; method"):
         swept(V, [3], checkpoint=tmp_path / "quiet", n_init=4, max_iter=2)
 
 

@@ -12,8 +12,8 @@ import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from dasknmf import NMF, Prepared, open_run
-from dasknmf.errors import DataError, SourceError
-from dasknmf.singlecell import nmf, project, top_genes
+from dasknmf.errors import DataError, RunError, SourceError
+from dasknmf.singlecell import consensus_nmf, nmf, project, top_genes
 from tests.singlecell.cells import N_CELLS, N_GENES, STORES, K, cells, read, written
 
 QUIET = "ignore:.*they are kept:UserWarning"
@@ -284,3 +284,25 @@ def test_a_mask_is_matched_by_name():
     assert adata.varm["NMF"].any(axis=1).tolist() == [False, True, True, True]
     with pytest.raises(ValueError, match="mask_var has no label for 1 of the 4 names in X"):
         nmf(adata, 2, mask_var=pd.Series([True] * 4, index=list("abce")))
+
+
+def test_what_cannot_be_stored_is_refused_before_a_read(tmp_path, adata):
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    part = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")[:40]
+    model = NMF(2, tol=1e-2).fit(Prepared(adata.X, feature_names=adata.var_names))
+    functions = {
+        nmf: {"n_components": 2},
+        consensus_nmf: {"n_components": 2, "n_init": 4},
+        project: {"model": model},
+    }
+    for function, arguments in functions.items():
+        with pytest.raises(ValueError, match=r"adata is a view of 40 cells .* adata.to_memory\(\), or adata"):
+            function(part, **arguments)
+        with pytest.raises(ValueError, match=r"key_added is 'a/b'; .*give a name without it"):
+            function(adata, key_added="a/b", **arguments)
+    # The remedies of the message.
+    for whole in (part.to_memory(), part.copy(tmp_path / "part.h5ad")):
+        nmf(whole, 2, tol=1e-2)
+        assert whole.obsm["X_nmf"].shape == (40, 2)
+    with pytest.raises(RunError, match="the place of a run is True"):
+        nmf(adata, 2, scale=True, checkpoint=True)

@@ -27,6 +27,9 @@ __all__ = ["Stage", "check_stage", "staged"]
 Stage: TypeAlias = str | os.PathLike
 """``"memory"``, or the path of a directory."""
 
+_ZARR = ("zarr.json", ".zarray", ".zgroup")
+"""Files of which each Zarr array or group has one."""
+
 
 def check_stage(stage: Stage | None, checkpoint: object) -> None:
     """Raise an error if the stage is not a directory, or is the place of the run.
@@ -41,6 +44,11 @@ def check_stage(stage: Stage | None, checkpoint: object) -> None:
         raise (ValueError if stage == "" else TypeError)(
             f"stage is {stage!r}; it must be None, 'memory' or the path of a directory: give one of these."
         )
+    if isinstance(stage, str) and stage.lower() == "memory":
+        raise ValueError(
+            f"stage is {stage!r}; the stage in the memory of the workers is called 'memory': give that, or "
+            f"'./{stage}' for a directory of this name."
+        )
     if "://" in os.fspath(stage):
         raise ValueError(
             f"stage is {stage!r}; it must be a directory of the machines that read X, since a URL is as far "
@@ -51,11 +59,12 @@ def check_stage(stage: Stage | None, checkpoint: object) -> None:
             f"stage and checkpoint are both {str(stage)!r}; a run needs a place of its own: give another "
             "directory to one of them."
         )
-    found = [name for name in ("zarr.json", ".zarray", ".zgroup") if (_path(stage) / name).exists()]
-    if found:
+    place = _path(stage)
+    documents = (each / name for each in (place, *place.parents) for name in _ZARR)
+    if found := next((str(each) for each in documents if each.exists()), None):
         raise ValueError(
-            f"stage is {stage!r}, which holds {found[0]}: it is a Zarr store, of X or of a run; give a "
-            "directory for nothing else."
+            f"stage is {stage!r}, and there is {found!r}: it is a Zarr store, of X or of a run, or lies "
+            "inside of one; give a directory for nothing else."
         )
 
 
