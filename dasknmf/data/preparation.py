@@ -124,7 +124,7 @@ class Preparation:
             values *= factors
         if self.log1p:
             # Negative values are kept, so that the survey refuses them as negative, not as NaN.
-            where = ~(values < 0) if values.min(initial=0) < 0 else True
+            where = ~(values < 0) if np.fmin.reduce(values, axis=None, initial=0) < 0 else True
             np.log1p(values, out=values, where=where)
         if divisors is not None:
             values /= divisors

@@ -47,8 +47,8 @@ class Prepared(Wrapper):
     Parameters
     ----------
     X : array of shape (n_samples, n_columns)
-        Any input of `NMF.fit`. A matrix in memory must be finite and nonnegative; other input is checked when
-        it is read.
+        Any input of `NMF.fit`. A matrix in memory must be nonnegative, without infinities and, with
+        `target_sum`, without NaN; other input is checked when it is read.
     columns : array of bool of shape (n_columns,) or of int, optional
         The columns of V: a mask, or indices in V's order, without repetition. Labels of a mask are matched
         with the names of X's columns.
@@ -82,7 +82,7 @@ class Prepared(Wrapper):
     ValueError, TypeError
         If an argument does not fit X or the rules above.
     DataError
-        If X is in memory and holds negative values.
+        If X is in memory and holds negative values, or NaN with `target_sum`.
     SourceError
         If X cannot be opened; or if X is stored by columns (CSC) and `target_sum` is given or `columns` are
         not in X's order.
@@ -118,7 +118,7 @@ class Prepared(Wrapper):
         X = opened(X)
         names = _get_feature_names(X) if hasattr(X, "iloc") else None
         if not (isinstance(X, Source) or is_chunked(X)):
-            X = _in_memory(X)
+            X = _in_memory(X, summed=target_sum is not None)
         check_shape(X.shape)
         working_dtype(X.dtype)
         super().__init__(as_source(X))
@@ -157,6 +157,13 @@ class Prepared(Wrapper):
         """The steps as JSON values, for the identity of a run; inner steps under "before"."""
         before = {"before": self.X.described()} if isinstance(self.X, Prepared) else {}
         return self.preparation.described() | before
+
+    def keeps_missing(self, *, nan: bool) -> bool:
+        """Whether missing values of X, NaN or a number, are still that after the steps."""
+        steps, before = self.preparation, self.X
+        if isinstance(before, Prepared) and not before.keeps_missing(nan=nan):
+            return False
+        return steps.target_sum is None if nan else not steps.changes_values
 
     def find_facts(self) -> Facts:
         # Panels are cut by the bytes read from X, however few columns are selected.
@@ -295,16 +302,22 @@ def steps_of(X: Matrix) -> dict[str, Any]:
     return own | ({"before": steps_of(X.X)} if isinstance(X.X, Prepared) else {})
 
 
-def _in_memory(X: InMemory) -> InMemory:
-    X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric")
+def _in_memory(X: InMemory, *, summed: bool) -> InMemory:
+    """A matrix in memory after a check of its values; `summed`: rows are divided by their totals."""
+    X = check_array(X, accept_sparse=("csr", "csc"), dtype="numeric", ensure_all_finite="allow-nan")
     sparse = scipy.sparse.issparse(X)
     X = canonical(X) if sparse and X.format == "csr" else X
     values = X.data if sparse else X
-    smallest = values.min(initial=0) if values.dtype.kind in "if" else 0
+    smallest = np.fmin.reduce(values, axis=None, initial=0) if values.dtype.kind in "if" else 0
     if smallest < 0:
         raise DataError(
             f"Negative values in data passed to Prepared. The smallest is {smallest:g}; V = WH with W, H "
             ">= 0 cannot be: shift or clip the values, or give them as they were before they were centred."
+        )
+    if summed and values.dtype.kind == "f" and np.isnan(values).any():
+        raise DataError(
+            "Input X contains NaN. target_sum divides rows by their totals, which are unknown with missing "
+            "values: leave out target_sum, or the rows or columns with NaN."
         )
     return X
 

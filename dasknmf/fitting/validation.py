@@ -290,10 +290,10 @@ def check_missing(missing: float | str, X: Matrix) -> None:
             f"missing_values is {missing!r}, and X is sparse; entries that a sparse X does not store are "
             "zeros, and not missing: give a dense X, or fit(..., sample_weight=, feature_weight=)."
         )
-    if isinstance(X, data.Prepared):
+    if isinstance(X, data.Prepared) and not X.keeps_missing(nan=is_nan(missing)):
         raise ValueError(
-            f"missing_values is {missing!r}, and X is Prepared, which takes totals and logarithms of all "
-            "entries: prepare X beforehand, or leave missing_values at 'error'."
+            f"missing_values is {missing!r}, and X is Prepared with steps that take it for a value (totals "
+            "of rows; for a number also log1p and scale): leave out these steps, or prepare X beforehand."
         )
 
 

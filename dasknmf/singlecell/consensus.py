@@ -168,6 +168,11 @@ def consensus_nmf(
     for rank in ranks:
         clustering.check(rank)
     check_starts(parameters)  # before counts are read to choose genes
+    if parameters.get("missing_values", "error") != "error":
+        raise ValueError(
+            f"missing_values is {parameters['missing_values']!r}; spectra and scores of all genes are "
+            "computed from totals of cells, which need every entry: use nmf(adata, missing_values=)."
+        )
     keys = Keys("X_cnmf", "cNMF", "cnmf") if key_added is None else Keys.named(key_added)
     check_place(checkpoint)
     adata = target_of(adata, copy)

@@ -115,6 +115,11 @@ def nmf(
     >>> adata.obsm["X_nmf"].shape, adata.varm["NMF"].shape
     ((60, 3), (8, 3))
     """
+    if scale and parameters.get("missing_values", "error") != "error":
+        raise ValueError(
+            f"scale is True and missing_values is {parameters['missing_values']!r}; standard deviations are "
+            "computed from all entries: give scale=False, or NMF.fit(Prepared(X, scale=...))."
+        )
     keys = Keys.named(key_added)
     check_place(checkpoint)
     adata = target_of(adata, copy)

@@ -416,8 +416,31 @@ def test_bad_values_in_memory_are_refused_at_once(counts):
         with pytest.raises(DataError, match="The smallest is -3"):
             Prepared(matrix, log1p=True)
     X[7, 2] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        Prepared(X)
+    with pytest.raises(DataError, match=r"contains NaN. target_sum divides rows by their totals"):
+        Prepared(X, target_sum=1.0)
+    with pytest.raises(DataError, match=r"contains NaN. 1 of .* give missing_values='nan'"):
+        NMF(2).fit(Prepared(X))
+
+
+def test_missing_values_pass_through_steps_of_single_entries(counts, tmp_path):
+    """A wrapper that selects, takes logarithms or divides keeps what is missing; each remedy is run."""
+    X = counts.astype(np.float64)
+    X[7, 2], X[9, 0] = np.nan, np.nan
+    scale = np.linspace(1, 2, 5)
+    right = NMF(2, random_state=0, missing_values="nan", tol=1e-2).fit(np.log1p(X)[:, :5] / scale)
+    for kind in ("memory", "zarr", "dask"):
+        stored_X = X if kind == "memory" else KINDS[kind](X, tmp_path)
+        V = Prepared(Prepared(stored_X, log1p=True), columns=np.arange(5), scale=scale)
+        model = NMF(2, random_state=0, missing_values="nan", tol=1e-2)
+        W = model.fit_transform(V)
+        np.testing.assert_allclose(model.components_, right.components_, rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(model.transform(V)), np.asarray(W), rtol=1e-2, atol=1e-2)
+    coded = NMF(2, random_state=0, missing_values=0.0, tol=1e-2)
+    assert coded.fit(Prepared(counts[counts.any(axis=1)], columns=np.arange(14))).n_unobserved_features_ == 0
+    for missing, steps in ((0.0, {"log1p": True}), (0.0, {"scale": np.ones(14)}), ("nan", {"target_sum": 1})):
+        refused = NMF(2, missing_values=missing)
+        with pytest.raises(ValueError, match=r"missing_values is .*leave out these steps"):
+            refused.fit(Prepared(counts, **steps))
 
 
 REFUSED = [

@@ -306,3 +306,24 @@ def test_what_cannot_be_stored_is_refused_before_a_read(tmp_path, adata):
         assert whole.obsm["X_nmf"].shape == (40, 2)
     with pytest.raises(RunError, match="the place of a run is True"):
         nmf(adata, 2, scale=True, checkpoint=True)
+
+
+def test_missing_values_of_an_anndata(tmp_path):
+    X = np.random.default_rng(0).random((40, 6)).astype("float32")
+    X[3, 2] = np.nan
+    right = NMF(2, random_state=0, missing_values="nan").fit(X).components_
+    whole = anndata.AnnData(X)
+    whole.write_h5ad(tmp_path / "proteins.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "proteins.h5ad", backed="r")
+    for adata in (whole, backed):
+        with pytest.raises(DataError, match=r"contains NaN.* give missing_values='nan'"):
+            nmf(adata, 2)
+        nmf(adata, 2, missing_values="nan")  # as the message says
+        np.testing.assert_allclose(adata.varm["NMF"].T, right, rtol=1e-5)
+    model = NMF(2, missing_values="nan").fit(Prepared(X, feature_names=whole.var_names))
+    project(whole, model, key_added="others")
+    assert np.isfinite(whole.obsm["others"]).all()
+    with pytest.raises(ValueError, match=r"scale is True and missing_values is 'nan'.*give scale=False"):
+        nmf(whole, 2, missing_values="nan", scale=True)
+    with pytest.raises(ValueError, match=r"missing_values is 'nan'.*use nmf\(adata, missing_values=\)"):
+        consensus_nmf(whole, 2, n_init=4, missing_values="nan")
