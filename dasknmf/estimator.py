@@ -29,6 +29,7 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of, open_problem
 from dasknmf.fitting.execution import Execution
 from dasknmf.fitting.loop import log_pass
+from dasknmf.fitting.matrix import validated
 from dasknmf.fitting.model import SAMPLE_BYTES, Init
 from dasknmf.fitting.problem import Factor, FitOptions
 from dasknmf.fitting.results import parameters_of, set_from_run, set_from_session
@@ -106,8 +107,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     sample_bytes : int, default=64 MiB
         Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
     dtype : {float32, float64} or None, default=None
-        Type of W, H and the products. ``None``: float32 for float32 and for integers of up to 16 bits, else
-        float64.
+        Type of W, H and products. ``None``: float32 for float32 and 16 bits or less, else float64.
     missing_values : "error", "nan" or float, default="error"
         Value that marks missing entries: none (NaN is an error), NaN, or a number such as the nodata value of
         a raster. The loss and all updates are over observed entries. For the Frobenius loss each row and each
@@ -435,7 +435,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _coded(self, X: MatrixLike, method: str) -> Any:
         check_is_fitted(self)
-        X = validation.validated(self, X, reset=False)
+        X = validated(self, X, reset=False)
         weights = getattr(self, "feature_weight_", None)  # a model may be made by hand, of H alone
         width = float(X.shape[1] if weights is None else weights.sum())
         penalties = Penalties.scaled(self.alpha_W, self.alpha_H, self.l1_ratio, (X.shape[0], width))

@@ -24,6 +24,7 @@ from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.staging import check_stage
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.fitting import validation
+from dasknmf.fitting.matrix import validated
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, start_seeds
 from dasknmf.store import features, records, schema
@@ -119,7 +120,7 @@ def open_problem(nmf: BaseEstimator, X: MatrixLike, options: FitOptions) -> tupl
     nmf._validate_params()
     check_stage(options.stage, options.checkpoint)
     rows = labels_of(X, 0)
-    X = validation.validated(nmf, X, reset=True)
+    X = validated(nmf, X, reset=True)
     options = validation.aligned_options(options, rows, getattr(nmf, "feature_names_in_", None))
     store = None if options.checkpoint is None else writable(options.checkpoint)
     if store is not None and not options.overwrite:

@@ -1,4 +1,4 @@
-"""Checks before anything is read: X, parameters and options."""
+"""Checks of parameters and options before anything is read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ from typing import Any, cast
 
 import dask.array as da
 import numpy as np
-import scipy.sparse
 from dask.utils import format_bytes
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import validate_data
 
 from dasknmf import data
-from dasknmf.core.dtypes import working_dtype
 from dasknmf.core.feature_names import aligned
 from dasknmf.core.losses import Loss
 from dasknmf.core.solvers.resampled import EPSILON, KINDS, Resampling
 from dasknmf.core.solvers.table import SOLVERS, default_solver
-from dasknmf.core.starts.survey import mended
 from dasknmf.core.text import counted
-from dasknmf.data.source import Matrix, MatrixLike, check_shape
-from dasknmf.errors import DataError, MemoryLimitError, SourceError
+from dasknmf.data.source import Matrix, MatrixLike
+from dasknmf.errors import MemoryLimitError, SourceError
 from dasknmf.fitting.model import Init
 from dasknmf.fitting.problem import Factor, FitOptions
 
@@ -39,88 +35,6 @@ _ENOUGH_ROWS_PER_COMPONENT = 100
 too. For other losses a sample of any size is better than singular vectors: counts of 559 cells with 7 rows
 for each component took 15 reads instead of 32, digits with Itakura-Saito 110 instead of 204, to a lower
 loss."""
-
-
-def validated(model: BaseEstimator, X: MatrixLike, *, reset: bool) -> Matrix:
-    """X as an array that can be cut into panels; of a chunked X only the metadata is checked.
-
-    Parameters
-    ----------
-    model : NMF
-    X : array
-        As for `NMF.fit`.
-    reset : bool
-        Whether the number and the names of features of `model` are set, or compared with those of X.
-
-    Raises
-    ------
-    ValueError, DataError, SourceError
-        If X is not a nonnegative matrix, or has other features than the model.
-    """
-    X = data.opened(X)
-    if not (data.is_chunked(X) or isinstance(X, data.Prepared)):
-        return _validated_in_memory(model, X, reset=reset)
-    names = data.feature_names(X)
-    check_shape(X.shape)
-    working_dtype(X.dtype)
-    if reset:
-        model.n_features_in_ = int(X.shape[1])
-        if names is not None:
-            model.feature_names_in_ = names
-        elif hasattr(model, "feature_names_in_"):
-            del model.feature_names_in_
-    elif X.shape[1] != model.n_features_in_:
-        raise ValueError(
-            f"X has {X.shape[1]} features, but NMF is expecting {model.n_features_in_} features as input."
-        )
-    elif names is not None and hasattr(model, "feature_names_in_"):
-        _check_names(model.feature_names_in_, names)
-    return X
-
-
-def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Matrix:
-    sparse = scipy.sparse.issparse(X)
-    missing = getattr(model, "missing_values", "error")
-    # Dtypes that tiles convert are kept: a copy would be as large as X, or larger.
-    keep = sparse or (isinstance(X, np.ndarray) and X.dtype.kind in "biu" and X.dtype.itemsize <= 2)
-    if sparse:
-        working_dtype(X.dtype)
-    try:
-        X = validate_data(
-            model,
-            X,
-            accept_sparse=("csr", "csc"),
-            dtype=X.dtype if keep else [np.float64, np.float32],
-            ensure_all_finite="allow-nan" if is_nan(missing) else True,
-            reset=reset,
-        )
-    except ValueError as refused:
-        if not str(refused).startswith("Input X contains NaN"):
-            raise
-        raise DataError(
-            "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out the "
-            "rows or columns with NaN."
-        ) from None
-    if missing != "error":
-        return X  # tiles mask the missing values
-    X = data.canonical(X) if sparse and X.format == "csr" else X
-    smallest = (X.data if sparse else X).min(initial=0)
-    if smallest < 0:
-        place = "NMF initialization" if reset else "X in NMF"
-        raise DataError(
-            f"Negative values in data passed to {place}. The smallest is {smallest:g}; NMF takes nonnegative "
-            f"values only: {mended(sparse)}."
-        )
-    return X
-
-
-def _check_names(known: np.ndarray, found: np.ndarray) -> None:
-    difference = data.renamed(known, found)
-    if difference is not None:
-        raise ValueError(
-            f"The feature names should match those that were passed during fit: {difference}; the columns "
-            "of H are those of the fit: give X with the same columns in the same order."
-        )
 
 
 def chosen_solver(model: BaseEstimator, loss: Loss) -> str:

@@ -25,8 +25,8 @@ from dasknmf.data.prepared import Prepared
 from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.weighted import WeightedSource
 from dasknmf.estimator import NMF
-from dasknmf.fitting import validation
 from dasknmf.fitting.decide import entries_of
+from dasknmf.fitting.matrix import validated
 from dasknmf.fitting.passes import OpenMatrix
 from dasknmf.fitting.problem import Factor
 from dasknmf.selection.products import products
@@ -129,7 +129,7 @@ def usages_of(X: MatrixLike, spectra: np.ndarray) -> Factor:
     usages : ndarray or dask.array.Array of shape (n_samples, n_components)
         Lazy where X is chunked: computing it reads X once.
     """
-    X = validation.validated(NMF(), X, reset=True)
+    X = validated(NMF(), X, reset=True)
     data.source_of(X)  # refuses an X that is stored by columns
     return Refitter(X).usages(np.asarray(spectra))
 
@@ -141,7 +141,7 @@ class Refitter:
     Parameters
     ----------
     X : array of shape (n_samples, n_features)
-        As returned by `validation.validated`.
+        As returned by `fitting.matrix.validated`.
     parameters : mapping of str
         Parameters of `NMF`.
     mean_row_square : float, optional

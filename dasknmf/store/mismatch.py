@@ -59,7 +59,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], free: set[str]) 
     return [
         f"{_named(name)}: {_pair(was.get(name), now.get(name))}"
         for name in sorted((was.keys() | now.keys()) - free)
-        if was.get(name) != now.get(name)
+        if not _are_equal(name, was.get(name), now.get(name))
     ]
 
 
@@ -69,9 +69,15 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in record.items():
         if name in _NESTED and isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
-        elif value is not None and not (prefix and value is False):
+        elif value is not None:
             found[f"{prefix}{name}"] = "nan" if name == "nan" else value
     return found
+
+
+def _are_equal(name: str, was: Any, now: Any) -> bool:
+    """Whether values of a field are equal: of a nested record, None and False too."""
+    undone = (None, False) if "." in name else ()
+    return was == now or (any(was is each for each in undone) and any(now is each for each in undone))
 
 
 def _named(name: str) -> str:

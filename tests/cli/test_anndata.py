@@ -101,7 +101,9 @@ def test_steps_that_are_asked_for_are_done(tmp_path, fitted):
     np.testing.assert_allclose(open_run(run).H, expected.components_, rtol=1e-3, atol=1e-4)
     # The same command is resumed; another scale is another V.
     assert "status: converged" in done("fit", path, run, *FIT, "--normalize", "--log1p", "--scale").stdout
-    assert "preparation: " in refused(4, "fit", path, run, *FIT, "--normalize", "--log1p")
+    assert "scale of Prepared: given in the run, not set now" in refused(
+        4, "fit", path, run, *FIT, "--normalize", "--log1p"
+    )
 
 
 def test_the_genes_that_vary_most(tmp_path):

@@ -338,12 +338,12 @@ def test_a_run_goes_on_with_the_same_preparation_only(counts, tmp_path, kind):
     longer = fitted(Prepared(X, **STEPS["all"]), run=run, **PARAMETERS | {"max_iter": 5})
     same(longer, fitted(Prepared(X, **STEPS["all"]), **PARAMETERS | {"max_iter": 5}))
     for change, named in [
-        ({"target_sum": 1e3}, "'target_sum': 1000.0"),
-        ({"log1p": False}, "'log1p': False"),
-        ({"scale": None}, "'scale': None"),
-        ({"columns": ORDERED}, "'columns': '6 values"),
+        ({"target_sum": 1e3}, "target_sum of Prepared: 10000.0 in the run, 1000.0 now"),
+        ({"log1p": False}, "log1p of Prepared: True in the run, False now"),
+        ({"scale": None}, "scale of Prepared: given in the run, not set now"),
+        ({"columns": ORDERED}, "columns of Prepared: other values in the run than now"),
     ]:
-        with pytest.raises(RunMismatchError, match="preparation: ") as error:
+        with pytest.raises(RunMismatchError) as error:
             fitted(Prepared(X, **STEPS["all"] | change), run=run, **PARAMETERS)
         assert named in str(error.value)
 
@@ -384,7 +384,7 @@ def test_a_run_of_X_does_not_go_on_prepared(counts, tmp_path):
     X = KINDS["zarr"](counts, tmp_path)
     run = {"checkpoint": tmp_path / "run"}
     fitted(X, run=run, **PARAMETERS)
-    with pytest.raises(RunMismatchError, match="preparation: not set in the run"):
+    with pytest.raises(RunMismatchError, match="log1p of Prepared: not set in the run, True now"):
         fitted(Prepared(X, log1p=True), run=run, **PARAMETERS)
 
 

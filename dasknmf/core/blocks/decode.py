@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from dasknmf.core.blocks.entries import EntryWeights, Holdout
+from dasknmf.core.dtypes import native_dtype
 from dasknmf.core.kernel import inlined, kernel
 from dasknmf.core.rng import word
 
@@ -51,6 +52,8 @@ class Decoder:
         policy = _POLICIES[entries.negatives]
         self._rules = _Rules(*_as_stored(nodata, stored), scale, offset, entries.nan, policy)
 
+        self._dtype = native_dtype(stored)
+
     def __call__(self, stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray) -> int:
         """Decode rows from `start` on; the number of their entries that are not missing.
 
@@ -64,22 +67,27 @@ class Decoder:
         mask : ndarray of shape (n_rows, n_features), uint8, in the memory order of `stored`
             Written: 0 where missing, else 1.
         """
-        if stored.flags.c_contiguous:
+        by_rows = stored.flags.c_contiguous
+        if stored.dtype != self._dtype:  # compiled loops take native dtypes only: a tile at a time
+            tile = stored[start : start + len(V)]
+            stored, start = tile.astype(self._dtype, order="C" if by_rows else "F"), 0
+        if by_rows:
             return int(_by_rows(stored, start, V, mask, self._rules))
         return int(_by_features(stored.T, start, V.T, mask.T, self._rules))
 
 
 def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodata values in the stored dtype, and which columns have one: the dtype may not hold it."""
+    """Nodata values as stored, in a native dtype, and which columns have one: the dtype may not hold it."""
+    native = native_dtype(stored)
     if stored.kind == "f":
         with np.errstate(over="ignore"):
-            values = nodata.astype(stored)
+            values = nodata.astype(stored).astype(native)
         return values, ~np.isnan(values) & (np.isfinite(values) | np.isinf(nodata))
     least, most = (0, 1) if stored.kind == "b" else (np.iinfo(stored).min, np.iinfo(stored).max)
     has = (nodata >= least) & (nodata <= np.float64(most)) & (nodata == np.round(nodata))
     # The largest integer of 64 bits is not a float64; the next float64 represents it.
     largest = has & (nodata == np.float64(most))
-    values = np.where(has & ~largest, nodata, 0).astype(stored)
+    values = np.where(has & ~largest, nodata, 0).astype(native)
     values[largest] = most
     return values, has
 
