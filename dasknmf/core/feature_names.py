@@ -69,7 +69,7 @@ def labels_of(values: Any, axis: int) -> np.ndarray | None:
     axis : int
     """
     if hasattr(values, "coords") and hasattr(values, "dims"):
-        dim = values.dims[axis]
+        dim = [*values.dims, *(None,) * 2][axis]
         found = values.coords[dim].values if dim in values.coords else None
     else:
         found = getattr(values, "index" if axis == 0 else "columns", None)

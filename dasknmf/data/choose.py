@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import dask.array as da
-import numpy as np
 import scipy.sparse
 import zarr
 from zarr.abc.store import Store
@@ -16,6 +15,7 @@ from dasknmf.core.dtypes import working_dtype
 from dasknmf.data import hdf5
 from dasknmf.data.anndata_file import matrix_in_hdf5, open_anndata, open_backed
 from dasknmf.data.dask_array import DaskSource
+from dasknmf.data.foreign import as_known, is_masked
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.source import Matrix, MatrixLike, Source, check_shape
 from dasknmf.data.stored_csr import FORMATS, SparseSource
@@ -28,13 +28,13 @@ from dasknmf.io.metered import open_node
 def opened(X: MatrixLike) -> Matrix:
     """The matrix or source of X: paths, URLs and objects of zarr, anndata and h5py are opened.
 
-    Arrays in memory and Dask arrays are returned as they are.
+    Arrays in memory and Dask arrays are returned as they are; those of xarray and pydata/sparse become these.
 
     Raises
     ------
     SourceError
-        If X cannot be opened, is a Dask DataFrame (its number of rows is unknown), or an AnnData object
-        (it has several matrices).
+        If X cannot be opened, is a Dask DataFrame (its number of rows is unknown), an AnnData object (it has
+        several matrices), or a stack of images.
     DataError
         If X is a masked array.
     """
@@ -50,11 +50,12 @@ def opened(X: MatrixLike) -> Matrix:
             f"X is a {type(X).__name__}; V must be one matrix: give adata.X or a layer, or call "
             "dasknmf.singlecell.nmf(adata, n_components)."
         )
+    X = as_known(X)
     array: Any = X  # the library of X may have no types
-    if isinstance(getattr(array, "_meta", array), np.ma.MaskedArray):
+    if is_masked(array):
         raise DataError(
-            f"X is a masked array of shape {array.shape}; NMF takes every entry as observed: fill the masked "
-            "ones, or leave out their rows or columns."
+            f"X is a masked array of shape {array.shape}; NMF takes every entry as observed: give "
+            "X.filled(numpy.nan) with missing_values='nan', or leave out the masked rows or columns."
         )
     sources = (opener(X) for opener in OPENERS)
     return next((source for source in sources if source is not None), X)

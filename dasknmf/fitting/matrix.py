@@ -70,12 +70,13 @@ def _validated_in_memory(model: BaseEstimator, X: Matrix, *, reset: bool) -> Mat
             reset=reset,
         )
     except ValueError as refused:
-        if not str(refused).startswith("Input X contains NaN"):
+        if not str(refused).startswith("Input X contains NaN") or sparse:
             raise
         raise DataError(
             "Input X contains NaN. NMF takes finite values only: give missing_values='nan', or leave out the "
             "rows or columns with NaN."
         ) from None
+    sparse = scipy.sparse.issparse(X)  # a data frame of sparse columns has become a matrix
     if missing != "error":
         return X  # tiles mask the missing values
     X = data.canonical(X) if sparse and X.format == "csr" else X

@@ -1,0 +1,55 @@
+"""Arrays of other libraries (xarray, pydata/sparse, polars) as arrays of NumPy, SciPy or Dask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import scipy.sparse
+
+from dasknmf.errors import SourceError
+
+
+def as_known(X: Any) -> Any:
+    """X as an array of NumPy, SciPy or Dask, if it is one of another library that is known; else X itself.
+
+    What is lazy stays lazy.
+
+    Raises
+    ------
+    SourceError
+        If X has other dims than those of a matrix, or no values before it is collected.
+    """
+    library = type(X).__module__.partition(".")[0]
+    if library == "xarray":
+        return _of_xarray(X)
+    if library == "polars" and hasattr(X, "collect"):
+        raise SourceError("X is a polars.LazyFrame, whose values are not known yet: give X.collect().")
+    if hasattr(X, "to_scipy_sparse"):
+        return X.to_scipy_sparse()
+    if isinstance(X, da.Array) and hasattr(X._meta, "to_scipy_sparse"):
+        meta = scipy.sparse.csr_array((0, 0), dtype=X.dtype)
+        return X.map_blocks(lambda chunk: chunk.to_scipy_sparse().tocsr(), meta=meta)
+    return X
+
+
+def _of_xarray(X: Any) -> Any:
+    name = f"xarray.{type(X).__name__}"
+    dims = [str(dim) for dim in X.dims]
+    if hasattr(X, "data_vars") or len(dims) != 2:
+        raise SourceError(
+            f"X is an {name} with the dims {dims}; V must be a matrix: give a stack of images to "
+            "dasknmf.stacks.StackNMF, or as dasknmf.stacks.Stack(X), and of others one with two dims."
+        )
+    if X.chunks is not None:
+        return as_known(X.data)
+    if getattr(X, "variable", X)._in_memory:  # xarray's own test before a load; it has no public name
+        return as_known(X.data)
+    preferred = X.encoding.get("preferred_chunks", {})
+    return X.chunk({dim: preferred.get(dim, "auto") for dim in X.dims}).data
+
+
+def is_masked(X: Any) -> bool:
+    """Whether X is a masked array, or a Dask array of such."""
+    return isinstance(getattr(X, "_meta", X), np.ma.MaskedArray)
