@@ -14,12 +14,15 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from dasknmf.data.hdf5_array import StoredArray
+from dasknmf.data.read_ahead import Visits
 
 _LEFTOVER_BYTES = 64 * 2**20
 """Largest size of a process's cache of parts of chunks, in bytes."""
@@ -114,9 +117,9 @@ def _lock(key: Key) -> Any:
         return _locks.setdefault(key, threading.Lock())
 
 
-def read(vector: StoredArray, start: int, stop: int) -> np.ndarray:
-    """Elements [start, stop) of a vector."""
-    return vector.read(slice(start, stop), 0, f"entries {start} to {stop - 1}")
+def read(vector: StoredArray, start: int, stop: int, ahead: Iterable[slice] = ()) -> np.ndarray:
+    """Elements [start, stop) of a vector, before those of `ahead`."""
+    return vector.read(slice(start, stop), 0, f"entries {start} to {stop - 1}", ahead)
 
 
 class Stream:
@@ -130,12 +133,17 @@ class Stream:
     walk : Walk
     name : str
         Name of the vector.
+    visits : Visits
+        Elements of the panels that this process visits, in their order.
     """
 
-    def __init__(self, vector: StoredArray, start: int, stop: int, walk: Walk, name: str) -> None:
+    def __init__(
+        self, vector: StoredArray, start: int, stop: int, walk: Walk, name: str, visits: Visits
+    ) -> None:
         self._vector = vector
         self._start, self._stop = start, stop
         self._name, self._fit = (walk.name, name), (walk.fit, name)
+        self._visits = visits
         self._parts: list[np.ndarray] = []
         self._at = start  # elements before are in the parts, or were returned
 
@@ -163,7 +171,7 @@ class Stream:
                     _ends.put((*self._fit, self._start), before)
             values = values[: self._stop - self._start]
         elif begin < last:
-            values = read(vector, begin, min(-(-position // chunk) * chunk, last))
+            values = self._read(begin, min(-(-position // chunk) * chunk, last))
         else:  # the chunk is shared with the panel after
             with _lock((*self._name, self._stop)):
                 values = _ends.get((*self._fit, self._stop))
@@ -174,10 +182,15 @@ class Stream:
         self._parts.append(values)
         self._at += len(values)
 
+    def _read(self, begin: int, end: int) -> np.ndarray:
+        # The last chunk may be shared with the next panel, and cached from an earlier walk.
+        rest = slice(end, self._stop // self._vector.chunks[0] * self._vector.chunks[0])
+        return read(self._vector, begin, end, chain([rest], self._visits.after(self._start)))
+
     def _read_across(self, begin: int, edge: int) -> tuple[np.ndarray, np.ndarray]:
         """The parts before and after an edge of the chunk that starts at `begin`."""
         end = min(begin + self._vector.chunks[0], self._vector.shape[0])
-        before, after = np.split(read(self._vector, begin, end), [edge - begin])
+        before, after = np.split(self._read(begin, end), [edge - begin])
         return before, after
 
 

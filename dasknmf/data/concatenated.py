@@ -75,6 +75,17 @@ class Concatenated(Source):
     def for_tasks(self) -> Self:
         return self.changed(_parts=tuple(part.for_tasks() for part in self._parts))
 
+    @property
+    def ahead_bytes(self) -> int:
+        return max(part.ahead_bytes for part in self._parts)
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        parts = []
+        for (first, last), part in zip(itertools.pairwise(self._edges.tolist()), self._parts, strict=True):
+            spans = (slice(max(each.start, first) - first, min(each.stop, last) - first) for each in rows)
+            parts.append(part.visiting([each for each in spans if each.start < each.stop]))
+        return self.changed(_parts=tuple(parts))
+
     def renewed(self, *, of_a_fit: bool = False) -> Self:
         return self.changed(_parts=tuple(part.renewed(of_a_fit=of_a_fit) for part in self._parts))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ class Hdf5Array:
     """
 
     in_process = False
+    ahead_bytes = 0
 
     def __init__(self, path: str, name: str) -> None:
         self._path, self._name = path, name
@@ -46,7 +47,11 @@ class Hdf5Array:
             self._is_written = file.mode == "r"
         self.shards = self.chunks
 
-    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
+    def renewed(self) -> Hdf5Array:
+        """The array for another read of it."""
+        return self
+
+    def read(self, part: slice, axis: int, what: str, ahead: Iterable[slice] = ()) -> np.ndarray:
         """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
         values = self._by_position(part, axis) if self._is_written else None
         if values is None:

@@ -143,6 +143,15 @@ class Source(ABC):
         """A copy that is sent with each pass, without members that only the client needs."""
         return self.changed()
 
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        """A copy for a process that visits all panels, whose rows are given in the order of the visits."""
+        return self
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Encoded bytes that a process has fetched before a task needs them."""
+        return 0
+
     def renewed(self, *, of_a_fit: bool = False) -> Self:
         """A source for a new walk over V, without values that an earlier walk cached.
 
@@ -189,6 +198,13 @@ class Wrapper(Source):
 
     def for_tasks(self) -> Self:
         return self.changed(source=self.source.for_tasks())
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        return self.changed(source=self.source.visiting(rows))
+
+    @property
+    def ahead_bytes(self) -> int:
+        return self.source.ahead_bytes
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:
         return self.changed(source=self.source.renewed(of_a_fit=of_a_fit))

@@ -8,7 +8,7 @@ its panel's part of the three arrays.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from dasknmf.core.blocks.canonical import rows_of
 from dasknmf.core.panels import slab_rows
 from dasknmf.data.chunk_stream import Stream, Walk, blocks_of, read
 from dasknmf.data.hdf5_array import StoredArray
+from dasknmf.data.read_ahead import Visits
 from dasknmf.data.source import Chunks, Facts, Source, check_shape
 from dasknmf.data.zarr_array import ZarrArray
 from dasknmf.errors import DataChangedError, SourceError
@@ -81,6 +82,7 @@ class SparseSource(Source):
         self.nnz = self._data.shape[0]
         self._check()
         self._walk = Walk()
+        self._visits = Visits()
         self._fit = uuid.uuid4().hex
 
     @classmethod
@@ -114,10 +116,28 @@ class SparseSource(Source):
             )
         return self.changed(shape=self.shape[::-1], by_columns=False, feature_names=None)
 
+    @property
+    def ahead_bytes(self) -> int:
+        return max(self._data.ahead_bytes, self._indices.ahead_bytes)
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        facts = self.facts
+        assert facts.cut_bytes is not None
+        # Panels begin and end at cuts.
+        entries = (facts.cut_bytes - facts.cuts * self._indptr.dtype.itemsize) // self._entry_bytes
+        ends = np.array([(each.start, each.stop) for each in rows])
+        parts = entries[np.searchsorted(facts.cuts, ends)].tolist()
+        return self.changed(_visits=Visits(tuple(slice(*part) for part in parts)))
+
     def renewed(self, *, of_a_fit: bool = False) -> Self:
         # A new name for each fit, as V may be rewritten between two fits.
         fit = self._fit if of_a_fit else uuid.uuid4().hex
-        return self.changed(_walk=Walk(fit if of_a_fit else None), _fit=fit)
+        return self.changed(
+            _walk=Walk(fit if of_a_fit else None),
+            _fit=fit,
+            _data=self._data.renewed(),
+            _indices=self._indices.renewed(),
+        )
 
     def _check(self) -> None:
         for name, vector in (("indices", self._indices), ("indptr", self._indptr)):
@@ -189,8 +209,8 @@ class SparseSource(Source):
                 "this fit began: V was changed, bring it back or fit anew."
             )
         begin, end = int(offsets[0]), int(offsets[-1])
-        data = Stream(self._data, begin, end, self._walk, "data")
-        indices = Stream(self._indices, begin, end, self._walk, "indices")
+        data = Stream(self._data, begin, end, self._walk, "data", self._visits)
+        indices = Stream(self._indices, begin, end, self._walk, "indices", self._visits)
         most = slab_rows(1, self._entry_bytes)
         first, n_rows = 0, stop - start
         while first < n_rows:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Self
 
 import numpy as np
 
 from dasknmf.core.panels import slab_rows
 from dasknmf.data.dask_array import rather_by_columns
 from dasknmf.data.hdf5_array import Hdf5Array, StoredArray
+from dasknmf.data.read_ahead import Visits
 from dasknmf.data.source import Chunks, Facts, Source, check_shape, row_size, slab_cuts
 
 
@@ -30,6 +33,7 @@ class DenseSource(Source):
         check_shape(array.shape)
         self._array = array
         self._axis = 0
+        self._visits = Visits()
         self.feature_names = feature_names
         self.in_process = array.in_process
         self.shape = (array.shape[0], array.shape[1])
@@ -50,8 +54,20 @@ class DenseSource(Source):
     def slabs(self, start: int, stop: int, chunks: Chunks = ()) -> Iterator[np.ndarray]:
         for first in range(start, stop, self._height):
             rows = slice(first, min(first + self._height, stop))
-            slab = self._array.read(rows, self._axis, f"rows {rows.start} to {rows.stop - 1} of V")
+            what = f"rows {rows.start} to {rows.stop - 1} of V"
+            ahead = chain([slice(rows.stop, stop)], self._visits.after(start))
+            slab = self._array.read(rows, self._axis, what, ahead)
             yield slab.T if self._axis else slab
+
+    @property
+    def ahead_bytes(self) -> int:
+        return self._array.ahead_bytes
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        return self.changed(_visits=Visits(tuple(rows)))
+
+    def renewed(self, *, of_a_fit: bool = False) -> Self:
+        return self.changed(_array=self._array.renewed())
 
     def rather_transposed(self, *, parity: bool) -> bool:
         if isinstance(self._array, Hdf5Array):

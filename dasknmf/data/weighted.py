@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -62,6 +62,10 @@ class WeightedSource(Wrapper):
     def for_tasks(self) -> Self:
         weights = None if self._weights is None else self._weights.for_tasks()
         return self.changed(source=self.source.for_tasks(), _weights=weights)
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        weights = None if self._weights is None else self._weights.visiting(rows)
+        return self.changed(source=self.source.visiting(rows), _weights=weights)
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:
         weights = None if self._weights is None else self._weights.renewed(of_a_fit=of_a_fit)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Iterable
+from typing import Self
 
 import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
 from dasknmf.data.chunk_encoding import TruncatedChunk
+from dasknmf.data.read_ahead import MOST_BYTES
 from dasknmf.data.zarr_chunks import ZarrChunks
 from dasknmf.errors import DaskNMFError, SourceError, brief
 from dasknmf.io.codecs import refuse_pickles
@@ -42,14 +46,36 @@ class ZarrArray:
         self.chunks: tuple[int, ...] = array.chunks
         self.shards: tuple[int, ...] = array.shards or array.chunks
 
-    def read(self, part: slice, axis: int, what: str) -> np.ndarray:
-        """A slice along `axis`, whole along the other axes; `what` names the slice in messages."""
-        return read_patiently(lambda: self._values(part, axis), f"{what} at {self.label}")
+    @property
+    def ahead_bytes(self) -> int:
+        """Encoded bytes that a process has fetched ahead."""
+        return MOST_BYTES if self._stored is not None and self._stored.answers_late else 0
 
-    def _values(self, part: slice, axis: int) -> np.ndarray:
+    def renewed(self) -> Self:
+        """The array for another read of it, without chunks that were fetched ahead."""
+        other = copy.copy(self)
+        if self._stored is not None:
+            other._stored = self._stored.renewed()
+        return other
+
+    def read(self, part: slice, axis: int, what: str, ahead: Iterable[slice] = ()) -> np.ndarray:
+        """A slice along `axis`, whole along the other axes.
+
+        Parameters
+        ----------
+        part : slice
+        axis : int
+        what : str
+            Names the slice in messages.
+        ahead : iterable of slice
+            Slices that this process reads next.
+        """
+        return read_patiently(lambda: self._values(part, axis, ahead), f"{what} at {self.label}")
+
+    def _values(self, part: slice, axis: int, ahead: Iterable[slice]) -> np.ndarray:
         if self._stored is not None:
             try:
-                return self._stored.read(part, axis)
+                return self._stored.read(part, axis, ahead)
             except (DaskNMFError, MemoryError, TruncatedChunk):
                 raise
             except Exception as error:  # codecs have exceptions of their own

@@ -5,20 +5,24 @@ zarr-python decodes in other threads and copies every decoded chunk in the threa
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
-from zarr.core.sync import sync
 
 from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex
+from dasknmf.data.read_ahead import Chunk, ReadAhead
 from dasknmf.data.stored_chunks import ChunkGrid, Fetched, Piece, Span, bytes_at, chunks_of, runs_of
 from dasknmf.io.metered import SourceStore
 
@@ -44,6 +48,12 @@ class ZarrChunks:
         self._encoding = encoding
         fill = 0 if array.fill_value is None else array.fill_value
         self._grid = ChunkGrid(array.shape, array.chunks, np.dtype(array.dtype), fill, array.order)
+        store = array.store
+        assert isinstance(store, SourceStore)
+        self._directory = store.directory
+        nbytes = math.prod(array.chunks) * encoding.dtype.itemsize
+        self._indices: dict[Request, asyncio.Future[list[Encoded | None]]] = {}
+        self._ahead = None if self._directory else ReadAhead(self._fetch, nbytes)
 
     @classmethod
     def of(cls, array: zarr.Array) -> ZarrChunks | None:
@@ -51,58 +61,137 @@ class ZarrChunks:
         encoding = Encoding.of(array)
         return None if encoding is None else cls(array, encoding)
 
-    def read(self, part: slice, axis: int) -> np.ndarray:
+    @property
+    def answers_late(self) -> bool:
+        """Whether chunks are fetched ahead: those of files are fetched by the thread that decodes them."""
+        return self._ahead is not None
+
+    def renewed(self) -> ZarrChunks:
+        """The same chunks for another read of the array, without those that are on their way."""
+        return ZarrChunks(self._array, self._encoding)
+
+    def read(self, part: slice, axis: int, ahead: Iterable[slice] = ()) -> np.ndarray:
         """A slice along `axis`, whole along the other axes, in the memory order that Zarr gives it.
+
+        Parameters
+        ----------
+        part : slice
+        axis : int
+        ahead : iterable of slice
+            Slices that this process reads next; their chunks are fetched ahead.
 
         Raises
         ------
         Exception
             Of any class, if a chunk cannot be decoded.
         """
+        if self._ahead is not None:
+            length = self._array.chunks[axis]
+            chunks_of = partial(self._row_of_chunks, axis)
+            self._ahead.need(_rows_of_chunks(part, length), chunks_of)
+            self._ahead.begin((row for each in ahead for row in _rows_of_chunks(each, length)), chunks_of)
         return self._grid.read(part, axis, self._fetched)
 
-    def _fetched(self, pieces: list[Piece]) -> Iterator[Fetched]:
-        index = self._encoding.index
-        if index is not None:
-            found = self._fetched_from_shards(pieces, index)
-        else:
-            requests: list[Request] = [(self._key(piece.chunk), None) for piece in pieces]
-            found = zip(pieces, self._get(requests), strict=True)
-        return (Fetched(piece, encoded, self._encoding) for piece, encoded in found)
+    def _row_of_chunks(self, axis: int, row: int) -> list[Chunk]:
+        """Numbers of all chunks with one number along `axis`."""
+        lengths = zip(self._array.shape, self._array.chunks, strict=True)
+        numbers = [range(-(-length // chunk)) for length, chunk in lengths]
+        numbers[axis] = range(row, row + 1)
+        return list(product(*numbers))
 
-    def _fetched_from_shards(
-        self, pieces: list[Piece], index: ShardIndex
-    ) -> Iterator[tuple[Piece, Encoded | None]]:
+    def _fetched(self, pieces: list[Piece]) -> Iterator[Fetched]:
+        found: Iterable[tuple[Piece, Encoded | None]]
+        if self._ahead is not None:
+            encoded = self._ahead.take([piece.chunk for piece in pieces])
+            found = ((piece, encoded.pop(piece.chunk)) for piece in pieces)
+        else:
+            located = self._located(pieces, self._from_files(self._index_requests(pieces)))
+            found = located.cut(self._from_files(located.requests))
+        return (Fetched(*each, self._encoding) for each in found)
+
+    async def _fetch(self, chunks: Sequence[Chunk]) -> dict[Chunk, Encoded | None]:
+        """Encoded chunks by their numbers; None for those that were never written."""
+        store = self._array.store
+        assert isinstance(store, SourceStore)
+        pieces = [Piece(chunk, (), ()) for chunk in chunks]
+        located = self._located(pieces, await self._kept_indices(store, self._index_requests(pieces)))
+        found = located.cut(await _from_store(store, located.requests))
+        return {piece.chunk: encoded for piece, encoded in found}
+
+    async def _kept_indices(self, store: SourceStore, requests: list[Request]) -> list[Encoded | None]:
+        """Indices of shards, each of which is fetched once."""
+        for request in requests:
+            if request not in self._indices:
+                self._indices[request] = asyncio.ensure_future(_from_store(store, [request]))
+        try:
+            return [(await self._indices[request])[0] for request in requests]
+        except BaseException:
+            self._indices.clear()
+            raise
+
+    def _index_requests(self, pieces: list[Piece]) -> list[Request]:
+        """Requests for the indices of shards; none without shards."""
+        index = self._encoding.index
+        return [] if index is None else [(key, index.request) for key in self._shards(pieces, index)]
+
+    def _shards(self, pieces: list[Piece], index: ShardIndex) -> dict[str, list[Piece]]:
+        """The pieces in each shard, by the shard's key."""
         shards: dict[str, list[Piece]] = defaultdict(list)
         for piece in pieces:
             shards[self._key([at // n for at, n in zip(piece.chunk, index.shape, strict=True)])].append(piece)
+        return shards
+
+    def _located(self, pieces: list[Piece], indices: Iterable[Encoded | None]) -> _Located:
+        """The places of chunks in the store."""
+        index = self._encoding.index
+        if index is None:
+            return _Located([], [(self._key(piece.chunk), None) for piece in pieces], pieces)
+        unwritten: list[Piece] = []
         written: list[Span] = []
-        indices = self._get([(key, index.request) for key in shards])
-        for (key, inner), encoded in zip(shards.items(), indices, strict=True):
+        for (key, inner), encoded in zip(self._shards(pieces, index).items(), indices, strict=True):
             chunks = [piece.chunk for piece in inner]
             spans = [None for _ in chunks] if encoded is None else index.spans(encoded, chunks)
             for piece, span in zip(inner, spans, strict=True):
                 if span is None:
-                    yield piece, None
+                    unwritten.append(piece)
                 else:
                     written.append(Span(key, span.start, span.end, piece))
         runs = runs_of(written, _GAP_BYTES)
-        found = self._get([(run[0].key, RangeByteRequest(run[0].start, run[-1].stop)) for run in runs])
-        for run, encoded in zip(runs, found, strict=True):
-            yield from chunks_of(run, b"" if encoded is None else encoded)
+        requests = [(run[0].key, RangeByteRequest(run[0].start, run[-1].stop)) for run in runs]
+        return _Located(unwritten, requests, runs)
 
     def _key(self, chunk: Sequence[int]) -> str:
         key = self._array.metadata.encode_chunk_key(tuple(chunk))
         return f"{self._array.path}/{key}" if self._array.path else key
 
-    def _get(self, requests: Sequence[Request]) -> Iterator[Encoded | None]:
-        """The requested bytes; None for keys that do not exist."""
-        store = self._array.store
-        assert isinstance(store, SourceStore)
-        directory = store.directory
-        if directory is None:
-            return iter(sync(_from_store(store, requests)))
-        return (_from_file(directory / key, byte_range) for key, byte_range in requests)
+    def _from_files(self, requests: Sequence[Request]) -> Iterator[Encoded | None]:
+        """The requested bytes, each read when it is needed; None for keys that do not exist."""
+        assert self._directory is not None
+        return (_from_file(self._directory / key, byte_range) for key, byte_range in requests)
+
+
+def _rows_of_chunks(part: slice, length: int) -> range:
+    """Numbers along an axis of the chunks, of `length` each, that hold a slice."""
+    return range(part.start // length, -(-part.stop // length))
+
+
+class _Located(NamedTuple):
+    """The places of chunks in a store."""
+
+    unwritten: list[Piece]
+    """Pieces of chunks that were never written."""
+    requests: Sequence[Request]
+    contents: Sequence[Piece | list[Span]]
+    """What each request fetches: a chunk, or a run of chunks of a shard."""
+
+    def cut(self, found: Iterable[Encoded | None]) -> Iterator[tuple[Piece, Encoded | None]]:
+        """The pieces, each with its chunk, from the requested bytes."""
+        yield from ((piece, None) for piece in self.unwritten)
+        for content, encoded in zip(self.contents, found, strict=True):
+            if isinstance(content, Piece):
+                yield content, encoded
+            else:
+                yield from chunks_of(content, b"" if encoded is None else encoded)
 
 
 async def _from_store(store: SourceStore, requests: Sequence[Request]) -> list[Encoded | None]:

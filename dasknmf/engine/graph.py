@@ -16,11 +16,12 @@ keep nothing after a pass but staged panels of V: all passes have graphs of the 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from dask.order import order
 from dask.task_spec import GraphNode, List, Task, TaskRef
 
 from dasknmf.core.blocks import PanelSpec, RowsOnly, block_of
@@ -81,6 +82,8 @@ class Pass:
     grid: Grid
     sums: Sequence[float] | None = None
     """Sum of each panel's entries in the first read; None before the first read."""
+    one_process: bool = False
+    """Whether one process visits all panels."""
     lost: frozenset[int] = frozenset()
     """Indices of panels that a stage has lost, to be computed from their chunks again."""
 
@@ -138,7 +141,8 @@ def tallies(one_pass: Pass, get: Get, each: Map = map) -> list[Tally]:
     if one_pass.source.in_process:
         return _total_in_process(one_pass, _load(one_pass.worker_side()), each)[0]
     while True:
-        graph, _, root = _visits(one_pass, uuid.uuid4().hex)
+        graph, load, root, visited = _visits(one_pass, uuid.uuid4().hex)
+        _announce(graph, load, one_pass, visited)
         found, stats = get(graph, [root])[0]
         if not stats.lost:
             return list(found)
@@ -158,23 +162,26 @@ def _total_in_process(one_pass: Pass, side: WorkerSide, each: Map) -> Total:
 def graph_of(one_pass: Pass) -> tuple[dict[Hashable, GraphNode], Hashable]:
     """The graph of a pass, and the key of its outcomes and its statistics."""
     token = uuid.uuid4().hex
-    graph, load, total = _visits(one_pass, token)
+    graph, load, total, visited = _visits(one_pass, token)
     updated: list[Hashable] = [(f"update-{token}", number) for number in range(len(one_pass.work.phases))]
     for number, key in enumerate(updated):
         graph[key] = Task(key, _update, TaskRef(load), number, TaskRef(total))
     root = f"keep-{token}"
     graph[root] = Task(root, _write_states, TaskRef(load), List(*map(TaskRef, updated)), TaskRef(total))
+    _announce(graph, load, one_pass, visited)
     return graph, root
 
 
-def _visits(one_pass: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str, Hashable]:
-    """Graph of the visits of a pass and of their sum, with the keys of the load task and of the sum."""
+def _visits(
+    one_pass: Pass, token: str
+) -> tuple[dict[Hashable, GraphNode], str, Hashable, dict[Hashable, list[Panel]]]:
+    """Graph of the visits and of their sum, the keys of the load task and of the sum, the panels by task."""
     # The dashboard groups tasks by the name before the token.
     label = one_pass.work.phases[0].name.replace(" ", "-")
     load = f"load-{token}"
     graph: dict[Hashable, GraphNode] = {load: Task(load, _load, one_pass.worker_side())}
     upstream = Upstream(one_pass.source.upstream()) if one_pass.work.reads_data else None
-    parts: list[Hashable] = []
+    visited: dict[Hashable, list[Panel]] = {}
     for index, panels in enumerate(one_pass.grid.groups()):
         key = (f"{label}-{token}", index)
         chunks = [
@@ -185,7 +192,8 @@ def _visits(one_pass: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str,
         task = Task(key, _visit_panels, TaskRef(load), panels, one_pass.expected(panels), references)
         needed = [chunk for panel in chunks for row in panel for chunk in row]
         graph |= upstream.fused(task, needed) if upstream and needed else {key: task}
-        parts.append(key)
+        visited[key] = panels
+    parts = list(visited)
     level = 0
     while len(parts) > 1:
         sums: list[Hashable] = []
@@ -194,7 +202,23 @@ def _visits(one_pass: Pass, token: str) -> tuple[dict[Hashable, GraphNode], str,
             graph[node] = Task(node, _add, List(*map(TaskRef, parts[first : first + FAN_IN])))
             sums.append(node)
         parts, level = sums, level + 1
-    return graph, load, parts[0]
+    return graph, load, parts[0], visited
+
+
+def _announce(
+    graph: dict[Hashable, GraphNode],
+    load: Hashable,
+    one_pass: Pass,
+    visited: Mapping[Hashable, Sequence[Panel]],
+) -> None:
+    """Tell the source the order of the visits, so that it can fetch chunks ahead."""
+    if one_pass.one_process and one_pass.source.ahead_bytes:
+        place = order(graph)
+        rows = [
+            slice(panel.start, panel.stop) for key in sorted(visited, key=place.get) for panel in visited[key]
+        ]
+        in_order = replace(one_pass, source=one_pass.source.visiting(rows))
+        graph[load] = Task(load, _load, in_order.worker_side())
 
 
 @dataclass(frozen=True)

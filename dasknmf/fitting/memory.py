@@ -15,7 +15,7 @@ from dasknmf.core.blocks.simd import padded
 from dasknmf.core.phase import Phase
 from dasknmf.core.solvers import nnls
 from dasknmf.core.starts import trial
-from dasknmf.data.source import Source, slab_bytes_of
+from dasknmf.data.source import Source, nbytes_of, slab_bytes_of
 from dasknmf.engine import graph
 from dasknmf.errors import MemoryLimitError
 from dasknmf.fitting.model import Model
@@ -60,6 +60,8 @@ class Projection:
         Number of tallies that one task adds.
     staged : int
         Size of the staged panels of V; 0 without ``stage="memory"``.
+    ahead : int
+        Encoded bytes of V that are fetched ahead.
     """
 
     baseline: int
@@ -73,12 +75,13 @@ class Projection:
     factors: int
     fan_in: int
     staged: int
+    ahead: int = 0
 
     @property
     def peak(self) -> int:
         # Three copies of the rows: as read, as updated, and as written.
         each = self.slab + self.tiles + 3 * self.rows + 2 * self.tally
-        shared = (self.fan_in + 2) * self.tally + self.inputs + self.factors + self.staged
+        shared = (self.fan_in + 2) * self.tally + self.inputs + self.factors + self.staged + self.ahead
         shared += _SAMPLE_COPIES * self.sampled
         return self.baseline + _RUNTIME_BYTES + self.threads * each + shared
 
@@ -166,6 +169,7 @@ class Footprint:
             factors=grid.n_rows * self.resident * itemsize,
             fan_in=graph.FAN_IN,
             staged=-(-source.staged_bytes // scheduler.processes),
+            ahead=min(source.ahead_bytes, nbytes_of(source)),
         )
 
 

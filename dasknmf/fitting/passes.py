@@ -77,7 +77,7 @@ class OpenMatrix:
         each : callable
             The map of `at_work`.
         """
-        return graph.run(graph.Pass(work, self.source, self.grid, sums), self.scheduler.get, each)
+        return graph.run(self._pass(work, sums), self.scheduler.get, each)
 
     def tallies(
         self,
@@ -113,7 +113,10 @@ class OpenMatrix:
             checked=sums is not None,
         )
         with self.at_work() as each:
-            return graph.tallies(graph.Pass(work, self.source, self.grid, sums), self.scheduler.get, each)
+            return graph.tallies(self._pass(work, sums), self.scheduler.get, each)
+
+    def _pass(self, work: graph.Work, sums: Sequence[float] | None) -> graph.Pass:
+        return graph.Pass(work, self.source, self.grid, sums, one_process=self.scheduler.client is None)
 
 
 @dataclass(frozen=True)
