@@ -35,8 +35,9 @@ def test_a_fit_is_that_of_the_matrix_in_memory(tmp_path, small_panels, beta_loss
 def test_columns_of_csc_are_fitted_as_rows(tmp_path, small_panels, beta_loss):
     A = counts()
     path = written(tmp_path / "a.h5ad", annotated(A.tocsc()))
-    model, W = fitted(path, **PARAMETERS, beta_loss=beta_loss)
-    turned, turned_W = fitted(grouped(tmp_path / "t", A.T.tocsr(), 100), **PARAMETERS, beta_loss=beta_loss)
+    parameters = PARAMETERS | {"beta_loss": beta_loss, "dtype": np.float64}
+    model, W = fitted(path, **parameters)
+    turned, turned_W = fitted(grouped(tmp_path / "t", A.T.tocsr(), 100), **parameters)
     np.testing.assert_allclose(model.components_, turned_W.T, rtol=2e-3, atol=1e-5)
     np.testing.assert_allclose(W, turned.components_.T, rtol=2e-3, atol=1e-5)
     with pytest.raises(SourceError, match="columns only"):

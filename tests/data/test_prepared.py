@@ -149,7 +149,8 @@ def test_a_fit_is_that_of_V_prepared_beforehand(counts, tmp_path, kind, steps):
         # The chunks of X decide the panels, and its columns are not cut where all of V is.
         rows = 9 if kind != "dask" else 20
         written = da.from_array(V.preparation(counts), chunks=(rows, V.shape[1]))
-    (model, W), (other, W_other) = fitted(V, **PARAMETERS), fitted(written, **PARAMETERS)
+    parameters = PARAMETERS | {"dtype": np.float64}
+    (model, W), (other, W_other) = fitted(V, **parameters), fitted(written, **parameters)
     np.testing.assert_allclose(W, W_other, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.components_, other.components_, rtol=1e-5, atol=1e-6)
     assert model.n_features_in_ == V.shape[1]
