@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dasknmf.core.image_grid import with_gaps
 from dasknmf.io.atomic import Directory, put, refuse_existing
 from dasknmf.io.optional import needed
 from dasknmf.io.process_owner import signed
@@ -64,7 +65,7 @@ def _blocks(factors: Exported, cells: np.ndarray | None, pd: Any) -> Iterator[tu
     if layout is not None and cells is None:
         for tile, rows in tiles_of(factors.run.W, layout):
             index = pd.MultiIndex.from_arrays(places_of(tile, layout), names=layout.sample_dims)
-            yield tile.start, rows, index
+            yield tile.start, with_gaps(rows, 0) if factors.run.n_unobserved_samples else rows, index
         return
     for first, rows in factors.blocks():
         last = first + len(rows)

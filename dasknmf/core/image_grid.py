@@ -270,3 +270,13 @@ def common(cuts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     edges = [set(np.cumsum(each).tolist()) for each in cuts]
     shared = sorted(set.intersection(*edges))
     return tuple(int(length) for length in np.diff([0, *shared]))
+
+
+def with_gaps(factor: np.ndarray, axis: int) -> np.ndarray:
+    """A factor with NaN in place of rows (axis 0) or columns (axis 1) that are zero throughout.
+
+    These are the pixels or bands without an observed entry, if there are any: a fit counts them, but does not
+    keep where they are. An observed one whose factor is zero throughout becomes NaN too.
+    """
+    seen = factor.any(axis=1 - axis, keepdims=True)
+    return np.where(seen, factor, np.array(np.nan, factor.dtype))

@@ -119,6 +119,8 @@ def set_from_run(nmf: BaseEstimator, run: Run) -> Any:
     nmf.init_ = run.params["init"]
     nmf.n_iter_ = run.n_iter
     nmf.preparation_ = run.preparation
+    nmf.n_unobserved_samples_ = run.n_unobserved_samples
+    nmf.n_unobserved_features_ = run.n_unobserved_features
     if run.feature_names is not None:
         nmf.feature_names_in_ = run.feature_names
     return nmf

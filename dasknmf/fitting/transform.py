@@ -33,7 +33,7 @@ def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
         return getattr(coder, method)(_prepared(base, steps))
     if not isinstance(base, da.Array):
         return _by_panels(coder, X, method)
-    columns = {"k": len(coder.H)} if method == "transform" else {}
+    columns = {} if method == "score_samples" else {"k": len(coder.H)}
     dtype = coder.H.dtype if columns else np.dtype(np.float64)
     return da.blockwise(
         _code,
@@ -61,7 +61,7 @@ def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
     graph: dict[Any, Any] = dict(source.upstream())
     # Every computation of the graph walks over X anew.
     graph[load] = Task(load, methodcaller("renewed"), source.for_tasks())
-    columns = method == "transform"
+    columns = method != "score_samples"
     for panel in grid:
         key = (name, panel.index, 0) if columns else (name, panel.index)
         chunks = List(*(List(*map(TaskRef, row)) for row in source.chunk_keys(panel)))

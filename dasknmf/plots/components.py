@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasknmf.plots import style
-from dasknmf.plots.sources import Factorization, abscissa_of, check_image, factor_of, names_of, titles_of
+from dasknmf.plots.sources import Factorization, abscissa_of, check_image, names_of, spectra_of, titles_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def components(
     """
     if kind not in _KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {list(_KINDS)}: choose one.")
-    H = factor_of(source)
+    H = spectra_of(source)
     n_features = H.shape[1]
     if kind == "images":
         if image_shape is None:

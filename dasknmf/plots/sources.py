@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec.structs import asdict
 
 from dasknmf.core.history import Record
-from dasknmf.core.image_grid import Layout
+from dasknmf.core.image_grid import Layout, with_gaps
 from dasknmf.store.run import Run, open_run
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
             )
         W = getattr(source, "W", source)
         W = matrix(W.compute() if hasattr(W, "compute") else W, "W")
+        if getattr(source, "n_unobserved_samples", 0):
+            W = with_gaps(W, 0)
         if not isinstance(layout, Layout):
             return np.asarray(W.T.reshape(-1, *check_image(layout, len(W), "pixels")))
         maps = np.asarray(layout.images(W))
@@ -124,6 +126,13 @@ def factor_of(source: Any) -> np.ndarray:
         if hasattr(source, name):
             return np.asarray(getattr(source, name))
     return matrix(source, "H")
+
+
+def spectra_of(source: Any) -> np.ndarray:
+    """H as `factor_of`, with NaN in features without an observed entry."""
+    H, source = factor_of(source), fitted(source)
+    n_unobserved = getattr(source, "n_unobserved_features_", getattr(source, "n_unobserved_features", 0))
+    return with_gaps(H, 1) if n_unobserved else H
 
 
 def coordinate_of(layout: Layout, dim: str) -> np.ndarray | None:

@@ -114,7 +114,7 @@ def short_numbers(ax: Axes, axis: Literal["x", "y"], *, n_ticks: int = 3) -> Non
 
 def from_zero(ax: Axes, values: np.ndarray) -> None:
     """Set the ordinate from zero to a little above the largest value."""
-    ax.set_ylim(0, float(values.max(initial=0)) * 1.06 or 1.0)
+    ax.set_ylim(0, float(np.fmax.reduce(values, axis=None, initial=0)) * 1.06 or 1.0)
     despine(ax)
     short_numbers(ax, "y")
 

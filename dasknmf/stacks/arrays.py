@@ -14,15 +14,22 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Task, TaskRef
 
-from dasknmf.core.image_grid import Coordinate, Layout
+from dasknmf.core.image_grid import Coordinate, Layout, with_gaps
 
 COMPONENT = "component"
 _OF_VALUES = frozenset({"units", "long_name", "standard_name", "valid_range", "valid_min", "valid_max"})
 """Attributes of the values of a stack that do not hold for abundances."""
 
 
-def abundance(W: np.ndarray | da.Array, layout: Layout, n_components: int) -> xr.DataArray:
-    """W, NumPy or Dask of shape (n_samples, n_components), as (component, *sample_dims)."""
+def abundance(
+    W: np.ndarray | da.Array, layout: Layout, n_components: int, *, gaps: bool = False
+) -> xr.DataArray:
+    """W, NumPy or Dask of shape (n_samples, n_components), as (component, *sample_dims).
+
+    With `gaps`, pixels with zeros in all components are NaN; see `with_gaps`.
+    """
+    if gaps:
+        W = W.map_blocks(with_gaps, 0, meta=W._meta) if isinstance(W, da.Array) else with_gaps(W, 0)
     images = _images(W, layout) if isinstance(W, da.Array) else layout.images(W)
     attrs = {name: value for name, value in layout.attrs.items() if name not in _OF_VALUES}
     return _array(
@@ -30,15 +37,22 @@ def abundance(W: np.ndarray | da.Array, layout: Layout, n_components: int) -> xr
     )
 
 
-def endmember(H: np.ndarray, layout: Layout) -> xr.DataArray:
-    """H of shape (n_components, n_features) as (component, *feature_dims), in the units of the stack."""
+def endmember(H: np.ndarray, layout: Layout, *, gaps: bool = False) -> xr.DataArray:
+    """H of shape (n_components, n_features) as (component, *feature_dims), in the units of the stack.
+
+    With `gaps`, features with zeros in all components are NaN; see `with_gaps`.
+    """
+    H = with_gaps(H, 1) if gaps else H
     return _array(layout.spectra(H), "endmember", layout.feature_dims, layout, len(H), dict(layout.attrs))
 
 
 def rows_of(images: xr.DataArray, layout: Layout) -> np.ndarray:
-    """The inverse of `abundance`, or the values of one image as a vector, in the order of V's rows."""
+    """The inverse of `abundance`, or the values of one image as a vector, in the order of V's rows.
+
+    NaN of a map, where nothing was observed, is 0 in a factor.
+    """
     if COMPONENT in images.dims:
-        return layout.rows(images.transpose(COMPONENT, *layout.sample_dims).to_numpy())
+        return layout.rows(images.fillna(0).transpose(COMPONENT, *layout.sample_dims).to_numpy())
     return layout.rows(images.transpose(*layout.sample_dims).to_numpy()[None])[:, 0]
 
 

@@ -48,8 +48,9 @@ def open_raster(path: RasterPath) -> DataArray:
     xarray.DataArray
         The dims are (band, y, x), of several files (time, band, y, x). Times are the dates in the names of
         the files where they all differ, else these names; bands are their descriptions where they all
-        differ, else numbers. Nodata, scale and offset are in the attrs, where `Stack` finds them; CRS and
-        transform are in the coordinate ``spatial_ref``.
+        differ, else numbers. Where a file has a mask (internal, beside it, or an alpha band, which is left
+        out), values are floats, NaN under the mask. Nodata, scale and offset are in the attrs, where `Stack`
+        finds them; CRS and transform are in the coordinate ``spatial_ref``.
 
     Raises
     ------
@@ -82,7 +83,10 @@ def _opened(path: str, *, chunked: bool) -> DataArray:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixels have their places all the same
             warnings.filterwarnings("ignore", message="(Scales|Offsets) differ across bands")
             # Without a lock each thread reads through a handle of its own, and all at once.
-            found = rioxarray.open_rasterio(path, mask_and_scale=False, cache=False, lock=False)
+            masked, counts = _masks(path)
+            found = rioxarray.open_rasterio(
+                path, mask_and_scale=False, masked=masked, cache=False, lock=False
+            )
     except (RasterioError, OSError) as error:
         raise SourceError(f"{path!r} cannot be opened as a GeoTIFF ({error}): check the path.") from error
     if not hasattr(found, "dims") or not hasattr(found, "dtype"):
@@ -93,7 +97,13 @@ def _opened(path: str, *, chunked: bool) -> DataArray:
             "bands: convert the file, or open it with rioxarray.open_rasterio(..., band_as_variable=True) in "
             "Python."
         )
-    if chunked:
+    if not all(counts):
+        bands = found.isel({_BAND: np.flatnonzero(counts)})
+        if not masked:  # GDAL applies an alpha band only if it is the second or the fourth
+            bands, found = (each.chunk(_chunks(found)) for each in (bands, found))
+            bands = bands.where(found.isel({_BAND: counts.index(False)}, drop=True) != 0)
+        found = bands
+    if chunked and found.chunks is None:
         found = found.chunk(_chunks(found))
     described = found.attrs.get("long_name")
     if isinstance(described, tuple) and all(described) and len(set(described)) == len(described):
@@ -101,6 +111,18 @@ def _opened(path: str, *, chunked: bool) -> DataArray:
         found = found.assign_coords({_BAND: np.array(described, dtype=str)})
     found.attrs = {name: value for name, value in found.attrs.items() if name != "AREA_OR_POINT"}
     return found
+
+
+def _masks(path: str) -> tuple[bool, list[bool]]:
+    """Whether a file has a mask other than its nodata value, and which of its bands are not alpha bands."""
+    import rasterio
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    with rasterio.open(path) as file:
+        flags = [set(each) for each in file.mask_flag_enums]
+        masked = any(MaskFlags.per_dataset in each and MaskFlags.nodata not in each for each in flags)
+        counts = [each is not ColorInterp.alpha for each in file.colorinterp]
+    return masked, counts if any(counts) else [True] * len(counts)
 
 
 def _chunks(array: DataArray) -> dict[Hashable, Any]:

@@ -53,10 +53,11 @@ class StackNMF:
     Attributes
     ----------
     abundance : xarray.DataArray of dims (component, *sample_dims)
-        W, 0 in pixels without an observed value. In memory where the stack is in memory; else lazy, read from
-        the checkpoint if the fit has one.
+        W, NaN in pixels without an observed value, which are 0 in the factor; if there are any, all pixels
+        with zeros in all components are NaN. In memory where the stack is in memory; else lazy, read from the
+        checkpoint if the fit has one.
     endmember : xarray.DataArray of dims (component, *feature_dims)
-        H, in the units of the stack.
+        H, in the units of the stack; NaN in features without an observed value.
     layout : Layout
         The places of pixels and features of the stack in V.
     model_ : NMF
@@ -230,7 +231,7 @@ class StackNMF:
                 f"{list(layout.feature_dims)}; they must be the same, in the same order: transpose, rename "
                 "or select."
             )
-        W = self.model_.transform(stack)
+        W = self.model_._coded(stack, "maps")
         W = W.compute() if stack.is_in_memory else W
         return arrays.abundance(W, stack.layout, len(self.endmember))
 
@@ -312,8 +313,10 @@ class StackNMF:
 
     def _set_fit(self, model: NMF, layout: Layout, W: np.ndarray | da.Array) -> StackNMF:
         self.model_, self.layout = model, layout
-        self.abundance = arrays.abundance(W, layout, model.n_components_)
-        self.endmember = arrays.endmember(np.asarray(model.components_), layout)
+        gaps = model.n_unobserved_samples_ > 0
+        self.abundance = arrays.abundance(W, layout, model.n_components_, gaps=gaps)
+        gaps = model.n_unobserved_features_ > 0
+        self.endmember = arrays.endmember(np.asarray(model.components_), layout, gaps=gaps)
         return self
 
     def _fitted(self) -> Layout:

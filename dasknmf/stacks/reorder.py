@@ -23,7 +23,12 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
     """
     if not isinstance(value, xr.DataArray):
         return _by_rows(name, value, layout) if name in _OF_PIXELS else value
+    if name == "H":
+        return fixed_rows(value, layout, "H")
     check_aligned(name, value, layout.coords)
+    if name == "W":
+        _check_dims(name, value, layout.sample_dims, "sample")
+        return arrays.rows_of(value, layout)
     if name == "weights":
         lengths: dict[Any, int] = dict(zip(layout.sample_dims, layout.sample_shape, strict=True))
         lengths |= zip(layout.feature_dims, layout.feature_shape, strict=True)
@@ -38,25 +43,30 @@ def ordered(name: str, value: Any, layout: Layout, *, lazily: bool = False) -> A
     if set(value.dims) == set(layout.feature_dims):
         return value.transpose(*layout.feature_dims).to_numpy().reshape(-1)
     raise ValueError(
-        f"a weight has the dims {list(value.dims)}; sample_weight has the dims {list(layout.sample_dims)}, "
+        f"{name} has the dims {list(value.dims)}; sample_weight has the dims {list(layout.sample_dims)}, "
         f"feature_weight has {list(layout.feature_dims)}: give one of these, weights= for other dims, or "
         "mask= if weights are 0 and 1."
     )
 
 
-def fixed_rows(fixed: Any, layout: Layout) -> Any:
-    """Rows of H from `fixed_components`; a DataArray is matched by its dims and coordinates."""
+def fixed_rows(fixed: Any, layout: Layout, name: str = "fixed_components") -> Any:
+    """Rows of H; a DataArray is matched by its dims and coordinates."""
     if not isinstance(fixed, xr.DataArray):
         return fixed
-    if set(fixed.dims) != {arrays.COMPONENT, *layout.feature_dims}:
-        raise ValueError(
-            f"fixed_components has the dims {list(fixed.dims)}; it must have {arrays.COMPONENT!r} and the "
-            f"feature dims {list(layout.feature_dims)}: rename, select or expand_dims it."
-        )
-    check_aligned("fixed_components", fixed, layout.coords)
+    _check_dims(name, fixed, layout.feature_dims, "feature")
+    check_aligned(name, fixed, layout.coords)
     return (
         fixed.transpose(arrays.COMPONENT, *layout.feature_dims).to_numpy().reshape(len(fixed.component), -1)
     )
+
+
+def _check_dims(name: str, value: xr.DataArray, dims: tuple[str, ...], kind: str) -> None:
+    """Raise an error unless a factor has the dim of components and these dims."""
+    if set(value.dims) != {arrays.COMPONENT, *dims}:
+        raise ValueError(
+            f"{name} has the dims {list(value.dims)}; it must have {arrays.COMPONENT!r} and the {kind} dims "
+            f"{list(dims)}: rename, select or expand_dims it."
+        )
 
 
 def _by_rows(name: str, value: Any, layout: Layout) -> Any:

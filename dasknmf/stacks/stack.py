@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -32,10 +33,12 @@ from dasknmf.stacks.geotiff_in import RasterPath, is_raster, open_raster
 from dasknmf.stacks.source import TileSource, by_points, in_memory
 
 if TYPE_CHECKING:
-    from xarray import DataArray, Variable
+    from xarray import DataArray, Dataset, Variable
 
 StackPath: TypeAlias = RasterPath | Store | zarr.Group
 """The place of a Zarr store, or of one or several GeoTIFFs."""
+_DECLARED = {"_FillValue", "missing_value", "scale_factor", "add_offset", "coordinates", "grid_mapping"}
+"""Attributes of a Zarr array that xarray wrote."""
 _TILE_BYTES = 4 * 2**20
 """The size in bytes up to which stored tiles are read together."""
 
@@ -253,8 +256,31 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
             f"{str(path)!r} has no variable {missing[0] if missing else ''!r}; its variables are "
             f"{sorted(found.data_vars)}: give one of these."
         )
+    for name in _undeclared_zeros(group, found[names]):
+        found[name].attrs.pop("_FillValue")
     single = isinstance(wanted, str) or (variable is None and len(names) == 1)
     return found[names[0]] if single else found[names]
+
+
+def _undeclared_zeros(group: zarr.Group, found: Dataset) -> list[str]:
+    """Variables whose missing value is 0 only because Zarr's format 2 has this fill value by default.
+
+    xarray gives no fill value by default: with signs of it, coordinates or an encoding, 0 was declared.
+    """
+    names = []
+    for name, variable in found.data_vars.items():
+        array = group[str(name)]
+        declared = _DECLARED & set(array.attrs) or any(str(dim) in group for dim in variable.dims)
+        if array.metadata.zarr_format == 2 and not declared and variable.attrs.get("_FillValue") == 0:
+            names.append(str(name))
+    if names:
+        warnings.warn(
+            f"the arrays {names} have Zarr's fill value 0 and no attribute _FillValue; zeros are taken as "
+            "data: give missing_values=0 (--missing 0) if they mark missing values.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return names
 
 
 def _lengths(variable: Variable, dim: str) -> Sequence[int]:

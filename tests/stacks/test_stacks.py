@@ -184,5 +184,5 @@ def test_weights_on_dims_go_to_rows_and_columns():
     np.testing.assert_array_equal(ordered("feature_weight", wide.T, layout), wide.to_numpy().reshape(-1))
     with pytest.raises(ValueError, match=r"sample_weight goes from 0\.0 to 390\.0 along 'y'"):
         ordered("sample_weight", tall.isel(y=slice(None, None, -1)), layout)
-    with pytest.raises(ValueError, match=r"a weight has the dims \['time'\]"):
+    with pytest.raises(ValueError, match=r"sample_weight has the dims \['time'\]"):
         ordered("sample_weight", obj.isel(y=0, x=0, band=0), layout)

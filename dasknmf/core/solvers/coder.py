@@ -82,6 +82,14 @@ class Coder:
             self.solve(tile, W[tile.rows])
         return W
 
+    def maps(self, X: Matrix) -> np.ndarray:
+        """W of some rows of V as for `transform`, with NaN in rows without an observed entry."""
+        W = self.transform(X)
+        if self.entries is not None:
+            for tile in self._block(X).tiles():
+                W[tile.rows][~tile.nonempty_rows()] = np.nan
+        return W
+
     def solve(self, tile: Tile, W: np.ndarray, N: np.ndarray | None = None) -> None:
         """Replace the rows of W by the minimizers for the rows of a tile.
 
