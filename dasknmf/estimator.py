@@ -35,6 +35,7 @@ from dasknmf.fitting.problem import Factor, FitOptions
 from dasknmf.fitting.results import parameters_of, set_from_run, set_from_session
 from dasknmf.fitting.session import session
 from dasknmf.fitting.transform import by_rows
+from dasknmf.store.raster import in_raster_order
 from dasknmf.store.run import Run
 
 
@@ -143,8 +144,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     n_iter_ : int
         Exact passes of the start that won.
     start_seeds_, start_losses_ : ndarray of shape (n_init,)
-        For each start, the `random_state` that reproduces it with ``n_init=1``, and its last known
-        D(X | WH).
+        For each start, the `random_state` that repeats it with ``n_init=1``, and its last D(X | WH).
     best_start_ : int
         Index of the start that won.
     n_reads_ : int
@@ -357,7 +357,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         options = FitOptions(
             W, H, sample_weight, feature_weight, weights, holdout, checkpoint, overwrite, stage, callbacks
         )
-        return self._fit(X, replace(options, returns_W=True))
+        return in_raster_order(self._fit(X, replace(options, returns_W=True)), X)
 
     def transform(self, X: MatrixLike) -> Any:
         """W of new rows for the fitted H: exact for the Frobenius loss.
@@ -371,7 +371,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         W : ndarray or dask.array.Array of shape (n_samples, n_components)
             Lazy where X is chunked; computing it reads X once.
         """
-        return self._coded(X, "transform")
+        return in_raster_order(self._coded(X, "transform"), X)
 
     def inverse_transform(self, X: Matrix) -> Any:
         """WH for W = X.
@@ -399,7 +399,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         errors : ndarray or dask.array.Array of shape (n_samples,)
             Lazy where X is chunked. Half the squared residual for the Frobenius loss.
         """
-        return self._coded(X, "score_samples")
+        return in_raster_order(self._coded(X, "score_samples"), X)
 
     @classmethod
     def from_run(cls, run: Run | StoreLike) -> NMF:

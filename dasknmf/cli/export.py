@@ -191,7 +191,7 @@ def _export_stack(run: Run, target: str, kind: str, overwrite: bool) -> None:
         click.echo(f"abundance, endmember, history: {path}   open it: xarray.open_zarr({str(path)!r})")
         return
     assert run.layout is not None  # a run of a stack
-    write_geotiff(path, run.W, run.layout, run.n_unobserved_samples, overwrite)
+    write_geotiff(path, run.rows, run.layout, run.n_unobserved_samples, overwrite)
 
 
 def write_geotiff(

@@ -63,7 +63,7 @@ def _blocks(factors: Exported, cells: np.ndarray | None, pd: Any) -> Iterator[tu
     """The first row of each block, the block, and the names of its rows."""
     layout = factors.run.layout
     if layout is not None and cells is None:
-        for tile, rows in tiles_of(factors.run.W, layout):
+        for tile, rows in tiles_of(factors.run.rows, layout):
             index = pd.MultiIndex.from_arrays(places_of(tile, layout), names=layout.sample_dims)
             yield tile.start, with_gaps(rows, 0) if factors.run.n_unobserved_samples else rows, index
         return

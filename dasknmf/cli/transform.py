@@ -122,7 +122,7 @@ def _write_maps(run: Run, job: TransformJob) -> None:
     maps = model.transform(stack)  # checks the dims, too
     if is_raster(path):
         masks = stack.masked or (stack.entries is not None and stack.entries.masks)
-        write_geotiff(path, model.model_.transform(stack), stack.layout, None if masks else 0)
+        write_geotiff(path, model.model_._coded(stack, "transform"), stack.layout, None if masks else 0)
         return
     export_zarr.write_dataset(maps.to_dataset(name="abundance"), path)
     click.echo(f"abundance: {path}   open it: xarray.open_zarr({str(path)!r})")

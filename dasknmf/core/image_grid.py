@@ -191,6 +191,11 @@ class Layout:
         return self.tiles.n_rows
 
     @property
+    def pixel_index(self) -> PixelIndex:
+        """Places of V's rows in the raster."""
+        return self.tiles
+
+    @property
     def n_features(self) -> int:
         return math.prod(self.feature_shape)
 

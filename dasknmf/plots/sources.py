@@ -86,7 +86,7 @@ def images_of(source: Any, layout: tuple[int, int] | Layout | None) -> np.ndarra
             W = with_gaps(W, 0)
         if not isinstance(layout, Layout):
             return np.asarray(W.T.reshape(-1, *check_image(layout, len(W), "pixels")))
-        maps = np.asarray(layout.images(W))
+        maps = np.asarray(W.T.reshape(-1, *layout.sample_shape))
     if maps.ndim != 3:
         raise ValueError(
             f"the number of sample dims is {maps.ndim - 1}, and a map has two: give the rows of one image."

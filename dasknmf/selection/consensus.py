@@ -135,7 +135,7 @@ def open_consensus(target: StoreLike) -> Consensus:
         If a record of the run is damaged.
     """
     run, _, found = finished_run(target, "consensus", "consensus")
-    return Consensus(**_stored(found), usages=run.W, feature_names=run.feature_names, _refitter=None)
+    return Consensus(**_stored(found), usages=run.rows, feature_names=run.feature_names, _refitter=None)
 
 
 def _stored(found: Mapping[str, Any]) -> dict[str, Any]:

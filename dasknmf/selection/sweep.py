@@ -20,6 +20,7 @@ from dasknmf.selection.parameters import Stage, is_count
 from dasknmf.selection.rules import check_rule, choose, explained
 from dasknmf.selection.stability import cophenetic, dispersion, instability, silhouettes
 from dasknmf.selection.study import Choice, Factorization, Study, factorizations_of, finished_run, open_study
+from dasknmf.store.raster import in_raster_order
 from dasknmf.store.selection import COLUMNS
 
 if TYPE_CHECKING:
@@ -240,7 +241,8 @@ def rank_sweep(
             run.write_findings({"rule": choice.rule, "best": choice.best, "n_asked": n_asked}, choice.columns)
             study.final_pass(H)
             study.n_extra_reads = n_asked
-        return sweep_of(study, method, choice, H, study.returned_W())
+        W = in_raster_order(study.returned_W(), study.session.inputs.X)
+        return sweep_of(study, method, choice, H, W)
 
 
 def sweep_of(study: Study, method: Method, choice: Choice, H: np.ndarray, W: Factor) -> RankSweep:

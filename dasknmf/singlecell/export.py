@@ -58,7 +58,7 @@ class Exported:
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """W from top to bottom: the first row of each block, and the block."""
-        W = self.run.W.rechunk((self.block_rows, -1))
+        W = self.run.rows.rechunk((self.block_rows, -1))
         first = 0
         for block in W.blocks:
             with dask.config.set(scheduler="synchronous"):

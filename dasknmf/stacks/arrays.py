@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import uuid
-from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.highlevelgraph import HighLevelGraph
-from dask.task_spec import Task, TaskRef
+from dask.task_spec import TaskRef
 
 from dasknmf.core.image_grid import Coordinate, Layout, with_gaps
+from dasknmf.store import raster
 
 COMPONENT = "component"
 _OF_VALUES = frozenset({"units", "long_name", "standard_name", "valid_range", "valid_min", "valid_max"})
@@ -30,7 +28,7 @@ def abundance(
     """
     if gaps:
         W = W.map_blocks(with_gaps, 0, meta=W._meta) if isinstance(W, da.Array) else with_gaps(W, 0)
-    images = _images(W, layout) if isinstance(W, da.Array) else layout.images(W)
+    images = raster.images(W, layout.tiles) if isinstance(W, da.Array) else layout.images(W)
     attrs = {name: value for name, value in layout.attrs.items() if name not in _OF_VALUES}
     return _array(
         images, "abundance", layout.sample_dims, layout, n_components, {**attrs, "long_name": "abundance"}
@@ -83,7 +81,7 @@ def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> np.ndarr
         source = TaskRef((chunked.name, *(where.get(dim, 0) for dim in order)))
         found[number, 0] = (_rows, source, lacking, layout.feature_shape, tile.shape)
     chunks = (tuple(np.diff(layout.tiles.cuts).tolist()), (layout.n_features,))
-    return _dask_array(found, chunked, chunks, values.dtype)
+    return raster.dask_array(found, chunked, chunks, values.dtype)
 
 
 def _rows(
@@ -129,39 +127,3 @@ def _array(
 def variables(coords: Mapping[str, Coordinate]) -> dict[str, xr.Variable]:
     """Coordinates as xarray's variables."""
     return {name: xr.Variable(each.dims, each.values, dict(each.attrs)) for name, each in coords.items()}
-
-
-def _images(W: da.Array, layout: Layout) -> da.Array:
-    """The images as a Dask array of one chunk for each tile, each from the panel that has its rows."""
-    lengths = layout.tiles.lengths
-    starts = np.append(0, np.cumsum(W.chunks[0])).tolist()
-    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
-    for tile in layout.tiles:
-        panel = bisect_right(starts, tile.start) - 1
-        rows = slice(tile.start - starts[panel], tile.stop - starts[panel])
-        found[0, *tile.index] = (_image, TaskRef((W.name, panel, 0)), rows, tile.shape)
-    images = _dask_array(found, W, ((W.shape[1],), *lengths), W.dtype)
-    # Stores take chunks of one size along each dim, the last one aside.
-    regular = [max(each) if _is_irregular(each) else each for each in lengths]
-    return images.rechunk((-1, *regular)) if any(map(_is_irregular, lengths)) else images
-
-
-def _is_irregular(lengths: tuple[int, ...]) -> bool:
-    return len(set(lengths[:-1])) > 1 or (len(lengths) > 1 and lengths[-1] > lengths[0])
-
-
-def _image(rows: np.ndarray, of_tile: slice, shape: tuple[int, ...]) -> np.ndarray:
-    return np.ascontiguousarray(rows[of_tile].T).reshape(-1, *shape)
-
-
-def _dask_array(
-    calls: Mapping[tuple[int, ...], tuple[Any, ...]],
-    source: da.Array,
-    chunks: tuple[tuple[int, ...], ...],
-    dtype: np.dtype,
-) -> da.Array:
-    """A Dask array whose chunks are calls, function and arguments, that take chunks of another array."""
-    name = f"tiles-{uuid.uuid4().hex}"
-    graph = {(name, *index): Task((name, *index), *call) for index, call in calls.items()}
-    layers = HighLevelGraph.from_collections(name, graph, dependencies=[source])
-    return da.Array(layers, name, chunks, dtype, meta=np.empty((0,) * len(chunks), dtype))

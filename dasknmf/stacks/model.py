@@ -17,6 +17,7 @@ from dasknmf.core.history import Callback
 from dasknmf.core.html_repr import card_of_model
 from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
+from dasknmf.fitting.problem import FitOptions
 from dasknmf.stacks import arrays, dataset
 from dasknmf.stacks.encoding import Missing
 from dasknmf.stacks.reorder import fixed_rows, ordered
@@ -184,17 +185,12 @@ class StackNMF:
         stack = self._stack(obj, sample_dims, mask)
         fixed = fixed_rows(self._parameters.get("fixed_components"), stack.layout)
         model = NMF(**{**self._parameters, "fixed_components": fixed})
-        W = model.fit_transform(
-            stack,
-            checkpoint=checkpoint,
-            overwrite=overwrite,
-            stage=stage,
-            callbacks=callbacks,
-            **{
-                name: ordered(name, value, stack.layout, lazily=not stack.is_in_memory)
-                for name, value in options.items()
-            },
-        )
+        given = {
+            name: ordered(name, value, stack.layout, lazily=not stack.is_in_memory)
+            for name, value in options.items()
+        }
+        storage: dict[str, Any] = {"checkpoint": checkpoint, "overwrite": overwrite, "stage": stage}
+        W = model._fit(stack, FitOptions(**given, **storage, callbacks=callbacks, returns_W=True))
         return self._set_fit(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
     def fit_transform(
@@ -223,6 +219,13 @@ class StackNMF:
         ValueError
             If the features differ from those of the fit.
         """
+        stack = self._scene(obj, mask)
+        W = self.model_._coded(stack, "maps")
+        W = W.compute() if stack.is_in_memory else W
+        return arrays.abundance(W, stack.layout, len(self.endmember))
+
+    def _scene(self, obj: AnyStack, mask: xr.DataArray | None) -> Stack:
+        """Another scene, after a check that it has the features of the fit."""
         layout = self._fitted()
         stack = self._stack(obj, layout.sample_dims, mask)
         if stack.layout.feature_dims != layout.feature_dims:
@@ -231,9 +234,25 @@ class StackNMF:
                 f"{list(layout.feature_dims)}; they must be the same, in the same order: transpose, rename "
                 "or select."
             )
-        W = self.model_._coded(stack, "maps")
-        W = W.compute() if stack.is_in_memory else W
-        return arrays.abundance(W, stack.layout, len(self.endmember))
+        return stack
+
+    def score_samples(self, obj: AnyStack, mask: xr.DataArray | None = None) -> xr.DataArray:
+        """The error of each pixel of a scene: D(x | wH) with the abundances that `transform` finds.
+
+        Parameters
+        ----------
+        obj, mask
+            As for `transform`.
+
+        Returns
+        -------
+        errors : xarray.DataArray of dims sample_dims
+            Half the squared residual for the Frobenius loss. Lazy where the scene is not in memory.
+        """
+        stack = self._scene(obj, mask)
+        errors = self.model_._coded(stack, "score_samples")[:, None]
+        errors = errors.compute() if stack.is_in_memory else errors
+        return arrays.abundance(errors, stack.layout, 1).isel(component=0, drop=True).rename("error")
 
     def inverse_transform(self, abundance: xr.DataArray) -> xr.DataArray | xr.Dataset:
         """The reconstruction WH, with the dims of the stack; missing entries have values too.
@@ -293,7 +312,7 @@ class StackNMF:
         fitted.set_params(missing_values="error")  # the stack of a transform marks missing values itself
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
         negatives = None if run.identity.entries is None else run.identity.entries.negatives
-        return cls(negatives=negatives or "error", **parameters)._set_fit(fitted, run.layout, run.W)
+        return cls(negatives=negatives or "error", **parameters)._set_fit(fitted, run.layout, run.rows)
 
     def _given(self) -> dict[str, Any]:
         """The parameters that differ from their defaults, `n_components` first."""

@@ -17,6 +17,7 @@ from dasknmf.errors import RunError
 from dasknmf.store import features, image_grid, keys, records, selection
 from dasknmf.store import lock as locks
 from dasknmf.store.progress import committed, read_grid, read_run
+from dasknmf.store.raster import in_raster_order
 from dasknmf.store.roles import Roles
 from dasknmf.store.schema import Identity, Plan
 from dasknmf.store.zarr_factors import ZarrFactors
@@ -32,6 +33,9 @@ class Run:
     H : ndarray of shape (n_components, n_features)
     W : dask.array.Array of shape (n_samples, n_components)
         Lazy. Its chunks raise `RunDamagedError` once the fit has replaced the version that they belong to.
+        Of a stack of images, rows are in raster order.
+    rows : dask.array.Array of shape (n_samples, n_components)
+        W in the order in which V is read: of a stack of images, tile by tile.
     history : History
         One record for each pass.
     params : dict
@@ -139,6 +143,10 @@ class Run:
 
     @property
     def W(self) -> Any:
+        return self.rows if self.layout is None else in_raster_order(self.rows, self.layout)
+
+    @property
+    def rows(self) -> Any:
         return self._factors_of_model()[0]
 
     @property

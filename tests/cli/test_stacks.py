@@ -73,7 +73,7 @@ def test_options_of_a_fit_reach_the_model(fitted, tmp_path):
     assert "loss of held-out entries" in said
     one = open_run(tmp_path / "run")
     np.testing.assert_array_equal(one.H[0], open_run(run).H[0])
-    images = one.layout.images(one.W.compute())
+    images = one.layout.images(one.rows.compute())
     assert not images[:, :, :10].any()
     assert images[:, 20:, 10:].sum(axis=0) == pytest.approx(1, abs=0.1)
     assert "give " in refused(3, "fit", path, tmp_path / "no", *FIT, *STACK, "--mask", tmp_path / "mask.zarr")

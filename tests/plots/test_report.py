@@ -254,7 +254,7 @@ def test_pixels_with_nothing_observed_are_grey(cloudy):
     unseen = np.isnan(drawn[0])
     assert unseen[:2, :3].all()
     assert unseen.sum() == 6
-    assert drawn[0][~unseen] == pytest.approx(cloudy.layout.images(cloudy.W.compute())[1][~unseen])
+    assert drawn[0][~unseen] == pytest.approx(cloudy.layout.images(cloudy.rows.compute())[1][~unseen])
 
 
 def test_features_of_a_stack_are_lines_or_an_image(cloudy):

@@ -212,7 +212,7 @@ def test_dims_go_where_a_picture_has_them(tmp_path):
         model = fitted(obj, sample_dims=dims, checkpoint=tmp_path / f"{dims[0]}.zarr")
         run = open_run(tmp_path / f"{dims[0]}.zarr")
         out = tmp_path / f"{dims[0]}.tif"
-        written = geotiff_out.write_geotiff(out, run.W, run.layout, may_be_unobserved=False)
+        written = geotiff_out.write_geotiff(out, run.rows, run.layout, may_be_unobserved=False)
         assert (written.n_nan, written.has_crs) == (0, False)
         with rasterio.open(out) as file:
             assert file.transform[:6] == (10, 0, 95, 0, -5, 502.5)
@@ -228,7 +228,7 @@ def test_dims_are_known_by_their_names(tmp_path, names):
     obj = grid(x=degrees, y=50 - 0.5 * np.arange(30)).rename(y=down, x=across).chunk({across: 10})
     model = fitted(obj, sample_dims=(across, down), checkpoint=tmp_path / "run")
     run = open_run(tmp_path / "run")
-    geotiff_out.write_geotiff(tmp_path / "out.tif", run.W, run.layout, may_be_unobserved=False)
+    geotiff_out.write_geotiff(tmp_path / "out.tif", run.rows, run.layout, may_be_unobserved=False)
     with rasterio.open(tmp_path / "out.tif") as file:
         assert file.shape == (30, 20)
         assert file.transform[:6] == pytest.approx((0.01, 0, 169.995, 0, -0.5, 50.25), rel=1e-4)

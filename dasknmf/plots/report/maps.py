@@ -38,7 +38,7 @@ def maps_of(run: Run, chosen: np.ndarray) -> np.ndarray | None:
         return None
     for _ in range(_TRIES):
         try:
-            return _read(run.W, layout.tiles, chosen, masked=run.n_unobserved_samples > 0)
+            return _read(run.rows, layout.tiles, chosen, masked=run.n_unobserved_samples > 0)
         except RunDamagedError:
             if run.status != "running":
                 raise
