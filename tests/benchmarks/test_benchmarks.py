@@ -18,6 +18,7 @@ from benchmarks import (
     data,
     defaults,
     durability,
+    latency,
     many,
     memory,
     reads,
@@ -329,6 +330,13 @@ def test_real_matrices(package, make, shape):
     V = make()
     assert V.shape == shape
     assert V.min() == 0
+
+
+def test_latency(measured):
+    rows = measured(latency.main, "--gigabytes 0.004 -m 100 -k 3 --passes 2 --latency 0.01 --bandwidth 1e7")
+    assert rows[0]["transfer s"] == pytest.approx(rows[0]["stored GB"] * 1e9 / 1e7)
+    assert rows[0]["times transfer"] > 0.9
+    assert rows[0]["most requests"] >= 1
 
 
 @pytest.mark.slow
