@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dasknmf import NMF
 from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalties, Penalty
-from dasknmf.core.solvers import mu, newton
+from dasknmf.core.solvers import columns, mu, newton
 from dasknmf.core.solvers.inner_steps import Inner
 from dasknmf.core.solvers.packed_grams import packed_products
 from dasknmf.core.state import FactorState
@@ -123,7 +123,7 @@ def test_far_fewer_passes_than_multiplicative_updates():
 
 
 def test_numbers_out_of_range_are_refused_in_threads_too(monkeypatch):
-    monkeypatch.setattr(newton, "_COLUMNS", 4)
+    monkeypatch.setattr(columns, "_COLUMNS", 4)
     phase = newton.NewtonPass(2, 12, np.dtype("float64"), Loss(1.0), Inner(1, 1), Penalties())
     tally = phase.tally()
     tally["A"][0, 5] = np.inf

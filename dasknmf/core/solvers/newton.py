@@ -34,11 +34,9 @@ the same kind.
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
-import joblib
 import numpy as np
 from scipy.special import xlogy
 
@@ -47,6 +45,7 @@ from dasknmf.core.losses import Loss
 from dasknmf.core.penalties import Penalty
 from dasknmf.core.phase import Tally
 from dasknmf.core.solvers import mu, nnls
+from dasknmf.core.solvers.columns import mapped, parts_of
 from dasknmf.core.solvers.packed_grams import (
     Packed,
     add_to_diagonals,
@@ -62,8 +61,6 @@ _CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
 """κ: the coefficient of t² in the bound."""
 _MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
 """Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
-_COLUMNS = 512
-"""Number of columns of H in the part that one task of a thread updates."""
 _DIVERGENCE = Loss(1.0)
 
 
@@ -214,9 +211,6 @@ class NewtonPass(RatioPass):
             with np.errstate(all="ignore"):  # the engine's setting does not apply to other threads
                 return step(*of, self.penalties.H, free, state.eps, self.n_fixed)
 
-        # Columns of H do not depend on each other: the threads change no bit.
-        parts = [slice(first, first + _COLUMNS) for first in range(0, len(Ht), _COLUMNS)]
-        if len(parts) == 1:
-            return updated(parts[0]).T
-        with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            return np.concatenate(list(pool.map(updated, parts))).T
+        parts = parts_of(len(Ht))
+        with mapped(parts) as each:
+            return np.concatenate(list(each(updated, parts))).T

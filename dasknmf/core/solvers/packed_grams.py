@@ -43,8 +43,8 @@ class Packed:
         _times(self.lines, np.ascontiguousarray(F), products)
         return products
 
-    def at(self, rows: np.ndarray) -> Packed:
-        """The matrices of some rows, by their numbers or a mask."""
+    def at(self, rows: np.ndarray | slice) -> Packed:
+        """The matrices of some rows, by their numbers, a mask or a slice."""
         return Packed(self.lines[rows])
 
 

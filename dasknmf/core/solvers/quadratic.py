@@ -29,7 +29,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +40,10 @@ from dasknmf.core.penalties import Penalties
 from dasknmf.core.phase import Batching, Outcome, Phase, Rows, Tally, finite
 from dasknmf.core.solvers import first_W, over_relaxation
 from dasknmf.core.solvers.batched import Batched
+from dasknmf.core.solvers.columns import mapped, parts_of
 from dasknmf.core.solvers.grams import Gram, Grams, sum_gap, totals, weighted_rows, without_fixed
 from dasknmf.core.solvers.inner_steps import Inner, Steps
+from dasknmf.core.solvers.packed_grams import Packed
 from dasknmf.core.solvers.table import SOLVERS, Solver, Step
 from dasknmf.core.state import FactorState, State
 
@@ -51,6 +53,8 @@ _GRAM_FLOOR = 500
 SUM_WEIGHT = 1000.0
 """δ² in units of the mean squared norm of a row of V: sums of rows of W are then near one."""
 
+_PART_ENTRIES = 2**16
+"""Entries of H in the part that a thread updates: smaller parts cost more than they save."""
 _W_STREAM, _H_STREAM = 0, 1
 
 
@@ -265,7 +269,6 @@ class QuadraticPass(Phase):
         """
         Ht = state.entering_H.T.astype(np.float64, order="C")
         At = np.ascontiguousarray(A.T)
-        parts = self.grams.of_columns(G, self.penalties.H.l2)
         order = self._order(state.iteration, _H_STREAM)
         order = order[order >= self.n_fixed]
         steps = Steps(self.penalties.H.l1, order, 1, self.inner.delta, state.eps)
@@ -273,29 +276,44 @@ class QuadraticPass(Phase):
         if not len(order):
             return state.entering_H, violation
         initial = Ht.copy()
-        for step in range(self.inner.columns):
-            before = Ht.copy()
-            met = 0.0
-            for columns, S in parts:
-                some = Ht[columns]
-                met += self._step_columns(some, At[columns], S, steps)
+        parts = list(self._parts(At, G))
+
+        def stepped(part: tuple[np.ndarray, np.ndarray, Gram]) -> np.ndarray:
+            columns, cross, S = part
+            before = Ht[columns]
+            some = before.copy()
+            with np.errstate(all="ignore"):  # the engine's setting does not apply to other threads
+                met = self._step_columns(some, cross, S, steps)
                 Ht[columns] = some
-            moved = float(((Ht - before) ** 2).sum())
-            if step == 0:
-                violation, first_moved = met, moved
-            if moved <= self.inner.delta**2 * first_moved:
-                break
-        # H of the first pass after a start is the best for its W: the fit may end with it.
-        if self.inner.omega > 1 and not state.needs_first_W:
-            for columns, S in parts:
-                some = Ht[columns]
-                over_relaxation.extend(
-                    some, initial[columns], At[columns], S, self.penalties.H.l1, self.inner.omega
-                )
-                Ht[columns] = some
+                some -= before
+                return np.array([met, np.vdot(some, some)])
+
+        def extended(part: tuple[np.ndarray, np.ndarray, Gram]) -> None:
+            columns, cross, S = part
+            some = Ht[columns]
+            over_relaxation.extend(some, initial[columns], cross, S, steps.l1, self.inner.omega)
+            Ht[columns] = some
+
+        with mapped(parts) as each:
+            for step in range(self.inner.columns):
+                met, moved = np.sum(list(each(stepped, parts)), axis=0).tolist()
+                if step == 0:
+                    violation, first_moved = met, moved
+                if moved <= self.inner.delta**2 * first_moved:
+                    break
+            # H of the first pass after a start is the best for its W: the fit may end with it.
+            if self.inner.omega > 1 and not state.needs_first_W:
+                list(each(extended, parts))
         if state.observed is not None:
             Ht[state.observed == 0, self.n_fixed :] = 0
         return np.ascontiguousarray(Ht.T).astype(self.dtype, copy=False), violation
+
+    def _parts(self, At: np.ndarray, G: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, Gram]]:
+        """Columns of H in parts: their numbers, the rows of Aᵀ, and their Gram matrix."""
+        for columns, S in self.grams.of_columns(G, self.penalties.H.l2):
+            numbers = np.arange(len(At))[columns]
+            for part in parts_of(len(numbers), _PART_ENTRIES, self.k):
+                yield numbers[part], At[numbers[part]], S.at(part) if isinstance(S, Packed) else S
 
     def _step_columns(self, Ht: np.ndarray, At: np.ndarray, S: Gram, steps: Steps) -> float:
         """One step of Hᵀ in place, except for fixed rows of H; returns the violation before the step."""

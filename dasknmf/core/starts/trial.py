@@ -51,14 +51,13 @@ from dasknmf.errors import NumericalError
 
 _DESCENT = SOLVERS["cd"]
 _DRAWS = 4
+"""Random starts. Where the part is all of the rows, all starts race: all of five seeds found the lowest
+minimum of the handwritten digits (Frobenius loss); with two in the race, three of them."""
 _ROUNDS, _RATIO_ROUNDS = (4, 8, 16), (2,)
 """Passes of every start on a part of the rows before the half with the lower objectives goes on: for the
 Frobenius loss; for others, where a pass costs more and the scaled rows have been fitted before."""
 _PART_BYTES, _PART_ROWS = 2**23, 64
 """Starts are compared on about 8 MiB of the rows, as long as those are 64 for each component."""
-_FINALISTS = {True: _DRAWS + 1, False: 2}
-"""Starts that race where the part is all of the rows, so that passes are cheap: with five,
-all of five seeds found the lowest minimum of the handwritten digits; with two, three of them."""
 _SCALED_PASSES = 15
 """More passes fit the scaled rows better, but made the loss worse on gene counts."""
 _SAVED_READS = {True: 100, False: 30}
@@ -294,13 +293,11 @@ class Trial:
         n_rows, n_features = shape
         whole = courses[0].n_rows == n_rows
         with ThreadPoolExecutor(joblib.cpu_count()) as pool:
-            for passes in _ROUNDS if self.loss.quadratic else _RATIO_ROUNDS:
-                if whole and len(courses) <= _FINALISTS[self.loss.quadratic]:
-                    break
-                _advanced(pool, courses, passes)
-                courses.sort(key=lambda course: course.best.objective)
-                courses = courses[: -(-len(courses) // 2)]
             if not whole:  # passes over a part are cheap
+                for passes in _ROUNDS if self.loss.quadratic else _RATIO_ROUNDS:
+                    _advanced(pool, courses, passes)
+                    courses.sort(key=lambda course: course.best.objective)
+                    courses = courses[: -(-len(courses) // 2)]
                 courses[0].advance(pool.map, self._budget(courses[0].n_rows, n_features, 1))
                 courses = [of_all(courses[0].best.H)]
             _race(pool, courses, self._budget(n_rows, n_features, len(courses)))
