@@ -17,6 +17,7 @@ from dasknmf.core.state import FactorState, State
 from dasknmf.core.text import counted
 from dasknmf.fitting.problem import start_seeds
 from dasknmf.fitting.session import Session
+from dasknmf.fitting.transform import sums_warning
 from dasknmf.store.run import Run
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def set_from_session(nmf: BaseEstimator, session: Session) -> da.Array:
     nmf.n_unobserved_samples_, nmf.n_unobserved_features_ = inputs.roles.unobserved(state)
     usage = np.ones(len(H)) if state.usage is None else state.usage  # unknown after a start
     nmf.dead_components_ = np.flatnonzero((usage == 0) | (state.factor.max(axis=1) == 0))
-    for message, category in _warnings(nmf, progress.outcome):
+    weights = inputs.row_weights
+    n_rows = W.shape[0] - nmf.n_unobserved_samples_ if weights is None else float(weights.sum())
+    for message, category in _warnings(nmf, progress.outcome, n_rows, state.usage):
         warnings.warn(message, category, stacklevel=4)
     return W
 
@@ -61,8 +64,10 @@ def _set(nmf: BaseEstimator, H: np.ndarray, history: History, state: State) -> N
     nmf.mean_row_square_ = state.sum_to_one_weight / SUM_WEIGHT
 
 
-def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, type[Warning]]]:
-    """Messages and categories of the warnings about a fit."""
+def _warnings(
+    nmf: BaseEstimator, outcome: str | None, n_rows: float, usage: np.ndarray | None
+) -> Iterator[tuple[str, type[Warning]]]:
+    """Messages and categories of the warnings about a fit; `usage`: sums of W's columns."""
     if nmf.n_unobserved_samples_ or nmf.n_unobserved_features_:
         counts = (nmf.n_unobserved_samples_, "row"), (nmf.n_unobserved_features_, "column")
         found = " and ".join(counted(count, noun) for count, noun in counts if count)
@@ -71,6 +76,10 @@ def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, ty
             "missing values and the mask."
         )
         yield message, UserWarning
+    if nmf.sum_to_one and usage is not None:
+        message = sums_warning(float(usage.sum()), n_rows)
+        if message:
+            yield message, UserWarning
     if len(nmf.dead_components_):
         message = (
             f"components {nmf.dead_components_.tolist()} of {nmf.n_components_} are zero throughout; they "
@@ -81,7 +90,10 @@ def _warnings(nmf: BaseEstimator, outcome: str | None) -> Iterator[tuple[str, ty
         message = f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence."
         gain = nmf.history_.exact[-1].change
         if gain is not None:
-            message += f" The last pass lowered the objective by a share of {gain:.2g}."
+            message += (
+                f" The last pass lowered the objective by a share of {max(gain, 0):.2g}; a fit ends below "
+            )
+            message += f"tol, {nmf.tol:g}: give a larger tol where this is enough."
         yield message, ConvergenceWarning
 
 

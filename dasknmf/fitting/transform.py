@@ -6,6 +6,7 @@ Every row is solved by itself, so W does not depend on the chunks of X.
 from __future__ import annotations
 
 import uuid
+import warnings
 from operator import methodcaller
 from typing import Any
 
@@ -21,6 +22,9 @@ from dasknmf.core.solvers.coder import Coder, check_values
 from dasknmf.data.source import Chunks
 from dasknmf.fitting.problem import Factor
 
+_OFF = 0.1
+"""The largest difference of mean sums of rows of W from one without a warning."""
+
 
 def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
     """The result of a method of the coder for the rows of X; lazy where X is chunked."""
@@ -30,7 +34,7 @@ def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
         steps.insert(0, base.preparation)
         base = base.X
     if not data.is_chunked(X):
-        return getattr(coder, method)(_prepared(base, steps))
+        return _result(coder, _prepared(base, steps), method)
     if not isinstance(base, da.Array):
         return _by_panels(coder, X, method)
     columns = {} if method == "score_samples" else {"k": len(coder.H)}
@@ -99,4 +103,26 @@ def _coded(X: Rows, coder: Coder, method: str) -> np.ndarray:
     """The result of some rows, after a check of their values."""
     if coder.entries is None:  # otherwise tiles mask values, and `Coder` checks the others
         check_values(X if isinstance(X, np.ndarray) else X.data)
-    return np.asarray(getattr(coder, method)(X))
+    return _result(coder, X, method)
+
+
+def _result(coder: Coder, X: Rows, method: str) -> np.ndarray:
+    """The result of a method of the coder, with a warning if sums of rows of W are far from one."""
+    found = np.asarray(getattr(coder, method)(X))
+    if coder.sum_to_one_weight and method != "score_samples":
+        total = float(found.sum(dtype=np.float64, where=found > 0))
+        message = sums_warning(total, int((found > 0).any(axis=1).sum()))
+        if message:
+            warnings.warn(message, UserWarning, stacklevel=2)
+    return found
+
+
+def sums_warning(total: float, n_rows: float) -> str | None:
+    """The warning about rows of W that sum to `total` together, and should to one each; None if they do."""
+    if not n_rows or abs(total / n_rows - 1) <= _OFF:
+        return None
+    return (
+        f"rows of W sum to {total / n_rows:.3g} on average, and sum_to_one makes them 1 where X and H have "
+        "the same units: check the scale and the offset of X and of fixed components (counts of a sensor or "
+        "reflectances?)."
+    )

@@ -91,6 +91,19 @@ def entries_of(
     )
 
 
+Units: TypeAlias = tuple[float, float]
+"""Scale and offset."""
+PLAIN: Units = (1.0, 0.0)
+
+
+def units_of(entries: EntryWeights | None) -> Units | None:
+    """Scale and offset; None if those of the variables differ."""
+    if entries is None:
+        return PLAIN
+    scale, offset = entries.scale, entries.offset
+    return None if isinstance(scale, np.ndarray) or isinstance(offset, np.ndarray) else (scale, offset)
+
+
 def is_plain(entries: EntryWeights) -> bool:
     """Whether the stored values are those of V, and no value is missing."""
     unscaled = np.all(entries.scale == 1) and np.all(entries.offset == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -19,10 +20,11 @@ from dasknmf.core.image_grid import Layout
 from dasknmf.errors import RunMismatchError
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.stacks import arrays, dataset
-from dasknmf.stacks.encoding import Missing
+from dasknmf.stacks.encoding import PLAIN, Missing, Units, units_of
 from dasknmf.stacks.reorder import fixed_rows, ordered
 from dasknmf.stacks.stack import Stack, open_stack
 from dasknmf.store.run import Run
+from dasknmf.store.schema import Entries
 
 AnyStack: TypeAlias = xr.DataArray | xr.Dataset | Stack | str | os.PathLike[str]
 """A stack, or its path or URL."""
@@ -55,8 +57,9 @@ class StackNMF:
     ----------
     abundance : xarray.DataArray of dims (component, *sample_dims)
         W, NaN in pixels without an observed value, which are 0 in the factor; if there are any, all pixels
-        with zeros in all components are NaN. In memory where the stack is in memory; else lazy, read from the
-        checkpoint if the fit has one.
+        with zeros in all components are NaN. Maps and spectra are determined up to a factor for each
+        component, unless `sum_to_one` makes maps fractions. In memory where the stack is in memory, else
+        lazy: read from the checkpoint if the fit has one.
     endmember : xarray.DataArray of dims (component, *feature_dims)
         H, in the units of the stack; NaN in features without an observed value.
     layout : Layout
@@ -83,6 +86,8 @@ class StackNMF:
     endmember: xr.DataArray
     layout: Layout
     model_: NMF
+    _units: Units | None = None
+    """Scale and offset of the fitted stack; None if it holds floats, which have no units of their own."""
 
     def __init__(
         self,
@@ -191,6 +196,7 @@ class StackNMF:
         }
         storage: dict[str, Any] = {"checkpoint": checkpoint, "overwrite": overwrite, "stage": stage}
         W = model._fit(stack, FitOptions(**given, **storage, callbacks=callbacks, returns_W=True))
+        self._units = None if stack.dtype.kind == "f" else units_of(stack.entries)
         return self._set_fit(model, stack.layout, W.compute() if stack.is_in_memory else W)
 
     def fit_transform(
@@ -234,6 +240,16 @@ class StackNMF:
                 f"{list(layout.feature_dims)}; they must be the same, in the same order: transpose, rename "
                 "or select."
             )
+        if stack.dtype.kind in "iu" and self._units is not None:
+            fitted, here = self._units, units_of(stack.entries)
+            if (fitted == PLAIN) != (here == PLAIN):
+                warnings.warn(
+                    f"the scene has scale and offset {here}, and the stack of the fit had {fitted}; "
+                    "endmembers are in the units of the fit: set scale_factor and add_offset in the attrs of the "
+                    "scene, or delete them, unless its values are in these units all the same.",
+                    UserWarning,
+                    stacklevel=3,
+                )
         return stack
 
     def score_samples(self, obj: AnyStack, mask: xr.DataArray | None = None) -> xr.DataArray:
@@ -312,7 +328,15 @@ class StackNMF:
         fitted.set_params(missing_values="error")  # the stack of a transform marks missing values itself
         parameters = {name: value for name, value in fitted.get_params().items() if name != "missing_values"}
         negatives = None if run.identity.entries is None else run.identity.entries.negatives
-        return cls(negatives=negatives or "error", **parameters)._set_fit(fitted, run.layout, run.rows)
+        found = cls(negatives=negatives or "error", **parameters)
+        # Floats, whose NaN is missing, were scaled before; digests of several scales cannot be compared.
+        entries = run.identity.entries or Entries()
+        of_run = tuple(
+            plain if value is None else value
+            for value, plain in zip((entries.scale, entries.offset), PLAIN, strict=True)
+        )
+        found._units = None if entries.nan or any(isinstance(each, str) for each in of_run) else of_run
+        return found._set_fit(fitted, run.layout, run.rows)
 
     def _given(self) -> dict[str, Any]:
         """The parameters that differ from their defaults, `n_components` first."""
