@@ -187,7 +187,11 @@ class _File:
         with self._root() as root:
             # Anndata before 0.7 stored tables in another format, which its readers support.
             index = root[table].attrs.get("_index") if hasattr(root[table], "keys") else None
-            values = _read(root[table][index]) if index else _read(root[table]).index
+            found: Any = None if index else _read(root[table])
+            values = _read(root[table][index]) if index else getattr(found, "index", None)
+            if values is None:  # a table of HDF5, with the index as its first column
+                first = found[found.dtype.names[0]].tolist()
+                values = [each.decode() if isinstance(each, bytes) else each for each in first]
         return np.asarray(values, dtype=object).astype(str)
 
     def read(self, name: str) -> Any:
@@ -307,4 +311,8 @@ def matrix_in_hdf5(path: str, name: str, feature_names: np.ndarray | None = None
         if not hasattr(node, "keys"):
             return DenseSource(Hdf5Array(path, name), feature_names)
         parts = {part: Hdf5Array(path, f"{name}/{part}") for part in PARTS if part in node}
-        return SparseSource(parts, dict(node.attrs), f"{path}/{name}", feature_names)
+        attributes = dict(node.attrs)
+        if "h5sparse_format" in attributes:  # as anndata before 0.7 wrote it
+            encoding = f"{attributes['h5sparse_format']}_matrix"
+            attributes |= {"encoding-type": encoding, "shape": attributes["h5sparse_shape"]}
+        return SparseSource(parts, attributes, f"{path}/{name}", feature_names)

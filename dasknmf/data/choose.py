@@ -15,7 +15,7 @@ from dasknmf.core.dtypes import working_dtype
 from dasknmf.data import hdf5
 from dasknmf.data.anndata_file import matrix_in_hdf5, open_anndata, open_backed
 from dasknmf.data.dask_array import DaskSource
-from dasknmf.data.foreign import as_known, is_masked
+from dasknmf.data.foreign import as_known, is_masked, refuse_file
 from dasknmf.data.in_memory import MemorySource
 from dasknmf.data.source import Matrix, MatrixLike, Source, check_shape
 from dasknmf.data.stored_csr import FORMATS, SparseSource
@@ -51,6 +51,7 @@ def opened(X: MatrixLike) -> Matrix:
             "dasknmf.singlecell.nmf(adata, n_components)."
         )
     X = as_known(X)
+    refuse_file(X)
     array: Any = X  # the library of X may have no types
     if is_masked(array):
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import dask.array as da
@@ -53,3 +54,28 @@ def _of_xarray(X: Any) -> Any:
 def is_masked(X: Any) -> bool:
     """Whether X is a masked array, or a Dask array of such."""
     return isinstance(getattr(X, "_meta", X), np.ma.MaskedArray)
+
+
+_OPENED_BY = {
+    ".npy": "numpy.load({0!r}, mmap_mode='r')",
+    ".csv": "pandas.read_csv({0!r}, index_col=0)",
+    ".mtx": "scipy.io.mmread({0!r}).tocsr()",
+    ".tif": "dasknmf.stacks.Stack(dasknmf.stacks.open_stack({0!r})), or the path to StackNMF",
+    ".nc": "dasknmf.stacks.Stack(xarray.open_dataset({0!r}, chunks={{}})), or the dataset to StackNMF",
+}
+"""What to give in place of a path, by the ending of a file."""
+
+
+def refuse_file(X: Any) -> None:
+    """Raise an error for the path of a file that another library opens.
+
+    Raises
+    ------
+    SourceError
+    """
+    if not isinstance(X, (str, os.PathLike)) or not os.path.isfile(X):
+        return
+    path = os.fspath(X)
+    remedy = _OPENED_BY.get(os.path.splitext(path)[1].lower().replace(".tiff", ".tif"))
+    if remedy is not None:
+        raise SourceError(f"{path!r} is a file that another library opens: give {remedy.format(path)}.")

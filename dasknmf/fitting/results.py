@@ -76,10 +76,8 @@ def _warnings(
             "missing values and the mask."
         )
         yield message, UserWarning
-    if nmf.sum_to_one and usage is not None:
-        message = sums_warning(float(usage.sum()), n_rows)
-        if message:
-            yield message, UserWarning
+    if nmf.sum_to_one and usage is not None and (sums := sums_warning(float(usage.sum()), n_rows)):
+        yield sums, UserWarning
     if len(nmf.dead_components_):
         message = (
             f"components {nmf.dead_components_.tolist()} of {nmf.n_components_} are zero throughout; they "
@@ -90,10 +88,8 @@ def _warnings(
         message = f"Maximum number of iterations {nmf.max_iter} reached. Increase it to improve convergence."
         gain = nmf.history_.exact[-1].change
         if gain is not None:
-            message += (
-                f" The last pass lowered the objective by a share of {max(gain, 0):.2g}; a fit ends below "
-            )
-            message += f"tol, {nmf.tol:g}: give a larger tol where this is enough."
+            message += f" The last pass lowered the objective by a share of {max(gain, 0):.2g}"
+            message += f"; tol is {nmf.tol:g}: raise it where that is enough." if gain > nmf.tol else "."
         yield message, ConvergenceWarning
 
 

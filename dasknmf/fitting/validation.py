@@ -89,8 +89,8 @@ def chosen_init(
         return "sketch" if loss.quadratic and plain == "nndsvda" else plain
     if masked and model.init == "sketch":
         raise ValueError(
-            "init = 'sketch' needs every entry of X, and some are missing, hidden or weighted: use "
-            "init='sample'."
+            "init = 'sketch' needs every entry of X, and entries may be missing (NaN of a stack of floats by "
+            "default), hidden or weighted: use init='sample', or missing_values='error' if none is missing."
         )
     least = min(_LEAST_ROWS_PER_COMPONENT * k, n_rows)
     if model.init == "sample" and sampled < least:

@@ -51,7 +51,7 @@ def variables_of(obj: StackLike) -> dict[str, Variable]:
 
 def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_dataset: bool) -> None:
     """Raise `SourceError` if the dims of the variables are not those of images with these sample dims."""
-    first_name, first = next(iter(variables.items()))
+    first_name, first = max(variables.items(), key=lambda item: _alike(item[1], variables))
     for name, variable in variables.items():
         what = f"variable {name!r}" if is_dataset else "the stack"
         absent = [dim for dim in samples if dim not in variable.dims]
@@ -85,7 +85,7 @@ def check_dims(variables: Mapping[str, Variable], samples: tuple[str, ...], is_d
 
 def check_dtypes(variables: Mapping[str, Variable]) -> None:
     """Raise `SourceError` if the variables are not real numbers of one dtype."""
-    first_name, first = next(iter(variables.items()))
+    first_name, first = max(variables.items(), key=lambda item: _alike(item[1], variables))
     for name, variable in variables.items():
         if variable.dtype.kind not in "biuf":
             raise SourceError(
@@ -104,6 +104,16 @@ def check_dtypes(variables: Mapping[str, Variable]) -> None:
                 f"variable {name!r} is {variable.dtype} and {first_name!r} is {first.dtype}; one V has one "
                 f"dtype: convert one of them with astype, or leave it out with drop_vars({name!r})."
             )
+
+
+def _alike(variable: Variable, variables: Mapping[str, Variable]) -> tuple[int, int, int]:
+    """How many variables have the same dims, how many dims these are, and how many have the same dtype.
+
+    A message names the odd one out, a layer of classes for example, and not an image.
+    """
+    others = variables.values()
+    dims = sum(set(other.dims) == set(variable.dims) for other in others)
+    return dims, len(variable.dims), sum(other.dtype == variable.dtype for other in others)
 
 
 def mask_of(mask: DataArray, sizes: Mapping[Hashable, int], coords: Mapping[str, Coordinate]) -> Variable:
@@ -223,7 +233,8 @@ def coords_of(obj: StackLike) -> dict[str, Coordinate]:
         raise SourceError(
             f"the coordinates {', '.join(refused.values())} cannot be stored; numbers, bools, str and "
             "datetime64 can: convert them, dates with a time zone by obj.assign_coords(time="
-            "obj.indexes['time'].tz_localize(None)), a MultiIndex by reset_index, or "
+            "obj.indexes['time'].tz_localize(None)), those of another calendar by obj.assign_coords(time="
+            "obj.time.dt.strftime('%Y-%m-%d')), a MultiIndex by reset_index, or "
             f"drop_vars({list(refused)})."
         )
     if dropped:

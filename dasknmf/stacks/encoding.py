@@ -22,9 +22,11 @@ STORED = frozenset((*_NODATA, "scale_factor", "add_offset", "_Unsigned"))
 """Attributes of the encoding, which no array computed from the stack has."""
 
 NEGATIVES = (
-    "such values are common in reflectances (Sentinel-2 L2A since baseline 04.00 has an offset of -1000, so "
-    "that dark valid pixels are below zero); give negatives='clip' to take them as 0, or negatives='mask' to "
-    "treat them as missing; if the offset was applied twice, delete add_offset from the attrs"
+    "a value of missing pixels that the stack does not declare, such as -9999, is given as "
+    "missing_values=-9999 (--missing); other such values are common in reflectances (Sentinel-2 L2A since "
+    "baseline 04.00 has an offset of -1000, so that dark valid pixels are below zero): give negatives='clip' "
+    "to take them as 0, or negatives='mask' to treat them as missing; if the offset was applied twice, "
+    "delete add_offset from the attrs"
 )
 """The remedy for values below zero in a stack."""
 

@@ -35,13 +35,23 @@ def is_raster(path: object) -> TypeGuard[RasterPath]:
     return isinstance(path, (str, os.PathLike)) and _file(path).lower().endswith((".tif", ".tiff"))
 
 
+def is_read_by_gdal(path: object) -> TypeGuard[RasterPath]:
+    """Whether a path or URL, or each of several, names a GeoTIFF, a JPEG 2000 or a virtual raster of GDAL."""
+    if isinstance(path, (list, tuple)):
+        return bool(path) and all(map(is_read_by_gdal, path))
+    return is_raster(path) or (
+        isinstance(path, (str, os.PathLike)) and _file(path).lower().endswith((".vrt", ".jp2"))
+    )
+
+
 def open_raster(path: RasterPath) -> DataArray:
     """Open a GeoTIFF, or several of one grid, without reading values.
 
     Parameters
     ----------
     path : str or path, or sequence of these
-        Several lie along a new dim ``time``, in the order in which they are given.
+        Several lie along a new dim ``time``, in the order in which they are given; files of one band each,
+        without dates in their names, along ``band``.
 
     Returns
     -------
@@ -65,8 +75,15 @@ def open_raster(path: RasterPath) -> DataArray:
     parts = [_opened(each, chunked=True) for each in paths]
     for other, part in zip(paths[1:], parts[1:], strict=True):
         _check_alike(paths[0], parts[0], other, part)
-    labels = xarray.Variable((TIME,), _labels(paths))
-    found = xarray.concat(parts, dim=labels, join="override", combine_attrs="drop_conflicts")
+    labels = _labels(paths)
+    if labels.dtype.kind != "M" and all(part.sizes[_BAND] == 1 for part in parts):
+        parts = [part.drop_vars(_BAND).squeeze(_BAND) for part in parts]  # one file for each band
+        dim = _BAND
+    else:
+        dim = TIME
+    found = xarray.concat(
+        parts, dim=xarray.Variable((dim,), labels), join="override", combine_attrs="drop_conflicts"
+    )
     found.attrs |= {name: value for name, value in parts[0].attrs.items() if name in _OF_VALUES}
     return found
 

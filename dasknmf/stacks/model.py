@@ -21,13 +21,14 @@ from dasknmf.errors import RunMismatchError
 from dasknmf.fitting.problem import FitOptions
 from dasknmf.stacks import arrays, dataset
 from dasknmf.stacks.encoding import PLAIN, Missing, Units, units_of
+from dasknmf.stacks.geotiff_in import RasterPath
 from dasknmf.stacks.reorder import fixed_rows, ordered
 from dasknmf.stacks.stack import Stack, open_stack
 from dasknmf.store.run import Run
 from dasknmf.store.schema import Entries
 
-AnyStack: TypeAlias = xr.DataArray | xr.Dataset | Stack | str | os.PathLike[str]
-"""A stack, or its path or URL."""
+AnyStack: TypeAlias = xr.DataArray | xr.Dataset | Stack | RasterPath
+"""A stack, its path or URL, or the paths of several GeoTIFFs."""
 _OF_STACKS = ("negatives", "missing_values")
 
 
@@ -245,8 +246,8 @@ class StackNMF:
             if (fitted == PLAIN) != (here == PLAIN):
                 warnings.warn(
                     f"the scene has scale and offset {here}, and the stack of the fit had {fitted}; "
-                    "endmembers are in the units of the fit: set scale_factor and add_offset in the attrs of the "
-                    "scene, or delete them, unless its values are in these units all the same.",
+                    "endmembers are in the units of the fit: set scale_factor and add_offset in the attrs of "
+                    "the scene, or delete them, unless its values are in these units all the same.",
                     UserWarning,
                     stacklevel=3,
                 )
@@ -331,11 +332,10 @@ class StackNMF:
         found = cls(negatives=negatives or "error", **parameters)
         # Floats, whose NaN is missing, were scaled before; digests of several scales cannot be compared.
         entries = run.identity.entries or Entries()
-        of_run = tuple(
-            plain if value is None else value
-            for value, plain in zip((entries.scale, entries.offset), PLAIN, strict=True)
-        )
-        found._units = None if entries.nan or any(isinstance(each, str) for each in of_run) else of_run
+        scale = PLAIN[0] if entries.scale is None else entries.scale
+        offset = PLAIN[1] if entries.offset is None else entries.offset
+        if not entries.nan and not isinstance(scale, str) and not isinstance(offset, str):
+            found._units = scale, offset
         return found._set_fit(fitted, run.layout, run.rows)
 
     def _given(self) -> dict[str, Any]:
@@ -351,8 +351,8 @@ class StackNMF:
                     "mask is given together with a Stack, which has its own mask: give it to Stack(mask=...)."
                 )
             return obj
-        obj = open_stack(obj) if isinstance(obj, (str, os.PathLike)) else obj
-        return Stack(obj, sample_dims, mask, self.missing_values, self.negatives)
+        images: Any = open_stack(obj) if isinstance(obj, (str, os.PathLike, list, tuple)) else obj
+        return Stack(images, sample_dims, mask, self.missing_values, self.negatives)
 
     def _set_fit(self, model: NMF, layout: Layout, W: np.ndarray | da.Array) -> StackNMF:
         self.model_, self.layout = model, layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,8 @@ from dasknmf.stacks.checks import (
     variables_of,
 )
 from dasknmf.stacks.encoding import NEGATIVES, Missing, entries_of, is_plain
-from dasknmf.stacks.geotiff_in import RasterPath, is_raster, open_raster
+from dasknmf.stacks.geotiff_in import RasterPath, is_read_by_gdal, open_raster
+from dasknmf.stacks.places import as_files, dims_of, others_than
 from dasknmf.stacks.source import TileSource, by_points, in_memory
 
 if TYPE_CHECKING:
@@ -113,6 +115,8 @@ class Stack(TileSource):
         missing: Missing = "auto",
         negatives: str = "error",
     ) -> None:
+        if hasattr(obj, "data_vars"):  # a scalar, such as the CRS in spatial_ref, is no image
+            obj = obj.set_coords([name for name, each in obj.data_vars.items() if not each.dims])
         variables = variables_of(obj)
         first = next(iter(variables.values()))
         dims = cast("tuple[str, ...]", first.dims)  # `coords_of` refuses names of other types
@@ -190,8 +194,11 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
     Parameters
     ----------
     path : str, path, zarr Store or zarr.Group; or sequence of paths
-        A name that ends in .tif or .tiff is that of a GeoTIFF, which needs the ``raster`` extra. Several
-        GeoTIFFs of one grid lie along a new dim ``time``, with the dates in their names as coordinates.
+        A name that ends in .tif or .tiff is that of a GeoTIFF, which needs the ``raster`` extra, as .vrt and
+        .jp2 do. Several GeoTIFFs of one grid, also by a pattern such as ``"*.tif"``, lie along a new dim
+        ``time``, with the dates in their names as coordinates; files of one band each along ``band``.
+        One array of a Zarr group, such as a level of a multiscale image, is given by its path or by
+        `variable`, if its dims have names.
     variable : str or sequence of str, optional
         One or several variables of a Zarr store. By default all, in the order of their names.
 
@@ -218,31 +225,46 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
     ('band', 'y', 'x')
     """
     xarray = needed("xarray", "stacks", "xarray")
-    if is_raster(path):
+    path = as_files(path)
+    if is_read_by_gdal(path):
         if variable is not None:
             raise SourceError(f"{path!r} has bands and no variables; leave out variable={variable!r}.")
         return open_raster(path)
     if isinstance(path, (list, tuple)):
         raise SourceError(
-            f"{[str(each) for each in path]} are not all GeoTIFFs; only GeoTIFFs can be concatenated along a "
-            "new dim: give one store, or a DataArray that xarray.concat has made."
+            f"{[_shown(each) for each in path]} are not all GeoTIFFs; only GeoTIFFs can be concatenated "
+            "along a new dim: give one store, or a DataArray that xarray.concat has made."
         )
     group = path if isinstance(path, zarr.Group) else open_node(path)
     if not isinstance(group, zarr.Group):
+        if isinstance(path, (str, os.PathLike)) and dims_of(group):
+            above, _, name = os.fspath(path).rstrip("/").rpartition("/")
+            return open_stack(above or ".", name)
         raise SourceError(
             f"{str(path)!r} is a Zarr array without names of dims; a stack is a group that xarray has "
             "written: give the path of the group, and variable= for one of its arrays."
         )
     refuse_pickles(group)
-    found = xarray.open_dataset(
-        SourceStore(group.store),
-        engine="zarr",
-        group=group.path or None,
-        consolidated=group.metadata.consolidated_metadata is not None,
-        chunks=None,
-        mask_and_scale=False,
-        decode_timedelta=False,
-    )
+    others = [] if variable is None else others_than(variable, group)
+    try:
+        found = xarray.open_dataset(
+            SourceStore(group.store),
+            engine="zarr",
+            group=group.path or None,
+            consolidated=group.metadata.consolidated_metadata is not None,
+            chunks=None,
+            mask_and_scale=False,
+            decode_timedelta=False,
+            drop_variables=others,
+        )
+    except ValueError as error:
+        if "conflicting sizes" not in str(error):
+            raise
+        shapes = {name: array.shape for name, array in sorted(group.arrays())}
+        raise SourceError(
+            f"the arrays of {str(path)!r} have different sizes, {shapes}; a stack is one of them, or several "
+            "of one size: give variable= (--variable)."
+        ) from None
     # Some writers name the CRS in an attribute only.
     named = {each.attrs.get("grid_mapping") for each in found.data_vars.values()}
     found = found.set_coords([name for name in found.data_vars if name in named])
@@ -281,6 +303,10 @@ def _undeclared_zeros(group: zarr.Group, found: Dataset) -> list[str]:
             stacklevel=3,
         )
     return names
+
+
+def _shown(path: object) -> str:
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else type(path).__name__
 
 
 def _lengths(variable: Variable, dim: str) -> Sequence[int]:

@@ -11,6 +11,7 @@ import zarr
 from anndata.io import write_elem
 from zarr.storage import MemoryStore
 
+from dasknmf import NMF
 from dasknmf.data import grid_of, is_chunked, open_anndata, opened, rather_transposed, source_of
 from dasknmf.data.anndata_file import matrix_of
 from dasknmf.data.hdf5_array import Hdf5Array
@@ -252,3 +253,21 @@ def test_a_place_inside_a_file_is_what_is_opened(tmp_path):
     with pytest.raises(SourceError, match=r"a\.h5ad has no 'mod/atac'; it holds \['X', 'layers'"):
         open_anndata(path / "mod" / "atac")
     assert opened(f"{path}/layers/v1.").shape == (200, 3)  # a dot is part of a name
+
+
+@pytest.mark.filterwarnings("ignore:.*was written without encoding metadata")
+def test_a_file_of_anndata_before_0_7(tmp_path):
+    """Tables are structured arrays, and a sparse X has attributes of its own."""
+    counts = sp.csr_array(np.random.default_rng(0).poisson(1.0, (30, 8)).astype("f4"))
+    with h5py.File(tmp_path / "old.h5ad", "w") as file:
+        group = file.create_group("X")
+        for part in ("data", "indices", "indptr"):
+            group[part] = getattr(counts, part)
+        group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", counts.shape
+        for table, length in (("obs", 30), ("var", 8)):
+            file[table] = np.array([(f"{table}{i}",) for i in range(length)], [("index", "S6")])
+    store = open_anndata(tmp_path / "old.h5ad")
+    assert store.var_names[:2].tolist() == ["var0", "var1"]
+    ours, right = (NMF(2, random_state=0).fit(X) for X in (store.matrix(), counts))
+    np.testing.assert_allclose(ours.components_, right.components_, rtol=1e-5)
+    assert ours.feature_names_in_[0] == "var0"

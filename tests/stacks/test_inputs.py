@@ -24,8 +24,10 @@ def test_what_a_store_holds_is_opened_by_name(tmp_path):
     assert list(open_stack(zarr.open(path, mode="r"), ["B02", "B00"])) == ["B02", "B00"]
     with pytest.raises(SourceError, match=r"no variable 'B7'; its variables are \['B00', 'B01', 'B02'\]"):
         open_stack(path, "B7")
+    xr.testing.assert_identical(open_stack(path / "B00"), open_stack(path, "B00"))
+    zarr.create_array(tmp_path / "plain", shape=(2, 3, 4), dtype="f4")
     with pytest.raises(SourceError, match="names of dims"):
-        open_stack(path / "B00")
+        open_stack(tmp_path / "plain")
     with pytest.raises(SourceError, match="cannot be opened"):
         open_stack(tmp_path / "nowhere")
 

@@ -24,7 +24,7 @@ def test_a_run_knows_its_stack(small_tiles, tmp_path):
     model = fitted(obj.chunk(y=20, x=20), fit={"checkpoint": run})
     found = open_run(run)
     assert found.layout.sample_dims == ("y", "x")
-    np.testing.assert_array_equal(found.layout.images(found.W.compute()), model.abundance)
+    np.testing.assert_array_equal(found.layout.images(found.rows.compute()), model.abundance)
     np.testing.assert_array_equal(found.layout.spectra(found.H), model.endmember)
     again = StackNMF.from_run(run)
     xr.testing.assert_identical(again.abundance.load(), model.abundance.load())
@@ -35,7 +35,7 @@ def test_a_run_knows_its_stack(small_tiles, tmp_path):
 def test_W_of_a_run_is_one_layer_of_a_graph(small_tiles, tmp_path):
     """Whoever takes panel after panel would look through all layers each time."""
     model = fitted(scene().chunk(y=20, x=20), fit={"checkpoint": tmp_path / "run"})
-    W = open_run(tmp_path / "run").W
+    W = open_run(tmp_path / "run").rows
     assert W.numblocks == (6, 1)
     assert len(W.dask.layers) == 1
     np.testing.assert_array_equal(W.blocks[4].compute(), W.compute()[4 * 400 : 5 * 400])
