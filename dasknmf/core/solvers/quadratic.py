@@ -196,7 +196,8 @@ class QuadraticPass(Phase):
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
         # Zeros of a recomputed W may stay: no multiplicative step follows.
         positive = not (self.properties.moves_zeros or self.recomputed)
-        first_W.solve(W, N, S, self.penalties.W.l1, positive=positive)
+        exact = self._exact_rows or first_W.exact_pays(self.k, self.n_features)
+        first_W.solve(W, N, S, self.penalties.W.l1, exact=exact, positive=positive)
         self._clear_empty(tile, W)
 
     def _clear_empty(self, tile: Tile, W: np.ndarray) -> None:
