@@ -311,7 +311,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             of these `Prepared`.
         y : ignored
         W, H : array of shape (n_samples, n_components), (n_components, n_features)
-            Start for ``init="custom"``; W may be a Dask array.
+            Start for ``init="custom"``; W may be a Dask array, or left out (then one more read computes it).
         sample_weight, feature_weight : array of shape (n_samples,), (n_features,), optional
             Weight of each row or column of X: a row of weight 2 equals two such rows, penalties included.
             Rows of weight 0 do not influence H; X may be sparse. Labels, here and of `weights`, W and H, are

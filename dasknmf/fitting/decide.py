@@ -19,6 +19,8 @@ from dasknmf.core.feature_names import labels_of
 from dasknmf.core.losses import Loss
 from dasknmf.core.panels import Grid
 from dasknmf.core.penalties import Penalties
+from dasknmf.core.solvers.coder import Coder
+from dasknmf.core.solvers.table import SOLVERS
 from dasknmf.core.solvers.variant import Variant
 from dasknmf.data.source import Matrix, MatrixLike
 from dasknmf.data.staging import check_stage
@@ -27,6 +29,7 @@ from dasknmf.fitting import validation
 from dasknmf.fitting.matrix import validated
 from dasknmf.fitting.model import Model
 from dasknmf.fitting.problem import Factor, FitOptions, described_entries, digest, start_seeds
+from dasknmf.fitting.transform import by_rows
 from dasknmf.store import features, records, schema
 from dasknmf.store.convert import converted
 from dasknmf.store.place import writable
@@ -213,7 +216,11 @@ def decide(nmf: BaseEstimator, X: Matrix, options: FitOptions) -> Inputs:
         variant=variant,
         rows=index,
     )
-    start = None if W is None or H is None else roles.start(W, _with_fixed(H, fixed))
+    start = None
+    if H is not None:
+        H = _with_fixed(H, fixed)
+        W = _first_W(X, H, loss, solver, entries_of(nmf, X), b) if W is None else W
+        start = roles.start(W, H)
     known = features.Features(names, data.steps_of(X).get("scale"), b, source.layout)
     return Inputs(X, options, roles, source, grid, model, entries, row_weights, entry_weights, start, known)
 
@@ -308,6 +315,28 @@ def _source_of_weights(weights: Matrix, X: Matrix, grid: Grid, roles: Roles) -> 
         else:
             weights = weights.compute()
     return data.source_of(weights, transposed=roles.transposed)
+
+
+def _first_W(
+    X: Matrix,
+    H: np.ndarray,
+    loss: Loss,
+    solver: str,
+    entries: EntryWeights | None,
+    weights: np.ndarray | None,
+) -> Factor:
+    """W for the H of a custom start, as `NMF.transform` finds it; lazy where X is chunked."""
+    free = Penalties.scaled(0.0, 0.0, 0.0, X.shape).W
+    coder = Coder(H, loss, free, tol=1e-4, max_iter=1000, entries=entries, weights=weights)
+    W = by_rows(coder, X, "transform")
+    if SOLVERS[solver].moves_zeros:
+        return W
+    return W.map_blocks(_floored, meta=W._meta) if isinstance(W, da.Array) else _floored(W)
+
+
+def _floored(W: np.ndarray) -> np.ndarray:
+    """W with small values in place of zeros, which multiplicative updates cannot change, row by row."""
+    return np.maximum(W, W.dtype.type(1e-4) * W.max(axis=1, keepdims=True, initial=0))
 
 
 def _with_fixed(H: np.ndarray, fixed: np.ndarray | None) -> np.ndarray:

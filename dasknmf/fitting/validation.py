@@ -115,7 +115,7 @@ def chosen_init(
 def checked_start(
     model: BaseEstimator, X: Matrix, W: Factor | None, H: Factor | None, dtype: np.dtype
 ) -> tuple[Factor | None, np.ndarray | None]:
-    """A custom start, checked against X, or None."""
+    """A custom start, checked against X: W and H, H alone, or neither."""
     if model.init != "custom":
         if W is not None or H is not None:
             warnings.warn(
@@ -125,17 +125,20 @@ def checked_start(
                 stacklevel=6,
             )
         return None, None
-    if W is None or H is None:
-        missing = " and ".join(f"{name} is None" for name, F in (("W", W), ("H", H)) if F is None)
-        raise ValueError(f"init='custom' needs both W and H; {missing}: pass fit(X, W=..., H=...).")
+    if H is None:
+        missing = "H is None" if W is not None else "W is None and H is None"
+        raise ValueError(
+            f"init='custom' needs H, or both W and H; {missing}: pass fit(X, H=...) or fit(X, W=..., H=...)."
+        )
     k = chosen_k(model, int(X.shape[1]), H)
-    shapes = {"W": (X.shape[0], k), "H": (k, X.shape[1])}
-    for name, F in (("W", W), ("H", H)):
-        check_factor(F, shapes[name], f"NMF (input {name})")
-    if np.dtype(W.dtype) != dtype or np.dtype(H.dtype) != dtype:
+    check_factor(H, (k, X.shape[1]), "NMF (input H)")
+    if W is not None:
+        check_factor(W, (X.shape[0], k), "NMF (input W)")
+    if {np.dtype(F.dtype) for F in (W, H) if F is not None} != {dtype}:
+        of_W = "" if W is None else f", W.dtype = {W.dtype}"
         raise TypeError(
             "H and W should have the same dtype as X. "
-            f"Got H.dtype = {H.dtype}, W.dtype = {W.dtype} and {dtype} for X: convert them."
+            f"Got H.dtype = {H.dtype}{of_W} and {dtype} for X: convert them."
         )
     return W, np.asarray(H)
 

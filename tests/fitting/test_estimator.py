@@ -359,7 +359,7 @@ def test_bad_parameters(low_rank):
         ({"solver": "bpp", "beta_loss": 1.0}, "solver 'bpp' does not handle beta_loss = 1.0"),
         ({"n_components": 20, "init": "nndsvd"}, "init = 'nndsvd' can only be used when"),
         ({"dtype": np.int32}, "dtype is int32; it must be float32, float64 or None"),
-        ({"init": "custom"}, "needs both W and H"),
+        ({"init": "custom"}, "needs H, or both W and H; W is None and H is None"),
     ]:
         with pytest.raises(ValueError, match=message):
             NMF(**{"n_components": 3} | parameters).fit(low_rank)
