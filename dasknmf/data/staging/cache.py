@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Self
 
@@ -59,10 +59,18 @@ class Staged(Wrapper):
         super().__init__(source)
         self._cache = cache
         self._unaided = unaided
+        self._is_begun = False
         self.staged_bytes = nbytes_of(source) if cache.in_memory else 0
 
     def for_tasks(self) -> Self:
         return self.changed(source=self.source.for_tasks(), _cache=self._cache.for_tasks())
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        # Passes after the first fetch the lost panels alone.
+        if self._is_begun:
+            return self
+        self._is_begun = True
+        return super().visiting(rows)
 
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         return self._cache.chunk_keys(self.source, panel, lost=lost)
