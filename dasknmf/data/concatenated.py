@@ -80,10 +80,14 @@ class Concatenated(Source):
         return max(part.ahead_bytes for part in self._parts)
 
     def visiting(self, rows: Sequence[slice]) -> Self:
-        parts = []
-        for (first, last), part in zip(itertools.pairwise(self._edges.tolist()), self._parts, strict=True):
-            spans = (slice(max(each.start, first) - first, min(each.stop, last) - first) for each in rows)
-            parts.append(part.visiting([each for each in spans if each.start < each.stop]))
+        spans: list[list[slice]] = [[] for _ in self._parts]
+        for each in rows:
+            number = int(np.searchsorted(self._edges, each.start, side="right")) - 1
+            while number < len(spans) and (first := int(self._edges[number])) < each.stop:
+                last = int(self._edges[number + 1])
+                spans[number].append(slice(max(each.start, first) - first, min(each.stop, last) - first))
+                number += 1
+        parts = (part.visiting(own) for part, own in zip(self._parts, spans, strict=True))
         return self.changed(_parts=tuple(parts))
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
@@ -259,6 +259,10 @@ class _PreparedColumns(Wrapper):
     def chunk_keys(self, panel: Panel, *, lost: bool = False) -> list[list[Hashable]]:
         start, stop = self._read_for(panel.start, panel.stop)
         return self.source.chunk_keys(Panel(panel.index, start, stop), lost=lost)
+
+    def visiting(self, rows: Sequence[slice]) -> Self:
+        of_X = [slice(*self._read_for(each.start, each.stop)) for each in rows]
+        return self.changed(source=self.source.visiting(of_X))
 
     def _read_for(self, start: int, stop: int) -> tuple[int, int]:
         """The range of rows of Xᵀ, from cut to cut, that is read for rows [start, stop) of Vᵀ."""

@@ -1,23 +1,22 @@
 """Encoded chunks that are fetched before a task needs them, from stores that answer late.
 
 A request to an object store takes 20 to 500 ms, whatever its size. While a task decodes and multiplies the
-chunks of some rows, Zarr's event loop fetches those of the next rows. A process has at most `MOST_BYTES` of
-encoded chunks on the way or waiting. Their size is known once they have arrived: until then each counts as
-the mean of earlier chunks of its array, and as its decoded size before the first has arrived. So the first
-rows are fetched with few requests, and later ones with as many as fill the bound.
+chunks of some rows, Zarr's event loop fetches those of the next rows. The bytes of an array that are on their
+way or wait for their task are bounded. Sizes of chunks are known once they have arrived: until then a chunk
+counts as the mean of earlier ones, and as its decoded size before the first has arrived. So the first rows
+are fetched with few requests, and later ones with as many as fill the bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from zarr.core.sync import _get_loop
 
@@ -25,9 +24,12 @@ from dasknmf.data.chunk_encoding import Encoded
 from dasknmf.io.counts import Counts, count, counting
 
 MOST_BYTES = 128 * 2**20
-"""Encoded bytes that a process has on the way or waiting for their task: 200 MB/s for .6 s."""
+"""Encoded bytes of a matrix that a process has on the way or waiting: 200 MB/s for .6 s."""
 _BATCH_BYTES = 4 * 2**20
 """Encoded bytes of neighbouring rows of chunks that are fetched together: requests to shards are large."""
+_MOST_RATIO = 16
+"""Chunks that have not arrived count as at least this part of their decoded size: earlier ones may have been
+constant."""
 
 Chunk: TypeAlias = tuple[int, ...]
 """Number of a chunk along each axis."""
@@ -56,53 +58,18 @@ class Visits:
         return islice(self.parts, self._numbers.get(start, len(self.parts)) + 1, None)
 
 
-class _Held:
-    """Bytes on the way or waiting, in this process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._nbytes = 0
-
-    def add(self, nbytes: int, *, within: int | None = None) -> bool:
-        """Add bytes, which may be negative; False if there would be more than `within`."""
-        with self._lock:
-            if within is not None and self._nbytes and self._nbytes + nbytes > within:
-                return False
-            self._nbytes += nbytes
-            return True
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
-
-
-HELD = _Held()
-
-
+@dataclass
 class _Batch:
     """Chunks that are fetched together."""
 
-    def __init__(self, found: Future[tuple[dict[Chunk, Encoded | None], Counts]], reserved: int) -> None:
-        self.found = found
-        self.reserved = reserved
-        # A strong reference to an exception would keep its frames alive, and these the batch.
-        self._release = weakref.finalize(self, _dropped, weakref.ref(found), reserved)
-        self._release.atexit = False
-        self.is_counted = False
-
-    def release(self) -> None:
-        """Give the reserved bytes back."""
-        self._release()
-
-
-def _dropped(found: weakref.ref[Future[Any]], reserved: int) -> None:
-    if (future := found()) is not None:
-        future.cancel()
-    HELD.add(-reserved)
+    future: Future[tuple[dict[Chunk, Encoded | None], Counts]]
+    reserved: int | None
+    """Estimated bytes; None once the sizes are known."""
+    is_counted: bool = False
 
 
 class ReadAhead:
-    """The chunks of an array that are on their way during one read of the array. Pickled without them.
+    """The encoded chunks that are on their way, or wait for their task, during one read of an array.
 
     Parameters
     ----------
@@ -110,18 +77,20 @@ class ReadAhead:
         Coroutine function of numbers of chunks; returns their encoded bytes.
     chunk_bytes : int
         Decoded size of a chunk.
+    most : int
+        Bound of the bytes that are on their way or wait, apart from those for which a task waits.
     """
 
-    def __init__(self, fetch: Fetch, chunk_bytes: int) -> None:
+    def __init__(self, fetch: Fetch, chunk_bytes: int, most: int) -> None:
         self._fetch = fetch
         self._chunk_bytes = chunk_bytes
+        self._most = most
         self._lock = threading.Lock()
         self._begun: set[int] = set()
         self._batches: dict[Chunk, _Batch] = {}
-        self._arrived, self._arrived_bytes = 0, 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ReadAhead, (self._fetch, self._chunk_bytes)
+        self._written, self._written_bytes = 0, 0
+        self.held = 0
+        """Bytes on their way, by estimate, and waiting."""
 
     def begin(self, rows: Iterable[int], chunks_of: Callable[[int], list[Chunk]]) -> None:
         """Begin to fetch rows of chunks that were not begun before, as long as there is room for their bytes.
@@ -134,14 +103,16 @@ class ReadAhead:
             The chunks of a row.
         """
         batch: dict[int, list[Chunk]] = {}
+        n_chunks = 0
         for row in rows:
             if row in self._begun:
                 continue
             batch[row] = chunks_of(row)
-            if sum(map(len, batch.values())) * self._mean_bytes >= _BATCH_BYTES:
+            n_chunks += len(batch[row])
+            if n_chunks * self._estimate >= _BATCH_BYTES:
                 if not self._begin(batch):
                     return
-                batch = {}
+                batch, n_chunks = {}, 0
         self._begin(batch)
 
     def need(self, rows: Iterable[int], chunks_of: Callable[[int], list[Chunk]]) -> None:
@@ -160,38 +131,58 @@ class ReadAhead:
             ]
             if not missing:
                 return True
-            reserved = int(len(missing) * self._mean_bytes)
-            if not HELD.add(reserved, within=None if waits else MOST_BYTES):
+            reserved = int(len(missing) * self._estimate)
+            if not waits and self.held and self.held + reserved > self._most:
                 return False
             self._begun.update(rows)
-            found = asyncio.run_coroutine_threadsafe(self._fetched(missing), _get_loop())
-            self._batches.update(dict.fromkeys(missing, _Batch(found, reserved)))
+            self.held += reserved
+            self._batches.update(dict.fromkeys(missing, _Batch(self._future(missing), reserved)))
             return True
 
     def take(self, chunks: Sequence[Chunk]) -> dict[Chunk, Encoded | None]:
-        """Encoded chunks that were begun before; None for those that were never written."""
+        """Encoded chunks by their numbers; None for those that were never written."""
         with self._lock:
-            batches = {chunk: self._batches.pop(chunk) for chunk in chunks}
-        encoded = {}
+            batches = {chunk: self._batches.pop(chunk) for chunk in chunks if chunk in self._batches}
+        taken: dict[Chunk, Encoded | None] = {}
         for chunk, batch in batches.items():
-            found, counts = batch.found.result()
+            found, counts = batch.future.result()
             with self._lock:
-                is_first = not batch.is_counted
-                # A task that takes no first chunk has a count of zero, not none.
-                count(nbytes=counts.nbytes if is_first else 0, retries=counts.retries if is_first else 0)
-                if is_first:
-                    batch.is_counted = True
-                    self._arrived += len(found)
-                    self._arrived_bytes += counts.nbytes or 0
-                encoded[chunk] = found.pop(chunk)
-                if not found:
-                    batch.release()
-        return encoded
+                self._arrived(batch, found)
+                taken[chunk] = encoded = found.pop(chunk)
+                self.held -= _size(encoded)
+                is_first, batch.is_counted = not batch.is_counted, True
+            # A task that takes no first chunk of a batch has a count of zero, not none.
+            count(nbytes=(counts.nbytes or 0) * is_first, retries=counts.retries * is_first)
+        if absent := [chunk for chunk in chunks if chunk not in taken]:  # taken by another task
+            found, counts = self._future(absent).result()
+            count(nbytes=counts.nbytes or 0, retries=counts.retries)
+            taken |= found
+        return taken
+
+    def _arrived(self, batch: _Batch, found: Mapping[Chunk, Encoded | None]) -> None:
+        """Replace the estimate of a batch by its size, before the first of its chunks is taken."""
+        if batch.reserved is None:
+            return
+        sizes = [_size(encoded) for encoded in found.values() if encoded is not None]
+        self.held += sum(sizes) - batch.reserved
+        self._written += len(sizes)
+        self._written_bytes += sum(sizes)
+        batch.reserved = None
 
     @property
-    def _mean_bytes(self) -> float:
-        return self._arrived_bytes / self._arrived if self._arrived else self._chunk_bytes
+    def _estimate(self) -> float:
+        """Estimated encoded size of a chunk."""
+        if not self._written:
+            return self._chunk_bytes
+        return max(self._written_bytes / self._written, self._chunk_bytes / _MOST_RATIO)
+
+    def _future(self, chunks: Sequence[Chunk]) -> Future[tuple[dict[Chunk, Encoded | None], Counts]]:
+        return asyncio.run_coroutine_threadsafe(self._fetched(chunks), _get_loop())
 
     async def _fetched(self, chunks: Sequence[Chunk]) -> tuple[dict[Chunk, Encoded | None], Counts]:
         with counting() as counts:  # another task takes the chunks than the one that began the request
             return dict(await self._fetch(chunks)), counts
+
+
+def _size(encoded: Encoded | None) -> int:
+    return 0 if encoded is None else len(encoded)

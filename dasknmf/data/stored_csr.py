@@ -137,6 +137,7 @@ class SparseSource(Source):
             _fit=fit,
             _data=self._data.renewed(),
             _indices=self._indices.renewed(),
+            _indptr=self._indptr.renewed(),
         )
 
     def _check(self) -> None:

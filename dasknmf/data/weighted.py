@@ -63,6 +63,10 @@ class WeightedSource(Wrapper):
         weights = None if self._weights is None else self._weights.for_tasks()
         return self.changed(source=self.source.for_tasks(), _weights=weights)
 
+    @property
+    def ahead_bytes(self) -> int:
+        return self.source.ahead_bytes + (0 if self._weights is None else self._weights.ahead_bytes)
+
     def visiting(self, rows: Sequence[slice]) -> Self:
         weights = None if self._weights is None else self._weights.visiting(rows)
         return self.changed(source=self.source.visiting(rows), _weights=weights)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import zarr
@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.common import concurrent_map
 
 from dasknmf.data.chunk_encoding import Encoded, Encoding, ShardIndex
-from dasknmf.data.read_ahead import Chunk, ReadAhead
+from dasknmf.data.read_ahead import MOST_BYTES, Chunk, ReadAhead
 from dasknmf.data.stored_chunks import ChunkGrid, Fetched, Piece, Span, bytes_at, chunks_of, runs_of
 from dasknmf.io.metered import SourceStore
 
@@ -53,13 +53,18 @@ class ZarrChunks:
         self._directory = store.directory
         nbytes = math.prod(array.chunks) * encoding.dtype.itemsize
         self._indices: dict[Request, asyncio.Future[list[Encoded | None]]] = {}
-        self._ahead = None if self._directory else ReadAhead(self._fetch, nbytes)
+        # The vectors of a sparse matrix share the bound.
+        most = MOST_BYTES // (2 if array.ndim == 1 else 1)
+        self._ahead = None if self._directory else ReadAhead(self._fetch, nbytes, most)
 
     @classmethod
     def of(cls, array: zarr.Array) -> ZarrChunks | None:
         """The chunks of an array; None if their encoding is not supported."""
         encoding = Encoding.of(array)
         return None if encoding is None else cls(array, encoding)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ZarrChunks, (self._array, self._encoding)  # without chunks and indices on their way
 
     @property
     def answers_late(self) -> bool:
@@ -124,7 +129,8 @@ class ZarrChunks:
             if request not in self._indices:
                 self._indices[request] = asyncio.ensure_future(_from_store(store, [request]))
         try:
-            return [(await self._indices[request])[0] for request in requests]
+            found = await asyncio.gather(*(self._indices[request] for request in requests))
+            return [index for (index,) in found]
         except BaseException:
             self._indices.clear()
             raise

@@ -211,7 +211,7 @@ def _announce(
     one_pass: Pass,
     visited: Mapping[Hashable, Sequence[Panel]],
 ) -> None:
-    """Tell the source the order of the visits, so that it can fetch chunks ahead."""
+    """Give the source the order of the visits, so that it can fetch chunks ahead."""
     if one_pass.one_process and one_pass.source.ahead_bytes:
         place = order(graph)
         rows = [

@@ -133,7 +133,7 @@ def test_crops_are_found_as_well_as_by_principal_components(satellite, tmp_path,
     mean = table.loc["mean"]
     assert mean["NMF"] > 0.78
     assert mean["NMF"] > mean["PCA"] - 0.02
-    assert table.loc["Woods", "NMF"] > 0.95
+    assert table.loc["Woods", "NMF"] > 0.9  # .90 to .98 by the start
     check_picture(tmp_path / "crops.png", 1500)
 
 
