@@ -108,7 +108,7 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     sample_bytes : int, default=64 MiB
         Size of the rows that ``init="sample"`` draws, in `dtype`; of a sparse X, the size of their nonzeros.
     dtype : {float32, float64} or None, default=None
-        Type of W, H and products. ``None``: float32 for float32 and 16 bits or less, else float64.
+        Type of W, H and products. ``None``: float32 if X is float32 or of at most 16 bits, else float64.
     missing_values : "error", "nan" or float, default="error"
         Value that marks missing entries: none (NaN is an error), NaN, or a number such as the nodata value of
         a raster. The loss and all updates are over observed entries. For the Frobenius loss each row and each
@@ -323,8 +323,8 @@ class NMF(FittedCard, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             `random_state` and the position in X decide which entries are hidden.
         checkpoint : path, URL or Zarr store, optional
             Store to which every pass is committed. An interrupted run in the store is resumed; so is a
-            finished run for a larger `max_iter` or a smaller `tol` (of several starts, those that ended with
-            its last pass).
+            finished run for a larger `max_iter` or a smaller `tol` (of several starts, only those whose fit
+            ended with the last pass continue).
         overwrite : bool, default=False
             Whether a run in `checkpoint` is replaced.
         stage : "memory" or path, optional

@@ -233,7 +233,7 @@ class FitJob(RunOptions, MatrixOptions, StackOptions, ModelOptions):
             page = f"HTML report: dasknmf report {self.run}"
             result(f"maps: dasknmf export {self.run} {maps}   {page}")
         elif anndata_at(self.sources) is not None:
-            # Of several, none has all the cells of W.
+            # None of several AnnData files has all the cells of W.
             export = f"dasknmf export {self.run} {self.sources[0]}"
             into = f"   into the AnnData: {export}" if len(self.sources) == 1 else ""
             result(f"genes: dasknmf top {self.run}{into}")

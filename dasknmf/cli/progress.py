@@ -23,7 +23,7 @@ _COUNTS = ("bytes_read", "bytes_written", "reads", "memory", "retries")
 def progress(
     max_iter: int, *, workers: Callable[[], int | None] = lambda: None
 ) -> Iterator[Callable[[Record], None]]:
-    """Context that gives a callback of fits: a bar on a terminal, elsewhere a line or JSON object a pass.
+    """Context with a callback for fits: a bar on a terminal, otherwise a line or JSON object for each pass.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _brief(record: Record) -> str:
 def _line(record: Record) -> str:
     parts = [pass_named(record.phase, record.iteration)]
     if record.models:
-        # Of the models in this pass: those of others, that have ended, would hide whether these move.
+        # Only models of this pass: the constant objectives of ended models would hide changes.
         parts.append(objectives_named([each.objective for each in record.models]))
     elif record.objective is not None:
         parts.append(f"objective {record.objective:.8g}")

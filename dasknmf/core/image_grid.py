@@ -280,8 +280,8 @@ def common(cuts: Sequence[Sequence[int]]) -> tuple[int, ...]:
 def with_gaps(factor: np.ndarray, axis: int) -> np.ndarray:
     """A factor with NaN in place of rows (axis 0) or columns (axis 1) that are zero throughout.
 
-    These are the pixels or bands without an observed entry, if there are any: a fit counts them, but does not
-    keep where they are. An observed one whose factor is zero throughout becomes NaN too.
+    These are the pixels or bands without an observed entry, if there are any: a fit stores their number,
+    but not their places. An observed pixel or band whose factor is zero throughout becomes NaN too.
     """
     seen = factor.any(axis=1 - axis, keepdims=True)
     return np.where(seen, factor, np.array(np.nan, factor.dtype))

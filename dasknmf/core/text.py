@@ -18,7 +18,7 @@ def pass_named(phase: str, iteration: int) -> str:
 
 
 def objectives_named(objectives: Sequence[float | None]) -> str:
-    """The objectives of the models that a pass has moved, for a line of a log."""
+    """The objectives of the models that a pass has updated, for a line of a log."""
     known = sorted(each for each in objectives if each is not None)
     models = counted(len(objectives), "model")
     if not known:

@@ -38,7 +38,8 @@ def open_anndata(path: Any) -> AnnDataStore:
     ----------
     path : str, path, zarr Store or zarr.Group, or a list of these
         A Zarr directory or URL, or an .h5ad file, or a place inside one of these ("cells.h5mu/mod/rna").
-        The stores of a list are stacked by cells, with the genes that all have, in the order of the first.
+        The stores of a list are concatenated along the cells, with the genes that all have, in the order of
+        the first.
 
     Returns
     -------

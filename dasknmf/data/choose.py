@@ -63,7 +63,7 @@ def opened(X: MatrixLike) -> Matrix:
 
 
 def as_source(X: MatrixLike) -> Source:
-    """A source of X for a new walk; if X is stored by columns, only its transpose can be read."""
+    """A source of X for a new read; if X is stored by columns, only its transpose can be read."""
     X = opened(X)
     if isinstance(X, Source):
         return X.renewed()

@@ -24,7 +24,7 @@ Encoded: TypeAlias = "np.ndarray | bytes"
 
 
 class TruncatedChunk(ValueError):
-    """A chunk is shorter than it was written. Blosc would decode the memory behind such a chunk."""
+    """Error for a chunk that is shorter than it was written: Blosc would decode the memory behind it."""
 
 
 @dataclass(frozen=True)

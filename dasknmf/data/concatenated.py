@@ -1,4 +1,4 @@
-"""Several stored matrices stacked into one V, with their columns in a common order."""
+"""Several stored matrices concatenated into one V, with their columns in a common order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dasknmf.errors import SourceError
 
 
 class Concatenated(Source):
-    """A vertical stack of stored matrices. All slabs are sparse if one of the matrices is.
+    """Stored matrices, concatenated along the rows. All slabs are sparse if one of the matrices is.
 
     Parameters
     ----------

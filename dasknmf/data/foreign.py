@@ -13,14 +13,14 @@ from dasknmf.errors import SourceError
 
 
 def as_known(X: Any) -> Any:
-    """X as an array of NumPy, SciPy or Dask, if it is one of another library that is known; else X itself.
+    """X as an array of NumPy, SciPy or Dask, if X is of another library that is known here; else X itself.
 
-    What is lazy stays lazy.
+    Lazy arrays stay lazy.
 
     Raises
     ------
     SourceError
-        If X has other dims than those of a matrix, or no values before it is collected.
+        If X is not a matrix, or is a lazy frame of polars, whose values are not known.
     """
     library = type(X).__module__.partition(".")[0]
     if library == "xarray":

@@ -219,7 +219,8 @@ def _filters(properties: Any, dataset: Any) -> list[tuple[int, str]] | None:
             return None
         filters.append((at, codecs[number]))
     is_whole = not any(n % chunk for n, chunk in zip(dataset.shape, dataset.chunks, strict=True))
-    # A file may have its chunks at the edges without filters. h5py does not say so; compressed chunks do.
+    # Chunks at the edges may be stored without filters, which h5py does not report. Decoding of compressed
+    # chunks then fails, and h5py reads them; chunks that are only shuffled would give wrong values.
     if filters and {number for _, number in filters} == {codecs[h5z.FILTER_SHUFFLE]} and not is_whole:
         return None
     return filters

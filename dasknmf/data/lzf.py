@@ -2,7 +2,8 @@
 
 An encoded chunk is a sequence of literal runs and of references to earlier output. Each begins with a
 control byte: below 32, that many bytes plus one follow literally; otherwise the upper three bits are the
-length less two (seven: a byte follows that is added), the lower five and the next byte the distance less one.
+length less two (if they are seven, the next byte is added), and the lower five and the next byte are the
+distance less one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def decode(encoded: np.ndarray | bytes, nbytes: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If they are not `nbytes` bytes.
+        If the chunk does not decode to `nbytes` bytes.
     """
     decoded = np.empty(nbytes, np.uint8)
     decode_into(encoded, decoded)
@@ -31,7 +32,7 @@ def decode_into(encoded: np.ndarray | bytes, target: np.ndarray) -> None:
     Raises
     ------
     ValueError
-        If the decoded size is another one.
+        If the decoded size is not the size of `target`.
     """
     if _decode(np.frombuffer(encoded, np.uint8), target) != len(target):
         raise ValueError(f"an LZF chunk of {len(encoded)} bytes does not decode to {len(target)} bytes")

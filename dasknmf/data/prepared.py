@@ -159,7 +159,7 @@ class Prepared(Wrapper):
         return self.preparation.described() | before
 
     def keeps_missing(self, *, nan: bool) -> bool:
-        """Whether missing values of X, NaN or a number, are still that after the steps."""
+        """Whether missing values of X, NaN or a number, still mark missing entries after the steps."""
         steps, before = self.preparation, self.X
         if isinstance(before, Prepared) and not before.keeps_missing(nan=nan):
             return False
@@ -334,7 +334,7 @@ def _dtype(stored: np.dtype, *, changed: bool) -> np.dtype:
 
 
 def _aligned_mask(columns: ArrayLike | None, names: np.ndarray | None) -> ArrayLike | None:
-    """A mask with labels in the order of the names; indices have no order of their own."""
+    """A mask with labels, in the order of the names; indices are returned unchanged."""
     is_mask = columns is not None and np.asarray(columns).dtype == bool
     return aligned(columns, names, "columns") if is_mask else columns
 

@@ -151,7 +151,7 @@ class ReadAhead:
                 taken[chunk] = encoded = found.pop(chunk)
                 self.held -= _size(encoded)
                 is_first, batch.is_counted = not batch.is_counted, True
-            # A task that takes no first chunk of a batch has a count of zero, not none.
+            # Bytes of a batch count for the first task that takes from it; the others count 0, not None.
             count(nbytes=(counts.nbytes or 0) * is_first, retries=counts.retries * is_first)
         if absent := [chunk for chunk in chunks if chunk not in taken]:  # taken by another task
             found, counts = self._future(absent).result()
@@ -180,7 +180,7 @@ class ReadAhead:
         return asyncio.run_coroutine_threadsafe(self._fetched(chunks), _get_loop())
 
     async def _fetched(self, chunks: Sequence[Chunk]) -> tuple[dict[Chunk, Encoded | None], Counts]:
-        with counting() as counts:  # another task takes the chunks than the one that began the request
+        with counting() as counts:  # not those of the task that began the request
             return dict(await self._fetch(chunks)), counts
 
 

@@ -119,7 +119,7 @@ class Source(ABC):
         return None
 
     def rather_transposed(self, *, parity: bool) -> bool:
-        """Whether panels of the transpose are better.
+        """Whether the transpose is read in better panels, as for V stored by columns.
 
         Parameters
         ----------
@@ -153,9 +153,9 @@ class Source(ABC):
         return 0
 
     def renewed(self, *, of_a_fit: bool = False) -> Self:
-        """A source for a new walk over V, without values that an earlier walk cached.
+        """A source for a new read of V, without values that an earlier read cached.
 
-        Made at the start of a pass, and sent to all of its tasks. With `of_a_fit`, the walks of one fit share
+        Made at the start of a pass, and sent to all of its tasks. With `of_a_fit`, the reads of one fit share
         cached ends of panels.
         """
         return self

@@ -1,6 +1,6 @@
 """Arrays that are stored in chunks, which the thread that uses them fetches and decodes.
 
-A chunk is decoded at its place if it is contiguous there, as rows of whole width are.
+A chunk is decoded directly into the result if its place there is contiguous, as that of whole rows is.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Inputs:
-    """The open objects of a fit; rows and columns are those of V.
+    """The live objects of a fit; rows and columns are those of V.
 
     Parameters
     ----------

@@ -50,11 +50,11 @@ class Schedule:
     models : sequence of Model
         Models with one kind of start and one loss.
     rules : mapping of int to StopRule
-        The stop rule of each model that has not been given up.
+        The stop rule of each model that has not been dropped.
     max_iter : int
         Largest number of exact passes, those of earlier sessions of the run included.
     halving : bool
-        Whether half of the models, those with the higher objectives, are given up after 4, 8, 16, … passes.
+        Whether half of the models, those with the higher objectives, are dropped after 4, 8, 16, … passes.
     """
 
     models: Sequence[Model]

@@ -310,7 +310,7 @@ def makes_tiles_dense(model: Model, *, sparse: bool) -> bool:
 
 
 def tile_bytes(source: Source, dtype: np.dtype, width: int, *, dense_tiles: bool) -> int:
-    """Bytes of the tiles of one walk over V, for `width` columns of all models together."""
+    """Bytes of the tiles of one read of V, for `width` columns of all models together."""
     if source.sparse:
         return sparse_scratch_bytes(source.shape[1], dtype, width, dense=dense_tiles)
     return dense_scratch_bytes(source.shape[1], dtype, masked=source.entries is not None)

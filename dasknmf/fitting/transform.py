@@ -23,7 +23,7 @@ from dasknmf.data.source import Chunks
 from dasknmf.fitting.problem import Factor
 
 _OFF = 0.1
-"""The largest difference of mean sums of rows of W from one without a warning."""
+"""The largest difference from one, of the mean sum of a row of W, that gives no warning."""
 
 
 def by_rows(coder: Coder, X: data.Matrix, method: str) -> Factor:
@@ -63,7 +63,7 @@ def _by_panels(coder: Coder, X: data.Matrix, method: str) -> da.Array:
     name, load = f"transform-{token}", f"reader-{token}"
     shared = dask.delayed(coder, traverse=False)
     graph: dict[Any, Any] = dict(source.upstream())
-    # Every computation of the graph walks over X anew.
+    # Every computation of the graph reads X anew.
     graph[load] = Task(load, methodcaller("renewed"), source.for_tasks())
     columns = method != "score_samples"
     for panel in grid:
@@ -118,7 +118,7 @@ def _result(coder: Coder, X: Rows, method: str) -> np.ndarray:
 
 
 def sums_warning(total: float, n_rows: float) -> str | None:
-    """The warning about rows of W that sum to `total` together, and should to one each; None if they do."""
+    """The warning if the mean sum of a row of W, total / n_rows, is far from one; None otherwise."""
     if not n_rows or abs(total / n_rows - 1) <= _OFF:
         return None
     return (

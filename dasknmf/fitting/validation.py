@@ -31,10 +31,10 @@ _MOST_AUTO_COMPONENTS = 512
 _MOST_W_BYTES = 2**30
 _LEAST_ROWS_PER_COMPONENT = 4
 _ENOUGH_ROWS_PER_COMPONENT = 100
-"""Sampled rows for each component from which H is fitted well, for the Frobenius loss, which has sketches
-too. For other losses a sample of any size is better than singular vectors: counts of 559 cells with 7 rows
-for each component took 15 reads instead of 32, digits with Itakura-Saito 110 instead of 204, to a lower
-loss."""
+"""Least sampled rows for each component with which ``init=None`` chooses ``"sample"``, for the Frobenius
+loss, whose alternative is a sketch. For other losses a sample of any size is better than singular vectors:
+counts of 559 cells with 7 rows for each component took 15 reads instead of 32, digits with Itakura-Saito 110
+instead of 204, to a lower loss."""
 
 
 def chosen_solver(model: BaseEstimator, loss: Loss) -> str:

@@ -47,7 +47,8 @@ def consensus(
        Euclidean distance to its ``int(local_neighborhood_size * n_init)`` nearest neighbours; spectra whose
        density is not below `density_threshold` are left out.
     3. k-means clusters the other spectra. The median of each cluster, scaled to a sum of one, is a program.
-    4. Usages are fitted to the programs, and components to the usages, in one read of X.
+    4. Usages are fitted to the programs and, for the Frobenius loss, components to the usages. This takes one
+       read of X, or two for other losses.
 
     Parameters
     ----------

@@ -140,7 +140,7 @@ def nmf(
         params["mask_var"] = mask if column is None else column
     entry = uns_entry(params, model.history_, gram([W], len(H)), H, model.sum_of_squares_)
     if scale:
-        entry["scale"] = model.preparation_["scale"]  # a run that goes on keeps its own last bits
+        entry["scale"] = model.preparation_["scale"]  # that of the run, if one is resumed
     adata.obsm[keys.obsm] = W
     if obsm is None:
         adata.varm[keys.varm] = over_all_genes(H, columns, adata.n_vars)

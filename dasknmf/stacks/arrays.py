@@ -87,7 +87,7 @@ def matrix_of(values: xr.DataArray, layout: Layout, *, lazily: bool) -> np.ndarr
 def _rows(
     part: np.ndarray, lacking: tuple[int, ...], features: tuple[int, ...], pixels: tuple[int, ...]
 ) -> np.ndarray:
-    """Values over the features and the pixels of a tile, without some of the dims, as rows of V."""
+    """Values over the features and pixels of a tile, which may lack some of the dims, as rows of V."""
     whole = np.broadcast_to(np.expand_dims(part, lacking), (*features, *pixels))
     return np.ascontiguousarray(whole.reshape(math.prod(features), -1).T)
 

@@ -166,7 +166,7 @@ def _computed_from(mask: Variable, variables: Sequence[Variable]) -> bool:
 
 
 def check_aligned(what: str, array: DataArray, coords: Mapping[str, Coordinate]) -> None:
-    """Raise an error if coordinates of an array differ from those of the stack, as if it is upside down."""
+    """Raise an error if coordinates of an array differ from those of the stack, as in a flipped image."""
     for dim in map(str, array.dims):
         if dim not in coords or dim not in array.coords:
             continue

@@ -50,7 +50,7 @@ def open_raster(path: RasterPath) -> DataArray:
     Parameters
     ----------
     path : str or path, or sequence of these
-        Several lie along a new dim ``time``, in the order in which they are given; files of one band each,
+        Several files are concatenated along a new dim ``time``, in the given order; files of one band each,
         without dates in their names, along ``band``.
 
     Returns

@@ -14,7 +14,7 @@ from dasknmf.errors import SourceError
 
 
 def as_files(path: Any) -> Any:
-    """The paths of a pattern of files; a path and what is no path as they are.
+    """The paths that match a pattern of files; other paths and objects are returned unchanged.
 
     Raises
     ------

@@ -195,8 +195,8 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
     ----------
     path : str, path, zarr Store or zarr.Group; or sequence of paths
         A name that ends in .tif or .tiff is that of a GeoTIFF, which needs the ``raster`` extra, as .vrt and
-        .jp2 do. Several GeoTIFFs of one grid, also by a pattern such as ``"*.tif"``, lie along a new dim
-        ``time``, with the dates in their names as coordinates; files of one band each along ``band``.
+        .jp2 do. Several GeoTIFFs of one grid, also by a pattern such as ``"*.tif"``, are concatenated along a
+        new dim ``time``, with the dates in their names as coordinates; files of one band each along ``band``.
         One array of a Zarr group, such as a level of a multiscale image, is given by its path or by
         `variable`, if its dims have names.
     variable : str or sequence of str, optional
@@ -287,7 +287,8 @@ def open_stack(path: StackPath, variable: str | Sequence[str] | None = None) -> 
 def _undeclared_zeros(group: zarr.Group, found: Dataset) -> list[str]:
     """Variables whose missing value is 0 only because Zarr's format 2 has this fill value by default.
 
-    xarray gives no fill value by default: with signs of it, coordinates or an encoding, 0 was declared.
+    xarray gives no fill value by default: in a store of xarray, which has coordinates or an encoding, 0 was
+    declared.
     """
     names = []
     for name, variable in found.data_vars.items():

@@ -75,7 +75,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _are_equal(name: str, was: Any, now: Any) -> bool:
-    """Whether values of a field are equal: of a nested record, None and False too."""
+    """Whether two values of a field are equal; in nested records None equals False, too."""
     undone = (None, False) if "." in name else ()
     return was == now or (any(was is each for each in undone) and any(now is each for each in undone))
 

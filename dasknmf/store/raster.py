@@ -16,7 +16,7 @@ from dasknmf.core.image_grid import PixelIndex, Tiles
 
 
 def in_raster_order(rows: Any, X: Any) -> Any:
-    """Rows of a factor, or one value for each, in the order of X's rows; lazy where they are lazy.
+    """Rows of a factor, or one value for each row, in the order of X's rows; lazy if `rows` is lazy.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def dask_array(
     chunks: tuple[tuple[int, ...], ...],
     dtype: np.dtype,
 ) -> da.Array:
-    """A Dask array whose chunks are calls, function and arguments, that take chunks of another array."""
+    """A Dask array, each chunk of which is a call (function, arguments) on chunks of another array."""
     name = f"tiles-{uuid.uuid4().hex}"
     graph = {(name, *index): Task((name, *index), *call) for index, call in calls.items()}
     layers = HighLevelGraph.from_collections(name, graph, dependencies=[source])

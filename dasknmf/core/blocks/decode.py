@@ -55,7 +55,7 @@ class Decoder:
         self._dtype = native_dtype(stored)
 
     def __call__(self, stored: np.ndarray, start: int, V: np.ndarray, mask: np.ndarray) -> int:
-        """Decode rows from `start` on; the number of their entries that are not missing.
+        """Decode rows from `start` on, and return the number of their entries that are not missing.
 
         Parameters
         ----------
@@ -77,7 +77,7 @@ class Decoder:
 
 
 def _as_stored(nodata: np.ndarray, stored: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodata values as stored, in a native dtype, and which columns have one: the dtype may not hold it."""
+    """Nodata values in the native stored dtype, and whether each is a number that the stored dtype holds."""
     native = native_dtype(stored)
     if stored.kind == "f":
         with np.errstate(over="ignore"):

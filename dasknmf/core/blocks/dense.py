@@ -106,7 +106,7 @@ def _weighted(given: np.ndarray, V: np.ndarray, mask: np.ndarray, scratch: Scrat
     """The weights of a tile's entries: 0 where an entry is missing."""
     if given.dtype == bool:
         np.multiply(mask, given, out=mask, casting="unsafe")
-        V[mask == 0] = 0  # not a product: NaN under the mask is missing
+        V[mask == 0] = 0  # not a product with the mask, as NaN times 0 is NaN
         return mask
     smallest = float(given.min(initial=0.0))
     if not (smallest >= 0 and np.isfinite(given).all()):

@@ -16,9 +16,9 @@ _COLUMNS = 512
 
 
 def parts_of(n_columns: int, entries: int = 0, k: int = 1) -> list[slice]:
-    """Slices of H's columns, each of about `entries` entries of H if 512 columns have fewer.
+    """Slices of the columns of H: at least 512 columns each, or about `entries` entries of H if that is more.
 
-    Slices do not depend on the number of cores, so that no bit does.
+    Slices do not depend on the number of cores, so results are the same, bit for bit, for any number.
     """
     width = max(_COLUMNS, entries // k)
     return [slice(first, first + width) for first in range(0, n_columns, width)]

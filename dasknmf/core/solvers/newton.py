@@ -21,7 +21,7 @@ can be the better one: each column takes it where the decrease that it guarantee
 Newton's model predicts. L1 is linear and L2 quadratic, so the model has both exactly. As elsewhere, p is at
 least eps, and entries below `tiny` become 0.
 
-Where T of all components would take too much memory, each pass has T of one block of components in turn,
+Where T of all components would take too much memory, each pass has T of one group of components in turn,
 and the other components rest where Newton's step is the better one.
 
 References
@@ -60,7 +60,7 @@ _SHRINKAGE = 2 / 3
 _CURVATURE = (-math.log(1 - _SHRINKAGE) - _SHRINKAGE) / _SHRINKAGE**2
 """κ: the coefficient of t² in the bound."""
 _MOST_BYTES, _MOST_COMPONENTS = 2**26, 32
-"""Largest Hessians of all features in bytes, and largest block: their cost grows with its square."""
+"""Largest Hessians of all features in bytes, and largest group: the cost grows with its square."""
 _DIVERGENCE = Loss(1.0)
 
 
@@ -138,11 +138,11 @@ class NewtonPass(RatioPass):
     """The exact pass with Newton's steps: one read of V, in which W is updated row by row, then H."""
 
     first_steps: ClassVar[int] = 2
-    """As for `RatioPass`; each needs the Hessians of the rows, which cost more than the rest of a step."""
+    """Fewer than for `RatioPass`: each step needs the Hessians of the rows, which are most of its cost."""
 
     @property
     def block_size(self) -> int:
-        """The number of components whose Hessian a pass has: as many as memory allows, in equal blocks."""
+        """The number of components whose Hessian a pass has: as many as memory allows, in equal groups."""
         sizes = (-(-self.k // count) for count in range(1, self.k + 1))
         return next(size for size in sizes if size == 1 or self._fits(size))
 
@@ -154,7 +154,7 @@ class NewtonPass(RatioPass):
         return -(-self.k // self.block_size)
 
     def _block(self, state: FactorState) -> slice:
-        """The components whose Hessian the next pass has: all, or blocks in turn."""
+        """The components whose Hessian the next pass has: all, or groups in turn."""
         size = self.block_size
         first = state.iteration % self.n_turns * size
         last = min(first + size, self.k)

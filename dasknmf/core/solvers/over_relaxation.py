@@ -72,7 +72,7 @@ def _extend(
 
 
 def extend(W: np.ndarray, before: np.ndarray, N: np.ndarray, S: Gram, l1: float, omega: float) -> None:
-    """Extend the update of each row of W in place, unless ½ w S wᵀ − n wᵀ + l1 Σw would be above that before.
+    """Extend the update of each row of W in place if ½ w S wᵀ − n wᵀ + l1 Σw is then at most as before.
 
     Parameters
     ----------

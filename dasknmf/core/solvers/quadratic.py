@@ -302,7 +302,7 @@ class QuadraticPass(Phase):
                     violation, first_moved = met, moved
                 if moved <= self.inner.delta**2 * first_moved:
                     break
-            # H of the first pass after a start is the best for its W: the fit may end with it.
+            # No over-relaxation in the first pass: the fit may end with this H, the best H for its W.
             if self.inner.omega > 1 and not state.needs_first_W:
                 list(each(extended, parts))
         if state.observed is not None:

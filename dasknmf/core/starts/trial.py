@@ -322,7 +322,7 @@ class Trial:
     def _drawn(
         self, draw: int, n_features: int, mean: float, columns: np.ndarray | float = 1.0
     ) -> np.ndarray:
-        """An H to begin with; `columns` are what those of V were multiplied by."""
+        """A first H; `columns` are the factors by which the columns of V were multiplied."""
         numbers = random_start.normal_rows(
             self.seed, random_start.TRIAL_STREAM + draw, np.arange(self.k), n_features
         )
