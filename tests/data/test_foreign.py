@@ -116,7 +116,7 @@ def test_what_is_no_matrix_says_what_to_give():
         for X in (scene, scene.to_dataset("band")):
             with pytest.raises(SourceError, match=r"with the dims .*dasknmf.stacks.StackNMF, or as"):
                 call(X)
-    StackNMF(2, tol=1e-2).fit(scene)  # as the message says
+    StackNMF(2, tol=1e-2, random_state=0).fit(scene)  # as the message says
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="no rank has a smallest silhouette")
         rank_sweep(Stack(scene), [2, 3], n_init=2, max_iter=2, random_state=0)
@@ -126,4 +126,4 @@ def test_what_is_no_matrix_says_what_to_give():
     holes = np.ma.masked_less(np.random.default_rng(0).random((30, 4)), 0.1)
     with pytest.raises(DataError, match=r"give X.filled\(numpy.nan\) with missing_values='nan'"):
         NMF(2).fit(holes)
-    assert NMF(2, missing_values="nan").fit(holes.filled(np.nan)).n_unobserved_samples_ == 0
+    assert NMF(2, missing_values="nan", random_state=0).fit(holes.filled(np.nan)).n_unobserved_samples_ == 0
