@@ -212,7 +212,7 @@ def _announce(
     visited: Mapping[Hashable, Sequence[Panel]],
 ) -> None:
     """Give the source the order of the visits, so that it can fetch chunks ahead."""
-    if one_pass.one_process and one_pass.source.ahead_bytes:
+    if one_pass.one_process and one_pass.work.reads_data and one_pass.source.ahead_bytes:
         place = order(graph)
         rows = [
             slice(panel.start, panel.stop) for key in sorted(visited, key=place.get) for panel in visited[key]

@@ -336,7 +336,6 @@ def test_latency(measured):
     rows = measured(latency.main, "--gigabytes 0.004 -m 100 -k 3 --passes 2 --latency 0.01 --bandwidth 1e7")
     assert rows[0]["transfer s"] == pytest.approx(rows[0]["stored GB"] * 1e9 / 1e7)
     assert rows[0]["times transfer"] > 0.9
-    assert rows[0]["most requests"] >= 1
 
 
 @pytest.mark.slow

@@ -79,9 +79,9 @@ class DenseBlock(SlabBlock):
         scratch = self._by_rows if stored.flags.c_contiguous else self._by_features
         V = scratch.get("values", at.n_rows)
         mask = scratch.get("mask", at.n_rows, np.dtype(np.uint8))
-        rows = slice(start, start + at.n_rows)
         count = decoder(stored, start, V, mask)
         weights = mask
+        rows = slice(start, start + at.n_rows)
         if slab.weights is not None:
             weights = _weighted(slab.weights[rows], V, mask, scratch)
             count = int(np.count_nonzero(mask))

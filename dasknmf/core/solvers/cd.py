@@ -37,7 +37,7 @@ EAGERNESS = 0.5
 """α of Gillis & Glineur (2012) for coordinate descent."""
 OMEGA = 1.6
 """ω of over-relaxation. Reads of fits whose sample is an eighth of V, with 1, 1.5, 1.6, 1.7, 1.8:
-medulloblastoma 40, 20, 19, 17, 19; leukemia 14, 10, 17, 17, 16; eight other sets 6 to 13.
+medulloblastoma 40, 20, 19, 17, 19; leukemia 14, 10, 17, 17, 16; eight other sets 6 to 15.
 Passes in memory to 1e-3 above the minimum, with 1 and 1.6: medulloblastoma 33, 10; leukemia 28, 10;
 digits 51, 16; Indian Pines 24, 12; from 1.7 on, some sets need more again."""
 

@@ -75,18 +75,19 @@ class Coder:
 
     def transform(self, X: Matrix) -> np.ndarray:
         """W of some rows of V, in the dtype of H."""
+        return self._rows(X)
+
+    def maps(self, X: Matrix) -> np.ndarray:
+        """W of some rows of V as for `transform`, with NaN in rows without an observed entry."""
+        return self._rows(X, with_gaps=self.entries is not None)
+
+    def _rows(self, X: Matrix, *, with_gaps: bool = False) -> np.ndarray:
         W = np.zeros((X.shape[0], len(self.H)), self.H.dtype)
         for tile in self._block(X).tiles():
             if self.entries is not None:
                 check_values(tile.values())
             self.solve(tile, W[tile.rows])
-        return W
-
-    def maps(self, X: Matrix) -> np.ndarray:
-        """W of some rows of V as for `transform`, with NaN in rows without an observed entry."""
-        W = self.transform(X)
-        if self.entries is not None:
-            for tile in self._block(X).tiles():
+            if with_gaps:
                 W[tile.rows][~tile.nonempty_rows()] = np.nan
         return W
 

@@ -70,7 +70,7 @@ for each pair of components."""
 _PASS_FLOPS = 4e7
 """Flops in the time that a pass takes whatever its rows, most of a millisecond."""
 _FREE_FLOPS = 5e10
-"""A trial may always take so many flops, less than a second: for a small V, to compare starts is worth it."""
+"""A trial may always take so many flops, about a second: for a small V, to compare starts is worth it."""
 _TOL = {True: 1e-6, False: 1e-5}
 """Gains of a pass, relative to the objective, at which a trial has converged: for the Frobenius loss, and for
 others, where a pass costs more."""
