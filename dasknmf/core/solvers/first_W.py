@@ -41,7 +41,7 @@ def exact_pays(k: int, n_features: int) -> bool:
     return k <= max(n_features, _MOST_SINGULAR)
 
 
-def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, exact: bool = True, positive: bool) -> None:
+def solve(W: np.ndarray, N: np.ndarray, gram: Gram, l1: float, *, exact: bool, positive: bool) -> None:
     """Replace W by the solution; if `positive`, with entries of at least `_SHARE` of a fair share.
 
     Parameters

@@ -98,7 +98,8 @@ class ImputedPass(PhaseWrapper):
             else:
                 P = np.broadcast_to(extra, (tile.n_rows, tile.n_features))
                 N, gram = phase.system(tile.imputed_from(P), inner)
-            first_W.solve(W, N, gram, phase.penalties.W.l1, positive=not phase.properties.moves_zeros)
+            exact, positive = phase.first_W_is_exact, not phase.properties.moves_zeros
+            first_W.solve(W, N, gram, phase.penalties.W.l1, exact=exact, positive=positive)
         W[~observed] = 0
         entered = (tile.residual(W, inner.H), *totals(tile, W), phase.gap(tile, W, observed))
         tally["imputed"] += entered

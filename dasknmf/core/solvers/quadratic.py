@@ -117,6 +117,11 @@ class QuadraticPass(Phase):
         """Whether updates of W are exact: single steps hardly change a row whose sum is nearly one."""
         return self.properties.exact or self.sum_to_one or self.recomputed
 
+    @property
+    def first_W_is_exact(self) -> bool:
+        """Whether the first W is the exact solution for H."""
+        return self._exact_rows or first_W.exact_pays(self.k, self.n_features)
+
     def prepare(self, state: State) -> PassInputs:
         state = FactorState.checked(state)
         H = state.entering_H.astype(self.dtype, copy=False)
@@ -196,8 +201,7 @@ class QuadraticPass(Phase):
     def _solved(self, tile: Tile, W: np.ndarray, N: np.ndarray, S: Gram) -> None:
         # Zeros of a recomputed W may stay: no multiplicative step follows.
         positive = not (self.properties.moves_zeros or self.recomputed)
-        exact = self._exact_rows or first_W.exact_pays(self.k, self.n_features)
-        first_W.solve(W, N, S, self.penalties.W.l1, exact=exact, positive=positive)
+        first_W.solve(W, N, S, self.penalties.W.l1, exact=self.first_W_is_exact, positive=positive)
         self._clear_empty(tile, W)
 
     def _clear_empty(self, tile: Tile, W: np.ndarray) -> None:
